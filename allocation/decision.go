@@ -1,0 +1,103 @@
+package allocation
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/usher-dps/usher/dps"
+)
+
+// Outcome is what was decided about a device.
+type Outcome string
+
+// The three outcomes of a decision. When no decision is reached, that is a [Fault].
+const (
+	Assigned Outcome = "assigned" // the device goes to a hub
+	Rejected Outcome = "rejected" // the device is refused for good
+	Held     Outcome = "held"     // not now: DPS asks again
+)
+
+// Decision is the answer to one request.
+type Decision struct {
+	Outcome Outcome
+	// Rule is the package that decided.
+	Rule string
+	// Response is what DPS is sent; set for Assigned alone.
+	Response dps.AllocationResponse
+	// InitialTwin tells what DPS will do with the twin of Response.
+	InitialTwin dps.InitialTwinUse
+	// Reasons are the rule's own words for Rejected and Held, and the name of
+	// the constraint where that decided.
+	Reasons []string
+	// Overrides are the constraints that changed what the rule said.
+	Overrides []Override
+	// Throttle asks for 429 in place of 503; for Held alone.
+	Throttle bool
+	// RetryAfter is how long the rule asks to wait; 0 leaves it to the caller.
+	RetryAfter time.Duration
+	// Alarm is set where an operator should look although a decision was
+	// reached: no rule can satisfy DPS for this device.
+	Alarm bool
+}
+
+// Override is a constraint that prevailed over the rule.
+type Override string
+
+// The constraints that can prevail.
+const (
+	// NeverReprovision: the enrollment's reprovision policy keeps the device
+	// on its current hub, and the rule named another or none.
+	NeverReprovision Override = "never_reprovision"
+	// CurrentHubNotLinked: the reprovision policy keeps the device on a hub
+	// that is not in linkedHubs, so the device is rejected.
+	CurrentHubNotLinked Override = "current_hub_not_linked"
+	// OnUndecided: the rule said nothing, and its METADATA says what then.
+	OnUndecided Override = "on_undecided"
+)
+
+// FaultKind says why no decision was reached. It serves as reply code, as metric
+// label and as log field.
+type FaultKind string
+
+// The kinds of fault. Malformed and InvalidRequest are the caller's; asking
+// again changes nothing. All others are ours and may pass.
+const (
+	Malformed      FaultKind = "malformed"       // the body is not JSON that can be read
+	InvalidRequest FaultKind = "invalid_request" // it is not an AllocationRequest
+	Undecided      FaultKind = "undecided"       // no rule serves the enrollment, or its rule says nothing
+	BadVerdict     FaultKind = "bad_verdict"     // what the rule says may not be sent to DPS
+	Timeout        FaultKind = "timeout"         // the rule took too long
+	Canceled       FaultKind = "canceled"        // the caller went away
+	NotReady       FaultKind = "not_ready"       // there are no rules yet
+	Internal       FaultKind = "internal"        // a bug of Usher's own
+)
+
+// Fault is the error of [Allocator.Allocate].
+type Fault struct {
+	Kind FaultKind
+	// Detail is for the caller: it names what is wrong, and no value, file or
+	// internal of the service.
+	Detail string
+	// Violations list where an AllocationRequest is not one; for InvalidRequest.
+	Violations []Violation
+	// Rule is the package that was asked, if one was.
+	Rule string
+	// Cause is for the log: it may name files and lines of rules. It holds no
+	// value of the request either.
+	Cause error
+}
+
+// Violation is one place where a body departs from the schema.
+type Violation struct {
+	Pointer string `json:"pointer"` // JSON pointer (RFC 6901), empty for the root
+	Problem string `json:"problem"`
+}
+
+func (f *Fault) Error() string {
+	if f.Cause == nil {
+		return fmt.Sprintf("%s: %s", f.Kind, f.Detail)
+	}
+	return fmt.Sprintf("%s: %s: %v", f.Kind, f.Detail, f.Cause)
+}
+
+func (f *Fault) Unwrap() error { return f.Cause }

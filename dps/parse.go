@@ -1,0 +1,259 @@
+package dps
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Limits of a body. DPS's bodies stay far below all of them.
+const (
+	// MaxDepth is how deep objects and arrays may nest. DPS's own members nest
+	// 6 deep and a twin in an enrollment 12; the rest is room for the device's
+	// payload.
+	MaxDepth = 64
+	// maxNumberLength bounds a number's text. Every float64 and every 64-bit
+	// integer is shorter.
+	maxNumberLength = 64
+	// maxExponent bounds a number's exponent; float64 ends at 308. A validator
+	// or a rule that meets 1e999999 would compute with a million digits.
+	maxExponent = 308
+)
+
+// MalformedError says why a body is no JSON document that DPS could have sent.
+// Its text never holds a value of the body.
+type MalformedError struct {
+	// Pointer is the JSON pointer (RFC 6901) of the place; empty for the root.
+	Pointer string
+	// Offset is the place in bytes from the start of the body.
+	Offset int64
+	// Problem is what is wrong there, for people.
+	Problem string
+}
+
+func (e *MalformedError) Error() string {
+	place := e.Pointer
+	if place == "" {
+		place = "/"
+	}
+	return fmt.Sprintf("%s at %s (byte %d)", e.Problem, place, e.Offset)
+}
+
+// ParseAllocationRequest reads one JSON object. It refuses, with a
+// *MalformedError, what encoding/json would let pass: duplicate member names,
+// invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and
+// numbers that are out of reach of a float64. The size of the body is the
+// caller's to bound. The result shares no memory with body.
+func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
+	p := parsers.Get().(*parser)
+	defer p.release()
+	p.source = *bytes.NewBuffer(body) // which the decoder reads in place
+	p.decoder.Reset(&p.source)
+
+	if p.decoder.PeekKind() != '{' {
+		if _, err := p.decoder.ReadToken(); err != nil {
+			return nil, p.malformed(err)
+		}
+		return nil, p.problem("the body is not a JSON object")
+	}
+	document, err := p.object(&requestShape)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.decoder.ReadToken(); err != io.EOF {
+		return nil, p.problem("there is data after the JSON object")
+	}
+	request := &AllocationRequest{Document: document}
+	request.read()
+	return request, nil
+}
+
+// parsers keeps decoders, whose buffers grow to the size of a body.
+var parsers = sync.Pool{New: func() any {
+	p := new(parser)
+	p.decoder = jsontext.NewDecoder(&p.source)
+	return p
+}}
+
+type parser struct {
+	source  bytes.Buffer
+	decoder *jsontext.Decoder
+}
+
+func (p *parser) release() {
+	p.source = bytes.Buffer{}
+	p.decoder.Reset(&p.source)
+	parsers.Put(p)
+}
+
+// value reads the next value. shape tells which of an object's members are
+// DPS's own; it is nil below a member whose content DPS does not define.
+func (p *parser) value(shape *shape) (any, error) {
+	switch p.decoder.PeekKind() {
+	case '{':
+		return p.object(shape)
+	case '[':
+		return p.array()
+	case '"':
+		return p.string()
+	case '0':
+		return p.number()
+	}
+	token, err := p.decoder.ReadToken()
+	if err != nil {
+		return nil, p.malformed(err)
+	}
+	switch token.Kind() {
+	case 't', 'f':
+		return token.Bool(), nil
+	default:
+		return nil, nil // null: the decoder refuses any other kind here
+	}
+}
+
+func (p *parser) object(shape *shape) (map[string]any, error) {
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	members := make(map[string]any, 8)
+	for p.decoder.PeekKind() != '}' {
+		name, err := p.name(shape)
+		if err != nil {
+			return nil, err
+		}
+		own, known := shape.member(name)
+		value, err := p.value(own)
+		if err != nil {
+			return nil, err
+		}
+		if known && value == nil {
+			continue // a null of DPS's own is an absence
+		}
+		members[name] = value
+	}
+	if _, err := p.decoder.ReadToken(); err != nil {
+		return nil, p.malformed(err)
+	}
+	if shape != nil {
+		shape.settle(members)
+	}
+	return members, nil
+}
+
+func (p *parser) array() ([]any, error) {
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	elements := []any{}
+	for p.decoder.PeekKind() != ']' {
+		value, err := p.value(nil)
+		if err != nil {
+			return nil, err
+		}
+		elements = append(elements, value)
+	}
+	if _, err := p.decoder.ReadToken(); err != nil {
+		return nil, p.malformed(err)
+	}
+	return elements, nil
+}
+
+// open reads the bracket that opens an object or array.
+func (p *parser) open() error {
+	if p.decoder.StackDepth() == MaxDepth {
+		return p.problem("objects and arrays nest deeper than " + strconv.Itoa(MaxDepth))
+	}
+	if _, err := p.decoder.ReadToken(); err != nil {
+		return p.malformed(err)
+	}
+	return nil
+}
+
+func (p *parser) string() (string, error) {
+	raw, err := p.decoder.ReadValue()
+	if err != nil {
+		return "", p.malformed(err)
+	}
+	return unquote(raw), nil
+}
+
+// name reads a member's name without an allocation for the names of DPS.
+func (p *parser) name(shape *shape) (string, error) {
+	raw, err := p.decoder.ReadValue()
+	if err != nil {
+		return "", p.malformed(err)
+	}
+	if raw.Kind() != '"' {
+		return "", p.problem("a member name is not a string")
+	}
+	if shape != nil {
+		if own, ok := shape.members[string(raw[1:len(raw)-1])]; ok {
+			return own.name, nil
+		}
+	}
+	return unquote(raw), nil
+}
+
+// unquote returns the text of a JSON string that the decoder has accepted.
+func unquote(raw jsontext.Value) string {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1])
+	}
+	text, _ := jsontext.AppendUnquote(nil, raw)
+	return string(text)
+}
+
+func (p *parser) number() (json.Number, error) {
+	raw, err := p.decoder.ReadValue()
+	if err != nil {
+		return "", p.malformed(err)
+	}
+	if len(raw) > maxNumberLength {
+		return "", p.problem("a number is longer than " + strconv.Itoa(maxNumberLength) + " characters")
+	}
+	if i := bytes.IndexAny(raw, "eE"); i >= 0 {
+		exponent, err := strconv.Atoi(string(raw[i+1:]))
+		if err != nil || exponent > maxExponent || exponent < -maxExponent {
+			return "", p.problem("the exponent of a number is beyond " + strconv.Itoa(maxExponent))
+		}
+	}
+	return json.Number(raw), nil
+}
+
+// problem is a fault at the place that the decoder has reached.
+func (p *parser) problem(problem string) error {
+	return &MalformedError{Pointer: string(p.decoder.StackPointer()), Offset: p.decoder.InputOffset(), Problem: problem}
+}
+
+// malformed words a decoder's error without quoting the body.
+func (p *parser) malformed(err error) error {
+	malformed := &MalformedError{
+		Pointer: string(p.decoder.StackPointer()),
+		Offset:  p.decoder.InputOffset(),
+		Problem: "the body is not valid JSON",
+	}
+	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		malformed.Pointer, malformed.Offset = string(syntactic.JSONPointer), syntactic.ByteOffset
+	}
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		malformed.Problem = "the body ends before the JSON object does"
+		if malformed.Offset == 0 {
+			malformed.Problem = "the body is empty"
+		}
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		malformed.Problem = "a member name occurs twice in one object"
+	case errors.Is(err, jsontext.ErrNonStringName):
+		malformed.Problem = "a member name is not a string"
+	case strings.Contains(err.Error(), "invalid UTF-8"):
+		malformed.Problem = "the body is not valid UTF-8"
+	}
+	return malformed
+}

@@ -1,0 +1,132 @@
+package dps
+
+import (
+	"strings"
+)
+
+// AllocationRequest is the body that DPS posts to a custom-allocation webhook.
+//
+// The typed fields are those that a decision needs. They are read leniently: a
+// member of the wrong type leaves its field zero, because the JSON Schema check
+// that follows names every such member at once. Document is the whole body.
+//
+// Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
+type AllocationRequest struct {
+	// Enrollment is the record of the individual enrollment or enrollment
+	// group that the device came by.
+	Enrollment Enrollment
+	// Device is what DPS knows of the device at this moment.
+	Device DeviceRuntimeContext
+	// LinkedHubs are the host names that the answer may choose from, in the
+	// order and spelling of DPS.
+	LinkedHubs []string
+	// Document is the body as DPS sent it, built of map[string]any, []any,
+	// string, json.Number, bool and nil. It differs from the bytes in two
+	// ways only: a property of DPS's own is found under one spelling, and one
+	// that is null is absent. Schemas and rules read it; nobody may change it.
+	Document map[string]any
+}
+
+// EnrollmentKind says which of DPS's two kinds of enrollment a record is.
+type EnrollmentKind string
+
+// The two kinds, named as the member of the AllocationRequest that holds them.
+const (
+	IndividualEnrollment EnrollmentKind = "individualEnrollment"
+	EnrollmentGroup      EnrollmentKind = "enrollmentGroup"
+)
+
+// Enrollment is the part of an enrollment record that decisions need.
+type Enrollment struct {
+	Kind EnrollmentKind
+	// ID is the registrationId of an individual enrollment or the
+	// enrollmentGroupId of a group, as sent. DPS compares both without case.
+	ID string
+	// Reprovision is what DPS does with a device that registers again.
+	Reprovision ReprovisionPolicy
+}
+
+// DeviceRuntimeContext is the part of the member of that name that decisions need.
+type DeviceRuntimeContext struct {
+	// RegistrationID is the device's registration ID, as the device sent it.
+	RegistrationID string
+	// CurrentIotHubHostName is the hub that the device is assigned to; empty
+	// before the first assignment.
+	CurrentIotHubHostName string
+	// CurrentDeviceID is the device's identity there; empty before the first
+	// assignment.
+	CurrentDeviceID string
+}
+
+// FirstAssignment reports whether the device has no hub yet.
+func (r *AllocationRequest) FirstAssignment() bool {
+	return r.Device.CurrentIotHubHostName == ""
+}
+
+// LinkedHub finds a hub among LinkedHubs, without case, and returns it in the
+// spelling of LinkedHubs.
+func (r *AllocationRequest) LinkedHub(name string) (string, bool) {
+	for _, hub := range r.LinkedHubs {
+		if SameHub(hub, name) {
+			return hub, true
+		}
+	}
+	return "", false
+}
+
+// SameHub compares two host names as DNS does, without case.
+func SameHub(a, b string) bool { return strings.EqualFold(a, b) }
+
+// ReprovisionPolicy is what DPS does with the hub and the twin of a device that
+// registers again.
+type ReprovisionPolicy string
+
+// The three policies that the portal offers. A record without the member is
+// taken as ReprovisionMigrate, the default that the REST specification gives to
+// both of its members.
+const (
+	ReprovisionMigrate ReprovisionPolicy = "migrate" // hub may change, device data moves along
+	ReprovisionReset   ReprovisionPolicy = "reset"   // hub may change, the initial state is applied
+	ReprovisionNever   ReprovisionPolicy = "never"   // hub may not change
+)
+
+// read fills the typed fields from r.Document.
+func (r *AllocationRequest) read() {
+	for _, kind := range []EnrollmentKind{EnrollmentGroup, IndividualEnrollment} {
+		record, ok := r.Document[string(kind)].(map[string]any)
+		if !ok {
+			continue
+		}
+		r.Enrollment.Kind = kind
+		idMember := "enrollmentGroupId"
+		if kind == IndividualEnrollment {
+			idMember = "registrationId"
+		}
+		r.Enrollment.ID, _ = record[idMember].(string)
+		r.Enrollment.Reprovision = reprovisionPolicy(record)
+	}
+	if device, ok := r.Document["deviceRuntimeContext"].(map[string]any); ok {
+		r.Device.RegistrationID, _ = device["registrationId"].(string)
+		r.Device.CurrentIotHubHostName, _ = device["currentIotHubHostName"].(string)
+		r.Device.CurrentDeviceID, _ = device["currentDeviceId"].(string)
+	}
+	hubs, _ := r.Document["linkedHubs"].([]any)
+	r.LinkedHubs = make([]string, 0, len(hubs))
+	for _, hub := range hubs {
+		if name, ok := hub.(string); ok {
+			r.LinkedHubs = append(r.LinkedHubs, name)
+		}
+	}
+}
+
+func reprovisionPolicy(record map[string]any) ReprovisionPolicy {
+	policy, _ := record["reprovisionPolicy"].(map[string]any)
+	// An absent member is true: the REST specification's default for both.
+	if update, ok := policy["updateHubAssignment"].(bool); ok && !update {
+		return ReprovisionNever
+	}
+	if migrate, ok := policy["migrateDeviceData"].(bool); ok && !migrate {
+		return ReprovisionReset
+	}
+	return ReprovisionMigrate
+}

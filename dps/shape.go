@@ -1,0 +1,113 @@
+package dps
+
+import (
+	"slices"
+	"strings"
+)
+
+// shape names the members of an object that DPS defines, and the objects below
+// them. What no shape names is kept exactly as sent.
+type shape struct {
+	members map[string]shapeMember
+}
+
+type shapeMember struct {
+	name  string // as DPS sends it
+	below *shape // nil: a scalar, an array, or JSON that DPS does not define
+}
+
+// object makes a shape of members without objects below them.
+func object(names ...string) shape {
+	s := shape{members: make(map[string]shapeMember, len(names))}
+	for _, name := range names {
+		s.members[name] = shapeMember{name: name}
+	}
+	return s
+}
+
+// with adds a member that is an object.
+func (s shape) with(name string, below shape) shape {
+	s.members[name] = shapeMember{name: name, below: &below}
+	return s
+}
+
+// The record's members over all api-versions of the service API.
+var requestShape = func() shape {
+	certificate := object("certificate").with("info", object("subjectName", "sha1Thumbprint", "sha256Thumbprint",
+		"issuerName", "notBeforeUtc", "notAfterUtc", "serialNumber", "version"))
+	certificates := object().with("primary", certificate).with("secondary", certificate)
+	tpm := object("endorsementKey", "storageRootKey")
+	record := func(own ...string) shape {
+		return object(append(own, "etag", "provisioningStatus", "createdDateTimeUtc", "lastUpdatedDateTimeUtc",
+			"allocationPolicy", "iotHubs", "iotHubHostName", "trustBundleId", "credentialPolicyName",
+			"serverCertificateIssuancePolicy", "optionalDeviceInformation", "registrationState")...).
+			with("attestation", object("type").
+				with("tpm", tpm).
+				with("symmetricKey", object("primaryKey", "secondaryKey")).
+				with("x509", object().
+					with("clientCertificates", certificates).
+					with("signingCertificates", certificates).
+					with("caReferences", object("primary", "secondary")))).
+			with("capabilities", object("iotEdge")).
+			with("initialTwin", object("tags").with("properties", object("desired"))).
+			with("reprovisionPolicy", object("updateHubAssignment", "migrateDeviceData")).
+			with("customAllocationDefinition", object("webhookUrl", "apiVersion")).
+			with("clientCertificateIssuancePolicy", object("certificateAuthorityName"))
+	}
+	return object("linkedHubs").
+		with("enrollmentGroup", record("enrollmentGroupId")).
+		with("individualEnrollment", record("registrationId", "deviceId")).
+		with("deviceRuntimeContext", object("registrationId", "currentIotHubHostName", "currentDeviceId", "payload").
+			with("symmetricKey", object("primaryKey", "secondaryKey")).
+			with("tpm", tpm).
+			with("x509", object("clientCertificate")))
+}()
+
+// member tells whether name is a member of DPS's own, in any spelling, and the
+// shape below it.
+func (s *shape) member(name string) (below *shape, known bool) {
+	if s == nil {
+		return nil, false
+	}
+	if m, ok := s.members[name]; ok {
+		return m.below, true
+	}
+	if m, ok := s.fold(name); ok {
+		return m.below, true
+	}
+	return nil, false
+}
+
+// settle gives members in another spelling the one that DPS sends, so that
+// schemas and rules find them. The documents of DPS itself spell
+// currentIotHubHostName in three ways. Where an object has the right spelling
+// too, that one counts and the other stays as it is.
+func (s *shape) settle(members map[string]any) {
+	var variants []string
+	for name := range members {
+		if _, exact := s.members[name]; !exact {
+			if _, ok := s.fold(name); ok {
+				variants = append(variants, name)
+			}
+		}
+	}
+	// Of several variants the first in the alphabet counts, not whichever a
+	// map yields first: the same bytes must always mean the same.
+	slices.Sort(variants)
+	for _, name := range variants {
+		m, _ := s.fold(name)
+		if _, taken := members[m.name]; !taken {
+			members[m.name] = members[name]
+			delete(members, name)
+		}
+	}
+}
+
+func (s *shape) fold(name string) (shapeMember, bool) {
+	for known, m := range s.members {
+		if len(known) == len(name) && strings.EqualFold(known, name) {
+			return m, true
+		}
+	}
+	return shapeMember{}, false
+}

@@ -1,0 +1,178 @@
+package dps
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Limits that IoT Hub puts on a device twin. Source:
+// https://learn.microsoft.com/azure/iot-hub/iot-hub-devguide-device-twins
+const (
+	MaxTagsSize        = 8 << 10
+	MaxDesiredSize     = 32 << 10
+	MaxTwinDepth       = 10 // objects below tags or desired
+	MaxTwinKeyBytes    = 1 << 10
+	MaxTwinStringBytes = 4 << 10
+	maxTwinInteger     = 1<<52 - 1  // 4503599627370495
+	minTwinInteger     = -(1 << 52) // -4503599627370496
+)
+
+// TwinProblem is one thing in an initial twin that IoT Hub would refuse, or of
+// which DPS would make nothing.
+type TwinProblem struct {
+	Pointer string // JSON pointer from the twin, such as /tags/site
+	Problem string
+}
+
+func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
+
+// CheckInitialTwin lists what IoT Hub would refuse in an initial twin; it is
+// empty for a good one. Problems name keys and limits, never values.
+func CheckInitialTwin(twin map[string]any) []TwinProblem {
+	var c twinCheck
+	c.onlyMembers("", twin, "tags", "properties")
+	if tags, ok := c.section("/tags", twin, "tags"); ok {
+		c.sized("/tags", tags, MaxTagsSize)
+	}
+	properties, ok := c.section("/properties", twin, "properties")
+	if !ok {
+		return c.problems
+	}
+	c.onlyMembers("/properties", properties, "desired")
+	if desired, ok := c.section("/properties/desired", properties, "desired"); ok {
+		c.sized("/properties/desired", desired, MaxDesiredSize)
+	}
+	return c.problems
+}
+
+type twinCheck struct{ problems []TwinProblem }
+
+func (c *twinCheck) add(pointer, format string, args ...any) {
+	c.problems = append(c.problems, TwinProblem{pointer, fmt.Sprintf(format, args...)})
+}
+
+func (c *twinCheck) onlyMembers(pointer string, object map[string]any, allowed ...string) {
+	for _, name := range sortedNames(object) {
+		if !slices.Contains(allowed, name) {
+			c.add(pointer+"/"+escape(name), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
+		}
+	}
+}
+
+func (c *twinCheck) section(pointer string, object map[string]any, name string) (map[string]any, bool) {
+	value, present := object[name]
+	if !present {
+		return nil, false
+	}
+	section, ok := value.(map[string]any)
+	if !ok {
+		c.add(pointer, "not an object")
+	}
+	return section, ok
+}
+
+func (c *twinCheck) sized(pointer string, section map[string]any, limit int) {
+	if size := c.object(pointer, section, 0); size > limit {
+		c.add(pointer, "%d bytes as IoT Hub counts them, over its limit of %d", size, limit)
+	}
+}
+
+// object returns the size of an object as IoT Hub counts it.
+func (c *twinCheck) object(pointer string, object map[string]any, depth int) int {
+	if depth > MaxTwinDepth {
+		c.add(pointer, "nested deeper than %d objects", MaxTwinDepth)
+		return 0
+	}
+	size := 0
+	for name, value := range object {
+		if depth == 0 && (name == "$version" || name == "$metadata") {
+			continue // written by IoT Hub itself, outside its count
+		}
+		if problem := keyProblem(name); problem != "" {
+			c.add(pointer+"/"+escape(name), "%s", problem)
+		}
+		size += utf8.RuneCountInString(name)
+		size += c.value(pointer, name, value, depth)
+	}
+	if depth == 0 {
+		slices.SortFunc(c.problems, func(a, b TwinProblem) int { return strings.Compare(a.Pointer, b.Pointer) })
+	}
+	return size
+}
+
+// value checks the member called name, "" in an array, of the value at parent.
+func (c *twinCheck) value(parent, name string, value any, depth int) int {
+	place := func() string { return parent + "/" + escape(name) }
+	switch v := value.(type) {
+	case map[string]any:
+		return c.object(place(), v, depth+1)
+	case []any:
+		size := 0
+		for i, element := range v {
+			size += c.value(place(), fmt.Sprint(i), element, depth)
+		}
+		return size
+	case string:
+		if len(v) > MaxTwinStringBytes {
+			c.add(place(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
+		}
+		return utf8.RuneCountInString(v)
+	case json.Number:
+		if !twinNumber(v) {
+			c.add(place(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
+		}
+		return 8
+	case bool:
+		return 4
+	default: // null deletes a property in a patch; here it is as if absent
+		return 0
+	}
+}
+
+func keyProblem(name string) string {
+	if len(name) > MaxTwinKeyBytes {
+		return fmt.Sprintf("a key of %d bytes, over the limit of %d", len(name), MaxTwinKeyBytes)
+	}
+	for _, r := range name {
+		switch {
+		case r < 0x20, r >= 0x7f && r < 0xa0:
+			return "a key with a control character"
+		case r == '.', r == '$', r == ' ':
+			return fmt.Sprintf("a key with %q", r)
+		}
+	}
+	return ""
+}
+
+// twinNumber reports whether IoT Hub takes the number. The limit holds for
+// integers alone.
+func twinNumber(number json.Number) bool {
+	if i, err := number.Int64(); err == nil {
+		return minTwinInteger <= i && i <= maxTwinInteger
+	}
+	f, _, err := big.ParseFloat(string(number), 10, 64, big.ToNearestEven)
+	if err != nil {
+		return false
+	}
+	if !f.IsInt() {
+		return true
+	}
+	return f.Cmp(big.NewFloat(minTwinInteger)) >= 0 && f.Cmp(big.NewFloat(maxTwinInteger)) <= 0
+}
+
+func sortedNames(object map[string]any) []string {
+	names := make([]string, 0, len(object))
+	for name := range object {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
+
+func escape(name string) string { return pointerEscapes.Replace(name) }

@@ -1,0 +1,239 @@
+// Package handler is the webhook's HTTP side: it reads the body under a limit,
+// has package allocation decide, and answers in the way that makes DPS do what
+// was decided. It writes one log line for each allocation.
+//
+// The result is an http.Handler, so the webhook can be part of any Go service.
+package handler
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+// Paths that the handler serves. AllocatePath is the route in
+// allocate/function.json under the Functions host's prefix.
+const (
+	AllocatePath  = "/api/allocate"
+	LivenessPath  = "/livez"
+	ReadinessPath = "/readyz"
+)
+
+// DecisionIDHeader is the header of each answer that names the decision, by
+// which its log line is found.
+const DecisionIDHeader = "Usher-Decision-Id"
+
+// DefaultMaxBody bounds a body, in bytes. DPS bounds its own messages at 96 KB;
+// an AllocationRequest holds a device's payload and an enrollment with a twin of
+// at most 40 KB.
+const DefaultMaxBody = 256 << 10
+
+// Options configure the webhook.
+type Options struct {
+	// Allocator decides. Required.
+	Allocator *allocation.Allocator
+	// Log gets one line for each allocation; nil discards them.
+	Log *slog.Logger
+	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
+	MaxBody int64
+	// Keys are function keys of which a caller must show one. None admits
+	// everybody, which is right behind the Functions host: it checks keys itself.
+	Keys []string
+}
+
+// New returns the webhook.
+func New(options Options) http.Handler {
+	h := &handler{
+		allocator: options.Allocator,
+		log:       cmp.Or(options.Log, slog.New(slog.DiscardHandler)),
+		maxBody:   cmp.Or(options.MaxBody, DefaultMaxBody),
+		keys:      newKeys(options.Keys),
+	}
+	e := echo.New()
+	e.HTTPErrorHandler = func(err error, c echo.Context) { noSuchRoute(c, err) }
+	e.POST(AllocatePath, h.allocate)
+	// The Functions host takes any answer to GET / for readiness and asks again
+	// as a ping; this must stay cheap.
+	e.GET("/", h.live)
+	e.GET(LivenessPath, h.live)
+	e.GET(ReadinessPath, h.ready)
+	return e
+}
+
+type handler struct {
+	allocator *allocation.Allocator
+	log       *slog.Logger
+	maxBody   int64
+	keys      keys
+	bodies    sync.Pool // of *bytes.Buffer
+}
+
+func (h *handler) live(c echo.Context) error { return c.NoContent(http.StatusOK) }
+
+// ready reports whether there are rules to decide by.
+func (h *handler) ready(c echo.Context) error {
+	rules := h.allocator.Rules()
+	if rules == nil {
+		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": string(allocation.NotReady)})
+	}
+	return c.JSON(http.StatusOK, map[string]string{"status": "ready", "rules": rules.Digest()})
+}
+
+// allocate serves one AllocationRequest.
+func (h *handler) allocate(c echo.Context) error {
+	request := c.Request()
+	if !h.keys.admit(request) {
+		return problem(c, problemDocument{Status: http.StatusUnauthorized, Code: "unauthorized",
+			Title: "The function key is missing or wrong", Detail: "the webhook URL of the enrollment must end in ?code=KEY"})
+	}
+	a := exchange{id: rand.Text(), start: time.Now(), request: request}
+	h.decide(&a)
+	a.answer = answers[a.result()]
+	if a.err == nil && a.decision.Throttle {
+		a.answer.status = throttled
+	}
+	// Recorded first: an answer that DPS acts on must not go unrecorded.
+	h.record(&a)
+	return a.write(c)
+}
+
+// exchange is one allocation from the request to the answer.
+type exchange struct {
+	id       string
+	start    time.Time
+	request  *http.Request
+	asked    *dps.AllocationRequest // nil if the body could not be read
+	decision allocation.Decision
+	err      *allocation.Fault // nil if a decision was reached
+	rules    *allocation.Rules
+	answer   answer
+}
+
+// result is the name of the outcome or of the fault.
+func (a *exchange) result() string {
+	if a.err != nil {
+		return string(a.err.Kind)
+	}
+	return string(a.decision.Outcome)
+}
+
+// decide fills in the decision or the fault. A panic is a fault, too: a
+// connection that closes without an answer would make the Functions host send
+// the request again, and DPS wait.
+func (h *handler) decide(a *exchange) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.err = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself",
+				// The value of a panic can quote the request; its type cannot.
+				Cause: fmt.Errorf("panic of type %T\n%s", p, debug.Stack())}
+		}
+	}()
+	body, _ := h.bodies.Get().(*bytes.Buffer)
+	if body == nil {
+		body = new(bytes.Buffer)
+	}
+	body.Reset()
+	defer h.bodies.Put(body)
+	a.rules = h.allocator.Rules()
+	if a.err = h.read(a.request, body); a.err != nil {
+		return
+	}
+	var err error
+	a.asked, a.decision, err = h.allocator.AllocateJSON(a.request.Context(), body.Bytes())
+	if err != nil {
+		a.err, _ = errors.AsType[*allocation.Fault](err)
+	}
+}
+
+func (h *handler) read(r *http.Request, body *bytes.Buffer) *allocation.Fault {
+	tooLarge := &allocation.Fault{Kind: allocation.Malformed,
+		Detail: "the body is larger than " + strconv.FormatInt(h.maxBody, 10) + " bytes"}
+	if r.ContentLength > h.maxBody {
+		return tooLarge
+	}
+	// One byte over the limit tells a body that is too large.
+	n, err := body.ReadFrom(io.LimitReader(r.Body, h.maxBody+1))
+	switch {
+	case err != nil:
+		return &allocation.Fault{Kind: allocation.Canceled, Detail: "the body did not arrive whole", Cause: err}
+	case n > h.maxBody:
+		return tooLarge
+	default:
+		return nil
+	}
+}
+
+func (a *exchange) write(c echo.Context) error {
+	header := c.Response().Header()
+	header.Set(DecisionIDHeader, a.id)
+	if a.answer.status >= throttled {
+		header.Set(echo.HeaderRetryAfter, retryAfter(a.decision.RetryAfter))
+	}
+	if a.err == nil && a.decision.Outcome == allocation.Assigned {
+		var few [1024]byte
+		return c.Blob(a.answer.status, echo.MIMEApplicationJSON, a.decision.Response.AppendJSON(few[:0]))
+	}
+	document := problemDocument{
+		Title:      a.answer.title,
+		Status:     a.answer.status,
+		Code:       a.result(),
+		DecisionID: a.id,
+		Reasons:    a.decision.Reasons,
+	}
+	if a.err != nil {
+		document.Detail, document.Violations = a.err.Detail, a.err.Violations
+	}
+	return problem(c, document)
+}
+
+// problemDocument is an application/problem+json body (RFC 9457). DPS does not
+// read it: it is for people who call the webhook themselves.
+type problemDocument struct {
+	Type       string                 `json:"type"`
+	Title      string                 `json:"title"`
+	Status     int                    `json:"status"`
+	Detail     string                 `json:"detail,omitempty"`
+	Code       string                 `json:"code"`
+	DecisionID string                 `json:"decisionId,omitempty"`
+	Reasons    []string               `json:"reasons,omitempty"`
+	Violations []allocation.Violation `json:"violations,omitempty"`
+}
+
+func problem(c echo.Context, document problemDocument) error {
+	document.Type = "urn:usher:problem:" + document.Code
+	body, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	return c.Blob(document.Status, "application/problem+json", body)
+}
+
+// noSuchRoute answers what echo could not route, and errors in writing, of
+// which there is nobody left to tell.
+func noSuchRoute(c echo.Context, err error) {
+	if c.Response().Committed {
+		return
+	}
+	status := http.StatusInternalServerError
+	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
+		status = e.Code
+	}
+	code := map[int]string{http.StatusNotFound: "not_found", http.StatusMethodNotAllowed: "method_not_allowed"}[status]
+	_ = problem(c, problemDocument{Status: status, Code: cmp.Or(code, string(allocation.Internal)),
+		Title: http.StatusText(status), Detail: "the webhook is POST " + AllocatePath})
+}
