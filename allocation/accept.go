@@ -15,7 +15,7 @@ import (
 
 // accept holds a verdict to what DPS and IoT Hub allow. What it lets pass is
 // safe to send, whatever the rule says.
-func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict) (Decision, error) {
+func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict) (Decision, *Fault) {
 	decision := Decision{Rule: rule.Package}
 	if reasons, rejected := rejection(verdict.Reject); rejected {
 		decision.Outcome, decision.Reasons = Rejected, reasons
@@ -68,7 +68,7 @@ func badVerdict(rule *ruleset.Rule, detail string) *Fault {
 }
 
 // undecided applies the rule's on_undecided.
-func undecided(request *dps.AllocationRequest, rule *ruleset.Rule, detail string, cause error) (Decision, error) {
+func undecided(request *dps.AllocationRequest, rule *ruleset.Rule, detail string, cause error) (Decision, *Fault) {
 	decision := Decision{Rule: rule.Package, Overrides: []Override{OnUndecided}}
 	switch rule.OnUndecided {
 	case ruleset.Reject:

@@ -73,6 +73,16 @@ func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest
 	if rules == nil {
 		return Decision{}, &Fault{Kind: NotReady, Detail: "no rules are loaded yet"}
 	}
+	decision, fault := a.decide(ctx, rules, request)
+	if fault != nil {
+		fault.Rules = rules.Digest()
+		return Decision{}, fault
+	}
+	decision.Rules = rules.Digest()
+	return decision, nil
+}
+
+func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.AllocationRequest) (Decision, *Fault) {
 	if violations := a.request.Validate(request.Document); len(violations) > 0 {
 		return Decision{}, invalid(violations)
 	}
@@ -105,13 +115,21 @@ func invalid(violations []schema.Violation) *Fault {
 	return fault
 }
 
-func evaluationFailed(request *dps.AllocationRequest, rule *ruleset.Rule, err error) (Decision, error) {
+func evaluationFailed(request *dps.AllocationRequest, rule *ruleset.Rule, err error) (Decision, *Fault) {
+	fault := &Fault{Kind: Undecided, Rule: rule.Package, Detail: "the rule failed", Cause: err}
+	if _, broken := errors.AsType[*ruleset.LoadError](err); broken {
+		// A fault of those who shipped the rule, not a verdict on the device:
+		// whatever on_undecided says, it waits until the rule is mended.
+		fault.Detail = "the rule does not compile"
+		return Decision{}, fault
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return Decision{}, &Fault{Kind: Timeout, Rule: rule.Package, Detail: "the rule took longer than it may", Cause: err}
+		fault.Kind, fault.Detail = Timeout, "the rule took longer than it may"
 	case errors.Is(err, context.Canceled):
-		return Decision{}, &Fault{Kind: Canceled, Rule: rule.Package, Detail: "the caller went away", Cause: err}
+		fault.Kind, fault.Detail = Canceled, "the caller went away"
 	default:
-		return undecided(request, rule, "the rule failed", err)
+		return undecided(request, rule, fault.Detail, err)
 	}
+	return Decision{}, fault
 }

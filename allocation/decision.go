@@ -20,8 +20,8 @@ const (
 // Decision is the answer to one request.
 type Decision struct {
 	Outcome Outcome
-	// Rule is the package that decided.
-	Rule string
+	// Rules is the digest of the rules that decided, Rule the package among them.
+	Rules, Rule string
 	// Response is what DPS is sent; set for Assigned alone.
 	Response dps.AllocationResponse
 	// InitialTwin tells what DPS will do with the twin of Response.
@@ -80,8 +80,9 @@ type Fault struct {
 	Detail string
 	// Violations list where an AllocationRequest is not one; for InvalidRequest.
 	Violations []Violation
-	// Rule is the package that was asked, if one was.
-	Rule string
+	// Rules is the digest of the rules in use, Rule the package that was asked;
+	// empty where it did not come to that.
+	Rules, Rule string
 	// Cause is for the log: it may name files and lines of rules. It holds no
 	// value of the request either.
 	Cause error

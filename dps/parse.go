@@ -55,7 +55,7 @@ func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
 	p.source = *bytes.NewBuffer(body) // which the decoder reads in place
-	p.decoder.Reset(&p.source)
+	p.decoder.Reset(&p.source, decoderOptions)
 
 	if p.decoder.PeekKind() != '{' {
 		if _, err := p.decoder.ReadToken(); err != nil {
@@ -82,6 +82,10 @@ var parsers = sync.Pool{New: func() any {
 	return p
 }}
 
+// decoderOptions leave finding duplicate names to the parser, which puts every
+// name into a map anyway.
+var decoderOptions = jsontext.AllowDuplicateNames(true)
+
 type parser struct {
 	source  bytes.Buffer
 	decoder *jsontext.Decoder
@@ -89,7 +93,7 @@ type parser struct {
 
 func (p *parser) release() {
 	p.source = bytes.Buffer{}
-	p.decoder.Reset(&p.source)
+	p.decoder.Reset(&p.source, decoderOptions)
 	parsers.Put(p)
 }
 
@@ -123,27 +127,36 @@ func (p *parser) object(shape *shape) (map[string]any, error) {
 		return nil, err
 	}
 	members := make(map[string]any, 8)
+	var nulls, variants []string
 	for p.decoder.PeekKind() != '}' {
-		name, err := p.name(shape)
+		name, own, err := p.name(shape)
 		if err != nil {
 			return nil, err
 		}
-		own, known := shape.member(name)
-		value, err := p.value(own)
+		value, err := p.value(own.below)
 		if err != nil {
 			return nil, err
 		}
-		if known && value == nil {
-			continue // a null of DPS's own is an absence
+		before := len(members)
+		if members[name] = value; len(members) == before {
+			return nil, p.problem("a member name occurs twice in one object")
 		}
-		members[name] = value
+		if own.name == "" {
+			continue
+		}
+		if value == nil {
+			nulls = append(nulls, name)
+		} else if own.name != name {
+			variants = append(variants, name)
+		}
 	}
 	if _, err := p.decoder.ReadToken(); err != nil {
 		return nil, p.malformed(err)
 	}
-	if shape != nil {
-		shape.settle(members)
+	for _, name := range nulls {
+		delete(members, name) // a null of DPS's own is an absence
 	}
+	shape.settle(members, variants)
 	return members, nil
 }
 
@@ -184,21 +197,25 @@ func (p *parser) string() (string, error) {
 	return unquote(raw), nil
 }
 
-// name reads a member's name without an allocation for the names of DPS.
-func (p *parser) name(shape *shape) (string, error) {
+// name reads a member's name, without an allocation for the names of DPS, and
+// what shape says of the member: nothing if it is not one of DPS's own.
+func (p *parser) name(shape *shape) (string, shapeMember, error) {
 	raw, err := p.decoder.ReadValue()
 	if err != nil {
-		return "", p.malformed(err)
+		return "", shapeMember{}, p.malformed(err)
 	}
 	if raw.Kind() != '"' {
-		return "", p.problem("a member name is not a string")
+		return "", shapeMember{}, p.problem("a member name is not a string")
 	}
-	if shape != nil {
-		if own, ok := shape.members[string(raw[1:len(raw)-1])]; ok {
-			return own.name, nil
-		}
+	if shape == nil {
+		return unquote(raw), shapeMember{}, nil
 	}
-	return unquote(raw), nil
+	if own, ok := shape.members[string(raw[1:len(raw)-1])]; ok {
+		return own.name, own, nil
+	}
+	name := unquote(raw)
+	own, _ := shape.find(name)
+	return name, own, nil
 }
 
 // unquote returns the text of a JSON string that the decoder has accepted.
@@ -223,6 +240,9 @@ func (p *parser) number() (json.Number, error) {
 		if err != nil || exponent > maxExponent || exponent < -maxExponent {
 			return "", p.problem("the exponent of a number is beyond " + strconv.Itoa(maxExponent))
 		}
+		if _, err := strconv.ParseFloat(string(raw), 64); err != nil { // such as 9e308
+			return "", p.problem("a number is beyond the range of a float64")
+		}
 	}
 	return json.Number(raw), nil
 }
@@ -241,6 +261,7 @@ func (p *parser) malformed(err error) error {
 	}
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		malformed.Pointer, malformed.Offset = string(syntactic.JSONPointer), syntactic.ByteOffset
+		err = syntactic.Err // without the pointer, whose names could read like any error
 	}
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -248,8 +269,6 @@ func (p *parser) malformed(err error) error {
 		if malformed.Offset == 0 {
 			malformed.Problem = "the body is empty"
 		}
-	case errors.Is(err, jsontext.ErrDuplicateName):
-		malformed.Problem = "a member name occurs twice in one object"
 	case errors.Is(err, jsontext.ErrNonStringName):
 		malformed.Problem = "a member name is not a string"
 	case strings.Contains(err.Error(), "invalid UTF-8"):

@@ -40,7 +40,9 @@ var requestShape = func() shape {
 	record := func(own ...string) shape {
 		return object(append(own, "etag", "provisioningStatus", "createdDateTimeUtc", "lastUpdatedDateTimeUtc",
 			"allocationPolicy", "iotHubs", "iotHubHostName", "trustBundleId", "credentialPolicyName",
-			"serverCertificateIssuancePolicy", "optionalDeviceInformation", "registrationState")...).
+			"serverCertificateIssuancePolicy", "optionalDeviceInformation")...).
+			with("registrationState", object("registrationId", "createdDateTimeUtc", "assignedHub", "deviceId",
+				"status", "substatus", "errorCode", "errorMessage", "lastUpdatedDateTimeUtc", "etag", "payload")).
 			with("attestation", object("type").
 				with("tpm", tpm).
 				with("symmetricKey", object("primaryKey", "secondaryKey")).
@@ -63,51 +65,32 @@ var requestShape = func() shape {
 			with("x509", object("clientCertificate")))
 }()
 
-// member tells whether name is a member of DPS's own, in any spelling, and the
-// shape below it.
-func (s *shape) member(name string) (below *shape, known bool) {
-	if s == nil {
-		return nil, false
-	}
+// find returns the member of DPS's own that name means, in any spelling.
+func (s *shape) find(name string) (shapeMember, bool) {
 	if m, ok := s.members[name]; ok {
-		return m.below, true
+		return m, true // spelled so, but written with escapes
 	}
-	if m, ok := s.fold(name); ok {
-		return m.below, true
-	}
-	return nil, false
-}
-
-// settle gives members in another spelling the one that DPS sends, so that
-// schemas and rules find them. The documents of DPS itself spell
-// currentIotHubHostName in three ways. Where an object has the right spelling
-// too, that one counts and the other stays as it is.
-func (s *shape) settle(members map[string]any) {
-	var variants []string
-	for name := range members {
-		if _, exact := s.members[name]; !exact {
-			if _, ok := s.fold(name); ok {
-				variants = append(variants, name)
-			}
-		}
-	}
-	// Of several variants the first in the alphabet counts, not whichever a
-	// map yields first: the same bytes must always mean the same.
-	slices.Sort(variants)
-	for _, name := range variants {
-		m, _ := s.fold(name)
-		if _, taken := members[m.name]; !taken {
-			members[m.name] = members[name]
-			delete(members, name)
-		}
-	}
-}
-
-func (s *shape) fold(name string) (shapeMember, bool) {
 	for known, m := range s.members {
 		if len(known) == len(name) && strings.EqualFold(known, name) {
 			return m, true
 		}
 	}
 	return shapeMember{}, false
+}
+
+// settle gives members in another spelling the one that DPS sends, so that
+// schemas and rules find them. The documents of DPS itself spell
+// currentIotHubHostName in three ways. Where an object has the right spelling
+// too, that one counts and the other stays as it is.
+func (s *shape) settle(members map[string]any, variants []string) {
+	// Of several variants the first in the alphabet counts, not the first in
+	// the body: JSON gives the order of members no meaning.
+	slices.Sort(variants)
+	for _, name := range variants {
+		m, _ := s.find(name)
+		if _, taken := members[m.name]; !taken {
+			members[m.name] = members[name]
+			delete(members, name)
+		}
+	}
 }

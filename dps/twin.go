@@ -1,12 +1,12 @@
 package dps
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/big"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // Limits that IoT Hub puts on a device twin. Source:
@@ -34,22 +34,29 @@ func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
 // empty for a good one. Problems name keys and limits, never values.
 func CheckInitialTwin(twin map[string]any) []TwinProblem {
 	var c twinCheck
+	c.initialTwin(twin)
+	slices.SortFunc(c.problems, func(a, b TwinProblem) int {
+		return cmp.Or(strings.Compare(a.Pointer, b.Pointer), strings.Compare(a.Problem, b.Problem))
+	})
+	return c.problems
+}
+
+type twinCheck struct{ problems []TwinProblem }
+
+func (c *twinCheck) initialTwin(twin map[string]any) {
 	c.onlyMembers("", twin, "tags", "properties")
 	if tags, ok := c.section("/tags", twin, "tags"); ok {
 		c.sized("/tags", tags, MaxTagsSize)
 	}
 	properties, ok := c.section("/properties", twin, "properties")
 	if !ok {
-		return c.problems
+		return
 	}
 	c.onlyMembers("/properties", properties, "desired")
 	if desired, ok := c.section("/properties/desired", properties, "desired"); ok {
 		c.sized("/properties/desired", desired, MaxDesiredSize)
 	}
-	return c.problems
 }
-
-type twinCheck struct{ problems []TwinProblem }
 
 func (c *twinCheck) add(pointer, format string, args ...any) {
 	c.problems = append(c.problems, TwinProblem{pointer, fmt.Sprintf(format, args...)})
@@ -95,16 +102,13 @@ func (c *twinCheck) object(pointer string, object map[string]any, depth int) int
 		if problem := keyProblem(name); problem != "" {
 			c.add(pointer+"/"+escape(name), "%s", problem)
 		}
-		size += utf8.RuneCountInString(name)
+		size += textSize(name)
 		size += c.value(pointer, name, value, depth)
-	}
-	if depth == 0 {
-		slices.SortFunc(c.problems, func(a, b TwinProblem) int { return strings.Compare(a.Pointer, b.Pointer) })
 	}
 	return size
 }
 
-// value checks the member called name, "" in an array, of the value at parent.
+// value checks the member or array element called name of the value at parent.
 func (c *twinCheck) value(parent, name string, value any, depth int) int {
 	place := func() string { return parent + "/" + escape(name) }
 	switch v := value.(type) {
@@ -120,7 +124,7 @@ func (c *twinCheck) value(parent, name string, value any, depth int) int {
 		if len(v) > MaxTwinStringBytes {
 			c.add(place(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
 		}
-		return utf8.RuneCountInString(v)
+		return textSize(v)
 	case json.Number:
 		if !twinNumber(v) {
 			c.add(place(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
@@ -133,13 +137,26 @@ func (c *twinCheck) value(parent, name string, value any, depth int) int {
 	}
 }
 
+// textSize counts as IoT Hub does: characters, but not the control characters C0 and C1.
+func textSize(text string) int {
+	size := 0
+	for _, r := range text {
+		if !isControl(r) {
+			size++
+		}
+	}
+	return size
+}
+
+func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }
+
 func keyProblem(name string) string {
 	if len(name) > MaxTwinKeyBytes {
 		return fmt.Sprintf("a key of %d bytes, over the limit of %d", len(name), MaxTwinKeyBytes)
 	}
 	for _, r := range name {
 		switch {
-		case r < 0x20, r >= 0x7f && r < 0xa0:
+		case isControl(r):
 			return "a key with a control character"
 		case r == '.', r == '$', r == ' ':
 			return fmt.Sprintf("a key with %q", r)
@@ -155,7 +172,7 @@ func twinNumber(number json.Number) bool {
 		return minTwinInteger <= i && i <= maxTwinInteger
 	}
 	f, _, err := big.ParseFloat(string(number), 10, 64, big.ToNearestEven)
-	if err != nil {
+	if err != nil || f.IsInf() {
 		return false
 	}
 	if !f.IsInt() {

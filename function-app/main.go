@@ -25,9 +25,13 @@ import (
 )
 
 func main() {
+	host := os.Getppid() // first of all: who knows how long it lives
 	tuneCollector(os.Getenv)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if os.Getenv(settingHostPort) != "" {
+		go exitWithParent(host, os.Getppid, time.NewTicker(time.Second).C, os.Exit)
+	}
 	err := run(ctx, os.Getenv, os.Stdout)
 	if err != nil {
 		// Standard error is where a person looks; the Functions host shows it
@@ -108,9 +112,6 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if settings.rulesCheck == checkAfter {
 		go compileAll(ctx, rules, log)
 	}
-	if settings.underHost() {
-		go exitWithParent(os.Getppid, time.NewTicker(time.Second).C, os.Exit)
-	}
 	return serve(ctx, server, listener, settings)
 }
 
@@ -166,8 +167,7 @@ func serve(ctx context.Context, server *http.Server, listener net.Listener, sett
 // sends no signal when it dies, and on Linux nothing else ends its children.
 // Polling, because the kernel's parent-death signal comes when the *thread* dies
 // that started this process, which in the host is one of a pool.
-func exitWithParent(parent func() int, tick <-chan time.Time, exit func(int)) {
-	host := parent()
+func exitWithParent(host int, parent func() int, tick <-chan time.Time, exit func(int)) {
 	for range tick {
 		if parent() != host {
 			exit(1)

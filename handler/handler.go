@@ -120,7 +120,6 @@ type exchange struct {
 	asked    *dps.AllocationRequest // nil if the body could not be read
 	decision allocation.Decision
 	err      *allocation.Fault // nil if a decision was reached
-	rules    *allocation.Rules
 	answer   answer
 }
 
@@ -149,7 +148,6 @@ func (h *handler) decide(a *exchange) {
 	}
 	body.Reset()
 	defer h.bodies.Put(body)
-	a.rules = h.allocator.Rules()
 	if a.err = h.read(a.request, body); a.err != nil {
 		return
 	}

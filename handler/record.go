@@ -40,10 +40,8 @@ func (h *handler) record(a *exchange) {
 		text("registration_id", bounded(a.asked.Device.RegistrationID))
 		text("current_hub", bounded(a.asked.Device.CurrentIotHubHostName))
 	}
-	if a.rules != nil {
-		text("rules", a.rules.Digest())
-	}
 	if a.err != nil {
+		text("rules", a.err.Rules)
 		text("rule", a.err.Rule)
 		text("detail", a.err.Detail)
 		if a.err.Cause != nil {
@@ -53,6 +51,7 @@ func (h *handler) record(a *exchange) {
 			attrs = append(attrs, slog.Any("violations", a.err.Violations))
 		}
 	} else {
+		text("rules", a.decision.Rules)
 		text("rule", a.decision.Rule)
 		if a.decision.Outcome == allocation.Assigned {
 			text("hub", a.decision.Response.IotHubHostName)

@@ -1,0 +1,66 @@
+# Everything that the project does to itself. `make` lists it.
+
+GO ?= go
+PORT ?= 7071
+
+# Static, so that it runs in the image of Azure Functions; -trimpath and an empty
+# build ID, so that the same commit gives the same bytes.
+HANDLER_BUILD = CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldflags='-s -w -buildid='
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build-local ## build, and serve http://localhost:7071/api/allocate with the rules in rules/
+	@bin/usher host --port $(PORT)
+
+.PHONY: build
+build: ## build the handler for Azure Functions (bin/handler, linux/amd64, static) and the tool (bin/usher)
+	$(HANDLER_BUILD) -o bin/handler ./function-app
+	$(GO) build -trimpath -o bin/usher ./cmd/usher
+
+# The same for this machine, whatever it is.
+.PHONY: build-local
+build-local:
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o bin/handler ./function-app
+	@$(GO) build -trimpath -o bin/usher ./cmd/usher
+
+.PHONY: test
+test: ## run all tests, with the race detector where cgo is there
+	$(GO) test $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race) ./...
+
+.PHONY: check
+check: ## formatting, vet, linter, opa fmt, import table, go.mod
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) run ./cmd/usher fmt --check rules bench/rules
+	$(GO) test -run '^TestImports' .
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+.PHONY: fmt
+fmt: ## format Go and Rego
+	gofmt -w .
+	$(GO) run ./cmd/usher fmt rules bench/rules
+
+.PHONY: bench
+bench: build-local ## print the figures, as ratios to floors measured in the same run
+	@$(GO) build -o bin/bench ./bench
+	@bin/bench
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
+			echo "== $$(dirname $$f) $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+		done; done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,224 @@
+package allocation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+func load(t testing.TB, files map[string]string) *allocation.Rules {
+	t.Helper()
+	fsys := fstest.MapFS{}
+	for name, text := range files {
+		fsys[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: "rules"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
+}
+
+func request(t testing.TB) *dps.AllocationRequest {
+	t.Helper()
+	body, err := os.ReadFile("../examples/requests/req-verbatim-04-group-symkey-reprovision-payload-2021-10-01.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := dps.ParseAllocationRequest(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
+
+func fault(t testing.TB, err error) *allocation.Fault {
+	t.Helper()
+	f, ok := errors.AsType[*allocation.Fault](err)
+	if !ok {
+		t.Fatalf("got %v, want a fault", err)
+	}
+	return f
+}
+
+func TestNotReadyUntilThereAreRules(t *testing.T) {
+	t.Parallel()
+	allocator, err := allocation.New(allocation.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := allocator.Allocate(t.Context(), request(t)); fault(t, err).Kind != allocation.NotReady {
+		t.Errorf("without rules: %v", err)
+	}
+	rules := load(t, map[string]string{"d.rego": "package allocation.default\n\nhub := input.linkedHubs[0]\n"})
+	allocator.Use(rules)
+	if decision, err := allocator.Allocate(t.Context(), request(t)); err != nil || decision.Outcome != allocation.Assigned {
+		t.Errorf("with rules: %+v, %v", decision, err)
+	}
+	if allocator.Rules() != rules {
+		t.Error("Rules returns others than those in use")
+	}
+}
+
+// TestSwapUnderLoad: while rules change, every request is decided by one set
+// of them, the old or the new.
+func TestSwapUnderLoad(t *testing.T) {
+	t.Parallel()
+	sets := make([]*allocation.Rules, 2)
+	for i := range sets {
+		// Hub and payload are evaluated apart; of two sets they would differ.
+		sets[i] = load(t, map[string]string{"d.rego": fmt.Sprintf(
+			"package allocation.default\n\nhub := input.linkedHubs[%d]\n\npayload := {\"set\": %d}\n", i, i)})
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: sets[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := request(t)
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				decision, err := allocator.Allocate(t.Context(), asked)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				want := fmt.Sprintf(`{"iotHubHostName":%q,"payload":{"set":`, decision.Response.IotHubHostName)
+				set := 0
+				if decision.Response.IotHubHostName == asked.LinkedHubs[1] {
+					set = 1
+				}
+				if got := string(decision.Response.AppendJSON(nil)); got != want+fmt.Sprint(set)+"}}" {
+					t.Errorf("two sets in one answer: %s", got)
+					return
+				}
+			}
+		})
+	}
+	for i := range 500 {
+		allocator.Use(sets[i%2])
+		if _, err := allocator.Allocate(t.Context(), asked); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	group.Wait()
+}
+
+func TestTimeoutAndCancellation(t *testing.T) {
+	t.Parallel()
+	rules := load(t, map[string]string{"d.rego": `package allocation.default
+
+hub := input.linkedHubs[0] if {
+	some a in numbers.range(1, 100000)
+	some b in numbers.range(1, 100000)
+	a + b == 0
+}
+`})
+	allocator, err := allocation.New(allocation.Options{Rules: rules, Timeout: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := allocator.Allocate(t.Context(), request(t)); fault(t, err).Kind != allocation.Timeout {
+		t.Errorf("past the deadline: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := allocator.Allocate(ctx, request(t)); fault(t, err).Kind != allocation.Canceled {
+		t.Errorf("canceled: %v", err)
+	}
+}
+
+func TestLazyRulesFaultApart(t *testing.T) {
+	t.Parallel()
+	fsys := fstest.MapFS{
+		"good.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")},
+		"bad.rego":  {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [contoso-*]\n#   on_undecided: reject\npackage allocation.bad\n\nhub := inptu.linkedHubs[0]\n")},
+	}
+	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: "rules", Lazy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := request(t)
+	_, err = allocator.Allocate(t.Context(), asked)
+	if f := fault(t, err); f.Kind != allocation.Undecided || !strings.Contains(f.Error(), "rules/bad.rego:7") || strings.Contains(f.Detail, "rules/") {
+		t.Errorf("of the broken rule: %v", err)
+	}
+	asked.Enrollment.ID = "another"
+	if decision, err := allocator.Allocate(t.Context(), asked); err != nil || decision.Rule != "allocation.default" {
+		t.Errorf("of the good rule: %+v, %v", decision, err)
+	}
+	if err := rules.CompileAll(t.Context()); err == nil || !strings.Contains(err.Error(), "rules/bad.rego:7") {
+		t.Errorf("CompileAll: %v", err)
+	}
+}
+
+func TestBindings(t *testing.T) {
+	t.Parallel()
+	rules := load(t, map[string]string{
+		"d.rego": "package allocation.default\n\nhub := input.linkedHubs[0]\n",
+		"a.rego": "# METADATA\n# title: A\n# custom:\n#   enrollment_groups: [a, \"b-*\"]\n#   individual_enrollments: [c]\npackage allocation.a\n\nhub := input.linkedHubs[0]\n",
+	})
+	want := []allocation.Binding{
+		{Package: "allocation.a", Title: "A", Place: "rules/a.rego:1", Groups: []string{"a", "b-*"}, Individuals: []string{"c"}},
+		{Package: "allocation.default", Place: "rules/d.rego:1", Default: true},
+	}
+	if diff := cmp.Diff(want, rules.Bindings()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if digest := rules.Digest(); !strings.HasPrefix(digest, "sha256:") || len(digest) != len("sha256:")+64 {
+		t.Errorf("digest %q", digest)
+	}
+}
+
+func TestReasonsOfEveryShape(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", 1000)
+	for rule, want := range map[string][]string{
+		`reject contains "no"`:                           {"no"},
+		`reject := "no"`:                                 {"no"},
+		`reject := true`:                                 {"no reason given"},
+		`reject contains {"reason": "no"}`:               {"no"},
+		`reject contains {"other": "x"}`:                 {"no reason given"},
+		`reject contains ""`:                             {"no reason given"},
+		`reject contains 7`:                              {"no reason given"},
+		`reject := ["b", "a"]`:                           {"b", "a"},
+		`reject contains "` + long + `"`:                 {strings.Repeat("é", 256) + "…"},
+		"reject contains \"b\"\n\nreject contains \"a\"": {"a", "b"},
+	} {
+		rules := load(t, map[string]string{"d.rego": "package allocation.default\n\n" + rule + "\n"})
+		allocator, err := allocation.New(allocation.Options{Rules: rules})
+		if err != nil {
+			t.Fatal(err)
+		}
+		decision, err := allocator.Allocate(t.Context(), request(t))
+		if err != nil || decision.Outcome != allocation.Rejected {
+			t.Errorf("%s: got %+v, %v", rule, decision, err)
+		}
+		if diff := cmp.Diff(want, decision.Reasons); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", rule, diff)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package ruleset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+var parserOptions = ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1}
+
+// Restricted tells whether a built-in function is off unless
+// [Options.AllowBuiltins] names it: its answer depends on the network, the
+// clock, chance or the host, so that the same request could get another answer
+// on another instance; or it compiles Rego of its own.
+func Restricted(builtin *ast.Builtin) bool {
+	switch builtin.Name {
+	case "opa.runtime", "rego.parse_module", "net.lookup_ip_addr", "http.send", "crypto.x509.parse_and_verify_certificates",
+		"crypto.x509.parse_and_verify_certificates_with_options":
+		return true
+	}
+	return builtin.Nondeterministic
+}
+
+// buildEnvironment settles what rules may call and what their input looks like.
+func (rs *Ruleset) buildEnvironment() error {
+	var problems []Problem
+	rs.capabilities = ast.CapabilitiesForThisVersion()
+	known := map[string]bool{}
+	allowed := rs.capabilities.Builtins[:0]
+	for _, builtin := range rs.capabilities.Builtins {
+		known[builtin.Name] = true
+		if !Restricted(builtin) || slices.Contains(rs.options.AllowBuiltins, builtin.Name) {
+			allowed = append(allowed, builtin)
+		}
+	}
+	for _, name := range rs.options.AllowBuiltins {
+		if !known[name] {
+			problems = append(problems, Problem{Message: fmt.Sprintf("OPA has no built-in function %q to allow", name)})
+		}
+	}
+	rs.builtins = map[string]*topdown.Builtin{}
+	for _, custom := range customBuiltins() {
+		allowed = append(allowed, custom.decl)
+		rs.builtins[custom.decl.Name] = &topdown.Builtin{Decl: custom.decl, Func: custom.impl}
+	}
+	rs.capabilities.Builtins = allowed
+	rs.capabilities.AllowNet = append([]string{}, rs.options.AllowNet...) // nil would mean any host
+	if rs.options.InputSchema != nil {
+		rs.schemas = ast.NewSchemaSet()
+		rs.schemas.Put(ast.SchemaRootRef, rs.options.InputSchema)
+	}
+	if len(problems) > 0 {
+		return newLoadError(problems)
+	}
+	return nil
+}
+
+// unit is a set of packages compiled together.
+type unit struct {
+	compiler *ast.Compiler
+	err      error // *LoadError
+}
+
+// CompileAll compiles every package and returns a *LoadError that names all
+// that is wrong. Rules that were compiled apart are from then on served by the
+// whole, and their own compilations are freed.
+func (rs *Ruleset) CompileAll(ctx context.Context) error {
+	whole := rs.compile(ctx, slices.Collect(maps.Values(rs.packages)))
+	if whole.err != nil {
+		return whole.err
+	}
+	var problems []Problem
+	for _, rule := range rs.rules {
+		problems = append(problems, checkEntries(whole.compiler, rule)...)
+	}
+	if len(problems) > 0 {
+		return newLoadError(problems)
+	}
+	rs.whole.Store(&whole)
+	for _, rule := range rs.rules {
+		rule.mu.Lock()
+		rule.prepared.Store(nil)
+		rule.mu.Unlock()
+	}
+	return nil
+}
+
+// compileAlone compiles a rule and the packages that it refers to, however
+// indirectly.
+func (rs *Ruleset) compileAlone(rule *Rule) unit {
+	// Not the context of the request that happens to be the first: its
+	// cancellation must not become the rule's.
+	ctx := context.Background()
+	needed := map[string]*rulePackage{}
+	var queue []string
+	for name, p := range rs.packages {
+		// A package below the rule's own, such as allocation.breakroom.payload,
+		// is part of what an entry rule says.
+		if p.path.HasPrefix(rs.packages[rule.Package].path) {
+			needed[name] = p
+			queue = append(queue, name)
+		}
+	}
+	for ; len(queue) > 0; queue = queue[1:] {
+		for _, f := range rs.packages[queue[0]].files {
+			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), parserOptions)
+			if err != nil {
+				return unit{err: newLoadError(problemsOf(err))}
+			}
+			ast.WalkRefs(module, func(ref ast.Ref) bool {
+				for _, name := range rs.referredTo(ref) {
+					if needed[name] == nil {
+						needed[name] = rs.packages[name]
+						queue = append(queue, name)
+					}
+				}
+				return false
+			})
+		}
+	}
+	u := rs.compile(ctx, slices.Collect(maps.Values(needed)))
+	if u.err == nil {
+		if problems := checkEntries(u.compiler, rule); len(problems) > 0 {
+			u.err = newLoadError(problems)
+		}
+	}
+	return u
+}
+
+// referredTo lists the packages that a reference can reach: those whose path it
+// runs through, and those below where its constant part ends.
+func (rs *Ruleset) referredTo(ref ast.Ref) []string {
+	if !ref.HasPrefix(ast.DefaultRootRef) {
+		return nil
+	}
+	constant := ref.ConstantPrefix()
+	var names []string
+	for name, p := range rs.packages {
+		if constant.HasPrefix(p.path) || p.path.HasPrefix(constant) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
+	modules := map[string]*ast.Module{}
+	var problems []Problem
+	for _, p := range packages {
+		for _, f := range p.files {
+			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), withCapabilities(parserOptions, rs.capabilities))
+			if err != nil {
+				problems = append(problems, problemsOf(err)...)
+				continue
+			}
+			modules[f.path] = module
+		}
+	}
+	if len(problems) > 0 {
+		return unit{err: newLoadError(problems)}
+	}
+	compiler := ast.NewCompiler().
+		WithCapabilities(rs.capabilities).
+		WithSchemas(rs.schemas).
+		WithUseTypeCheckAnnotations(true).
+		WithStrict(rs.options.Strict).
+		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
+		SetErrorLimit(maxProblems)
+	compiler.Compile(modules)
+	if compiler.Failed() {
+		return unit{err: newLoadError(problemsOf(compiler.Errors))}
+	}
+	return unit{compiler: compiler}
+}
+
+func withCapabilities(options ast.ParserOptions, capabilities *ast.Capabilities) ast.ParserOptions {
+	options.Capabilities = capabilities
+	return options
+}
+
+// maxProblems bounds how many compile errors are listed.
+const maxProblems = 50
+
+// problemsOf turns OPA's errors into problems with a place and, where OPA's
+// words alone would leave an author of allocation rules guessing, a mend.
+func problemsOf(err error) []Problem {
+	var list ast.Errors
+	if !errors.As(err, &list) {
+		if one, ok := errors.AsType[*ast.Error](err); ok {
+			list = ast.Errors{one}
+		} else {
+			return []Problem{{Message: err.Error()}}
+		}
+	}
+	problems := make([]Problem, 0, len(list))
+	for _, e := range list {
+		problem := Problem{Message: e.Code + ": " + e.Message}
+		if e.Location != nil {
+			problem.Place = fmt.Sprintf("%s:%d", e.Location.File, e.Location.Row)
+		}
+		if e.Details != nil {
+			for _, line := range e.Details.Lines() {
+				if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "^") {
+					problem.Message += "; " + line
+				}
+			}
+		}
+		if name, ok := strings.CutPrefix(e.Message, "undefined function "); ok && isRestricted(name) {
+			problem.Mend = "this built-in is off; the setting USHER_RULES_BUILTINS allows it by name"
+		}
+		problems = append(problems, problem)
+	}
+	return problems
+}
+
+func isRestricted(name string) bool {
+	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
+		if builtin.Name == name {
+			return Restricted(builtin)
+		}
+	}
+	return false
+}
+
+// checkEntries finds a rule package that can say nothing, and entry rules of a
+// form that can never be right.
+func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
+	var problems []Problem
+	defined := 0
+	for _, e := range entries {
+		rules := compiler.GetRulesWithPrefix(rule.entryRef(e))
+		for _, r := range rules {
+			place := fmt.Sprintf("%s:%d", r.Location.File, r.Location.Row)
+			below := len(r.Ref()) > len(rule.entryRef(e)) // such as payload.greeting
+			switch {
+			case len(r.Head.Args) > 0:
+				problems = append(problems, Problem{Place: place,
+					Message: fmt.Sprintf("%s is a function, but %s is an entry rule of package %s", r.Head.Ref(), e, rule.Package),
+					Mend:    "give the function another name"})
+			case below && (e == entryReject || e == entryHold):
+				problems = append(problems, Problem{Place: place,
+					Message: fmt.Sprintf("%s makes an object of %s, which is a set of reasons", r.Head.Ref(), e),
+					Mend:    fmt.Sprintf("write %s contains \"the reason\" if ...", e)})
+			case below && e == entryHub:
+				problems = append(problems, Problem{Place: place,
+					Message: fmt.Sprintf("%s makes an object of hub, which is a host name", r.Head.Ref()),
+					Mend:    "define hub itself"})
+			}
+		}
+		if len(rules) > 0 && e != entryInitialTwin && e != entryPayload {
+			defined++
+		}
+	}
+	if defined == 0 && len(problems) == 0 {
+		problems = append(problems, Problem{Place: rule.Place,
+			Message: fmt.Sprintf("package %s serves enrollments but has none of the rules hub, reject, hold", rule.Package),
+			Mend:    "define hub"})
+	}
+	return problems
+}

@@ -1,0 +1,286 @@
+package ruleset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Verdict is what a rule says to one request, as it says it. Values are built
+// of map[string]any, []any, string, json.Number and bool; nil stands for what is
+// undefined or null. A Rego set is a sorted []any.
+type Verdict struct {
+	Hub         any
+	InitialTwin any
+	Payload     any
+	Reject      any
+	Hold        any
+	// BuiltinErrors are the places (file:line) where a built-in function
+	// failed, which Rego takes as undefined. Why it failed is not told: the
+	// reason could quote the request.
+	BuiltinErrors []string
+}
+
+// EvalError says why a rule came to no verdict. Its text holds places and kinds
+// of errors, no value of the request.
+type EvalError struct {
+	Rule  *Rule
+	Place string // file:line, where known
+	// Problem is the error in words.
+	Problem string
+	// Cause is the context's error where evaluation was cut short, or the
+	// *LoadError of a rule that does not compile.
+	Cause error
+}
+
+func (e *EvalError) Error() string {
+	text := e.Problem
+	if e.Place != "" {
+		text += " at " + e.Place
+	}
+	return text
+}
+
+func (e *EvalError) Unwrap() error { return e.Cause }
+
+// entry is a rule of a package that the verdict is read from.
+type entry string
+
+const (
+	entryHub         entry = "hub"
+	entryInitialTwin entry = "initial_twin"
+	entryPayload     entry = "payload"
+	entryReject      entry = "reject"
+	entryHold        entry = "hold"
+)
+
+// entries are in the order of evaluation: a device that is rejected needs no twin.
+var entries = []entry{entryReject, entryHold, entryHub, entryInitialTwin, entryPayload}
+
+func (r *Rule) entryRef(e entry) ast.Ref {
+	return r.set.packages[r.Package].path.Append(ast.StringTerm(string(e)))
+}
+
+// preparedRule holds the queries for the entry rules that a package defines.
+type preparedRule struct {
+	compiler *ast.Compiler
+	queries  []entryQuery
+	err      error // *LoadError: the rule does not compile
+}
+
+type entryQuery struct {
+	entry entry
+	body  ast.Body
+}
+
+const answer = ast.Var("answer")
+
+// prepare compiles the rule the first time, if [Ruleset.CompileAll] has not.
+func (r *Rule) prepare() *preparedRule {
+	if prepared := r.prepared.Load(); prepared != nil {
+		return prepared
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if prepared := r.prepared.Load(); prepared != nil {
+		return prepared
+	}
+	u := r.set.whole.Load()
+	if u == nil {
+		alone := r.set.compileAlone(r)
+		u = &alone
+	}
+	prepared := &preparedRule{compiler: u.compiler, err: u.err}
+	if u.err == nil {
+		for _, e := range entries {
+			ref := r.entryRef(e)
+			// With the prefix, because payload.greeting := "hello" is a rule below payload.
+			if len(u.compiler.GetRulesWithPrefix(ref)) > 0 {
+				prepared.queries = append(prepared.queries, entryQuery{e,
+					ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(ref)))})
+			}
+		}
+	}
+	r.prepared.Store(prepared)
+	return prepared
+}
+
+// Evaluate asks the rule about one request, given as the types of [Verdict].
+// Each entry rule is asked apart, so that an undefined twin is an absent twin and
+// no undefined verdict. It ends when ctx does, at the latest after the built-in
+// function that is running then. Every error is an *EvalError.
+//
+// Evaluate keeps no part of input.
+func (r *Rule) Evaluate(ctx context.Context, input map[string]any) (Verdict, error) {
+	var verdict Verdict
+	prepared := r.prepare()
+	if err := prepared.err; err != nil {
+		return verdict, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return verdict, r.interrupted(err)
+	}
+	cancel := topdown.NewCancel()
+	defer context.AfterFunc(ctx, cancel.Cancel)()
+
+	evaluation := evaluation{
+		rule:   r,
+		ctx:    ctx,
+		cancel: cancel,
+		input:  ast.NewTerm(ast.LazyObject(input)),
+		cache:  topdown.NewVirtualCache(),
+		now:    time.Now(),
+	}
+	for _, query := range prepared.queries {
+		value, err := evaluation.ask(prepared.compiler, query)
+		if err != nil {
+			return Verdict{}, err
+		}
+		if value == nil {
+			continue
+		}
+		switch query.entry {
+		case entryReject:
+			verdict.Reject = value
+		case entryHold:
+			verdict.Hold = value
+		case entryHub:
+			verdict.Hub = value
+		case entryInitialTwin:
+			verdict.InitialTwin = value
+		case entryPayload:
+			verdict.Payload = value
+		}
+		if query.entry == entryReject && !isEmpty(value) {
+			break // final: nothing else is asked
+		}
+	}
+	verdict.BuiltinErrors = evaluation.builtinErrorPlaces()
+	return verdict, nil
+}
+
+// isEmpty reports whether a reject refuses nobody: an empty set, or false as of
+// `default reject := false`.
+func isEmpty(value any) bool {
+	list, ok := value.([]any)
+	return ok && len(list) == 0 || value == false
+}
+
+type evaluation struct {
+	rule   *Rule
+	ctx    context.Context
+	cancel topdown.Cancel
+	input  *ast.Term
+	// cache is shared by the entry rules of one request, which often refer to
+	// the same rules.
+	cache         topdown.VirtualCache
+	now           time.Time
+	builtinErrors []topdown.Error
+}
+
+func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) {
+	var result ast.Value
+	set := e.rule.set
+	err := topdown.NewQuery(query.body).
+		WithCompiler(compiler).
+		WithStore(set.store).
+		WithTransaction(set.txn).
+		WithBuiltins(set.builtins).
+		WithInput(e.input).
+		WithCancel(e.cancel).
+		WithVirtualCache(e.cache).
+		WithTime(e.now).
+		WithMetrics(metrics.NoOp()).
+		WithBuiltinErrorList(&e.builtinErrors).
+		Iter(e.ctx, func(bindings topdown.QueryResult) error {
+			result = bindings[answer].Value
+			return nil
+		})
+	if err != nil {
+		return nil, e.rule.failed(e.ctx, query.entry, err)
+	}
+	if result == nil {
+		return nil, nil
+	}
+	value, err := ast.JSON(result)
+	if err != nil {
+		return nil, &EvalError{Rule: e.rule, Problem: fmt.Sprintf("what %s says is not JSON", query.entry)}
+	}
+	return value, nil
+}
+
+func (e *evaluation) builtinErrorPlaces() []string {
+	var places []string
+	for _, err := range e.builtinErrors {
+		if place := placeOf(err.Location); !slices.Contains(places, place) {
+			places = append(places, place)
+		}
+	}
+	return places
+}
+
+func (r *Rule) interrupted(cause error) *EvalError {
+	if errors.Is(cause, context.DeadlineExceeded) {
+		return &EvalError{Rule: r, Problem: "the rule took longer than it may", Cause: cause}
+	}
+	return &EvalError{Rule: r, Problem: "the request was given up before the rule had an answer", Cause: cause}
+}
+
+func (r *Rule) failed(ctx context.Context, e entry, err error) error {
+	if cause := ctx.Err(); cause != nil && topdown.IsCancel(err) {
+		return r.interrupted(cause)
+	}
+	failure := &EvalError{Rule: r, Problem: fmt.Sprintf("%s failed", e)}
+	if te, ok := errors.AsType[*topdown.Error](err); ok {
+		failure.Place = placeOf(te.Location)
+		failure.Problem = fmt.Sprintf("%s failed: %s", e, wordsOf(te))
+	}
+	return failure
+}
+
+// wordsOf says what kind of error it was. OPA's own message is left out where
+// it can quote the request.
+func wordsOf(err *topdown.Error) string {
+	switch err.Code {
+	case topdown.ConflictErr:
+		return conflictWords(err.Message)
+	case topdown.BuiltinErr:
+		return "a built-in function failed"
+	case topdown.TypeErr:
+		return "a value has the wrong type"
+	default:
+		return err.Code
+	}
+}
+
+// conflictWords takes from OPA's words on a conflict what does not quote the
+// request: its first line, and of the lines that follow, which are of the form
+// VALUE at FILE:LINE, the places.
+func conflictWords(message string) string {
+	first, rest, _ := strings.Cut(message, "\n")
+	words := strings.TrimSuffix(first, ":")
+	var places []string
+	for line := range strings.Lines(rest) {
+		if at := strings.LastIndex(line, " at "); at >= 0 {
+			places = append(places, strings.TrimSpace(line[at+len(" at "):]))
+		}
+	}
+	if len(places) > 0 {
+		words += " (" + strings.Join(places, ", ") + ")"
+	}
+	return words
+}
+
+func placeOf(location *ast.Location) string {
+	if location == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", location.File, location.Row)
+}

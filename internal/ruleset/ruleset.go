@@ -1,0 +1,187 @@
+// Package ruleset turns a folder of Rego rules into something that can be asked:
+// which rule serves this enrollment, and what does it say to this request.
+//
+// It evaluates; it does not judge. Whether a rule's answer may be given to DPS is
+// the business of package allocation. It is the only package that knows OPA's
+// compiler and evaluator, so that a second evaluator could stand beside it.
+package ruleset
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Options say how rules are loaded. The zero value is of use.
+type Options struct {
+	// Name stands before each file's path in errors, such as "rules". The
+	// paths stand alone when it is empty.
+	Name string
+	// InputSchema is the JSON Schema (as encoding/json decodes it into any)
+	// that rules are type-checked against; nil checks nothing.
+	InputSchema any
+	// AllowBuiltins names built-in functions that are off by default, because
+	// what they answer depends on more than their arguments: the network, the
+	// clock, chance, the host. See [Restricted].
+	AllowBuiltins []string
+	// AllowNet names the hosts that an allowed http.send may reach.
+	AllowNet []string
+	// Lazy compiles each rule when it is first asked for, instead of all of
+	// them in Load. A rule that does not compile is then an error of that
+	// rule, and [Ruleset.CompileAll] finds it.
+	Lazy bool
+	// Strict refuses unused variables and imports, as `opa check --strict` does.
+	Strict bool
+}
+
+// Ruleset is an immutable set of rules. It is safe for concurrent use.
+type Ruleset struct {
+	options  Options
+	digest   string
+	packages map[string]*rulePackage
+	rules    []*Rule // by package name
+	index    index
+
+	capabilities *ast.Capabilities
+	builtins     map[string]*topdown.Builtin
+	schemas      *ast.SchemaSet
+	store        storage.Store
+	txn          storage.Transaction
+
+	whole atomic.Pointer[unit] // all packages compiled together, once that is done
+}
+
+// Load reads the rules under fsys: every *.rego file but *_test.rego, and data
+// from data.json and data.yaml, laid out as in an OPA bundle. It returns a
+// *LoadError that lists every problem found.
+func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
+	rs := &Ruleset{options: options}
+	files, err := readFiles(fsys)
+	if err != nil {
+		return nil, &LoadError{Problems: []Problem{{Place: options.Name, Message: err.Error(),
+			Mend: "name a folder that holds Rego files"}}}
+	}
+	if err := rs.buildEnvironment(); err != nil {
+		return nil, err
+	}
+	var problems []Problem
+	rs.packages, problems = readPackages(files.rego, options.Name)
+	problems = append(problems, rs.bind()...)
+	if len(problems) > 0 {
+		return nil, newLoadError(problems)
+	}
+	if len(rs.rules) == 0 {
+		return nil, newLoadError([]Problem{{Place: options.Name, Message: "no rule serves any enrollment",
+			Mend: "add a package whose METADATA names enrollments under custom.enrollment_groups or " +
+				"custom.individual_enrollments, or a package " + defaultPackage}})
+	}
+	if err := rs.openStore(ctx, fsys, options.Name); err != nil {
+		return nil, err
+	}
+	rs.digest = files.digest()
+	if options.Lazy {
+		return rs, nil
+	}
+	return rs, rs.CompileAll(ctx)
+}
+
+// Digest identifies the content of all files: "sha256:" and 64 hex digits.
+func (rs *Ruleset) Digest() string { return rs.digest }
+
+// Rules lists the rules in the order of their packages.
+func (rs *Ruleset) Rules() []*Rule { return slices.Clone(rs.rules) }
+
+// ForIndividual returns the rule that serves an individual enrollment, nil if none does.
+func (rs *Ruleset) ForIndividual(registrationID string) *Rule {
+	return rs.index.individuals.find(registrationID, rs.index.fallback)
+}
+
+// ForGroup returns the rule that serves an enrollment group, nil if none does.
+func (rs *Ruleset) ForGroup(enrollmentGroupID string) *Rule {
+	return rs.index.groups.find(enrollmentGroupID, rs.index.fallback)
+}
+
+// OnUndecided says what becomes of a device of which the rule says nothing.
+type OnUndecided string
+
+// The values of custom.on_undecided in a rule's METADATA.
+const (
+	Hold   OnUndecided = "hold"   // DPS asks again; the default
+	Reject OnUndecided = "reject" // the device is refused
+	Stay   OnUndecided = "stay"   // the device keeps its hub, if that is still linked; else hold
+)
+
+// Rule is one Rego package that serves enrollments.
+type Rule struct {
+	Package     string // such as allocation.breakroom
+	Title       string // from its METADATA
+	Description string
+	// Individuals and Groups are the names and globs that it serves, as
+	// written. Both are empty for the package allocation.default.
+	Individuals, Groups []string
+	OnUndecided         OnUndecided
+	// Place is file:line of the METADATA that binds it.
+	Place string
+
+	set      *Ruleset
+	prepared atomic.Pointer[preparedRule] // nil until first asked for
+	mu       sync.Mutex                   // held while preparing
+}
+
+// IsDefault reports whether the rule serves the enrollments that no other does.
+func (r *Rule) IsDefault() bool { return r.Package == defaultPackage }
+
+func digestOf(parts ...[]byte) string {
+	hash := sha256.New()
+	for _, part := range parts {
+		fmt.Fprintf(hash, "%d\n", len(part))
+		hash.Write(part)
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
+}
+
+// LoadError lists why rules cannot be loaded.
+type LoadError struct{ Problems []Problem }
+
+// Problem is one thing that is wrong with the rules.
+type Problem struct {
+	Place   string // file:line, or the folder
+	Message string
+	Mend    string // what to do about it; may be empty
+}
+
+func (p Problem) String() string {
+	text := p.Message
+	if p.Place != "" {
+		text = p.Place + ": " + text
+	}
+	if p.Mend != "" {
+		text += " (" + p.Mend + ")"
+	}
+	return text
+}
+
+func (e *LoadError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, problem := range e.Problems {
+		lines[i] = problem.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// newLoadError orders the problems, so that the same folder always gives the
+// same text.
+func newLoadError(problems []Problem) *LoadError {
+	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
+	return &LoadError{Problems: slices.Compact(problems)}
+}

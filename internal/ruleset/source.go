@@ -1,0 +1,173 @@
+package ruleset
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+)
+
+// file is one file of a ruleset; its path is relative to the folder.
+type file struct {
+	path string
+	text []byte
+}
+
+type files struct {
+	rego []file
+	data []file // data.json and data.yaml
+}
+
+func readFiles(fsys fs.FS) (files, error) {
+	var found files
+	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && isHidden(name):
+			return fs.SkipDir // such as .git or an editor's folder
+		case entry.IsDir() || isHidden(name) || !isData(name) && !isRego(name):
+			return nil
+		}
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return err
+		}
+		if isRego(name) {
+			found.rego = append(found.rego, file{name, text})
+		} else {
+			found.data = append(found.data, file{name, text})
+		}
+		return nil
+	})
+	return found, err
+}
+
+func isRego(name string) bool {
+	return strings.HasSuffix(name, ".rego") && !strings.HasSuffix(name, "_test.rego")
+}
+
+func isData(name string) bool {
+	base := path.Base(name)
+	return base == "data.json" || base == "data.yaml" || base == "data.yml"
+}
+
+func isHidden(name string) bool {
+	base := path.Base(name)
+	return strings.HasPrefix(base, ".") && base != "."
+}
+
+func (f files) digest() string {
+	var parts [][]byte
+	for _, file := range slices.Concat(f.rego, f.data) {
+		parts = append(parts, []byte(file.path), file.text)
+	}
+	return digestOf(parts...)
+}
+
+// openStore puts the data files where rules find them: data.json in a folder
+// tenants is data.tenants, as in an OPA bundle, by OPA's own reader.
+func (rs *Ruleset) openStore(ctx context.Context, fsys fs.FS, name string) error {
+	loader := bundle.NewFSLoaderWithRoot(fsys, ".").
+		WithFilter(func(path string, info fs.FileInfo, _ int) bool {
+			return isHidden(path) || !info.IsDir() && !isData(path)
+		})
+	content, err := bundle.NewCustomReader(loader).
+		WithSkipBundleVerification(true).
+		WithBaseDir(name).
+		Read()
+	if err != nil {
+		return newLoadError([]Problem{{Place: name, Message: err.Error()}})
+	}
+	rs.store = inmem.NewFromObjectWithOpts(content.Data,
+		inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
+	// Nothing is ever written, so one read transaction serves all requests.
+	rs.txn, err = rs.store.NewTransaction(ctx)
+	return err
+}
+
+// rulePackage is a Rego package, which may be spread over several files.
+type rulePackage struct {
+	name   string // without "data."
+	path   ast.Ref
+	files  []file
+	header []*ast.Annotations // the METADATA with scope package, one for a file that has it
+}
+
+// readPackages sorts files into packages. It reads no further than each file's
+// package clause: a thousand rules are bound in the time that one needs to compile.
+func readPackages(rego []file, name string) (map[string]*rulePackage, []Problem) {
+	var problems []Problem
+	packages := map[string]*rulePackage{}
+	for _, f := range rego {
+		place := path.Join(name, f.path)
+		// Behind a byte order mark, OPA's parser would not find METADATA in the first line.
+		f.text = bytes.TrimPrefix(f.text, []byte("\ufeff"))
+		header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), parserOptions)
+		if err != nil { // perhaps because headerOf stopped too early
+			header, err = ast.ParseModuleWithOpts(place, string(f.text), parserOptions)
+		}
+		if err != nil {
+			problems = append(problems, problemsOf(err)...)
+			continue
+		}
+		key := packageName(header.Package)
+		p := packages[key]
+		if p == nil {
+			p = &rulePackage{name: key, path: header.Package.Path}
+			packages[key] = p
+		}
+		p.files = append(p.files, file{place, f.text})
+		for _, annotation := range header.Annotations {
+			if annotation.Scope == "package" {
+				p.header = append(p.header, annotation)
+			}
+		}
+	}
+	return packages, problems
+}
+
+// headerOf returns a file up to and with its package clause; the whole file if
+// it has none, so that OPA's parser says what is missing.
+func headerOf(text []byte) string {
+	for start := 0; start < len(text); {
+		end := start + bytes.IndexByte(text[start:], '\n') + 1
+		if end == start {
+			end = len(text)
+		}
+		line := bytes.TrimSpace(text[start:end])
+		if len(line) > 0 && line[0] != '#' {
+			if bytes.HasPrefix(line, []byte("package")) {
+				return string(text[:end])
+			}
+			break
+		}
+		start = end
+	}
+	return string(text)
+}
+
+// packageName writes a package's path with dots. OPA's own Path.String would make
+// allocation["default"] of package allocation.default, whose last word is a keyword.
+func packageName(p *ast.Package) string {
+	var name strings.Builder
+	for i, term := range p.Path[1:] {
+		label := string(term.Value.(ast.String))
+		switch {
+		case !ast.IsVarCompatibleString(label):
+			name.WriteString("[" + strconv.Quote(label) + "]")
+		case i > 0:
+			name.WriteString("." + label)
+		default:
+			name.WriteString(label)
+		}
+	}
+	return name.String()
+}

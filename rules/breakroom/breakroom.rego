@@ -1,0 +1,54 @@
+# METADATA
+# title: Breakroom appliances
+# description: >-
+#   Toasters and heat pumps go to the hub of their kind, each with the settings it starts
+#   with. Any other device is refused.
+# custom:
+#   enrollment_groups: [contoso-custom-allocated-devices]
+package allocation.breakroom
+
+import data.dps
+
+# By the end of the registration ID.
+kinds := {
+	"-contoso-tstrsd-007": {
+		"type": "toaster",
+		"hubs": "*-toasters-hub*",
+		"desired": {"state": "ready", "darknessSetting": "medium"},
+	},
+	"-contoso-hpsd-088": {
+		"type": "heatpump",
+		"hubs": "*-heatpumps-hub*",
+		"desired": {"state": "on", "temperatureSetting": "65"},
+	},
+}
+
+appliance := kind if {
+	some suffix, kind in kinds
+	endswith(dps.registration_id_lower, suffix)
+}
+
+# METADATA
+# title: The hub of the appliance's kind
+# description: Were several hubs of a kind linked, the appliances would spread over them.
+hub := dps.spread(dps.hubs_matching(appliance.hubs))
+
+# METADATA
+# title: What the appliance starts with
+# description: On top of the twin that the enrollment group gives to all of them.
+initial_twin := dps.merge_twin({
+	"tags": {"deviceType": appliance.type},
+	"properties": {"desired": appliance.desired},
+})
+
+# METADATA
+# title: What the appliance is told
+payload := {"deviceType": appliance.type}
+
+# METADATA
+# title: Refused
+reject contains "neither a toaster nor a heat pump" if not appliance
+
+# METADATA
+# title: Not now
+hold contains concat("", ["no hub is linked for the kind ", appliance.type]) if not hub

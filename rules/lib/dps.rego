@@ -1,0 +1,204 @@
+# METADATA
+# title: What a rule asks about a registration
+# description: >-
+#   Reads the AllocationRequest of DPS so that a rule need not guard against
+#   members that DPS leaves out, other spellings, and values of the wrong type that a
+#   device sent. Import it with: import data.dps
+package dps
+
+# METADATA
+# title: Registration ID
+# description: As the device sent it. DPS takes it without case, so compare registration_id_lower.
+registration_id := input.deviceRuntimeContext.registrationId
+
+# METADATA
+# title: Registration ID in lower case
+# description: To compare, and to look up in data whose keys are in lower case.
+registration_id_lower := lower(registration_id)
+
+# METADATA
+# title: The enrollment's record
+# description: The individual enrollment or the enrollment group that the device came by; never both.
+enrollment := input.individualEnrollment
+
+enrollment := input.enrollmentGroup
+
+# METADATA
+# title: Name of the enrollment
+# description: >-
+#   registrationId of an individual enrollment, enrollmentGroupId of a group. Of a group
+#   it is the same for all its devices.
+enrollment_id := input.individualEnrollment.registrationId
+
+enrollment_id := input.enrollmentGroup.enrollmentGroupId
+
+# METADATA
+# title: Name of the enrollment in lower case
+# description: To compare, and to look up in data whose keys are in lower case.
+enrollment_id_lower := lower(enrollment_id)
+
+# METADATA
+# title: How the device proves who it is
+# description: symmetricKey, x509, tpm or none. Undefined if DPS does not say.
+attestation_type := enrollment.attestation.type
+
+# METADATA
+# title: Whether the enrollment makes IoT Edge devices
+# description: True or false. The answer to DPS cannot change it.
+default iot_edge := false
+
+iot_edge if enrollment.capabilities.iotEdge == true
+
+# METADATA
+# title: Whether the device has no hub yet
+# description: True or false.
+default first_assignment := false
+
+first_assignment if object.get(input.deviceRuntimeContext, "currentIotHubHostName", "") == ""
+
+# METADATA
+# title: What DPS does with a device that registers again
+# description: >-
+#   "migrate": it may change hubs, and its twin moves along. "reset": it may change hubs,
+#   and starts from the initial twin. "never": it keeps its hub whatever a rule says.
+#   An enrollment without a policy is taken as "migrate", the default of both its members.
+reprovision_policy := "never" if {
+	enrollment.reprovisionPolicy.updateHubAssignment == false
+} else := "reset" if {
+	enrollment.reprovisionPolicy.migrateDeviceData == false
+} else := "migrate"
+
+# METADATA
+# title: The hub that the device is on
+# description: >-
+#   In the spelling of linkedHubs. Undefined on a first assignment, and if the hub is no
+#   longer linked, when staying is impossible.
+current_hub := _linked[lower(input.deviceRuntimeContext.currentIotHubHostName)]
+
+# METADATA
+# title: The hubs to choose from
+# description: input.linkedHubs as a set, in which no hub is there in two spellings.
+linked_hubs := {hub | some hub in _linked}
+
+# METADATA
+# title: A linked hub by name
+# description: >-
+#   By host name ("contoso-eu.azure-devices.net") or its first label ("contoso-eu"),
+#   without case; in the spelling of linkedHubs. Undefined if no such hub is linked.
+hub_named(name) := _linked[lower(name)]
+
+# METADATA
+# title: Linked hubs by pattern
+# description: >-
+#   The set of linked hubs whose host name or first label matches a glob such as
+#   "contoso-eu-*", without case; * is any text, ? one character. Empty if there are none.
+hubs_matching(pattern) := usher.matching(pattern, input.linkedHubs)
+
+# METADATA
+# title: A hub by weight
+# description: >-
+#   This device's hub by an object of host names or first labels to weights, such as
+#   {"contoso-eu": 2, "contoso-us": 1}. Only linked hubs with a weight above zero count. The
+#   same device gets the same hub always; a hub that is added, drained or re-weighted moves
+#   only the devices that it gains or loses. Undefined if no hub counts. Of a hub named
+#   twice, by host name and by label, the higher weight counts.
+weighted(weights) := usher.choose(registration_id, weights, input.linkedHubs)
+
+# METADATA
+# title: A hub of equals
+# description: >-
+#   This device's hub out of an array or set of host names or first labels, each with the
+#   same share, otherwise like weighted.
+spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
+
+# METADATA
+# title: Whether the device is among a percentage of all
+# description: >-
+#   A device is always on the same side, and one that is in at 10 percent is in at 20. The
+#   salt names the occasion: another salt picks other devices. Percentages may have
+#   fractions, down to 0.0001. False if percent is not a number.
+default in_percentage(_, _) := false
+
+in_percentage(salt, percent) if {
+	is_number(percent) # in Rego every string is greater than every number
+	usher.fraction(concat("/", [salt, registration_id])) * 100 < percent
+}
+
+# METADATA
+# title: What the device sent along
+# description: >-
+#   The device's payload, {} if there is none. The device writes it: choose by it only among
+#   hubs that the device may have anyway.
+default payload := {}
+
+payload := sent if {
+	sent := input.deviceRuntimeContext.payload
+	is_object(sent)
+}
+
+# METADATA
+# title: A text in the device's payload
+# description: >-
+#   By name ("modelId") or path (["device", "model"]). Undefined if it is absent, null,
+#   empty or not a string.
+payload_string(path) := text if {
+	text := object.get(payload, path, "")
+	is_string(text)
+	text != ""
+}
+
+# METADATA
+# title: Whether two texts are the same without case
+# description: True or false; false unless both are strings.
+default same_text(_, _) := false
+
+same_text(a, b) if lower(a) == lower(b)
+
+# METADATA
+# title: The device's certificate
+# description: >-
+#   Subject, issuer, serialNumber, notBeforeUtc, notAfterUtc, dnsNames, uris and thumbprints
+#   of the leaf certificate that DPS authenticated the device by. Attributes of subject and
+#   issuer: commonName, organization (an array), organizationalUnit and so on; absent ones
+#   are "" or []. Undefined for other attestations and if it cannot be read.
+certificate := usher.certificate(input.deviceRuntimeContext.x509.clientCertificate)
+
+# METADATA
+# title: The enrollment's certificate
+# description: >-
+#   DPS's description (subjectName, issuerName, sha256Thumbprint and so on) of the primary
+#   certificate in the enrollment, or of the secondary if there is no primary. For a group
+#   this is the CA, not the device. Undefined where the enrollment refers to a CA by name.
+enrollment_certificate_info := info if {
+	info := _certificates.primary.info
+} else := info if {
+	info := _certificates.secondary.info
+}
+
+# METADATA
+# title: The enrollment's initial twin with a rule's on top
+# description: >-
+#   DPS replaces the enrollment's initial twin by the rule's. This merges the two, member by
+#   member, the rule's value winning; and leaves out what tools put into an enrollment's
+#   twin that IoT Hub would refuse ($version, $metadata, additional_properties).
+merge_twin(twin) := merged if {
+	merged := object.union(json.remove(enrollment.initialTwin, _twin_noise), twin)
+} else := twin
+
+# A group has signing certificates, an individual enrollment client certificates.
+_certificates := input.individualEnrollment.attestation.x509.clientCertificates
+
+_certificates := input.enrollmentGroup.attestation.x509.signingCertificates
+
+_linked := usher.linked(input.linkedHubs)
+
+_twin_noise := [
+	"additional_properties",
+	"tags/$version",
+	"tags/$metadata",
+	"tags/additional_properties",
+	"properties/additional_properties",
+	"properties/desired/$version",
+	"properties/desired/$metadata",
+	"properties/desired/additional_properties",
+]

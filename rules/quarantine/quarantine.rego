@@ -1,0 +1,56 @@
+# METADATA
+# title: Quarantine and way back
+# description: >-
+#   A device listed in data.quarantine goes to a hub apart. Once it is off the list, it goes
+#   back to the hub that it would have had.
+# custom:
+#   enrollment_groups: [field-devices]
+package allocation.quarantine
+
+import data.dps
+
+# An object rather than a list: looking one up takes the same time among thousands.
+default is_quarantined := false
+
+is_quarantined if _ = data.quarantine.devices[dps.registration_id_lower] # whatever the note beside it
+
+quarantine_hub := dps.hub_named(data.quarantine.hub)
+
+production_hubs := dps.linked_hubs - {hub | hub := quarantine_hub}
+
+# METADATA
+# title: The hub apart, or one in production
+# description: >-
+#   Which production hub depends on the registration ID and the linked hubs alone, so the
+#   way back leads where the device came from.
+hub := quarantine_hub if is_quarantined
+
+hub := dps.spread(production_hubs) if not is_quarantined
+
+# METADATA
+# title: What the device starts with
+initial_twin := dps.merge_twin({"tags": {"quarantine": is_quarantined}})
+
+# METADATA
+# title: What the device is told
+# description: That it is in quarantine, not why.
+payload := {"quarantine": is_quarantined}
+
+# METADATA
+# title: Refused
+# description: Better out than among the others.
+reject contains "in quarantine, and no quarantine hub is linked" if {
+	is_quarantined
+	not quarantine_hub
+}
+
+# METADATA
+# title: Not now
+hold contains "no production hub is linked" if {
+	not is_quarantined
+	count(production_hubs) == 0
+}
+
+hold contains "data.quarantine.devices is not an object" if not has_list
+
+has_list if is_object(data.quarantine.devices)
