@@ -16,29 +16,30 @@ const module = "github.com/usher-dps/usher/"
 // mayImport is the import table: which packages of this module each package may
 // import (directly, tests aside). Arrows point one way; docs/architecture.md draws them.
 var mayImport = map[string][]string{
-	"dps":                           nil,
-	"schemas":                       nil,
-	"internal/rendezvous":           nil,
-	"internal/schema":               nil,
-	"internal/ruleset":              {"dps", "internal/rendezvous"},
-	"allocation":                    {"dps", "schemas", "internal/ruleset", "internal/schema"},
-	"handler":                       {"allocation", "dps"},
-	"function-app":                  {"allocation", "handler"},
-	"internal/funchost":             nil, // shares no code with the product: it would share its bugs
-	"internal/funchost/conformance": {"internal/funchost"},
-	"cmd/usher":                     {"allocation", "internal/funchost"},
-	"bench":                         {"allocation", "schemas", "internal/rendezvous"},
+	"dps":                                 nil,
+	"schemas":                             nil,
+	"internal/rendezvous":                 nil,
+	"internal/schema":                     nil,
+	"internal/ruleset":                    {"dps", "internal/rendezvous"},
+	"allocation":                          {"dps", "schemas", "internal/ruleset", "internal/schema"},
+	"handler":                             {"allocation", "dps"},
+	"function-app":                        {"allocation", "handler"},
+	"internal/funchost":                   nil, // shares no code with the product: it would share its bugs
+	"internal/funchost/conformance":       nil,
+	"internal/funchost/conformance/probe": nil,
+	"cmd/usher":                           {"allocation", "internal/funchost"},
+	"bench":                               {"allocation", "schemas", "internal/rendezvous"},
 }
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":     {"internal/ruleset", "bench"},
+	"github.com/open-policy-agent/opa/v1/ast":     {"internal/ruleset", "bench", "cmd/usher"},
 	"github.com/open-policy-agent/opa/v1/topdown": {"internal/ruleset"},
 	"github.com/open-policy-agent/opa/v1/rego":    {"bench"},
 	"github.com/open-policy-agent/opa/v1/format":  {"cmd/usher"},
 	"github.com/santhosh-tekuri/jsonschema/v5":    {"internal/schema", "bench"},
 	"github.com/labstack/echo/v4":                 {"handler", "bench"},
-	"github.com/go-json-experiment/json/jsontext": {"dps"},
+	"github.com/go-json-experiment/json/jsontext": {"dps", "internal/funchost"},
 	"github.com/spf13/cobra":                      {"cmd/usher"},
 }
 

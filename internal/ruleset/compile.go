@@ -13,8 +13,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-var parserOptions = ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1}
-
 // Restricted tells whether a built-in function is off unless
 // [Options.AllowBuiltins] names it: its answer depends on the network, the
 // clock, chance or the host, so that the same request could get another answer
@@ -26,6 +24,12 @@ func Restricted(builtin *ast.Builtin) bool {
 		return true
 	}
 	return builtin.Nondeterministic
+}
+
+// parserOptions hold the capabilities, which OPA would else gather anew for
+// every file.
+func (rs *Ruleset) parserOptions() ast.ParserOptions {
+	return ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: rs.capabilities}
 }
 
 // buildEnvironment settles what rules may call and what their input looks like.
@@ -68,8 +72,9 @@ type unit struct {
 	err      error // *LoadError
 }
 
-// CompileAll compiles every package and returns a *LoadError that names all
-// that is wrong. Rules that were compiled apart are from then on served by the
+// CompileAll compiles every package and returns a *LoadError that names what is
+// wrong in any of them, as far as OPA's compiler gets: it works in stages, such as
+// names before types, and ends with the first that finds errors. Rules that were compiled apart are from then on served by the
 // whole, and their own compilations are freed.
 func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	whole := rs.compile(ctx, slices.Collect(maps.Values(rs.packages)))
@@ -110,7 +115,7 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 	}
 	for ; len(queue) > 0; queue = queue[1:] {
 		for _, f := range rs.packages[queue[0]].files {
-			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), parserOptions)
+			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), rs.parserOptions())
 			if err != nil {
 				return unit{err: newLoadError(problemsOf(err))}
 			}
@@ -155,7 +160,7 @@ func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
 	var problems []Problem
 	for _, p := range packages {
 		for _, f := range p.files {
-			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), withCapabilities(parserOptions, rs.capabilities))
+			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), rs.parserOptions())
 			if err != nil {
 				problems = append(problems, problemsOf(err)...)
 				continue
@@ -178,11 +183,6 @@ func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
 		return unit{err: newLoadError(problemsOf(compiler.Errors))}
 	}
 	return unit{compiler: compiler}
-}
-
-func withCapabilities(options ast.ParserOptions, capabilities *ast.Capabilities) ast.ParserOptions {
-	options.Capabilities = capabilities
-	return options
 }
 
 // maxProblems bounds how many compile errors are listed.

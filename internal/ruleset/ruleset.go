@@ -75,7 +75,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		return nil, err
 	}
 	var problems []Problem
-	rs.packages, problems = readPackages(files.rego, options.Name)
+	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions())
 	problems = append(problems, rs.bind()...)
 	if len(problems) > 0 {
 		return nil, newLoadError(problems)
@@ -85,7 +85,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 			Mend: "add a package whose METADATA names enrollments under custom.enrollment_groups or " +
 				"custom.individual_enrollments, or a package " + defaultPackage}})
 	}
-	if err := rs.openStore(ctx, fsys, options.Name); err != nil {
+	if err := rs.openStore(ctx, files.data, options.Name); err != nil {
 		return nil, err
 	}
 	rs.digest = files.digest()

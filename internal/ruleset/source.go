@@ -3,14 +3,19 @@ package ruleset
 import (
 	"bytes"
 	"context"
+	"io"
 	"io/fs"
 	"path"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/loader/filter"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
@@ -74,12 +79,8 @@ func (f files) digest() string {
 
 // openStore puts the data files where rules find them: data.json in a folder
 // tenants is data.tenants, as in an OPA bundle, by OPA's own reader.
-func (rs *Ruleset) openStore(ctx context.Context, fsys fs.FS, name string) error {
-	loader := bundle.NewFSLoaderWithRoot(fsys, ".").
-		WithFilter(func(path string, info fs.FileInfo, _ int) bool {
-			return isHidden(path) || !info.IsDir() && !isData(path)
-		})
-	content, err := bundle.NewCustomReader(loader).
+func (rs *Ruleset) openStore(ctx context.Context, data []file, name string) error {
+	content, err := bundle.NewCustomReader(&memoryLoader{files: data}).
 		WithSkipBundleVerification(true).
 		WithBaseDir(name).
 		Read()
@@ -93,6 +94,24 @@ func (rs *Ruleset) openStore(ctx context.Context, fsys fs.FS, name string) error
 	return err
 }
 
+// memoryLoader hands files that were read already to OPA's bundle reader. It has
+// nothing to filter, to limit or to follow.
+type memoryLoader struct{ files []file }
+
+func (l *memoryLoader) NextFile() (*bundle.Descriptor, error) {
+	if len(l.files) == 0 {
+		return nil, io.EOF
+	}
+	next := l.files[0]
+	l.files = l.files[1:]
+	return bundle.NewDescriptor(next.path, "/"+next.path, bytes.NewReader(next.text)), nil
+}
+
+func (l *memoryLoader) WithFilter(filter.LoaderFilter) bundle.DirectoryLoader   { return l }
+func (l *memoryLoader) WithPathFormat(bundle.PathFormat) bundle.DirectoryLoader { return l }
+func (l *memoryLoader) WithSizeLimitBytes(int64) bundle.DirectoryLoader         { return l }
+func (l *memoryLoader) WithFollowSymlinks(bool) bundle.DirectoryLoader          { return l }
+
 // rulePackage is a Rego package, which may be spread over several files.
 type rulePackage struct {
 	name   string // without "data."
@@ -103,35 +122,50 @@ type rulePackage struct {
 
 // readPackages sorts files into packages. It reads no further than each file's
 // package clause: a thousand rules are bound in the time that one needs to compile.
-func readPackages(rego []file, name string) (map[string]*rulePackage, []Problem) {
+func readPackages(rego []file, name string, options ast.ParserOptions) (map[string]*rulePackage, []Problem) {
+	headers := make([]*ast.Module, len(rego))
+	failures := make([]error, len(rego))
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(rego)) {
+		group.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(rego)); i = next.Add(1) - 1 {
+				headers[i], failures[i] = parseHeader(path.Join(name, rego[i].path), &rego[i], options)
+			}
+		})
+	}
+	group.Wait()
 	var problems []Problem
 	packages := map[string]*rulePackage{}
-	for _, f := range rego {
-		place := path.Join(name, f.path)
-		// Behind a byte order mark, OPA's parser would not find METADATA in the first line.
-		f.text = bytes.TrimPrefix(f.text, []byte("\ufeff"))
-		header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), parserOptions)
-		if err != nil { // perhaps because headerOf stopped too early
-			header, err = ast.ParseModuleWithOpts(place, string(f.text), parserOptions)
-		}
-		if err != nil {
-			problems = append(problems, problemsOf(err)...)
+	for i, f := range rego {
+		if failures[i] != nil {
+			problems = append(problems, problemsOf(failures[i])...)
 			continue
 		}
-		key := packageName(header.Package)
+		key := packageName(headers[i].Package)
 		p := packages[key]
 		if p == nil {
-			p = &rulePackage{name: key, path: header.Package.Path}
+			p = &rulePackage{name: key, path: headers[i].Package.Path}
 			packages[key] = p
 		}
-		p.files = append(p.files, file{place, f.text})
-		for _, annotation := range header.Annotations {
+		p.files = append(p.files, file{path.Join(name, f.path), f.text})
+		for _, annotation := range headers[i].Annotations {
 			if annotation.Scope == "package" {
 				p.header = append(p.header, annotation)
 			}
 		}
 	}
 	return packages, problems
+}
+
+func parseHeader(place string, f *file, options ast.ParserOptions) (*ast.Module, error) {
+	// Behind a byte order mark, OPA's parser would not find METADATA in the first line.
+	f.text = bytes.TrimPrefix(f.text, []byte("\ufeff"))
+	header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), options)
+	if err != nil { // perhaps because headerOf stopped too early
+		return ast.ParseModuleWithOpts(place, string(f.text), options)
+	}
+	return header, nil
 }
 
 // headerOf returns a file up to and with its package clause; the whole file if

@@ -181,9 +181,11 @@ enrollment_certificate_info := info if {
 #   DPS replaces the enrollment's initial twin by the rule's. This merges the two, member by
 #   member, the rule's value winning; and leaves out what tools put into an enrollment's
 #   twin that IoT Hub would refuse ($version, $metadata, additional_properties).
-merge_twin(twin) := merged if {
-	merged := object.union(json.remove(enrollment.initialTwin, _twin_noise), twin)
-} else := twin
+merge_twin(twin) := object.union(_enrollment_twin, twin)
+
+_enrollment_twin := json.remove(enrollment.initialTwin, _twin_noise) if enrollment.initialTwin
+
+else := {}
 
 # A group has signing certificates, an individual enrollment client certificates.
 _certificates := input.individualEnrollment.attestation.x509.clientCertificates

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/usher-dps/usher/allocation"
+)
+
+// describeRules says which rule serves which enrollment and how to try it, given
+// the script root, the rules folder that the handler uses, and the address at which
+// the host answers. A script root without rules is some other Function App.
+func describeRules(ctx context.Context, w io.Writer, root, folder, url string) error {
+	folder = cmp.Or(folder, "rules")
+	if !filepath.IsAbs(folder) {
+		folder = filepath.Join(root, folder)
+	}
+	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	// The handler is up, so the rules load; they are read again here because
+	// nobody but the program that decides knows them.
+	rules, err := allocation.LoadRules(ctx, os.DirFS(folder), allocation.RulesOptions{Name: folder, Lazy: true})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nRules in %s, and the enrollments they serve:\n", folder)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, b := range rules.Bindings() {
+		fmt.Fprintf(table, "  %s\t%s\t%s\n", b.Package, serves(b), b.Title)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	request, err := showpiece(ctx, rules, filepath.Join(root, "examples", "requests"))
+	if err != nil || request == "" {
+		return err
+	}
+	fmt.Fprintf(w, "\nTry it:\n  curl -d @%s %s/api/allocate\n\n", request, url)
+	return nil
+}
+
+func serves(b allocation.Binding) string {
+	if b.Default {
+		return "all others"
+	}
+	var parts []string
+	if len(b.Groups) > 0 {
+		parts = append(parts, "groups "+strings.Join(b.Groups, ", "))
+	}
+	if len(b.Individuals) > 0 {
+		parts = append(parts, "individual enrollments "+strings.Join(b.Individuals, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// showpiece finds a request that these rules answer with a hub, a twin and a
+// payload; "" if there is none. One that DPS really sent goes before those that
+// were made up.
+func showpiece(ctx context.Context, rules *allocation.Rules, folder string) (string, error) {
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		return "", err
+	}
+	for _, pattern := range []string{"req-verbatim-*.json", "*.json"} {
+		paths, err := filepath.Glob(filepath.Join(folder, pattern))
+		if err != nil {
+			return "", err
+		}
+		for _, path := range paths {
+			body, err := os.ReadFile(path)
+			if err != nil {
+				return "", err
+			}
+			_, decision, err := allocator.AllocateJSON(ctx, body)
+			if err == nil && decision.Response.InitialTwin != nil && decision.Response.Payload != nil {
+				return path, nil
+			}
+		}
+	}
+	return "", nil
+}

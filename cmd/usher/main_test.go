@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"usher": main,
+		// handler is the custom handler of the scripts.
+		"handler": handler,
+	})
+}
+
+// handler serves "hello" where the host tells it to. Its first argument makes it fail in a certain way.
+func handler() {
+	if len(os.Args) > 1 {
+		fmt.Fprintln(os.Stderr, "cannot open the rules")
+		if os.Args[1] == "quit" {
+			os.Exit(0)
+		}
+		os.Exit(1)
+	}
+	fmt.Println("handler starts")
+	address := "127.0.0.1:" + os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT")
+	err := http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "hello from %s %s", r.Method, r.URL.Path)
+	}))
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"freeport": freePort,
+			"busyport": busyPort,
+			"request":  request,
+		},
+	})
+}
+
+// freePort sets the variable that it names to the number of a free port.
+func freePort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: freeport VARIABLE")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer listener.Close()
+	ts.Setenv(args[0], fmt.Sprint(listener.Addr().(*net.TCPAddr).Port))
+}
+
+// busyPort sets the variable that it names to the number of a port that is taken until the script ends.
+func busyPort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: busyport VARIABLE")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { listener.Close() })
+	ts.Setenv(args[0], fmt.Sprint(listener.Addr().(*net.TCPAddr).Port))
+}
+
+// request sends a request until the host listens, and checks the status: request STATUS METHOD URL [KEY].
+func request(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: request STATUS METHOD URL [KEY]")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		r, err := http.NewRequestWithContext(ctx, args[1], args[2], nil)
+		ts.Check(err)
+		if len(args) > 3 {
+			r.Header.Set("X-Functions-Key", args[3])
+		}
+		response, err := http.DefaultClient.Do(r)
+		if err == nil {
+			response.Body.Close()
+			if got := fmt.Sprint(response.StatusCode); got != args[0] {
+				ts.Fatalf("%s %s = %s, want %s", args[1], args[2], got, args[0])
+			}
+			return
+		}
+		select {
+		case <-ctx.Done():
+			ts.Fatalf("%s %s: %v", args[1], args[2], err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
