@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,9 +100,8 @@ func decisions(ctx context.Context, b bench) error {
 }
 
 // library measures decisions per second on all processors, as replay and
-// verify will make them, with the collector tuned as the programs tune it.
+// verify make them.
 func library(ctx context.Context, b bench) error {
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	allocator, err := newAllocator(ctx, b.rules, false)
 	if err != nil {
 		return err

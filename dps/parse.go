@@ -55,6 +55,7 @@ func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
 	p.source = *bytes.NewBuffer(body) // which the decoder reads in place
+	p.text = string(body)             // one copy, of which most strings are parts
 	p.decoder.Reset(&p.source, decoderOptions)
 
 	if p.decoder.PeekKind() != '{' {
@@ -88,11 +89,12 @@ var decoderOptions = jsontext.AllowDuplicateNames(true)
 
 type parser struct {
 	source  bytes.Buffer
+	text    string // the same as source
 	decoder *jsontext.Decoder
 }
 
 func (p *parser) release() {
-	p.source = bytes.Buffer{}
+	p.source, p.text = bytes.Buffer{}, ""
 	p.decoder.Reset(&p.source, decoderOptions)
 	parsers.Put(p)
 }
@@ -126,7 +128,7 @@ func (p *parser) object(shape *shape) (map[string]any, error) {
 	if err := p.open(); err != nil {
 		return nil, err
 	}
-	members := make(map[string]any, 8)
+	members := make(map[string]any, shape.usualSize())
 	var nulls, variants []string
 	for p.decoder.PeekKind() != '}' {
 		name, own, err := p.name(shape)
@@ -194,7 +196,7 @@ func (p *parser) string() (string, error) {
 	if err != nil {
 		return "", p.malformed(err)
 	}
-	return unquote(raw), nil
+	return p.unquote(raw), nil
 }
 
 // name reads a member's name, without an allocation for the names of DPS, and
@@ -208,23 +210,30 @@ func (p *parser) name(shape *shape) (string, shapeMember, error) {
 		return "", shapeMember{}, p.problem("a member name is not a string")
 	}
 	if shape == nil {
-		return unquote(raw), shapeMember{}, nil
+		return p.unquote(raw), shapeMember{}, nil
 	}
 	if own, ok := shape.members[string(raw[1:len(raw)-1])]; ok {
 		return own.name, own, nil
 	}
-	name := unquote(raw)
+	name := p.unquote(raw)
 	own, _ := shape.find(name)
 	return name, own, nil
 }
 
-// unquote returns the text of a JSON string that the decoder has accepted.
-func unquote(raw jsontext.Value) string {
+// unquote returns the text of the JSON string that the decoder has just read.
+func (p *parser) unquote(raw jsontext.Value) string {
 	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1])
+		quoted := p.read(raw)
+		return quoted[1 : len(quoted)-1]
 	}
 	text, _ := jsontext.AppendUnquote(nil, raw)
 	return string(text)
+}
+
+// read returns the value that the decoder has just read as a part of the text.
+func (p *parser) read(raw jsontext.Value) string {
+	end := int(p.decoder.InputOffset())
+	return p.text[end-len(raw) : end]
 }
 
 func (p *parser) number() (json.Number, error) {
@@ -244,7 +253,7 @@ func (p *parser) number() (json.Number, error) {
 			return "", p.problem("a number is beyond the range of a float64")
 		}
 	}
-	return json.Number(raw), nil
+	return json.Number(p.read(raw)), nil
 }
 
 // problem is a fault at the place that the decoder has reached.
