@@ -31,6 +31,7 @@ const (
 // Its text never holds a value of the body.
 type MalformedError struct {
 	// Pointer is the JSON pointer (RFC 6901) of the place; empty for the root.
+	// It is cut after 256 bytes: names of members can be of any length.
 	Pointer string
 	// Offset is the place in bytes from the start of the body.
 	Offset int64
@@ -39,9 +40,9 @@ type MalformedError struct {
 }
 
 func (e *MalformedError) Error() string {
-	place := e.Pointer
-	if place == "" {
-		place = "/"
+	place := "the root"
+	if e.Pointer != "" {
+		place = e.Pointer
 	}
 	return fmt.Sprintf("%s at %s (byte %d)", e.Problem, place, e.Offset)
 }
@@ -258,18 +259,26 @@ func (p *parser) number() (json.Number, error) {
 
 // problem is a fault at the place that the decoder has reached.
 func (p *parser) problem(problem string) error {
-	return &MalformedError{Pointer: string(p.decoder.StackPointer()), Offset: p.decoder.InputOffset(), Problem: problem}
+	return &MalformedError{Pointer: pointer(p.decoder.StackPointer()), Offset: p.decoder.InputOffset(), Problem: problem}
+}
+
+func pointer(p jsontext.Pointer) string {
+	const most = 256
+	if len(p) <= most {
+		return string(p)
+	}
+	return strings.ToValidUTF8(string(p[:most]), "") + "…"
 }
 
 // malformed words a decoder's error without quoting the body.
 func (p *parser) malformed(err error) error {
 	malformed := &MalformedError{
-		Pointer: string(p.decoder.StackPointer()),
+		Pointer: pointer(p.decoder.StackPointer()),
 		Offset:  p.decoder.InputOffset(),
 		Problem: "the body is not valid JSON",
 	}
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
-		malformed.Pointer, malformed.Offset = string(syntactic.JSONPointer), syntactic.ByteOffset
+		malformed.Pointer, malformed.Offset = pointer(syntactic.JSONPointer), syntactic.ByteOffset
 		err = syntactic.Err // without the pointer, whose names could read like any error
 	}
 	switch {

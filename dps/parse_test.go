@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -441,6 +442,24 @@ func BenchmarkParseAllocationRequest(b *testing.B) {
 	for b.Loop() {
 		if _, err := dps.ParseAllocationRequest(body); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestHostileNamesAreCut: what a body calls its members can be of any length; an
+// error is not.
+func TestHostileNamesAreCut(t *testing.T) {
+	t.Parallel()
+	name := strings.Repeat("é", 10_000)
+	for _, body := range []string{
+		`{"` + name + `": 1, "` + name + `": 2}`,
+		`{"` + name + `": 1e999}`,
+		`{"` + name + `": tru}`,
+	} {
+		_, err := dps.ParseAllocationRequest([]byte(body))
+		malformed, ok := errors.AsType[*dps.MalformedError](err)
+		if !ok || len(malformed.Pointer) > 300 || len(malformed.Error()) > 400 || !utf8.ValidString(malformed.Pointer) {
+			t.Errorf("%.20s…: %.500v", body, err)
 		}
 	}
 }

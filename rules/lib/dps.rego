@@ -183,9 +183,12 @@ enrollment_certificate_info := info if {
 #   twin that IoT Hub would refuse ($version, $metadata, additional_properties).
 merge_twin(twin) := object.union(_enrollment_twin, twin)
 
-_enrollment_twin := json.remove(enrollment.initialTwin, _twin_noise) if enrollment.initialTwin
-
-else := {}
+# Asked of each kind of enrollment in turn: quicker than by way of enrollment.
+_enrollment_twin := json.remove(input.enrollmentGroup.initialTwin, _twin_noise) if {
+	input.enrollmentGroup.initialTwin
+} else := json.remove(input.individualEnrollment.initialTwin, _twin_noise) if {
+	input.individualEnrollment.initialTwin
+} else := {}
 
 # A group has signing certificates, an individual enrollment client certificates.
 _certificates := input.individualEnrollment.attestation.x509.clientCertificates
