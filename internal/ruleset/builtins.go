@@ -3,7 +3,6 @@ package ruleset
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -198,18 +197,28 @@ func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	if err != nil {
 		return err
 	}
-	byName := ast.NewObjectWithCapacity(2 * len(linked))
+	names := byName(linked)
+	found := ast.NewObjectWithCapacity(len(names))
+	for name, hub := range names {
+		found.Insert(ast.StringTerm(name), ast.StringTerm(hub))
+	}
+	return iter(ast.NewTerm(found))
+}
+
+// byName maps the host names and first labels of hubs, in lower case, to the
+// host names as given. Of two hubs with one name the first counts.
+func byName(linked []string) map[string]string {
+	names := make(map[string]string, 2*len(linked))
 	for _, hub := range linked {
 		host := strings.ToLower(hub)
 		label, _, _ := strings.Cut(host, ".")
 		for _, name := range []string{host, label} {
-			key := ast.StringTerm(name)
-			if byName.Get(key) == nil {
-				byName.Insert(key, ast.StringTerm(hub))
+			if _, taken := names[name]; !taken {
+				names[name] = hub
 			}
 		}
 	}
-	return iter(ast.NewTerm(byName))
+	return names
 }
 
 func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
@@ -223,17 +232,18 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	}
 	pattern := strings.ToLower(string(text))
 	found := ast.NewSetWithCapacity(len(linked))
+	seen := make(map[string]bool, len(linked))
 	for _, hub := range linked {
 		host := strings.ToLower(hub)
 		label, _, _ := strings.Cut(host, ".")
-		if matches(pattern, host) || matches(pattern, label) {
+		if !seen[host] && (matches(pattern, host) || matches(pattern, label)) {
+			seen[host] = true
 			found.Add(ast.StringTerm(hub))
 		}
 	}
 	return iter(ast.NewTerm(found))
 }
 
-// hubOperand returns the host names without further spellings of the same hub.
 func hubOperand(value ast.Value, position int) ([]string, error) {
 	array, err := builtins.ArrayOperand(value, position)
 	if err != nil {
@@ -245,9 +255,7 @@ func hubOperand(value ast.Value, position int) ([]string, error) {
 		if !ok {
 			return builtins.NewOperandErr(position, "host names must be strings but one is %s", ast.ValueName(element.Value))
 		}
-		if !slices.ContainsFunc(hubs, func(other string) bool { return strings.EqualFold(other, string(hub)) }) {
-			hubs = append(hubs, string(hub))
-		}
+		hubs = append(hubs, string(hub))
 		return nil
 	})
 	return hubs, err
@@ -262,6 +270,7 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	if err != nil {
 		return err
 	}
+	names := byName(linked)
 	var few [16]rendezvous.Candidate
 	candidates := few[:0]
 	add := func(name *ast.Term, weight float64) error {
@@ -269,11 +278,8 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 		if !ok {
 			return builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(name.Value))
 		}
-		for _, hub := range linked {
-			if isNamed(hub, string(n)) {
-				candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
-				break // as in usher.linked, the first hub of a label counts
-			}
+		if hub, ok := names[strings.ToLower(string(n))]; ok {
+			candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
 		}
 		return nil
 	}
@@ -302,12 +308,6 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 		return nil
 	}
 	return iter(ast.StringTerm(name))
-}
-
-// isNamed reports whether name is the hub's host name or its first label.
-func isNamed(hub, name string) bool {
-	return strings.EqualFold(hub, name) ||
-		len(name) < len(hub) && hub[len(name)] == '.' && strings.EqualFold(hub[:len(name)], name) && strings.IndexByte(name, '.') < 0
 }
 
 func weightOf(name *ast.Term, value ast.Value) (float64, error) {
