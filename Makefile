@@ -11,7 +11,7 @@ HANDLER_BUILD = CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldf
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build-local ## build, and serve http://localhost:7071/api/allocate with the rules in rules/
@@ -22,9 +22,8 @@ build: ## build the handler for Azure Functions (bin/handler, linux/amd64, stati
 	$(HANDLER_BUILD) -o bin/handler ./function-app
 	$(GO) build -trimpath -o bin/usher ./cmd/usher
 
-# The same for this machine, whatever it is.
 .PHONY: build-local
-build-local:
+build-local: ## the same for this machine, whatever it is
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o bin/handler ./function-app
 	@$(GO) build -trimpath -o bin/usher ./cmd/usher
 

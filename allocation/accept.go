@@ -15,8 +15,11 @@ import (
 
 // accept holds a verdict to what DPS and IoT Hub allow. What it lets pass is
 // safe to send, whatever the rule says.
-func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict) (Decision, *Fault) {
-	decision := Decision{Rule: rule.Package}
+//
+// failed is why the rule could not say all: the verdict is then what it said
+// before. A rejection, a hold and the reprovision policy go before it.
+func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict, failed *ruleset.EvalError) (Decision, *Fault) {
+	decision := Decision{Rule: rule.Package, BuiltinErrors: verdict.BuiltinErrors}
 	if reasons, rejected := rejection(verdict.Reject); rejected {
 		decision.Outcome, decision.Reasons = Rejected, reasons
 		return decision, nil
@@ -31,8 +34,16 @@ func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.
 		return decision, nil
 	}
 	if hold, held := holding(verdict.Hold); held {
-		hold.Rule, hold.Outcome = rule.Package, Held
+		hold.Rule, hold.Outcome, hold.BuiltinErrors = rule.Package, Held, verdict.BuiltinErrors
 		return hold, nil
+	}
+	if failed != nil {
+		if guards := failed.Entry == "reject" || failed.Entry == "hold"; stays && !guards {
+			decision.Overrides = []Override{NeverReprovision}
+			decision.Alarm, decision.Cause = true, failed
+			return assign(request, decision, dps.AllocationResponse{IotHubHostName: current}), nil
+		}
+		return undecided(request, rule, "the rule failed", failed)
 	}
 	hub, err := acceptHub(request, verdict.Hub)
 	switch {
@@ -50,7 +61,7 @@ func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.
 	if response.InitialTwin, err = acceptTwin(verdict.InitialTwin); err != nil {
 		return Decision{}, badVerdict(rule, err.Error())
 	}
-	if response.Payload, err = acceptObject("payload", verdict.Payload); err != nil {
+	if response.Payload, err = acceptPayload(verdict.Payload); err != nil {
 		return Decision{}, badVerdict(rule, err.Error())
 	}
 	return assign(request, decision, response), nil
@@ -69,7 +80,7 @@ func badVerdict(rule *ruleset.Rule, detail string) *Fault {
 
 // undecided applies the rule's on_undecided.
 func undecided(request *dps.AllocationRequest, rule *ruleset.Rule, detail string, cause error) (Decision, *Fault) {
-	decision := Decision{Rule: rule.Package, Overrides: []Override{OnUndecided}}
+	decision := Decision{Rule: rule.Package, Overrides: []Override{OnUndecided}, Alarm: cause != nil, Cause: cause}
 	switch rule.OnUndecided {
 	case ruleset.Reject:
 		decision.Outcome, decision.Reasons = Rejected, []string{string(Undecided) + ": " + detail}
@@ -129,6 +140,18 @@ func acceptTwin(value any) (map[string]any, error) {
 	return twin, nil
 }
 
+func acceptPayload(value any) (map[string]any, error) {
+	payload, err := acceptObject("payload", value)
+	if err != nil || payload == nil {
+		return nil, err
+	}
+	var few [1024]byte
+	if size := len(dps.AppendValue(few[:0], payload)); size > dps.MaxMessageSize {
+		return nil, fmt.Errorf("payload has %d bytes, over DPS's limit of %d for a message", size, dps.MaxMessageSize)
+	}
+	return payload, nil
+}
+
 func acceptObject(name string, value any) (map[string]any, error) {
 	if value == nil {
 		return nil, nil
@@ -146,7 +169,17 @@ func rejection(value any) (reasons []string, rejected bool) {
 	for _, element := range elements(value) {
 		reasons = append(reasons, reasonOf(element))
 	}
-	return reasons, len(reasons) > 0
+	return firstReasons(reasons), len(reasons) > 0
+}
+
+// maxReasons bounds how many reasons go into an answer and a log line.
+const maxReasons = 16
+
+func firstReasons(reasons []string) []string {
+	if len(reasons) <= maxReasons {
+		return reasons
+	}
+	return append(reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", len(reasons)-maxReasons))
 }
 
 // holding reads the rule's hold: a set of reasons, each a string or an object
@@ -156,8 +189,9 @@ func holding(value any) (decision Decision, held bool) {
 		held = true
 		decision.Reasons = append(decision.Reasons, reasonOf(element))
 		object, _ := element.(map[string]any)
-		if status, ok := object["status"].(json.Number); ok && status.String() == fmt.Sprint(http.StatusTooManyRequests) {
-			decision.Throttle = true
+		if number, ok := object["status"].(json.Number); ok {
+			status, err := number.Float64()
+			decision.Throttle = decision.Throttle || err == nil && status == http.StatusTooManyRequests
 		}
 		if number, ok := object["retry_after"].(json.Number); ok {
 			seconds, err := number.Float64()
@@ -166,6 +200,7 @@ func holding(value any) (decision Decision, held bool) {
 			}
 		}
 	}
+	decision.Reasons = firstReasons(decision.Reasons)
 	return decision, held
 }
 

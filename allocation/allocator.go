@@ -3,10 +3,13 @@ package allocation
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/keymaterial"
 	"github.com/usher-dps/usher/internal/ruleset"
 	"github.com/usher-dps/usher/internal/schema"
 	"github.com/usher-dps/usher/schemas"
@@ -31,6 +34,7 @@ type Allocator struct {
 	request *schema.Schema
 	rules   atomic.Pointer[Rules]
 	timeout time.Duration
+	strays  atomic.Int32 // rules that compute on past their deadlines
 }
 
 // New returns an Allocator. It fails only if the embedded schema is broken.
@@ -73,32 +77,121 @@ func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest
 	if rules == nil {
 		return Decision{}, &Fault{Kind: NotReady, Detail: "no rules are loaded yet"}
 	}
-	decision, fault := a.decide(ctx, rules, request)
+	decision, fault := a.decide(ctx, rules, request, nil)
 	if fault != nil {
-		fault.Rules = rules.Digest()
 		return Decision{}, fault
 	}
-	decision.Rules = rules.Digest()
 	return decision, nil
 }
 
-func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.AllocationRequest) (Decision, *Fault) {
+// decide takes the decision. Where asked is not nil, it notes there which rule
+// was asked, for an explanation.
+func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.AllocationRequest, asked **ruleset.Rule) (Decision, *Fault) {
+	decision, fault := a.ask(ctx, rules, request, asked)
+	if fault != nil {
+		fault.Rules = rules.Digest()
+		fault.Detail = keymaterial.Of(request.Document).Text(fault.Detail)
+		return Decision{}, fault
+	}
+	decision.Rules = rules.Digest()
+	if len(decision.Reasons) > 0 { // a rule's own words can quote what it was asked about
+		mask := keymaterial.Of(request.Document)
+		for i, reason := range decision.Reasons {
+			decision.Reasons[i] = mask.Text(reason)
+		}
+	}
+	return decision, nil
+}
+
+func (a *Allocator) ask(ctx context.Context, rules *Rules, request *dps.AllocationRequest, asked **ruleset.Rule) (Decision, *Fault) {
 	if violations := a.request.Validate(request.Document); len(violations) > 0 {
 		return Decision{}, invalid(violations)
 	}
 	rule := find(rules.set, request.Enrollment)
 	if rule == nil {
 		return Decision{}, &Fault{Kind: Undecided,
-			Detail: "no rule serves " + string(request.Enrollment.Kind) + " " + request.Enrollment.ID}
+			Detail: "no rule serves " + string(request.Enrollment.Kind) + " " + shorten(request.Enrollment.ID)}
 	}
+	if asked != nil {
+		*asked = rule
+	}
+	verdict, err := a.evaluate(ctx, rules, rule, request.Document)
+	return settle(request, rule, verdict, err)
+}
+
+// evaluated is what comes out of a rule.
+type evaluated struct {
+	verdict ruleset.Verdict
+	err     error
+}
+
+// evaluate asks the rule under the deadline.
+func (a *Allocator) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, document map[string]any) (ruleset.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	verdict, err := rule.Evaluate(ctx, request.Document)
-	if err != nil {
-		return evaluationFailed(request, rule, err)
+	if rules.interruptible {
+		return rule.Evaluate(ctx, document)
 	}
-	return accept(request, rule, verdict)
+	return a.evaluateApart(ctx, rule, document)
 }
+
+// evaluateApart asks the rule in a goroutine of its own, for rules that may call
+// built-in functions which cannot be interrupted: their callers must be answered
+// all the same. It costs a multiple of the direct call, since OPA's evaluator
+// grows a new stack each time.
+func (a *Allocator) evaluateApart(ctx context.Context, rule *ruleset.Rule, document map[string]any) (ruleset.Verdict, error) {
+	if a.strays.Load() >= maxStrays {
+		return ruleset.Verdict{}, errTooManyStrays
+	}
+	done := make(chan evaluated, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- evaluated{err: panicError{value: p, stack: debug.Stack()}}
+			}
+		}()
+		verdict, err := rule.Evaluate(ctx, document)
+		done <- evaluated{verdict, err}
+	}()
+	select {
+	case e := <-done:
+		return e.verdict, e.err
+	case <-ctx.Done():
+	}
+	// The rule is being interrupted, which takes a moment.
+	grace := time.NewTimer(strayGrace)
+	defer grace.Stop()
+	select {
+	case e := <-done:
+		return e.verdict, e.err
+	case <-grace.C:
+		a.strays.Add(1)
+		go func() {
+			<-done
+			a.strays.Add(-1)
+		}()
+		return ruleset.Verdict{}, ctx.Err()
+	}
+}
+
+const (
+	// strayGrace is how long after its deadline a rule may take to stop.
+	strayGrace = 100 * time.Millisecond
+	// maxStrays is how many rules may go on computing after their requests were
+	// answered. Each takes a processor; further requests are held meanwhile.
+	maxStrays = 4
+)
+
+var errTooManyStrays = errors.New("other rules are still computing past their deadlines")
+
+// panicError is a bug in a built-in function. Of the value it tells the type: the
+// value itself can quote the request.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e panicError) Error() string { return fmt.Sprintf("panic of type %T\n%s", e.value, e.stack) }
 
 func find(set *ruleset.Ruleset, enrollment dps.Enrollment) *ruleset.Rule {
 	if enrollment.Kind == dps.IndividualEnrollment {
@@ -115,21 +208,25 @@ func invalid(violations []schema.Violation) *Fault {
 	return fault
 }
 
-func evaluationFailed(request *dps.AllocationRequest, rule *ruleset.Rule, err error) (Decision, *Fault) {
-	fault := &Fault{Kind: Undecided, Rule: rule.Package, Detail: "the rule failed", Cause: err}
-	if _, broken := errors.AsType[*ruleset.LoadError](err); broken {
-		// A fault of those who shipped the rule, not a verdict on the device:
-		// whatever on_undecided says, it waits until the rule is mended.
-		fault.Detail = "the rule does not compile"
-		return Decision{}, fault
-	}
+// settle makes a decision of what a rule said, or why it did not.
+func settle(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict, err error) (Decision, *Fault) {
+	fault := &Fault{Kind: Undecided, Rule: rule.Package, Cause: err}
+	_, broken := errors.AsType[*ruleset.LoadError](err)
+	_, panicked := errors.AsType[panicError](err)
+	failed, _ := errors.AsType[*ruleset.EvalError](err)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case panicked:
+		fault.Kind, fault.Detail = Internal, "this is a fault of the service itself"
+	case errors.Is(err, errTooManyStrays), errors.Is(err, context.DeadlineExceeded):
 		fault.Kind, fault.Detail = Timeout, "the rule took longer than it may"
 	case errors.Is(err, context.Canceled):
 		fault.Kind, fault.Detail = Canceled, "the caller went away"
+	case broken:
+		// A fault of those who shipped the rule, not a verdict on the device:
+		// whatever on_undecided says, it waits until the rule is mended.
+		fault.Detail = "the rule does not compile"
 	default:
-		return undecided(request, rule, fault.Detail, err)
+		return accept(request, rule, verdict, failed)
 	}
 	return Decision{}, fault
 }

@@ -222,3 +222,29 @@ func TestReasonsOfEveryShape(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswersWhileABuiltinComputesOn: a built-in that cannot be interrupted does
+// not keep the caller waiting, and only so many may compute on.
+func TestAnswersWhileABuiltinComputesOn(t *testing.T) {
+	t.Parallel()
+	fsys := fstest.MapFS{"d.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0] if bits.lsh(1, 20000000) > 5\n")}}
+	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{AllowBuiltins: []string{"bits.lsh"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules, Timeout: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 { // two more than may compute on: those are answered without a try
+		start := time.Now()
+		_, err := allocator.Allocate(t.Context(), request(t))
+		if f := fault(t, err); f.Kind != allocation.Timeout {
+			t.Fatalf("call %d: %v", i, err)
+		}
+		// Alone it takes seconds; with the others, a multiple of that.
+		if waited := time.Since(start); waited > 2*time.Second {
+			t.Errorf("call %d: the caller waited %s", i, waited)
+		}
+	}
+}

@@ -36,8 +36,14 @@ type Decision struct {
 	// RetryAfter is how long the rule asks to wait; 0 leaves it to the caller.
 	RetryAfter time.Duration
 	// Alarm is set where an operator should look although a decision was
-	// reached: no rule can satisfy DPS for this device.
+	// reached: no rule can satisfy DPS for this device, or the rule failed.
 	Alarm bool
+	// Cause is for the log: why the rule failed, where the decision was reached
+	// nevertheless. It holds places and no value of the request.
+	Cause error
+	// BuiltinErrors are the places (file:line of rules) where a built-in
+	// function failed. Rego takes that as undefined.
+	BuiltinErrors []string
 }
 
 // Override is a constraint that prevailed over the rule.

@@ -27,7 +27,12 @@ type RulesOptions struct {
 }
 
 // Rules are loaded rules. They never change and are safe for concurrent use.
-type Rules struct{ set *ruleset.Ruleset }
+type Rules struct {
+	set *ruleset.Ruleset
+	// interruptible: every built-in function that the rules may call ends soon
+	// after its deadline. Those that are on by default do.
+	interruptible bool
+}
 
 // LoadRules reads the Rego rules and data under fsys and type-checks them
 // against the schema of the AllocationRequest. The error lists every problem
@@ -48,7 +53,7 @@ func LoadRules(ctx context.Context, fsys fs.FS, options RulesOptions) (*Rules, e
 	if err != nil {
 		return nil, err
 	}
-	return &Rules{set}, nil
+	return &Rules{set: set, interruptible: len(options.AllowBuiltins) == 0}, nil
 }
 
 // CompileAll compiles the rules that were loaded lazily. The error lists every
@@ -74,10 +79,14 @@ func (r *Rules) Bindings() []Binding {
 	rules := r.set.Rules()
 	bindings := make([]Binding, len(rules))
 	for i, rule := range rules {
-		bindings[i] = Binding{
-			Package: rule.Package, Title: rule.Title, Place: rule.Place,
-			Individuals: rule.Individuals, Groups: rule.Groups, Default: rule.IsDefault(),
-		}
+		bindings[i] = bindingOf(rule)
 	}
 	return bindings
+}
+
+func bindingOf(rule *ruleset.Rule) Binding {
+	return Binding{
+		Package: rule.Package, Title: rule.Title, Place: rule.Place,
+		Individuals: rule.Individuals, Groups: rule.Groups, Default: rule.IsDefault(),
+	}
 }

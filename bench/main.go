@@ -50,6 +50,7 @@ func run(ctx context.Context) error {
 	sections := []section{
 		{"decision", decisions},
 		{"library", library},
+		{"replay", replays},
 		{"enrollments", enrollments},
 		{"server", servers},
 		{"latency", latencies},

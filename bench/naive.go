@@ -137,7 +137,11 @@ func naiveChoose(_ rego.BuiltinContext, key, names, linked *ast.Term) (*ast.Term
 	var candidates []rendezvous.Candidate
 	for _, hub := range hubs {
 		for name, weight := range weights {
-			if strings.EqualFold(name, hub) || strings.EqualFold(name, strings.Split(hub, ".")[0]) {
+			glob, err := path.Match(strings.ToLower(name), strings.ToLower(hub))
+			if err != nil {
+				return nil, err
+			}
+			if glob || strings.EqualFold(name, strings.Split(hub, ".")[0]) {
 				candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
 			}
 		}

@@ -45,7 +45,7 @@ const root = ".."
 func documents(t *testing.T) []string {
 	t.Helper()
 	var names []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/adr/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/cli/*.md", "docs/adr/*.md"} {
 		matches, err := fs.Glob(os.DirFS(root), pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -238,7 +238,7 @@ func (s *section) load(t *testing.T, strict bool) (*allocation.Rules, error) {
 func (s *section) fragment(t *testing.T, text string) {
 	with := section{document: s.document}
 	with.add("fragment.rego", "package fragment\n\nimport data.dps\n\nimport data.fragment_uses\n\n"+text)
-	with.add("uses.rego", "package fragment_uses\n\nhub := data.fragment\n\nlibrary := data.dps\n")
+	with.add("uses.rego", "package fragment_uses\n\nuses := data.fragment\n\nlibrary := data.dps\n")
 	with.add("serves.rego", "package allocation.default\n\nhub := input.linkedHubs[0]\n")
 	if _, err := with.load(t, false); err != nil {
 		t.Errorf("the fragment does not compile: %v", err)

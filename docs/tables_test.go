@@ -428,10 +428,11 @@ func TestLogFieldsTable(t *testing.T) {
 }
 
 // What the webhook is asked besides leaves no line.
-func TestAnswersWithoutALine(t *testing.T) {
+func TestAnswersThatAreNoAllocations(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	webhook := handler.New(handler.Options{Log: slog.New(slog.NewJSONHandler(&log, nil)), Keys: []string{"a-key-of-twenty-characters"}})
+	refused := 0
 	for _, c := range []struct {
 		method, path string
 		want         int
@@ -448,9 +449,15 @@ func TestAnswersWithoutALine(t *testing.T) {
 		if recorder.Code != c.want {
 			t.Errorf("%s %s = %d, want %d", c.method, c.path, recorder.Code, c.want)
 		}
+		if c.want != http.StatusOK {
+			refused++
+		}
 	}
-	if log.Len() > 0 {
-		t.Errorf("logged: %s", log.Bytes())
+	if lines := strings.Count(log.String(), `"msg":"refused"`); lines != refused || strings.Count(log.String(), "\n") != refused {
+		t.Errorf("%d lines for %d refusals: %s", lines, refused, log.Bytes())
+	}
+	if strings.Contains(log.String(), "another-key") {
+		t.Errorf("a key is in the log: %s", log.Bytes())
 	}
 }
 

@@ -19,6 +19,11 @@ const (
 	CustomAllocationUnauthorizedAccess = 400209
 )
 
+// MaxMessageSize is DPS's limit for a message, in bytes. Source:
+// https://learn.microsoft.com/azure/iot-dps/about-iot-dps#quotas-and-limits. That
+// it bounds a webhook's payload for the device, too, is an assumption.
+const MaxMessageSize = 96 << 10
+
 // Retries of a webhook call: after 1 s, and each time 9 s longer. Eleven calls
 // in all take 1+10+19+...+82 = 415 s.
 const (

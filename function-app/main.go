@@ -21,6 +21,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	_ "time/tzdata" // rules name time zones, and an image may have none
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
@@ -29,6 +30,7 @@ import (
 func main() {
 	host := os.Getppid() // first of all: who knows how long it lives
 	tuneCollector(os.Getenv)
+	time.Local = time.UTC // to a rule, "Local" must be the same on every instance
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if os.Getenv(settingHostPort) != "" {

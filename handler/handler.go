@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,14 +66,42 @@ func New(options Options) http.Handler {
 		keys:      newKeys(options.Keys),
 	}
 	e := echo.New()
-	e.HTTPErrorHandler = func(err error, c echo.Context) { noSuchRoute(c, err) }
+	e.HTTPErrorHandler = func(err error, c echo.Context) { h.noSuchRoute(c, err) }
+	e.Pre(h.guard, likeTheHost)
 	e.POST(AllocatePath, h.allocate)
+	e.OPTIONS(AllocatePath, func(echo.Context) error { return echo.ErrMethodNotAllowed }) // else echo answers 204
+	probes := []string{http.MethodGet, http.MethodHead}
 	// The Functions host takes any answer to GET / for readiness and asks again
 	// as a ping; this must stay cheap.
-	e.GET("/", h.live)
-	e.GET(LivenessPath, h.live)
-	e.GET(ReadinessPath, h.ready)
+	e.Match(probes, "/", h.live)
+	e.Match(probes, LivenessPath, h.live)
+	e.Match(probes, ReadinessPath, h.ready)
 	return e
+}
+
+// likeTheHost takes paths as the Functions host does: without case, and with a
+// slash at the end or without. It hands them on as they came.
+func likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		url := c.Request().URL
+		if url.Path != AllocatePath && strings.EqualFold(strings.TrimSuffix(url.Path, "/"), AllocatePath) {
+			url.Path, url.RawPath = AllocatePath, ""
+		}
+		return next(c)
+	}
+}
+
+// guard answers in place of a panic. A connection that closes without an answer
+// would make the Functions host send the request again, and DPS wait.
+func (h *handler) guard(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			if p := recover(); p != nil && !c.Response().Committed {
+				err = problem(c, answers[string(allocation.Internal)], problemDocument{Code: string(allocation.Internal)})
+			}
+		}()
+		return next(c)
+	}
 }
 
 type handler struct {
@@ -98,15 +127,11 @@ func (h *handler) ready(c echo.Context) error {
 func (h *handler) allocate(c echo.Context) error {
 	request := c.Request()
 	if !h.keys.admit(request) {
-		return problem(c, problemDocument{Status: http.StatusUnauthorized, Code: "unauthorized",
-			Title: "The function key is missing or wrong", Detail: "the webhook URL of the enrollment must end in ?code=KEY"})
+		return h.refuse(c, unauthorized, "the webhook URL of the enrollment must end in ?code=KEY")
 	}
 	a := exchange{id: rand.Text(), start: time.Now(), request: request}
 	h.decide(&a)
-	a.answer = answers[a.result()]
-	if a.err == nil && a.decision.Throttle {
-		a.answer.status = throttled
-	}
+	a.answer = a.outcome()
 	// Recorded first: an answer that DPS acts on must not go unrecorded.
 	h.record(&a)
 	return a.write(c)
@@ -131,9 +156,8 @@ func (a *exchange) result() string {
 	return string(a.decision.Outcome)
 }
 
-// decide fills in the decision or the fault. A panic is a fault, too: a
-// connection that closes without an answer would make the Functions host send
-// the request again, and DPS wait.
+// decide fills in the decision or the fault. A panic is a fault, too, and recorded
+// as one.
 func (h *handler) decide(a *exchange) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -187,8 +211,6 @@ func (a *exchange) write(c echo.Context) error {
 		return c.Blob(a.answer.status, echo.MIMEApplicationJSON, a.decision.Response.AppendJSON(few[:0]))
 	}
 	document := problemDocument{
-		Title:      a.answer.title,
-		Status:     a.answer.status,
 		Code:       a.result(),
 		DecisionID: a.id,
 		Reasons:    a.decision.Reasons,
@@ -196,7 +218,7 @@ func (a *exchange) write(c echo.Context) error {
 	if a.err != nil {
 		document.Detail, document.Violations = a.err.Detail, a.err.Violations
 	}
-	return problem(c, document)
+	return problem(c, a.answer, document)
 }
 
 // problemDocument is an application/problem+json body (RFC 9457). DPS does not
@@ -212,8 +234,9 @@ type problemDocument struct {
 	Violations []allocation.Violation `json:"violations,omitempty"`
 }
 
-func problem(c echo.Context, document problemDocument) error {
+func problem(c echo.Context, answer answer, document problemDocument) error {
 	document.Type = "urn:usher:problem:" + document.Code
+	document.Title, document.Status = answer.title, answer.status
 	body, err := json.Marshal(document)
 	if err != nil {
 		return err
@@ -223,15 +246,27 @@ func problem(c echo.Context, document problemDocument) error {
 
 // noSuchRoute answers what echo could not route, and errors in writing, of
 // which there is nobody left to tell.
-func noSuchRoute(c echo.Context, err error) {
+func (h *handler) noSuchRoute(c echo.Context, err error) {
 	if c.Response().Committed {
 		return
 	}
-	status := http.StatusInternalServerError
+	code := string(allocation.Internal)
 	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
-		status = e.Code
+		switch e.Code {
+		case http.StatusNotFound:
+			code = notFound
+		case http.StatusMethodNotAllowed:
+			code = methodNotAllowed
+		}
 	}
-	code := map[int]string{http.StatusNotFound: "not_found", http.StatusMethodNotAllowed: "method_not_allowed"}[status]
-	_ = problem(c, problemDocument{Status: status, Code: cmp.Or(code, string(allocation.Internal)),
-		Title: http.StatusText(status), Detail: "the webhook is POST " + AllocatePath})
+	_ = h.refuse(c, code, "the webhook is POST "+AllocatePath)
+}
+
+// refuse answers what is no allocation, and leaves a line: a wrong URL in an
+// enrollment fails all of its devices.
+func (h *handler) refuse(c echo.Context, code, detail string) error {
+	r := c.Request()
+	h.log.Warn("refused", "result", code, "status", answers[code].status,
+		"method", bounded(r.Method), "path", bounded(r.URL.Path)) // not the query: it can hold a key
+	return problem(c, answers[code], problemDocument{Code: code, Detail: detail})
 }

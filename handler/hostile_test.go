@@ -22,6 +22,8 @@ import (
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/schema"
+	"github.com/usher-dps/usher/schemas"
 )
 
 // firstHub is a default rule that assigns whatever is valid.
@@ -314,6 +316,12 @@ func TestOtherPaths(t *testing.T) {
 		{starting, "POST", handler.AllocatePath, 503, `"code":"not_ready"`},
 		{webhook, "GET", handler.AllocatePath, 405, "the webhook is POST /api/allocate"},
 		{webhook, "PUT", handler.AllocatePath, 405, "method_not_allowed"},
+		{webhook, "POST", "/API/Allocate", 200, "iotHubHostName"},
+		{webhook, "POST", "/api/allocate/", 200, "iotHubHostName"},
+		{webhook, "POST", "/api/allocate//", 404, "not_found"},
+		{webhook, "OPTIONS", handler.AllocatePath, 405, "method_not_allowed"},
+		{webhook, "HEAD", handler.ReadinessPath, 200, ""},
+		{webhook, "HEAD", handler.LivenessPath, 200, ""},
 		{webhook, "POST", "/api/Allocated", 404, "the webhook is POST /api/allocate"},
 		{webhook, "POST", "/", 405, "method_not_allowed"},
 	} {
@@ -370,24 +378,30 @@ func TestTraceContinues(t *testing.T) {
 	}
 }
 
-// FuzzBody: whatever the body, there is an answer of the table; a body that is
-// no AllocationRequest is answered with 400 and nothing else.
+// FuzzBody: a body that is an AllocationRequest is decided, any other is answered
+// with 400 and nothing else.
 func FuzzBody(f *testing.F) {
 	seed(f)
 	allocator := newAllocator(f, firstHub)
+	check, err := schema.Compile("allocation-request", schemas.AllocationRequest())
+	if err != nil {
+		f.Fatal(err)
+	}
 	webhook := handler.New(handler.Options{Allocator: allocator})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		recorder := httptest.NewRecorder()
 		webhook.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, bytes.NewReader(body)))
-		_, err := dps.ParseAllocationRequest(body)
-		switch recorder.Code {
-		case http.StatusBadRequest:
-		case http.StatusOK, http.StatusServiceUnavailable: // 503: linkedHubs[0] need not be there
-			if err != nil {
-				t.Errorf("answered %d to a body that cannot be read: %v", recorder.Code, err)
+		want := http.StatusBadRequest
+		request, err := dps.ParseAllocationRequest(body)
+		if err == nil && len(check.Validate(request.Document)) == 0 {
+			want = http.StatusOK
+			if _, linked := request.LinkedHub(request.Device.CurrentIotHubHostName); !linked && !request.FirstAssignment() &&
+				request.Enrollment.Reprovision == dps.ReprovisionNever {
+				want = http.StatusForbidden // nothing can satisfy both
 			}
-		default:
-			t.Errorf("answered %d %s", recorder.Code, recorder.Body)
+		}
+		if recorder.Code != want {
+			t.Errorf("answered %d %s, want %d; %v", recorder.Code, recorder.Body, want, err)
 		}
 	})
 }
@@ -422,6 +436,10 @@ hub := input.linkedHubs[0] if not input.deviceRuntimeContext.payload.hub
 initial_twin := {"tags": {"n": to_number(input.deviceRuntimeContext.tpm.endorsementKey)}}
 
 payload := input.deviceRuntimeContext.x509.clientCertificate
+
+reject contains sprintf("no %v", [input.deviceRuntimeContext.tpm]) if input.deviceRuntimeContext.tpm
+
+hold contains concat(" ", ["wait", input.deviceRuntimeContext.x509.clientCertificate])
 `)}}
 	allocator := newAllocator(f, rules)
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -16,6 +16,13 @@ type answer struct {
 	ours bool
 }
 
+// Answers to what is no allocation.
+const (
+	unauthorized     = "unauthorized"
+	notFound         = "not_found"
+	methodNotAllowed = "method_not_allowed"
+)
+
 // answers is the one table from outcome to HTTP status. DPS fails the
 // registration at once (400207) on a 4xx below 429, and calls again for about
 // seven minutes on 429 and above; 401 and a 200 without a hub would tell
@@ -33,6 +40,27 @@ var answers = map[string]answer{
 	string(allocation.Canceled):       {status: http.StatusServiceUnavailable, title: "The request did not arrive whole"},
 	string(allocation.NotReady):       {status: http.StatusServiceUnavailable, title: "The service is starting", ours: true},
 	string(allocation.Internal):       {status: http.StatusServiceUnavailable, title: "The service failed", ours: true},
+
+	// Not of the Functions host's making, which checks keys and routes itself.
+	unauthorized:     {status: http.StatusUnauthorized, title: "The function key is missing or wrong"},
+	notFound:         {status: http.StatusNotFound, title: "There is nothing here"},
+	methodNotAllowed: {status: http.StatusMethodNotAllowed, title: "The webhook takes POST"},
+}
+
+// outcome reads the table.
+func (a *exchange) outcome() answer {
+	found := answers[a.result()]
+	if a.err == nil && a.decision.Throttle {
+		found.status = throttled
+	}
+	return found
+}
+
+// StatusOf tells the HTTP status that the webhook answers a decision with; or a
+// fault, which is nil where a decision was reached.
+func StatusOf(decision allocation.Decision, fault *allocation.Fault) int {
+	a := exchange{decision: decision, err: fault}
+	return a.outcome().status
 }
 
 // throttled is what a rule's hold with status 429 asks for.

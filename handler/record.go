@@ -60,6 +60,12 @@ func (h *handler) record(a *exchange) {
 		if len(a.decision.Reasons) > 0 {
 			attrs = append(attrs, slog.Any("reasons", a.decision.Reasons))
 		}
+		if a.decision.Cause != nil {
+			text("cause", a.decision.Cause.Error())
+		}
+		if len(a.decision.BuiltinErrors) > 0 {
+			attrs = append(attrs, slog.Any("builtin_errors", a.decision.BuiltinErrors))
+		}
 		if len(a.decision.Overrides) > 0 {
 			attrs = append(attrs, slog.Any("overrides", a.decision.Overrides))
 		}

@@ -89,7 +89,7 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 	defer stop()
 	if err := host.Start(ctx); err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) && flags.port != 0 {
-			return fmt.Errorf("port %d of %s is in use: stop what listens there, or choose another with --port (0 picks a free one)", flags.port, flags.address)
+			return fmt.Errorf("port %d of %s is in use: stop what listens there, or choose another with --port (make run PORT=...; 0 picks a free one)", flags.port, flags.address)
 		}
 		return err
 	}

@@ -1,7 +1,7 @@
-// Command usher is the tool of people who write allocation rules: it formats rules and runs the webhook on a
-// developer's machine.
+// Command usher is the tool of people who write allocation rules: it helps to write rules, proves them, makes
+// bundles of them, and runs the webhook on a developer's machine.
 //
-// Exit codes: 0 when all is well, 1 when something failed or a check found something, 2 when the command line is wrong.
+// The constants below are its exit codes; exitCodes has them in words.
 package main
 
 import (
@@ -16,9 +16,15 @@ import (
 
 // Exit codes, so that scripts can tell a finding from a typing error.
 const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
+	exitOK        = 0
+	exitFailure   = 1 // something failed, such as a file that cannot be read; or fmt --check found something
+	exitUsage     = 2 // the command line is wrong
+	exitRules     = 3 // the rules do not load
+	exitTests     = 4 // tests fail, or cover too little (test)
+	exitInvariant = 5 // a promise is broken (verify)
+	exitChanges   = 6 // changes were found (replay)
+	exitLint      = 7 // a lint found something (check)
+	exitBench     = 8 // slower than the threshold allows (bench)
 )
 
 func main() {
@@ -74,12 +80,11 @@ func newCommand() *cobra.Command {
 		Use:   "usher",
 		Short: "Write, check and run the rules that show devices to their IoT hubs",
 		Long: `usher is the tool of people who write allocation rules for Azure IoT Hub Device
-Provisioning Service (DPS).
-
-Exit codes: 0 when all is well, 1 when something failed or a check found
-something, 2 when the command line is wrong.`,
-		Example: `  usher host            run the webhook on this machine
-  usher fmt --check     find rules that are not formatted`,
+Provisioning Service (DPS). Every command decides as the webhook does: what it
+shows is what devices get.`,
+		Example: `  usher new presses --group line-a && usher test       a rule and its test, to be changed
+  usher verify --rule presses                          a request for which the rule is wrong, if there is one
+  usher explain examples/requests/default-new.json     where this device goes, and why`,
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true, // a failure is no reason to print the help
 		Args:          usageArgs(cobra.NoArgs),
@@ -88,6 +93,7 @@ something, 2 when the command line is wrong.`,
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	cmd.AddCommand(newHostCommand(), newFmtCommand(), newVersionCommand())
+	cmd.AddCommand(newCheckCommand(), newNewCommand(), newEditorCommand(), newExplainCommand(), newTestCommand(), newBundleCommand(), newBenchCommand(), newReplayCommand(), newVerifyCommand(), newHostCommand(), newFmtCommand(), newVersionCommand())
+	arrange(cmd)
 	return cmd
 }

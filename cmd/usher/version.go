@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -10,26 +11,65 @@ import (
 )
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
+	var format string
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of usher, of OPA in it, and of Go",
+		Long: `Version prints the versions of usher, of OPA in it, and of Go. With -o json it adds
+the commit that it was built from, where the build knew one.`,
 		Example: `  $ usher version
   usher v1.4.0
   opa v1.22.2
   go1.26.8 linux/amd64`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa v%s\n%s %s/%s\n", buildVersion(), version.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
+			build := readBuild()
+			switch format {
+			case "json":
+				encoder := json.NewEncoder(cmd.OutOrStdout())
+				encoder.SetIndent("", "  ")
+				return encoder.Encode(build)
+			case "text":
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
+				return err
+			default:
+				return usageError(fmt.Errorf("--output is %q: use text or json", format))
+			}
 		},
 	}
+	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
+	return cmd
 }
 
-// buildVersion is what the go command stamped into the binary: the release, or a version made of commit and date.
-func buildVersion() string {
+// build is what the go command stamped into the binary.
+type build struct {
+	Usher    string `json:"usher"` // the release, or a version made of commit and date
+	OPA      string `json:"opa"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+	Commit   string `json:"commit,omitempty"`
+	Time     string `json:"time,omitempty"`     // of the commit
+	Modified bool   `json:"modified,omitempty"` // there were changes beyond it
+}
+
+func readBuild() build {
+	b := build{Usher: "(unknown version)", OPA: "v" + version.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "(unknown version)"
+	if !ok {
+		return b
 	}
-	return info.Main.Version
+	if info.Main.Version != "" {
+		b.Usher = info.Main.Version
+	}
+	for _, setting := range info.Settings {
+		switch setting.Key {
+		case "vcs.revision":
+			b.Commit = setting.Value
+		case "vcs.time":
+			b.Time = setting.Value
+		case "vcs.modified":
+			b.Modified = setting.Value == "true"
+		}
+	}
+	return b
 }

@@ -153,6 +153,7 @@ type names struct {
 type glob struct {
 	pattern   string // * is any text, ? one character
 	prefix    string // before the first wildcard
+	suffix    string // after the last one
 	precision int    // characters that are not wildcards
 	rule      *Rule
 }
@@ -163,7 +164,7 @@ func (n *names) add(kind string, rule *Rule, patterns []string) []Problem {
 		pattern = strings.ToLower(pattern)
 		if wildcard := strings.IndexAny(pattern, "*?"); wildcard >= 0 {
 			literal := len(pattern) - strings.Count(pattern, "*") - strings.Count(pattern, "?")
-			n.globs = append(n.globs, glob{pattern, pattern[:wildcard], literal, rule})
+			n.globs = append(n.globs, glob{pattern, pattern[:wildcard], pattern[strings.LastIndexAny(pattern, "*?")+1:], literal, rule})
 			continue
 		}
 		if other := n.exact[pattern]; other != nil {
@@ -201,7 +202,7 @@ func (n *names) seal(kind string) []Problem {
 			if a.rule == b.rule && a.pattern != b.pattern {
 				continue // whichever of the two matches, it is the same rule
 			}
-			if a.precision == b.precision && overlap(a.pattern, b.pattern) {
+			if a.precision == b.precision && compatible(a.suffix, b.suffix) && overlap(a.pattern, b.pattern) {
 				problems = append(problems, conflict(fmt.Sprintf("a name of %s that matches %q and %q", kind, a.pattern, b.pattern), a.rule, b.rule))
 			}
 		}
@@ -218,6 +219,10 @@ func (n *names) seal(kind string) []Problem {
 	}
 	return problems
 }
+
+// compatible reports whether a text can end in both suffixes. It is quick, and
+// keeps a thousand names that differ at their ends from being compared in full.
+func compatible(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
 
 func (n *names) find(name string, fallback *Rule) *Rule {
 	name = strings.ToLower(name)

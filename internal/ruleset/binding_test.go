@@ -218,3 +218,28 @@ func TestRulesIsACopy(t *testing.T) {
 		t.Error("the caller's change is seen")
 	}
 }
+
+// A package with entry rules that serves nobody is METADATA gone wrong: its
+// devices would be left to another rule, and nobody would see.
+func TestUnboundRules(t *testing.T) {
+	t.Parallel()
+	const fallback = "package allocation.default\n\nhub := input.linkedHubs[0]\n"
+	const body = "package allocation.a\n\nreject contains \"no\"\n"
+	for name, text := range map[string]string{
+		"METADATA below the package clause": "package allocation.a\n\n# METADATA\n# custom:\n#   enrollment_groups: [g]\n\nreject contains \"no\"\n",
+		"names outside of custom":           "# METADATA\n# enrollment_groups: [g]\n" + body,
+		"another scope":                     "# METADATA\n# scope: subpackages\n# custom:\n#   enrollment_groups: [g]\n" + body,
+		"another name":                      "# METADATA\n# custom:\n#   groups: [g]\n" + body,
+		"no METADATA":                       body,
+	} {
+		_, err := ruleset.Load(t.Context(), folder("a.rego", text, "default.rego", fallback), ruleset.Options{Name: "rules"})
+		if err == nil || !strings.Contains(err.Error(), "allocation.a") && !strings.Contains(err.Error(), "rules/a.rego") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What others refer to is a library, whatever its rules are called.
+	if _, err := ruleset.Load(t.Context(), folder("a.rego", "package a\n\nhub := input.linkedHubs[0]\n",
+		"default.rego", "package allocation.default\n\nhub := data.a.hub\n"), ruleset.Options{}); err != nil {
+		t.Errorf("a library: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package ruleset
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,7 +79,7 @@ func customBuiltins() []customBuiltin {
 							types.NewObject(nil, types.NewDynamicProperty(types.S, types.N)),
 							hubList(),
 							types.NewSet(types.S),
-						)).Description("host names or first labels, without case: an object to their weights, zero for none, or an array or a set of equals; of two weights for one hub the higher counts"),
+						)).Description("host names, first labels or globs as for usher.matching, without case: an object to their weights, zero for none, or an array or a set of equals; of two weights for one hub the higher counts"),
 						types.Named("linked", hubList()).Description("host names to choose from, such as input.linkedHubs"),
 					),
 					types.Named("hub", types.S).Description("one of linked, as spelled there"),
@@ -230,20 +231,29 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	if err != nil {
 		return err
 	}
-	pattern := strings.ToLower(string(text))
 	found := ast.NewSetWithCapacity(len(linked))
-	seen := make(map[string]bool, len(linked))
-	for _, hub := range linked {
-		host := strings.ToLower(hub)
-		label, _, _ := strings.Cut(host, ".")
-		if !seen[host] && (matches(pattern, host) || matches(pattern, label)) {
-			seen[host] = true
-			found.Add(ast.StringTerm(hub))
-		}
+	for _, hub := range hubsLike(strings.ToLower(string(text)), linked) {
+		found.Add(ast.StringTerm(hub))
 	}
 	return iter(ast.NewTerm(found))
 }
 
+// hubsLike returns the hubs whose host name or first label matches a glob in
+// lower case, each once: of two spellings the first.
+func hubsLike(pattern string, linked []string) []string {
+	found := make([]string, 0, len(linked))
+	for _, hub := range linked {
+		host := strings.ToLower(hub)
+		label, _, _ := strings.Cut(host, ".")
+		if (matches(pattern, host) || matches(pattern, label)) &&
+			!slices.ContainsFunc(found, func(other string) bool { return dps.SameHub(other, hub) }) {
+			found = append(found, hub)
+		}
+	}
+	return found
+}
+
+// hubOperand reads an array of host names.
 func hubOperand(value ast.Value, position int) ([]string, error) {
 	array, err := builtins.ArrayOperand(value, position)
 	if err != nil {
@@ -278,8 +288,13 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 		if !ok {
 			return builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(name.Value))
 		}
-		if hub, ok := names[strings.ToLower(string(n))]; ok {
+		folded := strings.ToLower(string(n))
+		if hub, ok := names[folded]; ok {
 			candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+		} else if strings.ContainsAny(folded, "*?") {
+			for _, hub := range hubsLike(folded, linked) {
+				candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+			}
 		}
 		return nil
 	}

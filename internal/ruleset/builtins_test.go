@@ -152,6 +152,8 @@ func TestChooseBuiltin(t *testing.T) {
 		{`usher.choose("dev-1", ["b", "unlinked"], ["a.net", "b.net"])`, "b.net"},
 		{`usher.choose("dev-1", {"a.net", "c"}, ["a.net", "A.net", "b.net"])`, "a.net"},
 		{`usher.choose("dev-1", {"a.net": 0, "a": 1}, ["a.net"])`, "a.net"}, // the higher weight
+		{`usher.choose("dev-1", ["EU-*"], ["us-1.net", "eu-1.net"])`, "eu-1.net"},
+		{`usher.choose("dev-1", {"us-?": 0, "*-2.net": 1}, ["us-1.net", "us-2.net"])`, "us-2.net"},
 		{`concat(" ", usher.matching("*", ["B.net", "a.net", "b.NET"]))`, "B.net a.net"},
 		{`concat(" ", usher.matching("EU-?", ["eu-1.net", "EU-2.net", "eu-10.net", "us-1.net"]))`, "EU-2.net eu-1.net"},
 		{`concat(" ", usher.matching("*.org", ["a.net", "b.org"]))`, "b.org"},

@@ -16,9 +16,11 @@ import (
 // Restricted tells whether a built-in function is off unless
 // [Options.AllowBuiltins] names it: its answer depends on the network, the
 // clock, chance or the host, so that the same request could get another answer
-// on another instance; or it compiles Rego of its own.
+// on another instance; or it compiles Rego of its own, or computes without end.
 func Restricted(builtin *ast.Builtin) bool {
 	switch builtin.Name {
+	case "bits.lsh": // of a large number it computes for minutes, and cannot be interrupted
+		return true
 	case "opa.runtime", "rego.parse_module", "net.lookup_ip_addr", "http.send", "crypto.x509.parse_and_verify_certificates",
 		"crypto.x509.parse_and_verify_certificates_with_options":
 		return true
@@ -88,6 +90,9 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	if len(problems) > 0 {
 		return newLoadError(problems)
 	}
+	if problems := rs.unbound(whole.compiler); len(problems) > 0 {
+		return newLoadError(problems)
+	}
 	rs.whole.Store(&whole)
 	for _, rule := range rs.rules {
 		rule.mu.Lock()
@@ -95,6 +100,42 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 		rule.mu.Unlock()
 	}
 	return nil
+}
+
+// unbound finds packages with entry rules that serve nobody and that nothing
+// refers to: METADATA in the wrong place, or misspelt, would else leave their
+// devices to another rule, and nobody would see.
+func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
+	var problems []Problem
+	referred := map[string]bool{}
+	for _, module := range compiler.Modules {
+		own := packageName(module.Package)
+		ast.WalkRefs(module, func(ref ast.Ref) bool {
+			for _, name := range rs.referredTo(ref) {
+				referred[name] = referred[name] || name != own
+			}
+			return false
+		})
+	}
+	for _, p := range rs.packages {
+		if referred[p.name] || slices.ContainsFunc(rs.rules, func(r *Rule) bool { return r.Package == p.name }) {
+			continue
+		}
+		for _, e := range []entry{entryReject, entryHold, entryHub} {
+			rules := compiler.GetRulesExact(p.path.Append(ast.StringTerm(string(e))))
+			if len(rules) == 0 {
+				continue
+			}
+			problems = append(problems, Problem{
+				Place:   placeOf(rules[0].Location),
+				Message: fmt.Sprintf("package %s has the entry rule %s but serves no enrollment", p.name, e),
+				Mend: "name enrollments under custom." + customGroups + " or custom." + customIndividuals +
+					" in METADATA right above the package clause; or give the rule another name",
+			})
+			break
+		}
+	}
+	return problems
 }
 
 // compileAlone compiles a rule and the packages that it refers to, however
@@ -171,18 +212,23 @@ func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
 	if len(problems) > 0 {
 		return unit{err: newLoadError(problems)}
 	}
-	compiler := ast.NewCompiler().
+	compiler := rs.newCompiler(ctx)
+	compiler.Compile(modules)
+	if compiler.Failed() {
+		return unit{err: newLoadError(problemsOf(compiler.Errors))}
+	}
+	return unit{compiler: compiler}
+}
+
+// newCompiler returns a compiler that has compiled nothing yet.
+func (rs *Ruleset) newCompiler(ctx context.Context) *ast.Compiler {
+	return ast.NewCompiler().
 		WithCapabilities(rs.capabilities).
 		WithSchemas(rs.schemas).
 		WithUseTypeCheckAnnotations(true).
 		WithStrict(rs.options.Strict).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
 		SetErrorLimit(maxProblems)
-	compiler.Compile(modules)
-	if compiler.Failed() {
-		return unit{err: newLoadError(problemsOf(compiler.Errors))}
-	}
-	return unit{compiler: compiler}
 }
 
 // maxProblems bounds how many compile errors are listed.

@@ -31,7 +31,11 @@ type Verdict struct {
 // EvalError says why a rule came to no verdict. Its text holds places and kinds
 // of errors, no value of the request.
 type EvalError struct {
-	Rule  *Rule
+	Rule *Rule
+	// Entry is the entry rule that failed, such as "hub"; empty where it was
+	// not one of them. Those before it in the order reject, hold, hub,
+	// initial_twin, payload have spoken.
+	Entry string
 	Place string // file:line, where known
 	// Problem is the error in words.
 	Problem string
@@ -68,11 +72,13 @@ func (r *Rule) entryRef(e entry) ast.Ref {
 	return r.set.packages[r.Package].path.Append(ast.StringTerm(string(e)))
 }
 
-// preparedRule holds the queries for the entry rules that a package defines.
+// preparedRule holds the queries for the entry rules that a package defines: one
+// for each, and one for all of them together.
 type preparedRule struct {
 	compiler *ast.Compiler
 	queries  []entryQuery
-	err      error // *LoadError: the rule does not compile
+	together ast.Body // binds a variable of the name of each entry rule
+	err      error    // *LoadError: the rule does not compile
 }
 
 type entryQuery struct {
@@ -105,6 +111,7 @@ func (r *Rule) prepare() *preparedRule {
 			if len(u.compiler.GetRulesWithPrefix(ref)) > 0 {
 				prepared.queries = append(prepared.queries, entryQuery{e,
 					ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(ref)))})
+				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(e)), ast.NewTerm(ref)))
 			}
 		}
 	}
@@ -113,57 +120,126 @@ func (r *Rule) prepare() *preparedRule {
 }
 
 // Evaluate asks the rule about one request, given as the types of [Verdict].
-// Each entry rule is asked apart, so that an undefined twin is an absent twin and
-// no undefined verdict. It ends when ctx does, at the latest after the built-in
-// function that is running then. Every error is an *EvalError.
+// The entry rules are independent of each other: an undefined twin is an absent
+// twin and no undefined verdict. It ends when ctx does, at the latest after the built-in
+// function that is running then. Every error is an *EvalError; the verdict then
+// holds what the entry rules before the one that failed say.
 //
 // Evaluate keeps no part of input.
 func (r *Rule) Evaluate(ctx context.Context, input map[string]any) (Verdict, error) {
-	var verdict Verdict
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
-		return verdict, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
+		return Verdict{}, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
 	}
 	if err := ctx.Err(); err != nil {
-		return verdict, r.interrupted(err)
+		return Verdict{}, r.interrupted(err)
 	}
-	cancel := topdown.NewCancel()
-	defer context.AfterFunc(ctx, cancel.Cancel)()
-
-	evaluation := evaluation{
-		rule:   r,
-		ctx:    ctx,
-		cancel: cancel,
-		input:  ast.NewTerm(ast.LazyObject(input)),
-		cache:  topdown.NewVirtualCache(),
-		now:    time.Now(),
-	}
-	for _, query := range prepared.queries {
-		value, err := evaluation.ask(prepared.compiler, query)
-		if err != nil {
-			return Verdict{}, err
-		}
-		if value == nil {
-			continue
-		}
-		switch query.entry {
-		case entryReject:
-			verdict.Reject = value
-		case entryHold:
-			verdict.Hold = value
-		case entryHub:
-			verdict.Hub = value
-		case entryInitialTwin:
-			verdict.InitialTwin = value
-		case entryPayload:
-			verdict.Payload = value
-		}
-		if query.entry == entryReject && !isEmpty(value) {
-			break // final: nothing else is asked
-		}
+	evaluation := r.begin(ctx, input)
+	defer context.AfterFunc(ctx, evaluation.cancel.Cancel)()
+	verdict, ok, err := evaluation.askTogether(prepared)
+	if !ok && err == nil {
+		verdict, err = evaluation.askApart(prepared)
 	}
 	verdict.BuiltinErrors = evaluation.builtinErrorPlaces()
+	return verdict, err
+}
+
+// askTogether asks all entry rules by one query, which costs a fraction of one
+// for each. Its answer counts only if every one of them is defined and nothing
+// fails, not even a built-in function; else ok is false, and they must be asked
+// apart to tell which.
+func (e *evaluation) askTogether(prepared *preparedRule) (verdict Verdict, ok bool, err error) {
+	var values topdown.QueryResult
+	err = e.query(prepared.compiler, prepared.together).Iter(e.ctx, func(bindings topdown.QueryResult) error {
+		values = bindings
+		return nil
+	})
+	if err != nil {
+		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
+			return verdict, false, e.rule.interrupted(cause)
+		}
+		e.startAnew()
+		return verdict, false, nil
+	}
+	if len(e.builtinErrors) > 0 {
+		e.startAnew()
+		return verdict, false, nil
+	}
+	for _, query := range prepared.queries {
+		term, defined := values[ast.Var(query.entry)]
+		if !defined {
+			return Verdict{}, false, nil
+		}
+		value, err := e.json(query.entry, term.Value)
+		if err != nil {
+			return Verdict{}, false, err
+		}
+		if verdict.set(query.entry, value) {
+			break
+		}
+	}
+	return verdict, true, nil
+}
+
+// startAnew forgets what failed together, in the cache too: an error leaves it
+// wherever it was, and a built-in that failed is not called again.
+func (e *evaluation) startAnew() {
+	e.cache, e.builtinErrors = topdown.NewVirtualCache(), nil
+}
+
+// askApart asks each entry rule by a query of its own. With an error it returns
+// what the rules before said.
+func (e *evaluation) askApart(prepared *preparedRule) (Verdict, error) {
+	var verdict Verdict
+	for _, query := range prepared.queries {
+		_, final, err := e.askFor(prepared, query, &verdict)
+		if err != nil {
+			return verdict, err
+		}
+		if final {
+			break
+		}
+	}
 	return verdict, nil
+}
+
+// askFor asks one entry rule and notes in the verdict what it says. After what is
+// final, nothing else is asked.
+func (e *evaluation) askFor(prepared *preparedRule, query entryQuery, verdict *Verdict) (value any, final bool, err error) {
+	value, err = e.ask(prepared.compiler, query)
+	if err != nil {
+		return nil, true, err
+	}
+	if verdict.set(query.entry, value) {
+		return value, true, nil
+	}
+	// A built-in that fails in Rego is undefined, and what is undefined
+	// refuses nobody: whoever can make it fail would get past the rule.
+	if guards := query.entry == entryReject || query.entry == entryHold; guards && len(e.builtinErrors) > 0 {
+		verdict.set(query.entry, nil)
+		return nil, true, &EvalError{Rule: e.rule, Entry: string(query.entry), Place: placeOf(e.builtinErrors[0].Location),
+			Problem: fmt.Sprintf("%s cannot be told: a built-in function failed", query.entry)}
+	}
+	return value, false, nil
+}
+
+// set notes what one entry rule says, and reports whether that is final: of a
+// device that is rejected nothing else counts.
+func (v *Verdict) set(e entry, value any) (final bool) {
+	switch e {
+	case entryReject:
+		v.Reject = value
+		return value != nil && !isEmpty(value)
+	case entryHold:
+		v.Hold = value
+	case entryHub:
+		v.Hub = value
+	case entryInitialTwin:
+		v.InitialTwin = value
+	case entryPayload:
+		v.Payload = value
+	}
+	return false
 }
 
 // isEmpty reports whether a reject refuses nobody: an empty set, or false as of
@@ -185,10 +261,22 @@ type evaluation struct {
 	builtinErrors []topdown.Error
 }
 
-func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) {
-	var result ast.Value
+// begin prepares to ask about one request.
+func (r *Rule) begin(ctx context.Context, input map[string]any) evaluation {
+	return evaluation{
+		rule:   r,
+		ctx:    ctx,
+		cancel: topdown.NewCancel(),
+		input:  ast.NewTerm(ast.LazyObject(input)),
+		cache:  topdown.NewVirtualCache(),
+		now:    time.Now(),
+	}
+}
+
+// query is the one way in which this package asks OPA anything.
+func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query {
 	set := e.rule.set
-	err := topdown.NewQuery(query.body).
+	return topdown.NewQuery(body).
 		WithCompiler(compiler).
 		WithStore(set.store).
 		WithTransaction(set.txn).
@@ -198,22 +286,30 @@ func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) 
 		WithVirtualCache(e.cache).
 		WithTime(e.now).
 		WithMetrics(metrics.NoOp()).
-		WithBuiltinErrorList(&e.builtinErrors).
-		Iter(e.ctx, func(bindings topdown.QueryResult) error {
-			result = bindings[answer].Value
-			return nil
-		})
+		WithBuiltinErrorList(&e.builtinErrors)
+}
+
+func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) {
+	var result ast.Value
+	err := e.query(compiler, query.body).Iter(e.ctx, func(bindings topdown.QueryResult) error {
+		result = bindings[answer].Value
+		return nil
+	})
 	if err != nil {
 		return nil, e.rule.failed(e.ctx, query.entry, err)
 	}
 	if result == nil {
 		return nil, nil
 	}
-	value, err := ast.JSON(result)
+	return e.json(query.entry, result)
+}
+
+func (e *evaluation) json(entry entry, value ast.Value) (any, error) {
+	converted, err := ast.JSON(value)
 	if err != nil {
-		return nil, &EvalError{Rule: e.rule, Problem: fmt.Sprintf("what %s says is not JSON", query.entry)}
+		return nil, &EvalError{Rule: e.rule, Entry: string(entry), Problem: fmt.Sprintf("what %s says is not JSON", entry)}
 	}
-	return value, nil
+	return converted, nil
 }
 
 func (e *evaluation) builtinErrorPlaces() []string {
@@ -237,7 +333,7 @@ func (r *Rule) failed(ctx context.Context, e entry, err error) error {
 	if cause := ctx.Err(); cause != nil && topdown.IsCancel(err) {
 		return r.interrupted(cause)
 	}
-	failure := &EvalError{Rule: r, Problem: fmt.Sprintf("%s failed", e)}
+	failure := &EvalError{Rule: r, Entry: string(e), Problem: fmt.Sprintf("%s failed", e)}
 	if te, ok := errors.AsType[*topdown.Error](err); ok {
 		failure.Place = placeOf(te.Location)
 		failure.Problem = fmt.Sprintf("%s failed: %s", e, wordsOf(te))

@@ -275,6 +275,7 @@ func TestNotStrict(t *testing.T) {
 
 // restricted has a call of each built-in function that is off by default.
 var restricted = map[string]string{
+	"bits.lsh": `bits.lsh(1, 2)`,
 	"crypto.x509.parse_and_verify_certificates":              `crypto.x509.parse_and_verify_certificates("")`,
 	"crypto.x509.parse_and_verify_certificates_with_options": `crypto.x509.parse_and_verify_certificates_with_options("", {})`,
 	"http.send":              `http.send({"method": "get", "url": "http://localhost"})`,

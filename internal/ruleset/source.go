@@ -32,31 +32,26 @@ type files struct {
 
 func readFiles(fsys fs.FS) (files, error) {
 	var found files
-	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && isHidden(name):
-			return fs.SkipDir // such as .git or an editor's folder
-		case entry.IsDir() || isHidden(name) || !isData(name) && !isRego(name):
-			return nil
-		}
+	names, err := Files(fsys, false)
+	if err != nil {
+		return found, err
+	}
+	for _, name := range names {
 		text, err := fs.ReadFile(fsys, name)
 		if err != nil {
-			return err
+			return found, err
 		}
 		if isRego(name) {
 			found.rego = append(found.rego, file{name, text})
 		} else {
 			found.data = append(found.data, file{name, text})
 		}
-		return nil
-	})
-	return found, err
+	}
+	return found, nil
 }
 
 func isRego(name string) bool {
-	return strings.HasSuffix(name, ".rego") && !strings.HasSuffix(name, "_test.rego")
+	return strings.HasSuffix(name, ".rego") && !IsTest(name) && !IsInvariants(name)
 }
 
 func isData(name string) bool {

@@ -24,14 +24,15 @@ kinds := {
 }
 
 appliance := kind if {
+	id := dps.registration_id_lower
 	some suffix, kind in kinds
-	endswith(dps.registration_id_lower, suffix)
+	endswith(id, suffix)
 }
 
 # METADATA
 # title: The hub of the appliance's kind
 # description: Were several hubs of a kind linked, the appliances would spread over them.
-hub := dps.spread(dps.hubs_matching(appliance.hubs))
+hub := dps.spread([appliance.hubs])
 
 # METADATA
 # title: What the appliance starts with

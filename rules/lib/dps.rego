@@ -97,18 +97,18 @@ hubs_matching(pattern) := usher.matching(pattern, input.linkedHubs)
 # METADATA
 # title: A hub by weight
 # description: >-
-#   This device's hub by an object of host names or first labels to weights, such as
-#   {"contoso-eu": 2, "contoso-us": 1}. Only linked hubs with a weight above zero count. The
+#   This device's hub by an object of host names, first labels or globs to weights, such as
+#   {"contoso-eu-*": 2, "contoso-us": 1}. Only linked hubs with a weight above zero count. The
 #   same device gets the same hub always; a hub that is added, drained or re-weighted moves
 #   only the devices that it gains or loses. Undefined if no hub counts. Of a hub named
-#   twice, by host name and by label, the higher weight counts.
+#   twice, the higher weight counts.
 weighted(weights) := usher.choose(registration_id, weights, input.linkedHubs)
 
 # METADATA
 # title: A hub of equals
 # description: >-
-#   This device's hub out of an array or set of host names or first labels, each with the
-#   same share, otherwise like weighted.
+#   This device's hub out of an array or set of host names, first labels or globs, each hub
+#   with the same share, otherwise like weighted.
 spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
 
 # METADATA

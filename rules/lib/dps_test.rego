@@ -147,6 +147,13 @@ test_choices_do_not_depend_on_case_or_order if {
 	}
 }
 
+test_names_can_be_globs if {
+	dps.spread(["contoso-us*"]) == hubs[2] with input as group({})
+	dps.spread({"*"}) in hubs with input as group({})
+	dps.weighted({"contoso-eu-*": 0, "CONTOSO-U?": 1}) == hubs[2] with input as group({})
+	not dps.spread(["nowhere-*"]) with input as group({})
+}
+
 test_spread_reaches_every_linked_hub if {
 	{hub |
 		some i in numbers.range(1, 50)

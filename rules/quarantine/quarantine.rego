@@ -9,10 +9,12 @@ package allocation.quarantine
 
 import data.dps
 
-# An object rather than a list: looking one up takes the same time among thousands.
 default is_quarantined := false
 
-is_quarantined if _ = data.quarantine.devices[dps.registration_id_lower] # whatever the note beside it
+is_quarantined if _ = devices[dps.registration_id_lower] # whatever the note beside it
+
+# The list in any case, as DPS takes registration IDs.
+devices := {lower(id): note | some id, note in data.quarantine.devices}
 
 quarantine_hub := dps.hub_named(data.quarantine.hub)
 

@@ -12,7 +12,10 @@ import data.dps
 # Pilots go first, at 0 percent too.
 default side := "old"
 
-side := "new" if data.staged.pilots[dps.registration_id_lower]
+side := "new" if {
+	some id, true in data.staged.pilots
+	dps.same_text(id, dps.registration_id)
+}
 
 side := "new" if dps.in_percentage(data.staged.name, data.staged.percent)
 

@@ -1,0 +1,266 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/rulebench"
+)
+
+// benchFlags are those of `usher bench`.
+type benchFlags struct {
+	rules            rulesFlags
+	duration, warmup time.Duration
+	save, compare    string
+	threshold        percentage
+	least            time.Duration
+	metrics          []string
+	format           string
+}
+
+// benchRetries is how often what looks slower is measured again before it counts.
+const benchRetries = 2
+
+func newBenchCommand() *cobra.Command {
+	flags := benchFlags{threshold: 0.2}
+	cmd := &cobra.Command{
+		Use:   "bench [request ...]",
+		Short: "Measure how long rules take",
+		Long: `Bench decides requests round and round, one after the other, and prints percentiles
+of the time that a decision takes, from the bytes of the request to those of the
+answer, and what it allocates; for each rule and for all. The typical time is the
+mean of the medians of the requests.
+
+A request is a file with an AllocationRequest, an .ndjson or .jsonl file with one on
+each line, a folder of such files, or - for lines on standard input. A decision
+record that holds its request under "request" serves as well. The default is the
+folder examples/requests.
+
+With --compare it exits with 8 if a rule is worse than in a measurement that --save
+wrote: its typical time or its number of allocations, or the --metrics that you name, by
+more than --threshold and, of a time, by more than --min-difference. What looks worse
+is measured again, twice at most, and the better figures count. Compare only what
+the same machine measured.`,
+		Example: `  usher bench
+  usher bench --save before.json requests/*.json
+  usher bench --compare before.json --threshold 10% requests/*.json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.check(); err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				args = []string{"examples/requests"}
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return flags.run(ctx, args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags.rules.register(cmd)
+	f := cmd.Flags()
+	f.DurationVar(&flags.duration, "duration", 5*time.Second, "how long to measure")
+	f.DurationVar(&flags.warmup, "warmup", time.Second, "how long to decide before that")
+	f.StringVar(&flags.save, "save", "", "file to write the measurement to, as JSON")
+	f.StringVar(&flags.compare, "compare", "", "file with an earlier measurement to compare with")
+	f.Var(&flags.threshold, "threshold", "how much worse is too much")
+	f.DurationVar(&flags.least, "min-difference", 10*time.Microsecond, "least difference of times that counts")
+	f.StringSliceVar(&flags.metrics, "metrics", []string{"typical", "allocs"}, "what may not be worse: typical, p95, p99, allocs; on a busy machine p95 and p99 are of the machine")
+	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
+	return cmd
+}
+
+func (flags *benchFlags) check() error {
+	switch {
+	case !slices.Contains([]string{"text", "json"}, flags.format):
+		return usageError(fmt.Errorf("--output is %q: use text or json", flags.format))
+	case flags.duration <= 0 || flags.duration > time.Hour:
+		return usageError(fmt.Errorf("--duration must be above 0 and at most 1h, and is %s", flags.duration))
+	case flags.warmup < 0 || flags.warmup > time.Hour:
+		return usageError(fmt.Errorf("--warmup must be from 0 to 1h, and is %s", flags.warmup))
+	case flags.least < 0:
+		return usageError(fmt.Errorf("--min-difference must not be below 0, and is %s", flags.least))
+	}
+	for _, name := range flags.metrics {
+		if !slices.Contains(rulebench.Metrics(), rulebench.Metric(name)) {
+			return usageError(fmt.Errorf("--metrics has %q: use typical, p95, p99, allocs", name))
+		}
+	}
+	return nil
+}
+
+func (flags *benchFlags) limits() rulebench.Limits {
+	limits := rulebench.Limits{Threshold: float64(flags.threshold), MinDifference: flags.least}
+	for _, name := range flags.metrics {
+		limits.Metrics = append(limits.Metrics, rulebench.Metric(name))
+	}
+	return limits
+}
+
+func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	baseline, err := readBaseline(flags.compare)
+	if err != nil {
+		return err
+	}
+	rules, _, err := loadRules(ctx, flags.rules, flags.rules.options())
+	if err != nil {
+		return err
+	}
+	requests, err := readRequests(paths, stdin)
+	if err != nil {
+		return err
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		return err
+	}
+	report, err := flags.measure(ctx, allocator, requests, stderr)
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	var changes []rulebench.Change
+	for retry := 0; baseline != nil && ctx.Err() == nil; retry++ {
+		if changes, err = rulebench.Compare(*baseline, report, flags.limits()); err != nil {
+			return fmt.Errorf("%s: %w", flags.compare, err)
+		}
+		if retry == benchRetries || !slices.ContainsFunc(changes, rulebench.Change.Worse) {
+			break
+		}
+		again, err := flags.measure(ctx, allocator, requests, stderr)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if ctx.Err() == nil {
+			report = rulebench.Best(report, again)
+		}
+	}
+	if err := flags.write(stdout, report, changes); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted: the figures are of the time until then")
+	}
+	if flags.save != "" {
+		text, err := json.MarshalIndent(report, "", "  ")
+		if err == nil {
+			err = writeFile(flags.save, append(text, '\n'))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var worse []string
+	for _, change := range changes {
+		if change.Worse() {
+			worse = append(worse, change.Rule)
+		}
+	}
+	if len(worse) > 0 {
+		return &exitError{code: exitBench, err: fmt.Errorf("worse by more than %s than in %s: %s", &flags.threshold, flags.compare, strings.Join(worse, ", "))}
+	}
+	return nil
+}
+
+func (flags *benchFlags) measure(ctx context.Context, allocator *allocation.Allocator, requests []rulebench.Request, stderr io.Writer) (rulebench.Report, error) {
+	bar := newProgress(stderr, "decisions")
+	defer bar.done()
+	return rulebench.Measure(ctx, allocator, requests, rulebench.Options{
+		Warmup: flags.warmup, Duration: flags.duration, Progress: bar.update,
+	})
+}
+
+func readBaseline(name string) (*rulebench.Report, error) {
+	if name == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	var baseline rulebench.Report
+	if err := json.Unmarshal(text, &baseline); err != nil {
+		return nil, fmt.Errorf("%s is no measurement that --save wrote: %w", name, err)
+	}
+	if len(baseline.Rows) == 0 {
+		return nil, fmt.Errorf("%s is no measurement that --save wrote: it has no rows", name)
+	}
+	return &baseline, nil
+}
+
+func (flags *benchFlags) write(w io.Writer, report rulebench.Report, changes []rulebench.Change) error {
+	if flags.format == "json" {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(struct {
+			rulebench.Report
+			Changes []rulebench.Change `json:"changes,omitempty"`
+		}{report, changes})
+	}
+	fmt.Fprintf(w, "%s %s, %d CPUs; one decision at a time\n", report.Go, report.Platform, report.CPUs)
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "typical\tp50\tp95\tp99\tmax\tper second\tallocs\tbytes\trequests\t  rule")
+	for _, row := range report.Rows {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\t%d\t  %s\n", microseconds(row.Typical), microseconds(row.P50), microseconds(row.P95), microseconds(row.P99),
+			microseconds(row.Max), row.PerSecond, counted(row.Allocs), counted(row.Bytes), row.Requests, row.Rule)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, fault := range report.Faults {
+		fmt.Fprintf(w, "%s is a fault, %s: %s\n", fault.Request, fault.Kind, fault.Detail)
+	}
+	if changes == nil {
+		return nil
+	}
+	fmt.Fprintf(w, "\nagainst %s\n", flags.compare)
+	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "typical\tp95\tp99\tallocs\t  rule")
+	for _, change := range changes {
+		for _, metric := range rulebench.Metrics() {
+			fmt.Fprintf(table, "%+.1f%%\t", 100*change.Deltas[metric].Share())
+		}
+		note := ""
+		if change.Worse() {
+			note = "  WORSE"
+		}
+		fmt.Fprintf(table, "  %s%s\n", change.Rule, note)
+	}
+	return table.Flush()
+}
+
+func microseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
+}
+
+// counted shows what an interrupted measurement has not come to count.
+func counted(n float64) string {
+	if n == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f", n)
+}
+
+// percentage is a flag such as 20%, kept as a share.
+type percentage float64
+
+func (p *percentage) String() string { return strconv.FormatFloat(100*float64(*p), 'g', 6, 64) + "%" }
+func (p *percentage) Type() string   { return "percentage" }
+func (p *percentage) Set(text string) error {
+	number, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil || !(number >= 0 && number <= 10_000) {
+		return errors.New("not a percentage such as 20%")
+	}
+	*p = percentage(number / 100)
+	return nil
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/rulebundle"
+	"github.com/usher-dps/usher/internal/ruleset"
+)
+
+func newBundleCommand() *cobra.Command {
+	var rules rulesFlags
+	var output, revision string
+	var tests bool
+	var key rulebundle.Key
+	cmd := &cobra.Command{
+		Use:   "bundle",
+		Short: "Pack rules into one file, an OPA bundle",
+		Long: `Bundle writes the rules and their data into one file, in the format of OPA
+bundles, after it has loaded them: what does not load is not packed. Every command
+takes the file for --rules.
+
+The same rules give the same bytes, and the digest that it prints is the one that
+the webhook logs. With --signing-key the bundle is signed; --verification-key then
+makes other commands insist on the signature.`,
+		Example: `  usher bundle -o rules.tar.gz
+  usher bundle -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
+  usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			loaded, fsys, err := loadRules(cmd.Context(), rules, rules.options())
+			if err != nil {
+				return err
+			}
+			names, err := ruleset.Files(fsys, tests)
+			if err != nil {
+				return err
+			}
+			options := rulebundle.WriteOptions{Revision: revision}
+			if key.File != "" {
+				options.Key = &key
+			} else if cmd.Flags().Changed("signing-alg") {
+				return usageError(fmt.Errorf("--signing-alg without --signing-key"))
+			}
+			var packed bytes.Buffer // a file is written whole or not at all
+			if err := rulebundle.Write(&packed, fsys, names, options); err != nil {
+				return err
+			}
+			if output == "-" {
+				_, err := cmd.OutOrStdout().Write(packed.Bytes())
+				return err
+			}
+			if err := writeFile(output, packed.Bytes()); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d files, %d bytes\nrevision %s\nrules %s\n",
+				output, len(names), packed.Len(), cmp.Or(revision, "(none)"), loaded.Digest())
+			return nil
+		},
+	}
+	rules.register(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write, - for standard output")
+	flags.StringVar(&revision, "revision", "", "what the manifest calls this state of the rules, such as a tag or a commit")
+	flags.BoolVar(&tests, "with-tests", false, "pack *_test.rego too")
+	flags.StringVar(&key.File, "signing-key", "", "file with the private key (PEM) or, for an HS algorithm, the secret")
+	flags.StringVar(&key.Algorithm, "signing-alg", "RS256", "algorithm of the signature, such as RS256, ES256 or HS256")
+	return cmd
+}
+
+// writeFile replaces a file in one step, so that a reader never sees half of it.
+func writeFile(name string, content []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name()) // fails once it is renamed
+	_, err = io.Copy(file, bytes.NewReader(content))
+	if err == nil {
+		err = file.Chmod(fs.FileMode(0o644))
+	}
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), name)
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/lint"
+)
+
+// checkFlags are those of `usher check`.
+type checkFlags struct {
+	rules       rulesFlags
+	hubs        []string
+	enrollments []string // files
+	failOn      string
+	format      string
+	explain     string
+	list        bool
+}
+
+var checkFormats = []string{"text", "json", "sarif", "github", "junit"}
+
+func newCheckCommand() *cobra.Command {
+	var flags checkFlags
+	cmd := &cobra.Command{
+		Use:   "check [path]",
+		Short: "Find what is wrong with rules before a device does",
+		Long: `Check loads rules as the webhook does, strictly: against the schema of the
+AllocationRequest, with unused variables and imports refused, and no enrollment
+served twice. It then looks for mistakes that only show with devices, such as a
+hub that the device chooses for itself. Each of these lints has an ID; --list
+lists them, --explain ID says what is wrong and what to do instead.
+
+Some need to know the hubs that are linked to the DPS or its enrollments:
+
+  az iot dps enrollment-group list -g GROUP --dps-name DPS >groups.json
+
+A finding that is right for one rule is silenced in the rule's METADATA, with the
+reason: see usher check --explain silence.
+
+It exits with 3 if the rules do not load, and with 7 if an error is found; with
+--fail-on warning also for warnings.`,
+		Example: `  usher check
+  usher check rules --hubs contoso-eu,contoso-us
+  usher check --enrollments groups.json --fail-on warning
+  usher check -o sarif >usher.sarif      for code scanning
+  usher check --explain payload-decides`,
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.check(cmd, args); err != nil {
+				return err
+			}
+			switch {
+			case flags.list:
+				return listLints(cmd.OutOrStdout())
+			case flags.explain != "":
+				return explainLint(cmd.OutOrStdout(), flags.explain)
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return flags.runCheck(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags.rules.register(cmd)
+	f := cmd.Flags()
+	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
+	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollment records, as az iot dps lists them; may be given for groups and individuals apart")
+	f.StringVar(&flags.failOn, "fail-on", "error", "level that makes the exit code 7: error or warning")
+	f.StringVarP(&flags.format, "output", "o", "text", strings.Join(checkFormats[:len(checkFormats)-1], ", ")+" or "+checkFormats[len(checkFormats)-1])
+	f.BoolVar(&flags.list, "list", false, "list the lints")
+	f.StringVar(&flags.explain, "explain", "", "explain the lint with this ID")
+	completeWith(cmd, "output", checkFormats...)
+	completeWith(cmd, "fail-on", string(lint.Error), string(lint.Warning))
+	var ids []string
+	for _, l := range lint.Lints() {
+		ids = append(ids, l.ID+"\t"+l.Title)
+	}
+	completeWith(cmd, "explain", ids...)
+	return cmd
+}
+
+// completeWith lets the shell complete a flag's value.
+func completeWith(cmd *cobra.Command, flag string, values ...string) {
+	// The only error is that the flag does not exist, which a test of all commands would show.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (flags *checkFlags) check(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		if cmd.Flags().Changed("rules") && flags.rules.path != args[0] {
+			return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], flags.rules.path))
+		}
+		flags.rules.path = args[0]
+	}
+	if !slices.Contains(checkFormats, flags.format) {
+		return usageError(fmt.Errorf("--output is %q: use one of %s", flags.format, strings.Join(checkFormats, ", ")))
+	}
+	if flags.failOn != string(lint.Error) && flags.failOn != string(lint.Warning) {
+		return usageError(fmt.Errorf("--fail-on is %q: use error or warning", flags.failOn))
+	}
+	return nil
+}
+
+func listLints(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, l := range lint.Lints() {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", l.ID, l.Level, l.Title)
+	}
+	return table.Flush()
+}
+
+func explainLint(w io.Writer, id string) error {
+	l, ok := lint.Find(id)
+	if !ok {
+		return usageError(fmt.Errorf("there is no lint %q: usher check --list has them all", id))
+	}
+	_, err := fmt.Fprintf(w, "%s (%s): %s\n\n%s\n", l.ID, l.Level, l.Title, l.Explanation)
+	return err
+}
+
+func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer) error {
+	options := lint.Options{Name: flags.rules.path, AllowBuiltins: flags.rules.builtins, AllowNet: flags.rules.allowNet, Hubs: flags.hubs}
+	for _, name := range flags.enrollments {
+		enrollments, err := readEnrollments(name)
+		if err != nil {
+			return err
+		}
+		options.Enrollments = append(options.Enrollments, enrollments...)
+	}
+	if info, err := os.Stat(flags.rules.path); err == nil && !info.IsDir() {
+		options.NoTestFiles = true // a bundle has none, unless it was asked for
+	}
+	strict := flags.rules.options()
+	strict.Strict = true
+	rules, fsys, err := loadRules(ctx, flags.rules, strict)
+	if problems := lint.Problems(err); len(problems) > 0 && flags.format != "text" {
+		return errors.Join(err, flags.write(stdout, lint.Report{Rules: []string{}, Findings: problems, Silenced: []lint.Silenced{}, Skipped: []string{}}))
+	}
+	if err != nil {
+		return err
+	}
+	bar := newProgress(stderr, "rules")
+	options.Progress = func(done, all int) { bar.update(done, float64(done)/float64(all)) }
+	report, err := lint.Run(ctx, fsys, rules, options)
+	bar.done()
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	if err := flags.write(stdout, report); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("stopped: %d of %s checked", len(report.Rules), plural(len(rules.Bindings()), "rule"))
+	}
+	errorCount, warnings := report.Count(lint.Error), report.Count(lint.Warning)
+	if errorCount > 0 || warnings > 0 && flags.failOn == string(lint.Warning) {
+		return &exitError{code: exitLint, err: fmt.Errorf("%s, %s", plural(errorCount, "error"), plural(warnings, "warning"))}
+	}
+	return nil
+}
+
+func readEnrollments(name string) ([]lint.Enrollment, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	enrollments, err := lint.ReadEnrollments(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no list of enrollments: %w", name, err)
+	}
+	return enrollments, nil
+}
+
+func (flags *checkFlags) write(w io.Writer, report lint.Report) error {
+	switch flags.format {
+	case "json":
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(report)
+	case "sarif":
+		return lint.WriteSARIF(w, report, readBuild().Usher)
+	case "github":
+		return lint.WriteGitHub(w, report)
+	case "junit":
+		return lint.WriteJUnit(w, report, lint.Level(flags.failOn))
+	default:
+		return flags.writeText(w, report)
+	}
+}
+
+func (flags *checkFlags) writeText(w io.Writer, report lint.Report) error {
+	p := painterFor(w)
+	for _, f := range report.Findings {
+		level := string(f.Level)
+		if f.Level == lint.Error {
+			level = p.paint(red, level)
+		}
+		fmt.Fprintf(w, "%s:%d: %s: %s %s\n", f.File, f.Line, level, f.Message, p.paint(faint, "["+f.Lint+"]"))
+		fmt.Fprintf(w, "    %s\n", f.Mend)
+	}
+	line := fmt.Sprintf("%s checked: %s, %s", plural(len(report.Rules), "rule"),
+		plural(report.Count(lint.Error), "error"), plural(report.Count(lint.Warning), "warning"))
+	if n := len(report.Silenced); n > 0 {
+		line += fmt.Sprintf(", %d silenced", n)
+	}
+	if len(report.Findings) == 0 {
+		line = p.paint(green, line)
+	}
+	fmt.Fprintln(w, line)
+	if len(report.Skipped) > 0 {
+		fmt.Fprintf(w, "Not looked for, as nothing says what is there: %s\n", strings.Join(report.Skipped, ", "))
+	}
+	return nil
+}

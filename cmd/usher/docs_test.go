@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestDocs runs the pages of docs/cli that are listed here. Each "## " heading
+// starts afresh, in a folder with the rules and the examples of the repository:
+//
+//	sh              is run by a shell, usher being this one
+//	sh exit=4       and exits with 4
+//	text, json      after it is what it prints; a line ... stands for any lines
+//	text shape      but for numbers and the width of columns
+func TestDocs(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("there is no shell")
+	}
+	for _, page := range []string{"../editor", "bench", "bundle", "check", "explain", "fmt", "new", "replay", "test", "verify"} {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			name := filepath.Join("..", "..", "docs", "cli", page+".md")
+			text, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ran := 0
+			for _, section := range strings.Split(string(text), "\n## ") {
+				ran += runSection(t, section)
+			}
+			if ran < 3 {
+				t.Errorf("%s shows %d commands with their output", name, ran)
+			}
+		})
+	}
+}
+
+// The walk-through is followed as a newcomer would: from an empty folder, in which each
+// block goes on from the one before.
+func TestFromZero(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("there is no shell")
+	}
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "from-zero.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ran := runBlocks(t, t.TempDir(), string(text)); ran < 10 {
+		t.Errorf("it shows %d commands with their output", ran)
+	}
+}
+
+var fence = regexp.MustCompile("(?ms)^```(\\w*) ?([^\\n]*)\\n(.*?)^```$")
+
+// runSection returns how many outputs it compared.
+func runSection(t *testing.T, section string) int {
+	folder := t.TempDir()
+	for _, name := range []string{"rules", "examples"} {
+		if err := os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", "..", name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return runBlocks(t, folder, section)
+}
+
+// runBlocks runs blocks in a folder, one after the other.
+func runBlocks(t *testing.T, folder, document string) int {
+	t.Helper()
+	compared, script, printed := 0, "", ""
+	for _, block := range fence.FindAllStringSubmatch(document, -1) {
+		kind, note, text := block[1], block[2], block[3]
+		switch {
+		case kind == "sh":
+			script = text
+			command := exec.CommandContext(t.Context(), "sh", "-c", "set -e\n"+script)
+			command.Dir = folder
+			command.Env = append(os.Environ(), "NO_COLOR=1")
+			output, err := command.CombinedOutput()
+			printed = string(output)
+			code := exitOK
+			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+				code = exit.ExitCode()
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			want := exitOK
+			if note != "" {
+				want = int(note[len(note)-1] - '0')
+				if note != "exit="+note[len(note)-1:] {
+					t.Fatalf("a sh block cannot be %q", note)
+				}
+			}
+			if code != want {
+				t.Errorf("%s exits with %d, want %d:\n%s", script, code, want, printed)
+			}
+		case script != "" && (kind == "text" || kind == "json"):
+			compared++
+			want, got := text, printed
+			if note == "shape" {
+				want, got = shapeOf(want), shapeOf(got)
+			}
+			if !shows(want, got) {
+				t.Errorf("%s prints something else (-document +usher):\n%s", script, cmp.Diff(want, got))
+			}
+			script = ""
+		}
+	}
+	return compared
+}
+
+var (
+	number = regexp.MustCompile(`[+-]?\d+(\.\d+)?`)
+	spaces = regexp.MustCompile(` +`)
+)
+
+func shapeOf(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.TrimSpace(spaces.ReplaceAllString(number.ReplaceAllString(line, "0"), " ")))
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// shows reports whether a document shows a text, lines ... standing for any lines.
+func shows(document, text string) bool {
+	var pattern strings.Builder
+	pattern.WriteString(`\A`)
+	for line := range strings.Lines(document) {
+		if line == "...\n" {
+			pattern.WriteString(`(.*\n)*?`)
+		} else {
+			pattern.WriteString(regexp.QuoteMeta(line))
+		}
+	}
+	return regexp.MustCompile(pattern.String() + `\z`).MatchString(text)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/lint"
+)
+
+func page(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "cli", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// rowsUnder are the rows of the table below a heading.
+func rowsUnder(t *testing.T, document, heading string) []string {
+	t.Helper()
+	_, below, ok := strings.Cut(document, heading+"\n")
+	if !ok {
+		t.Fatalf("there is no heading %q", heading)
+	}
+	var rows []string
+	for line := range strings.Lines(below) {
+		if strings.HasPrefix(line, "|") {
+			rows = append(rows, strings.TrimSpace(line))
+		} else if len(rows) > 0 {
+			return rows[2:] // without the table's own heading
+		}
+	}
+	return rows[2:]
+}
+
+// The page of usher check lists the lints that there are.
+func TestPageOfCheck(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for _, l := range lint.Lints() {
+		want = append(want, fmt.Sprintf("| `%s` | %s | %s |", l.ID, l.Level, l.Title))
+	}
+	if diff := cmp.Diff(want, rowsUnder(t, page(t, "check.md"), "## What is looked for")); diff != "" {
+		t.Errorf("lints (-code +page):\n%s", diff)
+	}
+	text := page(t, "check.md")
+	for _, format := range checkFormats {
+		if !strings.Contains(text, "| `"+format+"` |") {
+			t.Errorf("the output %s is not in the page", format)
+		}
+	}
+}
+
+// The page of the tool has every command, with its page, and the exit codes.
+func TestPageOfTheTool(t *testing.T) {
+	t.Parallel()
+	text := page(t, "README.md")
+	rows := strings.Join(rowsUnder(t, text, "# The tool"), "\n")
+	for _, cmd := range newCommand().Commands() {
+		switch name := cmd.Name(); name {
+		case "help", "completion", "version":
+		default:
+			if !strings.Contains(rows, "| ["+name+"](") {
+				t.Errorf("%s is not in the page", name)
+			}
+		}
+	}
+	var want []string
+	for _, c := range exitCodes() {
+		want = append(want, fmt.Sprintf("| %d | %s |", c.code, c.meaning))
+	}
+	if diff := cmp.Diff(want, rowsUnder(t, text, "## Exit codes")); diff != "" {
+		t.Errorf("exit codes (-code +page):\n%s", diff)
+	}
+}
+
+// The page of usher host has every option with its default.
+func TestPageOfHost(t *testing.T) {
+	t.Parallel()
+	rows := rowsUnder(t, page(t, "host.md"), "## Options")
+	options := map[string]string{}
+	for _, row := range rows {
+		cells := strings.Split(row, "|")
+		options[strings.Trim(cells[1], " `")] = strings.Trim(cells[2], " `")
+	}
+	flags := newHostCommand().Flags()
+	for _, match := range regexp.MustCompile(`(?m)^ +--([a-z-]+)`).FindAllStringSubmatch(flags.FlagUsages(), -1) {
+		f := flags.Lookup(match[1])
+		want := map[string]string{"true": "on", "false": "off"}[f.DefValue]
+		if want == "" {
+			want = f.DefValue
+		}
+		if got, listed := options["--"+f.Name]; !listed || got != want {
+			t.Errorf("--%s has the default %q, the page says %q", f.Name, want, got)
+		}
+		delete(options, "--"+f.Name)
+	}
+	for name := range options {
+		t.Errorf("the page has %s, the command has not", name)
+	}
+}
+
+// What the page of usher host shows of the rules is what it prints. Not parallel: it
+// needs the folder that the command is called in.
+func TestPageOfHostShowsTheRules(t *testing.T) {
+	text := page(t, "host.md")
+	t.Chdir(filepath.Join("..", ".."))
+	var printed strings.Builder
+	if err := describeRules(t.Context(), &printed, ".", "", "http://localhost:7071"); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text, "```text\n"+strings.TrimSpace(printed.String())+"\n```") {
+		t.Errorf("the page does not show this:\n%s", printed.String())
+	}
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/rulebundle"
+)
+
+// rulesFlags say which rules a command works with: the same for all commands.
+type rulesFlags struct {
+	path               string // a folder or a bundle file
+	builtins, allowNet []string
+	key                rulebundle.Key // that the signature of a bundle is checked with
+}
+
+// register adds the flags to a command.
+func (f *rulesFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.path, "rules", "rules", "folder of rules, or a bundle file that 'usher bundle' or 'opa build' made")
+	f.registerLimits(cmd)
+}
+
+// registerLimits adds the flags but --rules, for a command that takes the rules as an argument.
+func (f *rulesFlags) registerLimits(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.builtins, "allow-builtin", listSetting("USHER_RULES_BUILTINS"),
+		"let rules call a built-in function that is off, such as http.send; default from USHER_RULES_BUILTINS")
+	flags.StringSliceVar(&f.allowNet, "allow-net", listSetting("USHER_RULES_ALLOW_NET"),
+		"host that http.send may reach; default from USHER_RULES_ALLOW_NET")
+	flags.StringVar(&f.key.File, "verification-key", "", "file with the public key or secret; a bundle must then be signed with it")
+	flags.StringVar(&f.key.Algorithm, "verification-alg", "RS256", "algorithm of the signature")
+}
+
+// listSetting reads a list as function-app does, so that what is allowed there is allowed here.
+func listSetting(name string) []string {
+	var parts []string
+	for part := range strings.SplitSeq(os.Getenv(name), ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// options are those that the flags ask for.
+func (f *rulesFlags) options() allocation.RulesOptions {
+	return allocation.RulesOptions{Name: f.path, AllowBuiltins: f.builtins, AllowNet: f.allowNet}
+}
+
+// openRules opens the folder or the bundle. Its errors ask for the exit code of rules that do not load.
+func openRules(f rulesFlags) (fs.FS, error) {
+	info, err := os.Stat(f.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, rulesError(fmt.Errorf("there are no rules at %s: name a folder of rules or a bundle file with --rules", f.path))
+	case err != nil:
+		return nil, rulesError(err)
+	case info.IsDir() && f.key.File != "":
+		return nil, usageError(fmt.Errorf("%s is a folder, and --verification-key is for bundles", f.path))
+	case info.IsDir():
+		return os.DirFS(f.path), nil
+	}
+	file, err := os.Open(f.path)
+	if err != nil {
+		return nil, rulesError(err)
+	}
+	defer file.Close()
+	options := rulebundle.ReadOptions{}
+	if f.key.File != "" {
+		options.Key = &f.key
+	}
+	fsys, err := rulebundle.Read(file, options)
+	if err != nil {
+		return nil, rulesError(fmt.Errorf("%s is no bundle of rules: %w", f.path, err))
+	}
+	return fsys, nil
+}
+
+// loadRules opens and loads the rules, and returns their files beside them. Options are what f.options
+// returns, perhaps stricter. Its errors list every problem on a line, and ask for the exit code of rules that do not load.
+func loadRules(ctx context.Context, f rulesFlags, options allocation.RulesOptions) (*allocation.Rules, fs.FS, error) {
+	fsys, err := openRules(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := allocation.LoadRules(ctx, fsys, options)
+	if err != nil {
+		return nil, nil, rulesError(fmt.Errorf("the rules do not load:\n%w", err))
+	}
+	return rules, fsys, nil
+}
+
+// rulesError marks an error as one of the rules.
+func rulesError(err error) error { return &exitError{code: exitRules, err: err} }

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// interruptible returns a context that ends with Ctrl-C. A command then prints
+// what it has found so far; a second Ctrl-C ends it at once.
+func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// isTerminal reports whether somebody reads along.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// colour is an SGR code of a terminal.
+type colour string
+
+const (
+	red   colour = "31"
+	green colour = "32"
+	faint colour = "2"
+)
+
+// painter colours text where that is of use.
+type painter bool
+
+// painterFor follows https://no-color.org.
+func painterFor(w io.Writer) painter {
+	return painter(os.Getenv("NO_COLOR") == "" && isTerminal(w))
+}
+
+func (p painter) paint(c colour, text string) string {
+	if !p {
+		return text
+	}
+	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
+}
+
+// progress shows on a terminal how far a command is, from two seconds on.
+type progress struct {
+	w     io.Writer
+	unit  string
+	start time.Time
+
+	mu    sync.Mutex
+	shown time.Time
+	drawn bool
+}
+
+// progressPatience is how long a command runs without showing progress.
+const progressPatience = 2 * time.Second
+
+// newProgress counts in units such as "decisions". Nothing is shown unless w is a terminal.
+func newProgress(w io.Writer, unit string) *progress {
+	if !isTerminal(w) {
+		w = nil
+	}
+	return &progress{w: w, unit: unit, start: time.Now()}
+}
+
+// update says that n units are done, and which share of all the work that is; 0 if unknown.
+func (p *progress) update(n int, share float64) {
+	if p.w == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	elapsed := now.Sub(p.start)
+	if elapsed < progressPatience || now.Sub(p.shown) < 200*time.Millisecond {
+		return
+	}
+	p.shown, p.drawn = now, true
+	fmt.Fprintf(p.w, "\r\x1b[K%d %s, %.0f/s", n, p.unit, float64(n)/elapsed.Seconds())
+	if share > 0 && share <= 1 {
+		left := time.Duration(float64(elapsed) * (1 - share) / share)
+		fmt.Fprintf(p.w, ", %.0f%%, %s left", 100*share, left.Round(time.Second))
+	}
+}
+
+// done removes the line.
+func (p *progress) done() {
+	if p.w == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.drawn {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// writeRules writes the files of a rules folder, and returns the folder.
+func writeRules(t *testing.T, files map[string]string) string {
+	t.Helper()
+	folder := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return folder
+}
+
+const (
+	firstLinked = "package allocation.default\n\nhub := input.linkedHubs[0]\n"
+	spreadOut   = "package allocation.default\n\nhub := usher.choose(input.deviceRuntimeContext.registrationId, input.linkedHubs, input.linkedHubs)\n"
+)
+
+func TestExitCodesOfVerify(t *testing.T) {
+	t.Parallel()
+	bad := writeRules(t, map[string]string{"default.rego": firstLinked})
+	good := writeRules(t, map[string]string{"default.rego": spreadOut})
+	broken := writeRules(t, map[string]string{"default.rego": "package allocation.default\n\nhub := nothing\n"})
+	misjudged := writeRules(t, map[string]string{"default.rego": spreadOut, "default_invariants.rego": "package nobody_invariants\n\ninvariant contains 1 if input.decision.hub\n"})
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"--rules", good}, exitOK},
+		{[]string{"--rules", bad}, exitInvariant},
+		{[]string{"--rules", bad, "-o", "json"}, exitInvariant},
+		{[]string{"--rules", bad, "--promise", "twin"}, exitOK},
+		{[]string{"--rules", broken}, exitRules},
+		{[]string{"--rules", misjudged}, exitRules},
+		{[]string{"--rules", good, "--promise", "none"}, exitUsage},
+		{[]string{"--rules", good, "--rule", "none"}, exitUsage},
+		{[]string{"--rules", good, "--timeout", "0s"}, exitUsage},
+		{[]string{"--rules", good, "extra"}, exitUsage},
+		{[]string{"--rules", good, "--payload-schema", "nowhere.json"}, exitFailure},
+		{[]string{"--rules", bad, "--save", filepath.Join(bad, "default.rego")}, exitFailure},
+		{[]string{"--list"}, exitOK},
+	} {
+		var stdout, stderr bytes.Buffer
+		if got := run(t.Context(), append([]string{"verify"}, c.args...), strings.NewReader(""), &stdout, &stderr); got != c.want {
+			t.Errorf("usher verify %s exits with %d, want %d; it says:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
+		}
+	}
+}
+
+// What machines read is well formed, and says the same as the text.
+func TestVerifyFormats(t *testing.T) {
+	t.Parallel()
+	folder := writeRules(t, map[string]string{"default.rego": firstLinked})
+	output := func(format string) []byte {
+		var stdout, stderr bytes.Buffer
+		if got := run(t.Context(), []string{"verify", "--rules", folder, "-o", format}, strings.NewReader(""), &stdout, &stderr); got != exitInvariant {
+			t.Fatalf("-o %s exits with %d: %s", format, got, stderr.String())
+		}
+		return stdout.Bytes()
+	}
+	var junit struct {
+		Tests    int `xml:"tests,attr"`
+		Failures int `xml:"failures,attr"`
+		Suites   []struct {
+			Cases []struct {
+				Name    string `xml:"name,attr"`
+				Failure *struct {
+					Text string `xml:",chardata"`
+				} `xml:"failure"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
+	if err := xml.Unmarshal(output("junit"), &junit); err != nil || junit.Failures != 1 || len(junit.Suites) != 1 || len(junit.Suites[0].Cases) != junit.Tests {
+		t.Fatalf("junit: %+v, %v", junit, err)
+	}
+	for _, c := range junit.Suites[0].Cases {
+		if failed := c.Failure != nil; failed != (c.Name == "order") || failed && !strings.Contains(c.Failure.Text, `"linkedHubs"`) {
+			t.Errorf("junit: %s: %+v", c.Name, c.Failure)
+		}
+	}
+	var sarif struct {
+		Version string
+		Runs    []struct {
+			Tool struct {
+				Driver struct{ Rules []struct{ ID string } }
+			}
+			Results []struct {
+				RuleID    string
+				RuleIndex int
+				Locations []struct {
+					PhysicalLocation struct{ Region struct{ StartLine int } }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(output("sarif"), &sarif); err != nil || sarif.Version != "2.1.0" || len(sarif.Runs) != 1 || len(sarif.Runs[0].Results) != 1 {
+		t.Fatalf("sarif: %+v, %v", sarif, err)
+	}
+	result := sarif.Runs[0].Results[0]
+	if result.RuleID != "order" || sarif.Runs[0].Tool.Driver.Rules[result.RuleIndex].ID != "order" || result.Locations[0].PhysicalLocation.Region.StartLine != 1 {
+		t.Errorf("sarif: %+v", result)
+	}
+	var report struct {
+		Rules []struct {
+			Space  struct{ Exhaustive bool }
+			Broken []struct {
+				Promise       string
+				Request, Then json.RawMessage
+			}
+		}
+	}
+	if err := json.Unmarshal(output("json"), &report); err != nil || len(report.Rules) != 1 || !report.Rules[0].Space.Exhaustive ||
+		len(report.Rules[0].Broken) != 1 || report.Rules[0].Broken[0].Then == nil {
+		t.Errorf("json: %+v, %v", report, err)
+	}
+	if got := string(output("github")); strings.Count(got, "::error ") != 1 || strings.Count(got, "\n") != 1 {
+		t.Errorf("github: %s", got)
+	}
+}

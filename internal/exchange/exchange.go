@@ -1,0 +1,280 @@
+// Package exchange holds rules to recorded exchanges: a request of DPS and the
+// decision expected for it, in two files side by side.
+//
+//	stranger.request.json     the AllocationRequest
+//	stranger.decision.json    the decision, or the fault
+//
+// It compares; the decision is made by an allocation.Allocator.
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+const (
+	requestSuffix  = ".request.json"
+	decisionSuffix = ".decision.json"
+)
+
+// maxFile bounds either file.
+const maxFile = 1 << 20
+
+// Exchange is a request and the file that its decision is in.
+type Exchange struct {
+	// Name is the path of both files without their endings, with slashes.
+	Name string
+	// Request and Decision are the two files. Either may be missing.
+	Request, Decision string
+}
+
+// Find lists the exchanges below a folder in the order of their names. Folders
+// whose names start with a dot are left out.
+func Find(folder string) ([]Exchange, error) {
+	found := map[string]bool{}
+	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && name != folder && strings.HasPrefix(entry.Name(), "."):
+			return filepath.SkipDir
+		case entry.IsDir():
+			return nil
+		}
+		for _, suffix := range []string{requestSuffix, decisionSuffix} {
+			if base, ok := strings.CutSuffix(name, suffix); ok {
+				found[base] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for exchanges: %w", err)
+	}
+	var exchanges []Exchange
+	for base := range found {
+		exchanges = append(exchanges, Exchange{
+			Name: filepath.ToSlash(base), Request: base + requestSuffix, Decision: base + decisionSuffix,
+		})
+	}
+	slices.SortFunc(exchanges, func(a, b Exchange) int { return strings.Compare(a.Name, b.Name) })
+	return exchanges, nil
+}
+
+// Decision is a decision, or the fault in place of one, as the file shows it. It
+// leaves out what changes with every edit of the rules, such as their digest.
+type Decision struct {
+	Outcome     allocation.Outcome    `json:"outcome,omitempty"`
+	Fault       allocation.FaultKind  `json:"fault,omitempty"`
+	Rule        string                `json:"rule,omitempty"`
+	Hub         string                `json:"hub,omitempty"`
+	InitialTwin map[string]any        `json:"initialTwin,omitzero"`
+	TwinUse     dps.InitialTwinUse    `json:"initialTwinUse,omitempty"` // what DPS does with it
+	Payload     map[string]any        `json:"payload,omitzero"`
+	Reasons     []string              `json:"reasons,omitempty"`
+	Overrides   []allocation.Override `json:"overrides,omitempty"`
+	Throttle    bool                  `json:"throttle,omitempty"`
+	RetryAfter  string                `json:"retryAfter,omitempty"`
+	Alarm       bool                  `json:"alarm,omitempty"`
+	// Detail and Violations are those of a fault.
+	Detail     string                 `json:"detail,omitempty"`
+	Violations []allocation.Violation `json:"violations,omitempty"`
+}
+
+// Decide asks the allocator. Its error is that of a context that is done.
+func Decide(ctx context.Context, allocator *allocation.Allocator, request []byte) (Decision, error) {
+	_, decision, err := allocator.AllocateJSON(ctx, request)
+	if ctx.Err() != nil {
+		return Decision{}, ctx.Err()
+	}
+	if fault, ok := errors.AsType[*allocation.Fault](err); ok {
+		return Decision{Fault: fault.Kind, Rule: fault.Rule, Detail: fault.Detail, Violations: fault.Violations}, nil
+	}
+	if err != nil {
+		return Decision{}, err
+	}
+	d := Decision{
+		Outcome: decision.Outcome, Rule: decision.Rule, Hub: decision.Response.IotHubHostName,
+		InitialTwin: decision.Response.InitialTwin, Payload: decision.Response.Payload,
+		Reasons: decision.Reasons, Overrides: decision.Overrides, Throttle: decision.Throttle, Alarm: decision.Alarm,
+	}
+	if d.InitialTwin != nil {
+		d.TwinUse = decision.InitialTwin
+	}
+	if decision.RetryAfter > 0 {
+		d.RetryAfter = decision.RetryAfter.String()
+	}
+	return d, nil
+}
+
+// JSON is the decision as its file holds it.
+func (d Decision) JSON() ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(d)
+	return text.Bytes(), err
+}
+
+// Result is how an exchange went.
+type Result struct {
+	Exchange
+	// Rule is the package that decided; empty if it did not come to that.
+	Rule string
+	// Problems say how the decision differs from the one expected, each with its
+	// JSON pointer, or what is wrong with the files. None means that it passed.
+	Problems []string
+	// Updated is set if the file was written.
+	Updated bool
+}
+
+// Run decides the request and compares the decision with the file, or with
+// update set writes the file where it differs. Its error is that of a context
+// that is done; all else is among the problems.
+func (e Exchange) Run(ctx context.Context, allocator *allocation.Allocator, update bool) (Result, error) {
+	result := Result{Exchange: e}
+	fail := func(format string, args ...any) (Result, error) {
+		result.Problems = append(result.Problems, fmt.Sprintf(format, args...))
+		return result, nil
+	}
+	request, err := readBounded(e.Request)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fail("there is no %s beside %s", path.Base(filepath.ToSlash(e.Request)), e.Decision)
+	} else if err != nil {
+		return fail("%v", err)
+	}
+	decision, err := Decide(ctx, allocator, request)
+	if err != nil {
+		return result, err
+	}
+	result.Rule = decision.Rule
+	got, err := decision.JSON()
+	if err != nil {
+		return fail("the decision cannot be written as JSON: %v", err)
+	}
+	want, err := readBounded(e.Decision)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return fail("%v", err)
+	}
+	var problems []string
+	if !missing {
+		if problems, err = compare(want, got); err != nil {
+			problems = []string{fmt.Sprintf("%s is not JSON: %v", e.Decision, err)}
+		}
+	}
+	switch {
+	case missing && !update:
+		return fail("there is no %s yet: `usher test --update` writes it", e.Decision)
+	case update && (missing || len(problems) > 0):
+		if err := os.WriteFile(e.Decision, got, 0o644); err != nil {
+			return fail("%v", err)
+		}
+		result.Updated = true
+	default:
+		result.Problems = problems
+	}
+	return result, nil
+}
+
+func readBounded(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	}
+	return text, err
+}
+
+// compare lists where two documents differ.
+func compare(want, got []byte) ([]string, error) {
+	wanted, err := decode(want)
+	if err != nil {
+		return nil, err
+	}
+	was, err := decode(got)
+	if err != nil {
+		return nil, err
+	}
+	return differences("", wanted, was, nil), nil
+}
+
+func decode(text []byte) (any, error) {
+	var value any
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber() // else two large numbers could look the same
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the document")
+	}
+	return value, nil
+}
+
+// absent stands for a member that is not there.
+type absent struct{}
+
+func differences(pointer string, want, got any, found []string) []string {
+	wanted, isObject := want.(map[string]any)
+	was, wasObject := got.(map[string]any)
+	if isObject && wasObject {
+		names := map[string]bool{}
+		for name := range wanted {
+			names[name] = true
+		}
+		for name := range was {
+			names[name] = true
+		}
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			found = differences(pointer+"/"+escapePointer.Replace(name), member(wanted, name), member(was, name), found)
+		}
+		return found
+	}
+	if reflect.DeepEqual(want, got) {
+		return found
+	}
+	return append(found, fmt.Sprintf("%s: want %s, got %s", pointer, show(want), show(got)))
+}
+
+// escapePointer writes a member's name in a JSON pointer (RFC 6901).
+var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
+
+func member(object map[string]any, name string) any {
+	if value, ok := object[name]; ok {
+		return value
+	}
+	return absent{}
+}
+
+func show(value any) string {
+	if _, ok := value.(absent); ok {
+		return "nothing"
+	}
+	text := dps.AppendValue(nil, value)
+	const most = 200 // enough to recognise a value; the files have all of it
+	if len(text) > most {
+		return strings.ToValidUTF8(string(text[:most]), "") + "…"
+	}
+	return string(text)
+}

@@ -1,0 +1,339 @@
+package explain
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+// Style marks what holds and what does not, for instance with colours. Its
+// functions return the text that they are given with something around it.
+type Style struct{ Good, Bad, Faint func(string) string }
+
+// Plain marks nothing.
+func Plain() Style {
+	same := func(text string) string { return text }
+	return Style{same, same, same}
+}
+
+const (
+	// maxValue bounds a value in a line, in characters.
+	maxValue = 100
+	// maxSource bounds a line of Rego.
+	maxSource = 100
+	// step is the indentation of what belongs to the line above.
+	step = "  "
+)
+
+// WriteText prints the report for people.
+func (r *Report) WriteText(w io.Writer, style Style) error {
+	out := bufio.NewWriter(w)
+	p := printer{out, style}
+	p.head(r)
+	if r.WhyNot != nil {
+		p.whyNot(r.WhyNot)
+	} else {
+		for _, entry := range r.Entries {
+			p.entry(entry, r.Entries[0].Name)
+		}
+	}
+	if len(r.BuiltinErrors) > 0 {
+		p.line("", "")
+		p.line("", "Built-in functions that failed, which Rego takes as undefined:")
+		for _, text := range r.BuiltinErrors {
+			p.line(step, "%s", text)
+		}
+	}
+	if r.CutShort != "" {
+		p.line("", "")
+		p.line("", "%s", p.style.Bad("The explanation is not whole: "+r.CutShort+"."))
+	}
+	return out.Flush()
+}
+
+type printer struct {
+	w     *bufio.Writer
+	style Style
+}
+
+func (p printer) line(indent, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if text != "" {
+		text = indent + text
+	}
+	fmt.Fprintln(p.w, p.printable(text))
+}
+
+// styled finds what a terminal takes for an order to change the style.
+var styled = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+
+// printable keeps texts of a device, such as a reason that quotes its payload,
+// from giving orders to a terminal. Where the style is coloured, a device can at
+// most add colours.
+func (p printer) printable(text string) string {
+	if p.style.Good("") == "" {
+		return Printable(text)
+	}
+	var safe strings.Builder
+	end := 0
+	for _, at := range styled.FindAllStringIndex(text, -1) {
+		safe.WriteString(Printable(text[end:at[0]]) + text[at[0]:at[1]])
+		end = at[1]
+	}
+	return safe.String() + Printable(text[end:])
+}
+
+// Printable writes out what is not shown on a terminal, such as control characters.
+func Printable(text string) string {
+	if strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return text
+	}
+	var safe strings.Builder
+	for _, r := range text {
+		if unicode.IsPrint(r) {
+			safe.WriteRune(r)
+		} else {
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		}
+	}
+	return safe.String()
+}
+
+// field prints a line of the head.
+func (p printer) field(name, format string, args ...any) {
+	p.line("", "%-12s%s", name, fmt.Sprintf(format, args...))
+}
+
+func (p printer) head(r *Report) {
+	d := r.Decision
+	switch {
+	case d.Fault != "":
+		p.field(p.pad("no decision", p.style.Bad), "%s: %s", d.Fault, d.Detail)
+	case d.Outcome == allocation.Assigned:
+		p.field(p.pad(string(d.Outcome), p.style.Good), "%s", d.Hub)
+	default:
+		p.field(p.pad(string(d.Outcome), p.style.Bad), "%s", strings.Join(d.Reasons, "; "))
+	}
+	if d.Cause != "" && d.Cause != d.Detail {
+		p.field("", "%s", d.Cause)
+	}
+	for _, o := range r.Overrides {
+		p.field("constraint", "%s: %s", o.Name, o.Text)
+	}
+	if d.Alarm {
+		p.field("alarm", "an operator should look at it")
+	}
+	p.field("answer", "%d: %s", d.Status, r.Effect.Message)
+	if d.RetryAfter != "" {
+		p.field("", "Retry-After asks for %s; DPS keeps to its own times", d.RetryAfter)
+	}
+	if r.Effect.InitialTwin != "" {
+		p.field("twin", "%s", r.Effect.InitialTwin)
+	}
+	if d.Payload != nil {
+		p.field("payload", "reaches the device: %s", short(compact(d.Payload), maxValue))
+	}
+	if r.Recorded != nil {
+		p.field("recorded", "%s", r.Recorded.text(d))
+	}
+	p.field("request", "%s", r.Source)
+	where := "has no hub yet"
+	if !r.Device.FirstAssignment {
+		where = "is on " + r.Device.CurrentHub
+		if !r.Device.CurrentHubLinked {
+			where += ", which is not linked any more"
+		}
+	}
+	p.field("device", "%s, %s", r.Device.RegistrationID, where)
+	p.field("enrollment", "%s %s, reprovision policy %s", words(r.Enrollment.Kind), r.Enrollment.ID, r.Enrollment.Reprovision)
+	for i, c := range r.Candidates {
+		switch {
+		case i == 0 && c.Title != "":
+			p.field("rule", "%s, %q (%s): %s", c.Package, c.Title, c.Place, c.Why)
+		case i == 0:
+			p.field("rule", "%s (%s): %s", c.Package, c.Place, c.Why)
+		default:
+			p.field("", "%s", p.style.Faint(fmt.Sprintf("after that %s (%s): %s", c.Package, c.Place, c.Why)))
+		}
+	}
+	if len(r.Candidates) == 0 {
+		p.field("rule", "none serves the enrollment, and there is no package allocation.default")
+	}
+}
+
+// pad fills a name up before it is coloured, which adds characters nobody sees.
+func (p printer) pad(name string, paint func(string) string) string {
+	return paint(name) + strings.Repeat(" ", max(0, 12-utf8.RuneCountInString(name)))
+}
+
+func words(kind dps.EnrollmentKind) string {
+	if kind == dps.IndividualEnrollment {
+		return "individual enrollment"
+	}
+	return "enrollment group"
+}
+
+// entry prints an entry rule; last is the one that has the last word, if any has.
+func (p printer) entry(e allocation.ExplainedEntry, last string) {
+	p.line("", "")
+	if !e.Asked {
+		p.line("", "%s: not asked, %s has the last word", e.Name, last)
+		return
+	}
+	head := e.Name + " = " + short(compact(e.Value), maxValue)
+	list, isList := e.Value.([]any)
+	switch {
+	case e.Error != "":
+		head = e.Name + ": " + p.style.Bad(e.Error)
+	case e.Value == nil:
+		head = e.Name + ": undefined"
+	case isList && len(list) == 0:
+		head = e.Name + ": no reason"
+	}
+	if e.Title != "" {
+		head += step + p.style.Faint("# "+e.Title)
+	}
+	p.line("", "%s", head)
+	p.definitions(step, e.Definitions)
+}
+
+func (p printer) definitions(indent string, definitions []allocation.ExplainedDefinition) {
+	for _, d := range definitions {
+		p.definition(indent, d)
+	}
+}
+
+func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
+	deeper := indent + step + step
+	switch d.State {
+	case allocation.DefinitionGave:
+		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
+		p.terms(deeper, d.Uses)
+		for _, draw := range d.Draws {
+			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
+		}
+	case allocation.DefinitionNotHeld:
+		p.line(indent, "%s %s  %s", p.style.Bad("-"), d.Place, source(d.Text))
+		if d.Failed != nil {
+			p.expression(deeper, d.Place, *d.Failed)
+		}
+	case allocation.DefinitionUnreached:
+		text := "not reached"
+		if d.Value != nil {
+			text += ", would give " + short(compact(d.Value), maxValue)
+		}
+		if d.Failed != nil {
+			text = "not reached, and would not hold: " + source(d.Failed.Text)
+		}
+		p.line(indent, "%s", p.style.Faint(fmt.Sprintf("· %s  %s", d.Place, source(d.Text))))
+		p.line(deeper, "%s", p.style.Faint(text))
+	case allocation.DefinitionErred:
+		p.line(indent, "%s %s  %s", p.style.Bad("!"), d.Place, source(d.Text))
+		p.line(deeper, "%s", p.style.Bad(d.Error))
+	default:
+		p.line(indent, "? %s  %s", d.Place, source(d.Text))
+	}
+}
+
+// expression prints what does not hold in the definition at a place.
+func (p printer) expression(indent, place string, e allocation.ExplainedExpression) {
+	at := ""
+	if e.Place != place {
+		at = " at " + e.Place
+	}
+	text := "fails" + at + ": " + p.style.Bad(source(e.Text))
+	if e.Why != "" {
+		text += ": " + short(e.Why, maxValue)
+	}
+	if e.Tries > 1 {
+		text += fmt.Sprintf(" (tried %d times)", e.Tries)
+	}
+	p.line(indent, "%s", text)
+	p.terms(indent+step, e.Terms)
+}
+
+func (p printer) terms(indent string, terms []allocation.ExplainedTerm) {
+	for _, t := range terms {
+		text := source(t.Text)
+		values := make([]string, len(t.Values))
+		for i, value := range t.Values {
+			values[i] = short(compact(value), maxValue/len(t.Values))
+		}
+		switch {
+		case len(values) > 0:
+			text += " = " + strings.Join(values, ", then ")
+			if t.Why != "" {
+				text += ": " + t.Why
+			}
+		case t.Why != "":
+			text += " is undefined: " + t.Why
+		default:
+			text += " is undefined"
+		}
+		if t.Repeated && len(values) == 0 {
+			text += p.style.Faint(" (told elsewhere)")
+		}
+		p.line(indent, "%s", text)
+		p.definitions(indent+step, t.Definitions)
+	}
+}
+
+func (p printer) whyNot(w *WhyNot) {
+	p.line("", "")
+	if w.Answer {
+		p.line("", "why not %s: %s", w.Hub, p.style.Good("it is the answer"))
+		return
+	}
+	p.line("", "why not %s:", w.Hub)
+	for _, text := range w.Obstacles {
+		p.line(step, "%s %s", p.style.Bad("!"), text)
+	}
+	marks := map[string]string{"yes": p.style.Good("+"), "no": p.style.Faint("·"), "unknown": "?"}
+	for _, d := range w.Definitions {
+		p.line(step, "%s %s  %s", marks[d.Names], d.Place, source(d.Text))
+		p.line(step+step+step, "%s", d.Note)
+		if d.Failed != nil {
+			p.expression(step+step+step, d.Place, *d.Failed)
+		}
+	}
+	for _, entry := range w.lastWord {
+		p.entry(entry, "")
+	}
+}
+
+// compact writes a value as JSON in one line.
+func compact(value any) string {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return fmt.Sprint(value)
+	}
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// source is the first line of a piece of Rego.
+func source(text string) string {
+	first, _, more := strings.Cut(strings.TrimSpace(text), "\n")
+	first = short(first, maxSource)
+	if more && !strings.HasSuffix(first, "…") {
+		first += " …"
+	}
+	return first
+}
+
+func short(text string, limit int) string {
+	if utf8.RuneCountInString(text) <= limit {
+		return text
+	}
+	return string([]rune(text)[:limit]) + "…"
+}

@@ -1,0 +1,193 @@
+package lint
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// negatedUndefined finds what OPA's compiler does with `not hubs[payload.region]`: it takes
+// what is inside out and puts it before the not. Where that is undefined, so is the body.
+func negatedUndefined(_ context.Context, s *subject, add report) {
+	look := func(body ast.Body) {
+		for i, expr := range body {
+			if !expr.Negated {
+				continue
+			}
+			if inner := s.undefinedWithin(body[:i], expr); inner != nil {
+				add(expr.Location, fmt.Sprintf("where %s is undefined, so is this not, and the condition does not hold", sourceOf(inner)),
+					"give what is negated a rule of its own, and write not before its name")
+			}
+		}
+	}
+	for _, module := range s.modules {
+		for _, rule := range module.Rules {
+			ast.WalkBodies(rule, func(body ast.Body) bool { look(body); return false })
+		}
+	}
+}
+
+func sourceOf(expr *ast.Expr) string {
+	const enough = 60
+	if text := string(expr.Location.Text); len(text) > 0 && len(text) <= enough {
+		return text
+	}
+	return "what is inside"
+}
+
+// undefinedWithin returns an expression that was taken out of a negated one and that may
+// be undefined, nil if there is none.
+func (s *subject) undefinedWithin(before ast.Body, negated *ast.Expr) *ast.Expr {
+	vars := ast.VarSet{}
+	ast.WalkVars(negated, func(v ast.Var) bool { vars.Add(v); return false })
+	for i := len(before) - 1; i >= 0; i-- {
+		expr := before[i]
+		if !expr.Generated || expr.Negated || expr.Location.Row != negated.Location.Row || expr.Location.Col <= negated.Location.Col {
+			continue // written apart: that it has to hold is there to be seen
+		}
+		output := outputOf(expr)
+		if output == "" || !vars.Contains(output) {
+			continue
+		}
+		for _, world := range worlds {
+			if !s.isDefined(expr, world, map[*ast.Rule]bool{}) {
+				return expr
+			}
+		}
+		ast.WalkVars(expr, func(v ast.Var) bool { vars.Add(v); return false })
+	}
+	return nil
+}
+
+// outputOf is the variable that a generated expression binds, "" if there is none.
+func outputOf(expr *ast.Expr) ast.Var {
+	terms, ok := expr.Terms.([]*ast.Term)
+	if !ok || len(terms) < 2 {
+		return ""
+	}
+	at := terms[len(terms)-1]
+	if expr.IsEquality() {
+		at = terms[1]
+	}
+	v, _ := at.Value.(ast.Var)
+	return v
+}
+
+// worlds are the two kinds of enrollments; every request has one of them.
+var worlds = [...]string{"individualEnrollment", "enrollmentGroup"}
+
+// isRequired reports whether the schema demands a member of the request.
+func isRequired(path ast.Ref, world string) bool {
+	var names []string
+	for _, t := range path[1:] {
+		name, ok := t.Value.(ast.String)
+		if !ok {
+			return false
+		}
+		names = append(names, string(name))
+	}
+	switch {
+	case len(names) == 0:
+		return true
+	case names[0] == "linkedHubs" || names[0] == world:
+		return len(names) == 1 || len(names) == 2 && (names[1] == "registrationId" || names[1] == "enrollmentGroupId")
+	case names[0] == "deviceRuntimeContext":
+		return len(names) == 1 || len(names) == 2 && names[1] == "registrationId"
+	}
+	return false
+}
+
+// isDefined reports whether an expression always has a value, given that the variables in
+// it have one. It says so too where it cannot tell.
+func (s *subject) isDefined(expr *ast.Expr, world string, active map[*ast.Rule]bool) bool {
+	terms, ok := expr.Terms.([]*ast.Term)
+	if !ok {
+		term, _ := expr.Terms.(*ast.Term)
+		return term == nil || s.isTermDefined(term, world, active)
+	}
+	for _, term := range terms[1:] {
+		if !s.isTermDefined(term, world, active) {
+			return false
+		}
+	}
+	operator, ok := terms[0].Value.(ast.Ref)
+	if !ok || expr.IsEquality() {
+		return true
+	}
+	if !operator.HasPrefix(ast.DefaultRootRef) {
+		return !isPartial(operator.String())
+	}
+	return s.isAnyDefined(s.compiler.GetRulesExact(operator), world, active)
+}
+
+// isPartial names built-in functions that are undefined for some of their arguments.
+func isPartial(name string) bool {
+	switch name {
+	case "usher.certificate", "usher.choose", "to_number", "json.unmarshal", "yaml.unmarshal", "base64.decode",
+		"base64url.decode", "hex.decode", "time.parse_rfc3339_ns", "time.parse_ns", "time.parse_duration_ns",
+		"units.parse", "units.parse_bytes", "semver.compare", "min", "max":
+		return true
+	}
+	return false
+}
+
+func (s *subject) isTermDefined(t *ast.Term, world string, active map[*ast.Rule]bool) bool {
+	ref, ok := t.Value.(ast.Ref)
+	switch {
+	case !ok:
+		return true
+	case ref.HasPrefix(ast.InputRootRef):
+		return isRequired(ref, world)
+	case !ref.HasPrefix(ast.DefaultRootRef):
+		return true // a member of something local
+	}
+	for i := len(ref); i > 1; i-- {
+		if rules := s.compiler.GetRulesExact(ref[:i]); len(rules) > 0 {
+			return s.isAnyDefined(rules, world, active)
+		}
+	}
+	if constant := ref.ConstantPrefix(); len(constant) == len(ref) && len(s.compiler.GetRulesWithPrefix(ref)) == 0 {
+		_, err := s.flow.data.Find(ref[1:])
+		return err == nil
+	}
+	return true
+}
+
+// isAnyDefined reports whether one of the definitions always holds.
+func (s *subject) isAnyDefined(rules []*ast.Rule, world string, active map[*ast.Rule]bool) bool {
+	for _, rule := range rules {
+		if rule.Default || rule.Head.RuleKind() == ast.MultiValue || !rule.Ref().IsGround() {
+			return true // a set or an object, if an empty one
+		}
+		for r := rule; r != nil; r = r.Else {
+			if active[r] {
+				return true
+			}
+			active[r] = true
+			holds := true
+			for _, expr := range r.Body {
+				holds = holds && isBinding(expr) && s.isDefined(expr, world, active)
+			}
+			delete(active, r)
+			if holds {
+				return true
+			}
+		}
+	}
+	return len(rules) == 0
+}
+
+// isBinding reports whether an expression only computes a value, and asks nothing.
+func isBinding(expr *ast.Expr) bool {
+	if expr.Negated {
+		return false
+	}
+	switch t := expr.Terms.(type) {
+	case *ast.Term:
+		return t.Value.Compare(ast.Boolean(true)) == 0
+	case []*ast.Term:
+		return expr.Generated || expr.IsEquality() && outputOf(expr).IsGenerated()
+	}
+	return false
+}

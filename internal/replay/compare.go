@@ -1,0 +1,196 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+// State is where a decision leaves a device.
+type State struct {
+	// Result is the outcome of a decision or the kind of a fault; empty where
+	// nothing is known.
+	Result string `json:"result"`
+	// Hub is set where Result is assigned.
+	Hub string `json:"hub,omitempty"`
+}
+
+func (s State) assigned() bool { return s.Result == string(allocation.Assigned) }
+
+// Kind is what the new rules change for a device.
+type Kind string
+
+// The kinds of change, and of none.
+const (
+	Stayed        Kind = "stayed"         // the same hub
+	Moved         Kind = "moved"          // another hub
+	Diverted      Kind = "diverted"       // stays; a new device with its request would be answered otherwise
+	NewlyAccepted Kind = "newly_accepted" // a hub, and none before
+	NewlyRejected Kind = "newly_rejected"
+	NewlyHeld     Kind = "newly_held"
+	NewlyFaulted  Kind = "newly_faulted" // no decision, or for another reason than before
+	StillRejected Kind = "still_rejected"
+	StillHeld     Kind = "still_held"
+	StillFaulted  Kind = "still_faulted"
+	FirstAssigned Kind = "first_assigned" // nothing is known from before, here and below
+	FirstRejected Kind = "first_rejected"
+	FirstHeld     Kind = "first_held"
+	FirstFaulted  Kind = "first_faulted"
+)
+
+// Kinds lists all kinds in the order of a report.
+func Kinds() []Kind {
+	return []Kind{Stayed, Moved, Diverted, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted,
+		StillRejected, StillHeld, StillFaulted, FirstAssigned, FirstRejected, FirstHeld, FirstFaulted}
+}
+
+// Change reports whether something differs from before.
+func (k Kind) Change() bool {
+	switch k {
+	case Moved, Diverted, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted:
+		return true
+	}
+	return false
+}
+
+func kindOf(before, after State) Kind {
+	switch after.Result {
+	case string(allocation.Assigned):
+		switch {
+		case before.Result == "":
+			return FirstAssigned
+		case !before.assigned():
+			return NewlyAccepted
+		case dps.SameHub(before.Hub, after.Hub):
+			return Stayed
+		}
+		return Moved
+	case string(allocation.Rejected):
+		return unassignedKind(before, after, FirstRejected, StillRejected, NewlyRejected)
+	case string(allocation.Held):
+		return unassignedKind(before, after, FirstHeld, StillHeld, NewlyHeld)
+	default:
+		return unassignedKind(before, after, FirstFaulted, StillFaulted, NewlyFaulted)
+	}
+}
+
+func unassignedKind(before, after State, first, still, newly Kind) Kind {
+	switch before.Result {
+	case "":
+		return first
+	case after.Result:
+		return still
+	default:
+		return newly
+	}
+}
+
+// Twin is what becomes of a device's twin when it registers under the new rules.
+type Twin string
+
+// What DPS does with a twin, by "Reprovisioning policies" in
+// https://learn.microsoft.com/azure/iot-dps/concepts-device-reprovision.
+const (
+	TwinInitial   Twin = "initial"   // a first assignment: the twin is made, from the rule's or the enrollment's
+	TwinKept      Twin = "kept"      // the device stays on its hub
+	TwinMigrated  Twin = "migrated"  // it moves along as it is
+	TwinReset     Twin = "reset"     // it is made anew, from the rule's or the enrollment's
+	TwinUntouched Twin = "untouched" // DPS assigns nothing, so it does nothing
+)
+
+// answer is what rules say about a request.
+type answer struct {
+	State
+	decision allocation.Decision
+	fault    *allocation.Fault // nil where there is a decision
+}
+
+func answerOf(decision allocation.Decision, err error) answer {
+	if fault, ok := errors.AsType[*allocation.Fault](err); ok {
+		return answer{State: State{Result: string(fault.Kind)}, fault: fault}
+	}
+	return answer{State: State{Result: string(decision.Outcome), Hub: decision.Response.IotHubHostName}, decision: decision}
+}
+
+func (a answer) rule() string {
+	if a.fault != nil {
+		return a.fault.Rule
+	}
+	return a.decision.Rule
+}
+
+// comparison is one request under the new rules beside what was before.
+type comparison struct {
+	kind   Kind
+	before State
+	after  answer
+	// on is the hub that the device is on, empty for none.
+	on   string
+	twin Twin
+	use  dps.InitialTwinUse
+}
+
+// compare holds the answer of the new rules to what was before. Where the device
+// got another hub by that than its request tells, the request is of an earlier
+// time: what differs is asked again as the device would register next, since a
+// rule may well leave a device where it is.
+func compare(ctx context.Context, rules *allocation.Allocator, request *dps.AllocationRequest, before State, after answer) comparison {
+	c := comparison{kind: kindOf(before, after.State), before: before, after: after, on: request.Device.CurrentIotHubHostName}
+	governs := after
+	if before.assigned() && !dps.SameHub(c.on, before.Hub) {
+		c.on = before.Hub
+		request = registeredOn(request, c.on)
+		if c.kind != Stayed {
+			governs = answerOf(rules.Allocate(ctx, request))
+			if c.kind = kindOf(before, governs.State); c.kind == Stayed {
+				c.kind = Diverted // and c.after is what a new device gets
+			} else {
+				c.after = governs
+			}
+		}
+	}
+	c.twin, c.use = twinOf(request, governs)
+	return c
+}
+
+// registeredOn is the request that DPS would send when the device, by then on
+// that hub, registers again.
+func registeredOn(request *dps.AllocationRequest, hub string) *dps.AllocationRequest {
+	next := *request
+	next.Device.CurrentIotHubHostName = hub
+	if next.Device.CurrentDeviceID == "" {
+		next.Device.CurrentDeviceID = request.Device.RegistrationID
+		if record, ok := request.Document[string(dps.IndividualEnrollment)].(map[string]any); ok {
+			if id, ok := record["deviceId"].(string); ok {
+				next.Device.CurrentDeviceID = id
+			}
+		}
+	}
+	next.Document = maps.Clone(request.Document)
+	device, _ := request.Document["deviceRuntimeContext"].(map[string]any)
+	device = maps.Clone(device) // never nil: the request is valid
+	device["currentIotHubHostName"] = hub
+	device["currentDeviceId"] = next.Device.CurrentDeviceID
+	next.Document["deviceRuntimeContext"] = device
+	return &next
+}
+
+func twinOf(request *dps.AllocationRequest, a answer) (Twin, dps.InitialTwinUse) {
+	if !a.assigned() {
+		return TwinUntouched, dps.InitialTwinNone
+	}
+	use := dps.UseOfInitialTwin(request, &a.decision.Response)
+	switch {
+	case request.FirstAssignment():
+		return TwinInitial, use
+	case dps.SameHub(request.Device.CurrentIotHubHostName, a.Hub):
+		return TwinKept, use
+	case request.Enrollment.Reprovision == dps.ReprovisionReset:
+		return TwinReset, use
+	default:
+		return TwinMigrated, use
+	}
+}

@@ -1,0 +1,25 @@
+package ruleset
+
+import (
+	"encoding/json"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Capabilities returns what rules may call, Usher's own functions among it, in the form
+// of OPA's capabilities files: JSON, indented, the same bytes for the same options.
+func Capabilities(options Options) ([]byte, error) {
+	rs := &Ruleset{options: options}
+	if err := rs.buildEnvironment(); err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(struct {
+		*ast.Capabilities
+		// OPA leaves an empty list out, and takes an absent one for all hosts.
+		AllowNet []string `json:"allow_net"`
+	}{rs.capabilities, rs.capabilities.AllowNet}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(text, '\n'), nil
+}

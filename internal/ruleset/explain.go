@@ -1,0 +1,660 @@
+package ruleset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Explanation tells which lines of the rules gave a verdict, and why others
+// gave nothing. Its values are those of the request, keys included.
+type Explanation struct {
+	// Entries are the entry rules that the package defines, those first that
+	// have the last word.
+	Entries []Entry
+	// BuiltinErrors say where a built-in function failed, and in OPA's words why.
+	BuiltinErrors []string
+	// CutShort is why the explanation is not whole; nil if it is.
+	CutShort error
+}
+
+// Entry explains one entry rule of a package, such as hub.
+type Entry struct {
+	Name               string
+	Title, Description string // from its METADATA
+	// Asked is unset where another entry rule, which then is the first of the
+	// explanation, had the last word already.
+	Asked bool
+	// Value is what the entry rule says; nil if it is undefined or null.
+	Value       any
+	Err         error // *EvalError: it has no value because it failed
+	Definitions []Definition
+}
+
+// State is what became of a definition.
+type State string
+
+// The states of a definition.
+const (
+	Gave      State = "gave"       // it holds, so its value is the rule's, or one of a set's
+	NotHeld   State = "not_held"   // one of its expressions is false or undefined
+	Unreached State = "unreached"  // another definition or an earlier branch goes before it
+	NotTraced State = "not_traced" // the explanation was cut short
+	Erred     State = "erred"      // it ends evaluation with an error
+)
+
+// Definition is one definition of a Rego rule, or one else branch of it.
+type Definition struct {
+	Place, Text string // Place is file:line, Text what stands there up to the "if"
+	Else        bool
+	Default     bool
+	State       State
+	// Value is what the definition says; of a set, maxElements elements. Where its state is not Gave, it is
+	// what it would say if the expressions that do not hold did; nil where
+	// that cannot be told.
+	Value any
+	// Failed is the first expression that does not hold; for NotHeld, and for
+	// Unreached where it would not hold either.
+	Failed *Expression
+	// Uses are the rules and the parts of the request that it refers to; for
+	// Gave alone.
+	Uses []Term
+	// Draws are the choices by weight that its value comes from.
+	Draws []Draw
+	// Error is in OPA's words; for Erred alone.
+	Error string
+}
+
+// Expression is an expression that is false or undefined.
+type Expression struct {
+	Place, Text string
+	// Tries tells for how many values of its variables it was tried, at most
+	// maxTries.
+	Tries int
+	Terms []Term
+	// Why says in words what the terms do not show.
+	Why string
+}
+
+// Term is a part of an expression and what it stands for.
+type Term struct {
+	Text string
+	// Values are what it stands for, one for each try that has another;
+	// none if it is undefined.
+	Values []any
+	Why    string // why it is undefined
+	// Definitions are those of the rule that it refers to.
+	Definitions []Definition
+	// Repeated is set where the definitions stand elsewhere in the explanation.
+	Repeated bool
+}
+
+// Draw is a choice of a hub by weight.
+type Draw struct {
+	Place string
+	Key   string
+	Among []string // the linked hubs that it was drawn from, as linkedHubs spells them
+	Drawn string
+}
+
+const (
+	// maxTries bounds for how many values of its variables an expression is shown.
+	maxTries = 8
+	// maxElements bounds how many elements of a set are gathered.
+	maxElements = 100
+	// maxDefinitions bounds an explanation; what is beyond it nobody reads.
+	maxDefinitions = 400
+)
+
+var (
+	errEnough  = errors.New("enough solutions")
+	errTooLong = fmt.Errorf("more than %d definitions take part", maxDefinitions)
+)
+
+// Explain asks the rule about a request as [Rule.Evaluate] does, and then about
+// its parts: for every definition it asks OPA how far its body holds. It asks
+// the parts rather than watch the whole, because OPA does not evaluate what an
+// index or an equal value makes superfluous, and an author wants to hear of that too.
+func (r *Rule) Explain(ctx context.Context, input map[string]any) (*Explanation, error) {
+	prepared := r.prepare()
+	if err := prepared.err; err != nil {
+		return nil, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
+	}
+	x := &explainer{
+		evaluation: r.begin(ctx, input),
+		compiler:   prepared.compiler,
+		document:   input,
+		seen:       map[string]bool{},
+		left:       maxDefinitions,
+	}
+	defer context.AfterFunc(ctx, x.cancel.Cancel)()
+
+	explanation := &Explanation{Entries: x.answers(prepared)}
+	for i := range explanation.Entries {
+		x.explain(&explanation.Entries[i])
+	}
+	explanation.BuiltinErrors, explanation.CutShort = x.failures, x.cutShort
+	return explanation, nil
+}
+
+type explainer struct {
+	evaluation
+	compiler *ast.Compiler
+	document map[string]any
+	seen     map[string]bool // rules and calls whose definitions are told already
+	left     int             // of maxDefinitions
+	shallow  int             // above 0, definitions behind terms are left out
+	failures []string
+	cutShort error
+}
+
+// solution binds the variables of a body.
+type solution = topdown.QueryResult
+
+// solve asks for at most limit solutions of a body.
+func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
+	if x.cutShort != nil {
+		return nil, x.cutShort
+	}
+	var solutions []solution
+	err := x.query(x.compiler, body).Iter(x.ctx, func(bindings topdown.QueryResult) error {
+		solutions = append(solutions, bindings)
+		if len(solutions) == limit {
+			return errEnough
+		}
+		return nil
+	})
+	x.collectFailures()
+	if err != nil {
+		// OPA has put into the cache what it had by then, such as the first of
+		// two conflicting values.
+		x.cache = topdown.NewVirtualCache()
+	}
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	if err != nil && x.ctx.Err() != nil {
+		x.cutShort = x.ctx.Err()
+	}
+	return solutions, err
+}
+
+// collectFailures keeps the errors of built-in functions, each once.
+func (x *explainer) collectFailures() {
+	for _, failure := range x.builtinErrors {
+		text := fmt.Sprintf("%s: %s", placeOf(failure.Location), failure.Message)
+		if !slices.Contains(x.failures, text) {
+			x.failures = append(x.failures, text)
+		}
+	}
+	x.builtinErrors = nil
+}
+
+// value asks for the value of a term; nil if it is undefined.
+func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
+	expr := ast.Equality.Expr(ast.NewTerm(answer), term)
+	expr.With = with
+	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
+	if err != nil || len(solutions) == 0 {
+		return nil
+	}
+	return solutions[0][answer].Value
+}
+
+// answers asks the entry rules as Evaluate does, and puts in front what has the
+// last word: what an author looks for, and what definitions are told of where
+// they first take part.
+func (x *explainer) answers(prepared *preparedRule) []Entry {
+	var list []Entry
+	var verdict Verdict
+	last := "" // the entry rule after which none is asked
+	rank := map[string]int{string(entryHub): 1, string(entryInitialTwin): 2, string(entryPayload): 3,
+		string(entryReject): 4, string(entryHold): 5}
+	for _, query := range prepared.queries {
+		entry := Entry{Name: string(query.entry), Asked: last == ""}
+		if entry.Asked {
+			var final bool
+			if entry.Value, final, entry.Err = x.askFor(prepared, query, &verdict); final {
+				last = entry.Name
+			}
+			if final || query.entry == entryHold && entry.Value != nil && !isEmpty(entry.Value) {
+				rank[entry.Name] = 0
+			}
+		} else {
+			entry.Value, entry.Err = x.ask(x.compiler, query)
+		}
+		if entry.Err != nil {
+			x.cache = topdown.NewVirtualCache() // see solve
+		}
+		if x.ctx.Err() != nil {
+			x.cutShort = x.ctx.Err()
+		}
+		list = append(list, entry)
+	}
+	x.collectFailures()
+	slices.SortStableFunc(list, func(a, b Entry) int { return rank[a.Name] - rank[b.Name] })
+	return list
+}
+
+func (x *explainer) explain(e *Entry) {
+	ref := x.rule.entryRef(entry(e.Name))
+	rules := x.compiler.GetRulesWithPrefix(ref)
+	e.Title, e.Description = x.describe(rules)
+	// Told here even if another entry rule has referred to it: nobody looks
+	// for the definitions of hub under hold.
+	x.seen[ref.String()] = true
+	e.Definitions = x.definitions(rules, nil, len(ref))
+}
+
+// describe reads the METADATA of a rule: that of the document, or of the first
+// definition that has any.
+func (x *explainer) describe(rules []*ast.Rule) (title, description string) {
+	set := x.compiler.GetAnnotationSet()
+	if set == nil {
+		return "", ""
+	}
+	for _, rule := range byPlace(rules) {
+		annotations := set.GetRuleScope(rule)
+		if document := set.GetDocumentScope(rule.Ref().GroundPrefix()); document != nil {
+			annotations = append([]*ast.Annotations{document}, annotations...)
+		}
+		for _, a := range annotations {
+			if a.Title != "" || a.Description != "" {
+				return a.Title, strings.TrimSpace(a.Description)
+			}
+		}
+	}
+	return "", ""
+}
+
+func byPlace(rules []*ast.Rule) []*ast.Rule {
+	rules = slices.Clone(rules)
+	slices.SortStableFunc(rules, func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
+	return rules
+}
+
+// definitions explains the definitions of one Rego rule, called with args if it
+// is a function. The values are told from below the first base elements of the
+// rule's path.
+func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) []Definition {
+	var list []Definition
+	fallbacks, gave := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
+	depth := map[bool]int{true: 1}                         // of a branch that is not reached nobody asks for the reasons' reasons
+	for _, rule := range byPlace(rules) {
+		held := false
+		for branch := rule; branch != nil; branch = branch.Else {
+			x.shallow += depth[held]
+			definition := x.definition(branch, args, base)
+			x.shallow -= depth[held]
+			definition.Else = branch != rule
+			if held && definition.State != NotTraced {
+				definition.State, definition.Uses, definition.Draws = Unreached, nil, nil
+			}
+			held = held || definition.State == Gave
+			if branch.Default {
+				fallbacks[rule.Ref().String()] = len(list)
+			}
+			list = append(list, definition)
+		}
+		if held && !rule.Default {
+			gave[rule.Ref().String()] = true
+		}
+	}
+	for ref, i := range fallbacks {
+		if gave[ref] && list[i].State == Gave {
+			list[i].State = Unreached
+		}
+	}
+	return list
+}
+
+func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Definition {
+	definition := Definition{Place: placeOf(rule.Location), Text: headText(rule), Default: rule.Default}
+	if x.left--; x.left < 0 && x.cutShort == nil {
+		x.cutShort = errTooLong
+	}
+	if x.cutShort != nil {
+		definition.State = NotTraced
+		return definition
+	}
+	known := matching(rule.Head.Args, args)
+	solutions, err := x.solve(join(known, rule.Body), maxElements)
+	switch {
+	case x.cutShort != nil:
+		definition.State = NotTraced
+	case err != nil:
+		definition.State, definition.Error = Erred, errorText(err)
+	case len(solutions) > 0:
+		definition.State = Gave
+		definition.Value = headValue(rule, solutions, base)
+		definition.Uses = x.uses(rule, solutions[0])
+		definition.Draws = x.draws(rule, solutions[0], maxDrawDepth)
+	default:
+		definition.State = NotHeld
+		var before []solution
+		definition.Failed, before = x.failing(rule, known)
+		definition.Value = x.would(rule, before, base)
+	}
+	return definition
+}
+
+// matching is the part of a function's body that its arguments are.
+func matching(parameters, args []*ast.Term) ast.Body {
+	var body ast.Body
+	for i, parameter := range parameters {
+		if i < len(args) {
+			body.Append(ast.Equality.Expr(parameter, args[i]))
+		}
+	}
+	return body
+}
+
+func join(bodies ...ast.Body) ast.Body { return slices.Concat(bodies...) }
+
+// headValue is what a definition that holds says: a set's elements as a list.
+func headValue(rule *ast.Rule, solutions []solution, base int) any {
+	var values []any
+	for _, s := range solutions {
+		term := rule.Head.Value
+		if rule.Head.RuleKind() == ast.MultiValue {
+			term = rule.Head.Key
+		}
+		value, ok := toJSON(plug(term, s))
+		if !ok {
+			return nil
+		}
+		path := rule.Ref()
+		for i := len(path) - 1; i >= base; i-- {
+			key, _ := toJSON(plug(path[i], s))
+			if name, ok := key.(string); ok {
+				value = map[string]any{name: value}
+			} else {
+				value = map[string]any{fmt.Sprint(key): value}
+			}
+		}
+		if !containsValue(values, value) {
+			values = append(values, value)
+		}
+	}
+	if rule.Head.RuleKind() == ast.MultiValue {
+		return values
+	}
+	merged := values[0]
+	for _, value := range values[1:] {
+		merged = merge(merged, value)
+	}
+	return merged
+}
+
+// merge puts together what the solutions of a partial object say.
+func merge(a, b any) any {
+	one, isObject := a.(map[string]any)
+	two, alsoObject := b.(map[string]any)
+	if !isObject || !alsoObject {
+		return a
+	}
+	for key, value := range two {
+		if existing, ok := one[key]; ok {
+			value = merge(existing, value)
+		}
+		one[key] = value
+	}
+	return one
+}
+
+// would tells what a definition that does not hold says otherwise, by what its
+// head needs and the variables that were bound before it failed.
+func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
+	if rule.Head.RuleKind() == ast.MultiValue {
+		return nil
+	}
+	var head ast.Body
+	for _, expr := range rule.Body {
+		if whole := expr.BaseCogeneratedExpr(); whole.Generated && within(whole.Location, rule.Head.Location) {
+			head = append(head, expr) // Body.Append would write into the compiled rule
+		}
+	}
+	bound := solution{}
+	if len(before) > 0 {
+		bound = before[0]
+	}
+	solutions := []solution{bound}
+	if len(head) > 0 {
+		var err error
+		if solutions, err = x.solve(join(equalities(bound), head), 1); err != nil || len(solutions) == 0 {
+			return nil
+		}
+		for variable, term := range bound {
+			solutions[0][variable] = term
+		}
+	}
+	if !plug(rule.Head.Value, solutions[0]).IsGround() {
+		return nil
+	}
+	return headValue(rule, solutions, base)
+}
+
+// equalities binds variables for a query.
+func equalities(s solution) ast.Body {
+	var body ast.Body
+	for variable, term := range s {
+		if term.IsGround() {
+			body.Append(ast.Equality.Expr(ast.NewTerm(variable), term))
+		}
+	}
+	return body
+}
+
+func within(inner, outer *ast.Location) bool {
+	return inner != nil && outer != nil && inner.Offset >= outer.Offset &&
+		inner.Offset < outer.Offset+len(outer.Text)
+}
+
+// failing finds the first expression of a rule that does not hold after those
+// before it, and the solutions of those.
+func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solution) {
+	before := []solution{{}}
+	if len(known) > 0 {
+		if before, _ = x.solve(known, 1); len(before) == 0 {
+			return &Expression{Place: placeOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
+		}
+	}
+	return x.failingIn(rule.Body, known, before)
+}
+
+func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Expression, []solution) {
+	for i, expr := range body {
+		solutions, err := x.solve(join(known, body[:i+1]), maxTries)
+		switch {
+		case err != nil:
+			return &Expression{Place: placeOf(expr.Location), Text: exprText(expr.BaseCogeneratedExpr()), Why: errorText(err)}, before
+		case len(solutions) == 0:
+			return x.expression(body, i, known, before), before
+		}
+		before = solutions
+	}
+	return nil, before // it held the second time: a built-in function that is not the same each time
+}
+
+// expression explains why body[failed] does not hold although all before it do.
+func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before []solution) *Expression {
+	expr := body[failed]
+	whole := expr.BaseCogeneratedExpr()
+	if every, ok := expr.Terms.(*ast.Every); ok {
+		if inner := x.every(every, expr, before[0]); inner != nil {
+			return inner
+		}
+	}
+	found := len(x.failures)
+	t := terms{explainer: x, solutions: before}
+	// OPA takes what the author wrote as one expression apart. The parts that
+	// hold show what the expression was about.
+	for _, part := range body[:failed] {
+		if part.BaseCogeneratedExpr() == whole {
+			t.part(part)
+		}
+	}
+	t.culprit(expr)
+	t.origins(body[:failed], expr)
+	e := &Expression{Place: placeOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
+	if expr.Negated {
+		e.Why = "what it negates holds"
+	}
+	if len(x.failures) > found {
+		e.Why = x.failures[len(x.failures)-1]
+	} else if failure := x.failureAt(expr); failure != "" {
+		e.Why = failure
+	}
+	return e
+}
+
+// failureAt finds the error of a built-in that the expression calls.
+func (x *explainer) failureAt(expr *ast.Expr) string {
+	if !expr.IsCall() || len(x.compiler.GetRulesForVirtualDocument(expr.Operator())) > 0 {
+		return ""
+	}
+	prefix := placeOf(expr.Location) + ": " + expr.Operator().String()
+	for _, failure := range x.failures {
+		if strings.HasPrefix(failure, prefix) {
+			return failure
+		}
+	}
+	return ""
+}
+
+// every finds the first element for which the body of an every does not hold.
+func (x *explainer) every(every *ast.Every, expr *ast.Expr, s solution) *Expression {
+	key, value := ast.NewTerm(ast.Var("element_key")), ast.NewTerm(ast.Var("element_value"))
+	domain := ast.NewTerm(ast.Var("domain"))
+	known := join(ast.NewBody(ast.Equality.Expr(domain, plug(every.Domain, s))),
+		ast.NewBody(ast.Equality.Expr(value, ast.NewTerm(ast.Ref{domain, key}))))
+	elements, err := x.solve(known, maxElements)
+	if err != nil || len(expr.With) > 0 {
+		return nil
+	}
+	for _, element := range elements {
+		bound := equalities(s)
+		bound.Append(ast.Equality.Expr(every.Value, element[value.Value.(ast.Var)]))
+		if every.Key != nil {
+			bound.Append(ast.Equality.Expr(every.Key, element[key.Value.(ast.Var)]))
+		}
+		if solutions, err := x.solve(join(bound, every.Body), 1); err != nil || len(solutions) > 0 {
+			continue
+		}
+		if before, err := x.solve(bound, 1); err == nil && len(before) > 0 {
+			inner, _ := x.failingIn(every.Body, bound, before)
+			return inner
+		}
+	}
+	return nil
+}
+
+// plug puts the values of variables into a term. It leaves the term itself
+// alone, which is part of the compiled rules; ast.TransformVars would write into
+// it, and into what copies of it share.
+func plug(term *ast.Term, s solution) *ast.Term {
+	if term.IsGround() {
+		return term
+	}
+	list := func(terms []*ast.Term) []*ast.Term {
+		plugged := make([]*ast.Term, len(terms))
+		for i, element := range terms {
+			plugged[i] = plug(element, s)
+		}
+		return plugged
+	}
+	switch v := term.Value.(type) {
+	case ast.Var:
+		if value := s[v]; value != nil {
+			return value
+		}
+	case ast.Ref:
+		return ast.NewTerm(ast.Ref(list(v)))
+	case ast.Call:
+		return ast.NewTerm(ast.Call(list(v)))
+	case *ast.Array:
+		plugged := make([]*ast.Term, 0, v.Len())
+		v.Foreach(func(element *ast.Term) { plugged = append(plugged, plug(element, s)) })
+		return ast.ArrayTerm(plugged...)
+	case ast.Object:
+		var plugged [][2]*ast.Term
+		v.Foreach(func(key, value *ast.Term) { plugged = append(plugged, ast.Item(plug(key, s), plug(value, s))) })
+		return ast.ObjectTerm(plugged...)
+	case ast.Set:
+		return ast.SetTerm(list(v.Slice())...)
+	}
+	return term // a comprehension: the compiler has put those into expressions of their own
+}
+
+func toJSON(term *ast.Term) (any, bool) {
+	if term == nil {
+		return nil, false
+	}
+	return valueJSON(term.Value)
+}
+
+func valueJSON(value ast.Value) (any, bool) {
+	if value == nil || !value.IsGround() {
+		return nil, false
+	}
+	converted, err := ast.JSON(value)
+	return converted, err == nil
+}
+
+func containsValue(list []any, value any) bool {
+	return slices.ContainsFunc(list, func(other any) bool {
+		return ast.MustInterfaceToValue(other).Compare(ast.MustInterfaceToValue(value)) == 0
+	})
+}
+
+// errorText says what happened in OPA's words, values included.
+func errorText(err error) string {
+	if te, ok := errors.AsType[*topdown.Error](err); ok {
+		return strings.Join(strings.Fields(te.Message), " ")
+	}
+	return err.Error()
+}
+
+// headText is what stands in the file up to the body.
+func headText(rule *ast.Rule) string {
+	text := string(rule.Head.Location.Text)
+	if rule.Default && !strings.HasPrefix(text, "default ") {
+		text = "default " + text
+	}
+	return text
+}
+
+func exprText(expr *ast.Expr) string {
+	if expr.Location == nil || len(expr.Location.Text) == 0 {
+		return expr.String()
+	}
+	text := string(expr.Location.Text)
+	if rest, isElse := strings.CutPrefix(text, "else"); isElse && !expr.Generated {
+		// OPA's parser takes the whole of else := x if y for the place of y.
+		if _, condition, found := strings.Cut(rest, " if "); found {
+			return condition
+		}
+	}
+	return text
+}
+
+func sourceOf(term *ast.Term) string {
+	if term.Location == nil || len(term.Location.Text) == 0 {
+		return term.String()
+	}
+	return string(term.Location.Text)
+}
+
+// isGenerated reports whether a text is not the author's: it shows a variable
+// that the compiler made.
+func isGenerated(text string) bool { return strings.Contains(text, "__local") }
+
+// pathText writes a path as an author in the package would.
+func (x *explainer) pathText(path ast.Ref) string {
+	return strings.TrimPrefix(path.String(), "data."+x.rule.Package+".")
+}
