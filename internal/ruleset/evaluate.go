@@ -215,7 +215,7 @@ func (e *evaluation) askFor(prepared *preparedRule, query entryQuery, verdict *V
 	}
 	// A built-in that fails in Rego is undefined, and what is undefined
 	// refuses nobody: whoever can make it fail would get past the rule.
-	if guards := query.entry == entryReject || query.entry == entryHold; guards && len(e.builtinErrors) > 0 {
+	if guards := query.entry == entryReject || query.entry == entryHold; guards && (value == nil || isEmpty(value)) && len(e.builtinErrors) > 0 {
 		verdict.set(query.entry, nil)
 		return nil, true, &EvalError{Rule: e.rule, Entry: string(query.entry), Place: placeOf(e.builtinErrors[0].Location),
 			Problem: fmt.Sprintf("%s cannot be told: a built-in function failed", query.entry)}

@@ -106,6 +106,8 @@ hold contains "not now" if input.hold`,
 			ruleset.Verdict{Hub: "h", BuiltinErrors: []string{"rules/a.rego:8", "rules/a.rego:7"}}},
 		{"a built-in error beside a reason to reject", "hub := \"h\"\nreject contains \"no\"\nreject contains to_number(input.secret)", `{"secret":"SECRET"}`,
 			ruleset.Verdict{Reject: []any{"no"}, BuiltinErrors: []string{"rules/a.rego:8"}}},
+		{"a built-in error beside a reason to hold", "hold contains \"wait\"\nhold contains to_number(input.secret)\nhub := \"h\"", `{"secret":"SECRET"}`,
+			ruleset.Verdict{Hold: []any{"wait"}, Hub: "h", BuiltinErrors: []string{"rules/a.rego:7"}}},
 		{"built-in errors at one place are told once", "hub := \"h\"\npayload := {\"x\": [n | some s in input.list; n := to_number(s)]}", `{"list":["a","b","1"]}`,
 			ruleset.Verdict{Hub: "h", Payload: object{"x": []any{json.Number("1")}}, BuiltinErrors: []string{"rules/a.rego:7"}}},
 	}
