@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -82,6 +83,7 @@ func TestShippedRules(t *testing.T) {
 		SetStore(inmem.NewFromObject(b.Data)).
 		SetModules(modules).
 		AddCustomBuiltins(custom).
+		SetTimeout(time.Minute). // what they say is tested here, not how fast
 		RunTests(t.Context(), nil)
 	if err != nil {
 		t.Fatalf("rules do not compile: %v", err)
