@@ -356,12 +356,17 @@ func (r *testReport) writeJUnit(w io.Writer) error {
 		}
 		add("exchanges", c, e.Seconds)
 	}
+	return writeXML(w, all)
+}
+
+// writeXML writes a JUnit report, of usher test and of usher verify.
+func writeXML(w io.Writer, report any) error {
 	if _, err := io.WriteString(w, xml.Header); err != nil {
 		return err
 	}
 	encoder := xml.NewEncoder(w)
 	encoder.Indent("", "  ")
-	if err := encoder.Encode(all); err != nil {
+	if err := encoder.Encode(report); err != nil {
 		return err
 	}
 	_, err := io.WriteString(w, "\n")
