@@ -24,7 +24,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/dps"
 )
 
 // Paths that the handler serves. AllocatePath is the route in
@@ -48,8 +47,12 @@ const DefaultMaxBody = 256 << 10
 type Options struct {
 	// Allocator decides. Required.
 	Allocator *allocation.Allocator
-	// Log gets one line for each allocation; nil discards them.
+	// Log gets a line for each refused call, and for each allocation unless
+	// there are Observers; nil discards them.
 	Log *slog.Logger
+	// Observers see each allocation before it is answered, in this order. None
+	// means one, [LogLine] of Log.
+	Observers []Observer
 	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
 	MaxBody int64
 	// Keys are function keys of which a caller must show one. None admits
@@ -62,8 +65,12 @@ func New(options Options) http.Handler {
 	h := &handler{
 		allocator: options.Allocator,
 		log:       cmp.Or(options.Log, slog.New(slog.DiscardHandler)),
+		observers: options.Observers,
 		maxBody:   cmp.Or(options.MaxBody, DefaultMaxBody),
 		keys:      newKeys(options.Keys),
+	}
+	if len(h.observers) == 0 {
+		h.observers = []Observer{LogLine(h.log)}
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { h.noSuchRoute(c, err) }
@@ -107,6 +114,7 @@ func (h *handler) guard(next echo.HandlerFunc) echo.HandlerFunc {
 type handler struct {
 	allocator *allocation.Allocator
 	log       *slog.Logger
+	observers []Observer
 	maxBody   int64
 	keys      keys
 	bodies    sync.Pool // of *bytes.Buffer
@@ -129,39 +137,28 @@ func (h *handler) allocate(c echo.Context) error {
 	if !h.keys.admit(request) {
 		return h.refuse(c, unauthorized, "the webhook URL of the enrollment must end in ?code=KEY")
 	}
-	a := exchange{id: rand.Text(), start: time.Now(), request: request}
-	h.decide(&a)
-	a.answer = a.outcome()
-	// Recorded first: an answer that DPS acts on must not go unrecorded.
-	h.record(&a)
-	return a.write(c)
-}
-
-// exchange is one allocation from the request to the answer.
-type exchange struct {
-	id       string
-	start    time.Time
-	request  *http.Request
-	asked    *dps.AllocationRequest // nil if the body could not be read
-	decision allocation.Decision
-	err      *allocation.Fault // nil if a decision was reached
-	answer   answer
-}
-
-// result is the name of the outcome or of the fault.
-func (a *exchange) result() string {
-	if a.err != nil {
-		return string(a.err.Kind)
+	a := Allocation{
+		DecisionID: rand.Text(), Start: time.Now(),
+		InvocationID: bounded(request.Header.Get("X-Azure-Functions-Invocationid")),
+		Trace:        continueTrace(request.Header.Get("Traceparent")),
 	}
-	return string(a.decision.Outcome)
+	h.decide(request, &a)
+	answer := a.answer()
+	a.Status = answer.status
+	a.Duration = time.Since(a.Start)
+	// Observed first: an answer that DPS acts on must not go unrecorded.
+	for _, observe := range h.observers {
+		observe(request.Context(), &a)
+	}
+	return a.write(c, answer)
 }
 
 // decide fills in the decision or the fault. A panic is a fault, too, and recorded
 // as one.
-func (h *handler) decide(a *exchange) {
+func (h *handler) decide(r *http.Request, a *Allocation) {
 	defer func() {
 		if p := recover(); p != nil {
-			a.err = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself",
+			a.Fault = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself",
 				// The value of a panic can quote the request; its type cannot.
 				Cause: fmt.Errorf("panic of type %T\n%s", p, debug.Stack())}
 		}
@@ -172,13 +169,13 @@ func (h *handler) decide(a *exchange) {
 	}
 	body.Reset()
 	defer h.bodies.Put(body)
-	if a.err = h.read(a.request, body); a.err != nil {
+	if a.Fault = h.read(r, body); a.Fault != nil {
 		return
 	}
 	var err error
-	a.asked, a.decision, err = h.allocator.AllocateJSON(a.request.Context(), body.Bytes())
+	a.Request, a.Decision, err = h.allocator.AllocateJSON(r.Context(), body.Bytes())
 	if err != nil {
-		a.err, _ = errors.AsType[*allocation.Fault](err)
+		a.Fault, _ = errors.AsType[*allocation.Fault](err)
 	}
 }
 
@@ -200,25 +197,25 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) *allocation.Fault {
 	}
 }
 
-func (a *exchange) write(c echo.Context) error {
+func (a *Allocation) write(c echo.Context, answer answer) error {
 	header := c.Response().Header()
-	header.Set(DecisionIDHeader, a.id)
-	if a.answer.status >= throttled {
-		header.Set(echo.HeaderRetryAfter, retryAfter(a.decision.RetryAfter))
+	header.Set(DecisionIDHeader, a.DecisionID)
+	if answer.status >= throttled {
+		header.Set(echo.HeaderRetryAfter, retryAfter(a.Decision.RetryAfter))
 	}
-	if a.err == nil && a.decision.Outcome == allocation.Assigned {
+	if a.Fault == nil && a.Decision.Outcome == allocation.Assigned {
 		var few [1024]byte
-		return c.Blob(a.answer.status, echo.MIMEApplicationJSON, a.decision.Response.AppendJSON(few[:0]))
+		return c.Blob(answer.status, echo.MIMEApplicationJSON, a.Decision.Response.AppendJSON(few[:0]))
 	}
 	document := problemDocument{
-		Code:       a.result(),
-		DecisionID: a.id,
-		Reasons:    a.decision.Reasons,
+		Code:       a.Result(),
+		DecisionID: a.DecisionID,
+		Reasons:    a.Decision.Reasons,
 	}
-	if a.err != nil {
-		document.Detail, document.Violations = a.err.Detail, a.err.Violations
+	if a.Fault != nil {
+		document.Detail, document.Violations = a.Fault.Detail, a.Fault.Violations
 	}
-	return problem(c, a.answer, document)
+	return problem(c, answer, document)
 }
 
 // problemDocument is an application/problem+json body (RFC 9457). DPS does not

@@ -47,10 +47,10 @@ var answers = map[string]answer{
 	methodNotAllowed: {status: http.StatusMethodNotAllowed, title: "The webhook takes POST"},
 }
 
-// outcome reads the table.
-func (a *exchange) outcome() answer {
-	found := answers[a.result()]
-	if a.err == nil && a.decision.Throttle {
+// answer reads the table.
+func (a *Allocation) answer() answer {
+	found := answers[a.Result()]
+	if a.Fault == nil && a.Decision.Throttle {
 		found.status = throttled
 	}
 	return found
@@ -59,8 +59,8 @@ func (a *exchange) outcome() answer {
 // StatusOf tells the HTTP status that the webhook answers a decision with; or a
 // fault, which is nil where a decision was reached.
 func StatusOf(decision allocation.Decision, fault *allocation.Fault) int {
-	a := exchange{decision: decision, err: fault}
-	return a.outcome().status
+	a := Allocation{Decision: decision, Fault: fault}
+	return a.answer().status
 }
 
 // throttled is what a rule's hold with status 429 asks for.
