@@ -1,0 +1,135 @@
+package fleet
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// Summary is what came of a round of registrations.
+type Summary struct {
+	Devices  int `json:"devices"`
+	Assigned int `json:"assigned"`
+	// Failed registrations and refused calls, by the code of DPS.
+	Failed   map[string]int `json:"failed"`
+	Refused  map[string]int `json:"refused"`
+	Disabled int            `json:"disabled"`
+	Lost     int            `json:"lost"` // connections and answers that could not be used
+	// Throttled counts answers, not devices: 429 or above, after each of which the device came back.
+	Throttled int            `json:"throttled"`
+	Hubs      map[string]int `json:"hubs"`  // devices assigned in this round, by hub
+	Moved     int            `json:"moved"` // of those, devices that were on another hub in an earlier round
+	// Examples has the first message of each code, and of losses under "lost".
+	Examples   map[string]string `json:"examples"`
+	DurationMS int64             `json:"durationMs"`
+	// LatencyMS is from when a device was due to register until it was through.
+	LatencyMS *Latency `json:"latencyMs,omitempty"`
+}
+
+// Latency has percentiles, in milliseconds.
+type Latency struct {
+	P50 int64 `json:"p50"`
+	P95 int64 `json:"p95"`
+	P99 int64 `json:"p99"`
+	Max int64 `json:"max"`
+}
+
+// Done is the number of devices that are through.
+func (s Summary) Done() int {
+	n := s.Assigned + s.Disabled + s.Lost
+	for _, by := range []map[string]int{s.Failed, s.Refused} {
+		for _, count := range by {
+			n += count
+		}
+	}
+	return n
+}
+
+// tally counts a round while it goes on.
+type tally struct {
+	mu        sync.Mutex
+	start     time.Time
+	summary   Summary
+	latencies []time.Duration
+}
+
+func (t *tally) begin(devices int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.start, t.latencies = time.Now(), make([]time.Duration, 0, devices)
+	t.summary = Summary{
+		Devices: devices, Failed: map[string]int{}, Refused: map[string]int{}, Hubs: map[string]int{}, Examples: map[string]string{},
+	}
+}
+
+func (t *tally) throttle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.summary.Throttled++
+}
+
+// count takes in a result of a device that was on hub before, "" for none.
+func (t *tally) count(r result, before string, latency time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.latencies = append(t.latencies, latency)
+	example := strconv.Itoa(r.code)
+	switch r.kind {
+	case assigned:
+		t.summary.Assigned++
+		t.summary.Hubs[r.hub]++
+		if before != "" && before != r.hub {
+			t.summary.Moved++
+		}
+		return
+	case failed:
+		t.summary.Failed[example]++
+	case refused:
+		t.summary.Refused[example]++
+	case disabled:
+		t.summary.Disabled++
+		return
+	default:
+		t.summary.Lost++
+		example = "lost"
+	}
+	if _, known := t.summary.Examples[example]; !known {
+		t.summary.Examples[example] = r.message
+	}
+}
+
+func (t *tally) snapshot() Summary {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.copyLocked()
+}
+
+func (t *tally) end() Summary {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	summary := t.copyLocked()
+	if n := len(t.latencies); n > 0 {
+		slices.Sort(t.latencies)
+		at := func(percent int) int64 { return t.latencies[(n-1)*percent/100].Milliseconds() }
+		summary.LatencyMS = &Latency{at(50), at(95), at(99), at(100)}
+	}
+	return summary
+}
+
+func (t *tally) copyLocked() Summary {
+	copied := t.summary
+	copied.Failed, copied.Refused = clone(copied.Failed), clone(copied.Refused)
+	copied.Hubs, copied.Examples = clone(copied.Hubs), clone(copied.Examples)
+	copied.DurationMS = time.Since(t.start).Milliseconds()
+	return copied
+}
+
+// clone is maps.Clone, but never nil: in JSON an empty object is {}.
+func clone[V any](m map[string]V) map[string]V {
+	copied := make(map[string]V, len(m))
+	for key, value := range m {
+		copied[key] = value
+	}
+	return copied
+}

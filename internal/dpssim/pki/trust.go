@@ -1,0 +1,98 @@
+package pki
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+)
+
+// The ports that device SDKs use, most of them with no way to change it.
+const (
+	httpsPort = 443
+	mqttPort  = 8883
+)
+
+// SDKLines say how one SDK is made to trust and find the stand-in.
+type SDKLines struct {
+	SDK   string   // "Node", "Python", "C", "C#", "Java"
+	Lines []string // code or shell, one line each, with the file and ports filled in
+	Needs string   // what does not work on the given ports, and the way round; "" if all works
+}
+
+// TrustLines are those lines for the five SDKs. caFile is the path of the
+// authority's certificate; httpsPort and mqttPort are where the stand-in listens.
+func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
+	if full, err := filepath.Abs(caFile); err == nil {
+		caFile = full // the lines go into programs that run elsewhere
+	}
+	mqttHost := withPort("localhost", mqttAt, mqttPort)
+	fixed := ""
+	switch {
+	case httpsAt != httpsPort && mqttAt != mqttPort:
+		fixed = fmt.Sprintf("its ports %d and %d are fixed: let them lead to %d and %d (firewall rule, container -p)", httpsPort, mqttPort, httpsAt, mqttAt)
+	case httpsAt != httpsPort:
+		fixed = fmt.Sprintf("its port %d for HTTP and WebSocket is fixed: use MQTT, or let %d lead to %d (firewall rule, container -p)", httpsPort, httpsPort, httpsAt)
+	case mqttAt != mqttPort:
+		fixed = fmt.Sprintf("its port %d for MQTT is fixed: use WebSocket or HTTP, or let %d lead to %d (firewall rule, container -p)", mqttPort, mqttPort, mqttAt)
+	}
+	node := ""
+	if httpsAt != httpsPort {
+		node = fmt.Sprintf("HTTP and WebSocket go to port %d whatever the host says: use MQTT, or hand the HTTP transport an httpBase that asks for port %d", httpsPort, httpsAt)
+	}
+	return []SDKLines{
+		{"Node", []string{
+			"export NODE_EXTRA_CA_CERTS=" + shellQuote(caFile),
+			fmt.Sprintf("const provisioningHost = '%s' // Mqtt; 'localhost' for Http and MqttWs", mqttHost),
+			fmt.Sprintf("const hub = `HostName=${result.assignedHub};GatewayHostName=%s;DeviceId=...` // by key; by X.509 the SDK passes over GatewayHostName", mqttHost),
+		}, node},
+		{"Python", []string{
+			fmt.Sprintf("ca = open(%s).read()", strconv.Quote(caFile)),
+			`ProvisioningDeviceClient.create_from_symmetric_key(provisioning_host="localhost", server_verification_cert=ca, ...)`,
+			`IoTHubDeviceClient.create_from_symmetric_key(hostname=result.registration_state.assigned_hub, gateway_hostname="localhost", server_verification_cert=ca, ...)`,
+		}, fixed},
+		{"C", []string{
+			fmt.Sprintf("// pem: the content of %s", caFile),
+			`Prov_Device_LL_Create("localhost", id_scope, Prov_Device_MQTT_Protocol);`,
+			"Prov_Device_LL_SetOption(handle, OPTION_TRUSTED_CERT, pem);",
+		}, fixed},
+		{"C#", []string{
+			fmt.Sprintf("sudo cp %s /usr/local/share/ca-certificates/usher-dps.crt && sudo update-ca-certificates", shellQuote(caFile)),
+			fmt.Sprintf(`ProvisioningDeviceClient.Create("localhost", idScope, security, new ProvisioningTransportHandlerMqtt(TransportFallbackType.TcpOnly) { Port = %d })`, mqttAt),
+			fmt.Sprintf(`ProvisioningDeviceClient.Create("localhost", idScope, security, new ProvisioningTransportHandlerHttp { Port = %d })`, httpsAt),
+		}, ""},
+		{"Java", []string{
+			fmt.Sprintf("keytool -importcert -noprompt -alias usher-dps -file %s -keystore usher-dps.jks -storepass changeit", shellQuote(caFile)),
+			"java -Djavax.net.ssl.trustStore=usher-dps.jks -Djavax.net.ssl.trustStorePassword=changeit ...",
+			`ProvisioningDeviceClient.create("localhost", idScope, ProvisioningDeviceClientTransportProtocol.MQTT, security)`,
+		}, fixed},
+	}
+}
+
+func withPort(host string, port, usual int) string {
+	if port == usual {
+		return host
+	}
+	return host + ":" + strconv.Itoa(port)
+}
+
+// shellQuote quotes a path for a POSIX shell, if it needs that.
+func shellQuote(s string) string {
+	plain := s != ""
+	for _, r := range s {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '/' && r != '.' && r != '-' && r != '_' {
+			plain = false
+		}
+	}
+	if plain {
+		return s
+	}
+	out := []byte{'\''}
+	for _, b := range []byte(s) {
+		if b == '\'' {
+			out = append(out, `'\''`...)
+			continue
+		}
+		out = append(out, b)
+	}
+	return string(append(out, '\''))
+}
