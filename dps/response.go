@@ -28,7 +28,7 @@ type AllocationResponse struct {
 // are equal bytes.
 func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 	b = append(b, `{"iotHubHostName":`...)
-	b = appendString(b, r.IotHubHostName)
+	b = AppendString(b, r.IotHubHostName)
 	if r.InitialTwin != nil {
 		b = append(b, `,"initialTwin":`...)
 		b = AppendValue(b, r.InitialTwin)
@@ -49,7 +49,7 @@ func AppendValue(b []byte, value any) []byte {
 	case bool:
 		return strconv.AppendBool(b, v)
 	case string:
-		return appendString(b, v)
+		return AppendString(b, v)
 	case json.Number:
 		return append(b, v...)
 	case []any:
@@ -70,7 +70,7 @@ func AppendValue(b []byte, value any) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			b = appendString(b, name)
+			b = AppendString(b, name)
 			b = append(b, ':')
 			b = AppendValue(b, v[name])
 		}
@@ -80,7 +80,8 @@ func AppendValue(b []byte, value any) []byte {
 	}
 }
 
-func appendString(b []byte, text string) []byte {
+// AppendString appends a text as a JSON string.
+func AppendString(b []byte, text string) []byte {
 	// The only error is invalid UTF-8, of which AppendQuote makes U+FFFD.
 	b, _ = jsontext.AppendQuote(b, text)
 	return b

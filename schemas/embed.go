@@ -1,7 +1,7 @@
 // Package schemas holds the JSON Schemas (draft 2020-12) of what DPS sends to a
-// custom-allocation webhook and of what the webhook answers. The files are the
-// contract; this package only carries them in the binary. Checking a document
-// against them is the work of internal/schema.
+// custom-allocation webhook, of what the webhook answers and of what it keeps on
+// record. The files are the contract; this package only carries them in the
+// binary. Checking a document against them is the work of internal/schema.
 package schemas
 
 import _ "embed"
@@ -12,6 +12,8 @@ var (
 	allocationRequest string
 	//go:embed allocation-response.schema.json
 	allocationResponse string
+	//go:embed decision-record.schema.json
+	decisionRecord string
 )
 
 // AllocationRequest returns the JSON Schema of the body that DPS posts, as the
@@ -26,3 +28,7 @@ func AllocationRequest() []byte { return []byte(allocationRequest) }
 // answers with status 200, as the bytes of
 // schemas/allocation-response.schema.json. The slice is the caller's own.
 func AllocationResponse() []byte { return []byte(allocationResponse) }
+
+// DecisionRecord returns the JSON Schema of a decision record, as the bytes of
+// schemas/decision-record.schema.json. The slice is the caller's own.
+func DecisionRecord() []byte { return []byte(decisionRecord) }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -34,7 +35,9 @@ const (
 // telling name only.
 type Mask struct {
 	texts  []string // as they are
-	within *regexp.Regexp
+	lower  []string // the same in lower case
+	ascii  bool     // all of them are
+	within func() *regexp.Regexp
 }
 
 // Of collects the key material of a request's document.
@@ -44,23 +47,35 @@ func Of(document map[string]any) Mask {
 	// The longest first, lest a part be hidden before the whole.
 	slices.SortFunc(m.texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	m.texts = slices.Compact(m.texts)
+	m.ascii = true
+	for _, text := range m.texts {
+		m.lower = append(m.lower, strings.ToLower(text))
+		m.ascii = m.ascii && isASCII(text)
+	}
+	if len(m.texts) > 0 && len(m.texts[0]) >= minWithin {
+		m.within = sync.OnceValue(m.pattern) // most masks never need it
+	}
+	return m
+}
+
+func (m Mask) pattern() *regexp.Regexp {
 	var patterns []string
 	for _, text := range m.texts {
 		if len(text) >= minWithin && utf8.ValidString(text) { // JSON that was parsed holds nothing else
 			patterns = append(patterns, regexp.QuoteMeta(text))
 		}
 	}
-	if len(patterns) > 0 {
-		m.within = regexp.MustCompile("(?i)" + strings.Join(patterns, "|"))
+	if len(patterns) == 0 {
+		return nil
 	}
-	return m
+	return regexp.MustCompile("(?i)" + strings.Join(patterns, "|"))
 }
 
 func (m *Mask) collect(value any, secret bool) {
 	switch v := value.(type) {
 	case map[string]any:
 		for name, member := range v {
-			m.collect(member, secret || isMember(name))
+			m.collect(member, secret || IsName(name))
 		}
 	case []any:
 		for _, element := range v {
@@ -73,21 +88,41 @@ func (m *Mask) collect(value any, secret bool) {
 	}
 }
 
-func isMember(name string) bool { return slices.Contains(members, strings.ToLower(name)) }
+// IsName reports whether a member of this name holds key material, whatever its
+// value. Case does not count.
+func IsName(name string) bool {
+	return slices.ContainsFunc(members, func(member string) bool { return strings.EqualFold(member, name) })
+}
 
 // Text returns a text without the key material in it.
 func (m Mask) Text(text string) string {
+	if len(m.texts) == 0 {
+		return text
+	}
 	lower := strings.ToLower(text)
-	for _, secret := range m.texts {
-		secret = strings.ToLower(secret)
+	holds := !m.ascii || !isASCII(text) // the pattern folds letters that ToLower leaves
+	for _, secret := range m.lower {
 		if lower == secret || len(lower) >= minPart && strings.Contains(secret, lower) {
 			return Masked
 		}
+		holds = holds || len(secret) >= minWithin && strings.Contains(lower, secret)
 	}
-	if m.within == nil {
+	if !holds || m.within == nil {
 		return text
 	}
-	return m.within.ReplaceAllLiteralString(text, Masked)
+	if pattern := m.within(); pattern != nil {
+		return pattern.ReplaceAllLiteralString(text, Masked)
+	}
+	return text
+}
+
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // Value returns a copy of a JSON value without the key material in it.
@@ -96,7 +131,7 @@ func (m Mask) Value(value any) any {
 	case map[string]any:
 		masked := make(map[string]any, len(v))
 		for name, member := range v {
-			if isMember(name) {
+			if IsName(name) {
 				masked[m.Text(name)] = hide(member)
 			} else {
 				masked[m.Text(name)] = m.Value(member)

@@ -1,0 +1,169 @@
+package decisionlog
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// allowance says what a record holds of one member of a request.
+type allowance int
+
+const (
+	never    allowance = iota
+	plain              // as it is
+	identity           // it names the device: as registration IDs are recorded
+	declared           // what a rule's METADATA declares recordable
+)
+
+// node is a member of the AllocationRequest with its allowance, from the schema.
+type node struct {
+	allowance allowance
+	// root is what paths in custom.recordable call it; for declared.
+	root    string
+	members map[string]*node // of an object; nil if it has none that are known
+	items   *node            // of an array
+}
+
+// recordable is the schema's annotation.
+const recordable = "x-recordable"
+
+// roots are the places of what rules declare recordable, by the last names of the
+// pointer, and what their METADATA calls them. What DPS keeps of a device's last
+// registration is what an answer held then.
+var roots = []struct{ pointer, root string }{
+	{"/deviceRuntimeContext/payload", "payload"},
+	{"/initialTwin", "initialTwin"},
+	{"/optionalDeviceInformation", "optionalDeviceInformation"},
+	{"/registrationState/payload", answerPayload},
+}
+
+// Roots of what an answer holds.
+const (
+	answerTwin    = "answer.initialTwin"
+	answerPayload = "answer.payload"
+)
+
+// readAllowances reads the allow-list from a JSON Schema, so that the two cannot
+// drift apart: a member without the annotation is never recorded.
+func readAllowances(schema []byte) (*node, error) {
+	var root map[string]any
+	if err := json.Unmarshal(schema, &root); err != nil {
+		return nil, fmt.Errorf("schema: %w", err)
+	}
+	reader := allowanceReader{root: root}
+	return reader.read(root, "")
+}
+
+type allowanceReader struct{ root map[string]any }
+
+func (r allowanceReader) read(schema map[string]any, pointer string) (*node, error) {
+	annotation, annotated := schema[recordable]
+	if reference, ok := schema["$ref"].(string); ok {
+		target, ok := r.resolve(reference)
+		if !ok {
+			return nil, fmt.Errorf("schema: %s refers to %s, which is not there", pointer, reference)
+		}
+		if annotated { // said where it is used, it goes before what is said at its definition
+			target = mergeInto(target, recordable, annotation)
+		}
+		return r.read(target, pointer)
+	}
+	n := &node{allowance: plain}
+	if pointer != "" { // the request itself is recorded
+		var err error
+		if n.allowance, err = parseAllowance(annotation); err != nil {
+			return nil, fmt.Errorf("schema: %s: %w", pointer, err)
+		}
+	}
+	switch n.allowance {
+	case never:
+		return n, nil
+	case declared:
+		for _, known := range roots {
+			if strings.HasSuffix(pointer, known.pointer) {
+				n.root = known.root
+				return n, nil
+			}
+		}
+		return nil, fmt.Errorf("schema: %s is %q, and there is no name for it in METADATA", pointer, "declared")
+	}
+	properties, _ := schema["properties"].(map[string]any)
+	if schema["type"] == "object" {
+		n.members = map[string]*node{}
+	}
+	for name, property := range properties {
+		child, err := r.child(property, pointer+"/"+name, n.allowance)
+		if err != nil {
+			return nil, err
+		}
+		n.members[name] = child
+	}
+	if items, ok := schema["items"]; ok {
+		var err error
+		n.items, err = r.child(items, pointer+"/*", n.allowance)
+		return n, err
+	}
+	return n, nil
+}
+
+// child reads a member. Below what names the device all that is recordable names
+// it, too.
+func (r allowanceReader) child(schema any, pointer string, around allowance) (*node, error) {
+	object, ok := schema.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("schema: %s is not an object", pointer)
+	}
+	child, err := r.read(object, pointer)
+	if err == nil && around == identity {
+		child.identify()
+	}
+	return child, err
+}
+
+func (n *node) identify() {
+	if n == nil {
+		return
+	}
+	if n.allowance == plain {
+		n.allowance = identity
+	}
+	for _, member := range n.members {
+		member.identify()
+	}
+	n.items.identify()
+}
+
+func (r allowanceReader) resolve(reference string) (map[string]any, bool) {
+	var at any = r.root
+	for _, name := range strings.Split(strings.TrimPrefix(reference, "#/"), "/") {
+		object, _ := at.(map[string]any)
+		at = object[name]
+	}
+	target, ok := at.(map[string]any)
+	return target, ok
+}
+
+func mergeInto(schema map[string]any, name string, value any) map[string]any {
+	merged := map[string]any{name: value}
+	for key, member := range schema {
+		if key != name {
+			merged[key] = member
+		}
+	}
+	return merged
+}
+
+func parseAllowance(annotation any) (allowance, error) {
+	switch annotation {
+	case nil:
+		return never, nil
+	case true:
+		return plain, nil
+	case "id":
+		return identity, nil
+	case "declared":
+		return declared, nil
+	}
+	return never, fmt.Errorf("%s is %v, and may be true, \"id\" or \"declared\"", recordable, annotation)
+}

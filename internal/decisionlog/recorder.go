@@ -1,0 +1,399 @@
+package decisionlog
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/schemas"
+)
+
+// Sink stores records or sends them on. It is safe for concurrent use.
+type Sink interface {
+	// Name is for people, such as stdout.
+	Name() string
+	// Write takes a record: one JSON object without a newline. It must not keep
+	// the slice. When it returns nil, the record is as safe as the sink's
+	// setting promises.
+	Write(record []byte) error
+}
+
+// IDMode says how registration IDs are recorded, and whatever else names a device.
+type IDMode string
+
+// The modes.
+const (
+	Plain  IDMode = "plain"  // as they are
+	Hashed IDMode = "hashed" // HMAC-SHA-256 under a key: records of one device still join
+	Absent IDMode = "absent"
+)
+
+// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often
+// serial numbers, so whoever knows the key knows them.
+const MinHashKey = 16
+
+// Options configure a [Recorder].
+type Options struct {
+	// Sinks are written to one after the other, each record to all of them.
+	Sinks []Sink
+	// RegistrationIDs is how they are recorded; empty means Plain.
+	RegistrationIDs IDMode
+	// HashKey is for Hashed, and for the digests of what an answer holds. In the
+	// other modes it may be nil.
+	HashKey []byte
+	// Failed is told of each record that a sink did not take, or that could not
+	// be made (of the sink ""); nil for nobody.
+	Failed func(sink string, err error)
+}
+
+// Recorder makes records. It is safe for concurrent use.
+type Recorder struct {
+	options Options
+	allowed *node
+	pool    sync.Pool // of *scratch
+}
+
+// scratch is what one record is made in.
+type scratch struct {
+	mask   mask
+	record Record
+	out    []byte
+	parts  []byte // what of the record is JSON already
+	whole  []byte // an answer's twin or payload
+
+	// What the record points to.
+	enrollment  Enrollment
+	rules       Rules
+	rule        Rule
+	fault       Fault
+	twin        Part
+	payload     Part
+	certificate Certificate
+	trace       Trace
+}
+
+// New returns a Recorder. It fails if the options contradict each other.
+func New(options Options) (*Recorder, error) {
+	options.RegistrationIDs = cmp.Or(options.RegistrationIDs, Plain)
+	options.HashKey = bytes.Clone(options.HashKey)
+	switch options.RegistrationIDs {
+	case Plain, Absent:
+	case Hashed:
+		if len(options.HashKey) == 0 {
+			return nil, errors.New("registration IDs are to be hashed, and there is no key")
+		}
+	default:
+		return nil, fmt.Errorf("registration IDs are to be recorded %q: it is plain, hashed or absent", options.RegistrationIDs)
+	}
+	if n := len(options.HashKey); n > 0 && n < MinHashKey {
+		return nil, fmt.Errorf("the key for registration IDs has %d bytes, and must have %d", n, MinHashKey)
+	}
+	allowed, err := readAllowances(schemas.AllocationRequest())
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{options: options, allowed: allowed}
+	r.pool.New = func() any {
+		return &scratch{mask: mask{mode: options.RegistrationIDs, mac: newMAC(options.HashKey)}}
+	}
+	return r, nil
+}
+
+// Observe is a [handler.Observer]: it records an allocation before it is answered.
+// Whatever goes wrong is told to Options.Failed, and to nobody else.
+func (r *Recorder) Observe(_ context.Context, a *handler.Allocation) {
+	s := r.pool.Get().(*scratch)
+	defer r.pool.Put(s)
+	if err := r.encode(s, a); err != nil {
+		r.failed("", err)
+		return
+	}
+	for _, sink := range r.options.Sinks {
+		if err := write(sink, s.out); err != nil {
+			r.failed(sink.Name(), err)
+		}
+	}
+}
+
+func (r *Recorder) failed(sink string, err error) {
+	if r.options.Failed != nil {
+		r.options.Failed(sink, err)
+	}
+}
+
+// encode makes the record. A panic must not become the answer to a device.
+func (r *Recorder) encode(s *scratch, a *handler.Allocation) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // its value can quote the request
+			err = fmt.Errorf("the record cannot be made: panic of type %T", p)
+		}
+	}()
+	r.build(s, a)
+	s.out = s.record.AppendJSON(s.out[:0])
+	return nil
+}
+
+func write(sink Sink, record []byte) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic of type %T", p)
+		}
+	}()
+	return sink.Write(record)
+}
+
+// build makes the record of an allocation. The record is good until the scratch
+// is used again.
+func (r *Recorder) build(s *scratch, a *handler.Allocation) {
+	digest, rule, provenance := a.Decision.Rules, a.Decision.Rule, &a.Decision.Provenance
+	if a.Fault != nil {
+		digest, rule, provenance = a.Fault.Rules, a.Fault.Rule, &a.Fault.Provenance
+	}
+	var recordable [][]string
+	if provenance.Binding != nil {
+		recordable = provenance.Binding.Recordable
+	}
+	var document map[string]any
+	if a.Request != nil {
+		document = a.Request.Document
+	}
+	m := &s.mask
+	m.reset(r.allowed, document, recordable)
+	s.parts = s.parts[:0]
+
+	record := &s.record
+	*record = Record{
+		Version: Version, DecisionID: a.DecisionID, Time: a.Start, DurationUS: a.Duration.Microseconds(),
+		Source: cmp.Or(provenance.Source, allocation.SourceCurrent), ShadowOf: provenance.ShadowOf, Diverged: provenance.Diverged,
+		Lines: record.Lines[:0], Status: a.Status, InvocationID: m.text(a.InvocationID),
+	}
+	if digest != "" {
+		s.rules = Rules{Digest: digest, Revision: provenance.Revision}
+		record.Rules = &s.rules
+	}
+	if rule != "" {
+		s.rule = Rule{Package: rule}
+		record.Rule = &s.rule
+		if binding := provenance.Binding; binding != nil {
+			record.Rule.Title, record.Rule.File = binding.Title, binding.Place
+			if line := strings.LastIndexByte(binding.Place, ':'); line >= 0 {
+				record.Rule.File = binding.Place[:line]
+			}
+		}
+	}
+	for _, line := range provenance.Lines {
+		record.Lines = append(record.Lines, Line(line))
+	}
+	if a.Trace.TraceID != "" {
+		record.Trace = &s.trace
+		s.trace = Trace{TraceID: a.Trace.TraceID, ParentSpanID: a.Trace.ParentID, SpanID: a.Trace.SpanID}
+	}
+	if a.Request != nil {
+		s.request(a.Request)
+		start := len(s.parts)
+		s.parts, _ = m.request(s.parts, r.allowed, a.Request.Document)
+		record.Request = s.parts[start:]
+	}
+	s.decision(a)
+	// What was masked of the request alone: pointers are into that.
+	record.Masked, record.MaskedMore = m.masked, m.more
+	s.lookups(provenance.Lookups)
+}
+
+// request fills in who asked.
+func (s *scratch) request(request *dps.AllocationRequest) {
+	m, record := &s.mask, &s.record
+	id := func(text string) string {
+		switch {
+		case m.mode == Absent || len(text) > maxText:
+			return ""
+		case m.mode == Hashed && text != "":
+			return m.identity(text)
+		default:
+			return m.keys.Text(text)
+		}
+	}
+	record.RegistrationID = id(request.Device.RegistrationID)
+	if request.Enrollment.Kind != "" {
+		s.enrollment = Enrollment{Kind: request.Enrollment.Kind}
+		record.Enrollment = &s.enrollment
+		if request.Enrollment.Kind == dps.IndividualEnrollment {
+			record.Enrollment.ID = id(request.Enrollment.ID)
+		} else if len(request.Enrollment.ID) <= maxText {
+			record.Enrollment.ID = m.text(request.Enrollment.ID)
+		}
+	}
+	device, _ := request.Document["deviceRuntimeContext"].(map[string]any)
+	attestation, _ := device["x509"].(map[string]any)
+	if text, ok := attestation["clientCertificate"].(string); ok {
+		if certificate, err := dps.ParseCertificate(text); err == nil {
+			s.summarize(certificate)
+			record.Certificate = &s.certificate
+		}
+	}
+}
+
+// summarize takes of a certificate what an operator looks for. It names the
+// device, so it is recorded as registration IDs are.
+func (s *scratch) summarize(c *dps.Certificate) {
+	m, shown := &s.mask, &s.certificate
+	short := func(text string) string {
+		if len(text) > maxText {
+			return ""
+		}
+		return m.text(text)
+	}
+	*shown = Certificate{Issuer: short(c.Issuer.CommonName), NotAfter: c.NotAfter}
+	switch m.mode {
+	case Plain:
+		shown.Subject, shown.SHA256Thumbprint = short(c.Subject.CommonName), c.SHA256Thumbprint
+	case Hashed:
+		shown.SHA256Thumbprint = m.identity(c.SHA256Thumbprint)
+		if c.Subject.CommonName != "" {
+			shown.Subject = m.identity(c.Subject.CommonName)
+		}
+	}
+}
+
+func (s *scratch) decision(a *handler.Allocation) {
+	m, d := &s.mask, &s.record.Decision
+	// Not pointers into the request.
+	masked, more := m.masked, m.more
+	defer func() { m.masked, m.more = masked, more }()
+	if f := a.Fault; f != nil {
+		s.fault = Fault{Kind: f.Kind, Detail: m.text(f.Detail)}
+		d.Fault = &s.fault
+		for _, violation := range f.Violations {
+			d.Fault.Violations = append(d.Fault.Violations,
+				allocation.Violation{Pointer: m.shown(violation.Pointer), Problem: m.text(violation.Problem)})
+		}
+		if f.Cause != nil {
+			d.Cause = m.text(f.Cause.Error())
+		}
+		s.record.DPSEffect = effect(a.Status, "")
+		return
+	}
+	d.Outcome, d.Alarm, d.RetryAfterMS = a.Decision.Outcome, a.Decision.Alarm, a.Decision.RetryAfter.Milliseconds()
+	d.Overrides, d.BuiltinErrors = a.Decision.Overrides, a.Decision.BuiltinErrors
+	for _, reason := range a.Decision.Reasons {
+		d.Reasons = append(d.Reasons, m.text(reason))
+	}
+	if a.Decision.Cause != nil {
+		d.Cause = m.text(a.Decision.Cause.Error())
+	}
+	response := &a.Decision.Response
+	s.record.DPSEffect = effect(a.Status, response.IotHubHostName)
+	if a.Decision.Outcome == allocation.Assigned {
+		d.Hub, d.InitialTwinUse = m.text(response.IotHubHostName), a.Decision.InitialTwin
+		d.InitialTwin = s.part(&s.twin, response.InitialTwin, answerTwin)
+		d.Payload = s.part(&s.payload, response.Payload, answerPayload)
+	}
+}
+
+func effect(status int, hub string) Effect {
+	effect := dps.EffectOf(status, hub)
+	return Effect{Result: effect.Result, ErrorCode: effect.ErrorCode}
+}
+
+// part fills in a twin or a payload of the answer; nil if there is none.
+func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
+	if value == nil {
+		return nil
+	}
+	s.whole = dps.AppendValue(s.whole[:0], value)
+	*part = Part{Bytes: len(s.whole)}
+	switch m := &s.mask; {
+	case m.mac != nil:
+		part.Digest = "hmac-sha256:" + m.digest(s.whole)
+	case m.mode == Plain:
+		part.Digest = "sha256:" + m.digest(s.whole)
+		// Else it would tell who can guess the registration ID whether the guess is right.
+	}
+	var few [8][]string
+	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
+		start := len(s.parts)
+		s.parts, _ = s.mask.declared(s.parts, value, paths)
+		part.Value = s.parts[start:]
+	}
+	return part
+}
+
+// maxLookups bounds what a record holds of look-ups, in bytes.
+const maxLookups = 16 << 10
+
+// lookups records calls of built-in functions, as far as that tells nothing that
+// has to stay where it is.
+func (s *scratch) lookups(lookups []allocation.Lookup) {
+	if len(lookups) == 0 {
+		return
+	}
+	m := &s.mask
+	defer func(masked []string) { m.masked = masked }(m.masked) // the record has them
+	size := 0
+	for _, lookup := range lookups {
+		result, may := recordableLookup(lookup)
+		if may {
+			m.masked, m.more = nil, 0
+			start := len(s.parts)
+			s.parts = m.value(s.parts, lookup.Arguments)
+			middle := len(s.parts)
+			s.parts = m.value(s.parts, result)
+			call := Call{Builtin: lookup.Builtin, Arguments: s.parts[start:middle:middle], Result: s.parts[middle:]}
+			size += len(s.parts) - start
+			if len(m.masked) == 0 && size <= maxLookups {
+				s.record.Lookups = append(s.record.Lookups, call)
+				continue
+			}
+		}
+		s.record.LookupsDropped++
+	}
+}
+
+// recordableLookup says whether a call may be recorded, and what of its result.
+// Built-ins that are not known here can answer anything, such as the environment.
+func recordableLookup(lookup allocation.Lookup) (result any, may bool) {
+	switch lookup.Builtin {
+	case "time.now_ns", "rand.intn", "uuid.rfc4122", "net.lookup_ip_addr":
+		return lookup.Result, true
+	case "http.send":
+		return recordableHTTP(lookup)
+	}
+	return nil, false
+}
+
+// recordableHTTP leaves out calls that carry anything but a plain URL, and the
+// headers of answers: both are where credentials stand.
+func recordableHTTP(lookup allocation.Lookup) (result any, may bool) {
+	if len(lookup.Arguments) == 0 {
+		return nil, false
+	}
+	request, _ := lookup.Arguments[0].(map[string]any)
+	for name := range request {
+		switch name {
+		case "headers", "body", "raw_body":
+			return nil, false
+		}
+		if strings.HasPrefix(name, "tls_") {
+			return nil, false
+		}
+	}
+	address, _ := request["url"].(string)
+	if address == "" || strings.ContainsAny(address, "?#@") {
+		return nil, false
+	}
+	answer, _ := lookup.Result.(map[string]any)
+	kept := map[string]any{}
+	for _, name := range []string{"status", "status_code", "body", "error"} {
+		if value, ok := answer[name]; ok {
+			kept[name] = value
+		}
+	}
+	return kept, true
+}

@@ -1,0 +1,64 @@
+package decisionlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+)
+
+// requiredIDs are the members that no AllocationRequest can be without.
+var requiredIDs = []struct{ object, pointer string }{
+	{"deviceRuntimeContext", "/deviceRuntimeContext/registrationId"},
+	{"individualEnrollment", "/individualEnrollment/registrationId"},
+}
+
+// Replayable returns the request of a record as an AllocationRequest that can be
+// decided: a registration ID that is absent from the record is [MaskedID] in it.
+// masked is that of the record.
+func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
+	if !slices.ContainsFunc(masked, func(pointer string) bool {
+		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
+	}) {
+		return request, nil
+	}
+	var document map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(request))
+	decoder.UseNumber()
+	if err := decoder.Decode(&document); err != nil {
+		return nil, fmt.Errorf("the record's request: %w", err)
+	}
+	for _, id := range requiredIDs {
+		object, ok := document[id.object].(map[string]any)
+		if !ok || !slices.Contains(masked, id.pointer) {
+			continue
+		}
+		if _, there := object["registrationId"]; !there { // else it is hashed
+			object["registrationId"] = MaskedID
+		}
+	}
+	return dps.AppendValue(nil, document), nil
+}
+
+// KnownLookups are the look-ups of a record for [allocation.WithLookups].
+func KnownLookups(calls []Call) ([]allocation.Lookup, error) {
+	var lookups []allocation.Lookup
+	for _, call := range calls {
+		lookup := allocation.Lookup{Builtin: call.Builtin}
+		for _, part := range []struct {
+			text json.RawMessage
+			into any
+		}{{call.Arguments, &lookup.Arguments}, {call.Result, &lookup.Result}} {
+			decoder := json.NewDecoder(bytes.NewReader(part.text))
+			decoder.UseNumber()
+			if err := decoder.Decode(part.into); err != nil {
+				return nil, fmt.Errorf("the record's look-up of %s: %w", call.Builtin, err)
+			}
+		}
+		lookups = append(lookups, lookup)
+	}
+	return lookups, nil
+}
