@@ -53,16 +53,20 @@ func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.
 		}
 		hub = current
 	case err != nil:
-		return Decision{}, badVerdict(rule, err.Error())
+		return Decision{}, badVerdict(rule, "hub", err)
 	case hub == "":
-		return undecided(request, rule, "the rule names no hub", builtinErrors(verdict))
+		decision, fault := undecided(request, rule, "the rule names no hub", builtinErrors(verdict))
+		if fault != nil {
+			fault.BuiltinErrors = verdict.BuiltinErrors
+		}
+		return decision, fault
 	}
 	response := dps.AllocationResponse{IotHubHostName: hub}
 	if response.InitialTwin, err = acceptTwin(verdict.InitialTwin); err != nil {
-		return Decision{}, badVerdict(rule, err.Error())
+		return Decision{}, badVerdict(rule, "initial_twin", err)
 	}
 	if response.Payload, err = acceptPayload(verdict.Payload); err != nil {
-		return Decision{}, badVerdict(rule, err.Error())
+		return Decision{}, badVerdict(rule, "payload", err)
 	}
 	return assign(request, decision, response), nil
 }
@@ -74,8 +78,8 @@ func assign(request *dps.AllocationRequest, decision Decision, response dps.Allo
 	return decision
 }
 
-func badVerdict(rule *ruleset.Rule, detail string) *Fault {
-	return &Fault{Kind: BadVerdict, Rule: rule.Package, Detail: detail}
+func badVerdict(rule *ruleset.Rule, entry string, err error) *Fault {
+	return &Fault{Kind: BadVerdict, Rule: rule.Package, Entry: entry, Detail: err.Error()}
 }
 
 // undecided applies the rule's on_undecided.

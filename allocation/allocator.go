@@ -32,7 +32,7 @@ type Options struct {
 // Allocator decides AllocationRequests. It is safe for concurrent use.
 type Allocator struct {
 	request *schema.Schema
-	rules   atomic.Pointer[Rules]
+	inUse   atomic.Pointer[inUse]
 	timeout time.Duration
 	strays  atomic.Int32 // rules that compute on past their deadlines
 }
@@ -47,21 +47,23 @@ func New(options Options) (*Allocator, error) {
 	if a.timeout == 0 {
 		a.timeout = DefaultTimeout
 	}
-	a.rules.Store(options.Rules)
+	a.inUse.Store(&inUse{rules: options.Rules})
 	return a, nil
 }
 
 // Use puts rules in place of those so far. A request that is being decided goes
 // on with the rules that it started with.
-func (a *Allocator) Use(rules *Rules) { a.rules.Store(rules) }
+func (a *Allocator) Use(rules *Rules) { a.change(func(u *inUse) { u.rules = rules }) }
 
 // Rules returns the rules in use, nil if there are none yet.
-func (a *Allocator) Rules() *Rules { return a.rules.Load() }
+func (a *Allocator) Rules() *Rules { return a.inUse.Load().rules }
 
 // AllocateJSON decides a body as DPS posts it. Beyond the faults of
 // [Allocator.Allocate] it returns Malformed. The request is nil only then.
 func (a *Allocator) AllocateJSON(ctx context.Context, body []byte) (*dps.AllocationRequest, Decision, error) {
+	span := stagesOf(ctx).begin(stageParse)
 	request, err := dps.ParseAllocationRequest(body)
+	span.End()
 	if err != nil {
 		return nil, Decision{}, &Fault{Kind: Malformed, Detail: err.Error()}
 	}
@@ -73,14 +75,16 @@ func (a *Allocator) AllocateJSON(ctx context.Context, body []byte) (*dps.Allocat
 // the rules alone, unless the rules were allowed built-ins that are not. Every
 // error is a *Fault, of any kind but Malformed.
 func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest) (Decision, error) {
-	rules := a.rules.Load()
-	if rules == nil {
-		return Decision{}, &Fault{Kind: NotReady, Detail: "no rules are loaded yet"}
-	}
-	decision, fault := a.decide(ctx, rules, request, nil)
+	rules, source, fault := a.inUse.Load().pick(request)
 	if fault != nil {
 		return Decision{}, fault
 	}
+	decision, fault := a.decide(ctx, rules, request, nil)
+	if fault != nil {
+		fault.Provenance.Source = source
+		return Decision{}, fault
+	}
+	decision.Provenance.Source = source
 	return decision, nil
 }
 
@@ -89,11 +93,11 @@ func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest
 func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.AllocationRequest, asked **ruleset.Rule) (Decision, *Fault) {
 	decision, fault := a.ask(ctx, rules, request, asked)
 	if fault != nil {
-		fault.Rules = rules.Digest()
+		fault.Rules, fault.Provenance.Revision = rules.Digest(), rules.Revision()
 		fault.Detail = keymaterial.Of(request.Document).Text(fault.Detail)
 		return Decision{}, fault
 	}
-	decision.Rules = rules.Digest()
+	decision.Rules, decision.Provenance.Revision = rules.Digest(), rules.Revision()
 	if len(decision.Reasons) > 0 { // a rule's own words can quote what it was asked about
 		mask := keymaterial.Of(request.Document)
 		for i, reason := range decision.Reasons {
@@ -104,7 +108,11 @@ func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.Alloc
 }
 
 func (a *Allocator) ask(ctx context.Context, rules *Rules, request *dps.AllocationRequest, asked **ruleset.Rule) (Decision, *Fault) {
-	if violations := a.request.Validate(request.Document); len(violations) > 0 {
+	stages := stagesOf(ctx)
+	span := stages.begin(stageCheck)
+	violations := a.request.Validate(request.Document)
+	span.End()
+	if len(violations) > 0 {
 		return Decision{}, invalid(violations)
 	}
 	rule := find(rules.set, request.Enrollment)
@@ -115,8 +123,40 @@ func (a *Allocator) ask(ctx context.Context, rules *Rules, request *dps.Allocati
 	if asked != nil {
 		*asked = rule
 	}
+	span = stages.begin(stageEvaluate)
 	verdict, err := a.evaluate(ctx, rules, rule, request.Document)
-	return settle(request, rule, verdict, err)
+	span.End()
+	span = stages.begin(stageAccept)
+	decision, fault := settle(request, rule, verdict, err)
+	span.End()
+	if fault != nil {
+		fault.Provenance = Provenance{Binding: rules.bindings[rule], Lines: linesOf(verdict, ""), Lookups: lookupsOf(verdict)}
+		return decision, fault
+	}
+	decision.Provenance = Provenance{Binding: rules.bindings[rule], Lines: linesOf(verdict, decision.Outcome), Lookups: lookupsOf(verdict)}
+	return decision, nil
+}
+
+// linesOf takes from the lines those that count for an outcome, which is empty
+// for a fault: of a device that is held, nobody asks for the line of its twin.
+func linesOf(verdict ruleset.Verdict, outcome Outcome) []Line {
+	lines := make([]Line, 0, len(verdict.Lines))
+	for _, line := range verdict.Lines {
+		switch {
+		case outcome == Rejected && line.Entry != "reject", outcome == Held && line.Entry != "hold":
+		default:
+			lines = append(lines, Line(line))
+		}
+	}
+	return lines
+}
+
+func lookupsOf(verdict ruleset.Verdict) []Lookup {
+	var lookups []Lookup
+	for _, lookup := range verdict.Lookups {
+		lookups = append(lookups, Lookup(lookup))
+	}
+	return lookups
 }
 
 // evaluated is what comes out of a rule.
@@ -150,7 +190,7 @@ func (a *Allocator) evaluateApart(ctx context.Context, rule *ruleset.Rule, docum
 				done <- evaluated{err: panicError{value: p, stack: debug.Stack()}}
 			}
 		}()
-		verdict, err := rule.Evaluate(ctx, document)
+		verdict, err := rule.Evaluate(ctx, document, knownLookups(ctx)...)
 		done <- evaluated{verdict, err}
 	}()
 	select {

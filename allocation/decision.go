@@ -44,6 +44,46 @@ type Decision struct {
 	// BuiltinErrors are the places (file:line of rules) where a built-in
 	// function failed. Rego takes that as undefined.
 	BuiltinErrors []string
+	// Provenance tells where the decision comes from.
+	Provenance Provenance
+}
+
+// Provenance tells which rules took a decision, or failed to, and by which lines.
+type Provenance struct {
+	// Source says which of several sources the rules came from; empty stands
+	// for SourceCurrent.
+	Source Source
+	// Revision is that of the bundle that the rules came in; may be empty.
+	Revision string
+	// Binding is the rule that was asked; nil if none was. Nobody may change it.
+	Binding *Binding
+	// Lines are the definitions that gave what the rule says.
+	Lines []Line
+	// ShadowOf is the ID of the decision that was answered in place of this one;
+	// empty unless shadow rules made it.
+	ShadowOf string
+	// Diverged tells in what the two differ: outcome, hub, twin, payload or
+	// fault; empty if in nothing, and for other sources.
+	Diverged []string
+	// Lookups are what the decision depended on besides the request and the
+	// rules; none unless the rules were allowed built-ins that make it so.
+	Lookups []Lookup
+}
+
+// Source says which rules decided, where there is more than one set.
+type Source string
+
+// The sources.
+const (
+	SourceCurrent Source = "current"
+	SourceCanary  Source = "canary" // answers for a share of the devices
+	SourceShadow  Source = "shadow" // answers nobody
+)
+
+// Line is a definition of an entry rule that gave its value, or an element of it.
+type Line struct {
+	Entry string // hub, initial_twin, payload, reject or hold
+	Place string // file:line
 }
 
 // Override is a constraint that prevailed over the rule.
@@ -75,6 +115,7 @@ const (
 	Timeout        FaultKind = "timeout"         // the rule took too long
 	Canceled       FaultKind = "canceled"        // the caller went away
 	NotReady       FaultKind = "not_ready"       // there are no rules yet
+	RulesStale     FaultKind = "rules_stale"     // there are, but nobody knows whether they still hold
 	Internal       FaultKind = "internal"        // a bug of Usher's own
 )
 
@@ -89,9 +130,16 @@ type Fault struct {
 	// Rules is the digest of the rules in use, Rule the package that was asked;
 	// empty where it did not come to that.
 	Rules, Rule string
+	// Entry is the entry rule whose value may not be sent, such as hub; for BadVerdict.
+	Entry string
+	// BuiltinErrors are the places where a built-in function failed, which may be
+	// why the rule names no hub; for Undecided.
+	BuiltinErrors []string
 	// Cause is for the log: it may name files and lines of rules. It holds no
 	// value of the request either.
 	Cause error
+	// Provenance tells where the fault comes from.
+	Provenance Provenance
 }
 
 // Violation is one place where a body departs from the schema.

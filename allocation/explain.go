@@ -119,13 +119,17 @@ const explainTimeout = 20 * time.Second
 // Explain decides a request as [Allocator.Allocate] does and tells where the
 // decision comes from.
 func (a *Allocator) Explain(ctx context.Context, request *dps.AllocationRequest) Explanation {
-	rules := a.rules.Load()
-	if rules == nil {
-		return Explanation{Fault: &Fault{Kind: NotReady, Detail: "no rules are loaded yet"}}
+	rules, source, fault := a.inUse.Load().pick(request)
+	if fault != nil {
+		return Explanation{Fault: fault}
 	}
 	var rule *ruleset.Rule
 	var e Explanation
 	e.Decision, e.Fault = a.decide(ctx, rules, request, &rule)
+	e.Decision.Provenance.Source = source
+	if e.Fault != nil {
+		e.Decision.Provenance.Source, e.Fault.Provenance.Source = "", source
+	}
 	candidates := rules.set.CandidatesForGroup
 	if request.Enrollment.Kind == dps.IndividualEnrollment {
 		candidates = rules.set.CandidatesForIndividual
@@ -161,7 +165,7 @@ func explainApart(ctx context.Context, rule *ruleset.Rule, document map[string]a
 				done <- result{err: fmt.Errorf("a built-in function panicked (%T)", p)}
 			}
 		}()
-		explanation, err := rule.Explain(ctx, document)
+		explanation, err := rule.Explain(ctx, document, knownLookups(ctx)...)
 		done <- result{explanation, err}
 	}()
 	select {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"github.com/usher-dps/usher/internal/ruleset"
 	"github.com/usher-dps/usher/schemas"
@@ -24,6 +25,9 @@ type RulesOptions struct {
 	Lazy bool
 	// Strict refuses unused variables and imports.
 	Strict bool
+	// Revision is what those who shipped the rules call this state of them, such
+	// as a tag or a commit; may be empty.
+	Revision string
 }
 
 // Rules are loaded rules. They never change and are safe for concurrent use.
@@ -32,6 +36,9 @@ type Rules struct {
 	// interruptible: every built-in function that the rules may call ends soon
 	// after its deadline. Those that are on by default do.
 	interruptible bool
+	revision      string
+	bindings      map[*ruleset.Rule]*Binding
+	reads         sync.Map // by rule, for Needs
 }
 
 // LoadRules reads the Rego rules and data under fsys and type-checks them
@@ -53,7 +60,12 @@ func LoadRules(ctx context.Context, fsys fs.FS, options RulesOptions) (*Rules, e
 	if err != nil {
 		return nil, err
 	}
-	return &Rules{set: set, interruptible: len(options.AllowBuiltins) == 0}, nil
+	bindings := map[*ruleset.Rule]*Binding{}
+	for _, rule := range set.Rules() {
+		binding := bindingOf(rule)
+		bindings[rule] = &binding
+	}
+	return &Rules{set: set, interruptible: len(options.AllowBuiltins) == 0, revision: options.Revision, bindings: bindings}, nil
 }
 
 // CompileAll compiles the rules that were loaded lazily. The error lists every
@@ -62,6 +74,9 @@ func (r *Rules) CompileAll(ctx context.Context) error { return r.set.CompileAll(
 
 // Digest identifies the content of the rules: "sha256:" and 64 hex digits.
 func (r *Rules) Digest() string { return r.set.Digest() }
+
+// Revision is what those who shipped the rules call them; empty if they gave no name.
+func (r *Rules) Revision() string { return r.revision }
 
 // Binding says which enrollments a rule serves.
 type Binding struct {
@@ -72,6 +87,9 @@ type Binding struct {
 	Individuals, Groups []string
 	// Default is set for the rule that serves all other enrollments.
 	Default bool
+	// Recordable are the paths of which its METADATA says that they may be
+	// recorded, element by element; the first is a root such as payload.
+	Recordable [][]string
 }
 
 // Bindings lists all rules in the order of their packages.
@@ -87,6 +105,6 @@ func (r *Rules) Bindings() []Binding {
 func bindingOf(rule *ruleset.Rule) Binding {
 	return Binding{
 		Package: rule.Package, Title: rule.Title, Place: rule.Place,
-		Individuals: rule.Individuals, Groups: rule.Groups, Default: rule.IsDefault(),
+		Individuals: rule.Individuals, Groups: rule.Groups, Default: rule.IsDefault(), Recordable: rule.Recordable,
 	}
 }

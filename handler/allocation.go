@@ -24,7 +24,7 @@ type Allocation struct {
 	// Decision is the decision unless there is a Fault in place of one.
 	Decision allocation.Decision
 	Fault    *allocation.Fault
-	// Trace is empty where the caller sent no traceparent.
+	// Trace is empty where the caller sent no traceparent and nothing is traced here.
 	Trace Trace
 	// InvocationID is the Functions host's name for the call; empty outside Functions.
 	InvocationID string
@@ -43,7 +43,8 @@ func (a *Allocation) Result() string {
 func (a *Allocation) Ours() bool { return a.answer().ours || a.Decision.Alarm }
 
 // Observer sees an allocation before it is answered, so it must be quick. It may
-// neither change the allocation nor keep it. The context is that of the call,
+// neither change the allocation nor keep it; Request, Decision and Fault are
+// never changed after, so a copy may keep those. The context is that of the call,
 // which can be done already.
 type Observer func(context.Context, *Allocation)
 
@@ -79,6 +80,12 @@ func (a *Allocation) log(ctx context.Context, log *slog.Logger) {
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
+	from := func(p allocation.Provenance) {
+		text("revision", p.Revision)
+		if p.Source != allocation.SourceCurrent {
+			text("source", string(p.Source))
+		}
+	}
 	if a.Request != nil {
 		text("enrollment_kind", string(a.Request.Enrollment.Kind))
 		text("enrollment", bounded(a.Request.Enrollment.ID))
@@ -87,6 +94,7 @@ func (a *Allocation) log(ctx context.Context, log *slog.Logger) {
 	}
 	if a.Fault != nil {
 		text("rules", a.Fault.Rules)
+		from(a.Fault.Provenance)
 		text("rule", a.Fault.Rule)
 		text("detail", a.Fault.Detail)
 		if a.Fault.Cause != nil {
@@ -97,6 +105,7 @@ func (a *Allocation) log(ctx context.Context, log *slog.Logger) {
 		}
 	} else {
 		text("rules", a.Decision.Rules)
+		from(a.Decision.Provenance)
 		text("rule", a.Decision.Rule)
 		if a.Decision.Outcome == allocation.Assigned {
 			text("hub", a.Decision.Response.IotHubHostName)

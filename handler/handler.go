@@ -8,6 +8,7 @@ package handler
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/usher-dps/usher/allocation"
 )
@@ -58,6 +60,12 @@ type Options struct {
 	// Keys are function keys of which a caller must show one. None admits
 	// everybody, which is right behind the Functions host: it checks keys itself.
 	Keys []string
+	// Tracer opens a span for each allocation, below the caller's traceparent;
+	// nil opens none. Stages of a decision are spans below it.
+	Tracer trace.Tracer
+	// Details is asked for what [ReadinessPath] tells beside the digest of the
+	// rules, as JSON; nil for nothing.
+	Details func() any
 }
 
 // New returns the webhook.
@@ -68,6 +76,8 @@ func New(options Options) http.Handler {
 		observers: options.Observers,
 		maxBody:   cmp.Or(options.MaxBody, DefaultMaxBody),
 		keys:      newKeys(options.Keys),
+		tracer:    options.Tracer,
+		details:   options.Details,
 	}
 	if len(h.observers) == 0 {
 		h.observers = []Observer{LogLine(h.log)}
@@ -117,6 +127,8 @@ type handler struct {
 	observers []Observer
 	maxBody   int64
 	keys      keys
+	tracer    trace.Tracer
+	details   func() any
 	bodies    sync.Pool // of *bytes.Buffer
 }
 
@@ -124,11 +136,24 @@ func (h *handler) live(c echo.Context) error { return c.NoContent(http.StatusOK)
 
 // ready reports whether there are rules to decide by.
 func (h *handler) ready(c echo.Context) error {
-	rules := h.allocator.Rules()
-	if rules == nil {
-		return c.JSON(http.StatusServiceUnavailable, map[string]string{"status": string(allocation.NotReady)})
+	answer := struct {
+		Status  string `json:"status"`
+		Rules   string `json:"rules,omitempty"`
+		Details any    `json:"details,omitempty"`
+	}{Status: "ready"}
+	if h.details != nil {
+		answer.Details = h.details()
 	}
-	return c.JSON(http.StatusOK, map[string]string{"status": "ready", "rules": rules.Digest()})
+	status := http.StatusOK
+	if rules := h.allocator.Rules(); rules == nil {
+		status, answer.Status = http.StatusServiceUnavailable, string(allocation.NotReady)
+	} else {
+		answer.Rules = rules.Digest()
+		if h.allocator.Stopped() != "" {
+			status, answer.Status = http.StatusServiceUnavailable, string(allocation.RulesStale)
+		}
+	}
+	return c.JSON(status, answer)
 }
 
 // allocate serves one AllocationRequest.
@@ -140,22 +165,30 @@ func (h *handler) allocate(c echo.Context) error {
 	a := Allocation{
 		DecisionID: rand.Text(), Start: time.Now(),
 		InvocationID: bounded(request.Header.Get("X-Azure-Functions-Invocationid")),
-		Trace:        continueTrace(request.Header.Get("Traceparent")),
 	}
-	h.decide(request, &a)
+	ctx, span := h.begin(request, &a)
+	defer span.End()
+	h.decide(ctx, request, &a)
 	answer := a.answer()
 	a.Status = answer.status
 	a.Duration = time.Since(a.Start)
 	// Observed first: an answer that DPS acts on must not go unrecorded.
-	for _, observe := range h.observers {
-		observe(request.Context(), &a)
-	}
+	h.record(ctx, &a)
+	a.finish(span)
 	return a.write(c, answer)
+}
+
+func (h *handler) record(ctx context.Context, a *Allocation) {
+	span := stage(ctx, stageRecord)
+	defer span.End()
+	for _, observe := range h.observers {
+		observe(ctx, a)
+	}
 }
 
 // decide fills in the decision or the fault. A panic is a fault, too, and recorded
 // as one.
-func (h *handler) decide(r *http.Request, a *Allocation) {
+func (h *handler) decide(ctx context.Context, r *http.Request, a *Allocation) {
 	defer func() {
 		if p := recover(); p != nil {
 			a.Fault = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself",
@@ -173,7 +206,7 @@ func (h *handler) decide(r *http.Request, a *Allocation) {
 		return
 	}
 	var err error
-	a.Request, a.Decision, err = h.allocator.AllocateJSON(r.Context(), body.Bytes())
+	a.Request, a.Decision, err = h.allocator.AllocateJSON(ctx, body.Bytes())
 	if err != nil {
 		a.Fault, _ = errors.AsType[*allocation.Fault](err)
 	}

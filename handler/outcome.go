@@ -39,6 +39,7 @@ var answers = map[string]answer{
 	string(allocation.Timeout):        {status: http.StatusServiceUnavailable, title: "The rule took too long", ours: true},
 	string(allocation.Canceled):       {status: http.StatusServiceUnavailable, title: "The request did not arrive whole"},
 	string(allocation.NotReady):       {status: http.StatusServiceUnavailable, title: "The service is starting", ours: true},
+	string(allocation.RulesStale):     {status: http.StatusServiceUnavailable, title: "The rules are out of date", ours: true},
 	string(allocation.Internal):       {status: http.StatusServiceUnavailable, title: "The service failed", ours: true},
 
 	// Not of the Functions host's making, which checks keys and routes itself.

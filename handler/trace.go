@@ -9,7 +9,7 @@ import (
 // Trace is the place of one allocation in a distributed trace.
 // Source: W3C Trace Context, https://www.w3.org/TR/trace-context/
 type Trace struct {
-	TraceID  string // 32 hex digits; empty if the caller sent no valid traceparent
+	TraceID  string // 32 hex digits; empty if the caller sent no valid traceparent and nothing is traced
 	ParentID string // the caller's span, 16 hex digits
 	SpanID   string // ours, 16 hex digits
 }

@@ -27,9 +27,10 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
+// How the names of the two files end.
 const (
-	requestSuffix  = ".request.json"
-	decisionSuffix = ".decision.json"
+	RequestSuffix  = ".request.json"
+	DecisionSuffix = ".decision.json"
 )
 
 // maxFile bounds either file.
@@ -56,7 +57,7 @@ func Find(folder string) ([]Exchange, error) {
 		case entry.IsDir():
 			return nil
 		}
-		for _, suffix := range []string{requestSuffix, decisionSuffix} {
+		for _, suffix := range []string{RequestSuffix, DecisionSuffix} {
 			if base, ok := strings.CutSuffix(name, suffix); ok {
 				found[base] = true
 			}
@@ -69,7 +70,7 @@ func Find(folder string) ([]Exchange, error) {
 	var exchanges []Exchange
 	for base := range found {
 		exchanges = append(exchanges, Exchange{
-			Name: filepath.ToSlash(base), Request: base + requestSuffix, Decision: base + decisionSuffix,
+			Name: filepath.ToSlash(base), Request: base + RequestSuffix, Decision: base + DecisionSuffix,
 		})
 	}
 	slices.SortFunc(exchanges, func(a, b Exchange) int { return strings.Compare(a.Name, b.Name) })
@@ -102,11 +103,17 @@ func Decide(ctx context.Context, allocator *allocation.Allocator, request []byte
 	if ctx.Err() != nil {
 		return Decision{}, ctx.Err()
 	}
-	if fault, ok := errors.AsType[*allocation.Fault](err); ok {
-		return Decision{Fault: fault.Kind, Rule: fault.Rule, Detail: fault.Detail, Violations: fault.Violations}, nil
-	}
-	if err != nil {
+	fault, isFault := errors.AsType[*allocation.Fault](err)
+	if err != nil && !isFault {
 		return Decision{}, err
+	}
+	return Of(decision, fault), nil
+}
+
+// Of shows a decision; or a fault, which is nil where a decision was reached.
+func Of(decision allocation.Decision, fault *allocation.Fault) Decision {
+	if fault != nil {
+		return Decision{Fault: fault.Kind, Rule: fault.Rule, Detail: fault.Detail, Violations: fault.Violations}
 	}
 	d := Decision{
 		Outcome: decision.Outcome, Rule: decision.Rule, Hub: decision.Response.IotHubHostName,
@@ -119,7 +126,7 @@ func Decide(ctx context.Context, allocator *allocation.Allocator, request []byte
 	if decision.RetryAfter > 0 {
 		d.RetryAfter = decision.RetryAfter.String()
 	}
-	return d, nil
+	return d
 }
 
 // JSON is the decision as its file holds it.
@@ -175,7 +182,7 @@ func (e Exchange) Run(ctx context.Context, allocator *allocation.Allocator, upda
 	}
 	var problems []string
 	if !missing {
-		if problems, err = compare(want, got); err != nil {
+		if problems, err = Compare(want, got); err != nil {
 			problems = []string{fmt.Sprintf("%s is not JSON: %v", e.Decision, err)}
 		}
 	}
@@ -206,8 +213,9 @@ func readBounded(name string) ([]byte, error) {
 	return text, err
 }
 
-// compare lists where two documents differ.
-func compare(want, got []byte) ([]string, error) {
+// Compare lists where two decisions, as [Decision.JSON] writes them, differ. Its
+// error is that of a text that is not JSON.
+func Compare(want, got []byte) ([]string, error) {
 	wanted, err := decode(want)
 	if err != nil {
 		return nil, err

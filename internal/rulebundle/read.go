@@ -9,12 +9,15 @@ package rulebundle
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -37,6 +40,8 @@ const keyID = "default"
 type Key struct {
 	// File holds the key: PEM, or for an HS algorithm the secret as it is.
 	File string
+	// Text is the key itself, where there is no File.
+	Text string
 	// Algorithm is one of JSON Web Signature, such as RS256, ES256 or HS256.
 	Algorithm string
 }
@@ -44,6 +49,9 @@ type Key struct {
 func (k Key) check() error {
 	if !keys.IsSupportedAlgorithm(k.Algorithm) {
 		return fmt.Errorf("%q is not an algorithm for signatures: use RS256, ES256 or HS256", k.Algorithm)
+	}
+	if k.File == "" && k.Text != "" {
+		return nil
 	}
 	info, err := os.Stat(k.File) // OPA would take what is no file for the key itself
 	if err == nil && !info.Mode().IsRegular() {
@@ -55,24 +63,63 @@ func (k Key) check() error {
 	return nil
 }
 
+// Check reports what keeps a bundle from being verified with the key.
+func (k Key) Check() error {
+	if err := k.check(); err != nil {
+		return err
+	}
+	text := []byte(k.Text)
+	if k.File != "" {
+		var err error
+		if text, err = os.ReadFile(k.File); err != nil {
+			return fmt.Errorf("the key: %w", err)
+		}
+	}
+	if strings.HasPrefix(k.Algorithm, "HS") {
+		return nil
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return fmt.Errorf("the key is no PEM block, which %s needs", k.Algorithm)
+	}
+	if strings.Contains(block.Type, "PRIVATE") {
+		return errors.New("that is the private key, which is for those who sign: give the public one")
+	}
+	return nil
+}
+
 // ReadOptions say how a bundle is read. The zero value is of use.
 type ReadOptions struct {
 	// Key is what the bundle has to be signed with; nil verifies nothing.
 	Key *Key
 }
 
-// Read returns the files in a bundle. OPA's own reader checks manifest and
-// signature. Nothing of it is used before all of it was checked.
+// Bundle is what a bundle holds.
+type Bundle struct {
+	Files fs.FS
+	// Revision is what the manifest calls this state of the rules; may be empty.
+	Revision string
+}
+
+// Read returns the files in a bundle, as [Open] does.
 func Read(r io.Reader, options ReadOptions) (fs.FS, error) {
+	opened, err := Open(r, options)
+	return opened.Files, err
+}
+
+// Open reads a bundle. OPA's own reader checks manifest and signature. Nothing of
+// it is used before all of it was checked.
+func Open(r io.Reader, options ReadOptions) (Bundle, error) {
 	packed, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
-		return nil, err
+		return Bundle{}, err
 	}
 	if len(packed) > MaxSize {
-		return nil, fmt.Errorf("larger than %d MiB", MaxSize>>20)
+		return Bundle{}, fmt.Errorf("larger than %d MiB", MaxSize>>20)
 	}
-	if err := checkSize(packed); err != nil {
-		return nil, err
+	exchanges, err := survey(packed)
+	if err != nil {
+		return Bundle{}, err
 	}
 	reader := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")).
 		WithSizeLimitBytes(MaxSize).
@@ -83,45 +130,64 @@ func Read(r io.Reader, options ReadOptions) (fs.FS, error) {
 	} else {
 		verification, err := verificationOf(*options.Key)
 		if err != nil {
-			return nil, err
+			return Bundle{}, err
 		}
 		reader = reader.WithBundleVerificationConfig(verification)
 	}
 	content, err := reader.Read()
 	if err != nil {
-		return nil, err
+		return Bundle{}, err
 	}
 	if content.Type() != bundle.SnapshotBundleType {
-		return nil, errors.New("it holds changes to another bundle, not rules")
+		return Bundle{}, errors.New("it holds changes to another bundle, not rules")
 	}
 	files := &txtar.Archive{} // for its file system in memory
 	for _, raw := range content.Raw {
 		files.Files = append(files.Files, txtar.File{Name: strings.TrimPrefix(raw.Path, "/"), Data: raw.Value})
 	}
-	return txtar.FS(files)
+	// OPA's reader has compared these with the signature, too, and let go of them.
+	files.Files = append(files.Files, exchanges...)
+	fsys, err := txtar.FS(files)
+	return Bundle{Files: fsys, Revision: content.Manifest.Revision}, err
 }
 
-// checkSize looks through the archive before OPA's reader takes it into memory:
-// a few bytes can unpack to many, and a header can claim any size.
-func checkSize(packed []byte) error {
+// isExchange reports whether a file is half of an exchange: a request, or the
+// decision expected for it. Package exchange says more.
+func isExchange(name string) bool {
+	return strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
+}
+
+// survey looks through the archive before OPA's reader takes it into memory: a
+// few bytes can unpack to many, and a header can claim any size. It returns the
+// exchanges, which that reader does not keep.
+func survey(packed []byte) ([]txtar.File, error) {
 	unzipped, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return fmt.Errorf("not a gzipped tar archive: %w", err)
+		return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
 	}
 	archive := tar.NewReader(io.LimitReader(unzipped, 4*MaxSize))
 	left, files := int64(MaxSize), 0
+	var exchanges []txtar.File
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return exchanges, nil
 		}
 		if err != nil {
-			return fmt.Errorf("not a gzipped tar archive: %w", err)
+			return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
 		}
 		files++
 		left -= header.Size
 		if left < 0 || header.Size < 0 || files > maxFiles {
-			return fmt.Errorf("unpacked it is larger than %d MiB or has more than %d files", MaxSize>>20, maxFiles)
+			return nil, fmt.Errorf("unpacked it is larger than %d MiB or has more than %d files", MaxSize>>20, maxFiles)
+		}
+		if header.Typeflag == tar.TypeReg && isExchange(header.Name) {
+			text, err := io.ReadAll(archive)
+			if err != nil {
+				return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
+			}
+			name := strings.TrimPrefix(path.Clean("/"+header.Name), "/")
+			exchanges = append(exchanges, txtar.File{Name: name, Data: text})
 		}
 	}
 }
@@ -130,7 +196,7 @@ func verificationOf(key Key) (*bundle.VerificationConfig, error) {
 	if err := key.check(); err != nil {
 		return nil, err
 	}
-	config, err := keys.NewKeyConfig(key.File, key.Algorithm, "")
+	config, err := keys.NewKeyConfig(cmp.Or(key.File, key.Text), key.Algorithm, "")
 	if err != nil {
 		return nil, err
 	}

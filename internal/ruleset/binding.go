@@ -16,6 +16,7 @@ const (
 	customGroups      = "enrollment_groups"
 	customIndividuals = "individual_enrollments"
 	customOnUndecided = "on_undecided"
+	customRecordable  = "recordable"
 )
 
 // bind reads which package serves which enrollments and builds the index.
@@ -55,10 +56,10 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 		for _, name := range slices.Sorted(maps.Keys(annotation.Custom)) {
 			if looksLikeBinding(name) {
 				// Passed over, it would leave the enrollment to the default rule.
-				wrong("custom.%s is not known, only %s, %s and %s", name, customGroups, customIndividuals, customOnUndecided)
+				wrong("custom.%s is not known, only %s, %s, %s and %s", name, customGroups, customIndividuals, customOnUndecided, customRecordable)
 			}
 		}
-		for _, name := range []string{customGroups, customIndividuals, customOnUndecided} {
+		for _, name := range []string{customGroups, customIndividuals, customOnUndecided, customRecordable} {
 			value, ok := annotation.Custom[name]
 			if !ok {
 				continue
@@ -70,6 +71,12 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 				if !slices.Contains([]OnUndecided{Hold, Reject, Stay}, rule.OnUndecided) {
 					wrong("custom.on_undecided is none of hold, reject, stay")
 				}
+				continue
+			}
+			if name == customRecordable {
+				var wrongs []Problem
+				rule.Recordable, wrongs = readRecordable(value, place)
+				problems = append(problems, wrongs...)
 				continue
 			}
 			names, ok := stringList(value)
@@ -109,11 +116,12 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 
 // looksLikeBinding finds misspelt names. Others under custom are the author's own.
 func looksLikeBinding(name string) bool {
-	if name == customGroups || name == customIndividuals || name == customOnUndecided {
+	switch name {
+	case customGroups, customIndividuals, customOnUndecided, customRecordable:
 		return false
 	}
 	name = strings.ToLower(name)
-	return strings.Contains(name, "enrollment") || strings.HasPrefix(name, "individual") || strings.Contains(name, "undecided")
+	return strings.Contains(name, "enrollment") || strings.HasPrefix(name, "record") || strings.HasPrefix(name, "individual") || strings.Contains(name, "undecided")
 }
 
 func stringList(value any) ([]string, bool) {
@@ -245,6 +253,12 @@ func (n *names) find(name string, fallback *Rule) *Rule {
 		}
 	}
 	return best.rule
+}
+
+// MatchGlob reports whether a glob, or a name, as METADATA writes them matches a
+// whole name, without regard to case.
+func MatchGlob(pattern, name string) bool {
+	return matches(strings.ToLower(pattern), strings.ToLower(name))
 }
 
 // matches reports whether a glob matches the whole name. Names of enrollments

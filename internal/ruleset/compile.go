@@ -11,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/types"
 )
 
 // Restricted tells whether a built-in function is off unless
@@ -56,6 +57,9 @@ func (rs *Ruleset) buildEnvironment() error {
 		allowed = append(allowed, custom.decl)
 		rs.builtins[custom.decl.Name] = &topdown.Builtin{Decl: custom.decl, Func: custom.impl}
 	}
+	rs.builtins[notedBuiltin] = &topdown.Builtin{Func: passNote,
+		Decl: &ast.Builtin{Name: notedBuiltin, Decl: types.NewFunction(types.Args(types.N), nil), CanSkipBctx: true}}
+	rs.notes = newNotes(rs.builtins)
 	rs.capabilities.Builtins = allowed
 	rs.capabilities.AllowNet = append([]string{}, rs.options.AllowNet...) // nil would mean any host
 	if rs.options.InputSchema != nil {
@@ -72,6 +76,8 @@ func (rs *Ruleset) buildEnvironment() error {
 type unit struct {
 	compiler *ast.Compiler
 	err      error // *LoadError
+	// notable are the definitions of entry rules, those of a rule together.
+	notable []notable
 }
 
 // CompileAll compiles every package and returns a *LoadError that names what is
@@ -217,7 +223,11 @@ func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
 	if compiler.Failed() {
 		return unit{err: newLoadError(problemsOf(compiler.Errors))}
 	}
-	return unit{compiler: compiler}
+	u := unit{compiler: compiler}
+	if !rs.options.AsWritten {
+		u.notable = rs.instrument(compiler)
+	}
+	return u
 }
 
 // newCompiler returns a compiler that has compiled nothing yet.

@@ -11,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 )
 
 // Verdict is what a rule says to one request, as it says it. Values are built
@@ -26,6 +27,14 @@ type Verdict struct {
 	// failed, which Rego takes as undefined. Why it failed is not told: the
 	// reason could quote the request.
 	BuiltinErrors []string
+	// Lines are the definitions that gave what the entry rules say, in the order
+	// in which these are asked. Of several that give the same value, OPA may have
+	// looked at the first alone. Those of an entry rule that other rules evaluate
+	// on a supposition, by with, are left out.
+	Lines []Line
+	// Lookups are calls of built-in functions whose answers depend on more than
+	// their arguments, with the answers; those of rules that were allowed any.
+	Lookups []Lookup
 }
 
 // EvalError says why a rule came to no verdict. Its text holds places and kinds
@@ -39,6 +48,8 @@ type EvalError struct {
 	Place string // file:line, where known
 	// Problem is the error in words.
 	Problem string
+	// Conflict is set where definitions give two different values for one request.
+	Conflict bool
 	// Cause is the context's error where evaluation was cut short, or the
 	// *LoadError of a rule that does not compile.
 	Cause error
@@ -79,6 +90,12 @@ type preparedRule struct {
 	queries  []entryQuery
 	together ast.Body // binds a variable of the name of each entry rule
 	err      error    // *LoadError: the rule does not compile
+	// replacesInput is set where a `with` replaces a part of the request: see inputOf.
+	replacesInput bool
+	// notable are the definitions of the entry rules; their numbers start with
+	// firstNotable.
+	notable      []notable
+	firstNotable int
 }
 
 type entryQuery struct {
@@ -108,10 +125,18 @@ func (r *Rule) prepare() *preparedRule {
 		for _, e := range entries {
 			ref := r.entryRef(e)
 			// With the prefix, because payload.greeting := "hello" is a rule below payload.
-			if len(u.compiler.GetRulesWithPrefix(ref)) > 0 {
+			if rules := u.compiler.GetRulesWithPrefix(ref); len(rules) > 0 {
+				prepared.replacesInput = prepared.replacesInput || replacesInput(u.compiler, rules)
 				prepared.queries = append(prepared.queries, entryQuery{e,
 					ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(ref)))})
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(e)), ast.NewTerm(ref)))
+			}
+		}
+		of := func(n notable) bool { return n.pkg == r.Package }
+		if first := slices.IndexFunc(u.notable, of); first >= 0 {
+			prepared.firstNotable, prepared.notable = first, u.notable[first:]
+			if last := slices.IndexFunc(prepared.notable, func(n notable) bool { return !of(n) }); last >= 0 {
+				prepared.notable = prepared.notable[:last]
 			}
 		}
 	}
@@ -126,7 +151,10 @@ func (r *Rule) prepare() *preparedRule {
 // holds what the entry rules before the one that failed say.
 //
 // Evaluate keeps no part of input.
-func (r *Rule) Evaluate(ctx context.Context, input map[string]any) (Verdict, error) {
+//
+// To repeat an evaluation, hand it the lookups of the first one: a call that is
+// among these gets the answer that it got then.
+func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...Lookup) (Verdict, error) {
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
 		return Verdict{}, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
@@ -135,13 +163,36 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any) (Verdict, err
 		return Verdict{}, r.interrupted(err)
 	}
 	evaluation := r.begin(ctx, input)
+	notes := r.set.notes.Get().(*notes)
+	defer r.set.notes.Put(notes)
+	notes.held = notes.held[:0]
+	evaluation.notes = notes
+	evaluation.lookups = r.set.newLookups(known)
 	defer context.AfterFunc(ctx, evaluation.cancel.Cancel)()
 	verdict, ok, err := evaluation.askTogether(prepared)
 	if !ok && err == nil {
 		verdict, err = evaluation.askApart(prepared)
 	}
 	verdict.BuiltinErrors = evaluation.builtinErrorPlaces()
+	verdict.Lines = notes.lines(prepared, verdict.said)
+	verdict.Lookups = lookupsIn(evaluation.lookups)
 	return verdict, err
+}
+
+// said reports whether an entry rule says anything.
+func (v *Verdict) said(e entry) bool {
+	switch e {
+	case entryReject:
+		return v.Reject != nil && !isEmpty(v.Reject)
+	case entryHold:
+		return v.Hold != nil && !isEmpty(v.Hold)
+	case entryHub:
+		return v.Hub != nil
+	case entryInitialTwin:
+		return v.InitialTwin != nil
+	default:
+		return v.Payload != nil
+	}
 }
 
 // askTogether asks all entry rules by one query, which costs a fraction of one
@@ -185,6 +236,7 @@ func (e *evaluation) askTogether(prepared *preparedRule) (verdict Verdict, ok bo
 // wherever it was, and a built-in that failed is not called again.
 func (e *evaluation) startAnew() {
 	e.cache, e.builtinErrors = topdown.NewVirtualCache(), nil
+	e.notes.held = e.notes.held[:0]
 }
 
 // askApart asks each entry rule by a query of its own. With an error it returns
@@ -259,6 +311,10 @@ type evaluation struct {
 	cache         topdown.VirtualCache
 	now           time.Time
 	builtinErrors []topdown.Error
+	// notes gather which definitions hold; nil where nobody asks for that.
+	notes *notes
+	// lookups are nil unless the rules may look anything up.
+	lookups builtins.NDBCache
 }
 
 // begin prepares to ask about one request.
@@ -267,7 +323,7 @@ func (r *Rule) begin(ctx context.Context, input map[string]any) evaluation {
 		rule:   r,
 		ctx:    ctx,
 		cancel: topdown.NewCancel(),
-		input:  ast.NewTerm(ast.LazyObject(input)),
+		input:  inputOf(input, r.prepare().replacesInput),
 		cache:  topdown.NewVirtualCache(),
 		now:    time.Now(),
 	}
@@ -276,11 +332,16 @@ func (r *Rule) begin(ctx context.Context, input map[string]any) evaluation {
 // query is the one way in which this package asks OPA anything.
 func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query {
 	set := e.rule.set
+	builtins := set.builtins
+	if e.notes != nil {
+		builtins = e.notes.builtins
+	}
 	return topdown.NewQuery(body).
 		WithCompiler(compiler).
 		WithStore(set.store).
 		WithTransaction(set.txn).
-		WithBuiltins(set.builtins).
+		WithBuiltins(builtins).
+		WithNDBuiltinCache(e.lookups).
 		WithInput(e.input).
 		WithCancel(e.cancel).
 		WithVirtualCache(e.cache).
@@ -335,7 +396,7 @@ func (r *Rule) failed(ctx context.Context, e entry, err error) error {
 	}
 	failure := &EvalError{Rule: r, Entry: string(e), Problem: fmt.Sprintf("%s failed", e)}
 	if te, ok := errors.AsType[*topdown.Error](err); ok {
-		failure.Place = placeOf(te.Location)
+		failure.Place, failure.Conflict = placeOf(te.Location), te.Code == topdown.ConflictErr
 		failure.Problem = fmt.Sprintf("%s failed: %s", e, wordsOf(te))
 	}
 	return failure

@@ -121,6 +121,7 @@ hold contains "not now" if input.hold`,
 					if err != nil {
 						t.Fatal(err)
 					}
+					got.Lines = nil // see TestLines
 					if diff := cmp.Diff(test.want, got); diff != "" {
 						t.Errorf("-want +got:\n%s", diff)
 					}
@@ -162,6 +163,9 @@ func TestEvaluateErrors(t *testing.T) {
 				}
 				if err.Error() != test.want {
 					t.Errorf("error %q, want %q", err, test.want)
+				}
+				if evalError.Conflict != strings.HasPrefix(test.name, "conflict") {
+					t.Errorf("conflict: %v", evalError.Conflict)
 				}
 				if evalError.Rule != rule || evalError.Place == "" {
 					t.Errorf("rule %v at %q", evalError.Rule, evalError.Place)
@@ -263,7 +267,8 @@ func TestPackagesOverFiles(t *testing.T) {
 		"lib/other.rego", "package lib.other\nmarked := true",
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
-		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true}}
+		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
+			Lines: []ruleset.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
 		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

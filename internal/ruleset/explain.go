@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -120,7 +121,7 @@ var (
 // its parts: for every definition it asks OPA how far its body holds. It asks
 // the parts rather than watch the whole, because OPA does not evaluate what an
 // index or an equal value makes superfluous, and an author wants to hear of that too.
-func (r *Rule) Explain(ctx context.Context, input map[string]any) (*Explanation, error) {
+func (r *Rule) Explain(ctx context.Context, input map[string]any, known ...Lookup) (*Explanation, error) {
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
 		return nil, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
@@ -132,6 +133,7 @@ func (r *Rule) Explain(ctx context.Context, input map[string]any) (*Explanation,
 		seen:       map[string]bool{},
 		left:       maxDefinitions,
 	}
+	x.lookups = r.set.newLookups(known)
 	defer context.AfterFunc(ctx, x.cancel.Cancel)()
 
 	explanation := &Explanation{Entries: x.answers(prepared)}
@@ -197,6 +199,14 @@ func (x *explainer) collectFailures() {
 
 // value asks for the value of a term; nil if it is undefined.
 func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
+	if ref, ok := term.Value.(ast.Ref); ok && ref.IsGround() && ref[0].IsGround() {
+		// The head is the value of a variable, and OPA looks nothing up below a value.
+		found, err := ref[0].Value.Find(ref[1:])
+		if err != nil {
+			return nil
+		}
+		return found
+	}
 	expr := ast.Equality.Expr(ast.NewTerm(answer), term)
 	expr.With = with
 	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
@@ -283,8 +293,8 @@ func byPlace(rules []*ast.Rule) []*ast.Rule {
 // rule's path.
 func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) []Definition {
 	var list []Definition
-	fallbacks, gave := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
-	depth := map[bool]int{true: 1}                         // of a branch that is not reached nobody asks for the reasons' reasons
+	fallbacks, settled := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
+	depth := map[bool]int{true: 1}                            // of a branch that is not reached nobody asks for the reasons' reasons
 	for _, rule := range byPlace(rules) {
 		held := false
 		for branch := rule; branch != nil; branch = branch.Else {
@@ -295,19 +305,19 @@ func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) [
 			if held && definition.State != NotTraced {
 				definition.State, definition.Uses, definition.Draws = Unreached, nil, nil
 			}
-			held = held || definition.State == Gave
+			held = held || definition.State == Gave || definition.State == Erred // an error ends all
 			if branch.Default {
 				fallbacks[rule.Ref().String()] = len(list)
 			}
 			list = append(list, definition)
 		}
 		if held && !rule.Default {
-			gave[rule.Ref().String()] = true
+			settled[rule.Ref().String()] = true
 		}
 	}
 	for ref, i := range fallbacks {
-		if gave[ref] && list[i].State == Gave {
-			list[i].State = Unreached
+		if settled[ref] && list[i].State == Gave {
+			list[i].State, list[i].Uses, list[i].Draws = Unreached, nil, nil
 		}
 	}
 	return list
@@ -323,7 +333,7 @@ func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Defin
 		return definition
 	}
 	known := matching(rule.Head.Args, args)
-	solutions, err := x.solve(join(known, rule.Body), maxElements)
+	solutions, err := x.solve(join(known, written(rule.Body)), maxElements)
 	switch {
 	case x.cutShort != nil:
 		definition.State = NotTraced
@@ -370,7 +380,10 @@ func headValue(rule *ast.Rule, solutions []solution, base int) any {
 		}
 		path := rule.Ref()
 		for i := len(path) - 1; i >= base; i-- {
-			key, _ := toJSON(plug(path[i], s))
+			key, known := toJSON(plug(path[i], s))
+			if !known {
+				return nil
+			}
 			if name, ok := key.(string); ok {
 				value = map[string]any{name: value}
 			} else {
@@ -408,21 +421,36 @@ func merge(a, b any) any {
 }
 
 // would tells what a definition that does not hold says otherwise, by what its
-// head needs and the variables that were bound before it failed.
+// head needs and the variables that were bound before it failed. It tells nothing
+// where that depends on which of several values they have.
 func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 	if rule.Head.RuleKind() == ast.MultiValue {
 		return nil
 	}
 	var head ast.Body
-	for _, expr := range rule.Body {
+	for _, expr := range written(rule.Body) {
 		if whole := expr.BaseCogeneratedExpr(); whole.Generated && within(whole.Location, rule.Head.Location) {
 			head = append(head, expr) // Body.Append would write into the compiled rule
 		}
 	}
-	bound := solution{}
-	if len(before) > 0 {
-		bound = before[0]
+	if len(before) == 0 {
+		before = []solution{{}}
 	}
+	var values []any
+	for _, bound := range before {
+		value := x.wouldWith(rule, head, bound, base)
+		if value == nil || len(values) > 0 && !containsValue(values, value) {
+			return nil
+		}
+		values = append(values, value)
+	}
+	if len(before) == maxTries && (len(head) > 0 || !rule.Head.Value.IsGround() || !rule.Ref().IsGround()) {
+		return nil // there may be others
+	}
+	return values[0]
+}
+
+func (x *explainer) wouldWith(rule *ast.Rule, head ast.Body, bound solution, base int) any {
 	solutions := []solution{bound}
 	if len(head) > 0 {
 		var err error
@@ -464,7 +492,7 @@ func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solu
 			return &Expression{Place: placeOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
 		}
 	}
-	return x.failingIn(rule.Body, known, before)
+	return x.failingIn(written(rule.Body), known, before)
 }
 
 func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Expression, []solution) {
@@ -487,6 +515,9 @@ func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before
 	whole := expr.BaseCogeneratedExpr()
 	if every, ok := expr.Terms.(*ast.Every); ok {
 		if inner := x.every(every, expr, before[0]); inner != nil {
+			if len(before) > 1 && inner.Why == "" {
+				inner.Why = fmt.Sprintf("the first of %d tries", len(before))
+			}
 			return inner
 		}
 	}
@@ -502,8 +533,11 @@ func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before
 	t.culprit(expr)
 	t.origins(body[:failed], expr)
 	e := &Expression{Place: placeOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
-	if expr.Negated {
+	switch {
+	case expr.Negated:
 		e.Why = "what it negates holds"
+	case len(e.Terms) == 0 && len(expr.With) > 0:
+		e.Why = "false or undefined, with what is put in its place"
 	}
 	if len(x.failures) > found {
 		e.Why = x.failures[len(x.failures)-1]
@@ -558,7 +592,8 @@ func (x *explainer) every(every *ast.Every, expr *ast.Expr, s solution) *Express
 // alone, which is part of the compiled rules; ast.TransformVars would write into
 // it, and into what copies of it share.
 func plug(term *ast.Term, s solution) *ast.Term {
-	if term.IsGround() {
+	// OPA calls a reference ground whose head is a variable.
+	if ref, isRef := term.Value.(ast.Ref); term.IsGround() && (!isRef || ast.RootDocumentNames.Contains(ref[0])) {
 		return term
 	}
 	list := func(terms []*ast.Term) []*ast.Term {
@@ -634,20 +669,45 @@ func exprText(expr *ast.Expr) string {
 		return expr.String()
 	}
 	text := string(expr.Location.Text)
-	if rest, isElse := strings.CutPrefix(text, "else"); isElse && !expr.Generated {
-		// OPA's parser takes the whole of else := x if y for the place of y.
-		if _, condition, found := strings.Cut(rest, " if "); found {
-			return condition
+	if strings.HasPrefix(text, "else") { // OPA's parser takes the whole of else := x if y for the place of y
+		return elseText(text, expr)
+	}
+	return text
+}
+
+// elseText finds what an expression is in the text of the whole branch.
+func elseText(text string, expr *ast.Expr) string {
+	if expr.Generated {
+		if !expr.IsCall() {
+			return ""
+		}
+		operands := expr.Operands()
+		call := ast.CallTerm(slices.Concat([]*ast.Term{ast.NewTerm(expr.Operator())}, operands[:len(operands)-1])...).String()
+		if isGenerated(call) {
+			return ""
+		}
+		return call
+	}
+	for rest, found := text, true; found; {
+		if _, rest, found = strings.Cut(rest, " if "); !found {
+			break
+		}
+		if _, err := ast.ParseBody(rest); err == nil { // else it was in a text
+			return rest
 		}
 	}
 	return text
 }
 
-func sourceOf(term *ast.Term) string {
-	if term.Location == nil || len(term.Location.Text) == 0 {
-		return term.String()
+func (x *explainer) sourceOf(term *ast.Term) string {
+	text := ""
+	if term.Location != nil {
+		text = string(term.Location.Text)
 	}
-	return string(term.Location.Text)
+	if ref, ok := term.Value.(ast.Ref); ok && (text == "" || strings.HasPrefix(text, "else")) {
+		return x.pathText(ref) // see exprText
+	}
+	return cmp.Or(text, term.String())
 }
 
 // isGenerated reports whether a text is not the author's: it shows a variable
@@ -656,5 +716,13 @@ func isGenerated(text string) bool { return strings.Contains(text, "__local") }
 
 // pathText writes a path as an author in the package would.
 func (x *explainer) pathText(path ast.Ref) string {
-	return strings.TrimPrefix(path.String(), "data."+x.rule.Package+".")
+	own := x.rule.set.packages[x.rule.Package].path
+	if !path.HasPrefix(own) || len(path) == len(own) {
+		return path.String()
+	}
+	below := slices.Clone(path[len(own):])
+	if name, ok := below[0].Value.(ast.String); ok {
+		below[0] = ast.VarTerm(string(name))
+	}
+	return below.String()
 }

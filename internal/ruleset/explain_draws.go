@@ -15,7 +15,7 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 	if depth == 0 {
 		return nil
 	}
-	for _, expr := range rule.Body {
+	for _, expr := range written(rule.Body) {
 		if !expr.IsCall() || expr.Negated || len(expr.With) > 0 {
 			continue
 		}
@@ -34,7 +34,7 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 				continue
 			}
 			for branch := callee; branch != nil; branch = branch.Else {
-				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), branch.Body), 1)
+				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), written(branch.Body)), 1)
 				if err != nil || len(solutions) == 0 {
 					continue
 				}

@@ -133,13 +133,21 @@ func (t *terms) origins(before ast.Body, expr *ast.Expr) {
 // variables shows the variables of the author's in a term.
 func (t *terms) variables(term *ast.Term) {
 	ast.WalkVars(term, func(variable ast.Var) bool {
-		if name, ok := t.compiler.RewrittenVars[variable]; ok && !name.IsGenerated() && !name.IsWildcard() {
+		if name, ok := t.authored(variable); ok {
 			if values := t.bound(variable); len(values) > 0 {
-				t.add(Term{Text: string(name), Values: values})
+				t.add(Term{Text: name, Values: values})
 			}
 		}
 		return false
 	})
+}
+
+// authored is the name that the author gave a variable, false if it is the compiler's.
+func (t *terms) authored(variable ast.Var) (name string, ok bool) {
+	if rewritten, ok := t.compiler.RewrittenVars[variable]; ok {
+		variable = rewritten
+	}
+	return string(variable), !variable.IsGenerated() && !variable.IsWildcard()
 }
 
 // bound lists the values that a variable has in the solutions.
@@ -163,11 +171,15 @@ func (t *terms) term(term *ast.Term, variable ast.Var, with []*ast.With) {
 			return // a constant speaks for itself
 		}
 		if values := t.bound(variable); len(values) > 0 {
-			t.add(Term{Text: sourceOf(term), Values: values})
+			t.add(Term{Text: t.sourceOf(term), Values: values})
 		}
 		return
 	}
-	shown := Term{Text: sourceOf(term), Values: t.bound(variable)}
+	shown := Term{Text: t.sourceOf(term), Values: t.bound(variable)}
+	if _, isRoot := ref[0].Value.(ast.Var); isGenerated(shown.Text) && isRoot && !ast.RootDocumentNames.Contains(ref[0]) {
+		t.variables(ref[0]) // as of some x in xs, where xs is a variable
+		return
+	}
 	if isGenerated(shown.Text) { // as of some x in xs, where the author has not named the key
 		term = ast.NewTerm(ref.GroundPrefix())
 		ref = ref.GroundPrefix()
@@ -203,7 +215,7 @@ func (t *terms) own(rule *ast.Rule) bool {
 
 // undefined shows a term that has no value, or false, and goes after the reason.
 func (t *terms) undefined(term *ast.Term, with []*ast.With) {
-	shown := Term{Text: sourceOf(term)}
+	shown := Term{Text: t.sourceOf(term)}
 	plugged := plug(term, t.solutions[0])
 	ref, ok := plugged.Value.(ast.Ref)
 	if !ok {
@@ -240,10 +252,18 @@ func (t *terms) defineRef(shown *Term, ref ast.Ref) {
 		return
 	}
 	depth := min(depthOf(rules[0]), len(ref))
-	if depth < len(ref) && len(shown.Values) == 0 && t.value(ast.NewTerm(ref[:depth]), nil) != nil {
+	if depth < len(ref) && len(shown.Values) == 0 && isComplete(rules) && t.value(ast.NewTerm(ref[:depth]), nil) != nil {
 		return // the rule has a value, which lacks the member: missing has told so
 	}
 	t.define(shown, rules, nil, ref[:depth].String())
+}
+
+// isComplete reports whether each definition gives the whole value, rather than
+// an element of a set or a member of an object.
+func isComplete(rules []*ast.Rule) bool {
+	return !slices.ContainsFunc(rules, func(rule *ast.Rule) bool {
+		return rule.Head.RuleKind() == ast.MultiValue || depthOf(rule) < len(rule.Ref())
+	})
 }
 
 // define shows the definitions of a rule, once in an explanation.
@@ -315,7 +335,7 @@ func (t *terms) missingInRequest(ref ast.Ref) string {
 // uses shows what a definition that holds refers to.
 func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 	t := terms{explainer: x, solutions: []solution{s}}
-	for _, expr := range rule.Body {
+	for _, expr := range written(rule.Body) {
 		if len(expr.With) > 0 {
 			continue
 		}
@@ -331,7 +351,7 @@ func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 					plugged := plug(term, s).Value.(ast.Ref)
 					ground := plugged.GroundPrefix()
 					if value, ok := valueJSON(x.value(ast.NewTerm(ground), nil)); ok {
-						shown := Term{Text: sourceOf(term), Values: []any{value}}
+						shown := Term{Text: t.sourceOf(term), Values: []any{value}}
 						if len(ground) < len(plugged) {
 							shown.Text = x.pathText(ground)
 						}
@@ -351,13 +371,40 @@ func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 			}
 			return false
 		})
-		if operands := expr.Operands(); expr.IsCall() && expr.Generated && len(x.compiler.GetRulesForVirtualDocument(expr.Operator())) > 0 {
-			if variable, ok := operands[len(operands)-1].Value.(ast.Var); ok && !isHead(rule, variable) {
-				t.add(Term{Text: exprText(expr), Values: t.bound(variable)})
-			}
-		}
+		t.call(rule, expr, s)
 	}
 	return t.list
+}
+
+// call shows a call of a function that a definition which holds makes, and what
+// stands behind a function of the package's own.
+func (t *terms) call(rule *ast.Rule, expr *ast.Expr, s solution) {
+	if !expr.IsCall() {
+		return
+	}
+	rules := t.compiler.GetRulesForVirtualDocument(expr.Operator())
+	if len(rules) == 0 {
+		return
+	}
+	operands, arity := expr.Operands(), len(rules[0].Head.Args)
+	call := Term{Text: exprText(expr)}
+	head := false
+	if arity < len(operands) {
+		if variable, ok := operands[arity].Value.(ast.Var); ok {
+			call.Values, head = t.bound(variable), isHead(rule, variable)
+		}
+	}
+	switch {
+	case t.own(rules[0]):
+		var args []*ast.Term
+		for _, operand := range operands[:arity] {
+			args = append(args, plug(operand, s))
+		}
+		t.define(&call, rules, args, fmt.Sprint(expr.Operator(), args))
+	case head || !expr.Generated:
+		return // its value is told already
+	}
+	t.add(call)
 }
 
 // isHead reports whether a variable is the value of the whole definition.

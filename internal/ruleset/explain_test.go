@@ -222,7 +222,7 @@ payload = {"x":1}
 `},
 		{"each of some values", "hub := h if {\n\tsome h in input.hubs\n\tstartswith(h, input.p)\n}", `{"hubs": ["a", "b", "c"], "p": "x"}`, `
 hub = null
-  6 not_held "a"
+  6 not_held
     fails 8: startswith(h, input.p) x3
       input.p = "x"
       h = "a", "b", "c"

@@ -27,6 +27,8 @@ type Invariants struct {
 type invariantPackage struct {
 	rule *Rule // stands for the package in errors
 	body ast.Body
+	// replacesInput is set where a `with` replaces a part of the input.
+	replacesInput bool
 }
 
 // Names that make a file and a package one of invariants.
@@ -132,6 +134,12 @@ func (rs *Ruleset) Invariants(ctx context.Context, fsys fs.FS) (*Invariants, err
 	if len(problems) > 0 {
 		return nil, newLoadError(problems)
 	}
+	for _, packages := range i.packages {
+		for n := range packages {
+			ref := packages[n].body[0].Operand(1).Value.(ast.Ref)
+			packages[n].replacesInput = replacesInput(i.compiler, i.compiler.GetRulesWithPrefix(ref))
+		}
+	}
 	return i, nil
 }
 
@@ -203,7 +211,7 @@ func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]a
 	for _, p := range slices.Concat(i.packages[rule], i.packages[""]) {
 		cancel := topdown.NewCancel()
 		stop := context.AfterFunc(ctx, cancel.Cancel)
-		e := evaluation{rule: p.rule, ctx: ctx, cancel: cancel, input: ast.NewTerm(ast.LazyObject(input)),
+		e := evaluation{rule: p.rule, ctx: ctx, cancel: cancel, input: inputOf(input, p.replacesInput),
 			cache: topdown.NewVirtualCache(), now: time.Now()}
 		value, err := e.ask(i.compiler, entryQuery{entry(invariantRule), p.body})
 		stop()

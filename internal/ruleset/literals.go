@@ -86,8 +86,7 @@ func (r *Rule) Vocabulary(ctx context.Context) (*Vocabulary, error) {
 	if prepared.err != nil {
 		return nil, prepared.err
 	}
-	m := miner{ctx: ctx, set: r.set, compiler: prepared.compiler,
-		deep: map[*ast.Rule]*sources{}, calls: map[string]bool{}, getFrom: map[*ast.Expr]ast.Ref{}, named: map[*ast.Expr]bool{}, stored: map[string]*sources{}, beside: map[string]map[Literal]bool{}}
+	m := newMiner(ctx, r.set, prepared.compiler)
 	v := &Vocabulary{Beside: map[string][]Literal{}}
 	reads := map[string]bool{}
 	for _, e := range entries {
@@ -115,6 +114,24 @@ func (r *Rule) Vocabulary(ctx context.Context) (*Vocabulary, error) {
 		v.Beside[place] = slices.SortedFunc(maps.Keys(literals), compareLiterals)
 	}
 	return v, nil
+}
+
+// DecidesBy lists the places of the input, as JSON pointers, that the rule looks at
+// to reject, to hold and to name a hub. As a [Vocabulary], it errs on the side of
+// too much. The error is the *LoadError of a rule that does not compile.
+func (r *Rule) DecidesBy(ctx context.Context) ([]string, error) {
+	prepared := r.prepare()
+	if prepared.err != nil {
+		return nil, prepared.err
+	}
+	m := newMiner(ctx, r.set, prepared.compiler)
+	reads := map[string]bool{}
+	for _, e := range []entry{entryReject, entryHold, entryHub} {
+		for _, rule := range m.compiler.GetRulesWithPrefix(r.entryRef(e)) {
+			maps.Copy(reads, m.rule(rule).paths)
+		}
+	}
+	return slices.Sorted(maps.Keys(reads)), nil
 }
 
 func compareLiterals(a, b Literal) int {
@@ -165,6 +182,12 @@ type miner struct {
 	getFrom  map[*ast.Expr]ast.Ref // what a call of object.get reads from, if that is the input
 	named    map[*ast.Expr]bool    // expressions that do no more than name it for such a call
 	calls    map[string]bool       // of built-in functions
+}
+
+func newMiner(ctx context.Context, set *Ruleset, compiler *ast.Compiler) *miner {
+	return &miner{ctx: ctx, set: set, compiler: compiler,
+		deep: map[*ast.Rule]*sources{}, calls: map[string]bool{}, getFrom: map[*ast.Expr]ast.Ref{}, named: map[*ast.Expr]bool{},
+		stored: map[string]*sources{}, beside: map[string]map[Literal]bool{}}
 }
 
 // rule returns all that a rule's answer may depend on.

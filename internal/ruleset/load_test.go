@@ -113,10 +113,10 @@ func TestLoadErrors(t *testing.T) {
 			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name some under custom.enrollment_groups or custom.individual_enrollments)",
 		}, true},
 		{"misspelt binding", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_group: [a]\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: custom.enrollment_group is not known, only enrollment_groups, individual_enrollments and on_undecided",
+			"rules/a.rego:1: custom.enrollment_group is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
 		}, true},
 		{"misspelt beside a right one", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   onUndecided: stay\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: custom.onUndecided is not known, only enrollment_groups, individual_enrollments and on_undecided",
+			"rules/a.rego:1: custom.onUndecided is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
 		}, true},
 		{"bound in two files", folder("a.rego", serving("allocation.a", "a", hub), "b.rego", "\n"+serving("allocation.a", "b", "")),
 			[]string{"rules/b.rego:2: package allocation.a is bound a second time, first at rules/a.rego:1"}, true},

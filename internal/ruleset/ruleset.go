@@ -42,6 +42,10 @@ type Options struct {
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
+	// AsWritten is for those who read [Ruleset.Syntax]: the rules are compiled
+	// and no more. Else the entry rules note which of their definitions hold, for
+	// [Verdict.Lines].
+	AsWritten bool
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -54,6 +58,7 @@ type Ruleset struct {
 
 	capabilities *ast.Capabilities
 	builtins     map[string]*topdown.Builtin
+	notes        *sync.Pool // of *notes
 	schemas      *ast.SchemaSet
 	store        storage.Store
 	txn          storage.Transaction
@@ -130,6 +135,9 @@ type Rule struct {
 	// written. Both are empty for the package allocation.default.
 	Individuals, Groups []string
 	OnUndecided         OnUndecided
+	// Recordable are the paths that its METADATA lets be recorded. The first
+	// element is one of [RecordableRoots].
+	Recordable [][]string
 	// Place is file:line of the METADATA that binds it.
 	Place string
 

@@ -1,0 +1,173 @@
+package ruleset
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Line is a definition of an entry rule, or one of its else branches, that gave
+// the value or an element of it.
+type Line struct {
+	Entry string // such as hub
+	Place string // file:line
+}
+
+// To know which definitions gave a value costs next to nothing this way: after
+// compiling, each body of an entry rule gets one more expression, a call that
+// notes a number and holds always. OPA evaluates it if all before it hold. To ask
+// OPA for a trace would cost a multiple of the decision.
+
+// notedBuiltin is what is called. No rule can: it is not among the capabilities,
+// so the compiler does not know it, and its name is no reference that could be written.
+const notedBuiltin = "usher noted"
+
+var notedOperator = ast.NewTerm(ast.Ref{ast.VarTerm(notedBuiltin)})
+
+// notable is a definition that notes its number.
+type notable struct {
+	Line
+	ref      ast.Ref
+	pkg      string
+	fallback bool // it is a default, which gives what no other definition does
+}
+
+// instrument makes the entry rules of these packages note which of their
+// definitions hold. It must be done before anything is evaluated.
+func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
+	var list []notable
+	supposed := supposedRules(compiler)
+	for _, rule := range rs.rules {
+		for _, e := range entries {
+			definitions := byPlace(compiler.GetRulesWithPrefix(rule.entryRef(e)))
+			if slices.ContainsFunc(definitions, func(r *ast.Rule) bool { return supposed[r] }) {
+				continue
+			}
+			for _, definition := range definitions {
+				for branch := definition; branch != nil; branch = branch.Else {
+					number := len(list)
+					list = append(list, notable{
+						Line: Line{Entry: string(e), Place: placeOf(branch.Location)},
+						ref:  definition.Ref(), pkg: rule.Package, fallback: branch.Default,
+					})
+					if branch.Default {
+						continue // its body holds always
+					}
+					note := ast.NewExpr([]*ast.Term{notedOperator, ast.NewTerm(ast.Number(strconv.Itoa(number)))})
+					note.Location, note.Index = branch.Location, len(branch.Body)
+					branch.Body = append(slices.Clip(branch.Body), note)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// supposedRules are those that some expression evaluates on a supposition, by
+// with: that one of their definitions held is then no sign that it gave anything.
+func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
+	found := map[*ast.Rule]bool{}
+	for _, module := range compiler.Modules {
+		ast.WalkExprs(module, func(expr *ast.Expr) bool {
+			if len(expr.With) == 0 {
+				return false
+			}
+			ast.WalkRefs(expr, func(ref ast.Ref) bool {
+				for _, rule := range compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
+					reach(compiler, rule, found)
+				}
+				return false
+			})
+			return false
+		})
+	}
+	return found
+}
+
+// reach adds a rule and all that it refers to, however indirectly.
+func reach(compiler *ast.Compiler, rule *ast.Rule, found map[*ast.Rule]bool) {
+	if found[rule] {
+		return
+	}
+	found[rule] = true
+	for next := range compiler.Graph.Dependencies(rule) {
+		if next, ok := next.(*ast.Rule); ok {
+			reach(compiler, next, found)
+		}
+	}
+}
+
+// written is the body of a rule without what instrument has added.
+func written(body ast.Body) ast.Body {
+	if n := len(body); n > 0 && isNote(body[n-1]) {
+		return body[: n-1 : n-1]
+	}
+	return body
+}
+
+func isNote(expr *ast.Expr) bool {
+	terms, ok := expr.Terms.([]*ast.Term)
+	return ok && terms[0] == notedOperator
+}
+
+// notes gathers the numbers of the definitions that held, in one evaluation.
+type notes struct {
+	held     []int
+	builtins map[string]*topdown.Builtin
+}
+
+// newNotes returns a pool of notes. They are pooled with the functions that write
+// into them, because OPA has no other way to hand something to a function that
+// costs as little.
+func newNotes(builtins map[string]*topdown.Builtin) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		n := &notes{builtins: maps.Clone(builtins)}
+		n.builtins[notedBuiltin] = &topdown.Builtin{Decl: builtins[notedBuiltin].Decl, Func: n.note}
+		return n
+	}}
+}
+
+// passNote is for evaluations that gather nothing.
+func passNote(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	return iter(operands[0])
+}
+
+func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	if number, ok := operands[0].Value.(ast.Number); ok {
+		if i, ok := number.Int(); ok && !slices.Contains(n.held, i) {
+			n.held = append(n.held, i)
+		}
+	}
+	return iter(operands[0])
+}
+
+// lines tells which definitions of the rule gave what the entry rules say, of
+// which said reports whether they said anything.
+func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []Line {
+	var list []Line
+	for i := range prepared.notable {
+		candidate := &prepared.notable[i]
+		if !said(entry(candidate.Entry)) {
+			continue
+		}
+		number := prepared.firstNotable + i
+		gave := slices.Contains(n.held, number)
+		if candidate.fallback {
+			gave = !slices.ContainsFunc(n.held, func(held int) bool {
+				at := held - prepared.firstNotable
+				return at >= 0 && at < len(prepared.notable) && prepared.notable[at].ref.Equal(candidate.ref)
+			})
+		}
+		if gave && !slices.Contains(list, candidate.Line) {
+			if list == nil {
+				list = make([]Line, 0, len(prepared.queries))
+			}
+			list = append(list, candidate.Line)
+		}
+	}
+	return list
+}

@@ -1,0 +1,215 @@
+package ruleset
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/dps"
+)
+
+// gave lists the lines that an explanation says gave what the entry rules say.
+func gave(t *testing.T, rule *Rule, document map[string]any) []Line {
+	t.Helper()
+	explanation, err := rule.Explain(t.Context(), document)
+	if err != nil || explanation.CutShort != nil {
+		t.Fatal(err, explanation)
+	}
+	var lines []Line
+	for _, e := range entries {
+		entry := entryOf(explanation, string(e))
+		if !entry.Asked || entry.Value == nil || isEmpty(entry.Value) && (e == entryReject || e == entryHold) {
+			continue
+		}
+		for _, d := range entry.Definitions {
+			if line := (Line{string(e), d.Place}); d.State == Gave && !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+// On every starter rule and example the lines are those that an explanation names.
+func TestLinesAreExplained(t *testing.T) {
+	t.Parallel()
+	rs := loadShipped(t)
+	paths, err := filepath.Glob("../../examples/requests/*.json")
+	if err != nil || len(paths) < 20 {
+		t.Fatal(paths, err)
+	}
+	served, noted := map[string]bool{}, 0
+	for _, path := range paths {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request, err := dps.ParseAllocationRequest(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rule := rs.ForGroup(request.Enrollment.ID)
+		if request.Enrollment.Kind == dps.IndividualEnrollment {
+			rule = rs.ForIndividual(request.Enrollment.ID)
+		}
+		// Every rule is asked about every request, also those that it does not serve.
+		for _, asked := range rs.Rules() {
+			verdict, err := asked.Evaluate(t.Context(), request.Document)
+			if err != nil {
+				continue
+			}
+			if want := gave(t, asked, request.Document); !slices.Equal(want, verdict.Lines) {
+				t.Errorf("%s, %s: noted %v, explained %v", path, asked.Package, verdict.Lines, want)
+			}
+			noted += len(verdict.Lines)
+			served[asked.Package] = served[asked.Package] || asked == rule
+		}
+	}
+	if noted < len(paths) || len(served) != len(rs.Rules()) {
+		t.Errorf("%d lines of %d rules", noted, len(served))
+	}
+}
+
+func TestLines(t *testing.T) {
+	t.Parallel()
+	const head = "# METADATA\n# custom:\n#   enrollment_groups: [g]\npackage allocation.a\n" // 4 lines
+	for name, test := range map[string]struct {
+		rules string
+		input string
+		want  []Line
+		// some is set where OPA looks at the first of several definitions alone.
+		some bool
+	}{
+		"constant":          {`hub := "h"`, `{}`, []Line{{"hub", "a.rego:5"}}, false},
+		"default":           {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":1}`, []Line{{"hub", "a.rego:5"}}, false},
+		"before default":    {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":2}`, []Line{{"hub", "a.rego:6"}}, false},
+		"else":              {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":1}`, []Line{{"hub", "a.rego:6"}}, false},
+		"last else":         {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":0}`, []Line{{"hub", "a.rego:7"}}, false},
+		"two that agree":    {"hub := x if x := input.h\nhub := y if y := lower(input.h)", `{"h":"h"}`, []Line{{"hub", "a.rego:5"}, {"hub", "a.rego:6"}}, false},
+		"early exit":        {"hub := \"h\" if input.n > 1\nhub := \"h\" if input.n > 0", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, true},
+		"set":               {"hub := \"h\"\nreject contains \"x\" if input.n > 1\nreject contains \"y\" if input.n > 5\nreject contains z if some z in [\"z\", \"w\"]", `{"n":2}`, []Line{{"reject", "a.rego:6"}, {"reject", "a.rego:8"}}, false},
+		"empty set":         {"hub := \"h\"\nreject contains \"x\" if input.n > 2", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
+		"hold":              {"hub := \"h\"\nhold contains \"x\" if input.n == 2", `{"n":2}`, []Line{{"hold", "a.rego:6"}, {"hub", "a.rego:5"}}, false},
+		"parts":             {"hub := \"h\"\npayload.a := 1\npayload.b := 2 if input.n > 2\ndefault payload.c := 3\npayload.c := 4 if input.n > 3", `{"n":2}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}, {"payload", "a.rego:8"}}, false},
+		"partial object":    {"hub := \"h\"\npayload[k] := v if some k, v in input.tags\npayload.b := 2 if input.n > 2", `{"n":2,"tags":{"x":1,"y":2}}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
+		"referred to":       {"hub := \"h\" if input.n == 2\npayload := {\"hub\": hub}", `{"n":2}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
+		"referred to first": {"hub := \"h\" if input.n == 2\nreject contains \"x\" if hub == \"g\"", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
+		"negated":           {"hub := \"h\" if input.n == 2\nreject contains \"x\" if not hub", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
+		"undefined twin":    {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": input.m}}", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
+		"failed built-in":   {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": to_number(input.n)}}\npayload := {\"n\": to_number(input.h)}", `{"n":2,"h":"x"}`, []Line{{"hub", "a.rego:5"}, {"initial_twin", "a.rego:6"}}, false},
+		"by a helper":       {"hub := f(input.n)\nf(n) := \"h\" if n == 2\nf(n) := \"g\" if n != 2", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
+		"every":             {"hub := \"h\" if every x in input.tags { x > 0 }", `{"tags":{"x":1}}`, []Line{{"hub", "a.rego:5"}}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var input map[string]any
+			decoder := json.NewDecoder(strings.NewReader(test.input))
+			decoder.UseNumber()
+			if err := decoder.Decode(&input); err != nil {
+				t.Fatal(err)
+			}
+			for _, lazy := range []bool{true, false} {
+				rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(head + test.rules)}}, Options{Lazy: lazy})
+				if err != nil {
+					t.Fatal(err)
+				}
+				rule := rs.ForGroup("g")
+				for range 2 { // what one evaluation notes is not of the next
+					verdict, err := rule.Evaluate(t.Context(), input)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if diff := cmp.Diff(test.want, verdict.Lines); diff != "" {
+						t.Errorf("lazy %t: -want +got:\n%s", lazy, diff)
+					}
+				}
+				explained := gave(t, rule, input)
+				for _, line := range test.want {
+					if !slices.Contains(explained, line) {
+						t.Errorf("%v is not explained: %v", line, explained)
+					}
+				}
+				if !test.some && len(explained) != len(test.want) {
+					t.Errorf("want %v, explained %v", test.want, explained)
+				}
+			}
+		})
+	}
+}
+
+// A definition that holds on a supposition has given nothing.
+func TestLinesOfSuppositions(t *testing.T) {
+	t.Parallel()
+	rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
+# custom:
+#   enrollment_groups: [g]
+package allocation.a
+
+hub := "h" if input.n == 1
+
+hub := "g" if input.n == 2
+
+payload := {"otherwise": other}
+
+other := h if h := hub with input.n as 2
+`)}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict, err := rs.ForGroup("g").Evaluate(t.Context(), map[string]any{"n": json.Number("1")})
+	if err != nil || verdict.Hub != "h" {
+		t.Fatal(verdict, err)
+	}
+	if diff := cmp.Diff([]Line{{"payload", "a.rego:10"}}, verdict.Lines); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// No rule can note anything itself, however it writes the name.
+func TestNotesAreNotForRules(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"usher.noted(1)", `usher["noted"](1)`, `data["usher noted"](1)`, "noted(1)"} {
+		_, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\nhub := \"h\" if " + call)}}, Options{})
+		if err == nil {
+			t.Errorf("%s compiles", call)
+		}
+	}
+	text, err := Capabilities(Options{})
+	if err != nil || strings.Contains(string(text), "noted") {
+		t.Error(err, string(text))
+	}
+}
+
+// Who reads the rules gets them as written.
+func TestSyntaxAsWritten(t *testing.T) {
+	t.Parallel()
+	for _, asWritten := range []bool{true, false} {
+		rs, err := Load(t.Context(), os.DirFS(shippedRules), Options{AsWritten: asWritten})
+		if err != nil {
+			t.Fatal(err)
+		}
+		syntax, err := rs.Syntax(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, module := range syntax.Compiler.Modules {
+			ast.WalkExprs(module, func(expr *ast.Expr) bool {
+				if isNote(expr) {
+					found++
+				}
+				return false
+			})
+		}
+		if (found == 0) != asWritten {
+			t.Errorf("as written %t, with %d notes", asWritten, found)
+		}
+	}
+}

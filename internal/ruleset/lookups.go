@@ -1,0 +1,62 @@
+package ruleset
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+)
+
+// Lookup is one call of a built-in function whose answer depends on more than its
+// arguments, such as the clock or the network.
+type Lookup struct {
+	Builtin string
+	// Arguments and Result are built of the types of [Verdict].
+	Arguments []any
+	Result    any
+}
+
+// newLookups returns where OPA keeps such calls, with those that are known; nil
+// if the rules may make none. OPA answers a second call with the same arguments
+// from there.
+func (rs *Ruleset) newLookups(known []Lookup) builtins.NDBCache {
+	if len(rs.options.AllowBuiltins) == 0 {
+		return nil
+	}
+	cache := builtins.NDBCache{}
+	for _, call := range known {
+		arguments, err := ast.InterfaceToValue(call.Arguments)
+		if err != nil {
+			continue // it is made anew
+		}
+		result, err := ast.InterfaceToValue(call.Result)
+		if err != nil {
+			continue
+		}
+		if call.Arguments == nil {
+			arguments = ast.NewArray()
+		}
+		cache.Put(call.Builtin, arguments, result)
+	}
+	return cache
+}
+
+// lookupsIn lists the calls in a fixed order.
+func lookupsIn(cache builtins.NDBCache) []Lookup {
+	var list []Lookup
+	for _, name := range slices.Sorted(maps.Keys(cache)) {
+		cache[name].Foreach(func(arguments, result *ast.Term) {
+			call := Lookup{Builtin: name}
+			values, err := ast.JSON(arguments.Value)
+			if err != nil {
+				return // a value that JSON does not have
+			}
+			call.Arguments, _ = values.([]any)
+			if call.Result, err = ast.JSON(result.Value); err == nil {
+				list = append(list, call)
+			}
+		})
+	}
+	return list
+}

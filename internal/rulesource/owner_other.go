@@ -1,0 +1,8 @@
+//go:build !unix
+
+package rulesource
+
+import "io/fs"
+
+// isOwn is for systems without sticky folders, where it is not asked.
+func isOwn(fs.FileInfo) bool { return true }
