@@ -7,7 +7,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +22,8 @@ import (
 	"time"
 	_ "time/tzdata" // rules name time zones, and an image may have none
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/telemetry"
 )
 
 func main() {
@@ -76,19 +75,44 @@ func tuneCollector(getenv func(string) string) {
 // listener last.
 func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 	settings, err := readSettings(getenv)
+	telemetrySettings, telemetryErr := telemetry.ReadSettings(getenv)
+	if err := errors.Join(err, telemetryErr); err != nil {
+		return err
+	}
+	output := slog.NewJSONHandler(stdout, &slog.HandlerOptions{Level: settings.logLevel})
+	signals, err := startTelemetry(settings, telemetrySettings, output)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewJSONHandler(stdout, &slog.HandlerOptions{Level: settings.logLevel}))
+	defer stopTelemetry(signals) // the last of all, to send what the others said
+	log := slog.New(signals.LogHandler(output))
 
-	allocator, rules, err := newAllocator(ctx, settings)
+	records, err := openRecords(settings.records, getenv, stdout, log)
 	if err != nil {
 		return err
+	}
+	defer records.close()
+	rules, err := startRules(ctx, settings, getenv, log, records.observe)
+	if err != nil {
+		return err
+	}
+	observers := records.observers(settings.records, log)
+	if observer := signals.Observer(); observer != nil {
+		observers = append(observers, observer)
+	}
+	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.states, Comparisons: rules.comparisons}); err != nil {
+		return err
+	}
+	if rules.shadow != nil {
+		observers = append(observers, rules.shadow.Observe)
 	}
 	server := &http.Server{
 		Handler: handler.New(handler.Options{
-			Allocator: allocator,
+			Allocator: rules.allocator,
+			Details:   rules.details,
 			Log:       log,
+			Observers: observers,
+			Tracer:    signals.Tracer(),
 			MaxBody:   settings.maxBody,
 			Keys:      settings.keys,
 		}),
@@ -107,62 +131,17 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s (setting %s): %w", settings.listen, settings.listenSetting, err)
 	}
-	log.Info("serving", "address", listener.Addr().String(), "rules", rules.Digest(), "packages", len(rules.Bindings()),
-		"folder", settings.rulesDir)
-	if settings.rulesCheck == checkAfter {
-		go compileAll(ctx, rules, log)
-	}
-	return serve(ctx, server, listener, settings)
-}
-
-// newAllocator compiles the rules and the schema, side by side: each takes about
-// half of the time from the start to the first answer.
-func newAllocator(ctx context.Context, settings settings) (*allocation.Allocator, *allocation.Rules, error) {
-	var rules *allocation.Rules
-	var rulesErr error
+	state := rules.current.Stats()
+	log.Info("serving", "address", listener.Addr().String(), "rules", state.Digest, "revision", state.Revision,
+		"packages", state.Packages, "source", state.Source)
+	upkeep, stopUpkeep := context.WithCancel(ctx)
 	var group sync.WaitGroup
-	group.Go(func() { rules, rulesErr = loadRules(ctx, settings) })
-	allocator, err := allocation.New(allocation.Options{Timeout: settings.decisionTimeout})
-	group.Wait()
-	if err := cmp.Or(rulesErr, err); err != nil {
-		return nil, nil, err
-	}
-	allocator.Use(rules)
-	return allocator, rules, nil
-}
-
-func loadRules(ctx context.Context, settings settings) (*allocation.Rules, error) {
-	info, err := os.Stat(settings.rulesDir)
-	if err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("%s: there is no folder %s; name the folder of the Rego rules", settingRules, settings.rulesDir)
-	}
-	rules, err := allocation.LoadRules(ctx, os.DirFS(settings.rulesDir), allocation.RulesOptions{
-		Name:          settings.rulesDir,
-		AllowBuiltins: settings.builtins,
-		AllowNet:      settings.allowNet,
-		Lazy:          settings.rulesCheck == checkAfter,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("the rules in %s cannot be loaded:\n%w", settings.rulesDir, err)
-	}
-	return rules, nil
-}
-
-// compileAll finds the errors of rules that were loaded lazily. What compiles
-// goes on serving; devices of a rule that does not are held.
-func compileAll(ctx context.Context, rules *allocation.Rules, log *slog.Logger) {
-	// A moment later: whoever waits for the first answer needs the processor.
-	select {
-	case <-ctx.Done():
-		return
-	case <-time.After(time.Second):
-	}
-	start := time.Now()
-	if err := rules.CompileAll(ctx); err != nil {
-		log.Error("rules do not compile", "error", err.Error())
-		return
-	}
-	log.Info("rules compiled", "duration_ms", time.Since(start).Milliseconds())
+	group.Go(func() { rules.run(upkeep) })
+	defer func() { // before the records are closed, in which rules on trial have a part
+		stopUpkeep()
+		group.Wait()
+	}()
+	return serve(ctx, server, listener, settings)
 }
 
 // serve answers until ctx ends, then lets requests in flight finish.

@@ -28,6 +28,8 @@ const (
 	modeVariable = "USHER_TEST_MODE"
 	modeHandler  = "handler"
 	modeHost     = "host"
+	// modeGoroutines answers a request and prints what runs.
+	modeGoroutines = "goroutines"
 )
 
 func TestMain(m *testing.M) {
@@ -42,6 +44,8 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		time.Sleep(time.Hour) // until killed
+	case modeGoroutines:
+		printGoroutines()
 	default:
 		os.Exit(m.Run())
 	}
@@ -90,6 +94,12 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	o.lines <- line
 	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 func (o *output) wait(t *testing.T, message string) map[string]any {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -26,10 +25,28 @@ const (
 	settingListen          = "USHER_LISTEN"
 	settingFunctionKeys    = "USHER_FUNCTION_KEYS"
 	settingDrainTimeout    = "USHER_DRAIN_TIMEOUT"
+	settingMetricsListen   = "USHER_METRICS_LISTEN"
+
+	settingRulesPoll        = "USHER_RULES_POLL"
+	settingRulesWatch       = "USHER_RULES_WATCH"
+	settingRulesToken       = "USHER_RULES_TOKEN"
+	settingRulesKeyFile     = "USHER_RULES_KEY_FILE"
+	settingRulesKey         = "USHER_RULES_KEY"
+	settingRulesAlgorithm   = "USHER_RULES_ALG"
+	settingRulesCache       = "USHER_RULES_CACHE"
+	settingRulesMaxAge      = "USHER_RULES_MAX_AGE"
+	settingRulesStale       = "USHER_RULES_STALE"
+	settingRulesSelfTest    = "USHER_RULES_SELFTEST"
+	settingShadow           = "USHER_RULES_SHADOW"
+	settingShadowEnrollment = "USHER_RULES_SHADOW_ENROLLMENTS"
+	settingCanary           = "USHER_RULES_CANARY"
 
 	// Set by the Functions host.
 	settingHostPort = "FUNCTIONS_CUSTOMHANDLER_PORT"
 	settingAppRoot  = "FUNCTIONS_APP_ROOT_PATH"
+
+	// Set to Development by the Functions Core Tools and by usher host.
+	settingEnvironment = "AZURE_FUNCTIONS_ENVIRONMENT"
 )
 
 // When rules are compiled, the values of USHER_RULES_CHECK.
@@ -47,7 +64,7 @@ const (
 )
 
 type settings struct {
-	rulesDir        string
+	rules           rulesSettings
 	rulesCheck      string
 	builtins        []string
 	allowNet        []string
@@ -58,6 +75,8 @@ type settings struct {
 	listenSetting   string // the setting that listen came from
 	keys            []string
 	drainTimeout    time.Duration
+	metricsListen   string
+	records         recordSettings
 }
 
 // underHost reports whether the Functions host started the process.
@@ -84,7 +103,6 @@ func readSettings(getenv func(string) string) (settings, error) {
 		return value
 	}
 	s := settings{
-		rulesDir:        get(settingRules, "rules"),
 		rulesCheck:      get(settingRulesCheck, checkBefore),
 		builtins:        list(get(settingRulesBuiltins, "")),
 		allowNet:        list(get(settingRulesAllowNet, "")),
@@ -92,9 +110,7 @@ func readSettings(getenv func(string) string) (settings, error) {
 		keys:            list(get(settingFunctionKeys, "")),
 		drainTimeout:    duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),
 	}
-	if root := get(settingAppRoot, ""); !filepath.IsAbs(s.rulesDir) && root != "" {
-		s.rulesDir = filepath.Join(root, s.rulesDir)
-	}
+	s.readRules(get, wrong)
 	if s.rulesCheck != checkBefore && s.rulesCheck != checkAfter {
 		wrong(settingRulesCheck, "neither %s nor %s", checkBefore, checkAfter)
 	}
@@ -115,6 +131,8 @@ func readSettings(getenv func(string) string) (settings, error) {
 		}
 	}
 	s.readListen(get, wrong)
+	s.readMetricsListen(get, wrong)
+	s.readRecords(get, wrong)
 	return s, errors.Join(problems...)
 }
 

@@ -65,6 +65,7 @@ func TestExampleSettingsAreComplete(t *testing.T) {
 	}
 	delete(read, settingHostPort) // given by the host
 	delete(read, settingAppRoot)
+	delete(read, settingEnvironment)
 	shown := maps.Clone(example.Values)
 	if runtime := shown["FUNCTIONS_WORKER_RUNTIME"]; runtime != "custom" { // read by the host
 		t.Errorf("FUNCTIONS_WORKER_RUNTIME is %q, want custom", runtime)

@@ -8,18 +8,34 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/decisionlog"
+	"github.com/usher-dps/usher/internal/decisionlog/appender"
+	"github.com/usher-dps/usher/internal/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/rulesource"
 )
 
 func environment(values map[string]string) func(string) string {
 	return func(name string) string { return values[name] }
 }
 
+// rulesIn are the defaults for rules in a folder.
+func rulesIn(folder string) rulesSettings {
+	return rulesSettings{Source: rulesource.Location{Kind: rulesource.Folder, Path: folder}, Poll: time.Minute, Cache: "/tmp/usher-rules"}
+}
+
+// defaultRecords are the defaults for records.
+func defaultRecords() recordSettings {
+	return recordSettings{Sinks: []sink.Spec{{Kind: sink.KindStdout}}, Sync: appender.Interval, SpoolBytes: 256 << 20,
+		FileBytes: 100 << 20, FileAge: 24 * time.Hour, FileKeep: 14, IDs: decisionlog.Plain}
+}
+
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	underHost := settings{
-		rulesDir: filepath.Join("/home/site/wwwroot", "rules"), rulesCheck: checkBefore,
+		rules: rulesIn(filepath.Join("/home/site/wwwroot", "rules")), rulesCheck: checkBefore,
 		decisionTimeout: 2 * time.Second, maxBody: 256 << 10, logLevel: slog.LevelInfo,
-		listen: "127.0.0.1:4711", listenSetting: settingHostPort, drainTimeout: 10 * time.Second,
+		listen: "127.0.0.1:4711", listenSetting: settingHostPort, drainTimeout: 10 * time.Second, records: defaultRecords(),
 	}
 	for name, c := range map[string]struct {
 		environment map[string]string
@@ -36,16 +52,16 @@ func TestSettings(t *testing.T) {
 				settingDecisionTimeout: "1500ms", settingMaxBody: "65536", settingLogLevel: "WARN", settingDrainTimeout: "0s",
 			},
 			settings{
-				rulesDir: "/rules", rulesCheck: checkAfter, builtins: []string{"time.now_ns", "http.send"}, allowNet: []string{"example.com"},
+				rules: rulesIn("/rules"), rulesCheck: checkAfter, builtins: []string{"time.now_ns", "http.send"}, allowNet: []string{"example.com"},
 				decisionTimeout: 1500 * time.Millisecond, maxBody: 65536, logLevel: slog.LevelWarn, listen: ":8080",
-				listenSetting: settingListen, keys: []string{"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"},
+				listenSetting: settingListen, keys: []string{"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"}, records: defaultRecords(),
 			},
 		},
 		"loopback needs no key": {
 			map[string]string{settingListen: "[::1]:8080"},
 			settings{
-				rulesDir: "rules", rulesCheck: checkBefore, decisionTimeout: 2 * time.Second, maxBody: 256 << 10,
-				listen: "[::1]:8080", listenSetting: settingListen, drainTimeout: 10 * time.Second,
+				rules: rulesIn("rules"), rulesCheck: checkBefore, decisionTimeout: 2 * time.Second, maxBody: 256 << 10,
+				listen: "[::1]:8080", listenSetting: settingListen, drainTimeout: 10 * time.Second, records: defaultRecords(),
 			},
 		},
 	} {

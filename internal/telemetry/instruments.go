@@ -1,0 +1,197 @@
+package telemetry
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/handler"
+)
+
+// Rules is the state of one source of rules.
+type Rules struct {
+	// Source names it, such as current, shadow or canary.
+	Source string
+	// Revision is the bundle's own name for its content, empty if it has none;
+	// Digest is over all files.
+	Revision, Digest string
+	// Refreshed is when the source last confirmed or replaced the rules; zero if
+	// it never did. Age is the time since.
+	Refreshed time.Time
+	Age       time.Duration
+	// Stale is set when Age is above what is allowed.
+	Stale bool
+	// Counts since the start: of rules that were offered and not taken, and of
+	// looks at the source that failed.
+	Refusals, Failures uint64
+}
+
+// Records is the state of one sink of decision records. Counts are since the start.
+type Records struct {
+	Sink                                  string
+	Written, Delivered, Dropped, Failures uint64
+	// Spooled is how many records wait on disk, Oldest the age of the first.
+	Spooled uint64
+	Oldest  time.Duration
+}
+
+// Comparisons counts how decisions of shadow or canary rules compare with those
+// of the rules in use, for one enrollment since the start.
+type Comparisons struct {
+	Kind       dps.EnrollmentKind
+	Enrollment string
+	// Comparison is agreed, or in what they differ, such as hub.
+	Comparison string
+	Count      uint64
+}
+
+// Watched are asked for the state of other parts whenever metrics are collected.
+// Each may be nil. They must be quick and safe for concurrent use.
+type Watched struct {
+	Rules       func() []Rules
+	Records     func() []Records
+	Comparisons func() []Comparisons
+}
+
+// Bounds of what metrics distinguish. A series costs memory here and money
+// there, and a name comes from whoever calls.
+const (
+	// MaxEnrollments and MaxHubs are how many names a process counts apart; what
+	// comes later is counted under [Other].
+	MaxEnrollments = 200
+	MaxHubs        = 100
+	// Other stands for all names beyond the bound.
+	Other = "other"
+	// Individual stands for all individual enrollments: their names are those of
+	// devices.
+	Individual = "individual"
+)
+
+type instruments struct {
+	meter       metric.Meter
+	allocations metric.Int64Counter
+	duration    metric.Float64Histogram
+	overrides   metric.Int64Counter
+	enrollments names
+	hubs        names
+
+	// Attribute sets are made once: to make one costs more than to count.
+	mu        sync.Mutex
+	counted   map[series][]metric.AddOption
+	durations map[string][]metric.RecordOption
+}
+
+type series struct {
+	kind                    dps.EnrollmentKind
+	enrollment, hub, result string
+}
+
+func newInstruments(meter metric.Meter) (*instruments, error) {
+	i := &instruments{
+		meter:       meter,
+		enrollments: names{limit: MaxEnrollments, seen: map[string]bool{}},
+		hubs:        names{limit: MaxHubs, seen: map[string]bool{}},
+		counted:     map[series][]metric.AddOption{},
+		durations:   map[string][]metric.RecordOption{},
+	}
+	var err error
+	for _, m := range Metrics() {
+		unit, what := metric.WithUnit(m.Unit), metric.WithDescription(m.What)
+		switch m.Name {
+		case metricAllocations:
+			i.allocations, err = meter.Int64Counter(m.Name, unit, what)
+		case metricOverrides:
+			i.overrides, err = meter.Int64Counter(m.Name, unit, what)
+		case metricDuration:
+			i.duration, err = meter.Float64Histogram(m.Name, unit, what, metric.WithExplicitBucketBoundaries(DurationBuckets()...))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return i, nil
+}
+
+// names hands out the first names it meets, and Other beyond the limit.
+type names struct {
+	limit int
+	seen  map[string]bool
+}
+
+func (n *names) bounded(name string) string {
+	switch {
+	case n.seen[name]:
+		return name
+	case len(n.seen) >= n.limit:
+		return Other
+	}
+	n.seen[name] = true
+	return name
+}
+
+// count adds an allocation.
+func (i *instruments) count(ctx context.Context, a *handler.Allocation) {
+	result := a.Result()
+	key := series{result: result}
+	if a.Request != nil && result != string(allocation.InvalidRequest) { // else the names are no names yet
+		key.kind, key.enrollment = a.Request.Enrollment.Kind, a.Request.Enrollment.ID
+	}
+	if a.Fault == nil && a.Decision.Outcome == allocation.Assigned {
+		key.hub = a.Decision.Response.IotHubHostName
+	}
+	counted, duration := i.options(key)
+	i.allocations.Add(ctx, 1, counted...)
+	i.duration.Record(ctx, a.Duration.Seconds(), duration...)
+	for _, override := range a.Decision.Overrides {
+		i.overrides.Add(ctx, 1, metric.WithAttributes(attribute.String(attributeOverride, string(override))))
+	}
+}
+
+func (i *instruments) options(key series) ([]metric.AddOption, []metric.RecordOption) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	key.enrollment = i.enrollment(key.kind, key.enrollment)
+	if key.hub != "" {
+		key.hub = i.hubs.bounded(key.hub)
+	}
+	counted, ok := i.counted[key]
+	if !ok {
+		attributes := enrollmentAttributes(key.kind, key.enrollment)
+		if key.hub != "" {
+			attributes = append(attributes, attribute.String(AttributeHub, key.hub))
+		}
+		attributes = append(attributes, attribute.String(AttributeResult, key.result))
+		counted = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
+		i.counted[key] = counted
+	}
+	duration, ok := i.durations[key.result]
+	if !ok {
+		duration = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(AttributeResult, key.result)))}
+		i.durations[key.result] = duration
+	}
+	return counted, duration
+}
+
+// enrollment is the name that metrics give an enrollment. The caller holds the lock.
+func (i *instruments) enrollment(kind dps.EnrollmentKind, id string) string {
+	switch kind {
+	case dps.IndividualEnrollment:
+		return Individual
+	case dps.EnrollmentGroup:
+		return i.enrollments.bounded(id)
+	default:
+		return ""
+	}
+}
+
+func enrollmentAttributes(kind dps.EnrollmentKind, name string) []attribute.KeyValue {
+	if kind == "" {
+		return nil
+	}
+	return []attribute.KeyValue{attribute.String(AttributeEnrollmentKind, string(kind)), attribute.String(AttributeEnrollment, name)}
+}

@@ -1,0 +1,99 @@
+package telemetry
+
+// Metric describes one metric that Usher makes. Dashboards, alert rules and
+// documents are compared with [Metrics].
+type Metric struct {
+	// Name is OpenTelemetry's. Prometheus spells it with underscores, unit and kind at its end.
+	Name string
+	Kind Kind
+	// Unit is a UCUM code; empty for a mark.
+	Unit string
+	What string
+	// Attributes are those that it can have.
+	Attributes []string
+}
+
+// Kind is how a metric counts.
+type Kind string
+
+// The kinds of metric.
+const (
+	Counter   Kind = "counter"   // only rises, from 0 at the start of the process
+	Gauge     Kind = "gauge"     // what is so now
+	Histogram Kind = "histogram" // how values are spread
+)
+
+// Names of the metrics.
+const (
+	metricAllocations       = "usher.allocations"
+	metricDuration          = "usher.allocation.duration"
+	metricOverrides         = "usher.overrides"
+	metricRulesAge          = "usher.rules.age"
+	metricRulesStale        = "usher.rules.stale"
+	metricRulesInfo         = "usher.rules.info"
+	metricRulesRefreshed    = "usher.rules.last_refresh"
+	metricRulesRefusals     = "usher.rules.refusals"
+	metricRulesFailures     = "usher.rules.failures"
+	metricRecordsWritten    = "usher.records.written"
+	metricRecordsSpooled    = "usher.records.spooled"
+	metricRecordsDelivered  = "usher.records.delivered"
+	metricRecordsDropped    = "usher.records.dropped"
+	metricRecordsFailures   = "usher.records.failures"
+	metricRecordsOldest     = "usher.records.oldest"
+	metricShadowComparisons = "usher.shadow.comparisons"
+)
+
+// Attributes of metrics and spans. Those of DPS's world begin with dps, those of
+// the program with usher.
+const (
+	AttributeDecision       = "dps.decision_id"
+	AttributeResult         = "dps.result"
+	AttributeEnrollmentKind = "dps.enrollment.kind"
+	AttributeEnrollment     = "dps.enrollment"
+	AttributeRegistration   = "dps.registration_id"
+	AttributeHub            = "dps.hub"
+	AttributeCurrentHub     = "dps.current_hub"
+	AttributeInitialTwin    = "dps.initial_twin"
+	AttributeOverrides      = "dps.overrides"
+	AttributeRules          = "dps.rules"
+	AttributeRule           = "dps.rule"
+	attributeOverride       = "dps.override"
+	attributeSource         = "usher.rules.source"
+	attributeRevision       = "usher.rules.revision"
+	attributeDigest         = "usher.rules.digest"
+	attributeSink           = "usher.record.sink"
+	attributeComparison     = "usher.shadow.comparison"
+)
+
+// Metrics lists all metrics of Usher's own, in the order of the documents.
+func Metrics() []Metric {
+	source := []string{attributeSource}
+	sink := []string{attributeSink}
+	return []Metric{
+		{metricAllocations, Counter, "{allocation}", "calls of the webhook that were answered",
+			[]string{AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult}},
+		{metricDuration, Histogram, "s", "time from the call to the decision", []string{AttributeResult}},
+		{metricOverrides, Counter, "{allocation}", "decisions in which a constraint prevailed over the rule", []string{attributeOverride}},
+		{metricRulesAge, Gauge, "s", "time since the source last confirmed or replaced the rules", source},
+		{metricRulesStale, Gauge, "", "1 when the rules are older than they may be, else 0", source},
+		{metricRulesInfo, Gauge, "", "always 1; its attributes tell which rules serve", []string{attributeSource, attributeRevision, attributeDigest}},
+		{metricRulesRefreshed, Gauge, "s", "when the source last confirmed or replaced the rules, in seconds since 1970", source},
+		{metricRulesRefusals, Counter, "{ruleset}", "rules that were offered and not taken", source},
+		{metricRulesFailures, Counter, "{failure}", "looks at the source that failed", source},
+		{metricRecordsWritten, Counter, "{record}", "records that a sink took", sink},
+		{metricRecordsSpooled, Gauge, "{record}", "records that wait on disk for a remote sink", sink},
+		{metricRecordsDelivered, Counter, "{record}", "records that a remote sink acknowledged", sink},
+		{metricRecordsDropped, Counter, "{record}", "records that are lost", sink},
+		{metricRecordsFailures, Counter, "{failure}", "attempts to write or deliver records that failed", sink},
+		{metricRecordsOldest, Gauge, "s", "age of the oldest record that waits on disk", sink},
+		{metricShadowComparisons, Counter, "{comparison}", "decisions of shadow or canary rules, by how they compare with those in use",
+			[]string{AttributeEnrollmentKind, AttributeEnrollment, attributeComparison}},
+	}
+}
+
+// DurationBuckets are the upper bounds of the buckets of usher.allocation.duration,
+// in seconds. A decision takes about a tenth of a millisecond; 4 s is the most
+// that is advisable for an answer to DPS.
+func DurationBuckets() []float64 {
+	return []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4}
+}

@@ -1,0 +1,121 @@
+package telemetry
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/usher-dps/usher/dps"
+)
+
+// Watch has the metrics show the state of other parts from now on. It is called
+// once, when those are there.
+func (t *Telemetry) Watch(watched Watched) error {
+	if t.instruments == nil {
+		return nil
+	}
+	return t.instruments.watch(watched)
+}
+
+func (i *instruments) watch(watched Watched) error {
+	asked := map[string]bool{
+		metricRulesAge: watched.Rules != nil, metricRulesStale: watched.Rules != nil, metricRulesInfo: watched.Rules != nil,
+		metricRulesRefreshed: watched.Rules != nil, metricRulesRefusals: watched.Rules != nil, metricRulesFailures: watched.Rules != nil,
+		metricRecordsWritten: watched.Records != nil, metricRecordsSpooled: watched.Records != nil, metricRecordsDelivered: watched.Records != nil,
+		metricRecordsDropped: watched.Records != nil, metricRecordsFailures: watched.Records != nil, metricRecordsOldest: watched.Records != nil,
+		metricShadowComparisons: watched.Comparisons != nil,
+	}
+	observed := map[string]metric.Float64Observable{}
+	var all []metric.Observable
+	for _, m := range Metrics() {
+		if !asked[m.Name] {
+			continue
+		}
+		unit, what := metric.WithUnit(m.Unit), metric.WithDescription(m.What)
+		var instrument metric.Float64Observable
+		var err error
+		if m.Kind == Counter {
+			instrument, err = i.meter.Float64ObservableCounter(m.Name, unit, what)
+		} else {
+			instrument, err = i.meter.Float64ObservableGauge(m.Name, unit, what)
+		}
+		if err != nil {
+			return err
+		}
+		observed[m.Name] = instrument
+		all = append(all, instrument)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	_, err := i.meter.RegisterCallback(func(_ context.Context, observer metric.Observer) error {
+		observe := func(name string, value float64, attributes ...attribute.KeyValue) {
+			observer.ObserveFloat64(observed[name], value, metric.WithAttributes(attributes...))
+		}
+		if watched.Rules != nil {
+			observeRules(watched.Rules(), observe)
+		}
+		if watched.Records != nil {
+			observeRecords(watched.Records(), observe)
+		}
+		if watched.Comparisons != nil {
+			i.observeComparisons(watched.Comparisons(), observe)
+		}
+		return nil
+	}, all...)
+	return err
+}
+
+type observe func(name string, value float64, attributes ...attribute.KeyValue)
+
+func observeRules(states []Rules, observe observe) {
+	for _, state := range states {
+		source := attribute.String(attributeSource, state.Source)
+		observe(metricRulesAge, state.Age.Seconds(), source)
+		stale := 0.0
+		if state.Stale {
+			stale = 1
+		}
+		observe(metricRulesStale, stale, source)
+		if !state.Refreshed.IsZero() {
+			observe(metricRulesRefreshed, float64(state.Refreshed.UnixNano())/float64(time.Second), source)
+		}
+		observe(metricRulesRefusals, float64(state.Refusals), source)
+		observe(metricRulesFailures, float64(state.Failures), source)
+		if state.Digest != "" {
+			observe(metricRulesInfo, 1, source, attribute.String(attributeRevision, state.Revision), attribute.String(attributeDigest, state.Digest))
+		}
+	}
+}
+
+func observeRecords(states []Records, observe observe) {
+	for _, state := range states {
+		sink := attribute.String(attributeSink, state.Sink)
+		observe(metricRecordsWritten, float64(state.Written), sink)
+		observe(metricRecordsSpooled, float64(state.Spooled), sink)
+		observe(metricRecordsDelivered, float64(state.Delivered), sink)
+		observe(metricRecordsDropped, float64(state.Dropped), sink)
+		observe(metricRecordsFailures, float64(state.Failures), sink)
+		observe(metricRecordsOldest, state.Oldest.Seconds(), sink)
+	}
+}
+
+// observeComparisons adds up what falls under one name: a callback may give a
+// series one value.
+func (i *instruments) observeComparisons(comparisons []Comparisons, observe observe) {
+	type series struct {
+		kind                   dps.EnrollmentKind
+		enrollment, comparison string
+	}
+	counts := map[series]uint64{}
+	i.mu.Lock()
+	for _, c := range comparisons {
+		counts[series{c.Kind, i.enrollment(c.Kind, c.Enrollment), c.Comparison}] += c.Count
+	}
+	i.mu.Unlock()
+	for s, count := range counts {
+		observe(metricShadowComparisons, float64(count), append(enrollmentAttributes(s.kind, s.enrollment), attribute.String(attributeComparison, s.comparison))...)
+	}
+}
