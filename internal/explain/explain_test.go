@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -241,6 +242,11 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 func TestRead(t *testing.T) {
 	t.Parallel()
 	const a, b = `{"deviceRuntimeContext":{"registrationId":"a"}}`, `{"linkedHubs":[],"request":"no record"}`
+	// Entries of the journal of usher dps.
+	const registered = `{"time":"2026-01-01T00:00:00Z","id":1,"kind":"register","request":{"registrationId":"a"},"durationMs":1}` + "\n"
+	called := func(request string, status int, response string) string {
+		return fmt.Sprintf(`{"time":"2026-01-01T00:00:00Z","id":2,"kind":"webhook","attempt":1,"request":%s,"status":%d,"response":%s,"durationMs":1}`+"\n", request, status, response)
+	}
 	for _, test := range []struct {
 		name, text string
 		number     int
@@ -263,6 +269,9 @@ func TestRead(t *testing.T) {
 		{"too few", a, 2, "", nil, "there is no number 2: it holds 1 requests"},
 		{"after a broken one", a + "\n{", 3, "", nil, "number 3 cannot be read, because number 2 is not valid JSON: unexpected EOF"},
 		{"nothing", " \n", 0, "", nil, "it is empty"},
+		{"a journal", registered + called(a, 200, `{"iotHubHostName":"h"}`) + registered, 0, a, &explain.Recorded{Outcome: "assigned", Hub: "h"}, ""},
+		{"a journal with calls", registered + called(a, 503, `null`) + called(b, 403, `null`), 2, b, &explain.Recorded{Outcome: "rejected"}, ""},
+		{"a journal without calls", registered, 0, "", nil, "it is of the journal of usher dps, and holds no first call of a webhook"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

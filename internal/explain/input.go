@@ -6,8 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/calljournal"
+	"github.com/usher-dps/usher/internal/decisionlog"
 )
 
 // Input is a request to explain.
@@ -16,6 +20,10 @@ type Input struct {
 	// Recorded is what was decided then, if the request comes from a record
 	// that says so.
 	Recorded *Recorded
+	// Masked are JSON pointers to what a decision record leaves out of the request.
+	Masked []string
+	// Lookups are what the decision depended on besides, by the record.
+	Lookups []allocation.Lookup
 }
 
 // Recorded is a decision as a record holds it.
@@ -23,6 +31,9 @@ type Recorded struct {
 	Outcome string `json:"outcome"` // or the kind of the fault
 	Hub     string `json:"hub,omitempty"`
 	Rules   string `json:"rules,omitempty"` // the digest of the rules that decided
+	// Lacks are JSON pointers to what is masked in the record although the rules
+	// of now look at it.
+	Lacks []string `json:"lacks,omitempty"`
 }
 
 // SeveralError says that there is more than one request, of which the caller has
@@ -35,7 +46,8 @@ func (e *SeveralError) Error() string { return fmt.Sprintf("it holds %d requests
 // nth of several of them, as in NDJSON. With n 0 there must be one alone.
 //
 // A record is an object with a member request, and perhaps decision; whatever
-// else it holds does not matter.
+// else it holds does not matter. Of the journal of usher dps the first call of a
+// webhook for each registration counts.
 func Read(text []byte, n int) (Input, error) {
 	var documents []json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -56,27 +68,69 @@ func Read(text []byte, n int) (Input, error) {
 		}
 		documents = append(documents, document)
 	}
+	read := len(documents)
+	documents = slices.DeleteFunc(documents, func(document json.RawMessage) bool {
+		_, relation := calljournal.Read(document)
+		return relation == calljournal.Aside
+	})
 	switch {
-	case len(documents) == 0:
+	case read == 0:
 		return Input{}, errors.New("it is empty")
+	case len(documents) == 0:
+		return Input{}, errors.New("it is of the journal of usher dps, and holds no first call of a webhook")
 	case n == 0 && len(documents) > 1:
 		return Input{}, &SeveralError{len(documents)}
 	case n > len(documents):
 		return Input{}, fmt.Errorf("there is no number %d: %w", n, &SeveralError{len(documents)})
 	}
-	return open(documents[max(n, 1)-1]), nil
+	return open(documents[max(n, 1)-1])
 }
 
 // open takes the request out of a record.
-func open(document json.RawMessage) Input {
-	var record struct {
+func open(document json.RawMessage) (Input, error) {
+	record, err := decisionlog.Decode(document)
+	switch {
+	case err == nil:
+		return openRecord(&record)
+	case !errors.Is(err, decisionlog.ErrNotRecord) && bytes.Contains(document, []byte(`"usherRecord"`)):
+		return Input{}, err
+	}
+	if call, relation := calljournal.Read(document); relation == calljournal.Asked {
+		input := Input{Body: call.Request}
+		if call.Outcome != "" {
+			input.Recorded = &Recorded{Outcome: call.Outcome, Hub: call.Hub}
+		}
+		return input, nil
+	}
+	var other struct {
 		Request  json.RawMessage `json:"request"`
 		Decision json.RawMessage `json:"decision"`
 	}
-	if json.Unmarshal(document, &record) != nil || len(record.Request) == 0 || record.Request[0] != '{' {
-		return Input{Body: document}
+	if json.Unmarshal(document, &other) != nil || len(other.Request) == 0 || other.Request[0] != '{' {
+		return Input{Body: document}, nil
 	}
-	return Input{Body: record.Request, Recorded: readRecorded(record.Decision)}
+	return Input{Body: other.Request, Recorded: readRecorded(other.Decision)}, nil
+}
+
+// openRecord takes the request out of a decision record.
+func openRecord(record *decisionlog.Record) (Input, error) {
+	if record.Request == nil {
+		return Input{}, errors.New("the record has no request: the body could not be read")
+	}
+	input := Input{Masked: record.Masked,
+		Recorded: &Recorded{Outcome: record.Decision.Result(), Hub: record.Decision.Hub}}
+	if record.Rules != nil {
+		input.Recorded.Rules = record.Rules.Digest
+	}
+	if record.MaskedMore > 0 {
+		input.Masked = append(input.Masked, "") // which can be anything
+	}
+	var err error
+	if input.Body, err = decisionlog.Replayable(record.Request, record.Masked); err != nil {
+		return Input{}, err
+	}
+	input.Lookups, err = decisionlog.KnownLookups(record.Lookups)
+	return input, err
 }
 
 func readRecorded(text json.RawMessage) *Recorded {
@@ -121,8 +175,12 @@ func (r *Recorded) text(now Decision) string {
 	if now.Fault != "" {
 		outcome = string(now.Fault)
 	}
-	if r.Outcome == outcome && (outcome != string(allocation.Assigned) || r.Hub == now.Hub) {
-		return then + by + ": the same as now"
+	lacks := ""
+	if len(r.Lacks) > 0 {
+		lacks = "; the rules look at what is masked in the record: " + strings.Join(r.Lacks, ", ")
 	}
-	return then + by + ": not what it is now"
+	if r.Outcome == outcome && (outcome != string(allocation.Assigned) || r.Hub == now.Hub) {
+		return then + by + ": the same as now" + lacks
+	}
+	return then + by + ": not what it is now" + lacks
 }

@@ -97,7 +97,7 @@ func Run(ctx context.Context, fsys fs.FS, rules *allocation.Rules, options Optio
 		return Report{}, fmt.Errorf("schemas: %w", err)
 	}
 	set, err := ruleset.Load(ctx, fsys, ruleset.Options{Name: options.Name, InputSchema: inputSchema,
-		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet})
+		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet, AsWritten: true})
 	if err != nil {
 		return Report{}, err
 	}

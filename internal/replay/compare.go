@@ -25,20 +25,20 @@ type Kind string
 
 // The kinds of change, and of none.
 const (
-	Stayed        Kind = "stayed"         // the same hub
-	Moved         Kind = "moved"          // another hub
-	Diverted      Kind = "diverted"       // stays; a new device with its request would be answered otherwise
-	NewlyAccepted Kind = "newly_accepted" // a hub, and none before
-	NewlyRejected Kind = "newly_rejected"
-	NewlyHeld     Kind = "newly_held"
-	NewlyFaulted  Kind = "newly_faulted" // no decision, or for another reason than before
-	StillRejected Kind = "still_rejected"
-	StillHeld     Kind = "still_held"
-	StillFaulted  Kind = "still_faulted"
-	FirstAssigned Kind = "first_assigned" // nothing is known from before, here and below
-	FirstRejected Kind = "first_rejected"
-	FirstHeld     Kind = "first_held"
-	FirstFaulted  Kind = "first_faulted"
+	Stayed        Kind = "stayed"        // the same hub
+	Moved         Kind = "moved"         // another hub
+	Diverted      Kind = "diverted"      // stays; a new device with its request would be answered otherwise
+	NewlyAccepted Kind = "newlyAccepted" // a hub, and none before
+	NewlyRejected Kind = "newlyRejected"
+	NewlyHeld     Kind = "newlyHeld"
+	NewlyFaulted  Kind = "newlyFaulted" // no decision, or for another reason than before
+	StillRejected Kind = "stillRejected"
+	StillHeld     Kind = "stillHeld"
+	StillFaulted  Kind = "stillFaulted"
+	FirstAssigned Kind = "firstAssigned" // nothing is known from before, here and below
+	FirstRejected Kind = "firstRejected"
+	FirstHeld     Kind = "firstHeld"
+	FirstFaulted  Kind = "firstFaulted"
 )
 
 // Kinds lists all kinds in the order of a report.
@@ -51,6 +51,15 @@ func Kinds() []Kind {
 func (k Kind) Change() bool {
 	switch k {
 	case Moved, Diverted, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted:
+		return true
+	}
+	return false
+}
+
+// same reports whether a decision is what it was before.
+func (k Kind) same() bool {
+	switch k {
+	case Stayed, StillRejected, StillHeld, StillFaulted:
 		return true
 	}
 	return false

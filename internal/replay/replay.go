@@ -16,11 +16,13 @@ import (
 	"hash/maphash"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decisionlog"
 )
 
 // Options say what a log is replayed through.
@@ -48,8 +50,8 @@ type Options struct {
 type Change struct {
 	Kind           Kind                  `json:"kind"`
 	Place          string                `json:"place"` // file:line in the log
-	RegistrationID string                `json:"registration_id"`
-	EnrollmentKind dps.EnrollmentKind    `json:"enrollment_kind"`
+	RegistrationID string                `json:"registrationId"`
+	EnrollmentKind dps.EnrollmentKind    `json:"enrollmentKind"`
 	Enrollment     string                `json:"enrollment"`
 	Rule           string                `json:"rule,omitempty"`
 	Reprovision    dps.ReprovisionPolicy `json:"reprovision"`
@@ -85,6 +87,9 @@ type batch struct {
 	examples      []Change
 	malformed     int64
 	problems      []Problem
+	shadows       int64
+	lacking       int64
+	lackingFirst  []Problem
 	list          bytes.Buffer
 	done          chan struct{}
 }
@@ -210,9 +215,9 @@ func (r *run) read(ctx context.Context, logs []Log, free <-chan *batch, work, or
 func (b *batch) reset(log int, name string) {
 	b.log, b.name, b.endErr = log, name, nil
 	b.block = block{data: b.data[:0]}
-	b.lines, b.registrations, b.malformed = 0, 0, 0
+	b.lines, b.registrations, b.malformed, b.shadows, b.lacking = 0, 0, 0, 0, 0
 	b.tally.reset()
-	b.entries, b.examples, b.problems = b.entries[:0], b.examples[:0], b.problems[:0]
+	b.entries, b.examples, b.problems, b.lackingFirst = b.entries[:0], b.examples[:0], b.problems[:0], b.lackingFirst[:0]
 	b.list.Reset()
 }
 
@@ -266,12 +271,23 @@ func (b *batch) refuse(line int, problem string) {
 
 // line decides one line.
 func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
-	body, recorded, err := split(line)
+	split, err := split(line)
 	if err != nil {
 		b.refuse(number, err.Error())
 		return
 	}
-	request, decision, err := w.Rules.AllocateJSON(ctx, body)
+	if split.aside {
+		return
+	}
+	if split.shadow { // its request is that of the record of what was answered
+		b.shadows++
+		return
+	}
+	recorded := split.recorded
+	if len(split.lookups) > 0 {
+		ctx = allocation.WithLookups(ctx, split.lookups)
+	}
+	request, decision, err := w.Rules.AllocateJSON(ctx, split.body)
 	after := answerOf(decision, err)
 	if after.fault != nil {
 		switch after.fault.Kind {
@@ -279,6 +295,10 @@ func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
 			b.refuse(number, problemOf(after.fault, line, b.whole))
 			return
 		}
+	}
+	if needed := w.needs(ctx, request, &split, after); len(needed) > 0 {
+		b.lacks(number, needed)
+		return
 	}
 	before := State{}
 	switch {
@@ -300,9 +320,47 @@ func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
 	}
 	cell := b.tally.add(w.cell(request, c), 1)
 	if w.ByDevice {
-		b.entries = append(b.entries, entry{w.device(request.Device.RegistrationID), cell})
+		name := request.Device.RegistrationID
+		if name == decisionlog.MaskedID { // nobody knows which of them are one device
+			name = cmp.Or(split.decisionID, b.place(number))
+		}
+		b.entries = append(b.entries, entry{w.device(name), cell})
 	}
 	w.tell(b, number, request, c)
+}
+
+// needs tells what is masked in a record and counts for a decision. Where the rules
+// are those of the record and decide as they did then, nothing is wanting.
+func (w *worker) needs(ctx context.Context, request *dps.AllocationRequest, l *line, after answer) []string {
+	if len(l.masked) == 0 {
+		return nil
+	}
+	rules := w.Rules.Rules()
+	if w.Baseline == nil && l.recorded != nil && l.rules == rules.Digest() && kindOf(*l.recorded, after.State).same() {
+		return nil
+	}
+	needed := rules.Needs(ctx, request, l.masked)
+	if w.Baseline != nil {
+		if before := w.Baseline.Rules(); before != nil && len(needed) == 0 {
+			needed = before.Needs(ctx, request, l.masked)
+		}
+	}
+	return needed
+}
+
+// lacks notes that a record cannot be decided anew for want of what is masked in it.
+func (b *batch) lacks(line int, needed []string) {
+	b.lacking++
+	if len(b.lackingFirst) == maxProblems {
+		return
+	}
+	names := slices.Clone(needed)
+	for i, name := range names {
+		if name == maskedBeyond {
+			names[i] = "one that it does not name"
+		}
+	}
+	b.lackingFirst = append(b.lackingFirst, Problem{b.place(line), "masked, and the rules look at it: " + strings.Join(names, ", ")})
 }
 
 // problemOf words the fault of a line, with the mend where there is a usual one.

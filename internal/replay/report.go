@@ -26,11 +26,17 @@ type Report struct {
 	Unread []Problem `json:"unread"`
 	// Malformed counts the lines that hold no request, MalformedFirst names some.
 	Malformed      int64     `json:"malformed"`
-	MalformedFirst []Problem `json:"malformed_first"`
+	MalformedFirst []Problem `json:"malformedFirst"`
+	// Lacking counts the decision records that cannot be decided anew, because the
+	// rules look at what is masked in them; LackingFirst names some.
+	Lacking      int64     `json:"lacking"`
+	LackingFirst []Problem `json:"lackingFirst"`
+	// Shadows counts the records of shadow rules, which are passed over.
+	Shadows int64 `json:"shadows"`
 	// Registrations is the number of requests. Counted is how many of them the
 	// numbers below are of: as many, or one for each device if ByDevice.
 	Registrations int64 `json:"registrations"`
-	ByDevice      bool  `json:"by_device"`
+	ByDevice      bool  `json:"byDevice"`
 	Counted       int64 `json:"counted"`
 	// Counts has every kind.
 	Counts map[Kind]int64 `json:"counts"`
@@ -42,8 +48,8 @@ type Report struct {
 	// Faults are by kind of fault.
 	Faults []FaultCount `json:"faults"`
 	// ByRule and ByEnrollment have those with the most changes first.
-	ByRule       []Breakdown `json:"by_rule"`
-	ByEnrollment []Breakdown `json:"by_enrollment"`
+	ByRule       []Breakdown `json:"byRule"`
+	ByEnrollment []Breakdown `json:"byEnrollment"`
 	Reprovision  Reprovision `json:"reprovision"`
 	// Examples are the first devices of each kind but stayed, each once for a kind.
 	Examples []Change `json:"examples"`
@@ -86,8 +92,8 @@ type TwinCount struct {
 	// RuleTwinApplied and RuleTwinIgnored count those for whom the rule gives an
 	// initial twin. Where a twin is made and the rule gives none, DPS takes the
 	// enrollment's.
-	RuleTwinApplied int64 `json:"rule_twin_applied"`
-	RuleTwinIgnored int64 `json:"rule_twin_ignored"`
+	RuleTwinApplied int64 `json:"ruleTwinApplied"`
+	RuleTwinIgnored int64 `json:"ruleTwinIgnored"`
 }
 
 // FaultCount counts a kind of fault under the new rules.
@@ -102,7 +108,7 @@ type FaultCount struct {
 type Breakdown struct {
 	// EnrollmentKind is empty in a breakdown by rule. All individual enrollments
 	// count together, without a name.
-	EnrollmentKind dps.EnrollmentKind `json:"enrollment_kind,omitempty"`
+	EnrollmentKind dps.EnrollmentKind `json:"enrollmentKind,omitempty"`
 	// Name is empty also for requests that no rule serves.
 	Name    string         `json:"name"`
 	Total   int64          `json:"total"`
@@ -114,11 +120,11 @@ type Breakdown struct {
 // or is newly accepted has to register once.
 type Reprovision struct {
 	Registrations int64 `json:"registrations"`
-	PerMinute     int64 `json:"per_minute"`
+	PerMinute     int64 `json:"perMinute"`
 	// Seconds is the least time for that, if no other device registers meanwhile.
 	Seconds int64 `json:"seconds"`
 	// AllSeconds is the same if all that were counted register.
-	AllSeconds int64 `json:"all_seconds"`
+	AllSeconds int64 `json:"allSeconds"`
 }
 
 func leastSeconds(registrations int64) int64 {
@@ -140,6 +146,7 @@ func (m *merger) report(interrupted bool) *Report {
 	r := &Report{
 		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs,
 		Unread: orNone(m.unread), Malformed: m.malformed, MalformedFirst: orNone(m.problems),
+		Lacking: m.lacking, LackingFirst: orNone(m.lackingFirst), Shadows: m.shadows,
 		Registrations: m.count, ByDevice: m.ByDevice, Counts: map[Kind]int64{}, Examples: []Change{},
 	}
 	if m.Baseline != nil && m.Baseline.Rules() != nil {

@@ -93,6 +93,9 @@ type merger struct {
 	problems  []Problem
 	unread    []Problem
 	count     int64
+
+	shadows, lacking int64
+	lackingFirst     []Problem
 }
 
 func newMerger(r *run, logs []Log) *merger {
@@ -111,6 +114,9 @@ func (m *merger) merge(b *batch) error {
 	m.count += b.registrations
 	m.malformed += b.malformed
 	m.problems = append(m.problems, b.problems[:min(len(b.problems), maxProblems-len(m.problems))]...)
+	m.shadows += b.shadows
+	m.lacking += b.lacking
+	m.lackingFirst = append(m.lackingFirst, b.lackingFirst[:min(len(b.lackingFirst), maxProblems-len(m.lackingFirst))]...)
 	if b.endErr != nil {
 		place := b.name
 		if b.first > 0 {

@@ -64,14 +64,14 @@ type Row struct {
 	Decisions int `json:"decisions"`
 	// Typical is the mean of the medians of the requests. Where requests are of
 	// two kinds, one slow, it stands still and the median of all jumps.
-	Typical time.Duration `json:"typical_ns"`
+	Typical time.Duration `json:"typicalNs"`
 	// P50 to Max are percentiles of the time that a decision took.
-	P50 time.Duration `json:"p50_ns"`
-	P95 time.Duration `json:"p95_ns"`
-	P99 time.Duration `json:"p99_ns"`
-	Max time.Duration `json:"max_ns"`
+	P50 time.Duration `json:"p50Ns"`
+	P95 time.Duration `json:"p95Ns"`
+	P99 time.Duration `json:"p99Ns"`
+	Max time.Duration `json:"maxNs"`
 	// PerSecond is how many decisions one core makes.
-	PerSecond float64 `json:"per_second"`
+	PerSecond float64 `json:"perSecond"`
 	// Allocs and Bytes are what a decision allocates on the heap.
 	Allocs float64 `json:"allocs"`
 	Bytes  float64 `json:"bytes"`

@@ -53,17 +53,28 @@ type Suite struct {
 	coverage *cover.Cover
 }
 
-// Load reads rules and tests. Its error names files and lines.
+// Load reads rules, tests and invariants. Its error names files and lines.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Suite, error) {
 	options.Timeout = cmp.Or(options.Timeout, DefaultTimeout)
 	var schema any
 	if err := json.Unmarshal(schemas.AllocationRequest(), &schema); err != nil {
 		return nil, fmt.Errorf("schemas: %w", err)
 	}
-	bed, err := ruleset.OpenTestBed(ctx, fsys, ruleset.Options{
+	loading := ruleset.Options{
 		Name: options.Name, InputSchema: schema, AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet,
-	})
+	}
+	bed, err := ruleset.OpenTestBed(ctx, fsys, loading)
 	if err != nil {
+		return nil, err
+	}
+	// Invariants are asked by `usher verify` alone, which is run less often: that
+	// they compile is seen here, too.
+	loading.Lazy = true
+	set, err := ruleset.Load(ctx, fsys, loading)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := set.Invariants(ctx, fsys); err != nil {
 		return nil, err
 	}
 	suite := &Suite{options: options, bed: bed}
@@ -315,8 +326,8 @@ func compact(text string) string {
 
 // Coverage is which lines the tests reached.
 type Coverage struct {
-	Covered    int     `json:"covered_lines"`
-	NotCovered int     `json:"not_covered_lines"`
+	Covered    int     `json:"coveredLines"`
+	NotCovered int     `json:"notCoveredLines"`
 	Percent    float64 `json:"percent"`
 	Files      []File  `json:"files"`
 }
@@ -324,8 +335,8 @@ type Coverage struct {
 // File is the coverage of one file of rules.
 type File struct {
 	Name       string  `json:"name"`
-	Covered    int     `json:"covered_lines"`
-	NotCovered int     `json:"not_covered_lines"`
+	Covered    int     `json:"coveredLines"`
+	NotCovered int     `json:"notCoveredLines"`
 	Percent    float64 `json:"percent"`
 	// Missed are the ranges of lines that no test reached.
 	Missed []Lines `json:"missed,omitempty"`
@@ -414,20 +425,40 @@ func (s *Suite) Untested() []string {
 	return slices.Sorted(maps.Keys(untested))
 }
 
-func hasTest(module *ast.Module) bool {
-	return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool {
-		for _, term := range rule.Head.Ref() {
-			switch name := term.Value.(type) {
-			case ast.Var:
-				if strings.HasPrefix(string(name), tester.TestPrefix) {
-					return true
-				}
-			case ast.String:
-				if strings.HasPrefix(string(name), tester.TestPrefix) {
-					return true
-				}
+// Count is how many tests [Suite.Run] runs, one with cases counted once.
+func (s *Suite) Count() int {
+	n := 0
+	for _, module := range s.bed.Modules {
+		for _, rule := range module.Rules {
+			name, isTest := testName(rule, tester.TestPrefix, tester.SkipTestPrefix)
+			if isTest && (s.options.Run == nil || s.options.Run.MatchString(module.Package.Path.String()+"."+name)) {
+				n++
 			}
 		}
-		return false
+	}
+	return n
+}
+
+func hasTest(module *ast.Module) bool {
+	return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool {
+		_, isTest := testName(rule, tester.TestPrefix)
+		return isTest
 	})
+}
+
+// testName returns the part of a rule's name that makes it a test.
+func testName(rule *ast.Rule, prefixes ...string) (string, bool) {
+	for _, term := range rule.Head.Ref() {
+		var name string
+		switch v := term.Value.(type) {
+		case ast.Var:
+			name = string(v)
+		case ast.String:
+			name = string(v)
+		}
+		if slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+			return name, true
+		}
+	}
+	return "", false
 }

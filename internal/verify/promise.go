@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -22,6 +23,9 @@ type Promise struct {
 	// Says is the promise in a line.
 	Says string
 }
+
+// Invariant is the ID of the promise that invariants of one's own hold.
+const Invariant = invariantPromise
 
 // IDs of the promises.
 const (
@@ -94,6 +98,11 @@ type answer struct {
 	request  *dps.AllocationRequest
 	decision allocation.Decision
 	fault    *allocation.Fault
+}
+
+// invalid reports whether the schema says that it was no request.
+func (a *answer) invalid() bool {
+	return a.fault != nil && (a.fault.Kind == allocation.InvalidRequest || a.fault.Kind == allocation.Malformed)
 }
 
 // short is what follow-up questions compare.
@@ -279,14 +288,8 @@ func (c *checker) ofFault(fault *allocation.Fault) (broken, bool) {
 	case allocation.Malformed, allocation.InvalidRequest, allocation.Canceled, allocation.NotReady:
 		return broken{}, false // no request, or no time
 	case allocation.BadVerdict:
-		b := broken{promise: hubPromise, message: fault.Detail}
-		switch {
-		case strings.HasPrefix(fault.Detail, "initial_twin"):
-			b.promise = twinPromise
-		case strings.HasPrefix(fault.Detail, "payload"):
-			b.promise = payloadPromise
-		}
-		return b, true
+		promise := map[string]string{"initial_twin": twinPromise, "payload": payloadPromise}[fault.Entry]
+		return broken{promise: cmp.Or(promise, hubPromise), message: fault.Detail}, true
 	case allocation.Undecided:
 		if fault.Cause == nil {
 			return broken{promise: outcomePromise, message: fault.Detail + ", and rejects or holds nothing"}, true
@@ -294,8 +297,8 @@ func (c *checker) ofFault(fault *allocation.Fault) (broken, bool) {
 		b := c.ofError(fault.Cause)
 		if b.place == "" { // a built-in that failed, not the rule as a whole
 			b.message = fault.Detail + ": " + b.message
-			if _, places, ok := strings.Cut(fault.Cause.Error(), " at "); ok {
-				b.place, _, _ = strings.Cut(places, ", ")
+			if len(fault.BuiltinErrors) > 0 {
+				b.place = fault.BuiltinErrors[0]
 			}
 		}
 		if !c.wanted[b.promise] {
@@ -315,10 +318,8 @@ func (c *checker) ofError(err error) broken {
 		return b
 	}
 	b.place = e.Place
-	for _, words := range []string{"conflicting values", "must be unique"} {
-		if strings.Contains(e.Problem, words) {
-			b.promise = onePromise
-		}
+	if e.Conflict {
+		b.promise = onePromise
 	}
 	return b
 }

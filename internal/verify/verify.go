@@ -81,6 +81,11 @@ func (r *Report) Broken() int {
 	return n
 }
 
+// Invariants reports whether invariants of one's own judge any rule.
+func (r *Report) Invariants() bool {
+	return slices.ContainsFunc(r.Rules, func(rule RuleReport) bool { return rule.Invariants })
+}
+
 // RuleReport is what the search of one rule came to.
 type RuleReport struct {
 	Rule  string `json:"rule"`
@@ -89,11 +94,30 @@ type RuleReport struct {
 	Space Space  `json:"space"`
 	// Outcomes counts what became of the requests, and Overrides where a
 	// constraint prevailed over the rule.
-	Outcomes  map[string]int `json:"outcomes"`
-	Overrides map[string]int `json:"overrides,omitempty"`
-	Broken    []Finding      `json:"broken"`
+	Outcomes  Counts `json:"outcomes"`
+	Overrides Counts `json:"overrides,omitempty"`
+	// Invariants is set if invariants of one's own judge the rule.
+	Invariants bool      `json:"invariants"`
+	Broken     []Finding `json:"broken"`
 	// Skipped are the promises that the rule's METADATA switches off.
 	Skipped []Skip `json:"skipped,omitempty"`
+}
+
+// Counts are how often something was found. In JSON they are a list, because the
+// names of outcomes and constraints are values and no members.
+type Counts map[string]int
+
+// MarshalJSON writes [{"name": "assigned", "count": 1}], in the order of the names.
+func (c Counts) MarshalJSON() ([]byte, error) {
+	type count struct {
+		Name  string `json:"name"`
+		Count int    `json:"count"`
+	}
+	list := []count{}
+	for _, name := range slices.Sorted(maps.Keys(c)) {
+		list = append(list, count{name, c[name]})
+	}
+	return json.Marshal(list)
 }
 
 // Space says what was covered.
@@ -222,7 +246,7 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	}
 	// A second look at the same files: words and invariants are of no use to the webhook.
 	set, err := ruleset.Load(ctx, options.Files, ruleset.Options{Name: options.Loading.Name, InputSchema: inputSchema, Lazy: true,
-		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict})
+		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict, AsWritten: true})
 	if err != nil {
 		return nil, err
 	}
@@ -395,7 +419,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 func (s *search) count(a *answer, found []broken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.fault != nil && (a.fault.Kind == allocation.InvalidRequest || a.fault.Kind == allocation.Malformed) {
+	if a.invalid() {
 		s.invalid++
 		return
 	}
@@ -426,7 +450,8 @@ func (s *search) count(a *answer, found []broken) {
 
 func (s *search) report(ctx context.Context) RuleReport {
 	rule := s.checker.rule
-	r := RuleReport{Rule: rule.Package, Title: rule.Title, Place: rule.Place, Outcomes: s.outcomes, Overrides: s.overrides, Broken: []Finding{}, Skipped: s.skips}
+	r := RuleReport{Rule: rule.Package, Title: rule.Title, Place: rule.Place, Outcomes: s.outcomes, Overrides: s.overrides,
+		Invariants: s.checker.invariants.Has(rule.Package), Broken: []Finding{}, Skipped: s.skips}
 	switch {
 	case s.plan != nil:
 		r.Space = s.space()

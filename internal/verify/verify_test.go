@@ -419,3 +419,64 @@ func TestPayloadSchema(t *testing.T) {
 		}
 	}
 }
+
+// Generated requests are served by the rule that they are for, are all different, and
+// are the same again for the same seed.
+func TestGenerate(t *testing.T) {
+	t.Parallel()
+	o := options(t, os.DirFS("../../rules"))
+	o.Budget, o.Seed, o.Only = 60, 7, []string{"default", "tenants"}
+	generate := func(o verify.Options) []verify.Generated {
+		requests, err := verify.Generate(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return requests
+	}
+	first := generate(o)
+	allocator, err := allocation.New(allocation.Options{Rules: o.Rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, assigned, seen := map[string]int{}, map[string]int{}, map[string]bool{}
+	for _, one := range first {
+		_, decision, err := allocator.AllocateJSON(t.Context(), one.Body)
+		if err != nil || decision.Rule != one.Rule {
+			t.Fatalf("%s is decided by %q (%v):\n%s", one.Rule, decision.Rule, err, one.Body)
+		}
+		if seen[string(one.Body)] {
+			t.Errorf("twice: %s", one.Body)
+		}
+		seen[string(one.Body)] = true
+		counts[one.Rule]++
+		if decision.Outcome == allocation.Assigned {
+			assigned[one.Rule]++
+		}
+	}
+	if len(counts) != 2 {
+		t.Errorf("made for %v", counts)
+	}
+	for rule, n := range counts {
+		if n != 60 || assigned[rule] < 30 {
+			t.Errorf("%s: %d requests, %d are assigned", rule, n, assigned[rule])
+		}
+	}
+	o.Only = []string{"tenants"}
+	if diff := cmp.Diff(slices.Collect(func(yield func(verify.Generated) bool) {
+		for _, one := range first {
+			if one.Rule == "allocation.tenants" && !yield(one) {
+				return
+			}
+		}
+	}), generate(o)); diff != "" {
+		t.Errorf("alone (-among others +alone):\n%s", diff)
+	}
+	o.Seed = 8
+	if cmp.Equal(first, generate(o)) {
+		t.Error("another seed makes the same")
+	}
+	o.Only = []string{"nobody"}
+	if _, err := verify.Generate(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no such rule among nobody") {
+		t.Errorf("of no rule: %v", err)
+	}
+}

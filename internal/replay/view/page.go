@@ -47,7 +47,7 @@ type pageView struct {
 	TwinRows                                []twinRow
 	Breakdowns                              []breakdownView
 	ExampleGroups                           []exampleGroup
-	MoreMalformed                           int64
+	MoreMalformed, MoreLacking              int64
 }
 
 type tile struct {
@@ -140,6 +140,7 @@ func newPage(r Report) pageView {
 	}
 	p.ExampleGroups = newExamples(r, labels)
 	p.MoreMalformed = r.Malformed - int64(len(r.MalformedFirst))
+	p.MoreLacking = r.Lacking - int64(len(r.LackingFirst))
 	return p
 }
 

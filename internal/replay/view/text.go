@@ -173,17 +173,26 @@ func lower(s replay.State) replay.State {
 }
 
 func (t *textWriter) problems() {
-	if t.Malformed > 0 {
-		t.printf("\n%s left out:\n", count(t.Malformed, "malformed line", "malformed lines"))
-		for _, p := range t.MalformedFirst {
-			t.printf("  %s: %s\n", printable(p.Place), printable(p.Problem))
-		}
-		if more := t.Malformed - int64(len(t.MalformedFirst)); more > 0 {
-			t.printf("  and %s more\n", grouped(more))
-		}
+	t.leftOut(t.Malformed, t.MalformedFirst, "malformed line", "malformed lines")
+	t.leftOut(t.Lacking, t.LackingFirst, "record that lacks what the rules look at", "records that lack what the rules look at")
+	if t.Shadows > 0 {
+		t.printf("\n%s passed over\n", count(t.Shadows, "record of shadow rules", "records of shadow rules"))
 	}
 	for _, p := range t.Unread {
 		t.printf("\nNot read on from %s: %s\n", printable(p.Place), printable(p.Problem))
+	}
+}
+
+func (t *textWriter) leftOut(n int64, first []replay.Problem, one, many string) {
+	if n == 0 {
+		return
+	}
+	t.printf("\n%s left out:\n", count(n, one, many))
+	for _, p := range first {
+		t.printf("  %s: %s\n", printable(p.Place), printable(p.Problem))
+	}
+	if more := n - int64(len(first)); more > 0 {
+		t.printf("  and %s more\n", grouped(more))
 	}
 }
 

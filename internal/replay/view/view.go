@@ -22,7 +22,16 @@ type Report struct {
 }
 
 // words are what people read for a kind.
-func words(kind replay.Kind) string { return strings.ReplaceAll(string(kind), "_", " ") }
+func words(kind replay.Kind) string {
+	var text strings.Builder
+	for _, r := range string(kind) {
+		if unicode.IsUpper(r) {
+			text.WriteByte(' ')
+		}
+		text.WriteRune(unicode.ToLower(r))
+	}
+	return text.String()
+}
 
 // meaning explains a kind.
 func meaning(kind replay.Kind) string {
