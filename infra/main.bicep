@@ -1,0 +1,134 @@
+// The webhook on Azure Functions, in a resource group of its own.
+//
+//   azd up            builds, creates what is below, and publishes
+//   az deployment sub create -l westeurope -f infra/main.bicep -p environmentName=prod location=westeurope
+targetScope = 'subscription'
+
+@description('Name of this deployment, such as prod. Names of resources are made from it.')
+@minLength(1)
+@maxLength(20)
+param environmentName string
+
+@description('Region of all resources. Choose that of DPS: a call crosses it twice.')
+param location string
+
+@description('Memory of an instance in MB, shared by the Functions host (about 160 MB) and the handler (30 to 80 MB).')
+@allowed([512, 2048, 4096])
+param instanceMemoryMB int = 512
+
+@description('Instances that are always running. With 0 the first call after a pause waits for a cold start, which DPS repeats if it takes too long.')
+@minValue(0)
+@maxValue(20)
+param alwaysReadyInstances int = 1
+
+@description('Most instances. DPS admits 1,000 registrations a minute, which one instance serves.')
+@minValue(1)
+@maxValue(1000)
+param maximumInstances int = 40
+
+@description('Calls that an instance takes at a time before another one is started.')
+@minValue(1)
+@maxValue(1000)
+param perInstanceConcurrency int = 32
+
+@description('Where rules come from: "package" are those in the deployment package, "storage" is rules.tar.gz in the container rules of the data account, fetched again when it changes.')
+@allowed(['package', 'storage'])
+param rulesFrom string = 'package'
+
+@description('Keep decision records in the container records of the data account, besides Application Insights.')
+param keepRecords bool = true
+
+@description('Admit calls from the service tag AzureIoTHub alone, from where DPS calls. The function key is asked for in any case.')
+param restrictToDps bool = true
+
+@description('Address ranges (CIDR) that may call besides, such as that of whoever runs usher doctor.')
+param allowedAddresses string[] = []
+
+@description('Create a DPS instance with linked hubs to try the webhook with.')
+param createProvisioningService bool = false
+
+@description('How many hubs to create and link to that DPS instance. An S1 hub costs money from the first day on.')
+@minValue(1)
+@maxValue(10)
+param sampleHubs int = 2
+
+@description('Object ID of whoever may upload rules, read records and manage enrollments; none if empty. azd sets it.')
+param principalId string = ''
+
+@allowed(['User', 'Group', 'ServicePrincipal'])
+param principalType string = 'User'
+
+@description('E-mail address that alerts go to; none if empty.')
+param alertEmail string = ''
+
+var suffix = toLower(uniqueString(subscription().id, environmentName, location))
+var tags = { 'azd-env-name': environmentName, application: 'usher' }
+
+resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
+  name: 'rg-usher-${environmentName}'
+  location: location
+  tags: tags
+}
+
+module monitoring 'modules/monitoring.bicep' = {
+  name: 'monitoring'
+  scope: group
+  params: {
+    location: location
+    suffix: suffix
+    tags: tags
+    alertEmail: alertEmail
+  }
+}
+
+module storage 'modules/storage.bicep' = {
+  name: 'storage'
+  scope: group
+  params: {
+    location: location
+    suffix: suffix
+    tags: tags
+    principalId: principalId
+    principalType: principalType
+  }
+}
+
+module webhook 'modules/webhook.bicep' = {
+  name: 'webhook'
+  scope: group
+  params: {
+    location: location
+    suffix: suffix
+    tags: tags
+    hostAccount: storage.outputs.hostAccount
+    dataAccount: storage.outputs.dataAccount
+    insights: monitoring.outputs.insights
+    instanceMemoryMB: instanceMemoryMB
+    alwaysReadyInstances: alwaysReadyInstances
+    maximumInstances: maximumInstances
+    perInstanceConcurrency: perInstanceConcurrency
+    rulesFrom: rulesFrom
+    keepRecords: keepRecords
+    restrictToDps: restrictToDps
+    allowedAddresses: allowedAddresses
+  }
+}
+
+module provisioning 'modules/provisioning.bicep' = if (createProvisioningService) {
+  name: 'provisioning'
+  scope: group
+  params: {
+    location: location
+    suffix: suffix
+    tags: tags
+    hubs: sampleHubs
+    principalId: principalId
+    principalType: principalType
+  }
+}
+
+output AZURE_RESOURCE_GROUP string = group.name
+output USHER_WEBHOOK_URL string = webhook.outputs.url
+output USHER_FUNCTION_APP string = webhook.outputs.name
+output USHER_DATA_ACCOUNT string = storage.outputs.dataAccount
+output USHER_DPS_HOST string = createProvisioningService ? provisioning!.outputs.host : ''

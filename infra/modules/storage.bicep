@@ -1,0 +1,87 @@
+// Two storage accounts without shared keys. The Functions host has wide rights on
+// its own one; on the other, the webhook may read rules and append records, no more.
+param location string
+param suffix string
+param tags object
+param principalId string
+param principalType string
+
+var properties = {
+  minimumTlsVersion: 'TLS1_2'
+  supportsHttpsTrafficOnly: true
+  allowSharedKeyAccess: false
+  allowBlobPublicAccess: false
+  allowCrossTenantReplication: false
+  defaultToOAuthAuthentication: true
+  publicNetworkAccess: 'Enabled'
+}
+
+resource host 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: 'sthost${suffix}'
+  location: location
+  tags: tags
+  sku: { name: 'Standard_LRS' }
+  kind: 'StorageV2'
+  properties: properties
+
+  resource blobs 'blobServices' = {
+    name: 'default'
+
+    resource packages 'containers' = {
+      name: 'packages'
+    }
+  }
+}
+
+resource data 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+  name: 'stdata${suffix}'
+  location: location
+  tags: tags
+  sku: { name: 'Standard_ZRS' }
+  kind: 'StorageV2'
+  properties: properties
+
+  resource blobs 'blobServices' = {
+    name: 'default'
+    properties: {
+      // A bundle that was overwritten by mistake is there again in a minute.
+      isVersioningEnabled: true
+      deleteRetentionPolicy: { enabled: true, days: 30 }
+    }
+
+    resource rules 'containers' = {
+      name: 'rules'
+    }
+
+    resource records 'containers' = {
+      name: 'records'
+    }
+  }
+}
+
+// People: upload rules, read records.
+var blobDataContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var blobDataReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
+
+resource uploadRules 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
+  name: guid(data::blobs::rules.id, principalId, blobDataContributor)
+  scope: data::blobs::rules
+  properties: {
+    principalId: principalId
+    principalType: principalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+  }
+}
+
+resource readRecords 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
+  name: guid(data::blobs::records.id, principalId, blobDataReader)
+  scope: data::blobs::records
+  properties: {
+    principalId: principalId
+    principalType: principalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataReader)
+  }
+}
+
+output hostAccount string = host.name
+output dataAccount string = data.name
