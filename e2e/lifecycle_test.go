@@ -1,0 +1,500 @@
+package e2e_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decisionlog"
+	"github.com/usher-dps/usher/internal/replay"
+	"github.com/usher-dps/usher/internal/telemetry/collector"
+)
+
+// Enrollment groups of the tests: one that the rules on trial shadow, one that they answer a half of.
+const (
+	shadowed = "line-a"
+	canaries = "line-b"
+)
+
+// world is all that a handler needs around it.
+type world struct {
+	t         *testing.T
+	ca        *authority
+	identity  *identity
+	storage   *storage
+	collector *collector.Collector
+	signing   signing
+	fleet     *fleet
+	folder    string // of the handlers: spool and rules on disk
+	settings  map[string]string
+	handlers  []*running
+	calls     []call // that were answered
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	ca := newAuthority(t)
+	w := &world{t: t, ca: ca, identity: startIdentity(t), collector: collector.Start(), signing: newSigning(t), fleet: newFleet(t, ca), folder: t.TempDir()}
+	t.Cleanup(w.collector.Close)
+	w.storage = startStorage(t, ca, w.identity)
+	key, header := secret(), secret()
+	w.settings = map[string]string{
+		"SSL_CERT_FILE": ca.file, "IDENTITY_ENDPOINT": w.identity.URL + "/msi/token", "IDENTITY_HEADER": w.identity.header,
+		"USHER_FUNCTION_KEYS":            key,
+		"USHER_RULES":                    "blob:" + w.storage.url("rules/rules.tar.gz"),
+		"USHER_RULES_POLL":               "1s",
+		"USHER_RULES_KEY_FILE":           w.signing.public,
+		"USHER_RULES_ALG":                "ES256",
+		"USHER_RULES_CACHE":              filepath.Join(w.folder, "rules"),
+		"USHER_RECORD_SINKS":             "stdout,otlp,blob:" + w.storage.url("decisions"),
+		"USHER_RECORD_SPOOL":             filepath.Join(w.folder, "spool"),
+		"USHER_RECORD_SYNC":              "always",
+		"OTEL_EXPORTER_OTLP_ENDPOINT":    w.collector.URL,
+		"OTEL_EXPORTER_OTLP_HEADERS":     "api-key=" + header,
+		"OTEL_METRIC_EXPORT_INTERVAL":    "500",
+		"OTEL_BSP_SCHEDULE_DELAY":        "100",
+		"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+	}
+	maps.Copy(w.fleet.secrets, map[string]string{"the function key": key, "the key of the collector": header, "the identity's header": w.identity.header,
+		"the identity's token": w.identity.token, "its signature": w.identity.token[strings.LastIndexByte(w.identity.token, '.')+1:], "the account's key": w.storage.key})
+	private, err := os.ReadFile(w.signing.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fleet.secrets["the signing key"] = strings.Split(string(private), "\n")[1]
+	return w
+}
+
+func (w *world) launch() *running {
+	w.t.Helper()
+	r := launch(w.t, w.settings)
+	w.handlers = append(w.handlers, r)
+	return r
+}
+
+// ask calls for new devices of a group, which must be answered with 200, by a hub that is right.
+func (w *world) ask(r *running, n int, group string, right ...string) []call {
+	w.t.Helper()
+	var answered []call
+	for range n {
+		c, err := r.ask(w.fleet, group)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if c.status != 200 || !slices.Contains(right, c.hub) || c.id == "" {
+			w.t.Fatalf("%s of %s: status %d, hub %q, code %q, decision %q; want %v", c.device, group, c.status, c.hub, c.code, c.id, right)
+		}
+		answered = append(answered, c)
+	}
+	w.calls = append(w.calls, answered...)
+	return answered
+}
+
+// serves waits until the rules of a revision are in use.
+func (w *world) serves(r *running, revision string) readiness {
+	w.t.Helper()
+	var got readiness
+	until(w.t, "revision "+revision+" serves", func() bool {
+		got = r.ready()
+		return got.status == 200 && got.Rules.Revision == revision
+	})
+	return got
+}
+
+// Rules arrive, go bad in three ways and get better, while others are on trial; then the storage goes
+// away, the handler is killed, starts again without the storage, and the storage comes back. Each step shows
+// in answers, records and metrics; no record of an answer is lost, and no secret gets out.
+func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
+	t.Parallel()
+	needStorage(t)
+	w := newWorld(t)
+	const currentRules, trialRules = `usher_rules_source="current"`, `usher_rules_source="shadow"`
+	w.settings["USHER_RULES_SHADOW"] = "blob:" + w.storage.url("rules/next.tar.gz")
+	w.settings["USHER_RULES_SHADOW_ENROLLMENTS"] = shadowed
+	w.settings["USHER_RULES_CANARY"] = canaries + "=50"
+	w.settings["USHER_RULES_MAX_AGE"] = "5s"
+	first, second, trial := hubs[0], hubs[1], hubs[2]
+
+	// A signed bundle is there, and rules on trial.
+	w.storage.upload("rules.tar.gz", pack(t, rulesFor(0), "v1", &w.signing))
+	w.storage.upload("next.tar.gz", pack(t, rulesFor(2), "next", &w.signing))
+	r := w.launch()
+	v1 := w.serves(r, "v1").Rules
+	if v1.FromDisk || v1.Refused || v1.Failing || v1.Stale || w.identity.asked.Load() == 0 {
+		t.Errorf("readiness %+v, %d tokens", v1, w.identity.asked.Load())
+	}
+	byV1 := w.ask(r, 20, shadowed, first)
+	sides := map[string]int{}
+	byCanary := map[string]bool{}
+	for _, c := range w.ask(r, 30, canaries, first, trial) {
+		sides[c.hub]++
+		byCanary[c.id] = c.hub == trial
+	}
+	if sides[first] == 0 || sides[trial] == 0 {
+		t.Errorf("half of the devices are canaries, and they went to %v", sides)
+	}
+	until(t, "20 decisions are compared", func() bool {
+		return r.metric("usher_shadow_comparisons_total", `usher_shadow_comparison="hub"`, `dps_enrollment="`+shadowed+`"`) == 20
+	})
+	if n := r.metric("usher_allocations_total", `dps_hub="`+first+`"`, `dps_result="assigned"`); n != float64(20+sides[first]) {
+		t.Errorf("%v allocations to %s are counted, want %d", n, first, 20+sides[first])
+	}
+	if n := r.metric("usher_rules_info", currentRules, `usher_rules_revision="v1"`, v1.Digest); n != 1 {
+		t.Errorf("the metrics do not say that v1 serves: %v", n)
+	}
+	if n := r.metric("usher_rules_info", trialRules, `usher_rules_revision="next"`); n != 1 {
+		t.Errorf("the metrics do not say which rules are on trial: %v", n)
+	}
+	w.collected(byV1)
+
+	// Bundles that are no good are refused, each of them counted and told with its reason.
+	stranger := newSigning(t)
+	for i, bad := range []struct {
+		what, tells string
+		packed      []byte
+	}{
+		{"broken", "default/default.rego:3", packBroken(t, "package allocation.default\n\nhub := inptu.linkedHubs[1]\n", "broken", w.signing)},
+		{"not signed", "signature", pack(t, rulesFor(1), "unsigned", nil)},
+		{"signed by a stranger", "signature", pack(t, rulesFor(1), "strange", &stranger)},
+		{"cut short", "it is no bundle", pack(t, rulesFor(1), "short", &w.signing)[:200]},
+	} {
+		w.storage.upload("rules.tar.gz", bad.packed)
+		until(t, "a bundle is refused that is "+bad.what, func() bool { return r.metric("usher_rules_refusals_total", currentRules) == float64(i+1) })
+		lines := r.lines("rules refused")
+		if len(lines) != i+1 || lines[i]["level"] != "ERROR" || !strings.Contains(fmt.Sprint(lines[i]["error"]), bad.tells) {
+			t.Errorf("%s: logged %v", bad.what, lines)
+		}
+		if got := r.ready(); got.status != 200 || !got.Rules.Refused || got.Rules.Revision != "v1" {
+			t.Errorf("%s: readiness %+v", bad.what, got)
+		}
+		w.ask(r, 3, shadowed, first)
+	}
+
+	// A good one is live after the next look.
+	packed := pack(t, rulesFor(1), "v2", &w.signing)
+	uploaded := time.Now()
+	w.storage.upload("rules.tar.gz", packed)
+	v2 := w.serves(r, "v2").Rules
+	t.Logf("a new bundle was in use %d ms after its upload, looked for once a second", time.Since(uploaded).Milliseconds())
+	if took := time.Since(uploaded); took > 10*time.Second {
+		t.Errorf("a new bundle was in use after %s", took)
+	}
+	if v2.Refused || v2.Digest == v1.Digest || r.metric("usher_rules_info", currentRules, `usher_rules_revision="v2"`) != 1 {
+		t.Errorf("readiness %+v", v2)
+	}
+	byV2 := w.ask(r, 20, shadowed, second)
+	until(t, "all records are delivered", func() bool { return r.metric("usher_records_spooled") == 0 })
+
+	// The storage goes away: decisions go on, records wait, and the operator is told.
+	alarms := len(r.lines("rules stale")) // bundles that are not genuine are no sign of life
+	w.storage.stop()
+	until(t, "the rules are stale", func() bool { return r.metric("usher_rules_stale", currentRules) == 1 })
+	w.ask(r, 20, shadowed, second)
+	if got := r.ready(); got.status != 200 || !got.Rules.Failing || !got.Rules.Stale || got.Rules.AgeSeconds < 5 || got.Rules.Revision != "v2" {
+		t.Errorf("without the storage: readiness %+v", got)
+	}
+	if len(r.lines("rules stale")) != alarms+1 || len(r.lines("rules source failed")) != 1 {
+		t.Errorf("logged %v and %v", r.lines("rules stale"), r.lines("rules source failed"))
+	}
+	until(t, "the failures are counted, and records wait", func() bool {
+		return r.metric("usher_rules_failures_total", currentRules) > 1 && r.metric("usher_records_failures_total", `usher_record_sink="blob"`) > 0 &&
+			r.metric("usher_records_spooled", `usher_record_sink="blob"`) >= 20 && r.metric("usher_rules_age_seconds", currentRules) > 5
+	})
+	until(t, "the operator is told that records wait", func() bool { return len(r.lines("records wait")) > 0 })
+
+	// The machine fails, in the middle of everything, and again. It starts without the storage, by the rules on disk.
+	for round := range 3 {
+		w.killUnderLoad(r, 20+13*round)
+		r = w.launch()
+	}
+	if got := r.ready(); got.status != 200 || !got.Rules.FromDisk || !got.Rules.Failing || got.Rules.Revision != "v2" || got.Rules.Digest != v2.Digest {
+		t.Errorf("after a start without the storage: readiness %+v", got)
+	}
+	w.ask(r, 20, shadowed, second)
+	if lines := r.lines("rules activated"); len(lines) != 1 || lines[0]["from_disk"] != true || lines[0]["revision"] != "v2" {
+		t.Errorf("logged %v", lines)
+	}
+	waiting := r.metric("usher_records_spooled", `usher_record_sink="blob"`)
+	if waiting < 20+20+33+46+20 || r.metric("usher_rules_info", currentRules, `usher_rules_revision="v2"`) != 1 {
+		t.Errorf("%v records wait", waiting)
+	}
+
+	// The storage comes back: what waited is delivered.
+	w.storage.start()
+	until(t, "the storage confirms the rules", func() bool {
+		got := r.ready().Rules
+		return !got.FromDisk && !got.Failing && !got.Stale && got.Revision == "v2"
+	})
+	until(t, "all records are delivered", func() bool {
+		return r.metric("usher_records_spooled", `usher_record_sink="blob"`) == 0 && r.metric("usher_records_spooled", `usher_record_sink="otlp"`) == 0
+	})
+	last := w.ask(r, 10, shadowed, second)
+	w.collected(last)
+	if n := r.metric("usher_records_dropped_total"); n > 0 {
+		t.Errorf("%v records are lost", n)
+	}
+	if err := r.stop(); err != nil {
+		t.Errorf("told to stop, it ended with %v: %s", err, r.errors())
+	}
+
+	w.recorded(byV1, byV2, byCanary)
+	w.keptSecrets()
+}
+
+// killUnderLoad kills a handler while it answers, after this many answers.
+func (w *world) killUnderLoad(r *running, after int) {
+	w.t.Helper()
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	answered := make(chan struct{}, 100_000)
+	for range 4 {
+		group.Go(func() {
+			for {
+				c, err := r.ask(w.fleet, shadowed)
+				if err != nil {
+					return // it is dead
+				}
+				mu.Lock()
+				w.calls = append(w.calls, c)
+				mu.Unlock()
+				answered <- struct{}{}
+			}
+		})
+	}
+	for range after {
+		select {
+		case <-answered:
+		case <-time.After(patience):
+			w.t.Fatal("the handler answers no more")
+		}
+	}
+	r.kill()
+	group.Wait()
+}
+
+// collected checks that the collector has the spans of calls, below the caller's, and metrics and logs.
+func (w *world) collected(calls []call) {
+	w.t.Helper()
+	wanted := map[string]call{}
+	for _, c := range calls {
+		wanted[c.id] = c
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	got, err := w.collector.Wait(ctx, func(got collector.Received) bool {
+		spans := 0
+		for _, span := range got.Spans {
+			if _, ours := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]; ours && span.Server {
+				spans++
+			}
+		}
+		return spans == len(calls) && slices.ContainsFunc(got.Metrics, func(m collector.Metric) bool { return m.Name == "usher.allocations" }) &&
+			slices.ContainsFunc(got.Logs, func(l collector.Log) bool { return l.Body == "rules activated" }) && len(recordsOf(w.t, got, wanted)) == len(calls)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	records := recordsOf(w.t, got, wanted)
+	for _, span := range got.Spans {
+		c, ours := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]
+		if !ours || !span.Server {
+			continue
+		}
+		if span.TraceID != c.trace || span.ParentID != c.parent || span.Attributes["dps.hub"] != c.hub || span.Attributes["dps.enrollment"] != c.group {
+			w.t.Errorf("the span of %+v is %+v", c, span)
+		}
+		if trace := records[c.id].Trace; trace == nil || trace.TraceID != c.trace || trace.SpanID != span.SpanID || trace.ParentSpanID != c.parent {
+			w.t.Errorf("the record of %+v has the trace %+v, and its span is %s", c, trace, span.SpanID)
+		}
+	}
+}
+
+// recordsOf returns those records that came as logs and are wanted.
+func recordsOf[T any](t *testing.T, got collector.Received, wanted map[string]T) map[string]decisionlog.Record {
+	t.Helper()
+	records := map[string]decisionlog.Record{}
+	for _, log := range got.Logs {
+		id, _ := log.Attributes["dps.decision_id"].(string)
+		if _, ours := wanted[id]; !ours || !strings.HasPrefix(log.Body, `{"usherRecord":`) {
+			continue
+		}
+		record, err := decisionlog.Decode([]byte(log.Body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		records[id] = record
+	}
+	return records
+}
+
+// recorded checks that there is a record of each answer in each sink, and that it says what was answered.
+func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
+	t := w.t
+	t.Helper()
+	blobs := w.storage.blobs()
+	text := ""
+	for _, name := range slices.Sorted(maps.Keys(blobs)) {
+		text += blobs[name]
+	}
+	inBlobs, again := recordsIn(t, text)
+	stdout := ""
+	for _, r := range w.handlers {
+		stdout += r.output()
+	}
+	onStdout, twice := recordsIn(t, stdout)
+	wanted := map[string]bool{}
+	for _, c := range w.calls {
+		wanted[c.id] = true
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	got, err := w.collector.Wait(ctx, func(got collector.Received) bool { return len(recordsOf(t, got, wanted)) == len(wanted) })
+	if err != nil {
+		t.Errorf("the collector lacks records: %v", err)
+	}
+	t.Logf("%d answers; %d records in %d blobs, %d of them again; %d on standard output; %d at the collector",
+		len(w.calls), len(inBlobs), len(blobs), again, len(onStdout), len(recordsOf(t, got, wanted)))
+	if twice != 0 {
+		t.Errorf("%d records are on standard output twice", twice)
+	}
+	if len(wanted) != len(w.calls) {
+		t.Errorf("%d decision IDs of %d answers", len(wanted), len(w.calls))
+	}
+	for where, records := range map[string]map[string]decisionlog.Record{"blobs": inBlobs, "standard output": onStdout, "what was collected": recordsOf(t, got, wanted)} {
+		missing := 0
+		for _, c := range w.calls {
+			record, there := records[c.id]
+			switch {
+			case !there:
+				missing++
+			case record.RegistrationID != c.device || record.Status != c.status || record.Decision.Hub != c.hub || record.Enrollment.ID != c.group ||
+				record.Trace == nil || record.Trace.ParentSpanID != c.parent || len(record.Lines) != 1 || record.Lines[0].Place != "default/default.rego:7":
+				t.Errorf("%s: the record of %+v is %+v", where, c, record)
+			}
+		}
+		if missing > 0 {
+			t.Errorf("%d of %d answers have no record in %s", missing, len(w.calls), where)
+		}
+	}
+	for revision, calls := range map[string][]call{"v1": byV1, "v2": byV2} {
+		for _, c := range calls {
+			if record := inBlobs[c.id]; record.Rules == nil || record.Rules.Revision != revision || record.Source != allocation.SourceCurrent {
+				t.Errorf("a decision by %s has the record %+v", revision, record)
+			}
+		}
+	}
+	for id, canary := range byCanary {
+		source, revision := allocation.SourceCurrent, "v1"
+		if canary {
+			source, revision = allocation.SourceCanary, "next"
+		}
+		if record := inBlobs[id]; record.Source != source || record.Rules.Revision != revision {
+			t.Errorf("a decision of %s %s has the record %+v", source, revision, record)
+		}
+	}
+	shadows := map[string]decisionlog.Record{}
+	for _, record := range inBlobs {
+		if record.Source == allocation.SourceShadow {
+			shadows[record.ShadowOf] = record
+		}
+	}
+	for _, c := range byV1 {
+		if s, there := shadows[c.id]; !there || s.Rules.Revision != "next" || s.Decision.Hub != hubs[2] || !slices.Equal(s.Diverged, []string{"hub"}) || s.RegistrationID != c.device {
+			t.Errorf("the shadow of %+v has the record %+v", c, s)
+		}
+	}
+
+	// A person finds a record, and replays what v2 decided.
+	folder := t.TempDir()
+	file, rules := filepath.Join(folder, "records.ndjson"), filepath.Join(folder, "rules")
+	if err := os.Mkdir(rules, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{file: text, filepath.Join(rules, "default.rego"): rulesFor(1)} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found, _ := recordsIn(t, usher(t, "log", file, "--id", byV2[0].id, "-o", "json")); found[byV2[0].id].RegistrationID != byV2[0].device {
+		t.Errorf("usher log finds %v of %s", found, byV2[0].id)
+	}
+	decided := ""
+	for line := range strings.Lines(usher(t, "log", file, "--source", "current", "-o", "json")) {
+		if strings.Contains(line, `"revision":"v2"`) {
+			decided += line
+		}
+	}
+	file = filepath.Join(folder, "v2.ndjson")
+	if err := os.WriteFile(file, []byte(decided), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var replayed replay.Report
+	if err := json.Unmarshal([]byte(usher(t, "replay", "--rules", rules, file, "-o", "json")), &replayed); err != nil {
+		t.Fatal(err)
+	}
+	if n := int64(strings.Count(decided, "\n")); n < 100 || replayed.Counts[replay.Stayed] != n || replayed.Counted != n || replayed.Lacking+replayed.Malformed > 0 {
+		t.Errorf("of %d records of v2, usher replay says %+v", n, replayed)
+	}
+}
+
+// keptSecrets reads all that came out of the handlers.
+func (w *world) keptSecrets() {
+	t := w.t
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	got, _ := w.collector.Wait(ctx, func(collector.Received) bool { return true })
+	outputs := map[string]string{"the collector": string(got.Raw)}
+	for i, r := range w.handlers {
+		outputs[fmt.Sprint("standard output ", i)] = r.output()
+		outputs[fmt.Sprint("standard error ", i)] = r.errors()
+		outputs[fmt.Sprint("answers and metrics ", i)] = r.answers()
+		if e := r.errors(); e != "" {
+			t.Errorf("on standard error: %s", e)
+		}
+	}
+	for name, text := range w.storage.blobs() {
+		outputs[name] = text
+	}
+	if err := filepath.WalkDir(w.folder, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(name)
+		outputs[name] = string(content)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for where, text := range outputs {
+		read += len(text)
+		for what, secret := range w.fleet.secrets {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s: %s is there", where, what)
+			}
+		}
+		if strings.Contains(text, "SECRET") {
+			t.Errorf("%s: there is a secret: %.100s", where, text[strings.Index(text, "SECRET"):])
+		}
+	}
+	if len(outputs) < 8 || read < 100_000 {
+		t.Errorf("%d outputs with %d bytes are read", len(outputs), read)
+	}
+	for _, header := range got.Headers {
+		if header.Get("Api-Key") == "" {
+			t.Error("the collector is not shown its key")
+			break
+		}
+	}
+}

@@ -1,0 +1,67 @@
+// The service SDK manages the stand-in as it manages DPS.
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import * as e2e from './stack.mjs'
+
+const { dps } = e2e
+
+test('groups: made, read, changed under their ETag, found, removed', async () => {
+  const key = await e2e.newGroup('managed', { iotHubs: ['hub-a.azure-devices.net'] })
+  const { responseBody: group } = await dps.getEnrollmentGroup('managed')
+  assert.equal(group.enrollmentGroupId, 'managed')
+  assert.equal(group.provisioningStatus, 'enabled')
+  const attestation = (await dps.getEnrollmentGroupAttestationMechanism('managed')).responseBody
+  assert.equal(attestation.symmetricKey.primaryKey, key)
+
+  const { responseBody: changed } = await dps.createOrUpdateEnrollmentGroup({ ...group, attestation, provisioningStatus: 'disabled' })
+  assert.notEqual(changed.etag, group.etag)
+  await assert.rejects(dps.createOrUpdateEnrollmentGroup({ ...group, attestation }), { name: 'InvalidEtagError' })
+  await assert.rejects(dps.deleteEnrollmentGroup('managed', group.etag), { name: 'InvalidEtagError' })
+
+  const found = await new Promise((resolve, reject) => {
+    dps.createEnrollmentGroupQuery({ query: 'SELECT * FROM enrollmentGroups' }, 100).next(
+      (err, page) => (err ? reject(err) : resolve(page.map((group) => group.enrollmentGroupId))))
+  })
+  assert.ok(found.includes('managed') && found.includes('tenant-devices'), `found ${found}`)
+
+  await dps.deleteEnrollmentGroup('managed', changed.etag)
+  await assert.rejects(dps.getEnrollmentGroup('managed'), /Not found/)
+})
+
+test('individual enrollments: many at once, with the keys that DPS makes', async () => {
+  const enrollments = [1, 2, 3].map((n) => ({
+    registrationId: `bulk-${n}`, attestation: { type: 'symmetricKey', symmetricKey: {} }, ...e2e.customAllocation(e2e.stack.webhook)
+  }))
+  // By callback: without one, this call of the SDK never comes to an end.
+  const result = await new Promise((resolve, reject) => {
+    dps.runBulkEnrollmentOperation({ mode: 'create', enrollments }, (err, result) => (err ? reject(err) : resolve(result)))
+  })
+  assert.deepEqual(result, { isSuccessful: true, errors: [] })
+  const { symmetricKey } = (await dps.getIndividualEnrollmentAttestationMechanism('bulk-2')).responseBody
+  const state = await e2e.registerByKey('bulk-2', symmetricKey.primaryKey)
+  assert.equal(state.status, 'assigned')
+
+  const { responseBody: record } = await dps.getDeviceRegistrationState('bulk-2')
+  assert.equal(record.assignedHub, state.assignedHub)
+  await dps.deleteDeviceRegistrationState('bulk-2')
+  await assert.rejects(dps.getDeviceRegistrationState('bulk-2'))
+  assert.equal((await e2e.registerByKey('bulk-2', symmetricKey.primaryKey)).substatus, 'initialAssignment')
+})
+
+test('a mistake is named', async () => {
+  const err = await dps.createOrUpdateEnrollmentGroup({
+    enrollmentGroupId: 'mistaken', attestation: { type: 'symmetricKey' }, allocationPolicy: 'custom'
+  }).catch((err) => err)
+  assert.equal(err.name, 'ArgumentError') // the SDK's word for 400
+  assert.match(err.responseBody ?? err.message, /customAllocationDefinition/)
+})
+
+test('the registry SDK lists devices and counts them', async () => {
+  const key = await e2e.newGroup('counted', { iotHubs: ['hub-c.azure-devices.net'] })
+  await Promise.all([1, 2, 3].map((n) => e2e.registerByKey(`counted-${n}`, e2e.derive(key, `counted-${n}`))))
+  const registry = e2e.registry('hub-c')
+  const { responseBody: statistics } = await registry.getRegistryStatistics()
+  assert.equal(statistics.totalDeviceCount, 3)
+  const { result } = await registry.createQuery('SELECT * FROM devices', 2).nextAsTwin()
+  assert.equal(result.length, 2)
+})

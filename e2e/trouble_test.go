@@ -1,0 +1,224 @@
+package e2e_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// trouble stands before the storage and can spoil what passes.
+type trouble struct {
+	*httptest.Server
+
+	mu    sync.Mutex
+	kind  string        // empty: everything passes
+	over  chan struct{} // closed when this trouble ends
+	spoil map[string]int
+	looks []string // what the storage answered to looks at the rules, since the last change
+}
+
+// The kinds of trouble.
+const (
+	hangs     = "hangs"     // no answer for as long as the trouble lasts
+	fails     = "fails"     // 500
+	forbids   = "forbids"   // 403
+	cutsShort = "cuts"      // bundles end halfway
+	forgets   = "forgets"   // does what it is asked for, and closes the connection
+	rules     = "the rules" // what is spoiled
+	decisions = "decisions"
+)
+
+func startTrouble(t *testing.T, w *world) *trouble {
+	t.Helper()
+	target, err := url.Parse("https://127.0.0.1:" + w.storage.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &trouble{over: make(chan struct{}), spoil: map[string]int{}}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = w.storage.plain.Transport
+	proxy.ModifyResponse = func(response *http.Response) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if strings.HasSuffix(response.Request.URL.Path, "/rules.tar.gz") {
+			p.looks = append(p.looks, response.Status)
+		}
+		return nil
+	}
+	p.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+		of := decisions
+		if strings.HasSuffix(r.URL.Path, "/rules.tar.gz") {
+			of = rules
+		}
+		p.mu.Lock()
+		kind, over := p.kind, p.over
+		spoils := kind == hangs || kind == fails || kind == forbids || kind == cutsShort && of == rules || kind == forgets && of == decisions
+		if spoils {
+			p.spoil[of]++
+		}
+		p.mu.Unlock()
+		switch kind {
+		case hangs:
+			select {
+			case <-over:
+			case <-r.Context().Done():
+				return
+			}
+		case fails:
+			answer.Header().Set("X-Ms-Error-Code", "InternalError")
+			answer.WriteHeader(http.StatusInternalServerError)
+			return
+		case forbids:
+			answer.Header().Set("X-Ms-Error-Code", "AuthorizationPermissionMismatch")
+			answer.WriteHeader(http.StatusForbidden)
+			return
+		}
+		if !spoils || kind == hangs {
+			proxy.ServeHTTP(answer, r)
+			return
+		}
+		whole := httptest.NewRecorder()
+		proxy.ServeHTTP(whole, r)
+		if kind == cutsShort {
+			maps.Copy(answer.Header(), whole.Header())
+			answer.WriteHeader(whole.Code)
+			_, _ = answer.Write(whole.Body.Bytes()[:whole.Body.Len()/2])
+			_ = http.NewResponseController(answer).Flush()
+		}
+		panic(http.ErrAbortHandler)
+	}))
+	certificate, key := w.ca.issue(t, "127.0.0.1")
+	private, err := parseKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}}
+	p.StartTLS()
+	t.Cleanup(func() {
+		p.set("")
+		p.Close()
+	})
+	return p
+}
+
+// set begins another kind of trouble, or ends it.
+func (p *trouble) set(kind string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.over)
+	p.kind, p.over, p.spoil, p.looks = kind, make(chan struct{}), map[string]int{}, nil
+}
+
+// spoiled is how often something was.
+func (p *trouble) spoiled(what string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spoil[what]
+}
+
+func (p *trouble) looked() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.looks)
+}
+
+// A storage in trouble holds up no decision and loses no record, and the operator is told of each kind. Once it is
+// well again, the first look brings the rules that changed meanwhile.
+func TestStorageInTrouble(t *testing.T) {
+	t.Parallel()
+	needStorage(t)
+	w := newWorld(t)
+	p := startTrouble(t, w)
+	for name, value := range w.settings {
+		w.settings[name] = strings.ReplaceAll(value, "https://127.0.0.1:"+w.storage.port, p.URL)
+	}
+	w.storage.upload("rules.tar.gz", pack(t, rulesFor(0), "v0", &w.signing))
+	r := w.launch()
+	w.serves(r, "v0")
+
+	const current, blob = `usher_rules_source="current"`, `usher_record_sink="blob"`
+	for i, c := range []struct {
+		kind  string
+		tells string // in the line about the rules
+	}{
+		{hangs, ""}, // not before 30 s
+		{fails, "500 Internal Server Error (InternalError)"},
+		{forbids, "403 Forbidden (AuthorizationPermissionMismatch): it does not let us read the bundle; in Blob Storage the identity needs the role Storage Blob Data Reader"},
+		{cutsShort, "the bundle did not arrive whole: unexpected EOF"},
+		{forgets, ""}, // the rules have none
+	} {
+		before, revision := hubs[i%2], fmt.Sprint("v", i+1)
+		failedLooks, failedRecords := r.metric("usher_rules_failures_total", current), r.metric("usher_records_failures_total", blob)
+		lookFails := slices.Contains([]string{fails, forbids, cutsShort}, c.kind)
+		recordsFail := slices.Contains([]string{fails, forbids, forgets}, c.kind)
+		p.set(c.kind)
+		if c.kind != forgets {
+			w.storage.upload("rules.tar.gz", pack(t, rulesFor((i+1)%2), revision, &w.signing))
+		}
+		for _, answered := range w.ask(r, 10, shadowed, before) {
+			if answered.took > 5*time.Second {
+				t.Errorf("%s: an answer took %s", c.kind, answered.took)
+			}
+		}
+		until(t, "the storage "+c.kind, func() bool {
+			return (p.spoiled(rules) > 0 || c.kind == forgets) && (p.spoiled(decisions) > 0 || c.kind == cutsShort) &&
+				(!lookFails || r.metric("usher_rules_failures_total", current) > failedLooks) &&
+				(!recordsFail || r.metric("usher_records_failures_total", blob) > failedRecords)
+		})
+		if c.tells != "" {
+			lines := r.lines("rules source failed")
+			if !slices.ContainsFunc(lines, func(line map[string]any) bool {
+				return strings.Contains(fmt.Sprint(line["error"]), c.tells) && line["level"] == "WARN"
+			}) {
+				t.Errorf("%s: logged %v", c.kind, lines)
+			}
+		}
+		if lookFails && !r.ready().Rules.Failing {
+			t.Errorf("%s: readiness %+v", c.kind, r.ready())
+		}
+		w.ask(r, 5, shadowed, before)
+		p.set("")
+		if c.kind == forgets {
+			revision = fmt.Sprint("v", i)
+		}
+		w.serves(r, revision)
+		if looks := p.looked(); c.kind != forgets && (len(looks) == 0 || !strings.HasPrefix(looks[0], "200")) {
+			t.Errorf("%s: the looks afterwards were answered %q; the first should have brought %s", c.kind, looks, revision)
+		}
+		until(t, "all records are delivered", func() bool { return r.metric("usher_records_spooled", blob) == 0 })
+	}
+	lines := r.lines("records wait")
+	if len(lines) == 0 || lines[0]["sink"] != "blob" || lines[0]["level"] != "ERROR" {
+		t.Errorf("logged %v", lines)
+	}
+	if n := r.metric("usher_records_dropped_total"); n > 0 {
+		t.Errorf("%v records are lost", n)
+	}
+	if err := r.stop(); err != nil {
+		t.Errorf("told to stop, it ended with %v: %s", err, r.errors())
+	}
+	blobs := w.storage.blobs()
+	text := ""
+	for _, name := range slices.Sorted(maps.Keys(blobs)) {
+		text += blobs[name]
+	}
+	records, again := recordsIn(t, text)
+	if again > 0 || len(records) != len(w.calls) {
+		t.Errorf("%d records, %d of them again, of %d answers", len(records), again, len(w.calls))
+	}
+	for _, c := range w.calls {
+		if records[c.id].Decision.Hub != c.hub {
+			t.Errorf("the record of %+v is %+v", c, records[c.id])
+		}
+	}
+	w.keptSecrets()
+}
