@@ -11,7 +11,7 @@ HANDLER_BUILD = CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) build -trimpath -ldf
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build-local ## build, and serve http://localhost:7071/api/allocate with the rules in rules/
@@ -27,19 +27,39 @@ build-local: ## the same for this machine, whatever it is
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -buildid=' -o bin/handler ./function-app
 	@$(GO) build -trimpath -o bin/usher ./cmd/usher
 
+.PHONY: package
+package: build ## build, and pack dist/usher.zip, what Azure Functions runs
+	@mkdir -p dist
+	@bin/usher package -o dist/usher.zip
+
 .PHONY: test
 test: ## run all tests, with the race detector where cgo is there
 	$(GO) test $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race) ./...
 
+.PHONY: e2e
+e2e: build-local ## run unmodified Azure SDKs against usher dps and usher host, and the handler with Azurite (needs Node 20 and npm)
+	@if command -v node >/dev/null; then node e2e/run.mjs; else echo "e2e: skipped, node is not installed"; [ "$(USHER_E2E)" != required ]; fi
+	USHER_E2E=$(or $(USHER_E2E),on) $(GO) test -count=1 -v ./e2e
+
 .PHONY: check
-check: ## formatting, vet, linter, opa fmt, import table, go.mod
+check: ## formatting, vet, linter, rules, editor files, import table, go.mod
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	$(GO) run ./cmd/usher fmt --check rules bench/rules
+	$(GO) run ./cmd/usher check --fail-on warning rules
+	$(GO) run ./cmd/usher editor --check
 	$(GO) test -run '^TestImports' .
 	$(GO) mod tidy -diff
 	$(GO) mod verify
+
+.PHONY: vulnerabilities
+vulnerabilities: ## look for known vulnerabilities in what is linked (needs the network)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
+
+.PHONY: editor
+editor: ## write .usher, by which editors check rules
+	$(GO) run ./cmd/usher editor
 
 .PHONY: fmt
 fmt: ## format Go and Rego
@@ -62,4 +82,4 @@ fuzz: ## run every fuzz target for FUZZTIME (30s)
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

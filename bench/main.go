@@ -54,7 +54,9 @@ func run(ctx context.Context) error {
 		{"enrollments", enrollments},
 		{"server", servers},
 		{"latency", latencies},
+		{"records", records},
 		{"start", starts},
+		{"swap", swaps},
 	}
 	var names []string
 	for _, s := range sections {

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +16,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/usher-dps/usher/internal/rulebundle"
+	"github.com/usher-dps/usher/internal/ruleset"
 )
 
 // echoCommand makes this program the no-op server that others are measured
@@ -48,8 +54,13 @@ type server struct {
 	firstAnswer time.Duration
 }
 
-// start runs a server and asks it until it answers.
+// start runs a server and asks it until it answers. Its output is lost.
 func start(ctx context.Context, program []string, environment []string, first []byte) (*server, error) {
+	return launch(ctx, program, environment, first, nil)
+}
+
+// launch is start with somebody who reads the server's output through a pipe, unless nil.
+func launch(ctx context.Context, program []string, environment []string, first []byte, output io.Writer) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -61,7 +72,7 @@ func start(ctx context.Context, program []string, environment []string, first []
 	command := exec.CommandContext(ctx, program[0], program[1:]...)
 	command.Env = append(append(os.Environ(), environment...), "USHER_LISTEN="+address)
 	var errors bytes.Buffer
-	command.Stderr = &errors
+	command.Stdout, command.Stderr = output, &errors
 	s := &server{url: "http://" + address + "/api/allocate", command: command, client: &http.Client{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 1000},
 		Timeout:   30 * time.Second,
@@ -332,14 +343,32 @@ func starts(ctx context.Context, b bench) error {
 	if err != nil {
 		return err
 	}
+	bundles, err := serveBundle(many)
+	if err != nil {
+		return err
+	}
+	defer bundles.Close()
+	bundle, away := bundles.URL+"/rules.tar.gz", bundles.URL+"/away.tar.gz"
 	t := table{title: fmt.Sprintf("From exec to the first decision (binary %.1f MB)", float64(info.Size())/(1<<20))}
 	t.add("rules", "USHER_RULES_CHECK", "time", "resident then", "goal")
+	cache := filepath.Join(b.scratch, "cache")
 	for _, c := range []struct{ name, folder, check, goal string }{
 		{"starter rules", filepath.Join(b.repository, "rules"), "before", "≤ 25 ms"},
 		{"starter rules", filepath.Join(b.repository, "rules"), "after", "≤ 25 ms"},
 		{"1,000 packages", many, "before", ""},
 		{"1,000 packages", many, "after", "≤ 60 ms"},
+		{"1,000 packages, bundle downloaded", bundle, "before", ""},
+		{"1,000 packages, bundle downloaded", bundle, "after", ""},
+		{"1,000 packages, bundle on disk, unchanged", bundle, "after", ""},
+		{"1,000 packages, bundle on disk, source away", away, "after", ""},
 	} {
+		kept := "none"
+		if strings.Contains(c.name, "on disk") {
+			kept = cache
+			if err := keepOnDisk(ctx, b, c.folder, kept, bundles, group0); err != nil {
+				return err
+			}
+		}
 		body := group0
 		if c.name == "starter rules" {
 			body = tutorial
@@ -347,7 +376,7 @@ func starts(ctx context.Context, b bench) error {
 		var times []float64
 		var resident string
 		for range b.rounds {
-			s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + c.folder, "USHER_RULES_CHECK=" + c.check}, body)
+			s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + c.folder, "USHER_RULES_CHECK=" + c.check, "USHER_RULES_CACHE=" + kept}, body)
 			if err != nil {
 				return err
 			}
@@ -362,4 +391,120 @@ func starts(ctx context.Context, b bench) error {
 	}
 	t.print()
 	return nil
+}
+
+// bundleServer offers a bundle, at two addresses of which one can go away.
+type bundleServer struct {
+	*httptest.Server
+	away atomic.Bool
+}
+
+func serveBundle(folder string) (*bundleServer, error) {
+	fsys := os.DirFS(folder)
+	names, err := ruleset.Files(fsys, false)
+	if err != nil {
+		return nil, err
+	}
+	var packed bytes.Buffer
+	if err := rulebundle.Write(&packed, fsys, names, rulebundle.WriteOptions{}); err != nil {
+		return nil, err
+	}
+	s := new(bundleServer)
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.away.Load() && r.URL.Path == "/away.tar.gz" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("ETag", `"1"`)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed.Bytes()))
+	}))
+	return s, nil
+}
+
+// keepOnDisk has a handler keep the bundle, as one that ran before has done.
+func keepOnDisk(ctx context.Context, b bench, url, folder string, bundles *bundleServer, body []byte) error {
+	bundles.away.Store(false)
+	s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + url, "USHER_RULES_CACHE=" + folder}, body)
+	if err != nil {
+		return err
+	}
+	s.stop() // with USHER_RULES_CHECK=before it was kept before the first answer
+	bundles.away.Store(true)
+	return nil
+}
+
+// swaps measures what callers feel of rules that are replaced while they call:
+// 1,000 packages, another bundle at each look, once a second.
+func swaps(ctx context.Context, b bench) error {
+	folder := filepath.Join(b.scratch, "swapped")
+	if err := writeMany(folder, 1000); err != nil {
+		return err
+	}
+	fsys := os.DirFS(folder)
+	names, err := ruleset.Files(fsys, false)
+	if err != nil {
+		return err
+	}
+	var bundles [2][]byte
+	for i := range bundles {
+		var packed bytes.Buffer
+		if err := rulebundle.Write(&packed, fsys, names, rulebundle.WriteOptions{Revision: fmt.Sprint(i)}); err != nil {
+			return err
+		}
+		bundles[i] = packed.Bytes()
+	}
+	var changing atomic.Bool
+	var looks atomic.Int64
+	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if changing.Load() {
+			looks.Add(1)
+		}
+		_, _ = w.Write(bundles[looks.Load()%2]) // a write that fails shows as a failed look
+	}))
+	defer source.Close()
+	body := bodiesFor(b, 1)[0]
+	s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + source.URL + "/rules.tar.gz", "USHER_RULES_CACHE=none",
+		"USHER_RULES_POLL=1s", "USHER_LOG_LEVEL=error"}, body)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	t := table{title: "500 requests/s, open loop, while rules are replaced (1,000 packages); one that fails would end the benchmark"}
+	t.add("rules", "bundles offered", "p50", "p99", "the longest", "failed", "goal")
+	for _, change := range []bool{false, true} {
+		changing.Store(change)
+		before, begin := looks.Load(), time.Now()
+		waits, err := s.open(500, 6*time.Second, body)
+		if err != nil {
+			return err
+		}
+		name := "unchanged"
+		if change {
+			name = "replaced"
+			at, err := s.activated()
+			if err == nil && !at.After(begin) {
+				err = fmt.Errorf("no rules were replaced since %s", at)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		t.add(name, fmt.Sprint(looks.Load()-before), milli(percentile(waits, 0.5)), milli(percentile(waits, 0.99)), milli(waits[len(waits)-1]), "0", "0")
+	}
+	t.print()
+	return nil
+}
+
+// activated is when the rules in use were put into use.
+func (s *server) activated() (time.Time, error) {
+	response, err := s.client.Get(strings.TrimSuffix(s.url, "/api/allocate") + "/readyz")
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Details struct{ Rules struct{ Activated time.Time } }
+	}
+	err = json.NewDecoder(response.Body).Decode(&answer)
+	return answer.Details.Rules.Activated, err
 }

@@ -10,6 +10,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -273,19 +274,35 @@ func constantsOf(t *testing.T, file, typeName, prefix string) []string {
 	return values
 }
 
+// settingsOf lists the settings that the code reads.
+func settingsOf(t *testing.T) []string {
+	t.Helper()
+	files, err := fs.Glob(os.DirFS(root), "function-app/settings*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	var names []string
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") && strings.Contains(readDocument(t, file), `= "USHER_`) {
+			names = append(names, constantsOf(t, file, "", "USHER_")...)
+		}
+	}
+	return names
+}
+
 // The table of settings lists what the code reads, with the example's values,
 // which a test of function-app holds to the defaults.
 func TestSettingsTable(t *testing.T) {
 	t.Parallel()
 	documented := tableUnder(t, readDocument(t, "docs/operations.md"), "setting", "what", "default")
-	sameNames(t, "settings", documented.column(0), constantsOf(t, "function-app/settings.go", "", "USHER_"))
+	sameNames(t, "settings", documented.column(0), settingsOf(t))
 
 	var example struct{ Values map[string]string }
 	if err := json.Unmarshal([]byte(readDocument(t, "local.settings.json.example")), &example); err != nil {
 		t.Fatal(err)
 	}
 	sameNames(t, "settings of local.settings.json.example", slices.Sorted(maps.Keys(example.Values)),
-		append(constantsOf(t, "function-app/settings.go", "", "USHER_"), "FUNCTIONS_WORKER_RUNTIME"))
+		append(settingsOf(t), "FUNCTIONS_WORKER_RUNTIME"))
 	values := documented.column(2)
 	for i, row := range documented.rows {
 		name := strings.Trim(row[0], "`")
@@ -301,10 +318,12 @@ type exchangeCase struct {
 	request string // empty: one that is valid
 	broken  bool   // the body ends in an error
 	bare    bool   // the handler has no allocator
+	stale   bool   // the rules are out of date
+	canary  bool   // the rules are on trial, for everybody
 }
 
 var exchangeCases = map[string]exchangeCase{
-	"assigned":        {rule: "hub := input.linkedHubs[0]\n\ninitial_twin := {\"tags\": {}}"},
+	"assigned":        {rule: "hub := input.linkedHubs[0]\n\ninitial_twin := {\"tags\": {}}", canary: true},
 	"rejected":        {rule: "reject contains \"no\""},
 	"held":            {rule: "hold contains \"later\""},
 	"malformed":       {rule: "hub := input.linkedHubs[0]", request: "{"},
@@ -313,9 +332,10 @@ var exchangeCases = map[string]exchangeCase{
 	"bad_verdict":     {rule: "hub := 1"},
 	"timeout": {rule: "hub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); " +
 		"a * b == 0]) == 0"},
-	"canceled":  {rule: "hub := input.linkedHubs[0]", broken: true},
-	"not_ready": {},
-	"internal":  {bare: true},
+	"canceled":    {rule: "hub := input.linkedHubs[0]", broken: true},
+	"not_ready":   {},
+	"rules_stale": {rule: "hub := input.linkedHubs[0]", stale: true},
+	"internal":    {bare: true},
 }
 
 // validRequest is of a device that the enrollment keeps on its hub, so that the
@@ -334,7 +354,7 @@ func (c exchangeCase) exchange(t *testing.T, fallback string) (status int, code 
 	options := allocation.Options{Timeout: 20 * time.Millisecond}
 	if c.rule != "" {
 		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{
-			"rule.rego": {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, allocation.RulesOptions{})
+			"rule.rego": {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, allocation.RulesOptions{Revision: "v1"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,6 +363,12 @@ func (c exchangeCase) exchange(t *testing.T, fallback string) (status int, code 
 	allocator, err := allocation.New(options)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if c.canary {
+		allocator.Try(&allocation.Trial{Rules: options.Rules, Canary: allocation.Shares{{Pattern: "*", Percent: 100}}})
+	}
+	if c.stale {
+		allocator.Stop("the source of the rules is silent")
 	}
 	if c.bare {
 		allocator = nil

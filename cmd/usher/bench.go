@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/rulebench"
+	"github.com/usher-dps/usher/internal/verify"
 )
 
 // benchFlags are those of `usher bench`.
@@ -28,7 +31,14 @@ type benchFlags struct {
 	least            time.Duration
 	metrics          []string
 	format           string
+	generate         int
+	only             []string // rules to generate for
+	seed             uint64
+	keep             string // file for the generated requests
 }
+
+// maxGenerated bounds the requests that are made for a rule: they are all kept.
+const maxGenerated = 100_000
 
 // benchRetries is how often what looks slower is measured again before it counts.
 const benchRetries = 2
@@ -48,6 +58,10 @@ each line, a folder of such files, or - for lines on standard input. A decision
 record that holds its request under "request" serves as well. The default is the
 folder examples/requests.
 
+With --generate N it also makes up to N requests for each rule, or for each --rule,
+as 'usher verify' does: of the enrollments, hubs and values that the rule names, and
+of those that nobody expects. The same rules and --seed give the same requests.
+
 With --compare it exits with 8 if a rule is worse than in a measurement that --save
 wrote: its typical time or its number of allocations, or the --metrics that you name, by
 more than --threshold and, of a time, by more than --min-difference. What looks worse
@@ -55,12 +69,13 @@ is measured again, twice at most, and the better figures count. Compare only wha
 the same machine measured.`,
 		Example: `  usher bench
   usher bench --save before.json requests/*.json
-  usher bench --compare before.json --threshold 10% requests/*.json`,
+  usher bench --compare before.json --threshold 10% requests/*.json
+  usher bench --generate 500 --seed 7 --rule tenants`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(); err != nil {
 				return err
 			}
-			if len(args) == 0 {
+			if len(args) == 0 && flags.generate == 0 {
 				args = []string{"examples/requests"}
 			}
 			ctx, stop := interruptible(cmd.Context())
@@ -77,7 +92,18 @@ the same machine measured.`,
 	f.Var(&flags.threshold, "threshold", "how much worse is too much")
 	f.DurationVar(&flags.least, "min-difference", 10*time.Microsecond, "least difference of times that counts")
 	f.StringSliceVar(&flags.metrics, "metrics", []string{"typical", "allocs"}, "what may not be worse: typical, p95, p99, allocs; on a busy machine p95 and p99 are of the machine")
+	f.IntVar(&flags.generate, "generate", 0, "how many requests to make for each rule, besides those that are named")
+	f.StringSliceVar(&flags.only, "rule", nil, "make requests for this rule alone, by its package: tenants, or allocation.tenants")
+	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from when requests are made")
+	f.StringVar(&flags.keep, "save-requests", "", "file to write the requests to that were made, one to a line")
 	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
+	completeWith(cmd, "output", "text", "json")
+	var metrics []string
+	for _, metric := range rulebench.Metrics() {
+		metrics = append(metrics, string(metric))
+	}
+	completeWith(cmd, "metrics", metrics...)
+	completeRules(cmd, "rule", &flags.rules)
 	return cmd
 }
 
@@ -89,6 +115,10 @@ func (flags *benchFlags) check() error {
 		return usageError(fmt.Errorf("--duration must be above 0 and at most 1h, and is %s", flags.duration))
 	case flags.warmup < 0 || flags.warmup > time.Hour:
 		return usageError(fmt.Errorf("--warmup must be from 0 to 1h, and is %s", flags.warmup))
+	case flags.generate < 0 || flags.generate > maxGenerated:
+		return usageError(fmt.Errorf("--generate must be from 0 to %d, and is %d", maxGenerated, flags.generate))
+	case flags.generate == 0 && (len(flags.only) > 0 || flags.keep != ""):
+		return usageError(errors.New("--rule and --save-requests are for requests that are made: say how many with --generate"))
 	case flags.least < 0:
 		return usageError(fmt.Errorf("--min-difference must not be below 0, and is %s", flags.least))
 	}
@@ -113,11 +143,17 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 	if err != nil {
 		return err
 	}
-	rules, _, err := loadRules(ctx, flags.rules, flags.rules.options())
+	rules, files, err := loadRules(ctx, flags.rules, flags.rules.options())
 	if err != nil {
 		return err
 	}
-	requests, err := readRequests(paths, stdin)
+	var requests []rulebench.Request
+	if len(paths) > 0 {
+		if requests, err = readRequests(paths, stdin); err != nil {
+			return err
+		}
+	}
+	generated, err := flags.makeRequests(ctx, rules, files, &requests, stderr)
 	if err != nil {
 		return err
 	}
@@ -145,7 +181,7 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 			report = rulebench.Best(report, again)
 		}
 	}
-	if err := flags.write(stdout, report, changes); err != nil {
+	if err := flags.write(stdout, report, generated, changes); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -198,16 +234,76 @@ func readBaseline(name string) (*rulebench.Report, error) {
 	return &baseline, nil
 }
 
-func (flags *benchFlags) write(w io.Writer, report rulebench.Report, changes []rulebench.Change) error {
+// generatedRequests tell which requests were made rather than read.
+type generatedRequests struct {
+	Seed  uint64          `json:"seed"`
+	Rules []generatedRule `json:"rules"`
+}
+
+type generatedRule struct {
+	Rule     string `json:"rule"`
+	Requests int    `json:"requests"`
+}
+
+// makeRequests adds the requests that --generate asks for, and tells of them; nil if it asks for none.
+func (flags *benchFlags) makeRequests(ctx context.Context, rules *allocation.Rules, files fs.FS, requests *[]rulebench.Request, stderr io.Writer) (*generatedRequests, error) {
+	if flags.generate == 0 {
+		return nil, nil
+	}
+	bar := newProgress(stderr, "rules")
+	defer bar.done()
+	made, err := verify.Generate(ctx, verify.Options{
+		Rules: rules, Files: files, Loading: flags.rules.options(), Only: flags.only, Budget: flags.generate, Seed: flags.seed,
+		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
+	})
+	switch {
+	case ctx.Err() != nil:
+		return nil, errors.New("interrupted while requests were made: nothing is measured yet")
+	case err != nil:
+		return nil, searchError(err)
+	}
+	told := &generatedRequests{Seed: flags.seed, Rules: []generatedRule{}}
+	var lines bytes.Buffer
+	for _, one := range made {
+		if n := len(told.Rules); n == 0 || told.Rules[n-1].Rule != one.Rule {
+			told.Rules = append(told.Rules, generatedRule{Rule: one.Rule})
+		}
+		rule := &told.Rules[len(told.Rules)-1]
+		rule.Requests++
+		lines.Write(append(one.Body, '\n'))
+		*requests = append(*requests, rulebench.Request{Name: fmt.Sprintf("%s, made request %d", one.Rule, rule.Requests), Body: one.Body})
+	}
+	if flags.keep != "" {
+		err = writeFile(flags.keep, lines.Bytes())
+	}
+	return told, err
+}
+
+func (g *generatedRequests) write(w io.Writer) {
+	var rules []string
+	for _, rule := range g.Rules {
+		rules = append(rules, fmt.Sprintf("%d for %s", rule.Requests, rule.Rule))
+	}
+	fmt.Fprintf(w, "requests made with --seed %d: %s\n", g.Seed, strings.Join(rules, ", "))
+}
+
+// maxFaults is how many requests that end in a fault are named for people.
+const maxFaults = 10
+
+func (flags *benchFlags) write(w io.Writer, report rulebench.Report, generated *generatedRequests, changes []rulebench.Change) error {
 	if flags.format == "json" {
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(struct {
 			rulebench.Report
-			Changes []rulebench.Change `json:"changes,omitempty"`
-		}{report, changes})
+			Generated *generatedRequests `json:"generated,omitempty"`
+			Changes   []rulebench.Change `json:"changes,omitempty"`
+		}{report, generated, changes})
 	}
 	fmt.Fprintf(w, "%s %s, %d CPUs; one decision at a time\n", report.Go, report.Platform, report.CPUs)
+	if generated != nil {
+		generated.write(w)
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "typical\tp50\tp95\tp99\tmax\tper second\tallocs\tbytes\trequests\t  rule")
 	for _, row := range report.Rows {
@@ -217,7 +313,11 @@ func (flags *benchFlags) write(w io.Writer, report rulebench.Report, changes []r
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	for _, fault := range report.Faults {
+	for i, fault := range report.Faults {
+		if i == maxFaults {
+			fmt.Fprintf(w, "%d more are faults; -o json names them all\n", len(report.Faults)-maxFaults)
+			break
+		}
 		fmt.Fprintf(w, "%s is a fault, %s: %s\n", fault.Request, fault.Kind, fault.Detail)
 	}
 	if changes == nil {

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/exchange"
 	"github.com/usher-dps/usher/internal/rulebundle"
 	"github.com/usher-dps/usher/internal/ruleset"
 )
@@ -18,7 +20,7 @@ import (
 func newBundleCommand() *cobra.Command {
 	var rules rulesFlags
 	var output, revision string
-	var tests bool
+	var tests, exchanges bool
 	var key rulebundle.Key
 	cmd := &cobra.Command{
 		Use:   "bundle",
@@ -42,6 +44,13 @@ makes other commands insist on the signature.`,
 			names, err := ruleset.Files(fsys, tests)
 			if err != nil {
 				return err
+			}
+			if exchanges {
+				found, err := exchangesOf(fsys)
+				if err != nil {
+					return err
+				}
+				names = append(names, found...)
 			}
 			options := rulebundle.WriteOptions{Revision: revision}
 			if key.File != "" {
@@ -69,10 +78,29 @@ makes other commands insist on the signature.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write, - for standard output")
 	flags.StringVar(&revision, "revision", "", "what the manifest calls this state of the rules, such as a tag or a commit")
-	flags.BoolVar(&tests, "with-tests", false, "pack *_test.rego too")
+	flags.BoolVar(&tests, "with-tests", false, "pack *_test.rego and *_invariants.rego too")
+	flags.BoolVar(&exchanges, "with-exchanges", false, "pack *.request.json and *.decision.json too: the webhook tries them before it uses the bundle")
 	flags.StringVar(&key.File, "signing-key", "", "file with the private key (PEM) or, for an HS algorithm, the secret")
 	flags.StringVar(&key.Algorithm, "signing-alg", "RS256", "algorithm of the signature, such as RS256, ES256 or HS256")
+	completeWith(cmd, "signing-alg", signatureAlgorithms()...)
 	return cmd
+}
+
+// exchangesOf lists the requests below a folder of rules, and the decisions beside them.
+func exchangesOf(fsys fs.FS) ([]string, error) {
+	var names []string
+	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && name != "." && strings.HasPrefix(entry.Name(), "."):
+			return fs.SkipDir
+		case strings.HasSuffix(name, exchange.RequestSuffix), strings.HasSuffix(name, exchange.DecisionSuffix):
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
 }
 
 // writeFile replaces a file in one step, so that a reader never sees half of it.

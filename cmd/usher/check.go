@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/internal/lint"
+	"github.com/usher-dps/usher/internal/report"
 )
 
 // checkFlags are those of `usher check`.
@@ -88,12 +89,6 @@ It exits with 3 if the rules do not load, and with 7 if an error is found; with
 	return cmd
 }
 
-// completeWith lets the shell complete a flag's value.
-func completeWith(cmd *cobra.Command, flag string, values ...string) {
-	// The only error is that the flag does not exist, which a test of all commands would show.
-	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
-}
-
 func (flags *checkFlags) check(cmd *cobra.Command, args []string) error {
 	if len(args) == 1 {
 		if cmd.Flags().Changed("rules") && flags.rules.path != args[0] {
@@ -150,18 +145,18 @@ func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer)
 	}
 	bar := newProgress(stderr, "rules")
 	options.Progress = func(done, all int) { bar.update(done, float64(done)/float64(all)) }
-	report, err := lint.Run(ctx, fsys, rules, options)
+	found, err := lint.Run(ctx, fsys, rules, options)
 	bar.done()
 	if err != nil && ctx.Err() == nil {
 		return err
 	}
-	if err := flags.write(stdout, report); err != nil {
+	if err := flags.write(stdout, found); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("stopped: %d of %s checked", len(report.Rules), plural(len(rules.Bindings()), "rule"))
+		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.Bindings()), "rule"))
 	}
-	errorCount, warnings := report.Count(lint.Error), report.Count(lint.Warning)
+	errorCount, warnings := found.Count(lint.Error), found.Count(lint.Warning)
 	if errorCount > 0 || warnings > 0 && flags.failOn == string(lint.Warning) {
 		return &exitError{code: exitLint, err: fmt.Errorf("%s, %s", plural(errorCount, "error"), plural(warnings, "warning"))}
 	}
@@ -181,27 +176,27 @@ func readEnrollments(name string) ([]lint.Enrollment, error) {
 	return enrollments, nil
 }
 
-func (flags *checkFlags) write(w io.Writer, report lint.Report) error {
+func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	switch flags.format {
 	case "json":
 		encoder := json.NewEncoder(w)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
+		return encoder.Encode(found)
 	case "sarif":
-		return lint.WriteSARIF(w, report, readBuild().Usher)
+		return report.WriteSARIF(w, "usher check", readBuild().Usher, lintChecks(), lintFindings(found))
 	case "github":
-		return lint.WriteGitHub(w, report)
+		return report.WriteGitHub(w, lintFindings(found))
 	case "junit":
-		return lint.WriteJUnit(w, report, lint.Level(flags.failOn))
+		return report.WriteJUnit(w, "usher check", lintSuites(found, lint.Level(flags.failOn)))
 	default:
-		return flags.writeText(w, report)
+		return flags.writeText(w, found)
 	}
 }
 
-func (flags *checkFlags) writeText(w io.Writer, report lint.Report) error {
+func (flags *checkFlags) writeText(w io.Writer, found lint.Report) error {
 	p := painterFor(w)
-	for _, f := range report.Findings {
+	for _, f := range found.Findings {
 		level := string(f.Level)
 		if f.Level == lint.Error {
 			level = p.paint(red, level)
@@ -209,17 +204,89 @@ func (flags *checkFlags) writeText(w io.Writer, report lint.Report) error {
 		fmt.Fprintf(w, "%s:%d: %s: %s %s\n", f.File, f.Line, level, f.Message, p.paint(faint, "["+f.Lint+"]"))
 		fmt.Fprintf(w, "    %s\n", f.Mend)
 	}
-	line := fmt.Sprintf("%s checked: %s, %s", plural(len(report.Rules), "rule"),
-		plural(report.Count(lint.Error), "error"), plural(report.Count(lint.Warning), "warning"))
-	if n := len(report.Silenced); n > 0 {
+	line := fmt.Sprintf("%s checked: %s, %s", plural(len(found.Rules), "rule"),
+		plural(found.Count(lint.Error), "error"), plural(found.Count(lint.Warning), "warning"))
+	if n := len(found.Silenced); n > 0 {
 		line += fmt.Sprintf(", %d silenced", n)
 	}
-	if len(report.Findings) == 0 {
+	if len(found.Findings) == 0 {
 		line = p.paint(green, line)
 	}
 	fmt.Fprintln(w, line)
-	if len(report.Skipped) > 0 {
-		fmt.Fprintf(w, "Not looked for, as nothing says what is there: %s\n", strings.Join(report.Skipped, ", "))
+	if len(found.Skipped) > 0 {
+		fmt.Fprintf(w, "Not looked for, as nothing says what is there: %s\n", strings.Join(found.Skipped, ", "))
 	}
 	return nil
+}
+
+// lintChecks are the lints, and what stands for them where the rules do not load.
+func lintChecks() []report.Check {
+	var checks []report.Check
+	for _, l := range lint.Lints() {
+		checks = append(checks, report.Check{ID: l.ID, Title: l.Title, Explanation: l.Explanation, Level: report.Level(l.Level)})
+	}
+	return append(checks, report.Check{ID: lint.NotLoaded, Title: "the rules do not load",
+		Explanation: "What OPA's compiler refuses cannot be served.", Level: report.Error})
+}
+
+func lintFindings(found lint.Report) []report.Finding {
+	var findings []report.Finding
+	add := func(f lint.Finding, silenced string) {
+		message := f.Message
+		if f.Mend != "" {
+			message += "\n" + f.Mend
+		}
+		findings = append(findings, report.Finding{Check: f.Lint, Level: report.Level(f.Level), File: f.File, Line: f.Line, Column: f.Column,
+			Package: f.Rule, Message: message, Suppressed: silenced})
+	}
+	for _, f := range found.Findings {
+		add(f, "")
+	}
+	for _, s := range found.Silenced {
+		add(s.Finding, s.Reason)
+	}
+	return findings
+}
+
+// lintSuites has a case for each lint of each rule. One with findings of at least the
+// level failOn has failed; one that was silenced is skipped.
+func lintSuites(found lint.Report, failOn lint.Level) []report.Suite {
+	var suites []report.Suite
+	var ids []string
+	for _, l := range lint.Lints() {
+		ids = append(ids, l.ID)
+	}
+	for _, rule := range found.Rules {
+		suites = append(suites, report.Suite{Name: rule, Cases: lintCases(found, rule, ids, failOn)})
+	}
+	if slices.ContainsFunc(found.Findings, func(f lint.Finding) bool { return f.Rule == "" }) {
+		// What does not load belongs to no rule.
+		suites = append(suites, report.Suite{Cases: lintCases(found, "", []string{lint.NotLoaded}, failOn)})
+	}
+	return suites
+}
+
+func lintCases(found lint.Report, rule string, ids []string, failOn lint.Level) []report.Case {
+	var cases []report.Case
+	for _, id := range ids {
+		c := report.Case{Name: id}
+		var lines []string
+		for _, f := range found.Findings {
+			if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || failOn == lint.Warning) {
+				c.File = f.File
+				lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Mend))
+			}
+		}
+		silenced := slices.IndexFunc(found.Silenced, func(s lint.Silenced) bool { return s.Rule == rule && s.Lint == id })
+		switch {
+		case len(lines) > 0:
+			c.Result, c.Message, c.Text = report.Failed, lines[0], strings.Join(lines, "\n")
+		case silenced >= 0:
+			c.Result, c.Message = report.Skipped, found.Silenced[silenced].Reason
+		case slices.Contains(found.Skipped, id):
+			c.Result, c.Message = report.Skipped, "there is nothing to go by"
+		}
+		cases = append(cases, c)
+	}
+	return cases
 }

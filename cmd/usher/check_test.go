@@ -4,6 +4,11 @@ import (
 	"context"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/lint"
+	"github.com/usher-dps/usher/internal/report"
 )
 
 func TestExitCodesOfCheck(t *testing.T) {
@@ -36,5 +41,53 @@ func TestCheckIsCutShort(t *testing.T) {
 	}
 	if !strings.HasPrefix(stdout.String(), "0 rules checked: 0 errors, 0 warnings\n") {
 		t.Errorf("it prints %q", stdout.String())
+	}
+}
+
+// A lint fails in JUnit if its level is that of --fail-on, and is skipped where it is silenced.
+func TestLintSuites(t *testing.T) {
+	t.Parallel()
+	found := lint.Report{
+		Rules: []string{"allocation.a", "allocation.b"},
+		Findings: []lint.Finding{
+			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 7, Message: "it says so", Mend: "look"},
+			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 8, Message: "again", Mend: "look"},
+			{Lint: "no-title", Level: lint.Warning, Rule: "allocation.b", File: "rules/b.rego", Line: 1, Message: "no title", Mend: "write one"},
+		},
+		Silenced: []lint.Silenced{{Finding: lint.Finding{Lint: "no-tests", Level: lint.Warning, Rule: "allocation.b"}, Reason: "tried in the lab"}},
+		Skipped:  []string{"unlinked-hub"},
+	}
+	for failOn, want := range map[lint.Level]map[string]string{
+		lint.Error: {"allocation.a payload-decides": "rules/a.rego:7: it says so (look)\nrules/a.rego:8: again (look)"},
+		lint.Warning: {"allocation.a payload-decides": "rules/a.rego:7: it says so (look)\nrules/a.rego:8: again (look)",
+			"allocation.b no-title": "rules/b.rego:1: no title (write one)"},
+	} {
+		failed, skipped, cases := map[string]string{}, map[string]string{}, 0
+		for _, suite := range lintSuites(found, failOn) {
+			for _, c := range suite.Cases {
+				cases++
+				switch c.Result {
+				case report.Failed:
+					failed[suite.Name+" "+c.Name] = c.Text
+				case report.Skipped:
+					skipped[suite.Name+" "+c.Name] = c.Message
+				}
+			}
+		}
+		if cases != 2*len(lint.Lints()) {
+			t.Errorf("%d cases", cases)
+		}
+		if diff := cmp.Diff(want, failed); diff != "" {
+			t.Errorf("--fail-on %s: failed (-want +got):\n%s", failOn, diff)
+		}
+		wantSkipped := map[string]string{"allocation.b no-tests": "tried in the lab",
+			"allocation.a unlinked-hub": "there is nothing to go by", "allocation.b unlinked-hub": "there is nothing to go by"}
+		if diff := cmp.Diff(wantSkipped, skipped); diff != "" {
+			t.Errorf("skipped (-want +got):\n%s", diff)
+		}
+	}
+	unloadable := lintSuites(lint.Report{Findings: []lint.Finding{{Lint: lint.NotLoaded, Level: lint.Error, File: "a.rego", Line: 3, Message: "x is unsafe"}}}, lint.Error)
+	if len(unloadable) != 1 || len(unloadable[0].Cases) != 1 || unloadable[0].Cases[0].Result != report.Failed {
+		t.Errorf("rules that do not load: %+v", unloadable)
 	}
 }

@@ -24,7 +24,7 @@ func TestDocs(t *testing.T) {
 	if _, err := exec.LookPath("sh"); err != nil {
 		t.Skip("there is no shell")
 	}
-	for _, page := range []string{"../editor", "bench", "bundle", "check", "explain", "fmt", "new", "replay", "test", "verify"} {
+	for _, page := range []string{"../editor", "bench", "bundle", "check", "dps", "explain", "fmt", "log", "new", "replay", "test", "verify"} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
 			name := filepath.Join("..", "..", "docs", "cli", page+".md")
@@ -54,7 +54,7 @@ func TestFromZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ran := runBlocks(t, t.TempDir(), string(text)); ran < 10 {
+	if ran := (shell{folder: t.TempDir()}).run(t, string(text)); ran < 10 {
 		t.Errorf("it shows %d commands with their output", ran)
 	}
 }
@@ -69,11 +69,19 @@ func runSection(t *testing.T, section string) int {
 			t.Fatal(err)
 		}
 	}
-	return runBlocks(t, folder, section)
+	return shell{folder: folder}.run(t, section)
 }
 
-// runBlocks runs blocks in a folder, one after the other.
-func runBlocks(t *testing.T, folder, document string) int {
+// shell is where the blocks of a document run.
+type shell struct {
+	folder string
+	env    []string
+	// rewrite puts names that a document can show in place of what was printed.
+	rewrite *strings.Replacer
+}
+
+// run runs the blocks one after the other, and returns how many outputs it compared.
+func (s shell) run(t *testing.T, document string) int {
 	t.Helper()
 	compared, script, printed := 0, "", ""
 	for _, block := range fence.FindAllStringSubmatch(document, -1) {
@@ -82,10 +90,13 @@ func runBlocks(t *testing.T, folder, document string) int {
 		case kind == "sh":
 			script = text
 			command := exec.CommandContext(t.Context(), "sh", "-c", "set -e\n"+script)
-			command.Dir = folder
-			command.Env = append(os.Environ(), "NO_COLOR=1")
+			command.Dir = s.folder
+			command.Env = append(append(os.Environ(), "NO_COLOR=1"), s.env...)
 			output, err := command.CombinedOutput()
 			printed = string(output)
+			if s.rewrite != nil {
+				printed = s.rewrite.Replace(printed)
+			}
 			code := exitOK
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				code = exit.ExitCode()

@@ -73,12 +73,17 @@ Values of the request are shown; keys and certificates are masked.`,
 			if err != nil {
 				return err
 			}
+			if len(input.Lookups) > 0 {
+				ctx = allocation.WithLookups(ctx, input.Lookups)
+			}
 			explanation := allocator.Explain(ctx, request)
 			if fault := explanation.Fault; fault != nil && fault.Kind == allocation.InvalidRequest {
 				return invalidRequest(name, fault)
 			}
 			report := explain.New(name, request, explanation)
-			report.Recorded = input.Recorded
+			if report.Recorded = input.Recorded; report.Recorded != nil {
+				report.Recorded.Lacks = loaded.Needs(ctx, request, input.Masked)
+			}
 			if whyNot != "" {
 				report.AskWhyNot(request, whyNot)
 			}
@@ -94,6 +99,7 @@ Values of the request are shown; keys and certificates are masked.`,
 	rules.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&output, "output", "o", "text", "text or json")
+	completeWith(cmd, "output", "text", "json")
 	flags.StringVar(&whyNot, "why-not", "", "tell why the device does not go to this hub, by host name or first label")
 	flags.IntVar(&number, "number", 0, "which of several requests, from 1")
 	return cmd

@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/format"
 	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/ruleset"
 )
 
 func newFmtCommand() *cobra.Command {
@@ -24,7 +26,7 @@ it changed. A path is a file or a folder with .rego files somewhere below; the
 default is the current folder. Folders whose names start with a dot are left out.
 
 With --check it writes nothing, prints the names of the files that differ, and
-exits with 1 if there are any.`,
+exits with 1 if there are any. It exits with 3 if a file does not parse.`,
 		Example: `  usher fmt rules
   usher fmt --check rules      in CI`,
 		RunE: func(cmd *cobra.Command, paths []string) error {
@@ -36,10 +38,12 @@ exits with 1 if there are any.`,
 				return err
 			}
 			var faults []error
-			differing := 0
+			differing, broken := 0, false
 			for _, file := range files {
 				changed, err := formatFile(file, !check)
 				if err != nil {
+					_, unparsed := errors.AsType[*ruleset.LoadError](err)
+					broken = broken || unparsed
 					faults = append(faults, err)
 					continue
 				}
@@ -50,6 +54,9 @@ exits with 1 if there are any.`,
 			}
 			if check && differing > 0 {
 				faults = append(faults, fmt.Errorf("%d of %d files are not formatted: run `usher fmt %s`", differing, len(files), strings.Join(paths, " ")))
+			}
+			if broken {
+				return rulesError(errors.Join(faults...))
 			}
 			return errors.Join(faults...)
 		},
@@ -88,7 +95,7 @@ func formatFile(file string, write bool) (changed bool, err error) {
 	}
 	formatted, err := format.SourceWithOpts(file, source, format.Opts{RegoVersion: ast.RegoV1})
 	if err != nil {
-		return false, err
+		return false, ruleset.CompileProblems(err)
 	}
 	if bytes.Equal(source, formatted) {
 		return false, nil

@@ -25,6 +25,7 @@ func exitCodes() []exitCode {
 		{exitChanges, "replay: a change that --fail-on names was found"},
 		{exitLint, "check: a lint found something"},
 		{exitBench, "bench: slower than the threshold allows"},
+		{exitDoctor, "doctor: devices fail, or will"},
 	}
 }
 
@@ -37,8 +38,8 @@ func arrange(root *cobra.Command) {
 	}{
 		{"write", "Write rules:", []string{"new", "check", "fmt", "editor"}},
 		{"prove", "Prove them:", []string{"test", "explain", "verify", "replay", "bench"}},
-		{"ship", "Ship them:", []string{"bundle"}},
-		{"run", "Run them:", []string{"host"}},
+		{"ship", "Ship them:", []string{"bundle", "package", "enroll", "doctor"}},
+		{"run", "Run them:", []string{"host", "dps", "log"}},
 		{"about", "About usher:", []string{"version"}},
 	}
 	for _, group := range groups {

@@ -25,6 +25,7 @@ const (
 	exitChanges   = 6 // changes were found (replay)
 	exitLint      = 7 // a lint found something (check)
 	exitBench     = 8 // slower than the threshold allows (bench)
+	exitDoctor    = 9 // devices fail, or will (doctor)
 )
 
 func main() {
@@ -93,7 +94,7 @@ shows is what devices get.`,
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	cmd.AddCommand(newCheckCommand(), newNewCommand(), newEditorCommand(), newExplainCommand(), newTestCommand(), newBundleCommand(), newBenchCommand(), newReplayCommand(), newVerifyCommand(), newHostCommand(), newFmtCommand(), newVersionCommand())
+	cmd.AddCommand(newCheckCommand(), newNewCommand(), newEditorCommand(), newExplainCommand(), newTestCommand(), newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand(), newBenchCommand(), newReplayCommand(), newLogCommand(), newVerifyCommand(), newHostCommand(), newDPSCommand(), newFmtCommand(), newVersionCommand())
 	arrange(cmd)
 	return cmd
 }

@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"freeport": freePort,
 			"busyport": busyPort,
 			"request":  request,
+			"await":    await,
 		},
 	})
 }
@@ -106,6 +107,22 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 		case <-ctx.Done():
 			ts.Fatalf("%s %s: %v", args[1], args[2], err)
 		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// await waits until there is a file: await FILE.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: await FILE")
+	}
+	name := ts.MkAbs(args[0])
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(name); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("there is no %s after 20 s", name)
 		}
 	}
 }

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/usher-dps/usher/internal/lint"
 )
@@ -81,29 +82,32 @@ func TestPageOfTheTool(t *testing.T) {
 	}
 }
 
-// The page of usher host has every option with its default.
-func TestPageOfHost(t *testing.T) {
+// The pages of usher host and usher dps have every option with its default.
+func TestPagesOfOptions(t *testing.T) {
 	t.Parallel()
-	rows := rowsUnder(t, page(t, "host.md"), "## Options")
-	options := map[string]string{}
-	for _, row := range rows {
-		cells := strings.Split(row, "|")
-		options[strings.Trim(cells[1], " `")] = strings.Trim(cells[2], " `")
-	}
-	flags := newHostCommand().Flags()
-	for _, match := range regexp.MustCompile(`(?m)^ +--([a-z-]+)`).FindAllStringSubmatch(flags.FlagUsages(), -1) {
-		f := flags.Lookup(match[1])
-		want := map[string]string{"true": "on", "false": "off"}[f.DefValue]
-		if want == "" {
-			want = f.DefValue
+	for name, cmd := range map[string]*cobra.Command{"host.md": newHostCommand(), "dps.md": newDPSCommand()} {
+		options := map[string]string{}
+		for _, row := range rowsUnder(t, page(t, name), "## Options") {
+			cells := strings.Split(row, "|")
+			options[strings.Trim(cells[1], " `")] = strings.Trim(cells[2], " `")
 		}
-		if got, listed := options["--"+f.Name]; !listed || got != want {
-			t.Errorf("--%s has the default %q, the page says %q", f.Name, want, got)
+		listed := func(f *pflag.Flag) {
+			want := map[string]string{"true": "on", "false": "off", "[]": ""}[f.DefValue]
+			if _, word := map[string]bool{"true": true, "false": true, "[]": true}[f.DefValue]; !word {
+				want = f.DefValue
+			}
+			if _, text, ok := strings.Cut(f.Usage, "(default: "); ok {
+				want = strings.TrimSuffix(text, ")") // which depends
+			}
+			if got, listed := options["--"+f.Name]; !listed || got != want {
+				t.Errorf("%s: --%s has the default %q, the page says %q", name, f.Name, want, got)
+			}
+			delete(options, "--"+f.Name)
 		}
-		delete(options, "--"+f.Name)
-	}
-	for name := range options {
-		t.Errorf("the page has %s, the command has not", name)
+		cmd.LocalFlags().VisitAll(listed)
+		for option := range options {
+			t.Errorf("%s has %s, the command has not", name, option)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -45,6 +46,10 @@ A log has an AllocationRequest on each line, or a record that holds one under
 
   {"request": {...}, "decision": {"outcome": "assigned", "hub": "..."}}
 
+Usher's own decision records are such records. Where something is masked in one and
+the rules look at it, the record is left out, counted and named; unless the rules
+are those of then, and decide as they did. Records of shadow rules are passed over.
+
 It may be compressed with gzip or zstd, which its first bytes tell; - is standard
 input. A file that begins with a line of an opening brace alone is one request.
 Lines that cannot be used are counted and named, and left out.
@@ -60,7 +65,8 @@ each device counts once, by its last registration; that takes some 40 bytes of
 memory for each, or 40 MB for a million.
 
 It exits with 6 if it finds what --fail-on names: moved, diverted, accepted,
-rejected, held, faulted (newly, all of these), malformed, or any for any change.`,
+rejected, held, faulted (newly, all of these), malformed, lacking, or any for any
+change.`,
 		Example: `  usher replay fleet.ndjson.gz --baseline ../main/rules
   usher replay decisions/*.zst --html replay.html --fail-on rejected,faulted
   zstdcat fleet.zst | usher replay - --rules new.tar.gz --by-device -o json`,
@@ -88,7 +94,9 @@ rejected, held, faulted (newly, all of these), malformed, or any for any change.
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
-	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, accepted, rejected, held, faulted, malformed, any")
+	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, accepted, rejected, held, faulted, malformed, lacking, any")
+	completeWith(cmd, "output", "text", "json")
+	completeWith(cmd, "fail-on", slices.Sorted(maps.Keys(failures))...)
 	return cmd
 }
 
@@ -101,13 +109,14 @@ var failures = map[string][]replay.Kind{
 	"held":      {replay.NewlyHeld},
 	"faulted":   {replay.NewlyFaulted},
 	"malformed": nil,
+	"lacking":   nil,
 	"any":       {replay.Moved, replay.Diverted, replay.NewlyAccepted, replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted},
 }
 
 func (flags *replayFlags) check(logs []string) error {
 	for _, name := range flags.failOn {
 		if _, known := failures[name]; !known {
-			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, accepted, rejected, held, faulted, malformed or any", name))
+			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, accepted, rejected, held, faulted, malformed, lacking or any", name))
 		}
 	}
 	stdin := slices.DeleteFunc(slices.Clone(logs), func(name string) bool { return name != "-" })
@@ -269,8 +278,11 @@ func (flags *replayFlags) verdict(report *replay.Report) error {
 		for _, kind := range failures[name] {
 			n += report.Counts[kind]
 		}
-		if name == "malformed" {
+		switch name {
+		case "malformed":
 			n = report.Malformed
+		case "lacking":
+			n = report.Lacking
 		}
 		if n > 0 {
 			found = append(found, fmt.Sprintf("%d %s", n, failureWords(name)))
@@ -279,7 +291,10 @@ func (flags *replayFlags) verdict(report *replay.Report) error {
 	if len(found) > 0 {
 		return &exitError{code: exitChanges, err: fmt.Errorf("found what --fail-on names: %s", strings.Join(found, ", "))}
 	}
-	if report.Registrations == 0 {
+	switch {
+	case report.Registrations == 0 && report.Lacking > 0:
+		return errors.New("no record in the log can be decided anew: the rules look at what is masked in them")
+	case report.Registrations == 0:
 		return errors.New("there is no request in the log")
 	}
 	return nil
@@ -287,7 +302,7 @@ func (flags *replayFlags) verdict(report *replay.Report) error {
 
 func failureWords(name string) string {
 	switch name {
-	case "moved", "diverted", "malformed":
+	case "moved", "diverted", "malformed", "lacking":
 		return name
 	case "any":
 		return "changed"

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/usher-dps/usher/internal/calljournal"
 	"github.com/usher-dps/usher/internal/rulebench"
 )
 
@@ -113,6 +114,9 @@ func requestLines(name string, text []byte) ([]rulebench.Request, error) {
 	scanner.Buffer(nil, len(text)+1)
 	for line := 1; scanner.Scan(); line++ {
 		if len(bytes.TrimSpace(scanner.Bytes())) == 0 {
+			continue
+		}
+		if _, relation := calljournal.Read(scanner.Bytes()); relation == calljournal.Aside {
 			continue
 		}
 		body, err := requestIn(scanner.Bytes())

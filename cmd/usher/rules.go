@@ -37,6 +37,7 @@ func (f *rulesFlags) registerLimits(cmd *cobra.Command) {
 		"host that http.send may reach; default from USHER_RULES_ALLOW_NET")
 	flags.StringVar(&f.key.File, "verification-key", "", "file with the public key or secret; a bundle must then be signed with it")
 	flags.StringVar(&f.key.Algorithm, "verification-alg", "RS256", "algorithm of the signature")
+	completeWith(cmd, "verification-alg", signatureAlgorithms()...)
 }
 
 // listSetting reads a list as function-app does, so that what is allowed there is allowed here.

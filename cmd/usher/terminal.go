@@ -86,11 +86,20 @@ func (p *progress) update(n int, share float64) {
 		return
 	}
 	p.shown, p.drawn = now, true
-	fmt.Fprintf(p.w, "\r\x1b[K%d %s, %.0f/s", n, p.unit, float64(n)/elapsed.Seconds())
-	if share > 0 && share <= 1 {
+	fmt.Fprint(p.w, "\r\x1b[K"+progressText(n, p.unit, share, elapsed))
+}
+
+// leastShare is what has to be done before a guess at the time left is worth anything.
+const leastShare = 0.005
+
+// progressText tells the rate and, where the share is known, the time left.
+func progressText(n int, unit string, share float64, elapsed time.Duration) string {
+	text := fmt.Sprintf("%d %s, %.0f/s", n, unit, float64(n)/elapsed.Seconds())
+	if share >= leastShare && share <= 1 {
 		left := time.Duration(float64(elapsed) * (1 - share) / share)
-		fmt.Fprintf(p.w, ", %.0f%%, %s left", 100*share, left.Round(time.Second))
+		text += fmt.Sprintf(", %.0f%%, %s left", 100*share, left.Round(time.Second))
 	}
+	return text
 }
 
 // done removes the line.

@@ -35,6 +35,9 @@ type testFlags struct {
 	format    string
 }
 
+// testFormats are what `usher test -o` takes.
+var testFormats = []string{"text", "json", "junit", "github"}
+
 func newTestCommand() *cobra.Command {
 	var flags testFlags
 	cmd := &cobra.Command{
@@ -42,7 +45,8 @@ func newTestCommand() *cobra.Command {
 		Short: "Run the tests of rules, and compare exchanges",
 		Long: `Test runs every rule named test_... in the *_test.rego files of a rules folder, as
 'opa test' does, with the built-in functions and the schema that rules are served
-with. A test with cases, test_x[name] if ..., counts once for each case.
+with. A test with cases, test_x[name] if ..., counts once for each case. Invariants,
+in *_invariants.rego files, are compiled, and left to 'usher verify' to ask.
 
 It then decides every exchange below the folder, NAME.request.json, as the webhook
 would, and compares the decision with NAME.decision.json beside it. --update writes
@@ -79,6 +83,7 @@ It exits with 4 if a test or an exchange fails, coverage is below --threshold, o
 	f.BoolVar(&flags.watch, "watch", false, "run again whenever a file changes, until Ctrl-C")
 	f.BoolVarP(&flags.verbose, "verbose", "v", false, "list what passed, too")
 	f.StringVarP(&flags.format, "output", "o", "text", "text, json, junit or github")
+	completeWith(cmd, "output", testFormats...)
 	return cmd
 }
 
@@ -103,7 +108,7 @@ func (flags *testFlags) check(cmd *cobra.Command, args []string) error {
 		return usageError(fmt.Errorf("--timeout must be above 0, and is %s", flags.timeout))
 	}
 	flags.coverage = flags.coverage || flags.threshold > 0
-	if !slices.Contains([]string{"text", "json", "junit", "github"}, flags.format) {
+	if !slices.Contains(testFormats, flags.format) {
 		return usageError(fmt.Errorf("--output is %q: use text, json, junit or github", flags.format))
 	}
 	return nil
@@ -138,18 +143,27 @@ func (flags *testFlags) collect(ctx context.Context, shown *progress) (*testRepo
 		Run: flags.pattern, Coverage: flags.coverage, Timeout: flags.timeout,
 	})
 	if err != nil {
-		return report, rulesError(fmt.Errorf("the tests do not load:\n%w", err))
+		return report, rulesError(fmt.Errorf("the tests or invariants do not load:\n%w", err))
 	}
+	exchanges, err := flags.exchangesToRun()
+	if err != nil {
+		return report, err
+	}
+	work := progressOf{progress: shown, all: suite.Count() + len(exchanges)}
+	last := ""
 	for result, err := range suite.Run(ctx) {
 		if err != nil {
 			report.sort()
 			return report, rulesError(fmt.Errorf("the tests do not load:\n%w", err))
 		}
 		report.Tests = append(report.Tests, newTestCase(result))
-		shown.update(len(report.Tests), 0) // how many there are is known at the end
+		if name := result.Package + "." + result.Test; name != last { // and no further case of the same
+			last = name
+			work.step()
+		}
 	}
 	report.sort()
-	if err := flags.compareExchanges(ctx, rules, report); err != nil {
+	if err := flags.compareExchanges(ctx, rules, exchanges, work, report); err != nil {
 		return report, err
 	}
 	if flags.coverage {
@@ -171,23 +185,39 @@ func (flags *testFlags) collect(ctx context.Context, shown *progress) (*testRepo
 	return report, nil
 }
 
-func (flags *testFlags) compareExchanges(ctx context.Context, rules *allocation.Rules, report *testReport) error {
+// progressOf counts steps of known work.
+type progressOf struct {
+	*progress
+	done, all int
+}
+
+func (p *progressOf) step() {
+	p.done++
+	p.update(p.done, float64(p.done)/float64(max(p.all, 1)))
+}
+
+// exchangesToRun are those that --run picks.
+func (flags *testFlags) exchangesToRun() ([]exchange.Exchange, error) {
 	folder := flags.exchangeFolder()
 	if folder == "" {
-		return nil
+		return nil, nil
 	}
 	exchanges, err := exchange.Find(folder)
-	if err != nil {
-		return err
+	return slices.DeleteFunc(exchanges, func(e exchange.Exchange) bool {
+		return flags.pattern != nil && !flags.pattern.MatchString(e.Name)
+	}), err
+}
+
+func (flags *testFlags) compareExchanges(ctx context.Context, rules *allocation.Rules, exchanges []exchange.Exchange, work progressOf, report *testReport) error {
+	if len(exchanges) == 0 {
+		return nil
 	}
 	allocator, err := allocation.New(allocation.Options{Rules: rules})
 	if err != nil {
 		return err
 	}
 	for _, e := range exchanges {
-		if flags.pattern != nil && !flags.pattern.MatchString(e.Name) {
-			continue
-		}
+		work.step()
 		start := time.Now()
 		result, err := e.Run(ctx, allocator, flags.update)
 		if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"encoding/xml"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/exchange"
+	"github.com/usher-dps/usher/internal/report"
 	"github.com/usher-dps/usher/internal/ruletest"
 )
 
@@ -129,9 +129,11 @@ func (r *testReport) write(w io.Writer, format string, verbose bool) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(r)
 	case "junit":
-		return r.writeJUnit(w)
+		return report.WriteJUnit(w, "usher test", r.suites())
 	case "github":
-		r.writeGitHub(w)
+		if err := report.WriteGitHub(w, r.findings()); err != nil {
+			return err
+		}
 		r.writeSummary(w, painter(false))
 	default:
 		r.writeText(w, verbose)
@@ -251,124 +253,58 @@ func writeIndented(w io.Writer, text string) {
 	}
 }
 
-// writeGitHub writes workflow commands, which GitHub shows at the lines of a pull request.
-func (r *testReport) writeGitHub(w io.Writer) {
+// findings are what failed, at its line.
+func (r *testReport) findings() []report.Finding {
+	var findings []report.Finding
 	for _, t := range r.Tests {
 		if t.Outcome != caseFail && t.Outcome != caseError {
 			continue
 		}
-		file, line, text := t.File, t.Line, t.Message
+		f := report.Finding{Check: t.Name, Level: report.Error, File: t.File, Line: t.Line, Message: cmp.Or(t.Message, "the test is not true")}
 		if t.Failure != nil {
-			file, line, text = t.Failure.File, t.Failure.Line, "this is not true:\n"+t.Failure.Text
+			f.File, f.Line, f.Message = t.Failure.File, t.Failure.Line, "this is not true:\n"+t.Failure.Text
 		}
-		githubError(w, file, line, t.Name, cmp.Or(text, "the test is not true"))
+		findings = append(findings, f)
 	}
 	for _, e := range r.Exchanges {
 		if e.Outcome == caseFail {
-			githubError(w, e.decision, 1, e.Name, strings.Join(e.Problems, "\n"))
+			findings = append(findings, report.Finding{Check: e.Name, Level: report.Error, File: e.decision, Line: 1, Message: strings.Join(e.Problems, "\n")})
 		}
 	}
+	return findings
 }
 
-// githubError escapes as GitHub's toolkit does.
-func githubError(w io.Writer, file string, line int, title, message string) {
-	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
-	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
-	fmt.Fprintf(w, "::error file=%s,line=%d,title=%s::%s\n", property.Replace(file), line, property.Replace(title), data.Replace(message))
-}
-
-// The XML of JUnit, as far as CI systems read it.
-type (
-	junitSuites struct {
-		XMLName  xml.Name     `xml:"testsuites"`
-		Tests    int          `xml:"tests,attr"`
-		Failures int          `xml:"failures,attr"`
-		Errors   int          `xml:"errors,attr"`
-		Suites   []junitSuite `xml:"testsuite"`
-	}
-	junitSuite struct {
-		Name     string      `xml:"name,attr"`
-		Tests    int         `xml:"tests,attr"`
-		Failures int         `xml:"failures,attr"`
-		Errors   int         `xml:"errors,attr"`
-		Skipped  int         `xml:"skipped,attr"`
-		Time     string      `xml:"time,attr"`
-		Cases    []junitCase `xml:"testcase"`
-
-		seconds float64
-	}
-	junitCase struct {
-		Class   string       `xml:"classname,attr"`
-		Name    string       `xml:"name,attr"`
-		File    string       `xml:"file,attr,omitempty"`
-		Line    int          `xml:"line,attr,omitempty"`
-		Time    string       `xml:"time,attr"`
-		Failure *junitDetail `xml:"failure"`
-		Error   *junitDetail `xml:"error"`
-		Skipped *struct{}    `xml:"skipped"`
-		Output  string       `xml:"system-out,omitempty"`
-	}
-	junitDetail struct {
-		Message string `xml:"message,attr"`
-		Text    string `xml:",chardata"`
-	}
-)
-
-func (r *testReport) writeJUnit(w io.Writer) error {
-	all := junitSuites{Tests: len(r.Tests) + len(r.Exchanges), Failures: r.Summary.Failed, Errors: r.Summary.Errors}
-	add := func(group string, c junitCase, seconds float64) {
-		if n := len(all.Suites); n == 0 || all.Suites[n-1].Name != group {
-			all.Suites = append(all.Suites, junitSuite{Name: group})
+// suites has one for each package of tests, and one for all exchanges.
+func (r *testReport) suites() []report.Suite {
+	var suites []report.Suite
+	add := func(group string, c report.Case) {
+		if n := len(suites); n == 0 || suites[n-1].Name != group {
+			suites = append(suites, report.Suite{Name: group})
 		}
-		suite := &all.Suites[len(all.Suites)-1]
-		suite.Tests++
-		switch {
-		case c.Failure != nil:
-			suite.Failures++
-		case c.Error != nil:
-			suite.Errors++
-		case c.Skipped != nil:
-			suite.Skipped++
-		}
-		suite.seconds += seconds
-		c.Time, suite.Time = fmt.Sprintf("%.6f", seconds), fmt.Sprintf("%.6f", suite.seconds)
+		suite := &suites[len(suites)-1]
 		suite.Cases = append(suite.Cases, c)
 	}
 	for _, t := range r.Tests {
-		c := junitCase{Class: t.group, Name: strings.TrimPrefix(t.Name, t.group+"."), File: t.File, Line: t.Line, Output: t.Printed}
+		c := report.Case{Name: strings.TrimPrefix(t.Name, t.group+"."), File: t.File, Line: t.Line, Seconds: t.Seconds, Output: t.Printed}
 		switch t.Outcome {
 		case caseFail:
-			c.Failure = &junitDetail{Message: fmt.Sprintf("%s:%d: not true", t.File, t.Line)}
+			c.Result, c.Message = report.Failed, fmt.Sprintf("%s:%d: not true", t.File, t.Line)
 			if t.Failure != nil {
-				c.Failure = &junitDetail{fmt.Sprintf("%s:%d: not true", t.Failure.File, t.Failure.Line), t.Failure.Text}
+				c.Message, c.Text = fmt.Sprintf("%s:%d: not true", t.Failure.File, t.Failure.Line), t.Failure.Text
 			}
 		case caseError:
-			c.Error = &junitDetail{Message: "could not be evaluated", Text: t.Message}
+			c.Result, c.Message, c.Text = report.Errored, "could not be evaluated", t.Message
 		case caseSkipped:
-			c.Skipped = &struct{}{}
+			c.Result = report.Skipped
 		}
-		add(t.group, c, t.Seconds)
+		add(t.group, c)
 	}
 	for _, e := range r.Exchanges {
-		c := junitCase{Class: "exchanges", Name: e.Name, File: e.decision}
+		c := report.Case{Name: e.Name, File: e.decision, Seconds: e.Seconds}
 		if e.Outcome == caseFail {
-			c.Failure = &junitDetail{"another decision", strings.Join(e.Problems, "\n")}
+			c.Result, c.Message, c.Text = report.Failed, "another decision", strings.Join(e.Problems, "\n")
 		}
-		add("exchanges", c, e.Seconds)
+		add("exchanges", c)
 	}
-	return writeXML(w, all)
-}
-
-// writeXML writes a JUnit report, of usher test and of usher verify.
-func writeXML(w io.Writer, report any) error {
-	if _, err := io.WriteString(w, xml.Header); err != nil {
-		return err
-	}
-	encoder := xml.NewEncoder(w)
-	encoder.Indent("", "  ")
-	if err := encoder.Encode(report); err != nil {
-		return err
-	}
-	_, err := io.WriteString(w, "\n")
-	return err
+	return suites
 }

@@ -85,12 +85,9 @@ has found so far.`,
 	for _, promise := range verify.Promises() {
 		ids = append(ids, promise.ID+"\t"+promise.Says)
 	}
-	for flag, values := range map[string][]string{"promise": ids, "output": verifyFormats} {
-		complete := cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
-		if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
-			panic(err) // the flag is defined above
-		}
-	}
+	completeWith(cmd, "promise", ids...)
+	completeWith(cmd, "output", verifyFormats...)
+	completeRules(cmd, "rule", &flags.rules)
 	return cmd
 }
 
@@ -136,14 +133,8 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
 	})
 	bar.done()
-	switch {
-	case verify.IsLoadError(err):
-		return rulesError(fmt.Errorf("the rules do not load:\n%w", err))
-	case err != nil:
-		if _, unknown := errors.AsType[*verify.UnknownError](err); unknown {
-			return usageError(err)
-		}
-		return err
+	if err != nil {
+		return searchError(err)
 	}
 	if flags.save != "" {
 		if err := saveFindings(report, flags.save); err != nil {
@@ -160,6 +151,17 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 		return errors.New("the search was ended before it was through")
 	}
 	return nil
+}
+
+// searchError gives an error of package verify its exit code.
+func searchError(err error) error {
+	if verify.IsLoadError(err) {
+		return rulesError(fmt.Errorf("the rules do not load:\n%w", err))
+	}
+	if _, unknown := errors.AsType[*verify.UnknownError](err); unknown {
+		return usageError(err)
+	}
+	return err
 }
 
 func listPromises(cmd *cobra.Command) error {

@@ -1,43 +1,38 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"net/url"
-	"path/filepath"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/report"
 	"github.com/usher-dps/usher/internal/verify"
 )
 
-func writeVerifyReport(cmd *cobra.Command, report *verify.Report, flags verifyFlags) error {
+func writeVerifyReport(cmd *cobra.Command, found *verify.Report, flags verifyFlags) error {
 	w := cmd.OutOrStdout()
 	switch flags.output {
 	case "json":
 		encoder := json.NewEncoder(w)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
+		return encoder.Encode(found)
 	case "junit":
-		return verifyJUnit(w, report)
+		return report.WriteJUnit(w, "usher verify", verifySuites(found))
 	case "sarif":
-		return verifySARIF(w, report)
+		return report.WriteSARIF(w, "usher verify", readBuild().Usher, promiseChecks(), verifyFindings(found))
 	case "github":
-		for _, rule := range report.Rules {
-			for _, finding := range rule.Broken {
-				file, line := splitPlace(finding.Place)
-				githubError(w, file, line, "usher verify: "+finding.Promise, findingText(rule.Rule, finding))
-			}
-		}
-		return nil
+		return report.WriteGitHub(w, verifyFindings(found))
 	default:
-		return verifyText(w, report, flags)
+		return verifyText(w, found, flags)
 	}
 }
 
@@ -88,8 +83,26 @@ func verifyText(w io.Writer, report *verify.Report, flags verifyFlags) error {
 		}
 	}
 	text.WriteString(summary + "\n")
+	if note := invariantsNote(report, flags); note != "" {
+		text.WriteString(note + "\n")
+	}
 	_, err := io.WriteString(w, text.String())
 	return err
+}
+
+// invariantsNote says that a bundle holds no invariants, which its maker may think it
+// does, or that none is there though they are asked for; "" otherwise.
+func invariantsNote(report *verify.Report, flags verifyFlags) string {
+	info, err := os.Stat(flags.rules.path)
+	bundle := err == nil && !info.IsDir()
+	switch asked := len(flags.promises) == 0 || slices.Contains(flags.promises, verify.Invariant); {
+	case report.Invariants() || !asked || !bundle && len(flags.promises) == 0:
+		return ""
+	case bundle:
+		return "The bundle holds no invariants, so none were asked: usher bundle --with-tests packs *_invariants.rego, too."
+	default:
+		return "There are no invariants, so none were asked: write them into *_invariants.rego beside the rules."
+	}
 }
 
 func writeSpace(text *strings.Builder, paint painter, rule verify.RuleReport, seed uint64) {
@@ -205,78 +218,52 @@ func splitPlace(place string) (file string, line int) {
 	return place[:at], line
 }
 
-// verifyJUnit has a suite for each rule and a case for each promise.
-func verifyJUnit(w io.Writer, report *verify.Report) error {
-	all := junitSuites{}
-	for _, rule := range report.Rules {
-		suite := junitSuite{Name: rule.Rule, Time: "0"}
+// verifyFindings are what broke, each at its line.
+func verifyFindings(found *verify.Report) []report.Finding {
+	var findings []report.Finding
+	for _, rule := range found.Rules {
+		for _, finding := range rule.Broken {
+			file, line := splitPlace(finding.Place)
+			findings = append(findings, report.Finding{Check: finding.Promise, Level: report.Error, Title: "usher verify: " + finding.Promise,
+				File: file, Line: line, Package: rule.Rule, Message: findingText(rule.Rule, finding)})
+		}
+	}
+	return findings
+}
+
+// verifySuites has a suite for each rule and a case for each promise.
+func verifySuites(found *verify.Report) []report.Suite {
+	var suites []report.Suite
+	for _, rule := range found.Rules {
+		suite := report.Suite{Name: rule.Rule}
+		file, line := splitPlace(rule.Place)
 		for _, promise := range verify.Promises() {
-			file, line := splitPlace(rule.Place)
-			c := junitCase{Class: rule.Rule, Name: promise.ID, File: filepath.ToSlash(file), Line: line, Time: "0", Output: promise.Says}
-			for _, finding := range rule.Broken {
-				if finding.Promise != promise.ID {
-					continue
-				}
-				if c.Failure == nil {
-					c.Failure = &junitDetail{Message: finding.Message}
-				}
-				c.Failure.Text += findingText(rule.Rule, finding) + "\n"
+			c := report.Case{Name: promise.ID, File: file, Line: line, Output: promise.Says}
+			if promise.ID == verify.Invariant && !rule.Invariants {
+				c.Result, c.Message = report.Skipped, "there are no invariants"
 			}
 			for _, skip := range rule.Skipped {
 				if skip.Promise == promise.ID {
-					c.Skipped = &struct{}{}
-					c.Output = "skipped: " + skip.Reason
+					c.Result, c.Message = report.Skipped, skip.Reason
 				}
 			}
-			suite.Tests++
-			switch {
-			case c.Failure != nil:
-				suite.Failures++
-			case c.Skipped != nil:
-				suite.Skipped++
+			for _, finding := range rule.Broken {
+				if finding.Promise == promise.ID {
+					c.Result, c.Message = report.Failed, cmp.Or(c.Message, finding.Message)
+					c.Text += findingText(rule.Rule, finding) + "\n"
+				}
 			}
 			suite.Cases = append(suite.Cases, c)
 		}
-		all.Tests += suite.Tests
-		all.Failures += suite.Failures
-		all.Suites = append(all.Suites, suite)
+		suites = append(suites, suite)
 	}
-	return writeXML(w, all)
+	return suites
 }
 
-// verifySARIF writes the part of SARIF 2.1.0 that code scanning reads. Source:
-// https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
-func verifySARIF(w io.Writer, report *verify.Report) error {
-	type object = map[string]any
-	text := func(s string) object { return object{"text": s} }
-	index := map[string]int{}
-	var promises []object
-	for i, promise := range verify.Promises() {
-		index[promise.ID] = i
-		promises = append(promises, object{"id": promise.ID, "shortDescription": text(promise.Says), "defaultConfiguration": object{"level": "error"}})
+func promiseChecks() []report.Check {
+	var checks []report.Check
+	for _, promise := range verify.Promises() {
+		checks = append(checks, report.Check{ID: promise.ID, Title: promise.Says, Level: report.Error})
 	}
-	results := []object{}
-	for _, rule := range report.Rules {
-		for _, finding := range rule.Broken {
-			file, line := splitPlace(finding.Place)
-			results = append(results, object{
-				"ruleId": finding.Promise, "ruleIndex": index[finding.Promise], "level": "error",
-				"message": text(findingText(rule.Rule, finding)),
-				"locations": []object{{"physicalLocation": object{
-					"artifactLocation": object{"uri": (&url.URL{Path: filepath.ToSlash(file)}).String()},
-					"region":           object{"startLine": line},
-				}}},
-			})
-		}
-	}
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(object{
-		"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0",
-		"runs": []object{{
-			"tool":    object{"driver": object{"name": "usher verify", "rules": promises}},
-			"results": results,
-		}},
-	})
+	return checks
 }

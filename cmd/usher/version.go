@@ -38,6 +38,7 @@ the commit that it was built from, where the build knew one.`,
 		},
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
+	completeWith(cmd, "output", "text", "json")
 	return cmd
 }
 

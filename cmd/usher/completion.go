@@ -1,0 +1,67 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/allocation"
+)
+
+// completeWith lets the shell complete a flag's value or, of a flag that takes a list,
+// the last of its values. A value may have a tab and words about it behind.
+func completeWith(cmd *cobra.Command, flag string, values ...string) {
+	complete(cmd, flag, func() []string { return values })
+}
+
+// completeRules completes a flag with the packages of the rules that the command works with.
+func completeRules(cmd *cobra.Command, flag string, rules *rulesFlags) {
+	complete(cmd, flag, func() []string {
+		fsys, err := openRules(*rules)
+		if err != nil {
+			return nil
+		}
+		// Lazy, because somebody is waiting at the keyboard.
+		options := rules.options()
+		options.Lazy = true
+		loaded, err := allocation.LoadRules(cmd.Context(), fsys, options)
+		if err != nil {
+			return nil
+		}
+		var values []string
+		for _, b := range loaded.Bindings() {
+			values = append(values, strings.TrimPrefix(b.Package, "allocation.")+"\t"+b.Title)
+		}
+		return values
+	})
+}
+
+func complete(cmd *cobra.Command, flag string, values func() []string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		before := ""
+		if strings.HasSuffix(cmd.Flag(flag).Value.Type(), "Slice") {
+			before = typed[:strings.LastIndexByte(typed, ',')+1]
+		}
+		var list []string
+		for _, value := range values() {
+			if value = before + value; strings.HasPrefix(value, typed) {
+				list = append(list, value)
+			}
+		}
+		return list, cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err) // the command has no such flag
+	}
+}
+
+// signatureAlgorithms are those of JSON Web Signature that OPA signs bundles with.
+func signatureAlgorithms() []string {
+	var list []string
+	for _, family := range []string{"RS", "ES", "PS", "HS"} {
+		for _, size := range []string{"256", "384", "512"} {
+			list = append(list, family+size)
+		}
+	}
+	return list
+}

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/dpssim/attest"
+	"github.com/usher-dps/usher/internal/dpssim/fleet"
+	"github.com/usher-dps/usher/internal/dpssim/pki"
+)
+
+// dpsFleetFlags are those of usher dps fleet.
+type dpsFleetFlags struct {
+	standInFlags
+	devices, parallel, storm int
+	rate                     float64
+	transport, group, id     string
+	groupKey, payload        string
+	x509, start              bool
+	output                   string
+}
+
+func newDPSFleetCommand(places *standInFlags) *cobra.Command {
+	var flags dpsFleetFlags
+	cmd := &cobra.Command{
+		Use:   "fleet",
+		Short: "Register made-up devices, and show how they land on the hubs",
+		Long: `Fleet registers made-up devices of an enrollment group with the stand-in that runs
+in --folder, through the doors that real ones use, each over a connection of its own.
+With --start it starts a stand-in for itself, which ends with it.
+
+Devices come at --rate a minute, or all at once without it; at most --parallel are on
+line at the same time. --storm has all of them register again at once, so many times.
+A device that is told to come back later (429) does so. 429 comes with --quota of
+usher dps, and with trouble.
+
+What is counted: devices by hub, failed registrations and refused calls by the code of
+DPS, how many changed hubs since the round before, and how long it took each from when
+it was due until it was through.
+
+It exits with 1 if a device got no answer that it could use.`,
+		Example: `  usher dps fleet --devices 200 --id '{n}-contoso-tstrsd-007'
+  usher dps fleet --devices 10000 --rate 1000 --group eu-factory --storm 1
+  usher dps fleet --start --devices 10000 --quota --time-scale 60 --transport mqtt -o json`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			flags.config, flags.folder = places.config, places.folder
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return flags.run(ctx, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags.register(cmd)
+	f := cmd.Flags()
+	f.IntVar(&flags.devices, "devices", 100, "how many devices")
+	f.Float64Var(&flags.rate, "rate", 0, "registrations a minute; 0 for all at once")
+	f.IntVar(&flags.storm, "storm", 0, "how many times all register again at once, afterwards")
+	f.StringVar(&flags.transport, "transport", fleet.HTTP, "http or mqtt")
+	f.StringVar(&flags.group, "group", "", "enrollment group of the devices (default: the first of the configuration)")
+	f.StringVar(&flags.groupKey, "group-key", "", "its key, for a group that is not in the configuration")
+	f.BoolVar(&flags.x509, "x509", false, "devices have certificates of the development device CA in place of keys")
+	f.StringVar(&flags.id, "id", "fleet-"+fleet.Number, "registration ID of a device, with "+fleet.Number+" for its number")
+	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends along")
+	f.IntVar(&flags.parallel, "parallel", fleet.DefaultParallel, "most devices on line at the same time")
+	f.BoolVar(&flags.start, "start", false, "start a stand-in for this run; the options of usher dps are for it")
+	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
+	completeWith(cmd, "output", "text", "json")
+	completeWith(cmd, "transport", fleet.HTTP, fleet.MQTT)
+	return cmd
+}
+
+// startOnly are the flags that concern a stand-in that this command starts.
+var startOnly = []string{"webhook", "time-scale", "state", "journal", "calm", "quota"}
+
+func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
+	if err := flags.standInFlags.check(cmd); err != nil {
+		return err
+	}
+	switch {
+	case flags.output != "text" && flags.output != "json":
+		return usageError(fmt.Errorf("--output %s: it is text or json", flags.output))
+	case flags.devices < 1 || flags.devices > 10_000_000:
+		return usageError(fmt.Errorf("--devices is %d: it is from 1 to 10000000", flags.devices))
+	case flags.rate < 0:
+		return usageError(fmt.Errorf("--rate is %v: it is registrations a minute", flags.rate))
+	case flags.storm < 0:
+		return usageError(fmt.Errorf("--storm is %d: it counts rounds", flags.storm))
+	case flags.parallel < 1:
+		return usageError(fmt.Errorf("--parallel is %d: at least one device has to be on line", flags.parallel))
+	case flags.transport != fleet.HTTP && flags.transport != fleet.MQTT:
+		return usageError(fmt.Errorf("--transport %s: it is http or mqtt", flags.transport))
+	case flags.x509 && flags.groupKey != "":
+		return usageError(errors.New("--group-key and --x509: devices have either keys or certificates"))
+	case flags.devices > 1 && !strings.Contains(flags.id, fleet.Number):
+		return usageError(fmt.Errorf("--id %s is the same for all devices: put %s where the number goes", flags.id, fleet.Number))
+	}
+	if flags.payload != "" {
+		var object map[string]any
+		if err := json.Unmarshal([]byte(flags.payload), &object); err != nil || object == nil {
+			return usageError(errors.New("--payload is not a JSON object"))
+		}
+	}
+	for _, name := range startOnly {
+		if !flags.start && cmd.Flags().Changed(name) {
+			return usageError(fmt.Errorf("--%s is for a stand-in that this command starts: give it to usher dps, or add --start", name))
+		}
+	}
+	return nil
+}
+
+func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) error {
+	at, err := flags.place(stderr)
+	if err != nil {
+		return err
+	}
+	defer at.close()
+	options := fleet.Options{
+		Devices: flags.devices, ID: flags.id, Transport: flags.transport, Parallel: flags.parallel,
+		Address: at.httpsAddress(), IDScope: at.IDScope, RootCAs: at.authority.Pool(),
+	}
+	if flags.transport == fleet.MQTT {
+		options.Address = at.mqttAddress()
+	}
+	if flags.payload != "" {
+		options.Payload = json.RawMessage(flags.payload)
+	}
+	if flags.x509 {
+		options.Certificate = at.authority.Issue
+	} else if options.GroupKey, err = flags.key(); err != nil {
+		return err
+	}
+	devices, err := fleet.New(options)
+	if err != nil {
+		return err
+	}
+	var rounds []fleet.Summary
+	for i := range 1 + flags.storm {
+		rate := flags.rate
+		if i > 0 {
+			rate = 0
+		}
+		stop := showFleet(stderr, devices, rate)
+		round := devices.Register(ctx, rate)
+		stop()
+		rounds = append(rounds, round)
+		if flags.output == "text" {
+			writeRound(stdout, i, round, painterFor(stdout))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if flags.output == "json" {
+		encoder := json.NewEncoder(stdout)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(map[string]any{"rounds": rounds}); err != nil {
+			return err
+		}
+	}
+	return fleetVerdict(ctx, rounds)
+}
+
+func fleetVerdict(ctx context.Context, rounds []fleet.Summary) error {
+	if last := rounds[len(rounds)-1]; ctx.Err() != nil {
+		return fmt.Errorf("interrupted in round %d, after %d of %d devices", len(rounds), last.Done(), last.Devices)
+	}
+	for i, round := range rounds {
+		if round.Lost > 0 {
+			return fmt.Errorf("round %d: %d devices got no answer that they could use, such as: %s", i+1, round.Lost, round.Examples["lost"])
+		}
+	}
+	return nil
+}
+
+// fleetPlace is the stand-in that a fleet registers with.
+type fleetPlace struct {
+	running
+	authority *pki.Authority
+	close     func() error
+}
+
+func (flags *dpsFleetFlags) place(stderr io.Writer) (fleetPlace, error) {
+	if flags.start {
+		s, err := startStandIn(flags.standInFlags, listenOptions{address: "127.0.0.1"}, nil, nil, stderr)
+		if err != nil {
+			return fleetPlace{}, err
+		}
+		return fleetPlace{s.running, s.authority, s.close}, nil
+	}
+	at, err := readRunning(flags.folder)
+	if err != nil {
+		return fleetPlace{}, err
+	}
+	authority, err := pki.Load(flags.folder)
+	return fleetPlace{at, authority, func() error { return nil }}, err
+}
+
+func (flags *dpsFleetFlags) key() ([]byte, error) {
+	if flags.groupKey != "" {
+		key, err := attest.DecodeKey(flags.groupKey)
+		if err != nil {
+			return nil, usageError(fmt.Errorf("--group-key: %w", err))
+		}
+		return key, nil
+	}
+	name := flags.group
+	if name == "" {
+		file, err := flags.load()
+		if err != nil {
+			return nil, err
+		}
+		if len(file.Groups) == 0 {
+			return nil, fmt.Errorf("%s has no enrollment group: name one that the stand-in has with --group and --group-key", flags.config)
+		}
+		name = file.Groups[0].EnrollmentGroupID
+	}
+	return flags.standInFlags.groupKey(name)
+}
+
+// liveInterval is how often the picture on a terminal changes.
+const liveInterval = 500 * time.Millisecond
+
+// showFleet draws on a terminal how the devices land, until the function that it returns is called.
+func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
+	if !isTerminal(w) {
+		return func() {}
+	}
+	ended, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(left)
+		ticker := time.NewTicker(liveInterval)
+		defer ticker.Stop()
+		drawn := 0
+		erase := func() {
+			if drawn > 0 {
+				fmt.Fprintf(w, "\x1b[%dA\x1b[J", drawn)
+			}
+		}
+		for {
+			select {
+			case <-ended:
+				erase()
+				return
+			case <-ticker.C:
+				var picture strings.Builder
+				now := devices.Snapshot()
+				fmt.Fprintf(&picture, "%d of %d devices are through, %s", now.Done(), now.Devices, perMinute(now))
+				if rate > 0 {
+					fmt.Fprintf(&picture, " (%.0f asked for)", rate)
+				}
+				if now.Throttled > 0 {
+					fmt.Fprintf(&picture, ", %d times told to come back later", now.Throttled)
+				}
+				picture.WriteString("\n")
+				writeHubs(&picture, now)
+				erase()
+				io.WriteString(w, picture.String())
+				drawn = strings.Count(picture.String(), "\n")
+			}
+		}
+	}()
+	return func() {
+		close(ended)
+		<-left
+	}
+}
+
+func perMinute(s fleet.Summary) string {
+	return fmt.Sprintf("%.0f a minute", float64(s.Done())/max(float64(s.DurationMS), 1)*60_000)
+}
+
+// writeRound prints what came of a round.
+func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
+	what := "registered"
+	if i > 0 {
+		what = "registered again, all at once"
+	}
+	fmt.Fprintf(w, "Round %d: %d devices %s in %.1f s, %s\n", i+1, s.Devices, what, float64(s.DurationMS)/1000, perMinute(s))
+	line := func(c colour, name string, n int, note string) {
+		if n > 0 {
+			fmt.Fprintf(w, "  %s %7d%s\n", paint.paint(c, fmt.Sprintf("%-16s", name)), n, note)
+		}
+	}
+	line(green, "assigned", s.Assigned, "")
+	line("", "moved", s.Moved, " of these, to another hub")
+	for _, code := range slices.Sorted(maps.Keys(s.Failed)) {
+		line(red, "failed "+code, s.Failed[code], "  "+oneLine(s.Examples[code]))
+	}
+	for _, code := range slices.Sorted(maps.Keys(s.Refused)) {
+		line(red, "refused "+code, s.Refused[code], "  "+oneLine(s.Examples[code]))
+	}
+	line(red, "disabled", s.Disabled, "")
+	line(red, "lost", s.Lost, "  "+oneLine(s.Examples["lost"]))
+	line(faint, "come back later", s.Throttled, " answers, after which devices came back")
+	if l := s.LatencyMS; l != nil {
+		fmt.Fprintf(w, "  %-16s %7d ms for half of them, %d for 95 %%, %d for 99 %%, %d at most\n", "it took", l.P50, l.P95, l.P99, l.Max)
+	}
+	writeHubs(w, s)
+	fmt.Fprintln(w)
+}
+
+// barWidth is that of a bar for all devices.
+const barWidth = 40
+
+func writeHubs(w io.Writer, s fleet.Summary) {
+	hubs := slices.SortedFunc(maps.Keys(s.Hubs), func(a, b string) int {
+		return cmp.Or(cmp.Compare(s.Hubs[b], s.Hubs[a]), cmp.Compare(a, b))
+	})
+	width := 0
+	for _, hub := range hubs {
+		width = max(width, len(hub))
+	}
+	for _, hub := range hubs {
+		share := float64(s.Hubs[hub]) / float64(max(s.Assigned, 1))
+		fmt.Fprintf(w, "  %-*s %7d  %5.1f %%  %s\n", width, oneLine(hub), s.Hubs[hub], 100*share, strings.Repeat("#", int(share*barWidth+0.5)))
+	}
+}
+
+// oneLine keeps what came over the wire from writing to the terminal as it likes.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, text)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/dpssim/pki"
+)
+
+// managementPatience is how long a stand-in may take to answer on its management endpoints.
+const managementPatience = 10 * time.Second
+
+func newDPSTroubleCommand(flags *standInFlags) *cobra.Command {
+	var calm bool
+	cmd := &cobra.Command{
+		Use:   "trouble [JSON]",
+		Short: "Show or set what goes wrong on purpose, while the stand-in runs",
+		Long: `Trouble shows what goes wrong on purpose in the stand-in that runs in --folder, or
+sets it: the whole of it, as under trouble in the configuration. --calm ends all of
+it.`,
+		Example: `  usher dps trouble
+  usher dps trouble '{"throttle": 0.1, "webhook": {"cut": 0.05}}'
+  usher dps trouble '{"hubs": {"contoso-eu-hub.azure-devices.net": "drained"}}'
+  usher dps trouble --calm`,
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if calm && len(args) > 0 {
+				return usageError(errors.New("--calm ends all trouble, and the argument sets some: choose one"))
+			}
+			method, body := http.MethodGet, ""
+			switch {
+			case calm:
+				method, body = http.MethodPut, "{}"
+			case len(args) == 1:
+				method, body = http.MethodPut, args[0]
+			}
+			text, err := manage(cmd.Context(), flags.folder, method, "/_/trouble", body)
+			if err != nil {
+				return err
+			}
+			var indented bytes.Buffer
+			if err := json.Indent(&indented, text, "", "  "); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), indented.String())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&calm, "calm", false, "end all trouble")
+	return cmd
+}
+
+// manage calls a management endpoint of the stand-in that runs in a folder.
+func manage(ctx context.Context, folder, method, path, body string) ([]byte, error) {
+	at, err := readRunning(folder)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := pki.Load(folder)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, managementPatience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, "https://"+at.httpsAddress()+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Host = "localhost"
+	request.Header.Set("Content-Type", "application/json")
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), ServerName: "localhost"}}
+	defer transport.CloseIdleConnections()
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		var refusal struct{ Message string }
+		if json.Unmarshal(text, &refusal) != nil || refusal.Message == "" {
+			refusal.Message = response.Status
+		}
+		return nil, errors.New(refusal.Message)
+	}
+	return text, nil
+}

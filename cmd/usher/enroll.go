@@ -1,0 +1,269 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/enrollment"
+)
+
+// enrollFlags are those of `usher enroll`.
+type enrollFlags struct {
+	provisioning        provisioningFlags
+	webhook             webhookFlags
+	groups, individuals []string
+	all                 bool
+	rotate              bool
+	hubs                []string
+	reprovision         string
+	create              bool
+	certificate         string
+	caReference         string
+	dryRun              bool
+	format              string
+}
+
+func newEnrollCommand() *cobra.Command {
+	var flags enrollFlags
+	cmd := &cobra.Command{
+		Use:   "enroll",
+		Short: "Point enrollments of DPS at the webhook",
+		Long: `Enroll changes enrollments over DPS's service API, so that DPS asks the webhook about
+their devices: allocation policy custom, the webhook's URL with its function key, and,
+where asked, the selected hubs and the reprovision policy. All else of an enrollment
+stays as it is. --dry-run shows the difference and changes nothing; keys are never
+printed.
+
+With --create an enrollment that is missing is made: with symmetric keys, which DPS
+makes, or for devices with a certificate.
+
+With --rotate-key every enrollment that calls the webhook gets the key that is given,
+after the webhook has taken it. Both keys have to be valid until it is done.
+
+It signs in with Microsoft Entra, as 'az login' left it, and needs the role Device
+Provisioning Service Data Contributor; or it takes a connection string.`,
+		Example: `  usher enroll --group breakroom --webhook https://NAME.azurewebsites.net/api/allocate --key-file key --dry-run
+  usher enroll --group line-a --create --hub contoso-eu.azure-devices.net --reprovision migrate --webhook ... --key-file key
+  usher enroll --rotate-key --webhook https://NAME.azurewebsites.net/api/allocate --key-file new-key`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := interruptible(cmd.Context())
+			defer cancel()
+			return flags.run(ctx, cmd)
+		},
+	}
+	flags.provisioning.register(cmd)
+	flags.webhook.register(cmd)
+	f := cmd.Flags()
+	f.StringVar(&flags.webhook.apiVersion, "api-version", enrollment.DefaultAPIVersion, "shape of the AllocationRequests that DPS posts")
+	f.StringArrayVar(&flags.groups, "group", nil, "enrollment group; may be repeated")
+	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment; may be repeated")
+	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is custom already")
+	f.BoolVar(&flags.rotate, "rotate-key", false, "give a new key to all enrollments that call the webhook")
+	f.StringSliceVar(&flags.hubs, "hub", nil, "host name of a hub to select; may be repeated. Default: as it is, and all linked hubs for a new one")
+	f.StringVar(&flags.reprovision, "reprovision", "", "migrate, reset or never; default: as it is")
+	f.BoolVar(&flags.create, "create", false, "make what is missing")
+	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of the signing certificate of a group, or of an individual's own")
+	f.StringVar(&flags.caReference, "ca", "", "with --create: name of a CA certificate that DPS has")
+	f.BoolVar(&flags.dryRun, "dry-run", false, "show what would change")
+	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
+	completeWith(cmd, "reprovision", "migrate", "reset", "never")
+	completeWith(cmd, "output", "text", "json")
+	return cmd
+}
+
+// enrolled is what became of one enrollment.
+type enrolled struct {
+	Kind    enrollment.Kind     `json:"kind"`
+	ID      string              `json:"id"`
+	Created bool                `json:"created"`
+	Changes []enrollment.Change `json:"changes"`
+	// Written is unset for a dry run, and where nothing changes.
+	Written bool   `json:"written"`
+	Error   string `json:"error,omitempty"`
+}
+
+func (f *enrollFlags) check() error {
+	switch {
+	case f.format != "text" && f.format != "json":
+		return fmt.Errorf("--output is %q: use text or json", f.format)
+	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision != ""):
+		return errors.New("--rotate-key changes the key and nothing else, in all enrollments that call the webhook: give it with --webhook and --key-file alone")
+	case f.all && (f.create || len(f.groups)+len(f.individuals) > 0):
+		return errors.New("--all is for the enrollments that there are, without naming any")
+	case !f.rotate && !f.all && len(f.groups)+len(f.individuals) == 0:
+		return errors.New("which enrollments? Give --group, --individual, --all or --rotate-key")
+	case (f.certificate != "" || f.caReference != "") && !f.create:
+		return errors.New("--certificate and --ca are for --create")
+	case f.certificate != "" && f.caReference != "":
+		return errors.New("either --certificate or --ca")
+	}
+	return nil
+}
+
+func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
+	if err := f.check(); err != nil {
+		return usageError(err)
+	}
+	webhook, err := f.webhook.webhook(cmd)
+	if err != nil {
+		return err
+	}
+	target := enrollment.Target{Webhook: webhook, Hubs: f.hubs, Reprovision: enrollment.Reprovision(f.reprovision)}
+	if err := target.Check(); err != nil {
+		return usageError(err)
+	}
+	client, err := f.provisioning.client(cmd)
+	if err != nil {
+		return err
+	}
+	if f.rotate {
+		if webhook.Key() == "" {
+			return usageError(fmt.Errorf("--rotate-key needs the new key: --key-file or %s", envFunctionKey))
+		}
+		if err := enrollment.TryKey(ctx, nil, webhook); err != nil {
+			return fmt.Errorf("nothing is changed: %w", err)
+		}
+	}
+	states, err := f.states(ctx, client, webhook)
+	if err != nil {
+		return err
+	}
+	results := make([]enrolled, 0, len(states))
+	failed := 0
+	for _, before := range states {
+		result := f.enroll(ctx, client, before, target)
+		if result.Error != "" {
+			failed++
+		}
+		results = append(results, result)
+		if f.format == "text" {
+			f.print(cmd, result)
+		}
+	}
+	if f.format == "json" {
+		encoder := json.NewEncoder(cmd.OutOrStdout())
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(results); err != nil {
+			return err
+		}
+	}
+	switch {
+	case failed > 0:
+		return fmt.Errorf("%d of %d enrollments were not written; what was written stays, and the command may be run again", failed, len(results))
+	case len(results) == 0 && f.rotate:
+		return fmt.Errorf("no enrollment calls %s", webhook.Address())
+	case len(results) == 0:
+		return errors.New("no enrollment has the allocation policy custom")
+	}
+	return nil
+}
+
+// states are the enrollments as they are, or as new ones where they are missing.
+func (f *enrollFlags) states(ctx context.Context, client *enrollment.Client, webhook enrollment.Webhook) ([]enrollment.Enrollment, error) {
+	var states []enrollment.Enrollment
+	if f.rotate || f.all {
+		for _, kind := range []enrollment.Kind{enrollment.Group, enrollment.Individual} {
+			all, err := client.All(ctx, kind)
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range all {
+				if e.AllocationPolicy() == "custom" && (f.all || e.Webhook().SameAddress(webhook)) {
+					states = append(states, e)
+				}
+			}
+		}
+		return states, nil
+	}
+	named := map[enrollment.Kind][]string{enrollment.Group: f.groups, enrollment.Individual: f.individuals}
+	for _, kind := range []enrollment.Kind{enrollment.Group, enrollment.Individual} {
+		for _, id := range named[kind] {
+			e, err := client.Get(ctx, kind, id)
+			if errors.Is(err, enrollment.ErrNotFound) && f.create {
+				if e, err = f.fresh(kind, id); err != nil {
+					return nil, usageError(err)
+				}
+			} else if errors.Is(err, enrollment.ErrNotFound) {
+				return nil, fmt.Errorf("%w; --create makes one", err)
+			}
+			if err != nil {
+				return nil, err
+			}
+			states = append(states, e)
+		}
+	}
+	return states, nil
+}
+
+func (f *enrollFlags) fresh(kind enrollment.Kind, id string) (enrollment.Enrollment, error) {
+	attestation := enrollment.SymmetricKey()
+	switch {
+	case f.caReference != "":
+		attestation = enrollment.CAReference(f.caReference)
+	case f.certificate != "":
+		text, err := os.ReadFile(f.certificate)
+		if err != nil {
+			return enrollment.Enrollment{}, err
+		}
+		if attestation, err = enrollment.Certificate(kind, text); err != nil {
+			return enrollment.Enrollment{}, fmt.Errorf("%s: %w", f.certificate, err)
+		}
+	}
+	return enrollment.New(kind, id, attestation), nil
+}
+
+func (f *enrollFlags) enroll(ctx context.Context, client *enrollment.Client, before enrollment.Enrollment, target enrollment.Target) enrolled {
+	after := target.Apply(before)
+	if f.rotate {
+		after = target.ApplyKey(before)
+	}
+	result := enrolled{Kind: before.Kind, ID: before.ID(), Created: before.ETag() == ""}
+	result.Changes = enrollment.Changes(before, after)
+	if f.dryRun || len(result.Changes) == 0 && !result.Created {
+		return result
+	}
+	if _, err := client.Put(ctx, after); err != nil {
+		result.Error = err.Error()
+		return result
+	}
+	result.Written = true
+	return result
+}
+
+func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
+	var text bytes.Buffer
+	state := "changed"
+	switch {
+	case r.Error != "":
+		state = "failed: " + r.Error
+	case r.Created && f.dryRun:
+		state = "would be created"
+	case r.Created:
+		state = "created"
+	case len(r.Changes) == 0:
+		state = "as it should be"
+	case f.dryRun:
+		state = "would change"
+	}
+	fmt.Fprintf(&text, "%s %s: %s\n", r.Kind, r.ID, state)
+	for _, change := range r.Changes {
+		if change.Old != "" {
+			fmt.Fprintf(&text, "  - %s %s\n", change.Pointer, change.Old)
+		}
+		if change.New != "" {
+			fmt.Fprintf(&text, "  + %s %s\n", change.Pointer, change.New)
+		}
+		if change.Key {
+			fmt.Fprintf(&text, "    with another key\n")
+		}
+	}
+	_, _ = cmd.OutOrStdout().Write(text.Bytes()) // nobody is left to tell
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/usher-dps/usher/internal/azureauth"
+	"github.com/usher-dps/usher/internal/enrollment"
+)
+
+// provisioningFlags say which DPS instance a command works with, and as whom.
+type provisioningFlags struct {
+	host           string
+	connectionFile string
+}
+
+// Environment variables that stand in for flags.
+const (
+	envProvisioningHost = "USHER_DPS"
+	envConnectionString = "USHER_DPS_CONNECTION_STRING"
+	envFunctionKey      = "USHER_FUNCTION_KEY"
+)
+
+func (f *provisioningFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.host, "dps", "", "host name of the DPS instance's service API; default from "+envProvisioningHost+", else that of the connection string")
+	flags.StringVar(&f.connectionFile, "connection-string-file", "",
+		"file with a connection string of the DPS instance, - for standard input; default from "+envConnectionString+", else you sign in with Microsoft Entra (az login)")
+}
+
+func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
+	options := enrollment.Options{Host: f.host}
+	if options.Host == "" {
+		options.Host = os.Getenv(envProvisioningHost)
+	}
+	text := os.Getenv(envConnectionString)
+	if f.connectionFile != "" {
+		var err error
+		if text, err = secretFrom(cmd, f.connectionFile); err != nil {
+			return nil, err
+		}
+	}
+	if text != "" {
+		host, key, err := enrollment.ParseConnectionString(text)
+		if err != nil {
+			return nil, usageError(err)
+		}
+		options.Key = key
+		if options.Host == "" {
+			options.Host = host
+		}
+	}
+	if options.Host == "" {
+		return nil, usageError(fmt.Errorf("which DPS instance? Give --dps, set %s, or give a connection string", envProvisioningHost))
+	}
+	if text == "" {
+		var err error
+		if options.Credential, err = azureauth.Credential(os.Getenv); err != nil {
+			return nil, err
+		}
+	}
+	client, err := enrollment.NewClient(options)
+	if err != nil {
+		return nil, usageError(err)
+	}
+	return client, nil
+}
+
+// webhookFlags say which webhook a command is about. The key is never a flag: flags
+// are in the shell's history and in the list of processes.
+type webhookFlags struct {
+	url, keyFile, apiVersion string
+}
+
+func (f *webhookFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.url, "webhook", "", "URL of the webhook without its key, such as https://NAME.azurewebsites.net/api/allocate")
+	flags.StringVar(&f.keyFile, "key-file", "", "file with the function key, - for standard input; default from "+envFunctionKey)
+}
+
+// webhook is the URL with its key.
+func (f *webhookFlags) webhook(cmd *cobra.Command) (enrollment.Webhook, error) {
+	webhook := enrollment.Webhook{URL: f.url, APIVersion: f.apiVersion}
+	if f.url == "" {
+		return webhook, usageError(errors.New("--webhook is missing"))
+	}
+	if webhook.Key() != "" {
+		return webhook, usageError(errors.New("--webhook has a key in it, and this shell's history now, too: change the key, and give the new one by --key-file or " + envFunctionKey))
+	}
+	key := strings.TrimSpace(os.Getenv(envFunctionKey))
+	if f.keyFile != "" {
+		var err error
+		if key, err = secretFrom(cmd, f.keyFile); err != nil {
+			return webhook, err
+		}
+	}
+	if key == "" {
+		return webhook, nil
+	}
+	webhook, err := webhook.WithKey(key)
+	if err != nil {
+		return webhook, usageError(err)
+	}
+	return webhook, nil
+}
+
+// secretFrom reads one line. Its errors quote nothing of it.
+func secretFrom(cmd *cobra.Command, name string) (string, error) {
+	in := cmd.InOrStdin()
+	if name != "-" {
+		file, err := os.Open(name)
+		if err != nil {
+			return "", err
+		}
+		defer file.Close()
+		in = file
+	}
+	text, err := io.ReadAll(io.LimitReader(in, 16<<10))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || strings.ContainsAny(secret, "\r\n") {
+		return "", fmt.Errorf("%s does not hold one line", name)
+	}
+	return secret, nil
+}

@@ -1,0 +1,294 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/allocation"
+	webhook "github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/doctor"
+	"github.com/usher-dps/usher/internal/dpssim"
+	"github.com/usher-dps/usher/internal/dpssim/hub"
+	"github.com/usher-dps/usher/internal/dpssim/model"
+	"github.com/usher-dps/usher/internal/dpssim/pki"
+	"github.com/usher-dps/usher/internal/dpssim/store"
+	"github.com/usher-dps/usher/internal/dpssim/web"
+)
+
+// Secrets of a chain, that no command may print.
+const (
+	oldFunctionKey = "old-function-key-of-the-test"
+	newFunctionKey = "new-function-key-of-the-test"
+	serviceKey     = "c2VydmljZS1rZXktb2YtdGhlLXRlc3Q="
+)
+
+// chain is a stand-in for DPS and a webhook with the starter rules, both with TLS.
+type chain struct {
+	shell
+	service *dpssim.Service
+	webhook string // its URL without a key
+}
+
+// newChain starts one. The groups are there already, as hashed ones with symmetric keys.
+func newChain(t *testing.T, groups ...string) *chain {
+	t.Helper()
+	authority, err := pki.Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func(server *httptest.Server) *httptest.Server {
+		server.TLS = authority.ServerConfig()
+		server.TLS.NextProtos = []string{"http/1.1"}
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		return server
+	}
+	rules, err := allocation.LoadRules(t.Context(), os.DirFS(filepath.Join("..", "..", "rules")), allocation.RulesOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hook := serve(httptest.NewUnstartedServer(webhook.New(webhook.Options{Allocator: allocator, Keys: []string{oldFunctionKey, newFunctionKey}})))
+
+	state := store.Memory()
+	registry := hub.New(state, time.Now)
+	config := dpssim.Config{Name: "usher", IDScope: "0ne00000000",
+		Policies: []dpssim.AccessPolicy{{Name: "provisioningserviceowner", PrimaryKey: serviceKey}},
+		Hubs:     []dpssim.LinkedHub{{HostName: "contoso-toasters-hub-1098.azure-devices.net"}, {HostName: "contoso-eu-hub.azure-devices.net"}}}
+	service, err := dpssim.New(config, state, registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(service.Close)
+	dps := serve(httptest.NewUnstartedServer(web.New(web.Options{Service: service})))
+	c := &chain{service: service, webhook: hook.URL + webhook.AllocatePath}
+	c.folder = t.TempDir()
+	host := strings.TrimPrefix(dps.URL, "https://")
+	c.env = []string{
+		"SSL_CERT_FILE=" + authority.CAFile(),
+		"WEBHOOK=" + c.webhook,
+		envProvisioningHost + "=" + host,
+		envConnectionString + "=HostName=" + config.HostName() + ";SharedAccessKeyName=provisioningserviceowner;SharedAccessKey=" + serviceKey,
+	}
+	c.rewrite = strings.NewReplacer(c.webhook, "https://usher.example/api/allocate")
+	for name, text := range map[string]string{"key": oldFunctionKey, "new-key": newFunctionKey, "wrong-key": "wrong-function-key-of-the-test"} {
+		if err := os.WriteFile(filepath.Join(c.folder, name), []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(filepath.Join(c.folder, "rules"), os.DirFS(filepath.Join("..", "..", "rules"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range groups {
+		c.put(t, group, hashed())
+	}
+	return c
+}
+
+// put makes an enrollment group with symmetric keys.
+func (c *chain) put(t *testing.T, id string, group model.EnrollmentGroup) {
+	t.Helper()
+	group.EnrollmentGroupID = id
+	group.Attestation.Type = "symmetricKey"
+	if _, err := c.service.PutGroup(id, group, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// custom is a group that calls a webhook.
+func custom(url string) model.EnrollmentGroup {
+	return model.EnrollmentGroup{Enrollment: model.Enrollment{AllocationPolicy: "custom",
+		CustomAllocationDefinition: &model.CustomAllocationDefinition{WebhookURL: url, APIVersion: "2021-10-01"}}}
+}
+
+func hashed() model.EnrollmentGroup {
+	return model.EnrollmentGroup{Enrollment: model.Enrollment{AllocationPolicy: "hashed"}}
+}
+
+// usher runs a command as a process, since a process reads the authorities that it
+// trusts once. What it prints must hold no secret.
+func (c *chain) usher(t *testing.T, wantCode int, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "usher", args...)
+	command.Dir, command.Env = c.folder, append(os.Environ(), c.env...)
+	output, err := command.CombinedOutput()
+	code := exitOK
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		code = exit.ExitCode()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	printed := c.rewrite.Replace(string(output))
+	if code != wantCode {
+		t.Errorf("usher %s exits with %d, want %d:\n%s", strings.Join(args, " "), code, wantCode, printed)
+	}
+	for _, secret := range []string{"function-key", serviceKey, "c2VydmljZS", "code="} {
+		if strings.Contains(printed, secret) {
+			t.Errorf("usher %s prints %s:\n%s", strings.Join(args, " "), secret, printed)
+		}
+	}
+	return printed
+}
+
+func (c *chain) group(t *testing.T, id string) model.EnrollmentGroup {
+	t.Helper()
+	group, err := c.service.Group(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return group
+}
+
+func wants(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in\n%s", part, text)
+		}
+	}
+}
+
+func TestDocsOfProvisioning(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"enroll.md", "doctor.md"} {
+		ran := 0
+		for _, section := range strings.Split(page(t, name), "\n## ") {
+			c := newChain(t, "breakroom", "field-devices")
+			c.put(t, "contoso-custom-allocated-devices", custom(c.webhook+"?code="+oldFunctionKey))
+			c.put(t, "tenant-devices", custom(c.webhook))
+			ran += c.run(t, section)
+		}
+		if ran == 0 {
+			t.Errorf("%s shows nothing", name)
+		}
+	}
+}
+
+// The page of usher doctor lists what is looked for.
+func TestPageOfDoctor(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for _, kind := range doctor.Kinds() {
+		want = append(want, fmt.Sprintf("| `%s` | %s | %s |", kind.ID, kind.Level, kind.Title))
+	}
+	if diff := cmp.Diff(want, rowsUnder(t, page(t, "doctor.md"), "## What is looked for")); diff != "" {
+		t.Errorf("findings (-code +page):\n%s", diff)
+	}
+}
+
+// A dry run changes nothing, what is written is what it showed, and keys and members
+// that usher does not know outlive it.
+func TestEnroll(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, "breakroom")
+	before, err := c.service.GroupAttestation("breakroom")
+	if err != nil {
+		t.Fatal(err)
+	}
+	etag := c.group(t, "breakroom").ETag
+	args := []string{"enroll", "--group", "breakroom", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net", "--reprovision", "never"}
+	shown := c.usher(t, exitOK, append(args, "--dry-run")...)
+	wants(t, shown, "group breakroom: would change", "+ /iotHubs", `"updateHubAssignment":false`, "****")
+	if c.group(t, "breakroom").ETag != etag {
+		t.Error("the dry run wrote")
+	}
+	wants(t, c.usher(t, exitOK, args...), "group breakroom: changed")
+	group := c.group(t, "breakroom")
+	if group.AllocationPolicy != "custom" || group.CustomAllocationDefinition.WebhookURL != c.webhook+"?code="+oldFunctionKey ||
+		len(group.IotHubs) != 1 || group.ReprovisionPolicy == nil || group.ReprovisionPolicy.UpdateHubAssignment {
+		t.Errorf("the group is %+v", group)
+	}
+	after, err := c.service.GroupAttestation("breakroom")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *after.SymmetricKey != *before.SymmetricKey {
+		t.Error("the keys of the group are others now: its devices are locked out")
+	}
+	wants(t, c.usher(t, exitOK, args...), "group breakroom: as it should be")
+
+	wants(t, c.usher(t, exitFailure, "enroll", "--group", "line-x", "--webhook", c.webhook), "there is no such enrollment", "--create")
+	wants(t, c.usher(t, exitOK, "enroll", "--group", "line-x", "--individual", "Press-1", "--create", "--webhook", c.webhook, "--key-file", "key"),
+		"group line-x: created", "individual Press-1: created")
+	if _, err := c.service.Enrollment("press-1"); err != nil {
+		t.Error(err)
+	}
+	wants(t, c.usher(t, exitUsage, "enroll", "--group", "breakroom", "--webhook", c.webhook+"?co"+"de=x"), "change the key")
+	wants(t, c.usher(t, exitUsage, "enroll", "--webhook", c.webhook), "which enrollments?")
+}
+
+// A key that the webhook does not take reaches no enrollment; one that it takes reaches
+// all that call it, and no other.
+func TestRotateKey(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, "hashed")
+	c.put(t, "one", custom(c.webhook+"?code="+oldFunctionKey))
+	c.put(t, "two", custom(c.webhook))
+	c.put(t, "elsewhere", custom("https://other.example/api/allocate?code=other"))
+	wants(t, c.usher(t, exitFailure, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "wrong-key"), "nothing is changed", "answers 401")
+	if got := c.group(t, "one").CustomAllocationDefinition.WebhookURL; !strings.HasSuffix(got, oldFunctionKey) {
+		t.Errorf("the webhook of one is %s", got)
+	}
+	c.usher(t, exitOK, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "new-key", "--dry-run")
+	printed := c.usher(t, exitOK, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "new-key")
+	wants(t, printed, "group one: changed", "group two: changed", "with another key")
+	if strings.Contains(printed, "elsewhere") {
+		t.Errorf("it touched another webhook's enrollment:\n%s", printed)
+	}
+	for _, id := range []string{"one", "two"} {
+		if got := c.group(t, id).CustomAllocationDefinition.WebhookURL; got != c.webhook+"?code="+newFunctionKey {
+			t.Errorf("the webhook of %s is %s", id, got)
+		}
+	}
+}
+
+// The doctor finds each fault that is planted, and nothing where all is well.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	well := newChain(t)
+	well.put(t, "contoso-custom-allocated-devices", custom(well.webhook+"?code="+oldFunctionKey))
+	args := []string{"doctor", "--webhook", well.webhook, "--key-file", "key"}
+	printed := well.usher(t, exitOK, args...)
+	wants(t, printed, "probe of group contoso-custom-allocated-devices: ", "1 enrollments, 1 with custom allocation")
+	if strings.Contains(printed, ": error: ") {
+		t.Errorf("nothing is wrong, and it says\n%s", printed)
+	}
+
+	c := newChain(t)
+	c.put(t, "contoso-custom-allocated-devices", custom(c.webhook+"?code="+oldFunctionKey))
+	c.put(t, "field-devices", hashed())
+	c.put(t, "tenant-devices", custom(c.webhook))
+	c.put(t, "staged-devices", custom(c.webhook+"?code=some-other-function-key-of-the-test"))
+	elsewhere := custom("https://other.example/api/allocate?code=other")
+	c.put(t, "a-factory", elsewhere)
+	old := custom(c.webhook + "?code=" + oldFunctionKey)
+	old.CustomAllocationDefinition.APIVersion = "1999-01-01"
+	c.put(t, "b-factory", old)
+	plain := custom("http://" + strings.TrimPrefix(c.webhook, "https://") + "?code=" + oldFunctionKey)
+	c.put(t, "c-factory", plain)
+	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
+	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
+		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
+		"[unlinked-hub]", "mend: ")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "wrong-key"), "[key-refused]")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", strings.Replace(c.webhook, "allocate", "alocate", 1), "--key-file", "key"), "[wrong-url]")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", "https://127.0.0.1:1/api/allocate", "--key-file", "key"), "[unreachable]")
+	// Without the rule for all others, an enrollment that no rule names is served by none.
+	if err := os.RemoveAll(filepath.Join(c.folder, "rules", "default")); err != nil {
+		t.Fatal(err)
+	}
+	c.put(t, "forgotten", custom(c.webhook+"?code="+oldFunctionKey))
+	wants(t, c.usher(t, exitDoctor, "doctor", "-o", "json"), `"id": "unserved"`, `"where": "group forgotten"`)
+}
