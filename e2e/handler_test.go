@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	gohandler "github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/handler"
 )
 
 // running is the handler as a process.
@@ -178,7 +178,7 @@ type readiness struct {
 
 func (r *running) ready() readiness {
 	r.t.Helper()
-	status, body := r.get(r.url + gohandler.ReadinessPath)
+	status, body := r.get(r.url + handler.ReadinessPath)
 	var answer struct{ Details readiness }
 	if err := json.Unmarshal([]byte(body), &answer); err != nil {
 		r.t.Fatal(err)
@@ -239,7 +239,7 @@ func newFleet(t *testing.T, ca *authority) *fleet {
 	leaf, _ := ca.issue(t, "press-0001")
 	f := &fleet{leaf: base64.StdEncoding.EncodeToString(leaf), tpm: [2]string{secret(), secret()}}
 	f.secrets = map[string]string{"an endorsement key": f.tpm[0], "a storage root key": f.tpm[1], "a certificate": f.leaf[:60], "another part of it": f.leaf[100:160],
-		"a device key": secret(), "an ETag": secret(), "a webhook's key": secret(), "a payload": secret()}
+		"a device key": secret(), "an ETag": secret(), "a webhook's key": secret(), "a wrong key": secret(), "a payload": secret()}
 	return f
 }
 
@@ -284,7 +284,7 @@ func (r *running) ask(f *fleet, group string) (call, error) {
 	var ids [24]byte
 	rand.Read(ids[:])
 	c := call{device: device, group: group, trace: hex.EncodeToString(ids[:16]), parent: hex.EncodeToString(ids[16:])}
-	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, r.url+gohandler.AllocatePath+"?code="+r.key, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(r.t.Context(), http.MethodPost, r.url+handler.AllocatePath+"?code="+r.key, bytes.NewReader(body))
 	if err != nil {
 		return c, err
 	}
@@ -308,6 +308,6 @@ func (r *running) ask(f *fleet, group string) (call, error) {
 	if err := json.Unmarshal(read, &answer); err != nil {
 		return c, fmt.Errorf("%q: %w", read, err)
 	}
-	c.status, c.hub, c.code, c.id = response.StatusCode, answer.IotHubHostName, answer.Code, response.Header.Get(gohandler.DecisionIDHeader)
+	c.status, c.hub, c.code, c.id = response.StatusCode, answer.IotHubHostName, answer.Code, response.Header.Get(handler.DecisionIDHeader)
 	return c, nil
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/decisionlog"
 	"github.com/usher-dps/usher/internal/replay"
 	"github.com/usher-dps/usher/internal/telemetry/collector"
@@ -157,6 +160,8 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	}
 	w.collected(byV1)
 
+	w.callWrongly(r)
+
 	// Bundles that are no good are refused, each of them counted and told with its reason.
 	stranger := newSigning(t)
 	for i, bad := range []struct {
@@ -249,6 +254,40 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 
 	w.recorded(byV1, byV2, byCanary)
 	w.keptSecrets()
+}
+
+// callWrongly makes calls that are refused, with secrets in all of them.
+func (w *world) callWrongly(r *running) {
+	w.t.Helper()
+	body := fmt.Sprintf(`{"enrollmentGroup": {"enrollmentGroupId": "line-a", "primaryKey": %q}, "deviceRuntimeContext": {"registrationId": %q}, "linkedHubs": %q}`,
+		w.fleet.secrets["a device key"], w.fleet.secrets["a device key"], w.fleet.secrets["a payload"])
+	for _, c := range []struct {
+		method, path, key, body string
+		status                  int
+	}{
+		{http.MethodGet, handler.AllocatePath, r.key, "", http.StatusMethodNotAllowed},
+		{http.MethodPost, "/api/elsewhere", r.key, body, http.StatusNotFound},
+		{http.MethodPost, handler.AllocatePath, w.fleet.secrets["a wrong key"], body, http.StatusUnauthorized},
+		{http.MethodPost, handler.AllocatePath, r.key, body[:40], http.StatusBadRequest},
+		{http.MethodPost, handler.AllocatePath, r.key, strings.Replace(body, w.fleet.secrets["a device key"]+`"}, "linked`, `press-1"}, "linked`, 1), http.StatusBadRequest},
+	} {
+		request, err := http.NewRequestWithContext(w.t.Context(), c.method, r.url+c.path+"?code="+c.key, strings.NewReader(c.body))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		answer, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != c.status {
+			w.t.Errorf("%s %s: status %d, %v, want %d", c.method, c.path, response.StatusCode, err, c.status)
+		}
+		r.mu.Lock()
+		fmt.Fprintln(&r.seen, response.Header, string(answer))
+		r.mu.Unlock()
+	}
 }
 
 // killUnderLoad kills a handler while it answers, after this many answers.

@@ -26,6 +26,8 @@ type Allocation struct {
 	Fault    *allocation.Fault
 	// Trace is empty where the caller sent no traceparent and nothing is traced here.
 	Trace Trace
+	// Probe is set for a call with [ProbeHeader].
+	Probe bool
 	// InvocationID is the Functions host's name for the call; empty outside Functions.
 	InvocationID string
 }
@@ -40,7 +42,7 @@ func (a *Allocation) Result() string {
 
 // Ours reports whether an operator should look into it: the fault is not the
 // caller's, or the decision asks for a look.
-func (a *Allocation) Ours() bool { return a.answer().ours || a.Decision.Alarm }
+func (a *Allocation) Ours() bool { return !a.Probe && (a.answer().ours || a.Decision.Alarm) }
 
 // Observer sees an allocation before it is answered, so it must be quick. It may
 // neither change the allocation nor keep it; Request, Decision and Fault are
@@ -128,6 +130,9 @@ func (a *Allocation) log(ctx context.Context, log *slog.Logger) {
 	text("parent_span_id", a.Trace.ParentID)
 	text("span_id", a.Trace.SpanID)
 	text("invocation_id", a.InvocationID)
+	if a.Probe {
+		attrs = append(attrs, slog.Bool("probe", true))
+	}
 	log.LogAttrs(ctx, level, "allocation", attrs...)
 }
 

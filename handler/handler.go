@@ -40,6 +40,10 @@ const (
 // which its log line is found.
 const DecisionIDHeader = "Usher-Decision-Id"
 
+// ProbeHeader marks a call behind which no device stands, such as one of `usher
+// doctor`. It is decided as any other; the record tells, and alarms leave it out.
+const ProbeHeader = "Usher-Probe"
+
 // DefaultMaxBody bounds a body, in bytes. DPS bounds its own messages at 96 KB;
 // an AllocationRequest holds a device's payload and an enrollment with a twin of
 // at most 40 KB.
@@ -164,6 +168,7 @@ func (h *handler) allocate(c echo.Context) error {
 	}
 	a := Allocation{
 		DecisionID: rand.Text(), Start: time.Now(),
+		Probe:        request.Header.Get(ProbeHeader) != "",
 		InvocationID: bounded(request.Header.Get("X-Azure-Functions-Invocationid")),
 	}
 	ctx, span := h.begin(request, &a)

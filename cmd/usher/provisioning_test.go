@@ -22,6 +22,7 @@ import (
 	"github.com/usher-dps/usher/internal/dpssim/pki"
 	"github.com/usher-dps/usher/internal/dpssim/store"
 	"github.com/usher-dps/usher/internal/dpssim/web"
+	"github.com/usher-dps/usher/internal/enrollment"
 )
 
 // Secrets of a chain, that no command may print.
@@ -173,6 +174,14 @@ func TestDocsOfProvisioning(t *testing.T) {
 		if ran == 0 {
 			t.Errorf("%s shows nothing", name)
 		}
+	}
+}
+
+// Both ends call the mark of a probe the same.
+func TestProbeHeader(t *testing.T) {
+	t.Parallel()
+	if enrollment.ProbeHeader != webhook.ProbeHeader {
+		t.Errorf("the doctor marks probes with %s, the webhook looks for %s", enrollment.ProbeHeader, webhook.ProbeHeader)
 	}
 }
 

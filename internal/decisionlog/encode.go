@@ -19,6 +19,10 @@ func (r *Record) AppendJSON(b []byte) []byte {
 	e.text("source", string(r.Source))
 	e.optional("shadowOf", r.ShadowOf)
 	texts(&e, "diverged", r.Diverged)
+	if r.Probe {
+		e.name("probe")
+		e.b = append(e.b, "true"...)
+	}
 	e.optional("registrationId", r.RegistrationID)
 	if r.Enrollment != nil {
 		e.open("enrollment")

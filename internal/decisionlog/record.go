@@ -33,6 +33,9 @@ type Record struct {
 	// Diverged tells in what the two differ.
 	Diverged []string `json:"diverged,omitempty"`
 
+	// Probe is set where no device stands behind the call.
+	Probe bool `json:"probe,omitempty"`
+
 	// RegistrationID is plain, hashed or absent, as the Recorder was told.
 	RegistrationID string      `json:"registrationId,omitempty"`
 	Enrollment     *Enrollment `json:"enrollment,omitempty"` // nil if the body could not be read

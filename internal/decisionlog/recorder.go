@@ -171,7 +171,7 @@ func (r *Recorder) build(s *scratch, a *handler.Allocation) {
 	record := &s.record
 	*record = Record{
 		Version: Version, DecisionID: a.DecisionID, Time: a.Start, DurationUS: a.Duration.Microseconds(),
-		Source: cmp.Or(provenance.Source, allocation.SourceCurrent), ShadowOf: provenance.ShadowOf, Diverged: provenance.Diverged,
+		Source: cmp.Or(provenance.Source, allocation.SourceCurrent), ShadowOf: provenance.ShadowOf, Diverged: provenance.Diverged, Probe: a.Probe,
 		Lines: record.Lines[:0], Status: a.Status, InvocationID: m.text(a.InvocationID),
 	}
 	if digest != "" {

@@ -203,7 +203,7 @@ func TestMixedLog(t *testing.T) {
 		strings.Replace(record, `"masked":[`, `"masked":[7,`, 1) +
 		strings.Replace(record, `"rules":{`, `"masked":[],"rules":{`, 1)
 	report := replayed(t, log, replay.Options{Rules: allocator})
-	if report.Registrations != 3 || report.Shadows != 1 || report.Counts[replay.Stayed] != 2 || report.Counts[replay.FirstAssigned] != 1 {
+	if report.Registrations != 3 || report.PassedOver != 1 || report.Counts[replay.Stayed] != 2 || report.Counts[replay.FirstAssigned] != 1 {
 		t.Errorf("%+v", report)
 	}
 	var problems []string

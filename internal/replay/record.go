@@ -29,7 +29,7 @@ type line struct {
 	// The rest is of decision records alone.
 	decisionID string
 	rules      string // the digest of the rules that decided
-	shadow     bool   // the record of a decision that was not answered, beside one that was
+	passed     bool   // the record of a decision that no device was answered with
 	aside      bool   // of the journal of usher dps an entry that asks for no allocation
 	masked     []string
 	lookups    []allocation.Lookup
@@ -110,8 +110,8 @@ func isBare(text []byte) bool {
 
 // recordMembers are the members of a record that a replay reads.
 type recordMembers struct {
-	version, decisionID, source, rules, request, decision, masked, maskedMore, lookups jsontext.Value
-	kind                                                                               jsontext.Value // of an entry of a journal
+	version, decisionID, source, probe, rules, request, decision, masked, maskedMore, lookups jsontext.Value
+	kind                                                                                      jsontext.Value // of an entry of a journal
 }
 
 func (m *recordMembers) find(name string) *jsontext.Value {
@@ -122,6 +122,8 @@ func (m *recordMembers) find(name string) *jsontext.Value {
 		return &m.decisionID
 	case "source":
 		return &m.source
+	case "probe":
+		return &m.probe
 	case "rules":
 		return &m.rules
 	case "request":
@@ -151,7 +153,7 @@ func (m *recordMembers) line() (line, error) {
 	case m.request == nil:
 		return line{}, errors.New("the record has no request: the body could not be read")
 	}
-	l := line{recorded: recorded, shadow: string(m.source) == `"`+string(allocation.SourceShadow)+`"`}
+	l := line{recorded: recorded, passed: string(m.source) == `"`+string(allocation.SourceShadow)+`"` || string(m.probe) == "true"}
 	var rules decisionlog.Rules
 	var calls []decisionlog.Call
 	for _, member := range []struct {

@@ -87,7 +87,7 @@ type batch struct {
 	examples      []Change
 	malformed     int64
 	problems      []Problem
-	shadows       int64
+	passedOver    int64
 	lacking       int64
 	lackingFirst  []Problem
 	list          bytes.Buffer
@@ -215,7 +215,7 @@ func (r *run) read(ctx context.Context, logs []Log, free <-chan *batch, work, or
 func (b *batch) reset(log int, name string) {
 	b.log, b.name, b.endErr = log, name, nil
 	b.block = block{data: b.data[:0]}
-	b.lines, b.registrations, b.malformed, b.shadows, b.lacking = 0, 0, 0, 0, 0
+	b.lines, b.registrations, b.malformed, b.passedOver, b.lacking = 0, 0, 0, 0, 0
 	b.tally.reset()
 	b.entries, b.examples, b.problems, b.lackingFirst = b.entries[:0], b.examples[:0], b.problems[:0], b.lackingFirst[:0]
 	b.list.Reset()
@@ -279,8 +279,8 @@ func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
 	if split.aside {
 		return
 	}
-	if split.shadow { // its request is that of the record of what was answered
-		b.shadows++
+	if split.passed { // no device was answered with it
+		b.passedOver++
 		return
 	}
 	recorded := split.recorded

@@ -31,8 +31,8 @@ type Report struct {
 	// rules look at what is masked in them; LackingFirst names some.
 	Lacking      int64     `json:"lacking"`
 	LackingFirst []Problem `json:"lackingFirst"`
-	// Shadows counts the records of shadow rules, which are passed over.
-	Shadows int64 `json:"shadows"`
+	// PassedOver counts the records of shadow rules and of probes.
+	PassedOver int64 `json:"passedOver"`
 	// Registrations is the number of requests. Counted is how many of them the
 	// numbers below are of: as many, or one for each device if ByDevice.
 	Registrations int64 `json:"registrations"`
@@ -146,7 +146,7 @@ func (m *merger) report(interrupted bool) *Report {
 	r := &Report{
 		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs,
 		Unread: orNone(m.unread), Malformed: m.malformed, MalformedFirst: orNone(m.problems),
-		Lacking: m.lacking, LackingFirst: orNone(m.lackingFirst), Shadows: m.shadows,
+		Lacking: m.lacking, LackingFirst: orNone(m.lackingFirst), PassedOver: m.passedOver,
 		Registrations: m.count, ByDevice: m.ByDevice, Counts: map[Kind]int64{}, Examples: []Change{},
 	}
 	if m.Baseline != nil && m.Baseline.Rules() != nil {

@@ -94,8 +94,8 @@ type merger struct {
 	unread    []Problem
 	count     int64
 
-	shadows, lacking int64
-	lackingFirst     []Problem
+	passedOver, lacking int64
+	lackingFirst        []Problem
 }
 
 func newMerger(r *run, logs []Log) *merger {
@@ -114,7 +114,7 @@ func (m *merger) merge(b *batch) error {
 	m.count += b.registrations
 	m.malformed += b.malformed
 	m.problems = append(m.problems, b.problems[:min(len(b.problems), maxProblems-len(m.problems))]...)
-	m.shadows += b.shadows
+	m.passedOver += b.passedOver
 	m.lacking += b.lacking
 	m.lackingFirst = append(m.lackingFirst, b.lackingFirst[:min(len(b.lackingFirst), maxProblems-len(m.lackingFirst))]...)
 	if b.endErr != nil {

@@ -18,7 +18,7 @@ func (t *Telemetry) Observer() handler.Observer {
 		return nil
 	}
 	return func(ctx context.Context, a *handler.Allocation) {
-		if t.instruments != nil {
+		if t.instruments != nil && !a.Probe {
 			t.instruments.count(ctx, a)
 		}
 		if span := trace.SpanFromContext(ctx); span.IsRecording() {

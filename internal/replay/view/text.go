@@ -175,8 +175,8 @@ func lower(s replay.State) replay.State {
 func (t *textWriter) problems() {
 	t.leftOut(t.Malformed, t.MalformedFirst, "malformed line", "malformed lines")
 	t.leftOut(t.Lacking, t.LackingFirst, "record that lacks what the rules look at", "records that lack what the rules look at")
-	if t.Shadows > 0 {
-		t.printf("\n%s passed over\n", count(t.Shadows, "record of shadow rules", "records of shadow rules"))
+	if t.PassedOver > 0 {
+		t.printf("\n%s passed over\n", count(t.PassedOver, "record of shadow rules or probes", "records of shadow rules or probes"))
 	}
 	for _, p := range t.Unread {
 		t.printf("\nNot read on from %s: %s\n", printable(p.Place), printable(p.Problem))
