@@ -4,13 +4,15 @@
 #   docker build -t usher .
 #   docker run --read-only --cap-drop ALL -p 8080:8080 -e USHER_FUNCTION_KEYS=KEY usher
 #
-# Other rules: -v "$PWD/rules:/rules:ro", or USHER_RULES with the URL of a bundle.
+# Other rules: -v "$PWD/rules:/rules:ro", or USHER_RULES with the URL of a bundle; then
+# --tmpfs /tmp as well, or a volume for USHER_RULES_CACHE, where the last good one is kept.
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG TARGETOS=linux TARGETARCH=amd64
+# Given by BuildKit. A default here would go before what it gives.
+ARG TARGETOS TARGETARCH
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -ldflags='-s -w -buildid=' -o /out/handler ./function-app
 # Without tests and exchanges; and what does not load makes no image.

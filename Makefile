@@ -39,7 +39,7 @@ test: ## run all tests, with the race detector where cgo is there
 .PHONY: e2e
 e2e: build-local ## run unmodified Azure SDKs against usher dps and usher host, and the handler with Azurite (needs Node 20 and npm)
 	@if command -v node >/dev/null; then node e2e/run.mjs; else echo "e2e: skipped, node is not installed"; [ "$(USHER_E2E)" != required ]; fi
-	USHER_E2E=$(or $(USHER_E2E),on) $(GO) test -count=1 -v ./e2e
+	USHER_E2E=$(or $(USHER_E2E),on) USHER_E2E_PROGRAMS=$(CURDIR)/bin $(GO) test -count=1 -v ./e2e
 
 .PHONY: check
 check: ## formatting, vet, linter, rules, editor files, import table, go.mod

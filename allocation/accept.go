@@ -229,10 +229,10 @@ func elements(value any) []any {
 func reasonOf(element any) string {
 	switch v := element.(type) {
 	case string:
-		return cmp.Or(shorten(v), "no reason given")
+		return cmp.Or(v, "no reason given")
 	case map[string]any:
 		if reason, ok := v["reason"].(string); ok {
-			return cmp.Or(shorten(reason), "no reason given")
+			return cmp.Or(reason, "no reason given")
 		}
 	}
 	return "no reason given"
@@ -241,11 +241,17 @@ func reasonOf(element any) string {
 // maxReason bounds a text of a rule's in answers and logs, in bytes.
 const maxReason = 512
 
+// shorten cuts a long text off, after a space or before a quoted word where there is
+// one: nobody who hides names in the rest would know the first half of one.
 func shorten(text string) string {
 	if len(text) <= maxReason {
 		return text
 	}
-	return strings.ToValidUTF8(text[:maxReason], "") + "…"
+	text = text[:maxReason]
+	if end := strings.LastIndexAny(text, " \""); end > 0 {
+		text = text[:end]
+	}
+	return strings.ToValidUTF8(text, "") + "…"
 }
 
 func others(n int) string {

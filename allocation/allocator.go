@@ -101,7 +101,7 @@ func (a *Allocator) decide(ctx context.Context, rules *Rules, request *dps.Alloc
 	if len(decision.Reasons) > 0 { // a rule's own words can quote what it was asked about
 		mask := keymaterial.Of(request.Document)
 		for i, reason := range decision.Reasons {
-			decision.Reasons[i] = mask.Text(reason)
+			decision.Reasons[i] = shorten(mask.Text(reason)) // in this order: a part of a key is not known as one
 		}
 	}
 	return decision, nil

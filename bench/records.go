@@ -23,6 +23,8 @@ type recording struct {
 	halves      []float64 // p50 of each round, in seconds
 	tails       []float64 // p99 likewise
 	rates       []float64
+	cpu         float64 // in seconds, of the requests made at full load
+	made        int
 }
 
 // Write takes standard output, as the Functions host does.
@@ -77,21 +79,31 @@ func records(ctx context.Context, b bench) error {
 	for round := range b.rounds {
 		for i := range ways {
 			way := ways[(i+round)%len(ways)]
+			before, err := way.server.cpu()
+			if err != nil {
+				return err
+			}
 			begin := time.Now()
 			made, err := way.server.closed(16, 500*time.Millisecond, w.body)
 			if err != nil {
 				return fmt.Errorf("%s: %w", way.name, err)
 			}
 			way.rates = append(way.rates, float64(made)/time.Since(begin).Seconds())
+			after, err := way.server.cpu()
+			if err != nil {
+				return err
+			}
+			way.cpu, way.made = way.cpu+after-before, way.made+made
 		}
 	}
-	t := table{title: "Records (mediumt, one processor for the server), and ratios to none: waiting times at 400 requests/s, and requests/s of 16 connections"}
-	t.add("records", "p50", "ratio", "p99", "ratio", "goal", "requests/s", "ratio")
+	t := table{title: "Records (mediumt, one processor for the server), and ratios to none: waiting times at 400 requests/s; requests/s and CPU per request of 16 connections"}
+	t.add("records", "p50", "ratio", "p99", "ratio", "goal", "requests/s", "ratio", "CPU", "ratio")
 	none := ways[0]
 	for _, way := range ways {
 		to := func(of, floor []float64) string { return ratio(median(of) / median(floor)) }
 		t.add(way.name, micro(median(way.halves)), to(way.halves, none.halves), micro(median(way.tails)), to(way.tails, none.tails), way.goal,
-			fmt.Sprintf("%.0f", median(way.rates)), to(way.rates, none.rates))
+			fmt.Sprintf("%.0f", median(way.rates)), to(way.rates, none.rates),
+			micro(way.cpu/float64(way.made)), ratio(way.cpu/float64(way.made)/(none.cpu/float64(none.made))))
 	}
 	t.print()
 	if stdout := ways[2].lines.Load(); stdout < int64(ways[2].asked) || none.lines.Load() > 10 || collected.Load() == 0 {

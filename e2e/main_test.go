@@ -19,6 +19,10 @@ import (
 // variable asks for these tests: without it they are skipped, with required they must not be.
 const variable = "USHER_E2E"
 
+// programsVariable names the folder of a handler and a tool that are up to date; where it is empty, they
+// are built.
+const programsVariable = "USHER_E2E_PROGRAMS"
+
 // azurite is the program of the npm package, as `npm ci` in this folder installs it.
 var azurite = filepath.FromSlash("node_modules/azurite/dist/src/blob/main.js")
 
@@ -57,9 +61,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program builds the handler and the tool, once, and returns the path of one of them.
+// program returns the path of the handler or the tool, which are built once.
 func program(t *testing.T, name string) string {
 	t.Helper()
+	if folder := os.Getenv(programsVariable); folder != "" {
+		return filepath.Join(folder, name)
+	}
 	built.once.Do(func() {
 		if built.folder, built.err = os.MkdirTemp("", "usher-e2e-"); built.err != nil {
 			return

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -82,7 +83,13 @@ func openRecords(settings recordSettings, getenv func(string) string, stdout io.
 func (r *records) openSink(spec sink.Spec, settings recordSettings, getenv func(string) string, stdout io.Writer) (decisionlog.Sink, error) {
 	options := spool.Options{
 		Name: string(spec.Kind), Folder: filepath.Join(settings.Spool, spoolFolder(spec)), MaxBytes: settings.SpoolBytes, Sync: settings.Sync,
-		Failed: func(err error) { r.alarms.raise("records wait", string(spec.Kind), err) },
+		Failed: func(err error) {
+			message := "records wait"
+			if _, refused := errors.AsType[*spool.Refusal](err); refused {
+				message = "record lost"
+			}
+			r.alarms.raise(message, string(spec.Kind), err)
+		},
 	}
 	switch spec.Kind {
 	case sink.KindBlob:

@@ -164,3 +164,17 @@ func TestRecordLost(t *testing.T) {
 		t.Errorf("it is told %d times", n)
 	}
 }
+
+// So is one that a destination refuses for good.
+func TestRecordRefused(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) }))
+	t.Cleanup(server.Close)
+	s := start(t, map[string]string{settingRecordSinks: "otlp", settingRecordSpool: t.TempDir(), "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": server.URL})
+	if status := s.post(t, "", secretRequest, nil); status != http.StatusOK {
+		t.Fatalf("status %d", status)
+	}
+	if line := s.log.wait(t, "record lost"); line["sink"] != "otlp" || !strings.Contains(fmt.Sprint(line["error"]), "status 400") {
+		t.Errorf("logged %v", line)
+	}
+}

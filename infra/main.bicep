@@ -41,8 +41,12 @@ param keepRecords bool = true
 @description('Admit calls from the service tag AzureIoTHub alone, from where DPS calls. The function key is asked for in any case.')
 param restrictToDps bool = true
 
-@description('Address ranges (CIDR) that may call besides, such as that of whoever runs usher doctor.')
-param allowedAddresses string[] = []
+@description('Address ranges (CIDR), separated by commas, that may call besides, such as that of whoever runs usher doctor.')
+param allowedAddresses string = ''
+
+@description('How the data account is kept. Regions without availability zones have Standard_LRS alone.')
+@allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GZRS'])
+param dataRedundancy string = 'Standard_ZRS'
 
 @description('Create a DPS instance with linked hubs to try the webhook with.')
 param createProvisioningService bool = false
@@ -88,6 +92,7 @@ module storage 'modules/storage.bicep' = {
     location: location
     suffix: suffix
     tags: tags
+    dataRedundancy: dataRedundancy
     principalId: principalId
     principalType: principalType
   }
@@ -110,7 +115,7 @@ module webhook 'modules/webhook.bicep' = {
     rulesFrom: rulesFrom
     keepRecords: keepRecords
     restrictToDps: restrictToDps
-    allowedAddresses: allowedAddresses
+    allowedAddresses: empty(allowedAddresses) ? [] : map(split(allowedAddresses, ','), (address) => trim(address))
   }
 }
 

@@ -49,6 +49,9 @@ const (
 // handshakePatience is long because ten thousand devices may come at once, and a laptop has few processors.
 const handshakePatience = 2 * time.Minute
 
+// maxHeaderBytes is far above what SDKs send; the journal keeps paths.
+const maxHeaderBytes = 32 << 10
+
 // stopPatience is how long calls in flight may take once the stand-in is stopped.
 const stopPatience = 5 * time.Second
 
@@ -234,14 +237,23 @@ func (s *standIn) listen(options listenOptions, file configfile.File, registry *
 	s.running = running{
 		Address: reachable(options.address), HTTPS: portOf(https), MQTT: portOf(plain), IDScope: s.service.Config().IDScope,
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	s.mqtt = mqtt.New(s.service, registry, time.Now, quiet)
+	hints := &tlsHints{w: stderr, ca: s.authority.CAFile()}
+	s.mqtt = mqtt.New(s.service, registry, time.Now, slog.New(slog.NewTextHandler(hints, &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	})))
 	s.web = &http.Server{
 		Handler: web.New(web.Options{
 			Service: s.service, Hubs: hub.API(registry, hubPolicies(s.service.Config(), file.HubPolicy)), WebSocket: s.mqtt,
 		}),
 		ReadHeaderTimeout: handshakePatience,
-		ErrorLog:          log.New(&tlsHints{w: stderr, ca: s.authority.CAFile()}, "", 0),
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          log.New(hints, "", 0),
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // WebSocket needs HTTP/1.1
 	}
 	config := s.authority.ServerConfig()
@@ -400,8 +412,8 @@ func (s *standIn) close() error {
 	return errors.Join(problems...)
 }
 
-// tlsHints passes on what the HTTP server complains of, and says what to do where
-// a client does not trust the stand-in.
+// tlsHints passes on what the servers of HTTP and MQTT complain of, and says what
+// to do where a client does not trust the stand-in.
 type tlsHints struct {
 	w    io.Writer
 	ca   string
@@ -411,8 +423,11 @@ type tlsHints struct {
 func (t *tlsHints) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(strings.TrimPrefix(string(p), "http: "))
 	fmt.Fprintf(t.w, "dps: %s\n", text)
-	if strings.Contains(text, "unknown certificate") || strings.Contains(text, "bad certificate") {
-		t.once.Do(func() { fmt.Fprintf(t.w, "dps: that client does not trust %s: see what its SDK needs\n", t.ca) })
+	// Node hangs up without a word.
+	if strings.Contains(text, "unknown certificate") || strings.Contains(text, "bad certificate") || strings.HasSuffix(text, "EOF") {
+		t.once.Do(func() {
+			fmt.Fprintf(t.w, "dps: most likely that client does not trust %s: see what its SDK needs\n", t.ca)
+		})
 	}
 	return len(p), nil
 }

@@ -3,6 +3,7 @@
 param location string
 param suffix string
 param tags object
+param dataRedundancy string
 param principalId string
 param principalType string
 
@@ -37,7 +38,7 @@ resource data 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   name: 'stdata${suffix}'
   location: location
   tags: tags
-  sku: { name: 'Standard_ZRS' }
+  sku: { name: dataRedundancy }
   kind: 'StorageV2'
   properties: properties
 

@@ -267,6 +267,49 @@ func TestRulesThatTell(t *testing.T) {
 	}
 }
 
+// A body that cannot be read has no names that could be hidden, and pointers with names.
+func TestMalformedHidesIDs(t *testing.T) {
+	t.Parallel()
+	allocator := allocatorOf(t, hubRule, allocation.RulesOptions{})
+	for _, mode := range modes() {
+		text, decoded, _ := record(t, allocator, mode, []byte(`{"deviceRuntimeContext": {"registrationId": "press-0001", "payload": {"press-0001": {"a": 1, "a": 2}}}}`))
+		if fault := decoded.Decision.Fault; fault == nil || !strings.HasPrefix(fault.Detail, "a member name occurs twice in one object") ||
+			strings.Contains(text, "press-0001") != (mode == decisionlog.Plain) {
+			t.Errorf("%s: %s", mode, text)
+		}
+	}
+}
+
+// A reason that is cut off shows no first half of a key, a certificate or an ID either.
+func TestReasonsThatAreCutOff(t *testing.T) {
+	t.Parallel()
+	allocator := allocatorOf(t, `package allocation.default
+reject contains sprintf("%s %v", [input.deviceRuntimeContext.payload.filler, object.remove(input.deviceRuntimeContext, ["payload"])])`, allocation.RulesOptions{})
+	const id, key = "device-of-which-nobody-knows", "RW5kb3JzZW1lbnRLZXlPZlRoZVRwbQ=="
+	leaf := "MIIBcert" + strings.Repeat("0123456789abcdef", 100)
+	for filler := 300; filler < 512; filler += 3 {
+		for _, mode := range modes() {
+			text, decoded, answer := record(t, allocator, mode, []byte(`{"enrollmentGroup": {"enrollmentGroupId": "g"}, "linkedHubs": ["h.azure-devices.net"],
+				"deviceRuntimeContext": {"registrationId": "`+id+`", "tpm": {"endorsementKey": "`+key+`"}, "x509": {"clientCertificate": "`+leaf+`"},
+				"payload": {"filler": "`+strings.Repeat("a", filler)+`"}}}`))
+			if len(decoded.Decision.Reasons) != 1 || len(decoded.Decision.Reasons[0]) < filler {
+				t.Fatalf("no reason: %s", text)
+			}
+			for _, secret := range []string{key[:4], leaf[:8], id[:6]} {
+				if secret == id[:6] && mode == decisionlog.Plain {
+					continue
+				}
+				if strings.Contains(decoded.Decision.Reasons[0], secret) {
+					t.Fatalf("%s, %d before it: %s... is in the record: %s", mode, filler, secret, text)
+				}
+			}
+			if body := answer.Body.String(); strings.Contains(body, key[:4]) || strings.Contains(body, leaf[:8]) {
+				t.Fatalf("%d before it: in the answer: %s", filler, body)
+			}
+		}
+	}
+}
+
 var recordSchema = sync.OnceValues(func() (*schema.Schema, error) {
 	return schema.Compile("decision-record", schemas.DecisionRecord())
 })

@@ -269,6 +269,10 @@ func (s *scratch) decision(a *handler.Allocation) {
 	defer func() { m.masked, m.more = masked, more }()
 	if f := a.Fault; f != nil {
 		s.fault = Fault{Kind: f.Kind, Detail: m.text(f.Detail)}
+		if a.Request == nil && m.mode != Plain {
+			// A pointer into a body that could not be read: nobody knows which of its names is a device's.
+			s.fault.Detail, _, _ = strings.Cut(s.fault.Detail, " at /")
+		}
 		d.Fault = &s.fault
 		for _, violation := range f.Violations {
 			d.Fault.Violations = append(d.Fault.Violations,

@@ -3,11 +3,13 @@ package dpssim
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,9 +18,10 @@ import (
 	"github.com/usher-dps/usher/internal/dpssim/store"
 )
 
-// registrationIDs are those that DPS takes: up to 128 letters, digits and : . _ -,
-// none of the latter at an end.
-var registrationIDs = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9])?$`)
+// ids are the registration and group IDs that DPS takes, and idRule says so.
+var ids = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9-])?$`)
+
+const idRule = "is not up to 128 letters, digits, '-', '.', '_' and ':' that begins with a letter or digit and ends with one or '-'"
 
 // Authenticate checks a device's credentials and does nothing else: for the
 // CONNECT of MQTT. An error is an *[APIError].
@@ -43,8 +46,8 @@ func (s *Service) checkCaller(caller Caller) error {
 		return &APIError{Status: http.StatusNotFound, Code: CodeNotFound, Message: "IDScope not found",
 			Detail: fmt.Sprintf("the device's id scope is %q, the service's is %q", caller.IDScope, s.config.IDScope)}
 	}
-	if !registrationIDs.MatchString(caller.RegistrationID) {
-		return invalidArgument("registrationId: %q is not up to 128 letters, digits, '-', '.', '_' and ':' that begins and ends with a letter or digit", cut(caller.RegistrationID))
+	if !ids.MatchString(caller.RegistrationID) {
+		return invalidArgument("registrationId: %q %s", cut(caller.RegistrationID), idRule)
 	}
 	if caller.APIVersion == "" {
 		return invalidArgument("api-version: it is missing")
@@ -186,17 +189,25 @@ func (s *Service) proveTPM(e *enrollment, caller Caller) (proof, error) {
 
 var errNeedsChallenge = errors.New("the device has to answer a TPM challenge first")
 
-// challenge makes the refusal that carries a new key for the device's TPM.
-func (s *Service) challenge(e *enrollment, keys *model.TPM, registrationID string) error {
-	if keys == nil {
-		return unauthorized("the individual enrollment wants a TPM, and the register call has no tpm keys")
-	}
+// checkTPM compares the keys of a register call with those of the enrollment.
+func checkTPM(e *enrollment, keys *model.TPM) error {
 	enrolled := e.attestation().TPM
 	if enrolled == nil || enrolled.EndorsementKey != keys.EndorsementKey {
 		return unauthorized("the endorsement key is not that of the individual enrollment")
 	}
 	if enrolled.StorageRootKey != "" && enrolled.StorageRootKey != keys.StorageRootKey {
 		return unauthorized("the storage root key is not that of the individual enrollment")
+	}
+	return nil
+}
+
+// challenge makes the refusal that carries a new key for the device's TPM.
+func (s *Service) challenge(e *enrollment, keys *model.TPM, registrationID string) error {
+	if keys == nil {
+		return unauthorized("the individual enrollment wants a TPM, and the register call has no tpm keys")
+	}
+	if err := checkTPM(e, keys); err != nil {
+		return err
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
@@ -258,23 +269,26 @@ func (s *Service) proveGroupCertificate(groups []*enrollment, caller Caller) (pr
 	if err := attest.CheckLeaf(leaf, caller.RegistrationID, time.Now()); err != nil {
 		return proof{}, badCertificate(err.Error())
 	}
-	detail := "no group is for certificates"
+	// Of several groups that would do, DPS takes that of the certificate nearest
+	// to the leaf, disabled or not.
+	var all []*x509.Certificate
 	for _, e := range groups {
-		if len(e.signing) == 0 {
-			continue
-		}
-		signing, err := attest.VerifyChain(caller.Certificates, e.signing, time.Now())
-		if err == nil {
-			return proof{
-				enrollment: e,
-				identity:   model.DeviceIdentity{PrimaryThumbprint: attest.SHA256Thumbprint(leaf)},
-				leaf:       leaf,
-				signing:    signing,
-			}, nil
-		}
-		detail = "group " + e.id() + ": " + err.Error()
+		all = append(all, e.signing...)
 	}
-	return proof{}, badCertificate(detail)
+	if len(all) == 0 {
+		return proof{}, badCertificate("no group is for certificates")
+	}
+	signing, err := attest.VerifyChain(caller.Certificates, all, time.Now())
+	if err != nil {
+		return proof{}, badCertificate("no group's certificate vouches for the device: " + err.Error())
+	}
+	vouches := func(e *enrollment) bool { return slices.ContainsFunc(e.signing, signing.Equal) }
+	return proof{
+		enrollment: groups[slices.IndexFunc(groups, vouches)],
+		identity:   model.DeviceIdentity{PrimaryThumbprint: attest.SHA256Thumbprint(leaf)},
+		leaf:       leaf,
+		signing:    signing,
+	}, nil
 }
 
 func (s *Service) deviceToken(caller Caller) (attest.Token, error) {

@@ -13,8 +13,8 @@ const maxDeviceID = 128
 // checkIndividual refuses what DPS does not save, naming the member, and fills
 // in what is read from certificates.
 func (s *Service) checkIndividual(e *model.IndividualEnrollment) error {
-	if !registrationIDs.MatchString(e.RegistrationID) {
-		return invalidArgument("registrationId: %q is not up to 128 letters, digits, '-', '.', '_' and ':' that begins and ends with a letter or digit", cut(e.RegistrationID))
+	if !ids.MatchString(e.RegistrationID) {
+		return invalidArgument("registrationId: %q %s", cut(e.RegistrationID), idRule)
 	}
 	if strings.ContainsAny(e.DeviceID, " /\\\t\r\n\"<>") || len(e.DeviceID) > maxDeviceID {
 		return invalidArgument("deviceId: %q is no device id of IoT Hub", cut(e.DeviceID))
@@ -40,8 +40,8 @@ func (s *Service) checkIndividual(e *model.IndividualEnrollment) error {
 }
 
 func (s *Service) checkGroup(g *model.EnrollmentGroup) error {
-	if !registrationIDs.MatchString(g.EnrollmentGroupID) {
-		return invalidArgument("enrollmentGroupId: %q is not up to 128 letters, digits, '-', '.', '_' and ':' that begins and ends with a letter or digit", cut(g.EnrollmentGroupID))
+	if !ids.MatchString(g.EnrollmentGroupID) {
+		return invalidArgument("enrollmentGroupId: %q %s", cut(g.EnrollmentGroupID), idRule)
 	}
 	a := &g.Attestation
 	switch a.Type {

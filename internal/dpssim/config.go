@@ -42,7 +42,7 @@ type Config struct {
 	// RetryAfter: 60 makes a minute last a second. Default 1. The webhook's
 	// time-out is not scaled, for the webhook is not quicker.
 	TimeScale float64
-	// JournalSize is how many entries are kept in memory; default 10,000.
+	// JournalSize is how many entries are kept in memory, 64 MiB at most; default 10,000.
 	JournalSize int
 	// OnEntry, if set, is called with each entry of the journal, one at a time.
 	OnEntry func(Entry)

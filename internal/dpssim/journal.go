@@ -123,13 +123,25 @@ func WriteEntries(w io.Writer, failed func(error)) func(Entry) {
 	}
 }
 
+// maxJournalBytes is how much the entries in memory may hold together, about:
+// bodies have up to a MiB, and a caller need not even be known to send one.
+const maxJournalBytes = 64 << 20
+
 // journal keeps the last entries.
 type journal struct {
 	mu      sync.Mutex
 	entries []Entry // a ring: entry n is at (n-1) % size
 	size    int
+	oldest  uint64 // that is kept; 0 before the first
 	last    uint64
+	bytes   int // of what is kept
 	onEntry func(Entry)
+}
+
+// bytes is about what the entry holds in memory.
+func (e Entry) bytes() int {
+	const fixed = 400
+	return fixed + len(e.Request) + len(e.Response) + len(e.URL) + len(e.RegistrationID) + len(e.OperationID) + len(e.Error) + len(e.DPSEffect)
 }
 
 func (j *journal) add(e Entry) {
@@ -140,6 +152,13 @@ func (j *journal) add(e Entry) {
 	defer j.mu.Unlock()
 	j.last++
 	e.ID = j.last
+	j.oldest = max(j.oldest, 1)
+	j.bytes += e.bytes()
+	for size := uint64(j.size); j.oldest < j.last && (j.last-j.oldest >= size || j.bytes > maxJournalBytes); j.oldest++ {
+		gone := &j.entries[(j.oldest-1)%size]
+		j.bytes -= gone.bytes()
+		*gone = Entry{}
+	}
 	if len(j.entries) < j.size {
 		j.entries = append(j.entries, e)
 	} else {
@@ -178,10 +197,7 @@ func (s *Service) Record(e Entry) { s.journal.add(e) }
 func (j *journal) page(after uint64, limit int, filter JournalFilter) JournalPage {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	page := JournalPage{Entries: []Entry{}, Next: after, Last: j.last}
-	if len(j.entries) > 0 {
-		page.Oldest = j.last - uint64(len(j.entries)) + 1
-	}
+	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.oldest, Last: j.last}
 	for id := max(after+1, page.Oldest, 1); id <= j.last && len(page.Entries) < limit; id++ {
 		e := j.entries[(id-1)%uint64(j.size)]
 		page.Next = id

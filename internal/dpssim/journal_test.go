@@ -98,6 +98,31 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 }
 
+// TestJournalIsBoundedInBytes: whoever sends long bodies, known or not, cannot
+// have the journal take all memory. The newest entry is always kept.
+func TestJournalIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	body := json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)
+	for range 200 {
+		r.Record(dpssim.Entry{Kind: dpssim.KindService, Request: body})
+	}
+	page := r.Journal(0, 1000, dpssim.JournalFilter{})
+	if n := len(page.Entries); n < 50 || n > 64 || page.Last != 200 || page.Oldest != uint64(200-n+1) {
+		t.Errorf("%d entries from %d to %d", n, page.Oldest, page.Last)
+	}
+	for range 20_000 {
+		r.Record(dpssim.Entry{Kind: dpssim.KindHub})
+	}
+	if page = r.Journal(0, 1000, dpssim.JournalFilter{}); page.Oldest != 10_201 || page.Last != 20_200 || page.Entries[0].Kind != dpssim.KindHub {
+		t.Errorf("from %d to %d", page.Oldest, page.Last)
+	}
+	r.Record(dpssim.Entry{Kind: dpssim.KindService, Request: bytes.Repeat([]byte("1"), 65<<20)})
+	if page = r.Journal(0, 1000, dpssim.JournalFilter{}); page.Oldest != 20_201 || len(page.Entries) != 1 {
+		t.Errorf("from %d, %d entries", page.Oldest, len(page.Entries))
+	}
+}
+
 func idsOf(page dpssim.JournalPage) (ids []uint64) {
 	for _, entry := range page.Entries {
 		ids = append(ids, entry.ID)

@@ -106,14 +106,18 @@ func (s *Service) register(caller Caller, request model.RegistrationRequest) (mo
 			},
 		}, nil
 	}
-	if e.attestation().Type == model.AttestationTPM && request.TPM == nil {
-		return none, invalidArgument("tpm: endorsementKey and storageRootKey are missing")
-	}
 	operation := &pending{
 		APIVersion: caller.APIVersion, Transport: caller.Transport,
 		Payload: payload, Identity: proof.identity,
 	}
 	if e.attestation().Type == model.AttestationTPM {
+		if request.TPM == nil {
+			return none, invalidArgument("tpm: endorsementKey and storageRootKey are missing")
+		}
+		// The token proves the TPM of the challenge; these keys get the hub's.
+		if err := checkTPM(e, request.TPM); err != nil {
+			return none, err
+		}
 		operation.TPM = request.TPM
 	}
 	if proof.leaf != nil {

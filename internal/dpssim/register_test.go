@@ -80,10 +80,12 @@ func TestRefusals(t *testing.T) {
 		{"broken token", with(device, func(c *dpssim.Caller) { c.SAS = "SharedAccessSignature sr=x" }), 401, 401002, "no sig"},
 		{"other scope", with(device, func(c *dpssim.Caller) { c.IDScope = "0ne00FFFFFF" }), 404, 404201, "id scope"},
 		{"no api-version", with(device, func(c *dpssim.Caller) { c.APIVersion = "" }), 400, 400004, "api-version"},
+		{"id that ends with a dash", groupDevice("device-"), 0, 0, ""},
+		{"id that ends with a dot", groupDevice("device."), 400, 400004, "registrationId"},
 		{"bad id", with(device, func(c *dpssim.Caller) { c.RegistrationID = "-x" }), 400, 400004, "registrationId"},
 		{"chain to an uploaded CA", certificateDevice("device-1", leaf, intermediate), 0, 0, ""},
 		{"intermediate not sent", certificateDevice("device-1", leaf), 401, 401002, "unknown authority"},
-		{"another CA of the same name", certificateDevice("device-1", stranger.issue(t, "device-1", false, nextYear())), 401, 401002, "by-ca"},
+		{"another CA of the same name", certificateDevice("device-1", stranger.issue(t, "device-1", false, nextYear())), 401, 401002, "unknown authority"},
 		{"certificate of another device", certificateDevice("device-2", leaf, intermediate), 401, 401002, "common name"},
 		{"expired certificate", certificateDevice("device-1", expired, intermediate), 401, 401002, "expired"},
 		{"individual's own certificate", certificateDevice("individual-1", own), 0, 0, ""},
@@ -122,6 +124,36 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("journal: %+v", entries)
 			}
 		})
+	}
+}
+
+// TestNearestGroup: of groups by certificate DPS takes the most specific one, and
+// if that is disabled, none.
+func TestNearestGroup(t *testing.T) {
+	t.Parallel()
+	root := (*authority)(nil).issue(t, "Root", true, nextYear())
+	line := root.issue(t, "Line", true, nextYear())
+	inLine := certificateDevice("device-1", line.issue(t, "device-1", false, nextYear()), line, root)
+	elsewhere := certificateDevice("device-2", root.issue(t, "device-2", false, nextYear()), root)
+	r := newRig(t, nil)
+	group := func(id, status string, ca *authority) {
+		r.putGroup(customGroup(func(g *model.EnrollmentGroup) {
+			g.EnrollmentGroupID, g.ProvisioningStatus = id, status
+			g.Attestation = model.Attestation{Type: model.AttestationX509, X509: &model.X509{
+				SigningCertificates: &model.X509Certificates{Primary: &model.X509Certificate{Certificate: ca.pem()}},
+			}}
+		}))
+	}
+	group("a-root", "enabled", root)
+	group("b-line", "enabled", line)
+	for want, caller := range map[string]dpssim.Caller{"b-line": inLine, "a-root": elsewhere} {
+		if state := r.register(caller, model.RegistrationRequest{}).RegistrationState; state.X509 == nil || state.X509.EnrollmentGroupID != want {
+			t.Errorf("want group %s, got %+v", want, state.X509)
+		}
+	}
+	group("b-line", "disabled", line)
+	if got, err := r.Register(t.Context(), inLine, model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
+		t.Errorf("got %+v, %v: the group further off is not asked", got, err)
 	}
 }
 
@@ -230,6 +262,8 @@ func TestTPM(t *testing.T) {
 	caller.SAS = r.answerChallenge(caller, request, tpm)
 	_, err = r.Register(t.Context(), caller, model.RegistrationRequest{})
 	refused(t, err, 400004) // the keys are needed again
+	_, err = r.Register(t.Context(), caller, model.RegistrationRequest{TPM: &otherKeys})
+	refused(t, err, 401002) // and are those of the enrollment
 	state := r.register(caller, request).RegistrationState
 	if state.Status != "assigned" || state.TPM == nil {
 		t.Fatalf("got %+v", state)

@@ -3,6 +3,8 @@ package enrollment_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -117,6 +119,22 @@ func TestSameAddress(t *testing.T) {
 	} {
 		if got := one.SameAddress(enrollment.Webhook{URL: url}); got != want {
 			t.Errorf("%q: %v", url, got)
+		}
+	}
+}
+
+// A webhook that keeps this machine out is not taken for one that refuses the key.
+func TestTryKey(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{
+		http.StatusBadRequest: "", http.StatusUnauthorized: "does not take the key", http.StatusForbidden: "allowedAddresses",
+		http.StatusOK: "is the URL right?",
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		t.Cleanup(server.Close)
+		err := enrollment.TryKey(t.Context(), server.Client(), enrollment.Webhook{URL: server.URL + "/api/allocate?code=" + secret})
+		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "c2Vjc")) {
+			t.Errorf("%d: %v, want %q", status, err, want)
 		}
 	}
 }

@@ -83,7 +83,10 @@ func TryKey(ctx context.Context, client *http.Client, webhook Webhook) error {
 	switch {
 	case err != nil:
 		return err
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case status == http.StatusForbidden:
+		// A wrong key is answered 401, by the Functions host and by the handler alike.
+		return fmt.Errorf("%s admits no calls from this address: it answers 403; admit it for a while (allowedAddresses in infra/), then run this again", webhook.Address())
+	case status == http.StatusUnauthorized:
 		return fmt.Errorf("%s does not take the key: it answers %d", webhook.Address(), status)
 	case status != http.StatusBadRequest:
 		return fmt.Errorf("%s answers an empty request with %d, and the webhook with 400: is the URL right?", webhook.Address(), status)

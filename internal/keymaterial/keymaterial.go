@@ -82,8 +82,16 @@ func (m *Mask) collect(value any, secret bool) {
 			m.collect(element, secret)
 		}
 	case string:
-		if secret && v != "" {
-			m.texts = append(m.texts, v)
+		if !secret || v == "" {
+			return
+		}
+		m.texts = append(m.texts, v)
+		if strings.Contains(v, "\n") { // PEM, say: what shows it can escape its line ends
+			for line := range strings.Lines(v) {
+				if line = strings.TrimSpace(line); len(line) >= minWithin {
+					m.texts = append(m.texts, line)
+				}
+			}
 		}
 	}
 }

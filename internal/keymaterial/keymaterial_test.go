@@ -76,6 +76,21 @@ func TestMaskText(t *testing.T) {
 	}
 }
 
+// Whoever prints a value as JSON or Rego does escapes its line ends.
+func TestMaskLines(t *testing.T) {
+	t.Parallel()
+	const pem = "-----BEGIN CERTIFICATE-----\r\nMIIBfirstfirstfirst\r\nsecondsecondsecond\r\nlast\r\n-----END CERTIFICATE-----\r\n"
+	document := map[string]any{"clientCertificate": pem}
+	shown, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := keymaterial.Of(document).Text("asked about " + string(shown))
+	if strings.Contains(got, "first") || strings.Contains(got, "second") || !strings.HasPrefix(got, `asked about {"clientCertificate":"`) {
+		t.Errorf("got %s", got)
+	}
+}
+
 // FuzzMask: no key of eight or more characters is in what is shown.
 func FuzzMask(f *testing.F) {
 	f.Add("UHJpbWFyeUtleU9mVGhlR3JvdXA=", "before ", " after")

@@ -105,7 +105,7 @@ func TestRunHasAnEnd(t *testing.T) {
 			module += "reject contains \"x\" if {\n\tdps.payload.never == 4711\n\tx40 != 1\n}\n\nhub := dps.spread(input.linkedHubs)\n"
 			start := time.Now()
 			report := run(t, fstest.MapFS{"x.rego": {Data: []byte(module)}, "lib/dps.rego": {Data: library}}, lint.Options{})
-			if took := time.Since(start); took > 20*time.Second {
+			if took := time.Since(start); took > 2*time.Minute { // it takes a second; without bounds, longer than anybody waits
 				t.Errorf("took %v", took)
 			}
 			for _, finding := range report.Findings {

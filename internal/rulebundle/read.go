@@ -101,6 +101,13 @@ type Bundle struct {
 	Revision string
 }
 
+// ContentError is what is wrong with the rules in a bundle that is whole and, where a
+// key was given, signed with it.
+type ContentError struct{ Err error }
+
+func (e *ContentError) Error() string { return e.Err.Error() }
+func (e *ContentError) Unwrap() error { return e.Err }
+
 // Read returns the files in a bundle, as [Open] does.
 func Read(r io.Reader, options ReadOptions) (fs.FS, error) {
 	opened, err := Open(r, options)
@@ -108,7 +115,8 @@ func Read(r io.Reader, options ReadOptions) (fs.FS, error) {
 }
 
 // Open reads a bundle. OPA's own reader checks manifest and signature. Nothing of
-// it is used before all of it was checked.
+// it is used before all of it was checked. Rules that cannot be parsed are a
+// *[ContentError].
 func Open(r io.Reader, options ReadOptions) (Bundle, error) {
 	packed, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
@@ -135,6 +143,9 @@ func Open(r io.Reader, options ReadOptions) (Bundle, error) {
 		reader = reader.WithBundleVerificationConfig(verification)
 	}
 	content, err := reader.Read()
+	if unparsed, ok := errors.AsType[ast.Errors](err); ok { // of files whose signatures were right
+		return Bundle{}, &ContentError{unparsed}
+	}
 	if err != nil {
 		return Bundle{}, err
 	}

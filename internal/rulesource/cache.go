@@ -165,7 +165,7 @@ func (c *cache) trust() error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(c.folder)
+	info, err := os.Lstat(c.folder) // a link there leads to one folder now, and later to another
 	if err != nil {
 		return err
 	}

@@ -203,10 +203,14 @@ func withoutQuery(err error) error {
 		return &shownError{"the source took too long", err}
 	}
 	text := query.ReplaceAllString(strings.Join(strings.Fields(err.Error()), " "), "")
-	if len(text) > maxError {
-		text = strings.ToValidUTF8(text[:maxError], "") + "…"
+	return &shownError{cut(text, maxError), err}
+}
+
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return &shownError{text, err}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // shownError has a text that may be shown, and is what it was made of.

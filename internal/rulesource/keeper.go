@@ -41,6 +41,9 @@ const (
 	// compileLater is how long after a start the rest of the rules are compiled:
 	// whoever waits for the first answer needs the processor.
 	compileLater = time.Second
+	// maxRefusal bounds what is told of rules that are refused, in bytes: OPA quotes
+	// whole lines of them, and lists every error.
+	maxRefusal = 8 << 10
 )
 
 // Options configure a [Keeper].
@@ -410,7 +413,11 @@ func (k *Keeper) take(ctx context.Context, a arrival) error {
 	}
 	k.shown.genuine = genuine
 	if err != nil {
-		return k.refused(ctx, err)
+		err = k.refused(ctx, err)
+		if _, again := errors.AsType[momentary](err); again {
+			k.shown.sum, k.shown.etag = "", "" // it is tried out again at the next look
+		}
+		return err
 	}
 	k.activate(ctx, rules, start, false)
 	k.confirmed(ctx)
@@ -426,7 +433,11 @@ func (k *Keeper) take(ctx context.Context, a arrival) error {
 // prepare makes rules of a bundle. It tells whether the bundle is genuine, even
 // if the rules in it are not good.
 func (k *Keeper) prepare(ctx context.Context, a arrival, lazy, isNew bool) (rules *allocation.Rules, genuine bool, err error) {
+	defer guard(&err)
 	bundle, err := rulebundle.Open(bytes.NewReader(a.packed), rulebundle.ReadOptions{Key: k.options.Key})
+	if unparsed, ok := errors.AsType[*rulebundle.ContentError](err); ok {
+		return nil, true, unparsed
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("it is no bundle of rules: %w", err)
 	}
@@ -487,7 +498,8 @@ func (k *Keeper) activate(ctx context.Context, rules *allocation.Rules, start ti
 
 // refused notes that rules arrived that are not good.
 func (k *Keeper) refused(ctx context.Context, err error) error {
-	k.count(func(s *Stats) { s.Refusals++; s.Refused = err.Error() })
+	text := cut(err.Error(), maxRefusal)
+	k.count(func(s *Stats) { s.Refusals++; s.Refused = text })
 	if k.shown.genuine {
 		k.confirmed(ctx)
 	}
@@ -495,7 +507,7 @@ func (k *Keeper) refused(ctx context.Context, err error) error {
 	if k.rules != nil {
 		inUse = k.rules.Digest()
 	}
-	k.log.ErrorContext(ctx, "rules refused", "error", err.Error(), "bundle", k.shown.sum, "in_use", inUse)
+	k.log.ErrorContext(ctx, "rules refused", "error", text, "bundle", k.shown.sum, "in_use", inUse)
 	k.tell(Refused, err)
 	return err
 }
@@ -520,7 +532,7 @@ func (k *Keeper) compileRest(ctx context.Context) {
 		return
 	}
 	start := time.Now()
-	if err := k.rules.CompileAll(ctx); err != nil {
+	if err := compileAll(ctx, k.rules); err != nil {
 		k.log.ErrorContext(ctx, "rules do not compile", "error", err.Error())
 		if a != nil {
 			k.fallBack(ctx, *a, err)
@@ -530,6 +542,19 @@ func (k *Keeper) compileRest(ctx context.Context) {
 	k.log.InfoContext(ctx, "rules compiled", "duration_ms", time.Since(start).Milliseconds())
 	if a != nil {
 		k.keep(ctx, *a)
+	}
+}
+
+func compileAll(ctx context.Context, rules *allocation.Rules) (err error) {
+	defer guard(&err)
+	return rules.CompileAll(ctx)
+}
+
+// guard makes an error of a panic. Rules come from elsewhere, and a bug in what reads
+// them must not end the process, again at each start.
+func guard(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("a bug of this program: reading them ended in a panic of type %T", p)
 	}
 }
 

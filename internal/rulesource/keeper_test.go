@@ -481,8 +481,14 @@ func TestColdStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if b := start(t, folder); b.hub(t) != 0 || !strings.Contains(b.log.String(), "others can write") {
-			t.Errorf("hub %d, %s", b.hub(t), b.log)
+		link := filepath.Join(above, "link")
+		if err := os.Symlink(t.TempDir(), link); err != nil {
+			t.Fatal(err)
+		}
+		for _, folder := range []string{folder, link} {
+			if b := start(t, folder); b.hub(t) != 0 || !strings.Contains(b.log.String(), "others can write") {
+				t.Errorf("%s: hub %d, %s", folder, b.hub(t), b.log)
+			}
 		}
 	})
 }
@@ -626,12 +632,17 @@ func TestMaxAge(t *testing.T) {
 			t.Errorf("stale though it is back: %+v, hub %d", got, b.hub(t))
 		}
 		// A bad bundle is a sign of life: it must not hold the fleet up.
-		s.offer(pack(t, "", brokenRule, nil))
-		time.Sleep(3 * time.Hour)
-		if got := b.Stats(); got.Stale || got.Refusals != 1 || b.hub(t) != 1 {
-			t.Errorf("a bad bundle makes the rules stale: %+v, hub %d", got, b.hub(t))
+		for i, broken := range []string{brokenRule, "package allocation.default\n\nhub := {{" + strings.Repeat("1, ", 1<<16)} {
+			s.offer(pack(t, "", broken, nil))
+			time.Sleep(3 * time.Hour)
+			if got := b.Stats(); got.Stale || got.Refusals != uint64(i+1) || b.hub(t) != 1 || len(got.Refused) > 10<<10 {
+				t.Errorf("a bad bundle makes the rules stale: %.300v, hub %d", got, b.hub(t))
+			}
+			if len(b.log.String()) > 100<<10 {
+				t.Error("it fills the log")
+			}
 		}
-		if kinds := b.events.kinds(); !strings.HasSuffix(kinds, "stale activated fresh refused") && !strings.HasSuffix(kinds, "activated fresh refused") {
+		if kinds := b.events.kinds(); !strings.HasSuffix(kinds, "stale activated fresh refused refused") && !strings.HasSuffix(kinds, "activated fresh refused refused") {
 			t.Errorf("events: %s", kinds)
 		}
 	})
@@ -834,6 +845,23 @@ func TestSelfTest(t *testing.T) {
 	}
 }
 
+// A machine that is busy once does not refuse a bundle for ever.
+func TestSlowSelfTestIsRepeated(t *testing.T) {
+	t.Parallel()
+	s := &store{packed: pack(t, "slow", "package allocation.default\n\nhub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); "+
+		"some b in numbers.range(1, 9999); a * b == 0]) == 0\n", nil)}
+	b := newBench(t, serve(t, s), rulesource.Options{Timeout: 200 * time.Millisecond})
+	b.start(t)
+	err := b.Refresh(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "ends in timeout") || b.Stats().Refusals != 2 {
+		t.Errorf("got %v, %+v", err, b.Stats())
+	}
+	s.offer(pack(t, "broken", brokenRule, nil))
+	if err := errors.Join(b.Refresh(t.Context()), b.Refresh(t.Context())); err == nil || b.Stats().Refusals != 3 {
+		t.Errorf("what does not compile is looked at once: %v, %+v", err, b.Stats())
+	}
+}
+
 // signing writes a key to a file, from where bundles are signed.
 func signing(t *testing.T, key *rulebundle.Key) *rulebundle.Key {
 	t.Helper()
@@ -881,7 +909,8 @@ func TestWatch(t *testing.T) {
 		if still.hub(t) != 0 {
 			t.Error("it is not told to watch, and does")
 		}
-		for i := range 5 { // a file that is being written is left alone
+		time.Sleep(500 * time.Millisecond) // between two looks, lest it be chance which comes first
+		for i := range 5 {                 // a file that is being written is left alone
 			save("default.rego", brokenRule+strings.Repeat("#\n", i+2))
 			time.Sleep(time.Second)
 		}

@@ -162,10 +162,18 @@ func (t test) decide(ctx context.Context, allocator *allocation.Allocator) (o ou
 		o.cause = " (" + fault.Cause.Error() + ")"
 	}
 	if o.fault == allocation.Internal || o.fault == allocation.Timeout {
-		return o, fmt.Errorf("the self-test %s ends in %s: %s%s", t.name, o.fault, o.detail, o.cause)
+		err = fmt.Errorf("the self-test %s ends in %s: %s%s", t.name, o.fault, o.detail, o.cause)
+		if o.fault == allocation.Timeout {
+			err = momentary{err}
+		}
+		return o, err
 	}
 	return o, nil
 }
+
+// momentary is a reason to refuse that may be the machine's, not the rules': it was
+// busy, or what they look up was slow.
+type momentary struct{ error }
 
 // compare says how an outcome differs from the one expected.
 func (t test) compare(o outcome) error {

@@ -29,8 +29,9 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// DefaultTimeout is how long one test may take, as with `opa test`.
-const DefaultTimeout = 5 * time.Second
+// DefaultTimeout is how long one test may take. It ends what would never end; `opa test`
+// has 5 s, which a test can need on a machine that is busy with others.
+const DefaultTimeout = 30 * time.Second
 
 // Options say which tests are run and how. The zero value runs all.
 type Options struct {

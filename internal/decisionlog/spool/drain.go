@@ -19,6 +19,7 @@ func (s *Spool) drain(ctx context.Context) {
 	defer head.close()
 	for ctx.Err() == nil {
 		if !s.pending() {
+			head.close() // a file that is removed takes room until then
 			select {
 			case <-s.closing:
 				if !s.pending() {

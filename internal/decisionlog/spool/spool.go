@@ -364,10 +364,16 @@ func (s *Spool) append(record []byte) (*appender.Appender, int64, error) {
 	if s.bytes+size > s.options.MaxBytes {
 		return nil, 0, fmt.Errorf("%w: %d bytes in %s wait to be delivered", ErrFull, s.bytes, s.options.Folder)
 	}
-	if err := s.roll(size); err != nil {
+	if err := s.roll(size, false); err != nil {
 		return nil, 0, fmt.Errorf("write to the spool in %s: %w", s.options.Folder, err)
 	}
 	end, err := s.active.Append(s.buffer)
+	if err != nil && s.nextRecord == s.done.record && s.active.Size() > 0 {
+		// All of the segment is delivered: without it, a full disk may have room.
+		if err = s.roll(size, true); err == nil {
+			end, err = s.active.Append(s.buffer)
+		}
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("write to the spool in %s: %w", s.options.Folder, err)
 	}
@@ -391,10 +397,11 @@ func (s *Spool) signal(channel chan struct{}) {
 	}
 }
 
-// roll makes sure that a segment is open that has room.
-func (s *Spool) roll(size int64) error {
+// roll makes sure that a segment is open that has room; with instead, another one than
+// the last, which is delivered and goes.
+func (s *Spool) roll(size int64, instead bool) error {
 	if s.active != nil {
-		if !s.active.Broken() && s.active.Size()+size <= s.segmentBytes {
+		if !instead && !s.active.Broken() && s.active.Size()+size <= s.segmentBytes {
 			return nil
 		}
 		err := s.active.Close()
@@ -402,8 +409,8 @@ func (s *Spool) roll(size int64) error {
 		if err != nil && !errors.Is(err, fs.ErrClosed) {
 			s.trouble(fmt.Errorf("close a segment: %w", err))
 		}
-		if last := len(s.segments) - 1; s.segments[last].size == 0 {
-			// Nothing was ever written to it, and its name is that of the next.
+		if last := len(s.segments) - 1; instead || s.segments[last].size == 0 {
+			// Of one that nothing was ever written to, the name is that of the next.
 			s.remove(s.segments[last])
 			s.segments = s.segments[:last]
 		}

@@ -99,7 +99,7 @@ func CheckLeaf(leaf *x509.Certificate, registrationID string, now time.Time) err
 
 // VerifyChain checks that the chain that a device sent, leaf first, leads to one
 // of the signing certificates, which may be intermediates. It returns the one
-// that it found.
+// nearest to the leaf.
 func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if len(chain) == 0 {
 		return nil, errors.New("the device showed no certificate")
@@ -120,13 +120,16 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 	if err != nil {
 		return nil, err
 	}
+	var nearest *x509.Certificate
+	links := 0
 	for _, path := range paths {
-		for _, certificate := range signing {
-			// A signing certificate vouches for others, not for itself as a device.
-			if len(path) > 1 && path[len(path)-1].Equal(certificate) {
-				return certificate, nil
-			}
+		// A signing certificate vouches for others, not for itself as a device.
+		if len(path) > 1 && (nearest == nil || len(path) < links) {
+			nearest, links = path[len(path)-1], len(path)
 		}
 	}
-	return nil, errors.New("the device showed a signing certificate as its own")
+	if nearest == nil {
+		return nil, errors.New("the device showed a signing certificate as its own")
+	}
+	return nearest, nil
 }

@@ -67,6 +67,7 @@ func TestVerifyChain(t *testing.T) {
 		"by the root, whole chain sent":     {[]*link{leaf, intermediate, root}, []*link{root}, root},
 		"by the intermediate":               {[]*link{leaf}, []*link{intermediate}, intermediate},
 		"by the second of two":              {[]*link{direct}, []*link{stranger, root}, root},
+		"by both, the nearest counts":       {[]*link{leaf, intermediate, root}, []*link{root, intermediate}, intermediate},
 		"intermediate not sent":             {[]*link{leaf}, []*link{root}, nil},
 		"a root of the same name":           {[]*link{leaf, intermediate}, []*link{stranger}, nil},
 		"expired":                           {[]*link{expired, intermediate}, []*link{root}, nil},

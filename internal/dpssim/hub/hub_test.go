@@ -228,6 +228,7 @@ func TestLimits(t *testing.T) {
 		{"ten levels below", nested(11), ""},
 		{"eleven levels below", nested(12), "nested deeper"},
 		{"many levels", nested(5000), "nested deeper"},
+		{"many arrays", `{"a":` + strings.Repeat(`[`, 9000) + strings.Repeat(`]`, 9000) + `}`, "a[0][0][0][0][0][0][0][0][0][0] is nested deeper"},
 		{"a dot in a name", `{"a.b":1}`, "'.'"},
 		{"a dollar", `{"a":{"$b":1}}`, "'$'"},
 		{"a space", `{"a b":1}`, "' '"},

@@ -172,13 +172,13 @@ func checkValue(name string, value any, depth int) error {
 			}
 		}
 	case []any:
+		if depth > maxDepth {
+			return fmt.Errorf("%s is nested deeper than %d objects", name, maxDepth)
+		}
 		for i, element := range value {
 			if err := checkValue(fmt.Sprintf("%s[%d]", name, i), element, depth+1); err != nil {
 				return err
 			}
-		}
-		if depth > maxDepth {
-			return fmt.Errorf("%s is nested deeper than %d objects", name, maxDepth)
 		}
 	case string:
 		if len(value) > maxStringBytes {

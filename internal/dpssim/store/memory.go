@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -17,10 +18,14 @@ type memory struct {
 	buckets map[string]*memoryBucket
 }
 
+// memoryBucket has its keys in chunks, so that one more key moves those of one
+// chunk, not a million.
 type memoryBucket struct {
-	keys   []string // sorted
+	chunks [][]string // in order, each sorted and none empty
 	values map[string][]byte
 }
+
+const maxChunk = 512
 
 type memoryTx struct {
 	memory *memory
@@ -99,7 +104,7 @@ func (tx *memoryTx) delete(bucket, key string) error {
 
 func (tx *memoryTx) count(bucket string) int {
 	if b := tx.memory.buckets[bucket]; b != nil {
-		return len(b.keys)
+		return len(b.values)
 	}
 	return 0
 }
@@ -109,29 +114,57 @@ func (tx *memoryTx) each(bucket, after string, f func(string, json.RawMessage) (
 	if b == nil {
 		return nil
 	}
-	i, found := slices.BinarySearch(b.keys, after)
+	i, place, found := b.find(after)
 	if found {
-		i++
+		place++
 	}
-	for _, key := range b.keys[i:] {
-		if more, err := f(key, b.values[key]); err != nil || !more {
-			return err
+	for ; i < len(b.chunks); i, place = i+1, 0 {
+		for _, key := range b.chunks[i][place:] {
+			if more, err := f(key, b.values[key]); err != nil || !more {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (b *memoryBucket) set(key string, data []byte) {
-	if _, ok := b.values[key]; !ok {
-		i, _ := slices.BinarySearch(b.keys, key)
-		b.keys = slices.Insert(b.keys, i, key)
+// find is where a key is or belongs: the chunk, and the place in it.
+func (b *memoryBucket) find(key string) (i, place int, found bool) {
+	i, found = slices.BinarySearchFunc(b.chunks, key, func(keys []string, key string) int { return strings.Compare(keys[0], key) })
+	if found || len(b.chunks) == 0 {
+		return i, 0, found
 	}
+	i = max(i-1, 0)
+	place, found = slices.BinarySearch(b.chunks[i], key)
+	return i, place, found
+}
+
+func (b *memoryBucket) set(key string, data []byte) {
+	_, known := b.values[key]
 	b.values[key] = data
+	if known {
+		return
+	}
+	if len(b.chunks) == 0 {
+		b.chunks = [][]string{{key}}
+		return
+	}
+	i, place, _ := b.find(key)
+	keys := slices.Insert(b.chunks[i], place, key)
+	if half := len(keys) / 2; len(keys) > maxChunk {
+		b.chunks = slices.Insert(b.chunks, i+1, slices.Clone(keys[half:]))
+		keys = slices.Clone(keys[:half])
+	}
+	b.chunks[i] = keys
 }
 
 func (b *memoryBucket) remove(key string) {
-	if i, ok := slices.BinarySearch(b.keys, key); ok {
-		b.keys = slices.Delete(b.keys, i, i+1)
-	}
 	delete(b.values, key)
+	i, place, found := b.find(key)
+	if !found {
+		return
+	}
+	if b.chunks[i] = slices.Delete(b.chunks[i], place, place+1); len(b.chunks[i]) == 0 {
+		b.chunks = slices.Delete(b.chunks, i, i+1)
+	}
 }

@@ -150,6 +150,72 @@ func TestRange(t *testing.T) {
 	})
 }
 
+// TestManyKeys come back in order, however they came and went.
+func TestManyKeys(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, s *store.Store) {
+		const keys = 5000
+		var want []string
+		if err := s.Update(func(tx *store.Tx) error {
+			for i := range keys {
+				if err := tx.Put("bucket", fmt.Sprintf("%04d", i*1237%keys), value{}); err != nil {
+					return err
+				}
+			}
+			for i := range keys {
+				key := fmt.Sprintf("%04d", i)
+				if i%3 == 0 || i >= 1000 && i < 2600 {
+					if err := tx.Delete("bucket", key); err != nil {
+						return err
+					}
+					continue
+				}
+				want = append(want, key+`{"n":0}`)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := all(t, s, ""); !reflect.DeepEqual(got, want) {
+			t.Errorf("%d keys, want %d in order", len(got), len(want))
+		}
+		for _, i := range []int{0, 1, 511, 512, 700, len(want) - 1} {
+			if got := all(t, s, want[i][:4]); len(got) != len(want)-i-1 || len(got) > 0 && got[0] != want[i+1] {
+				t.Errorf("after %s: %d keys, want %d", want[i], len(got), len(want)-i-1)
+			}
+		}
+		if got := all(t, s, "1500"); len(got) == 0 || got[0] != `2600{"n":0}` {
+			t.Errorf("after a key that is gone: %.1q", got)
+		}
+		_ = s.View(func(tx *store.Tx) error {
+			if n := tx.Count("bucket"); n != len(want) {
+				t.Errorf("%d keys, want %d", n, len(want))
+			}
+			return nil
+		})
+	})
+}
+
+// BenchmarkPut is one more key beside a million, in memory.
+func BenchmarkPut(b *testing.B) {
+	s := store.Memory()
+	n := 0
+	put := func() {
+		n++
+		if err := s.Update(func(tx *store.Tx) error {
+			return tx.Put("bucket", fmt.Sprintf("%016x", uint64(n)*0x9e3779b97f4a7c15), n)
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for n < 1_000_000 {
+		put()
+	}
+	for b.Loop() {
+		put()
+	}
+}
+
 // TestRollback: of a transaction that fails or panics nothing is kept.
 func TestRollback(t *testing.T) {
 	t.Parallel()

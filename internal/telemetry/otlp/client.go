@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -126,7 +127,9 @@ func (c *client) post(ctx context.Context, body []byte) (again bool, after time.
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {
 			err = wrapped.Err // the rest is the address, which can hold a key
 		}
-		return ctx.Err() == nil, 0, err
+		// A certificate that is not trusted now will not be in a moment.
+		_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
+		return ctx.Err() == nil && !distrusted, 0, err
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))

@@ -290,7 +290,7 @@ func TestTLS(t *testing.T) {
 	}
 	values := map[string]string{
 		otlp.VariableEndpoint: server.URL + "/canary-in-the-address", otlp.VariableHeaders: "api-key=a%20b,common=1",
-		"OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=canary%3D", otlp.VariableCompression: "gzip", otlp.VariableTimeout: "2000",
+		"OTEL_EXPORTER_OTLP_LOGS_HEADERS": "x-key=canary%3D", otlp.VariableCompression: "gzip", otlp.VariableTimeout: "60000",
 	}
 	var failed failures
 	_ = exportLog(t.Context(), otlp.NewLogs(read(t, values).Logs, failed.add), "x")
