@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,13 +138,14 @@ func (r *records) count(s decisionlog.Sink) *counted {
 	return c
 }
 
-// instanceName tells the machines apart on which the webhook runs.
+// instanceName tells the machines apart on which the webhook runs, and their processes: an
+// identity that may append and no more is not told whether a blob of that name exists.
 func instanceName(getenv func(string) string) string {
-	if id := getenv("WEBSITE_INSTANCE_ID"); id != "" { // Azure's; 64 digits
-		return id[:min(len(id), 16)]
+	name := getenv("WEBSITE_INSTANCE_ID") // Azure's; 64 digits
+	if name == "" {
+		name, _ = os.Hostname()
 	}
-	name, _ := os.Hostname()
-	return name
+	return name[:min(len(name), 16)] + "-" + strings.ToLower(rand.Text()[:8])
 }
 
 // observers record an allocation. Where no record goes to standard output, there is a log line

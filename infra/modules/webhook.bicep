@@ -98,7 +98,6 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
     siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
-      ftpsState: 'Disabled'
       http20Enabled: true
       ipSecurityRestrictionsDefaultAction: restrictToDps ? 'Deny' : 'Allow'
       ipSecurityRestrictions: concat(restrictToDps ? dpsAlone : [], map(allowedAddresses, (address, i) => {
@@ -108,6 +107,17 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
         priority: 200 + i
       }))
     }
+  }
+
+  // Publishing is by identity alone.
+  resource scm 'basicPublishingCredentialsPolicies' = {
+    name: 'scm'
+    properties: { allow: false }
+  }
+
+  resource ftp 'basicPublishingCredentialsPolicies' = {
+    name: 'ftp'
+    properties: { allow: false }
   }
 
   resource settings 'config' = {
@@ -185,7 +195,7 @@ resource appendRecords 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   properties: {
     principalId: app.identity.principalId
     principalType: 'ServicePrincipal'
-    roleDefinitionId: appender.id
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', appender.name)
   }
 }
 
