@@ -96,9 +96,9 @@ func records(ctx context.Context, b bench) error {
 			way.cpu, way.made = way.cpu+after-before, way.made+made
 		}
 	}
-	t := table{title: "Records (mediumt, one processor for the server), and ratios to none: waiting times at 400 requests/s; requests/s and CPU per request of 16 connections"}
+	t := table{title: "Records (mediumt, one processor for the server), and ratios to none as it can be set, with a log line for each call: waiting times at 400 requests/s; requests/s and CPU per request of 16 connections"}
 	t.add("records", "p50", "ratio", "p99", "ratio", "goal", "requests/s", "ratio", "CPU", "ratio")
-	none := ways[0]
+	none := ways[1] // what USHER_RECORD_SINKS=none gives; no log at all is less than anybody runs with
 	for _, way := range ways {
 		to := func(of, floor []float64) string { return ratio(median(of) / median(floor)) }
 		t.add(way.name, micro(median(way.halves)), to(way.halves, none.halves), micro(median(way.tails)), to(way.tails, none.tails), way.goal,
@@ -106,9 +106,9 @@ func records(ctx context.Context, b bench) error {
 			micro(way.cpu/float64(way.made)), ratio(way.cpu/float64(way.made)/(none.cpu/float64(none.made))))
 	}
 	t.print()
-	if stdout := ways[2].lines.Load(); stdout < int64(ways[2].asked) || none.lines.Load() > 10 || collected.Load() == 0 {
+	if stdout := ways[2].lines.Load(); stdout < int64(ways[2].asked) || ways[0].lines.Load() > 10 || collected.Load() == 0 {
 		return fmt.Errorf("of %d requests at least, %d records went to standard output; %d lines without records; %d deliveries to the collector",
-			ways[2].asked, stdout, none.lines.Load(), collected.Load())
+			ways[2].asked, stdout, ways[0].lines.Load(), collected.Load())
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ func TestDocs(t *testing.T) {
 	if _, err := exec.LookPath("sh"); err != nil {
 		t.Skip("there is no shell")
 	}
+	env := plainUsher(t)
 	for _, page := range []string{"../editor", "bench", "bundle", "check", "dps", "explain", "fmt", "log", "new", "replay", "test", "verify"} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
@@ -34,7 +35,7 @@ func TestDocs(t *testing.T) {
 			}
 			ran := 0
 			for _, section := range strings.Split(string(text), "\n## ") {
-				ran += runSection(t, section)
+				ran += runSection(t, section, env)
 			}
 			if ran < 3 {
 				t.Errorf("%s shows %d commands with their output", name, ran)
@@ -54,7 +55,7 @@ func TestFromZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ran := (shell{folder: t.TempDir()}).run(t, string(text)); ran < 10 {
+	if ran := (shell{folder: t.TempDir(), env: plainUsher(t)}).run(t, string(text)); ran < 10 {
 		t.Errorf("it shows %d commands with their output", ran)
 	}
 }
@@ -62,14 +63,26 @@ func TestFromZero(t *testing.T) {
 var fence = regexp.MustCompile("(?ms)^```(\\w*) ?([^\\n]*)\\n(.*?)^```$")
 
 // runSection returns how many outputs it compared.
-func runSection(t *testing.T, section string) int {
+func runSection(t *testing.T, section string, env []string) int {
 	folder := t.TempDir()
 	for _, name := range []string{"rules", "examples"} {
 		if err := os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("..", "..", name))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return shell{folder: folder}.run(t, section)
+	return shell{folder: folder, env: env}.run(t, section)
+}
+
+// plainUsher puts usher as people have it at the front of the PATH: the test binary, which
+// stands in for it elsewhere, is several times slower where it looks for races.
+func plainUsher(t *testing.T) []string {
+	t.Helper()
+	folder := t.TempDir()
+	command := exec.CommandContext(t.Context(), "go", "build", "-o", folder, ".") // a folder: go adds .exe where it has to
+	if output, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	return []string{"PATH=" + folder + string(os.PathListSeparator) + os.Getenv("PATH")}
 }
 
 // shell is where the blocks of a document run.
