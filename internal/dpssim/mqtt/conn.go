@@ -283,6 +283,12 @@ func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
 
 func (c *conn) register(ctx context.Context, r request, body []byte) error {
 	var registration model.RegistrationRequest
+	if len(body) > dpssim.MaxMessage {
+		refused := &dpssim.APIError{Status: http.StatusRequestEntityTooLarge, Code: dpssim.CodeTooLarge,
+			Message: "The body is longer than " + strconv.Itoa(dpssim.MaxMessage) + " bytes."}
+		c.record(dpssim.KindRegister, "", "", time.Now(), nil, refused.Status, nil, refused)
+		return c.answerOperation(r, model.RegistrationOperationStatus{}, refused)
+	}
 	if len(bytes.TrimSpace(body)) > 0 {
 		if err := json.Unmarshal(body, &registration); err != nil {
 			refused := &dpssim.APIError{

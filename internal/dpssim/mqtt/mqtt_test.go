@@ -338,6 +338,7 @@ func TestRegistrationErrors(t *testing.T) {
 	}{
 		{"throttled", "$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, "$dps/registrations/res/429/?$rid=1&retry-after=5", 429001, "Operations are being throttled for this tenant."},
 		{"no JSON", "$dps/registrations/PUT/iotdps-register/?$rid=2", `{"registrationId":`, "$dps/registrations/res/400/?$rid=2", 400004, "The registration request is not as expected"},
+		{"too long", "$dps/registrations/PUT/iotdps-register/?$rid=6", `{"payload":{"x":"` + strings.Repeat("x", dpssim.MaxMessage) + `"}}`, "$dps/registrations/res/413/?$rid=6", 413000, "The body is longer than 98304 bytes."},
 		{"an unknown operation", "$dps/registrations/GET/iotdps-get-operationstatus/?operationId=x&$rid=3", ``, "$dps/registrations/res/404/?$rid=3", 404201, "Not found."},
 		{"a fault", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=4&operationId=broken", ``, "$dps/registrations/res/500/?$rid=4", 500000, "The stand-in failed"},
 	} {

@@ -28,7 +28,6 @@ const (
 	hubSuffix = ".azure-devices.net"
 	dpsSuffix = ".azure-devices-provisioning.net"
 
-	maxDeviceBody  = 96 << 10 // DPS's limit of a message
 	maxServiceBody = 1 << 20
 )
 
@@ -168,7 +167,7 @@ func notAllowed(method string) error {
 }
 
 func (s *server) register(w http.ResponseWriter, r *http.Request, caller dpssim.Caller) {
-	body, err := readBody(w, r, maxDeviceBody)
+	body, err := readBody(w, r, dpssim.MaxMessage)
 	if err != nil {
 		s.refuseDevice(w, r, caller, err)
 		return
