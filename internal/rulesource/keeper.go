@@ -574,7 +574,9 @@ func (k *Keeper) fallBack(ctx context.Context, bad arrival, err error) {
 // startFolder loads the rules of a folder.
 func (k *Keeper) startFolder(ctx context.Context) error {
 	start := time.Now()
-	k.shown.sum = k.fingerprint()
+	if k.options.Watch { // else nobody compares, and a start does not look at each file twice
+		k.shown.sum = k.fingerprint()
+	}
 	rules, err := k.loadFolder(ctx, k.options.CheckAfter)
 	if err != nil {
 		return err
