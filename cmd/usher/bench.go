@@ -292,9 +292,7 @@ const maxFaults = 10
 
 func (flags *benchFlags) write(w io.Writer, report rulebench.Report, generated *generatedRequests, changes []rulebench.Change) error {
 	if flags.format == "json" {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(struct {
+		return writeJSON(w, struct {
 			rulebench.Report
 			Generated *generatedRequests `json:"generated,omitempty"`
 			Changes   []rulebench.Change `json:"changes,omitempty"`

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -179,10 +178,7 @@ func readEnrollments(name string) ([]lint.Enrollment, error) {
 func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	switch flags.format {
 	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(found)
+		return writeJSON(w, found)
 	case "sarif":
 		return report.WriteSARIF(w, "usher check", readBuild().Usher, lintChecks(), lintFindings(found))
 	case "github":

@@ -164,10 +164,7 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 		}
 	}
 	if flags.output == "json" {
-		encoder := json.NewEncoder(stdout)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(map[string]any{"rounds": rounds}); err != nil {
+		if err := writeJSON(stdout, map[string]any{"rounds": rounds}); err != nil {
 			return err
 		}
 	}

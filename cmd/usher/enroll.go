@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -148,10 +147,7 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 		}
 	}
 	if f.format == "json" {
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(results); err != nil {
+		if err := writeJSON(cmd.OutOrStdout(), results); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -247,10 +246,7 @@ func (flags *replayFlags) write(stdout io.Writer, report *replay.Report) error {
 		}
 	}
 	if flags.format == "json" {
-		encoder := json.NewEncoder(stdout)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
+		return writeJSON(stdout, report)
 	}
 	painter := painterFor(stdout)
 	return view.Text(stdout, shown, func(kind replay.Kind, text string) string {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -124,10 +123,7 @@ func (r *testReport) write(w io.Writer, format string, verbose bool) error {
 	}
 	switch format {
 	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(r)
+		return writeJSON(w, r)
 	case "junit":
 		return report.WriteJUnit(w, "usher test", r.suites())
 	case "github":

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -21,10 +20,7 @@ func writeVerifyReport(cmd *cobra.Command, found *verify.Report, flags verifyFla
 	w := cmd.OutOrStdout()
 	switch flags.output {
 	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(found)
+		return writeJSON(w, found)
 	case "junit":
 		return report.WriteJUnit(w, "usher verify", verifySuites(found))
 	case "sarif":

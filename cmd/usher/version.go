@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -26,9 +25,7 @@ the commit that it was built from, where the build knew one.`,
 			build := readBuild()
 			switch format {
 			case "json":
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(build)
+				return writeJSON(cmd.OutOrStdout(), build)
 			case "text":
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
 				return err

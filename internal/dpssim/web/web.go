@@ -5,7 +5,6 @@ package web
 
 import (
 	"bytes"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -68,16 +67,6 @@ func New(options Options) http.Handler {
 			s.deviceAPI(w, r, segments)
 		}
 	})
-}
-
-// TLSConfig serves a certificate and asks devices for theirs. Whether a device's
-// certificate will do depends on its enrollment, so that it is checked later.
-func TLSConfig(certificate tls.Certificate) *tls.Config {
-	return &tls.Config{
-		Certificates: []tls.Certificate{certificate},
-		ClientAuth:   tls.RequestClientCert,
-		MinVersion:   tls.VersionTLS12,
-	}
 }
 
 type server struct{ service *dpssim.Service }

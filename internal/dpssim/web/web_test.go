@@ -72,7 +72,7 @@ func newStand(t *testing.T, change func(*dpssim.Config)) *stand {
 		WebSocket: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }),
 	}))
 	certificate, _ := newCertificate(t, "server", nil)
-	server.TLS = web.TLSConfig(certificate)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	s := &stand{t: t, service: service, address: server.Listener.Addr().String()}
