@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // accept holds a verdict to what DPS and IoT Hub allow. What it lets pass is

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/keymaterial"
-	"github.com/usher-dps/usher/internal/ruleset"
-	"github.com/usher-dps/usher/internal/schema"
+	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
 

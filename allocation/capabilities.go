@@ -1,6 +1,6 @@
 package allocation
 
-import "github.com/usher-dps/usher/internal/ruleset"
+import "github.com/usher-dps/usher/internal/decide/ruleset"
 
 // Capabilities returns what rules that are loaded with these options may call, in the
 // form of OPA's capabilities files, for tools and editors that read these. It fails if

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/keymaterial"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Explanation is a decision and where it comes from. Keys and certificates of

@@ -3,7 +3,7 @@ package allocation
 import (
 	"context"
 
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Lookup is one call of a built-in function whose answer depends on more than its

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Needs tells which of the places that are masked in a request, as JSON pointers,

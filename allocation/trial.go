@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/rendezvous"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/rendezvous"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Trial is a second set of rules beside those in use, as a canary: it decides

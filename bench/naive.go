@@ -18,7 +18,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 	"github.com/santhosh-tekuri/jsonschema/v5"
 
-	"github.com/usher-dps/usher/internal/rendezvous"
+	"github.com/usher-dps/usher/internal/decide/rendezvous"
 	"github.com/usher-dps/usher/schemas"
 )
 

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/replay"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // requestLog generates a log as it is read, the same each time: the request of a

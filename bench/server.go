@@ -21,8 +21,8 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/usher-dps/usher/internal/rulebundle"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 // echoCommand makes this program the no-op server that others are measured

@@ -31,7 +31,7 @@ import (
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // table is a table of a document.
@@ -227,7 +227,7 @@ func TestBuiltinsOfOurOwn(t *testing.T) {
 	for _, match := range regexp.MustCompile("`(usher\\.[a-z]+)`").FindAllStringSubmatch(readDocument(t, "docs/writing-rules.md"), -1) {
 		documented = append(documented, match[1])
 	}
-	for _, match := range regexp.MustCompile(`Name:\s+"(usher\.\w+)"`).FindAllStringSubmatch(readDocument(t, "internal/ruleset/builtins.go"), -1) {
+	for _, match := range regexp.MustCompile(`Name:\s+"(usher\.\w+)"`).FindAllStringSubmatch(readDocument(t, "internal/decide/ruleset/builtins.go"), -1) {
 		declared = append(declared, match[1])
 	}
 	sameNames(t, "functions that Usher adds", documented, declared)
@@ -491,7 +491,7 @@ func TestAnswersThatAreNoAllocations(t *testing.T) {
 func TestOnUndecidedTable(t *testing.T) {
 	t.Parallel()
 	documented := tableUnder(t, readDocument(t, "docs/writing-rules.md"), "value", "the webhook answers", "DPS")
-	sameNames(t, "values of on_undecided", documented.column(0), constantsOf(t, "internal/ruleset/ruleset.go", "OnUndecided", ""))
+	sameNames(t, "values of on_undecided", documented.column(0), constantsOf(t, "internal/decide/ruleset/ruleset.go", "OnUndecided", ""))
 	for _, row := range documented.rows {
 		value := strings.Trim(row[0], "`")
 		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(

@@ -18,9 +18,9 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/replay"
-	"github.com/usher-dps/usher/internal/telemetry/collector"
+	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
 // Enrollment groups of the tests: one that the rules on trial shadow, one that they answer a half of.

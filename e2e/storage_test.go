@@ -36,8 +36,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/rulebundle"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 // secret returns a text that occurs nowhere else, and so can be looked for.

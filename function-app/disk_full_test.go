@@ -16,7 +16,7 @@ import (
 	"testing"
 
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
 // With no room on the disk, decisions go on. Records that do not fit are counted and told of, and

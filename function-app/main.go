@@ -23,7 +23,7 @@ import (
 	_ "time/tzdata" // rules name time zones, and an image may have none
 
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/telemetry"
+	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
 func main() {

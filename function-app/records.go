@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/azureauth"
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/decisionlog/sink"
-	"github.com/usher-dps/usher/internal/decisionlog/spool"
-	"github.com/usher-dps/usher/internal/telemetry"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
+	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
 // records keep each decision on record.

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/telemetry/collector"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
 func TestRecordSettings(t *testing.T) {

@@ -11,10 +11,10 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/azureauth"
-	"github.com/usher-dps/usher/internal/rulesource"
-	"github.com/usher-dps/usher/internal/shadow"
-	"github.com/usher-dps/usher/internal/telemetry"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/serve/rulesource"
+	"github.com/usher-dps/usher/internal/serve/shadow"
+	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
 // liveRules are the rules that answer, those on trial beside them, and what keeps

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/rulebundle"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 // offered is a bundle that a server offers; nil makes it answer 503.

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/decisionlog/appender"
-	"github.com/usher-dps/usher/internal/decisionlog/sink"
-	"github.com/usher-dps/usher/internal/decisionlog/spool"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
 )
 
 // Names of the settings of decision records.

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/rulebundle"
-	"github.com/usher-dps/usher/internal/rulesource"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
+	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
 // rulesSettings say where rules come from and which rules answer whom.

@@ -7,8 +7,8 @@ import (
 	"net"
 	"time"
 
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/telemetry"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
 // readMetricsListen reads where Prometheus may ask. The variables of

@@ -9,10 +9,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/decisionlog/appender"
-	"github.com/usher-dps/usher/internal/decisionlog/sink"
-	"github.com/usher-dps/usher/internal/rulesource"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
 func environment(values map[string]string) func(string) string {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/telemetry/collector"
+	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
 // started is the program, running.
@@ -446,7 +446,7 @@ func TestGoroutinesOfTelemetry(t *testing.T) {
 		if !strings.Contains(string(stacks), "net/http.(*Server).Serve") {
 			t.Fatalf("the server does not run:\n%s", stacks)
 		}
-		if got := strings.Contains(string(stacks), "go.opentelemetry.io") || strings.Contains(string(stacks), "internal/telemetry"); got != want {
+		if got := strings.Contains(string(stacks), "go.opentelemetry.io") || strings.Contains(string(stacks), "internal/serve/telemetry"); got != want {
 			t.Errorf("endpoint %q: goroutines for telemetry: %v\n%s", endpoint, got, stacks)
 		}
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/schema"
+	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
 

@@ -1,7 +1,7 @@
 // Package schemas holds the JSON Schemas (draft 2020-12) of what DPS sends to a
 // custom-allocation webhook, of what the webhook answers and of what it keeps on
 // record. The files are the contract; this package only carries them in the
-// binary. Checking a document against them is the work of internal/schema.
+// binary. Checking a document against them is the work of internal/decide/schema.
 package schemas
 
 import _ "embed"

@@ -18,8 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/rulebench"
-	"github.com/usher-dps/usher/internal/verify"
+	"github.com/usher-dps/usher/internal/author/rulebench"
+	"github.com/usher-dps/usher/internal/author/verify"
 )
 
 // benchFlags are those of `usher bench`.

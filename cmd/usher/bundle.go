@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/exchange"
-	"github.com/usher-dps/usher/internal/rulebundle"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/exchange"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 func newBundleCommand() *cobra.Command {

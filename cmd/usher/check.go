@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/lint"
-	"github.com/usher-dps/usher/internal/report"
+	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/author/report"
 )
 
 // checkFlags are those of `usher check`.

@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/internal/lint"
-	"github.com/usher-dps/usher/internal/report"
+	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/author/report"
 )
 
 func TestExitCodesOfCheck(t *testing.T) {

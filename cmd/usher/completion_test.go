@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/internal/lint"
-	"github.com/usher-dps/usher/internal/verify"
+	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/author/verify"
 )
 
 // completions are what the shell offers, without the words beside them.

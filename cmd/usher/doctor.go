@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/doctor"
-	"github.com/usher-dps/usher/internal/enrollment"
-	"github.com/usher-dps/usher/internal/lint"
+	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/operate/doctor"
+	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
 func newDoctorCommand() *cobra.Command {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/dpssim/configfile"
-	"github.com/usher-dps/usher/internal/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/configfile"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
 const (

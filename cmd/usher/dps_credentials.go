@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/dpssim/attest"
-	"github.com/usher-dps/usher/internal/dpssim/configfile"
-	"github.com/usher-dps/usher/internal/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/configfile"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
 func newDPSKeyCommand(flags *standInFlags) *cobra.Command {

@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/dpssim/attest"
-	"github.com/usher-dps/usher/internal/dpssim/fleet"
-	"github.com/usher-dps/usher/internal/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
 // dpsFleetFlags are those of usher dps fleet.

@@ -24,14 +24,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/usher-dps/usher/internal/dpssim"
-	"github.com/usher-dps/usher/internal/dpssim/configfile"
-	"github.com/usher-dps/usher/internal/dpssim/hub"
-	"github.com/usher-dps/usher/internal/dpssim/model"
-	"github.com/usher-dps/usher/internal/dpssim/mqtt"
-	"github.com/usher-dps/usher/internal/dpssim/pki"
-	"github.com/usher-dps/usher/internal/dpssim/store"
-	"github.com/usher-dps/usher/internal/dpssim/web"
+	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/configfile"
+	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/mqtt"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/store"
+	"github.com/usher-dps/usher/internal/standin/dpssim/web"
 )
 
 // noTrouble and dpsQuota are what --calm and --quota set.

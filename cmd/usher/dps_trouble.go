@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
 // managementPatience is how long a stand-in may take to answer on its management endpoints.

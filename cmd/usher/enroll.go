@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/enrollment"
+	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
 // enrollFlags are those of `usher enroll`.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/explain"
+	"github.com/usher-dps/usher/internal/author/explain"
 )
 
 func newExplainCommand() *cobra.Command {

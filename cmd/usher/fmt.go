@@ -13,7 +13,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/format"
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 func newFmtCommand() *cobra.Command {

@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/funchost"
+	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
 // hostFlags are the flags of usher host.
@@ -72,7 +72,7 @@ error as fail, as the host logs it.`,
 func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) error {
 	fmt.Fprintln(stdout, "This is a development stand-in for the Azure Functions host, not the host itself.")
 	console := &consoleWriter{w: stderr}
-	host, err := funchost.New(funchost.Options{
+	host, err := functionshost.New(functionshost.Options{
 		Root: flags.root, Address: flags.address, Port: int(flags.port),
 		EnableAuth: flags.enableAuth, FunctionKey: flags.key, MasterKey: flags.masterKey,
 		NoTraceparent: !flags.traceparent,
@@ -113,7 +113,7 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 		}
 	}()
 	if err := host.Ready(ctx); err != nil {
-		if errors.Is(err, funchost.ErrStopped) {
+		if errors.Is(err, functionshost.ErrStopped) {
 			return nil
 		}
 		return fmt.Errorf("the handler did not get ready: %w", err)
@@ -134,7 +134,7 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 
 // explainStart adds the mend that a caller of this tool has.
 func explainStart(err error) error {
-	if start := (*funchost.StartError)(nil); errors.As(err, &start) && errors.Is(err, fs.ErrNotExist) {
+	if start := (*functionshost.StartError)(nil); errors.As(err, &start) && errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w\nBuild it first: `make build`", err)
 	}
 	return err
@@ -168,7 +168,7 @@ func (c *consoleWriter) Write(p []byte) (int, error) {
 }
 
 // line prints a line of the handler behind the word under which the host would log it.
-func (c *consoleWriter) line(line funchost.ConsoleLine) {
+func (c *consoleWriter) line(line functionshost.ConsoleLine) {
 	word := "info"
 	switch line.Level {
 	case slog.LevelWarn:

@@ -21,8 +21,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/decisionlog"
-	"github.com/usher-dps/usher/internal/replay"
+	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
 // logFlags are those of `usher log`.

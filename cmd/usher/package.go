@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/deploypackage"
-	"github.com/usher-dps/usher/internal/funchost"
-	"github.com/usher-dps/usher/internal/ruleset"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/operate/deploypackage"
+	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
 func newPackageCommand() *cobra.Command {
@@ -102,7 +102,7 @@ func writeChecked(name string, content []byte) error {
 	if err := writeFile(draft, content); err != nil {
 		return err
 	}
-	if err := funchost.CheckPackage(draft); err != nil {
+	if err := functionshost.CheckPackage(draft); err != nil {
 		os.Remove(draft)
 		return fmt.Errorf("the package would not run: %s", strings.ReplaceAll(err.Error(), draft, name))
 	}

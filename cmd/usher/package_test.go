@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/internal/funchost"
+	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
 // functionApp is a copy of the repository as it is after make build, and after a
@@ -94,7 +94,7 @@ func TestPackage(t *testing.T) {
 	if !bytes.Equal(packed, again) {
 		t.Error("the same content gave other bytes")
 	}
-	if err := funchost.CheckPackage(first); err != nil {
+	if err := functionshost.CheckPackage(first); err != nil {
 		t.Error(err)
 	}
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(first), ".*")); err != nil || len(left) > 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/usher-dps/usher/internal/lint"
+	"github.com/usher-dps/usher/internal/author/lint"
 )
 
 func page(t *testing.T, name string) string {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/azureauth"
-	"github.com/usher-dps/usher/internal/enrollment"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
 // provisioningFlags say which DPS instance a command works with, and as whom.

@@ -15,14 +15,14 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	webhook "github.com/usher-dps/usher/handler"
-	"github.com/usher-dps/usher/internal/doctor"
-	"github.com/usher-dps/usher/internal/dpssim"
-	"github.com/usher-dps/usher/internal/dpssim/hub"
-	"github.com/usher-dps/usher/internal/dpssim/model"
-	"github.com/usher-dps/usher/internal/dpssim/pki"
-	"github.com/usher-dps/usher/internal/dpssim/store"
-	"github.com/usher-dps/usher/internal/dpssim/web"
-	"github.com/usher-dps/usher/internal/enrollment"
+	"github.com/usher-dps/usher/internal/operate/doctor"
+	"github.com/usher-dps/usher/internal/operate/enrollment"
+	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/store"
+	"github.com/usher-dps/usher/internal/standin/dpssim/web"
 )
 
 // Secrets of a chain, that no command may print.

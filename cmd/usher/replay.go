@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/replay"
-	"github.com/usher-dps/usher/internal/replay/view"
+	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/replay/view"
 )
 
 // replayFlags are those of `usher replay`.

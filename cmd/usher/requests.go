@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/usher-dps/usher/internal/calljournal"
-	"github.com/usher-dps/usher/internal/rulebench"
+	"github.com/usher-dps/usher/internal/author/calljournal"
+	"github.com/usher-dps/usher/internal/author/rulebench"
 )
 
 // maxRequests bounds what a command that keeps all its requests reads, in bytes.

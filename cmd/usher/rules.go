@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/rulebundle"
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 // rulesFlags say which rules a command works with: the same for all commands.

@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/exchange"
-	"github.com/usher-dps/usher/internal/ruletest"
+	"github.com/usher-dps/usher/internal/author/ruletest"
+	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
 // testFlags are those of `usher test`.

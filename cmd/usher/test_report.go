@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/internal/exchange"
-	"github.com/usher-dps/usher/internal/report"
-	"github.com/usher-dps/usher/internal/ruletest"
+	"github.com/usher-dps/usher/internal/author/report"
+	"github.com/usher-dps/usher/internal/author/ruletest"
+	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
 // testReport is the result of `usher test`, in the form of its JSON.

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/internal/verify"
+	"github.com/usher-dps/usher/internal/author/verify"
 )
 
 // verifyFormats are what `usher verify -o` takes.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/report"
-	"github.com/usher-dps/usher/internal/verify"
+	"github.com/usher-dps/usher/internal/author/report"
+	"github.com/usher-dps/usher/internal/author/verify"
 )
 
 func writeVerifyReport(cmd *cobra.Command, found *verify.Report, flags verifyFlags) error {

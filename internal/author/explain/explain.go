@@ -1,0 +1,223 @@
+// Package explain tells people why a device is answered as it is: it puts an
+// allocation.Explanation beside what DPS does with the answer, and prints both.
+// It decides nothing.
+package explain
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/keymaterial"
+)
+
+// Report is all that is told about one request. Keys and certificates are masked.
+type Report struct {
+	Source     string       `json:"source"` // where the request was read
+	Device     Device       `json:"device"`
+	Enrollment Enrollment   `json:"enrollment"`
+	Candidates []Candidate  `json:"rules"` // the first serves the enrollment
+	Decision   Decision     `json:"decision"`
+	Effect     Effect       `json:"effect"`
+	Overrides  []Constraint `json:"overrides,omitempty"`
+	// Recorded is the decision of the record that the request was in, if it
+	// was in one.
+	Recorded      *Recorded                   `json:"recorded,omitempty"`
+	WhyNot        *WhyNot                     `json:"whyNot,omitempty"`
+	Entries       []allocation.ExplainedEntry `json:"entries"`
+	BuiltinErrors []string                    `json:"builtinErrors,omitempty"`
+	CutShort      string                      `json:"cutShort,omitempty"` // why the explanation is not whole
+}
+
+// Device is what the request says of the device.
+type Device struct {
+	RegistrationID  string `json:"registrationId"`
+	FirstAssignment bool   `json:"firstAssignment"`
+	CurrentHub      string `json:"currentHub,omitempty"`
+	// CurrentHubLinked is set if the answer could be the current hub.
+	CurrentHubLinked bool `json:"currentHubLinked,omitempty"`
+}
+
+// Enrollment is what the request says of the enrollment.
+type Enrollment struct {
+	Kind        dps.EnrollmentKind    `json:"kind"`
+	ID          string                `json:"id"`
+	Reprovision dps.ReprovisionPolicy `json:"reprovisionPolicy"`
+}
+
+// Candidate is a rule that could serve the enrollment, and why.
+type Candidate struct {
+	Package string `json:"package"`
+	Title   string `json:"title,omitempty"`
+	Place   string `json:"place"`
+	Why     string `json:"why"`
+}
+
+// Decision is the answer, or the fault in place of one.
+type Decision struct {
+	Outcome     allocation.Outcome   `json:"outcome,omitempty"`
+	Fault       allocation.FaultKind `json:"fault,omitempty"`
+	Status      int                  `json:"status"` // of HTTP
+	Rules       string               `json:"rules"`  // their digest
+	Hub         string               `json:"hub,omitempty"`
+	InitialTwin map[string]any       `json:"initialTwin,omitzero"`
+	Payload     map[string]any       `json:"payload,omitzero"`
+	Reasons     []string             `json:"reasons,omitempty"`
+	RetryAfter  string               `json:"retryAfter,omitempty"`
+	Alarm       bool                 `json:"alarm,omitempty"`
+	Detail      string               `json:"detail,omitempty"` // of a fault
+	// Cause is that of a fault, or why the rule failed where the decision was
+	// reached nevertheless.
+	Cause string `json:"cause,omitempty"`
+}
+
+// Effect is what DPS does with the answer.
+type Effect struct {
+	Result    dps.Result `json:"result"`
+	ErrorCode int        `json:"errorCode,omitempty"`
+	Message   string     `json:"message"`
+	// InitialTwin tells what becomes of the twin; for an assignment alone.
+	InitialTwin string `json:"initialTwin,omitempty"`
+}
+
+// Constraint is one that prevailed over the rule.
+type Constraint struct {
+	Name allocation.Override `json:"name"`
+	Text string              `json:"text"`
+}
+
+// New reports on a request. Its explanation must have decided it, so its fault
+// may be any but Malformed.
+func New(source string, request *dps.AllocationRequest, e allocation.Explanation) *Report {
+	mask := keymaterial.Of(request.Document)
+	_, linked := request.LinkedHub(request.Device.CurrentIotHubHostName)
+	r := &Report{
+		Source: source,
+		Device: Device{
+			RegistrationID: mask.Text(request.Device.RegistrationID), FirstAssignment: request.FirstAssignment(),
+			CurrentHub: request.Device.CurrentIotHubHostName, CurrentHubLinked: linked,
+		},
+		Enrollment: Enrollment(request.Enrollment),
+		Candidates: []Candidate{},
+		Entries:    e.Entries,
+
+		BuiltinErrors: e.BuiltinErrors,
+		CutShort:      e.CutShort,
+	}
+	if r.Entries == nil {
+		r.Entries = []allocation.ExplainedEntry{}
+	}
+	for _, c := range e.Candidates {
+		r.Candidates = append(r.Candidates, Candidate{Package: c.Package, Title: c.Title, Place: c.Place, Why: why(c)})
+	}
+	r.decide(request, e, mask)
+	return r
+}
+
+func (r *Report) decide(request *dps.AllocationRequest, e allocation.Explanation, mask keymaterial.Mask) {
+	status := handler.StatusOf(e.Decision, e.Fault)
+	effect := dps.EffectOf(status, e.Decision.Response.IotHubHostName)
+	r.Effect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode, Message: effect.Message}
+	if f := e.Fault; f != nil {
+		r.Decision = Decision{Fault: f.Kind, Status: status, Rules: f.Rules, Detail: mask.Text(f.Detail)}
+		if f.Cause != nil {
+			r.Decision.Cause = mask.Text(f.Cause.Error())
+		}
+		return
+	}
+	d := e.Decision
+	r.Decision = Decision{Outcome: d.Outcome, Status: status, Rules: d.Rules, Hub: d.Response.IotHubHostName,
+		InitialTwin: maskObject(mask, d.Response.InitialTwin), Payload: maskObject(mask, d.Response.Payload), Alarm: d.Alarm}
+	for _, reason := range d.Reasons {
+		r.Decision.Reasons = append(r.Decision.Reasons, mask.Text(reason))
+	}
+	if d.Cause != nil {
+		r.Decision.Cause = mask.Text(d.Cause.Error())
+	}
+	if d.RetryAfter > 0 {
+		r.Decision.RetryAfter = d.RetryAfter.String()
+	}
+	if d.Outcome == allocation.Assigned {
+		r.Effect.InitialTwin = fateOfTwin(request, d)
+	}
+	for _, override := range d.Overrides {
+		r.Overrides = append(r.Overrides, Constraint{override, r.constraint(override, request)})
+	}
+}
+
+func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
+	if object == nil {
+		return nil
+	}
+	masked, _ := mask.Value(object).(map[string]any)
+	return masked
+}
+
+// why tells by what a rule serves an enrollment.
+func why(c allocation.Candidate) string {
+	switch {
+	case c.Exact:
+		return "names it"
+	case c.Pattern != "":
+		return "names " + c.Pattern
+	default:
+		return "serves what no other rule names"
+	}
+}
+
+// fateOfTwin says what DPS does with the device's twin.
+func fateOfTwin(request *dps.AllocationRequest, d allocation.Decision) string {
+	if d.InitialTwin != dps.InitialTwinNone {
+		return string(d.InitialTwin)
+	}
+	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, d.Response.IotHubHostName)
+	switch {
+	case request.FirstAssignment(), moves && request.Enrollment.Reprovision == dps.ReprovisionReset:
+		return "none: DPS takes that of the enrollment, if it has one"
+	case moves:
+		return "none: the device moves and its twin is migrated"
+	default:
+		return "none: the device stays on its hub"
+	}
+}
+
+// constraint says what prevailed over the rule.
+func (r *Report) constraint(override allocation.Override, request *dps.AllocationRequest) string {
+	current := request.Device.CurrentIotHubHostName
+	switch override {
+	case allocation.NeverReprovision:
+		says := "names no hub"
+		if hub := r.entry("hub").Value; hub != nil {
+			says = "says " + compact(hub)
+		}
+		return fmt.Sprintf("the reprovision policy keeps the device on %s, though the rule %s", current, says)
+	case allocation.CurrentHubNotLinked:
+		return fmt.Sprintf("the reprovision policy keeps the device on %s, which is not linked: no answer satisfies both", current)
+	case allocation.OnUndecided:
+		return "the rule comes to no hub, and its METADATA says in on_undecided what then"
+	default:
+		return string(override)
+	}
+}
+
+// entry finds an entry rule; the zero value stands for one that the package does
+// not define.
+func (r *Report) entry(name string) allocation.ExplainedEntry {
+	for _, entry := range r.Entries {
+		if entry.Name == name {
+			return entry
+		}
+	}
+	return allocation.ExplainedEntry{}
+}
+
+// WriteJSON prints the report as one JSON document.
+func (r *Report) WriteJSON(w io.Writer) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
+}

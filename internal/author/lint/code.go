@@ -1,0 +1,256 @@
+package lint
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// entrySpellings are names by which other systems, or DPS itself, know an entry rule:
+// in lower case and without underscores.
+var entrySpellings = map[string]string{
+	"hubs": "hub", "hubname": "hub", "iothub": "hub", "iothubname": "hub", "iothubhostname": "hub", "hostname": "hub",
+	"initialtwin": "initial_twin", "twin": "initial_twin", "initialtwins": "initial_twin", "inittwin": "initial_twin",
+	"payloads": "payload", "returndata": "payload", "response": "payload",
+	"rejects": "reject", "rejected": "reject", "rejection": "reject", "deny": "reject", "denied": "reject", "refuse": "reject",
+	"holds": "hold", "held": "hold", "onhold": "hold", "wait": "hold", "retry": "hold",
+}
+
+func misspeltEntry(_ context.Context, s *subject, add report) {
+	for _, module := range s.modules {
+		if !module.Package.Path.Equal(s.rule.Path()) {
+			continue
+		}
+		for _, rule := range module.Rules {
+			name := s.name(rule)
+			entry := entryMeant(name)
+			if entry == "" || len(rule.Head.Args) > 0 || s.used(name) {
+				continue
+			}
+			add(rule.Location, fmt.Sprintf("nobody asks for %s", name), "perhaps "+entry+" is meant; give a helper another name, or remove it")
+		}
+	}
+}
+
+// name is a rule's within its package; of payload.greeting it is payload.
+func (s *subject) name(rule *ast.Rule) string {
+	ref := rule.Ref() // which the compiler made absolute
+	if path := s.rule.Path(); len(ref) > len(path) && ref.HasPrefix(path) {
+		name, _ := ref[len(path)].Value.(ast.String)
+		return string(name)
+	}
+	return ref.String()
+}
+
+// entryMeant returns the entry rule that a name is nearly that of, "" for none.
+func entryMeant(name string) string {
+	if slices.Contains(entryNames[:], name) {
+		return ""
+	}
+	plain := strings.ToLower(strings.ReplaceAll(name, "_", ""))
+	if entry, ok := entrySpellings[plain]; ok {
+		return entry
+	}
+	for _, entry := range entryNames {
+		if of := strings.ReplaceAll(entry, "_", ""); len(of) > 4 && near(plain, of) || plain == of {
+			return entry
+		}
+	}
+	return ""
+}
+
+// near reports whether one letter too many, too few or wrong, or two that are swapped,
+// make b of a.
+func near(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	switch len(b) - len(a) {
+	case 0:
+		return i < len(a) && (a[i+1:] == b[i+1:] || i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:])
+	case 1:
+		return a[i:] == b[i+1:]
+	}
+	return false
+}
+
+// used reports whether any rule refers to a rule of the package.
+func (s *subject) used(name string) bool {
+	ref := s.rule.Path().Append(ast.StringTerm(name))
+	found := false
+	for _, module := range s.compiler.Modules {
+		for _, rule := range module.Rules {
+			if rule.Ref().HasPrefix(ref) {
+				continue // it does not refer to itself: that would be recursion
+			}
+			ast.WalkRefs(rule, func(r ast.Ref) bool {
+				found = found || r.HasPrefix(ref)
+				return found
+			})
+		}
+	}
+	return found
+}
+
+func impure(_ context.Context, s *subject, add report) {
+	capabilities := map[string]*ast.Builtin{}
+	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
+		capabilities[builtin.Name] = builtin
+	}
+	for _, rule := range s.reachable() {
+		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
+			if !expr.IsCall() {
+				return false
+			}
+			name := expr.Operator().String()
+			if builtin := capabilities[name]; builtin != nil && ruleset.Restricted(builtin) {
+				at, by := expr.Location, ""
+				if !s.flow.home[at.File] {
+					by = fmt.Sprintf(" at %s:%d", at.File, at.Row)
+					at = nil
+				}
+				add(at, fmt.Sprintf("%s%s answers something else the next time", name, by), "go by the request alone")
+			}
+			return false
+		})
+	}
+}
+
+// reachable are the definitions that an answer of the rule can depend on.
+func (s *subject) reachable() []*ast.Rule {
+	var queue []*ast.Rule
+	for _, entry := range entryNames {
+		queue = append(queue, s.compiler.GetRulesWithPrefix(s.rule.Path().Append(ast.StringTerm(entry)))...)
+	}
+	seen := map[*ast.Rule]bool{}
+	var all []*ast.Rule
+	for ; len(queue) > 0; queue = queue[1:] {
+		rule := queue[0]
+		if seen[rule] {
+			continue
+		}
+		seen[rule] = true
+		all = append(all, rule)
+		for dependency := range s.compiler.Graph.Dependencies(rule) {
+			if next, ok := dependency.(*ast.Rule); ok {
+				queue = append(queue, next)
+			}
+		}
+	}
+	return all
+}
+
+func unreachable(_ context.Context, s *subject, add report) {
+	always := map[string]*ast.Rule{}
+	for _, module := range s.modules {
+		for _, rule := range module.Rules {
+			if rule.Default || !holdsAlways(rule) {
+				continue
+			}
+			if rule.Else != nil {
+				add(rule.Else.Location, fmt.Sprintf("this else never counts: %s is defined without a condition before it", s.name(rule)),
+					"put the definition without a condition last")
+			}
+			if rule.Head.RuleKind() == ast.SingleValue && rule.Ref().IsGround() && len(rule.Head.Args) == 0 {
+				always[rule.Ref().String()] = rule
+			}
+		}
+	}
+	for _, module := range s.modules {
+		for _, rule := range module.Rules {
+			if other := always[rule.Ref().String()]; rule.Default && other != nil {
+				add(rule.Location, fmt.Sprintf("the default of %s never counts: line %d defines it without a condition", s.name(rule), other.Location.Row),
+					"remove the one that is not meant")
+			}
+		}
+	}
+}
+
+// holdsAlways reports whether a definition has no condition and a value that cannot be
+// undefined.
+func holdsAlways(rule *ast.Rule) bool {
+	if len(rule.Head.Args) > 0 || len(rule.Body) != 1 || rule.Body[0].Negated {
+		return false
+	}
+	condition, ok := rule.Body[0].Terms.(*ast.Term)
+	return ok && condition.Value.Compare(ast.Boolean(true)) == 0 && rule.Head.Value != nil && ast.IsConstant(rule.Head.Value.Value)
+}
+
+func noSuchEnrollment(_ context.Context, s *subject, add report) {
+	for _, kind := range []struct {
+		patterns []string
+		what     string
+		id       func(Enrollment) string
+	}{
+		{s.rule.Groups, "enrollment group", func(e Enrollment) string { return e.GroupID }},
+		{s.rule.Individuals, "individual enrollment", func(e Enrollment) string { return e.RegistrationID }},
+	} {
+		for _, pattern := range kind.patterns {
+			if !slices.ContainsFunc(s.options.Enrollments, func(e Enrollment) bool {
+				return kind.id(e) != "" && globMatches(pattern, kind.id(e))
+			}) {
+				add(nil, fmt.Sprintf("there is no %s %s", kind.what, pattern), "write it as in DPS, or take it out")
+			}
+		}
+	}
+}
+
+// testedPackages are the packages that a _test.rego mentions, or that an exchange asks.
+func testedPackages(fsys fs.FS) map[string]bool {
+	tested := map[string]bool{}
+	_ = fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
+		isTest, isExchange := strings.HasSuffix(name, "_test.rego"), strings.HasSuffix(name, ".decision.json")
+		if err != nil || entry.IsDir() || !isTest && !isExchange {
+			return nil // an unreadable folder has kept the rules from loading
+		}
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return nil
+		}
+		if isExchange {
+			var decision struct{ Rule string }
+			if json.Unmarshal(text, &decision) == nil && decision.Rule != "" {
+				tested["data."+decision.Rule] = true
+			}
+			return nil
+		}
+		module, err := ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1})
+		if err != nil {
+			return nil // usher test says so
+		}
+		ast.WalkRefs(module, func(ref ast.Ref) bool {
+			if ref.HasPrefix(ast.DefaultRootRef) {
+				constant := ref.ConstantPrefix()
+				for i := 2; i <= len(constant); i++ {
+					tested[constant[:i].String()] = true
+				}
+			}
+			return false
+		})
+		return nil
+	})
+	return tested
+}
+
+func noTests(_ context.Context, s *subject, add report) {
+	if !s.testedPackages[s.rule.Path().String()] {
+		add(nil, fmt.Sprintf("no _test.rego and no exchange is about %s", s.rule.Package), "write one, such as `usher new` makes for a new rule")
+	}
+}
+
+func noTitle(_ context.Context, s *subject, add report) {
+	if strings.TrimSpace(s.rule.Title) == "" {
+		add(nil, fmt.Sprintf("%s has no title", s.rule.Package), "write one into its METADATA: # title: What it is for")
+	}
+}

@@ -1,0 +1,235 @@
+// Package lint reads rules and says what is likely to go wrong with devices: a hub that
+// the device chooses for itself, a hub that is not linked, a twin that IoT Hub would
+// refuse. It knows DPS and IoT Hub; style is left to other linters.
+//
+// It never decides what a rule answers. Most lints follow values through the compiled
+// rules; the one that has to know an answer asks an [allocation.Allocator]. What cannot
+// be told without a request is not reported.
+package lint
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/schemas"
+)
+
+// Level says how much a finding weighs.
+type Level string
+
+// The levels. Devices may be harmed by an error; a warning is for whoever reads the rule.
+const (
+	Error   Level = "error"
+	Warning Level = "warning"
+)
+
+// Options say what is known beside the rules. The zero value is of use.
+type Options struct {
+	// Name stands before each file's path, such as "rules".
+	Name string
+	// AllowBuiltins and AllowNet are those that the rules were loaded with.
+	AllowBuiltins, AllowNet []string
+	// Hubs are the host names or first labels of the hubs that are linked to the
+	// DPS; empty if that is not known.
+	Hubs []string
+	// Enrollments are all enrollments of the DPS; empty if they are not known.
+	Enrollments []Enrollment
+	// NoTestFiles is set where test files were left out, as in a bundle: their
+	// absence then says nothing.
+	NoTestFiles bool
+	// Progress, if set, is called before each rule with how many are done, of how many.
+	Progress func(done, all int)
+}
+
+// Finding is one thing that a lint found.
+type Finding struct {
+	Lint    string `json:"lint"`
+	Level   Level  `json:"level"`
+	Rule    string `json:"rule"` // the package, such as allocation.breakroom
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column,omitempty"`
+	Message string `json:"message"`
+	Mend    string `json:"mend"` // what to do about it
+}
+
+// Silenced is a finding that the METADATA of its rule allows.
+type Silenced struct {
+	Finding
+	Reason string `json:"reason"`
+}
+
+// Report is what was found.
+type Report struct {
+	// Rules are the packages that were looked at.
+	Rules []string `json:"rules"`
+	// Findings are in the order of files and lines.
+	Findings []Finding  `json:"findings"`
+	Silenced []Silenced `json:"silenced"`
+	// Skipped are lints that had nothing to go by, such as linked hubs.
+	Skipped []string `json:"skipped"`
+}
+
+// Count returns how many findings are of a level.
+func (r Report) Count(level Level) int {
+	n := 0
+	for _, finding := range r.Findings {
+		if finding.Level == level {
+			n++
+		}
+	}
+	return n
+}
+
+// Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has
+// found so far, and the context's error.
+func Run(ctx context.Context, fsys fs.FS, rules *allocation.Rules, options Options) (Report, error) {
+	var inputSchema any
+	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
+		return Report{}, fmt.Errorf("schemas: %w", err)
+	}
+	set, err := ruleset.Load(ctx, fsys, ruleset.Options{Name: options.Name, InputSchema: inputSchema,
+		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet, AsWritten: true})
+	if err != nil {
+		return Report{}, err
+	}
+	syntax, err := set.Syntax(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Rules: []string{}, Findings: []Finding{}, Silenced: []Silenced{}, Skipped: []string{}}
+	tested := map[string]bool{}
+	if !options.NoTestFiles {
+		tested = testedPackages(fsys)
+	}
+	for _, lint := range Lints() {
+		if lint.skip != nil && lint.skip(options) {
+			report.Skipped = append(report.Skipped, lint.ID)
+		}
+	}
+	all := set.Rules()
+	for i, rule := range all {
+		if options.Progress != nil {
+			options.Progress(i, len(all))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		s := newSubject(set, syntax, rule, options)
+		s.allocation, s.testedPackages = rules, tested
+		found, silenced := s.lint(ctx, report.Skipped)
+		report.Rules = append(report.Rules, rule.Package)
+		report.Findings = append(report.Findings, found...)
+		report.Silenced = append(report.Silenced, silenced...)
+	}
+	slices.SortStableFunc(report.Findings, compareFindings)
+	report.Findings = slices.CompactFunc(report.Findings, func(a, b Finding) bool { return compareFindings(a, b) == 0 })
+	slices.SortStableFunc(report.Silenced, func(a, b Silenced) int { return compareFindings(a.Finding, b.Finding) })
+	return report, ctx.Err()
+}
+
+func compareFindings(a, b Finding) int {
+	return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Lint, b.Lint),
+		cmp.Compare(a.Message, b.Message), cmp.Compare(a.Rule, b.Rule))
+}
+
+// subject is the rule that is looked at, with what the lints share.
+type subject struct {
+	set            *ruleset.Ruleset
+	rule           *ruleset.Rule
+	options        Options
+	compiler       *ast.Compiler
+	modules        []*ast.Module // of the rule's package
+	allocation     *allocation.Rules
+	testedPackages map[string]bool
+
+	flow    *flow
+	entries map[string]alternatives // what each entry rule may say
+	found   []Finding
+}
+
+// entryNames are the rules that Usher asks for.
+var entryNames = [...]string{"hub", "initial_twin", "payload", "reject", "hold"}
+
+func newSubject(set *ruleset.Ruleset, syntax ruleset.Syntax, rule *ruleset.Rule, options Options) *subject {
+	s := &subject{set: set, rule: rule, options: options, compiler: syntax.Compiler, entries: map[string]alternatives{}}
+	path := rule.Path()
+	home := map[string]bool{}
+	for _, module := range syntax.Compiler.Modules {
+		if module.Package.Path.HasPrefix(path) {
+			s.modules = append(s.modules, module)
+			home[module.Package.Location.File] = true
+		}
+	}
+	slices.SortFunc(s.modules, func(a, b *ast.Module) int {
+		return cmp.Compare(a.Package.Location.File, b.Package.Location.File)
+	})
+	s.flow = &flow{compiler: syntax.Compiler, data: syntax.Data, home: home,
+		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}, met: met{words: map[string]bool{}}}
+	for _, name := range entryNames {
+		s.entries[name] = s.flow.entry(path, name)
+	}
+	return s
+}
+
+// lint runs all lints but those to be skipped, and sorts out what is silenced.
+func (s *subject) lint(ctx context.Context, skipped []string) ([]Finding, []Silenced) {
+	ran := map[string]bool{}
+	for _, lint := range Lints() {
+		if lint.look == nil || slices.Contains(skipped, lint.ID) || ctx.Err() != nil {
+			continue
+		}
+		ran[lint.ID] = true
+		lint.look(ctx, s, func(at *ast.Location, message, mend string) { s.add(lint.ID, lint.Level, at, message, mend) })
+	}
+	silences := s.silences()
+	var kept []Finding
+	var silenced []Silenced
+	fired := map[string]bool{}
+	for _, finding := range s.found {
+		i := slices.IndexFunc(silences, func(silence silence) bool { return silence.id == finding.Lint && silence.id != silenceLint })
+		if i < 0 {
+			kept = append(kept, finding)
+			continue
+		}
+		fired[finding.Lint] = true
+		silenced = append(silenced, Silenced{finding, silences[i].reason})
+	}
+	s.found = kept
+	for _, silence := range silences {
+		if ran[silence.id] && !fired[silence.id] {
+			s.add(silenceLint, Warning, silence.at, fmt.Sprintf("%s is silenced, but it finds nothing here", silence.id),
+				"take it out of custom.check.allow, so that it can find what comes later")
+		}
+	}
+	return s.found, silenced
+}
+
+// add notes a finding; without a place it is at the rule's METADATA.
+func (s *subject) add(id string, level Level, at *ast.Location, message, mend string) {
+	if at == nil {
+		at = s.header()
+	}
+	s.found = append(s.found, Finding{Lint: id, Level: level, Rule: s.rule.Package,
+		File: at.File, Line: max(at.Row, 1), Column: at.Col, Message: message, Mend: mend})
+}
+
+// header is where the rule's package begins.
+func (s *subject) header() *ast.Location {
+	for _, module := range s.modules {
+		for _, annotation := range module.Annotations {
+			if annotation.Scope == "package" && len(annotation.Custom) > 0 {
+				return annotation.Location
+			}
+		}
+	}
+	return s.modules[0].Package.Location
+}

@@ -1,0 +1,168 @@
+package lint_test
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/author/lint"
+)
+
+const shipped = "../../rules"
+
+// run loads rules as usher check does and looks at them.
+func run(t *testing.T, fsys fs.FS, options lint.Options) lint.Report {
+	t.Helper()
+	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: options.Name, Strict: true,
+		AllowBuiltins: options.AllowBuiltins})
+	if err != nil {
+		t.Fatalf("the rules do not load: %v", err)
+	}
+	report, err := lint.Run(t.Context(), fsys, rules, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Rules) != len(rules.Bindings()) {
+		t.Errorf("looked at %v of %d rules", report.Rules, len(rules.Bindings()))
+	}
+	return report
+}
+
+// The rules that ship are clean, also when the hubs are known.
+func TestShippedRules(t *testing.T) {
+	t.Parallel()
+	for _, hubs := range [][]string{nil, {
+		"contoso-toasters-hub-1098", "contoso-heatpumps-hub-1098", "contoso-quarantine-hub", "contoso-eu-hub", "contoso-eu-north-hub",
+		"contoso-us-hub", "fabrikam-hub", "contoso-v1-hub", "contoso-v2-hub",
+	}} {
+		report := run(t, os.DirFS(shipped), lint.Options{Name: "rules", Hubs: hubs})
+		for _, finding := range report.Findings {
+			t.Errorf("%+v", finding)
+		}
+	}
+}
+
+// The starter rules name hubs, most of them in their data, and every one is seen.
+func TestShippedRulesNameHubs(t *testing.T) {
+	t.Parallel()
+	report := run(t, os.DirFS(shipped), lint.Options{Name: "rules", Hubs: []string{"contoso-eu-hub", "fabrikam-hub"}})
+	hub := regexp.MustCompile(`[\w*-]+-hub[\w*-]*`)
+	var got []string
+	for _, finding := range report.Findings {
+		got = append(got, finding.Rule+" "+hub.FindString(finding.Message))
+	}
+	slices.Sort(got)
+	want := []string{
+		"allocation.breakroom *-heatpumps-hub*", "allocation.breakroom *-toasters-hub*",
+		"allocation.quarantine contoso-quarantine-hub",
+		"allocation.residency contoso-eu-north-hub", "allocation.residency contoso-us-hub",
+		"allocation.staged contoso-v1-hub", "allocation.staged contoso-v2-hub",
+		"allocation.tenants contoso-us-hub",
+	}
+	if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+		t.Errorf("hubs that are not linked (-want +got):\n%s", diff)
+	}
+}
+
+var found = regexp.MustCompile(`# found(?: at (\d+))?`)
+
+// Each archive is about some lints. A line of it that ends in "# found" has a finding,
+// "# found at 1" tells of one in line 1 of the file, and nothing else is found.
+func TestLints(t *testing.T) {
+	t.Parallel()
+	archives, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(archives) == 0 {
+		t.Fatalf("no archives: %v", err)
+	}
+	tried := map[string]int{}
+	for _, name := range archives {
+		archive, err := txtar.ParseFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lints := header(archive, "lints")
+		for _, id := range lints {
+			if _, ok := lint.Find(id); !ok {
+				t.Fatalf("%s: there is no lint %q", name, id)
+			}
+			tried[id]++
+		}
+		t.Run(strings.TrimSuffix(filepath.Base(name), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			testArchive(t, archive, lints)
+		})
+	}
+	for _, l := range lint.Lints() {
+		if tried[l.ID] == 0 {
+			t.Errorf("no archive tries %s", l.ID)
+		}
+	}
+}
+
+func header(archive *txtar.Archive, name string) []string {
+	for line := range strings.Lines(string(archive.Comment)) {
+		if list, ok := strings.CutPrefix(line, name+":"); ok {
+			parts := strings.Split(list, ",")
+			for i := range parts {
+				parts[i] = strings.TrimSpace(parts[i])
+			}
+			return parts
+		}
+	}
+	return nil
+}
+
+func testArchive(t *testing.T, archive *txtar.Archive, lints []string) {
+	library, err := os.ReadFile(filepath.Join(shipped, "lib", "dps.rego"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := lint.Options{Hubs: header(archive, "hubs"), AllowBuiltins: header(archive, "builtins")}
+	var want []string
+	for i, file := range archive.Files {
+		if slices.Contains(header(archive, "enrollments"), file.Name) {
+			if options.Enrollments, err = lint.ReadEnrollments(bytes.NewReader(file.Data)); err != nil {
+				t.Fatal(err)
+			}
+			archive.Files[i].Name = ".enrollments"
+			continue
+		}
+		for number, line := range strings.Split(string(file.Data), "\n") {
+			for _, match := range found.FindAllStringSubmatch(line, -1) {
+				at := strconv.Itoa(number + 1)
+				if match[1] != "" {
+					at = match[1]
+				}
+				want = append(want, file.Name+":"+at)
+			}
+		}
+	}
+	archive.Files = append(archive.Files, txtar.File{Name: "lib/dps.rego", Data: library})
+	fsys, err := txtar.FS(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := run(t, fsys, options)
+	var got []string
+	for _, finding := range report.Findings {
+		if slices.Contains(lints, finding.Lint) {
+			got = append(got, finding.File+":"+strconv.Itoa(finding.Line))
+			t.Logf("%s:%d: %s: %s: %s (%s)", finding.File, finding.Line, finding.Level, finding.Lint, finding.Message, finding.Mend)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(slices.Compact(want), slices.Compact(got)); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+}

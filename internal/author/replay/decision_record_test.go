@@ -1,0 +1,219 @@
+package replay_test
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+)
+
+// logSink is a sink that writes a log.
+type logSink struct{ bytes.Buffer }
+
+func (*logSink) Name() string { return "log" }
+
+func (l *logSink) Write(record []byte) error {
+	l.Buffer.Write(record)
+	return l.Buffer.WriteByte('\n')
+}
+
+// recordLog has the webhook decide bodies, and returns the records.
+func recordLog(t *testing.T, allocator *allocation.Allocator, mode decisionlog.IDMode, bodies ...string) string {
+	t.Helper()
+	sink := &logSink{}
+	options := decisionlog.Options{Sinks: []decisionlog.Sink{sink}, RegistrationIDs: mode,
+		Failed: func(_ string, err error) { t.Error(err) }}
+	if mode == decisionlog.Hashed {
+		options.HashKey = []byte("a key that is for tests alone")
+	}
+	recorder, err := decisionlog.New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{recorder.Observe}})
+	for _, body := range bodies {
+		webhook.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(body)))
+	}
+	return sink.String()
+}
+
+func recordRules(t *testing.T, files fstest.MapFS, options allocation.RulesOptions) *allocation.Allocator {
+	t.Helper()
+	options.Name = "rules"
+	rules, err := allocation.LoadRules(t.Context(), files, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return allocator
+}
+
+func oneRule(rego string) fstest.MapFS {
+	return fstest.MapFS{"a.rego": {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [g]\n" + rego)}}
+}
+
+func replayed(t *testing.T, log string, options replay.Options) *replay.Report {
+	t.Helper()
+	report, err := replay.Run(t.Context(), []replay.Log{replay.Stream("log", strings.NewReader(log))}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// The records of all examples reach the same decision by the same rules, or are
+// said to lack what is masked.
+func TestRecordsOfExamples(t *testing.T) {
+	t.Parallel()
+	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob("../../examples/requests/*.json")
+	if err != nil || len(paths) < 20 {
+		t.Fatal(paths, err)
+	}
+	var bodies []string
+	for _, path := range paths {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies = append(bodies, string(body))
+	}
+	for mode, most := range map[decisionlog.IDMode]int64{decisionlog.Plain: 5, decisionlog.Hashed: 12, decisionlog.Absent: 12} {
+		report := replayed(t, recordLog(t, allocator, mode, bodies...), replay.Options{Rules: allocator, ByDevice: true, Examples: 5})
+		if report.Changed() != 0 || report.Malformed != 0 || report.Registrations+report.Lacking != int64(len(bodies)) || report.Lacking > most {
+			t.Errorf("%s: %d of %d decided anew, %d changed, %d malformed %v, %d lacking %v; %+v", mode, report.Registrations, len(bodies), report.Changed(),
+				report.Malformed, report.MalformedFirst, report.Lacking, report.LackingFirst, report.Examples)
+		}
+		for _, problem := range report.LackingFirst {
+			if !strings.Contains(problem.Problem, "/") {
+				t.Errorf("%s: what it lacks is not named: %v", mode, problem)
+			}
+		}
+	}
+}
+
+const modelBody = `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"],
+	"deviceRuntimeContext": {"registrationId": "d1", "payload": {"model": "m1"}}}`
+
+func TestRecordsThatLack(t *testing.T) {
+	t.Parallel()
+	const byModel = "package allocation.g\n\nhub := input.linkedHubs[1] if input.deviceRuntimeContext.payload.model == \"m1\"\n\nhub := input.linkedHubs[0] if not input.deviceRuntimeContext.payload.model == \"m1\"\n"
+	const constant = "package allocation.g\n\nhub := input.linkedHubs[1]\n"
+	model := recordRules(t, oneRule(byModel), allocation.RulesOptions{})
+	recordable := recordRules(t, oneRule("#   recordable: [payload.model]\n"+byModel), allocation.RulesOptions{})
+	same := recordRules(t, oneRule(constant), allocation.RulesOptions{})
+	for _, test := range []struct {
+		name     string
+		recorded *allocation.Allocator
+		options  replay.Options
+		lacking  int64
+	}{
+		{"the same rules, which look at what is masked", model, replay.Options{Rules: model}, 1},
+		{"the same rules, by what they let be recorded", recordable, replay.Options{Rules: recordable}, 0},
+		{"other rules that look at nothing", model, replay.Options{Rules: same}, 0},
+		{"other rules that look at what is masked", same, replay.Options{Rules: model}, 1},
+		{"a baseline that looks at what is masked", same, replay.Options{Rules: same, Baseline: model}, 1},
+		{"a baseline and no need", same, replay.Options{Rules: same, Baseline: same}, 0},
+	} {
+		report := replayed(t, recordLog(t, test.recorded, decisionlog.Plain, modelBody), test.options)
+		if report.Lacking != test.lacking || report.Registrations != 1-test.lacking || report.Changed() != 0 || report.Malformed != 0 {
+			t.Errorf("%s: %d lacking, %d decided, %d changed, %v", test.name, report.Lacking, report.Registrations, report.Changed(), report.MalformedFirst)
+		}
+		if test.lacking > 0 && report.LackingFirst[0] != (replay.Problem{Place: "log:1", Problem: "masked, and the rules look at it: /deviceRuntimeContext/payload"}) {
+			t.Errorf("%s: %v", test.name, report.LackingFirst)
+		}
+	}
+}
+
+// With absent IDs nobody knows which records are of one device, so each counts;
+// hashed ones join.
+func TestRecordsByDevice(t *testing.T) {
+	t.Parallel()
+	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), allocation.RulesOptions{})
+	for mode, want := range map[decisionlog.IDMode]int64{decisionlog.Plain: 2, decisionlog.Hashed: 2, decisionlog.Absent: 3} {
+		other := strings.Replace(modelBody, "d1", "d2", 1)
+		report := replayed(t, recordLog(t, allocator, mode, modelBody, modelBody, other), replay.Options{Rules: allocator, ByDevice: true})
+		if report.Counted != want || report.Registrations != 3 {
+			t.Errorf("%s: %d counted of %d", mode, report.Counted, report.Registrations)
+		}
+	}
+}
+
+// What a rule looked up is looked up again in the record.
+func TestRecordsWithLookups(t *testing.T) {
+	t.Parallel()
+	options := allocation.RulesOptions{AllowBuiltins: []string{"time.now_ns", "rand.intn", "uuid.rfc4122"}}
+	// A decision that another nanosecond would change, nearly always.
+	allocator := recordRules(t, oneRule(`package allocation.g
+
+hub := input.linkedHubs[time.now_ns() % 40]
+
+reject contains "another random number" if rand.intn("x", 1000000000) != rand.intn("x", 1000000000)
+
+payload := {"id": uuid.rfc4122("k")}
+`), options)
+	var hubs []string
+	for i := range 40 {
+		hubs = append(hubs, `"h`+string(rune('a'+i/10))+string(rune('0'+i%10))+`.azure-devices.net"`)
+	}
+	body := `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "linkedHubs": [` + strings.Join(hubs, ",") + `], "deviceRuntimeContext": {"registrationId": "d1"}}`
+	log := recordLog(t, allocator, decisionlog.Hashed, body, body, body, body, body, body, body, body)
+	if !strings.Contains(log, `"builtin":"time.now_ns","arguments":[],"result":`) {
+		t.Errorf("no look-up in %s", log)
+	}
+	report := replayed(t, log, replay.Options{Rules: allocator})
+	if report.Changed() != 0 || report.Registrations != 8 || report.Malformed != 0 {
+		t.Errorf("%d changed of %d, %v, %v", report.Changed(), report.Registrations, report.MalformedFirst, report.Examples)
+	}
+	// Without them it would be chance.
+	if report = replayed(t, strings.ReplaceAll(log, `"lookups":`, `"noLookups":`), replay.Options{Rules: allocator}); report.Changed() == 0 {
+		t.Errorf("nothing depends on the look-ups: %+v", report.Counts)
+	}
+}
+
+// Bare requests, journals and records stand in one log.
+func TestMixedLog(t *testing.T) {
+	t.Parallel()
+	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), allocation.RulesOptions{})
+	record := recordLog(t, allocator, decisionlog.Plain, modelBody)
+	bare := strings.Join(strings.Fields(modelBody), "") + "\n"
+	log := bare + record + `{"request":` + strings.TrimSpace(bare) + `,"decision":{"outcome":"assigned","hub":"a.azure-devices.net"}}` + "\n" +
+		strings.Replace(record, `"source":"current"`, `"source":"shadow"`, 1) +
+		strings.Replace(record, `{"usherRecord":1`, `{"usherRecord":2`, 1) +
+		recordLog(t, allocator, decisionlog.Plain, `{"broken`) +
+		strings.Replace(record, `"masked":[`, `"masked":[7,`, 1) +
+		strings.Replace(record, `"rules":{`, `"masked":[],"rules":{`, 1)
+	report := replayed(t, log, replay.Options{Rules: allocator})
+	if report.Registrations != 3 || report.PassedOver != 1 || report.Counts[replay.Stayed] != 2 || report.Counts[replay.FirstAssigned] != 1 {
+		t.Errorf("%+v", report)
+	}
+	var problems []string
+	for _, problem := range report.MalformedFirst {
+		problems = append(problems, problem.Place+" "+problem.Problem)
+	}
+	for i, want := range []string{"log:5 a decision record of version 2", "log:6 the record has no request", "log:7 the record's masked is not what it should be", "log:8 the record has the member masked twice"} {
+		if i >= len(problems) || !strings.HasPrefix(problems[i], want) {
+			t.Errorf("got %q, want %q", problems, want)
+			break
+		}
+	}
+}

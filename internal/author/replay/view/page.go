@@ -1,0 +1,254 @@
+package view
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"strings"
+
+	"github.com/usher-dps/usher/internal/author/replay"
+)
+
+//go:embed page.html
+var pageSource string
+
+// How much of what may be long is on the page. JSON has it all.
+const (
+	pageHubs     = 20
+	pageRows     = 50
+	pageExamples = 20 // of each kind
+)
+
+// Page writes a report as one HTML page: styles and pictures are in it, and it
+// asks for nothing elsewhere.
+func Page(w io.Writer, r Report) error {
+	page, err := template.New("page").Funcs(template.FuncMap{
+		"grouped": grouped, "percent": percent,
+	}).Parse(pageSource)
+	if err != nil {
+		return err
+	}
+	return page.Execute(w, newPage(r))
+}
+
+// pageView is what the template shows, in words.
+type pageView struct {
+	Report
+	LogNames, Before, TimeNeeded, AllNeeded string
+	Unit, UnitTitle                         string // what is counted, and the same as a heading
+	Tiles                                   []tile
+	Kinds                                   []kindRow
+	Matrix                                  matrixView
+	Flow                                    flowPicture
+	HubRows                                 []hubRow
+	MoreHubs                                int
+	TwinRows                                []twinRow
+	Breakdowns                              []breakdownView
+	ExampleGroups                           []exampleGroup
+	MoreMalformed, MoreLacking              int64
+}
+
+type tile struct {
+	Class, Label, Number, Share string
+}
+
+type kindRow struct {
+	Words, Meaning, Class string
+	Count                 int64
+}
+
+type matrixView struct {
+	Columns []string
+	Rows    []matrixRow
+}
+
+type matrixRow struct {
+	Name  string
+	Cells []matrixCell
+}
+
+type matrixCell struct {
+	Count int64
+	Heat  int // percent
+	Class string
+	Title string
+}
+
+type hubRow struct {
+	replay.Hub
+	Label, Title           string
+	BeforeWidth, AfterWide string // of bars, in SVG units
+}
+
+type twinRow struct {
+	replay.TwinCount
+	Words string
+}
+
+type breakdownView struct {
+	Title, Column string
+	Rows          []breakdownRow
+	More          int
+}
+
+type breakdownRow struct {
+	Name, Differs  string
+	Total, Changed int64
+}
+
+type exampleGroup struct {
+	Words    string
+	Examples []exampleRow
+}
+
+type exampleRow struct {
+	replay.Change
+	From, To, Why string
+}
+
+func newPage(r Report) pageView {
+	labels := r.labels()
+	p := pageView{Report: r, LogNames: r.logNames(), Before: r.before(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
+	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
+	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
+	for _, kind := range replay.Kinds() {
+		n := r.Counts[kind]
+		if n > 0 {
+			p.Kinds = append(p.Kinds, kindRow{words(kind), meaning(kind), class(kind), n})
+		}
+		switch kind {
+		case replay.Stayed, replay.Moved, replay.NewlyRejected, replay.NewlyAccepted:
+		case replay.NewlyHeld, replay.NewlyFaulted, replay.Diverted, replay.FirstAssigned:
+			if n == 0 {
+				continue
+			}
+		default:
+			continue
+		}
+		p.Tiles = append(p.Tiles, tile{class(kind), words(kind), grouped(n), percent(n, r.Counted)})
+	}
+	p.Matrix = newMatrixView(r, labels)
+	p.Flow = newFlowPicture(r, labels)
+	p.HubRows, p.MoreHubs = newHubRows(r, labels)
+	for _, twin := range r.Twins {
+		p.TwinRows = append(p.TwinRows, twinRow{twin, twinWords(twin.Twin)})
+	}
+	p.Breakdowns = []breakdownView{
+		newBreakdown("By rule", "Rule", "no rule", r.ByRule), newBreakdown("By enrollment", "Enrollment", "no enrollment", r.ByEnrollment),
+	}
+	p.ExampleGroups = newExamples(r, labels)
+	p.MoreMalformed = r.Malformed - int64(len(r.MalformedFirst))
+	p.MoreLacking = r.Lacking - int64(len(r.LackingFirst))
+	return p
+}
+
+// class is the CSS class of a kind: what colour it has.
+func class(kind replay.Kind) string {
+	switch kind {
+	case replay.Stayed:
+		return "stay"
+	case replay.Moved:
+		return "move"
+	case replay.NewlyAccepted, replay.FirstAssigned:
+		return "gain"
+	case replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted:
+		return "lose"
+	case replay.Diverted:
+		return "divert"
+	default:
+		return "same"
+	}
+}
+
+func newMatrixView(r Report, labels map[string]string) matrixView {
+	m := r.Matrix(pageHubs)
+	view := matrixView{}
+	for _, after := range m.Columns {
+		view.Columns = append(view.Columns, stateName(after, labels))
+	}
+	largest := int64(1)
+	for i, before := range m.Rows {
+		for j, n := range m.Counts[i] {
+			if before != m.Columns[j] {
+				largest = max(largest, n)
+			}
+		}
+	}
+	for i, before := range m.Rows {
+		row := matrixRow{Name: stateName(before, labels)}
+		for j, n := range m.Counts[i] {
+			after := m.Columns[j]
+			cell := matrixCell{Count: n, Title: fmt.Sprintf("%s from %s to %s", grouped(n), row.Name, stateName(after, labels))}
+			switch {
+			case n == 0:
+				cell.Class = "none"
+			case before == after:
+				cell.Class = "stay"
+			case before.Result == "":
+				cell.Class = "same"
+			default:
+				cell.Class = "move"
+				if after.Hub == "" {
+					cell.Class = "lose"
+				}
+				// By logarithm: one device is to be seen beside a million.
+				cell.Heat = 12 + int(48*math.Log1p(float64(n))/math.Log1p(float64(largest)))
+			}
+			row.Cells = append(row.Cells, cell)
+		}
+		view.Rows = append(view.Rows, row)
+	}
+	return view
+}
+
+// barWidth is that of the fullest hub, in SVG units.
+const barWidth = 200
+
+func newHubRows(r Report, labels map[string]string) (rows []hubRow, more int) {
+	fullest := int64(1)
+	for _, hub := range r.Hubs {
+		fullest = max(fullest, hub.Before, hub.After)
+	}
+	wide := func(n int64) string { return decimal(barWidth * float64(n) / float64(fullest)) }
+	for i, hub := range r.Hubs {
+		if i == pageRows {
+			return rows, len(r.Hubs) - pageRows
+		}
+		label := stateName(replay.State{Hub: hub.Name}, labels)
+		rows = append(rows, hubRow{hub, label, fmt.Sprintf("%s: %s before, %s after", label, grouped(hub.Before), grouped(hub.After)),
+			wide(hub.Before), wide(hub.After)})
+	}
+	return rows, 0
+}
+
+func newBreakdown(title, column, otherwise string, list []replay.Breakdown) breakdownView {
+	view := breakdownView{Title: title, Column: column, More: max(0, len(list)-pageRows)}
+	for _, b := range list[:min(len(list), pageRows)] {
+		view.Rows = append(view.Rows, breakdownRow{breakdownName(b, otherwise), whatDiffers(b), b.Total, b.Changed})
+	}
+	return view
+}
+
+func newExamples(r Report, labels map[string]string) []exampleGroup {
+	var groups []exampleGroup
+	for _, e := range r.Examples {
+		if !e.Kind.Change() {
+			continue
+		}
+		if len(groups) == 0 || groups[len(groups)-1].Words != words(e.Kind) {
+			groups = append(groups, exampleGroup{Words: words(e.Kind)})
+		}
+		group := &groups[len(groups)-1]
+		if len(group.Examples) == pageExamples {
+			continue
+		}
+		why := printable(strings.Join(e.Reasons, "; "))
+		if e.Detail != "" {
+			why = printable(e.Detail)
+		}
+		group.Examples = append(group.Examples, exampleRow{e, stateName(lower(e.Before), labels), stateName(lower(e.After), labels), why})
+	}
+	return groups
+}

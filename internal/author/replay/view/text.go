@@ -1,0 +1,228 @@
+package view
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/usher-dps/usher/internal/author/replay"
+)
+
+// How much of what may be long is shown as text. JSON has it all.
+const (
+	textHubs = 8 // beyond, the matrix does not fit a terminal
+	textRows = 20
+)
+
+// Paint colours a text; it may return it as it is.
+type Paint func(kind replay.Kind, text string) string
+
+// Text writes a report for a terminal. What differs from before is painted.
+func Text(w io.Writer, r Report, paint Paint) error {
+	t := &textWriter{Report: r, paint: paint, labels: r.labels()}
+	t.head()
+	t.counts()
+	if r.Counted > 0 {
+		t.matrix()
+		t.hubs()
+		t.twins()
+		t.faults()
+		t.breakdown("By rule", "no rule", r.ByRule)
+		t.breakdown("By enrollment", "no enrollment", r.ByEnrollment)
+		t.examples()
+		t.printf("\n%s\n", r.timeNeeded())
+	}
+	t.problems()
+	_, err := w.Write(t.out.Bytes())
+	return err
+}
+
+type textWriter struct {
+	Report
+	out    bytes.Buffer
+	paint  Paint
+	labels map[string]string
+}
+
+func (t *textWriter) printf(format string, args ...any) { fmt.Fprintf(&t.out, format, args...) }
+
+func (t *textWriter) head() {
+	t.printf("Replayed %s of %s through %s.\n", count(t.Registrations, "registration", "registrations"), t.logNames(), printable(t.RulesName))
+	if t.ByDevice {
+		t.printf("Counted are %s, each by its last registration.\n", count(t.Counted, "device", "devices"))
+	}
+	t.printf("Before is %s.\n", t.before())
+	if t.Interrupted {
+		t.printf("The replay was interrupted: the rest of the log is not in these figures.\n")
+	}
+}
+
+func (t *textWriter) counts() {
+	var rows [][]string
+	var kinds []replay.Kind
+	for _, kind := range replay.Kinds() {
+		if n := t.Counts[kind]; n > 0 {
+			rows = append(rows, []string{words(kind), grouped(n), percent(n, t.Counted), meaning(kind)})
+			kinds = append(kinds, kind)
+		}
+	}
+	t.table("", "lrrl", rows, func(i int) replay.Kind { return kinds[i] })
+}
+
+func (t *textWriter) matrix() {
+	m := t.Matrix(textHubs)
+	if len(m.Rows) == 0 {
+		return
+	}
+	header := []string{""}
+	for _, after := range m.Columns {
+		header = append(header, stateName(after, t.labels))
+	}
+	rows := [][]string{header}
+	for i, before := range m.Rows {
+		row := []string{stateName(before, t.labels)}
+		for _, n := range m.Counts[i] {
+			cell := "."
+			if n > 0 {
+				cell = grouped(n)
+			}
+			row = append(row, cell)
+		}
+		rows = append(rows, row)
+	}
+	t.table("From (row) to (column)", "l"+strings.Repeat("r", len(m.Columns)), rows, nil)
+}
+
+func (t *textWriter) hubs() {
+	rows := [][]string{{"", "before", "arrive", "leave", "after", "no longer assigned"}}
+	for _, hub := range t.Hubs {
+		if len(rows) > textRows {
+			rows = append(rows, []string{fmt.Sprintf("and %d more", len(t.Hubs)-textRows)})
+			break
+		}
+		rows = append(rows, []string{stateName(replay.State{Hub: hub.Name}, t.labels), grouped(hub.Before), grouped(hub.Arrive),
+			grouped(hub.Leave), grouped(hub.After), grouped(hub.Unassigned)})
+	}
+	if len(rows) > 1 {
+		t.table("Fill of the hubs", "lrrrrr", rows, nil)
+	}
+}
+
+func (t *textWriter) twins() {
+	rows := [][]string{{"reprovision policy", "twins", "", "rule's twin applied", "rule's twin ignored"}}
+	for _, twin := range t.Twins {
+		rows = append(rows, []string{string(twin.Reprovision), grouped(twin.Count), twinWords(twin.Twin),
+			grouped(twin.RuleTwinApplied), grouped(twin.RuleTwinIgnored)})
+	}
+	t.table("Twins, once the devices have registered", "lrlrr", rows, nil)
+}
+
+func (t *textWriter) faults() {
+	rows := [][]string{{"", "newly", "still", "first"}}
+	for _, fault := range t.Faults {
+		rows = append(rows, []string{string(fault.Fault), grouped(fault.Newly), grouped(fault.Still), grouped(fault.First)})
+	}
+	if len(rows) > 1 {
+		t.table("No decision, by kind of fault", "lrrr", rows, nil)
+	}
+}
+
+func (t *textWriter) breakdown(title, otherwise string, list []replay.Breakdown) {
+	rows := [][]string{{"", "all", "changed", ""}}
+	for i, b := range list {
+		if i == textRows {
+			rows = append(rows, []string{fmt.Sprintf("and %d more", len(list)-textRows)})
+			break
+		}
+		rows = append(rows, []string{breakdownName(b, otherwise), grouped(b.Total), grouped(b.Changed), whatDiffers(b)})
+	}
+	t.table(title, "lrrl", rows, nil)
+}
+
+func (t *textWriter) examples() {
+	var last replay.Kind
+	for _, e := range t.Examples {
+		if !e.Kind.Change() {
+			continue
+		}
+		if e.Kind != last {
+			t.printf("\nFirst %s\n", words(e.Kind))
+			last = e.Kind
+		}
+		t.printf("  %s  %s: %s\n", printable(e.RegistrationID), printable(e.Place), printable(story(e, t.labels)))
+	}
+}
+
+// story tells what happens to a device.
+func story(e replay.Change, labels map[string]string) string {
+	text := stateName(lower(e.Before), labels) + " to " + stateName(lower(e.After), labels)
+	if len(e.Reasons) > 0 {
+		text += " (" + strings.Join(e.Reasons, "; ") + ")"
+	}
+	if e.Detail != "" {
+		text += " (" + e.Detail + ")"
+	}
+	return text
+}
+
+// lower spells a hub as reports do.
+func lower(s replay.State) replay.State {
+	return replay.State{Result: s.Result, Hub: strings.ToLower(s.Hub)}
+}
+
+func (t *textWriter) problems() {
+	t.leftOut(t.Malformed, t.MalformedFirst, "malformed line", "malformed lines")
+	t.leftOut(t.Lacking, t.LackingFirst, "record that lacks what the rules look at", "records that lack what the rules look at")
+	if t.PassedOver > 0 {
+		t.printf("\n%s passed over\n", count(t.PassedOver, "record of shadow rules or probes", "records of shadow rules or probes"))
+	}
+	for _, p := range t.Unread {
+		t.printf("\nNot read on from %s: %s\n", printable(p.Place), printable(p.Problem))
+	}
+}
+
+func (t *textWriter) leftOut(n int64, first []replay.Problem, one, many string) {
+	if n == 0 {
+		return
+	}
+	t.printf("\n%s left out:\n", count(n, one, many))
+	for _, p := range first {
+		t.printf("  %s: %s\n", printable(p.Place), printable(p.Problem))
+	}
+	if more := n - int64(len(first)); more > 0 {
+		t.printf("  and %s more\n", grouped(more))
+	}
+}
+
+// table writes rows under a title: columns by a letter each, l or r for where
+// they are aligned. kindOf tells how a row is painted; nil for not at all.
+func (t *textWriter) table(title, columns string, rows [][]string, kindOf func(int) replay.Kind) {
+	t.printf("\n")
+	if title != "" {
+		t.printf("%s\n", title)
+	}
+	widths := make([]int, len(columns))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for number, row := range rows {
+		line := ""
+		for i, cell := range row {
+			gap := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if columns[i] == 'l' {
+				line += "  " + cell + gap
+			} else {
+				line += "  " + gap + cell
+			}
+		}
+		line = strings.TrimRight(line, " ")
+		if kindOf != nil && t.paint != nil {
+			line = t.paint(kindOf(number), line)
+		}
+		t.printf("%s\n", line)
+	}
+}

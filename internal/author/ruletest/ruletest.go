@@ -1,0 +1,465 @@
+// Package ruletest runs the Rego tests beside rules as `opa test` does, with the
+// built-ins, the capabilities and the schema that the rules are served with.
+//
+// It judges no rule itself: a test is a Rego rule named test_..., and it passes
+// when it is true. OPA's own runner evaluates it.
+package ruletest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"iter"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/schemas"
+)
+
+// DefaultTimeout is how long one test may take. It ends what would never end; `opa test`
+// has 5 s, which a test can need on a machine that is busy with others.
+const DefaultTimeout = 30 * time.Second
+
+// Options say which tests are run and how. The zero value runs all.
+type Options struct {
+	// Name, AllowBuiltins and AllowNet are those that rules are loaded with.
+	Name                    string
+	AllowBuiltins, AllowNet []string
+	// Run picks the tests whose full name, such as
+	// data.allocation.line_test.test_hub, matches; nil picks all.
+	Run *regexp.Regexp
+	// Coverage records which lines of the rules the tests reach.
+	Coverage bool
+	// Timeout is how long one test may take; 0 means [DefaultTimeout].
+	Timeout time.Duration
+}
+
+// Suite is a folder of rules with their tests, ready to run.
+type Suite struct {
+	options  Options
+	bed      *ruleset.TestBed
+	coverage *cover.Cover
+}
+
+// Load reads rules, tests and invariants. Its error names files and lines.
+func Load(ctx context.Context, fsys fs.FS, options Options) (*Suite, error) {
+	options.Timeout = cmp.Or(options.Timeout, DefaultTimeout)
+	var schema any
+	if err := json.Unmarshal(schemas.AllocationRequest(), &schema); err != nil {
+		return nil, fmt.Errorf("schemas: %w", err)
+	}
+	loading := ruleset.Options{
+		Name: options.Name, InputSchema: schema, AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet,
+	}
+	bed, err := ruleset.OpenTestBed(ctx, fsys, loading)
+	if err != nil {
+		return nil, err
+	}
+	// Invariants are asked by `usher verify` alone, which is run less often: that
+	// they compile is seen here, too.
+	loading.Lazy = true
+	set, err := ruleset.Load(ctx, fsys, loading)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := set.Invariants(ctx, fsys); err != nil {
+		return nil, err
+	}
+	suite := &Suite{options: options, bed: bed}
+	if options.Coverage {
+		suite.coverage = cover.New()
+	}
+	return suite, nil
+}
+
+// Outcome is how a test ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Pass    Outcome = "pass"
+	Fail    Outcome = "fail"    // it was false or undefined
+	Error   Outcome = "error"   // it could not be evaluated
+	Skipped Outcome = "skipped" // its name begins with todo_
+)
+
+// Result is one test, or one case of a test that has several.
+type Result struct {
+	// Package and Test name the test, such as data.allocation.line_test and
+	// test_hub; Case is empty for a test without cases.
+	Package, Test, Case string
+	File                string
+	Line                int
+	Outcome             Outcome
+	// Duration is that of the test; of its cases the first has it, the others have 0.
+	Duration time.Duration
+	// Printed is what the test printed.
+	Printed string
+	// Failure tells where a test failed, where that is known.
+	Failure *Failure
+	// Message is the error of an Error.
+	Message string
+}
+
+// Name is the full name of the test and its case.
+func (r Result) Name() string {
+	name := r.Package + "." + r.Test
+	if r.Case != "" {
+		name += "/" + r.Case
+	}
+	return name
+}
+
+// Failure is the expression that was not true.
+type Failure struct {
+	File string
+	Line int
+	// Text shows the expression with the values of its variables below it.
+	Text string
+}
+
+// Run runs the tests and yields their results in no certain order, the cases of a
+// test together. An error ends it: the tests do not compile, or ctx is done.
+func (s *Suite) Run(ctx context.Context) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		var failed []*tester.Result
+		for result, err := range s.evaluate(ctx, s.runner(ctx, s.options.Run)) {
+			switch {
+			case err != nil:
+				yield(Result{}, err)
+				return
+			case result.Fail:
+				failed = append(failed, result)
+			case !yieldAll(yield, casesOf(result)):
+				return
+			}
+		}
+		if len(failed) == 0 {
+			return
+		}
+		// Tracing takes five times as long, so that only what failed is traced.
+		for result, err := range s.evaluate(ctx, s.runner(ctx, namesOf(failed)).EnableTracing(true)) {
+			if err != nil {
+				yield(Result{}, err)
+				return
+			}
+			if !yieldAll(yield, casesOf(result)) {
+				return
+			}
+		}
+	}
+}
+
+func yieldAll(yield func(Result, error) bool, results []Result) bool {
+	for _, r := range results {
+		if !yield(r, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// evaluate runs a runner and waits until its goroutines have ended.
+func (s *Suite) evaluate(ctx context.Context, runner *tester.Runner) iter.Seq2[*tester.Result, error] {
+	return func(yield func(*tester.Result, error) bool) {
+		running, cancel := context.WithCancel(ctx)
+		defer cancel()
+		results, err := runner.RunTests(running, nil)
+		if err != nil {
+			yield(nil, ruleset.CompileProblems(err))
+			return
+		}
+		defer func() {
+			cancel()
+			for range results {
+			}
+		}()
+		for result := range results {
+			if ctx.Err() != nil {
+				break // what it says of a test that was cut short is no result
+			}
+			if !yield(result, nil) {
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// namesOf matches the full names of tests. OPA numbers tests of the same name, and
+// writes such a name in brackets when it filters.
+func namesOf(results []*tester.Result) *regexp.Regexp {
+	names := make([]string, len(results))
+	for i, r := range results {
+		names[i] = fmt.Sprintf(`%s(\.%s|\["%s"\])`, regexp.QuoteMeta(r.Package), regexp.QuoteMeta(r.Name), regexp.QuoteMeta(r.Name))
+	}
+	return regexp.MustCompile("^(" + strings.Join(names, "|") + ")$")
+}
+
+func (s *Suite) runner(ctx context.Context, names *regexp.Regexp) *tester.Runner {
+	runner := tester.NewRunner().
+		SetCompiler(s.bed.Compiler(ctx)).
+		SetStore(s.bed.Store).
+		SetModules(s.bed.Modules).
+		SetTimeout(s.options.Timeout).
+		AddCustomBuiltins(builtinsOf(s.bed.Builtins))
+	if names != nil {
+		runner.Filter(names.String())
+	}
+	if s.coverage != nil {
+		runner.SetCoverageQueryTracer(s.coverage)
+	}
+	return runner
+}
+
+// builtinsOf gives OPA's test runner the functions that Usher adds to Rego.
+func builtinsOf(added []*topdown.Builtin) []*tester.Builtin {
+	var builtins []*tester.Builtin
+	for _, b := range added {
+		builtins = append(builtins, &tester.Builtin{
+			Decl: b.Decl,
+			Func: rego.FunctionDyn(&rego.Function{Name: b.Decl.Name, Decl: b.Decl.Decl}, rego.BuiltinDyn(
+				func(bctx rego.BuiltinContext, terms []*ast.Term) (result *ast.Term, err error) {
+					err = b.Func(bctx, terms, func(term *ast.Term) error { result = term; return nil })
+					return result, err
+				})),
+		})
+	}
+	return builtins
+}
+
+// casesOf splits a result into its cases.
+func casesOf(result *tester.Result) []Result {
+	whole := Result{
+		Package: result.Package, Test: result.Name,
+		Outcome: Pass, Duration: result.Duration, Printed: string(result.Output),
+	}
+	if result.Location != nil {
+		whole.File, whole.Line = result.Location.File, result.Location.Row
+	}
+	switch {
+	case result.Skip:
+		whole.Outcome = Skipped
+	case result.Error != nil:
+		whole.Outcome, whole.Message = Error, result.Error.Error()
+	case result.Fail:
+		whole.Outcome = Fail
+	}
+	var cases []Result
+	if result.Error == nil {
+		for path, sub := range result.SubResults.Iter {
+			if len(sub.SubResults) > 0 {
+				continue // its leaves are the cases
+			}
+			one := whole
+			one.Case, one.Outcome = strings.Join(path, "/"), Pass
+			if sub.Fail {
+				one.Outcome, one.Failure = Fail, failureOf(sub.Trace, one.File)
+			}
+			if len(cases) > 0 {
+				one.Duration, one.Printed = 0, ""
+			}
+			cases = append(cases, one)
+		}
+	}
+	if len(cases) == 0 {
+		if whole.Outcome == Fail {
+			whole.Failure = failureOf(result.Trace, whole.File)
+		}
+		return []Result{whole}
+	}
+	return cases
+}
+
+// failureOf finds the last expression of the test's file that failed, or if there
+// is none the last of all: the rule that a test asks about looks at much that does
+// not hold, and is right to. It is nil if none failed.
+func failureOf(trace []*topdown.Event, file string) *Failure {
+	var last *topdown.Event
+	for _, event := range slices.Backward(trace) {
+		if event.Op != topdown.FailOp || event.Location == nil || event.QueryID == 0 {
+			continue
+		}
+		if expr, ok := event.Node.(*ast.Expr); ok {
+			if _, ok := expr.Terms.(*ast.Every); ok {
+				continue // what failed is in its body
+			}
+		}
+		if last == nil || event.Location.File == file {
+			last = event
+		}
+		if event.Location.File == file {
+			break
+		}
+	}
+	var text bytes.Buffer
+	if last == nil || topdown.PrettyEvent(&text, last, topdown.PrettyEventOpts{PrettyVars: true}) != nil {
+		return nil
+	}
+	return &Failure{File: last.Location.File, Line: last.Location.Row, Text: compact(text.String())}
+}
+
+// compact drops OPA's empty lines and its indentation.
+func compact(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimRight(strings.TrimPrefix(line, "\t"), " \n"); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Coverage is which lines the tests reached.
+type Coverage struct {
+	Covered    int     `json:"coveredLines"`
+	NotCovered int     `json:"notCoveredLines"`
+	Percent    float64 `json:"percent"`
+	Files      []File  `json:"files"`
+}
+
+// File is the coverage of one file of rules.
+type File struct {
+	Name       string  `json:"name"`
+	Covered    int     `json:"coveredLines"`
+	NotCovered int     `json:"notCoveredLines"`
+	Percent    float64 `json:"percent"`
+	// Missed are the ranges of lines that no test reached.
+	Missed []Lines `json:"missed,omitempty"`
+}
+
+// Lines is a range of lines, both ends included.
+type Lines struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// Coverage reports what the tests that ran have reached, of the rules alone: the
+// lines of the tests themselves do not count. It is empty unless [Options.Coverage] is set.
+func (s *Suite) Coverage() Coverage {
+	var total Coverage
+	if s.coverage == nil {
+		return total
+	}
+	modules := maps.Clone(s.bed.Modules)
+	maps.DeleteFunc(modules, func(name string, _ *ast.Module) bool { return ruleset.IsTest(name) })
+	report := s.coverage.Report(modules)
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		file := report.Files[name]
+		if file == nil || file.CoveredLines+file.NotCoveredLines == 0 {
+			continue // nothing in it can be reached
+		}
+		one := File{Name: name, Covered: file.CoveredLines, NotCovered: file.NotCoveredLines}
+		one.Percent = percent(one.Covered, one.NotCovered)
+		for _, missed := range file.NotCovered {
+			one.Missed = appendLines(one.Missed, Lines{missed.Start.Row, missed.End.Row})
+		}
+		total.Covered += one.Covered
+		total.NotCovered += one.NotCovered
+		total.Files = append(total.Files, one)
+	}
+	total.Percent = percent(total.Covered, total.NotCovered)
+	return total
+}
+
+// appendLines joins ranges that touch or overlap; they come in order.
+func appendLines(list []Lines, next Lines) []Lines {
+	if n := len(list); n > 0 && next.From <= list[n-1].To+1 {
+		list[n-1].To = max(list[n-1].To, next.To)
+		return list
+	}
+	return append(list, next)
+}
+
+// percent is 100 where there is nothing to cover, and never rounded up to it.
+func percent(covered, notCovered int) float64 {
+	if notCovered == 0 {
+		return 100
+	}
+	return float64(int(10000*float64(covered)/float64(covered+notCovered))) / 100
+}
+
+// Untested lists the packages of rules that no test is about, such as
+// allocation.line: none in
+// the package itself or in one named like it with _test behind, and none whose
+// file refers to it.
+func (s *Suite) Untested() []string {
+	untested := map[string]bool{}
+	packages := map[string]ast.Ref{}
+	for name, module := range s.bed.Modules {
+		if !ruleset.IsTest(name) && len(module.Rules) > 0 {
+			key := ruleset.PackageName(module)
+			untested[key], packages[key] = true, module.Package.Path
+		}
+	}
+	for _, module := range s.bed.Modules {
+		if !hasTest(module) {
+			continue
+		}
+		own := ruleset.PackageName(module)
+		delete(untested, own)
+		delete(untested, strings.TrimSuffix(own, "_test"))
+		ast.WalkRefs(module, func(ref ast.Ref) bool {
+			for key, path := range packages {
+				if ref.HasPrefix(path) {
+					delete(untested, key)
+				}
+			}
+			return false
+		})
+	}
+	return slices.Sorted(maps.Keys(untested))
+}
+
+// Count is how many tests [Suite.Run] runs, one with cases counted once.
+func (s *Suite) Count() int {
+	n := 0
+	for _, module := range s.bed.Modules {
+		for _, rule := range module.Rules {
+			name, isTest := testName(rule, tester.TestPrefix, tester.SkipTestPrefix)
+			if isTest && (s.options.Run == nil || s.options.Run.MatchString(module.Package.Path.String()+"."+name)) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func hasTest(module *ast.Module) bool {
+	return slices.ContainsFunc(module.Rules, func(rule *ast.Rule) bool {
+		_, isTest := testName(rule, tester.TestPrefix)
+		return isTest
+	})
+}
+
+// testName returns the part of a rule's name that makes it a test.
+func testName(rule *ast.Rule, prefixes ...string) (string, bool) {
+	for _, term := range rule.Head.Ref() {
+		var name string
+		switch v := term.Value.(type) {
+		case ast.Var:
+			name = string(v)
+		case ast.String:
+			name = string(v)
+		}
+		if slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+			return name, true
+		}
+	}
+	return "", false
+}

@@ -1,0 +1,194 @@
+package verify
+
+import (
+	"encoding/json"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+var (
+	registrationID = regexp.MustCompile(`^[A-Za-z0-9:._-]{1,128}$`)
+	hubLabel       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{1,48}[A-Za-z0-9])?$`)
+	hubHost        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,200}\.azure-devices(-provisioning)?\.[a-z.]{2,20}$`)
+)
+
+// texts makes, of constants and how a rule uses them, texts that make a
+// difference to the rule: some that it is looking for and some that it is not.
+func texts(literals []ruleset.Literal, separators []string) []string {
+	var found []string
+	add := func(list ...string) {
+		for _, text := range list {
+			if !slices.Contains(found, text) {
+				found = append(found, text)
+			}
+		}
+	}
+	var starts, middles, ends []string
+	for _, literal := range literals {
+		text, ok := literal.Value.(string)
+		if !ok {
+			continue
+		}
+		switch use := literal.Use; {
+		case use == "startswith", use == "strings.any_prefix_match", use == "trim_prefix":
+			starts = append(starts, text)
+			add(text+"1", text)
+		case use == "endswith", use == "strings.any_suffix_match", use == "trim_suffix":
+			ends = append(ends, text)
+			add("a"+text, text)
+		case use == "contains", use == "indexof", use == "indexof_n", use == "strings.count", use == "replace":
+			middles = append(middles, text)
+			add("a" + text + "1")
+		case strings.HasPrefix(use, "regex."):
+			if match, ok := matchOf(text); ok {
+				add(match)
+			}
+		case use == "glob.match", strings.HasSuffix(use, "matching"):
+			add(globExamples(text)...)
+		case use == "split":
+		default:
+			add(text)
+			for _, separator := range separators {
+				add("a"+separator+text+separator+"1", text+separator+"1", "1"+separator+text)
+			}
+		}
+	}
+	// Texts that two conditions hold for at once.
+	for _, start := range spread(starts, maxTogether) {
+		for _, other := range spread(slices.Concat(middles, ends), maxTogether) {
+			add(start + "1" + other)
+		}
+	}
+	for _, middle := range spread(middles, maxTogether) {
+		for _, end := range spread(ends, maxTogether) {
+			add("a" + middle + end)
+		}
+	}
+	return found
+}
+
+// maxTogether bounds the constants of one use that are put together with those of another.
+const maxTogether = 6
+
+// separatorsOf lists the texts that the rule splits others at.
+func separatorsOf(literals []ruleset.Literal) []string {
+	var found []string
+	for _, literal := range literals {
+		text, ok := literal.Value.(string)
+		if ok && literal.Use == "split" && text != "" && !slices.Contains(found, text) {
+			found = append(found, text)
+		}
+	}
+	return found
+}
+
+// globExamples fills the wildcards of a glob in two ways.
+func globExamples(glob string) []string {
+	if !strings.ContainsAny(glob, "*?") {
+		return []string{glob}
+	}
+	short := strings.NewReplacer("**", "a", "*", "", "?", "a").Replace(glob)
+	short = strings.TrimSuffix(strings.TrimPrefix(short, "-"), "-")
+	long := strings.NewReplacer("**", "a1", "*", "a1", "?", "b").Replace(glob)
+	if short == "" {
+		return []string{long}
+	}
+	return []string{short, long}
+}
+
+// moreExamples fills the wildcards of a glob in further ways, for globs of which
+// other rules serve the first examples.
+func moreExamples(glob string) []string {
+	var list []string
+	for n := range 20 {
+		fill := "usher-" + itoa(int64(n))
+		list = append(list, strings.NewReplacer("*", fill, "?", string(rune('a'+n))).Replace(glob))
+	}
+	return list
+}
+
+// matchOf makes a text that matches a regular expression.
+func matchOf(expression string) (string, bool) {
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return "", false
+	}
+	var text strings.Builder
+	matchInto(&text, parsed.Simplify())
+	checked, err := regexp.Compile(expression)
+	return text.String(), err == nil && checked.MatchString(text.String())
+}
+
+func matchInto(text *strings.Builder, e *syntax.Regexp) {
+	switch e.Op {
+	case syntax.OpLiteral:
+		text.WriteString(string(e.Rune))
+	case syntax.OpCharClass:
+		text.WriteRune(runeOf(e.Rune))
+	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
+		text.WriteByte('a')
+	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest:
+		matchInto(text, e.Sub[0])
+	case syntax.OpStar:
+		// Nothing is the shortest match.
+	case syntax.OpRepeat:
+		for range max(e.Min, 1) {
+			matchInto(text, e.Sub[0])
+		}
+	case syntax.OpConcat:
+		for _, part := range e.Sub {
+			matchInto(text, part)
+		}
+	case syntax.OpAlternate:
+		matchInto(text, e.Sub[0])
+	}
+}
+
+// runeOf chooses a readable rune of a class, given as pairs of bounds.
+func runeOf(bounds []rune) rune {
+	for _, readable := range "a1A-_" {
+		for i := 0; i+1 < len(bounds); i += 2 {
+			if bounds[i] <= readable && readable <= bounds[i+1] {
+				return readable
+			}
+		}
+	}
+	for i := 0; i+1 < len(bounds); i += 2 {
+		if bounds[i] > ' ' && bounds[i] < 0x7f {
+			return bounds[i]
+		}
+	}
+	if len(bounds) == 0 {
+		return 'a'
+	}
+	return bounds[0]
+}
+
+// hostOf returns the host name that a constant may stand for, false if none.
+func hostOf(text string) (string, bool) {
+	switch {
+	case hubHost.MatchString(text):
+		return text, true
+	case hubLabel.MatchString(text) && len(text) > 2:
+		return text + ".azure-devices.net", true
+	}
+	return "", false
+}
+
+// numbersAround returns a number and its neighbours.
+func numbersAround(number json.Number) []any {
+	if i, err := number.Int64(); err == nil {
+		return []any{json.Number(itoa(i - 1)), number, json.Number(itoa(i + 1))}
+	}
+	return []any{number}
+}
+
+// IsHub reports whether a text can be the host name of an IoT hub or its first label.
+func IsHub(text string) bool {
+	_, ok := hostOf(text)
+	return ok
+}

@@ -1,0 +1,353 @@
+package ruleset
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/rendezvous"
+)
+
+// customBuiltin is a function that Usher adds to Rego.
+type customBuiltin struct {
+	decl *ast.Builtin
+	impl topdown.BuiltinFunc
+}
+
+// customBuiltins returns the functions that Usher adds to Rego, all of them in
+// the namespace "usher" and functions of their arguments alone. Rules reach them
+// through rules/lib, which says what they are for; they are in Go because the
+// same in Rego takes a multiple of the time of all the rest of a decision.
+func customBuiltins() []customBuiltin {
+	list := []customBuiltin{
+		{
+			decl: &ast.Builtin{
+				Name:        "usher.certificate",
+				Description: "Reads an X.509 certificate. Undefined if the text is not a certificate. Neither signature, chain nor dates are checked.",
+				Decl: types.NewFunction(
+					types.Args(types.Named("text", types.S).Description("base64 of DER as DPS sends it, or PEM; at most 16 KiB")),
+					types.Named("certificate", certificateType()).Description("named like DPS's X509CertificateInfo where that has the same"),
+				),
+				CanSkipBctx: true,
+			},
+			impl: builtinCertificate,
+		},
+		{
+			decl: &ast.Builtin{
+				Name:        "usher.linked",
+				Description: "Finds linked hubs by name: an object from each hub's host name and first label, in lower case, to the host name as given. Of two spellings of a hub the first counts.",
+				Decl: types.NewFunction(
+					types.Args(types.Named("linked", hubList()).Description("host names, such as input.linkedHubs")),
+					types.Named("hubs", types.NewObject(nil, types.NewDynamicProperty(types.S, types.S))).Description("name to host name"),
+				),
+				CanSkipBctx: true,
+			},
+			impl: builtinLinked,
+		},
+		{
+			decl: &ast.Builtin{
+				Name:        "usher.matching",
+				Description: "Finds linked hubs by a glob, in which * is any text and ? one character, as in a rule's METADATA.",
+				Decl: types.NewFunction(
+					types.Args(
+						types.Named("pattern", types.S).Description("compared without case with a hub's host name and with its first label"),
+						types.Named("linked", hubList()).Description("host names, such as input.linkedHubs"),
+					),
+					types.Named("hubs", types.NewSet(types.S)).Description("those that match, as given"),
+				),
+				CanSkipBctx: true,
+			},
+			impl: builtinMatching,
+		},
+		{
+			decl: &ast.Builtin{
+				Name:        "usher.choose",
+				Description: "Chooses a linked hub by weight, always the same for the same key, moving the fewest keys when hubs or weights change. Undefined if no linked hub has a weight above zero.",
+				Decl: types.NewFunction(
+					types.Args(
+						types.Named("key", types.S).Description("what is assigned, such as a registration ID; compared without case"),
+						types.Named("hubs", types.NewAny(
+							types.NewObject(nil, types.NewDynamicProperty(types.S, types.N)),
+							hubList(),
+							types.NewSet(types.S),
+						)).Description("host names, first labels or globs as for usher.matching, without case: an object to their weights, zero for none, or an array or a set of equals; of two weights for one hub the higher counts"),
+						types.Named("linked", hubList()).Description("host names to choose from, such as input.linkedHubs"),
+					),
+					types.Named("hub", types.S).Description("one of linked, as spelled there"),
+				),
+				CanSkipBctx: true,
+			},
+			impl: builtinChoose,
+		},
+		{
+			decl: &ast.Builtin{
+				Name:        "usher.fraction",
+				Description: "Places a key between 0 and 1, uniformly and always at the same place.",
+				Decl: types.NewFunction(
+					types.Args(types.Named("key", types.S).Description("compared without case")),
+					types.Named("fraction", types.N).Description("at least 0 and below 1, with at most six decimals"),
+				),
+				CanSkipBctx: true,
+			},
+			impl: builtinFraction,
+		},
+	}
+	for i, custom := range list {
+		list[i].impl = placed(custom.decl.Name, custom.impl)
+	}
+	return list
+}
+
+// placed gives a wrong operand the function's name and the place of the call, as
+// OPA does for its own functions. Without them OPA drops the error.
+func placed(name string, impl topdown.BuiltinFunc) topdown.BuiltinFunc {
+	return func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+		err := impl(bctx, operands, iter)
+		if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
+			return &topdown.Error{Code: topdown.TypeErr, Message: name + ": " + operand.Error(), Location: bctx.Location}
+		}
+		return err
+	}
+}
+
+// certificateType lets the compiler refuse a misspelt property of a certificate.
+func certificateType() types.Type {
+	texts := types.NewArray(nil, types.S)
+	name := types.NewObject([]*types.StaticProperty{
+		types.NewStaticProperty("commonName", types.S),
+		types.NewStaticProperty("country", texts),
+		types.NewStaticProperty("locality", texts),
+		types.NewStaticProperty("organization", texts),
+		types.NewStaticProperty("organizationalUnit", texts),
+		types.NewStaticProperty("province", texts),
+		types.NewStaticProperty("serialNumber", types.S),
+	}, nil)
+	return types.NewObject([]*types.StaticProperty{
+		types.NewStaticProperty("dnsNames", texts),
+		types.NewStaticProperty("issuer", name),
+		types.NewStaticProperty("notAfterUtc", types.S),
+		types.NewStaticProperty("notBeforeUtc", types.S),
+		types.NewStaticProperty("serialNumber", types.S),
+		types.NewStaticProperty("sha1Thumbprint", types.S),
+		types.NewStaticProperty("sha256Thumbprint", types.S),
+		types.NewStaticProperty("subject", name),
+		types.NewStaticProperty("uris", texts),
+		types.NewStaticProperty("version", types.N),
+	}, nil)
+}
+
+func builtinCertificate(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	text, err := builtins.StringOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	c, err := dps.ParseCertificate(string(text))
+	if err != nil {
+		return nil // undefined: a rule treats "unreadable" like "none"
+	}
+	return iter(ast.ObjectTerm(
+		ast.Item(ast.InternedTerm("subject"), certificateNameTerm(c.Subject)),
+		ast.Item(ast.InternedTerm("issuer"), certificateNameTerm(c.Issuer)),
+		ast.Item(ast.InternedTerm("serialNumber"), ast.StringTerm(c.SerialNumber)),
+		ast.Item(ast.InternedTerm("version"), ast.IntNumberTerm(c.Version)),
+		ast.Item(ast.InternedTerm("notBeforeUtc"), ast.StringTerm(c.NotBefore.Format(time.RFC3339))),
+		ast.Item(ast.InternedTerm("notAfterUtc"), ast.StringTerm(c.NotAfter.Format(time.RFC3339))),
+		ast.Item(ast.InternedTerm("dnsNames"), textsTerm(c.DNSNames)),
+		ast.Item(ast.InternedTerm("uris"), textsTerm(c.URIs)),
+		ast.Item(ast.InternedTerm("sha1Thumbprint"), ast.StringTerm(c.SHA1Thumbprint)),
+		ast.Item(ast.InternedTerm("sha256Thumbprint"), ast.StringTerm(c.SHA256Thumbprint)),
+	))
+}
+
+// certificateNameTerm leaves nothing out: an absent attribute is "" or [], so
+// that a rule need not guard each look at it.
+func certificateNameTerm(n dps.CertificateName) *ast.Term {
+	return ast.ObjectTerm(
+		ast.Item(ast.InternedTerm("commonName"), ast.StringTerm(n.CommonName)),
+		ast.Item(ast.InternedTerm("serialNumber"), ast.StringTerm(n.SerialNumber)),
+		ast.Item(ast.InternedTerm("organization"), textsTerm(n.Organization)),
+		ast.Item(ast.InternedTerm("organizationalUnit"), textsTerm(n.OrganizationalUnit)),
+		ast.Item(ast.InternedTerm("country"), textsTerm(n.Country)),
+		ast.Item(ast.InternedTerm("province"), textsTerm(n.Province)),
+		ast.Item(ast.InternedTerm("locality"), textsTerm(n.Locality)),
+	)
+}
+
+func textsTerm(texts []string) *ast.Term {
+	terms := make([]*ast.Term, len(texts))
+	for i, text := range texts {
+		terms[i] = ast.StringTerm(text)
+	}
+	return ast.ArrayTerm(terms...)
+}
+
+// hubList is the type of linkedHubs.
+func hubList() types.Type { return types.NewArray(nil, types.S) }
+
+func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	linked, err := hubOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	names := byName(linked)
+	found := ast.NewObjectWithCapacity(len(names))
+	for name, hub := range names {
+		found.Insert(ast.StringTerm(name), ast.StringTerm(hub))
+	}
+	return iter(ast.NewTerm(found))
+}
+
+// byName maps the host names and first labels of hubs, in lower case, to the
+// host names as given. Of two hubs with one name the first counts.
+func byName(linked []string) map[string]string {
+	names := make(map[string]string, 2*len(linked))
+	for _, hub := range linked {
+		host := strings.ToLower(hub)
+		label, _, _ := strings.Cut(host, ".")
+		for _, name := range []string{host, label} {
+			if _, taken := names[name]; !taken {
+				names[name] = hub
+			}
+		}
+	}
+	return names
+}
+
+func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	text, err := builtins.StringOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	linked, err := hubOperand(operands[1].Value, 2)
+	if err != nil {
+		return err
+	}
+	found := ast.NewSetWithCapacity(len(linked))
+	for _, hub := range hubsLike(strings.ToLower(string(text)), linked) {
+		found.Add(ast.StringTerm(hub))
+	}
+	return iter(ast.NewTerm(found))
+}
+
+// hubsLike returns the hubs whose host name or first label matches a glob in
+// lower case, each once: of two spellings the first.
+func hubsLike(pattern string, linked []string) []string {
+	found := make([]string, 0, len(linked))
+	for _, hub := range linked {
+		host := strings.ToLower(hub)
+		label, _, _ := strings.Cut(host, ".")
+		if (matches(pattern, host) || matches(pattern, label)) &&
+			!slices.ContainsFunc(found, func(other string) bool { return dps.SameHub(other, hub) }) {
+			found = append(found, hub)
+		}
+	}
+	return found
+}
+
+// hubOperand reads an array of host names.
+func hubOperand(value ast.Value, position int) ([]string, error) {
+	array, err := builtins.ArrayOperand(value, position)
+	if err != nil {
+		return nil, err
+	}
+	hubs := make([]string, 0, array.Len())
+	err = array.Iter(func(element *ast.Term) error {
+		hub, ok := element.Value.(ast.String)
+		if !ok {
+			return builtins.NewOperandErr(position, "host names must be strings but one is %s", ast.ValueName(element.Value))
+		}
+		hubs = append(hubs, string(hub))
+		return nil
+	})
+	return hubs, err
+}
+
+func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	key, err := builtins.StringOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	linked, err := hubOperand(operands[2].Value, 3)
+	if err != nil {
+		return err
+	}
+	names := byName(linked)
+	var few [16]rendezvous.Candidate
+	candidates := few[:0]
+	add := func(name *ast.Term, weight float64) error {
+		n, ok := name.Value.(ast.String)
+		if !ok {
+			return builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(name.Value))
+		}
+		folded := strings.ToLower(string(n))
+		if hub, ok := names[folded]; ok {
+			candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+		} else if strings.ContainsAny(folded, "*?") {
+			for _, hub := range hubsLike(folded, linked) {
+				candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+			}
+		}
+		return nil
+	}
+	equal := func(name *ast.Term) error { return add(name, 1) }
+	switch hubs := operands[1].Value.(type) {
+	case ast.Object:
+		err = hubs.Iter(func(name, weight *ast.Term) error {
+			w, err := weightOf(name, weight.Value)
+			if err != nil {
+				return err
+			}
+			return add(name, w)
+		})
+	case *ast.Array:
+		err = hubs.Iter(equal)
+	case ast.Set:
+		err = hubs.Iter(equal)
+	default:
+		err = builtins.NewOperandTypeErr(2, hubs, "object", "array", "set")
+	}
+	if err != nil {
+		return err
+	}
+	name, ok := rendezvous.Choose(string(key), candidates)
+	if !ok {
+		return nil
+	}
+	return iter(ast.StringTerm(name))
+}
+
+func weightOf(name *ast.Term, value ast.Value) (float64, error) {
+	number, ok := value.(ast.Number)
+	if !ok {
+		return 0, builtins.NewOperandErr(2, "weight of %s must be a number but is %s", name, ast.ValueName(value))
+	}
+	weight, ok := number.Float64()
+	if !ok || weight < 0 {
+		return 0, builtins.NewOperandErr(2, "weight of %s must be a number from 0 to 1e308 but is %s", name, string(number))
+	}
+	return weight, nil
+}
+
+func builtinFraction(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	key, err := builtins.StringOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	ppm := rendezvous.Fraction(string(key))
+	if ppm == 0 {
+		return iter(ast.InternedTerm(0))
+	}
+	// Written out rather than divided: as a decimal it is exact. The leading 1
+	// keeps the zeros after the point.
+	digits := strconv.Itoa(1_000_000 + ppm)[1:]
+	return iter(ast.NumberTerm(json.Number("0." + strings.TrimRight(digits, "0"))))
+}

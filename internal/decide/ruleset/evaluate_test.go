@@ -1,0 +1,471 @@
+package ruleset_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+func decode(t testing.TB, text string) map[string]any {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
+	decoder.UseNumber()
+	var document map[string]any
+	if err := decoder.Decode(&document); err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+func evaluate(t testing.TB, rule *ruleset.Rule, input string) ruleset.Verdict {
+	t.Helper()
+	if rule == nil {
+		t.Fatal("no rule")
+	}
+	verdict, err := rule.Evaluate(t.Context(), decode(t, input))
+	if err != nil {
+		t.Fatalf("%s: %v", rule.Package, err)
+	}
+	return verdict
+}
+
+// bothWays loads rules for the group g, compiled at once and when asked for.
+func bothWays(t *testing.T, files fstest.MapFS, test func(t *testing.T, rule *ruleset.Rule)) {
+	t.Helper()
+	for _, lazy := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lazy=%v", lazy), func(t *testing.T) {
+			test(t, mustLoad(t, files, ruleset.Options{Name: "rules", Lazy: lazy}).ForGroup("g"))
+		})
+	}
+}
+
+func TestEvaluate(t *testing.T) {
+	t.Parallel()
+	type object = map[string]any
+	tests := []struct {
+		name, rules, input string
+		want               ruleset.Verdict
+	}{
+		{"everything", `
+hub := input.linkedHubs[0]
+initial_twin := {"tags": {"n": 1.50, "big": 9007199254740993}}
+payload := {"a": [1, "ü", true, null, {}]}
+reject contains "never" if false
+hold contains "not now" if input.hold`,
+			`{"linkedHubs":["h"],"hold":true}`,
+			ruleset.Verdict{Hub: "h", InitialTwin: object{"tags": object{"n": json.Number("1.50"), "big": json.Number("9007199254740993")}},
+				Payload: object{"a": []any{json.Number("1"), "ü", true, nil, object{}}}, Reject: []any{}, Hold: []any{"not now"}}},
+		{"hub alone", `hub := "h"`, `{}`, ruleset.Verdict{Hub: "h"}},
+		{"all undefined", "hub := input.a\ninitial_twin := input.b\npayload := input.c", `{}`, ruleset.Verdict{}},
+		{"undefined twin leaves the rest", "hub := \"h\"\ninitial_twin := input.b\npayload := {}", `{}`, ruleset.Verdict{Hub: "h", Payload: object{}}},
+		{"undefined hub leaves the rest", "hub := input.a\npayload := {\"x\": 1}", `{}`, ruleset.Verdict{Payload: object{"x": json.Number("1")}}},
+		{"null is undefined", "hub := null\ninitial_twin := null\npayload := input.p", `{"p":null}`, ruleset.Verdict{}},
+		{"false is not undefined", "hub := false\npayload := 0", `{}`, ruleset.Verdict{Hub: false, Payload: json.Number("0")}},
+		{"wrong types are passed on", "hub := {}\ninitial_twin := [1]\npayload := \"p\"\nhold := \"h\"", `{}`,
+			ruleset.Verdict{Hub: object{}, InitialTwin: []any{json.Number("1")}, Payload: "p", Hold: "h"}},
+		{"sets are sorted arrays", "hub := \"h\"\npayload := {\"s\": {3, 1, \"b\", \"a\", 2}}\nhold contains x if some x in [\"z\", \"y\", \"x\", \"y\"]", `{}`,
+			ruleset.Verdict{Hub: "h", Payload: object{"s": []any{json.Number("1"), json.Number("2"), json.Number("3"), "a", "b"}}, Hold: []any{"x", "y", "z"}}},
+		{"rules below an entry rule", "hub := \"h\"\npayload.a := 1\npayload.b[\"c\"] := input.x\ninitial_twin.tags.site := \"FRA\"", `{"x":2}`,
+			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1"), "b": object{"c": json.Number("2")}}, InitialTwin: object{"tags": object{"site": "FRA"}}}},
+		{"partial object", "hub := \"h\"\npayload[k] := v if some k, v in input.o", `{"o":{"a":1,"b":[2]}}`,
+			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1"), "b": []any{json.Number("2")}}}},
+		{"default rule", "default hub := \"d\"\nhub := \"h\" if input.x", `{}`, ruleset.Verdict{Hub: "d"}},
+		{"else", "hub := \"h\" if input.x\nelse := \"e\"", `{}`, ruleset.Verdict{Hub: "e"}},
+		{"numbers of the request", "hub := \"h\"\npayload := input.p", `{"p":{"a":1.0,"b":1e2,"c":-0,"d":12345678901234567890123}}`,
+			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1.0"), "b": json.Number("1e2"), "c": json.Number("-0"), "d": json.Number("12345678901234567890123")}}},
+
+		{"rejected: nothing else is asked", "hub := \"a\"\nhub := \"b\"\nreject contains \"bad\" if input.bad\nhold contains \"later\"\npayload := {}", `{"bad":true}`,
+			ruleset.Verdict{Reject: []any{"bad"}}},
+		{"rejected by true", "hub := \"h\"\nreject if input.bad", `{"bad":true}`, ruleset.Verdict{Reject: true}},
+		{"rejected by a text", "hub := \"h\"\nreject := \"bad\"", `{}`, ruleset.Verdict{Reject: "bad"}},
+		{"not rejected", "hub := \"h\"\nreject contains \"bad\" if input.bad", `{}`, ruleset.Verdict{Hub: "h", Reject: []any{}}},
+		{"not rejected by default", "hub := \"h\"\ndefault reject := false\nreject if input.bad", `{}`, ruleset.Verdict{Hub: "h", Reject: false}},
+		{"reject alone", "reject contains \"everybody\"", `{}`, ruleset.Verdict{Reject: []any{"everybody"}}},
+		{"held, and all the rest is told", "hub := \"h\"\nhold contains \"later\"\npayload := {}", `{}`,
+			ruleset.Verdict{Hub: "h", Hold: []any{"later"}, Payload: object{}}},
+
+		{"built-in errors", "hub := \"h\"\npayload := {\"x\": to_number(input.secret)}\ninitial_twin := {\"y\": 1 / input.zero}", `{"secret":"SECRET","zero":0}`,
+			ruleset.Verdict{Hub: "h", BuiltinErrors: []string{"rules/a.rego:8", "rules/a.rego:7"}}},
+		{"a built-in error beside a reason to reject", "hub := \"h\"\nreject contains \"no\"\nreject contains to_number(input.secret)", `{"secret":"SECRET"}`,
+			ruleset.Verdict{Reject: []any{"no"}, BuiltinErrors: []string{"rules/a.rego:8"}}},
+		{"a built-in error beside a reason to hold", "hold contains \"wait\"\nhold contains to_number(input.secret)\nhub := \"h\"", `{"secret":"SECRET"}`,
+			ruleset.Verdict{Hold: []any{"wait"}, Hub: "h", BuiltinErrors: []string{"rules/a.rego:7"}}},
+		{"built-in errors at one place are told once", "hub := \"h\"\npayload := {\"x\": [n | some s in input.list; n := to_number(s)]}", `{"list":["a","b","1"]}`,
+			ruleset.Verdict{Hub: "h", Payload: object{"x": []any{json.Number("1")}}, BuiltinErrors: []string{"rules/a.rego:7"}}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			bothWays(t, folder("a.rego", serving("allocation.a", "g", strings.TrimPrefix(test.rules, "\n"))), func(t *testing.T, rule *ruleset.Rule) {
+				input := decode(t, test.input)
+				for range 2 { // the second by what the first has prepared
+					got, err := rule.Evaluate(t.Context(), input)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got.Lines = nil // see TestLines
+					if diff := cmp.Diff(test.want, got); diff != "" {
+						t.Errorf("-want +got:\n%s", diff)
+					}
+				}
+				if diff := cmp.Diff(decode(t, test.input), input); diff != "" {
+					t.Errorf("the input is changed:\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// Every text of an error names places, and no value of the request.
+func TestEvaluateErrors(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ name, rules, want string }{
+		{"conflict in hub", "hub := \"a\"\nhub := input.secret", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
+		{"conflict in a rule that hub refers to", "hub := x\nx := input.secret\nx := lower(input.secret)", "hub failed: rule data.allocation.a.x produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
+		{"conflict in a function", "hub := f(input.secret)\nf(_) := input.secret\nf(x) := lower(x)", "hub failed: function data.allocation.a.f produced conflicting values for the same inputs (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
+		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: object keys must be unique at rules/a.rego:7"},
+		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: object keys must be unique at rules/a.rego:7"},
+		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
+		{"a built-in error in reject", "hub := \"h\"\nreject contains \"old\" if to_number(input.secret) < 2", "reject cannot be told: a built-in function failed at rules/a.rego:7"},
+		{"a built-in error in what hold refers to", "hub := \"h\"\nx := to_number(input.secret)\nhold contains \"old\" if x < 2", "hold cannot be told: a built-in function failed at rules/a.rego:7"},
+		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: rule data.allocation.a.reject produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
+	}
+	const canary = "SECRET-4711"
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules)), func(t *testing.T, rule *ruleset.Rule) {
+				verdict, err := rule.Evaluate(t.Context(), decode(t, `{"secret":"`+canary+`"}`))
+				evalError, ok := errors.AsType[*ruleset.EvalError](err)
+				if !ok {
+					t.Fatalf("verdict %+v, error %v; want an *EvalError", verdict, err)
+				}
+				if strings.Contains(strings.ToUpper(err.Error()), canary) {
+					t.Errorf("the error shows a value: %v", err)
+				}
+				if err.Error() != test.want {
+					t.Errorf("error %q, want %q", err, test.want)
+				}
+				if evalError.Conflict != strings.HasPrefix(test.name, "conflict") {
+					t.Errorf("conflict: %v", evalError.Conflict)
+				}
+				if evalError.Rule != rule || evalError.Place == "" {
+					t.Errorf("rule %v at %q", evalError.Rule, evalError.Place)
+				}
+				// What was said before the failure comes along, nothing of what failed.
+				said := map[string]any{"reject": verdict.Reject, "hold": verdict.Hold, "hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload}
+				if !strings.HasPrefix(test.want, evalError.Entry+" ") || said[evalError.Entry] != nil && !reflect.DeepEqual(said[evalError.Entry], []any{}) || evalError.Entry == "payload" && verdict.Hub != "h" {
+					t.Errorf("%q failed, and the verdict is %v", evalError.Entry, said)
+				}
+			})
+		})
+	}
+}
+
+// endless runs for hours unless it is stopped.
+const endless = `hub := "h" if count([1 | some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1]) == 0`
+
+func TestEvaluateDeadline(t *testing.T) {
+	t.Parallel()
+	rs := mustLoad(t, folder(
+		"a.rego", serving("allocation.a", "g", endless),
+		"b.rego", serving("allocation.b", "one_call", `hub := "h" if count(numbers.range(1, 1000000000)) == 0`),
+		"c.rego", serving("allocation.c", "twin", "hub := \"h\"\ninitial_twin := {\"x\": 1} if "+strings.TrimPrefix(endless, `hub := "h" if `)),
+	), ruleset.Options{Name: "rules"})
+	for _, group := range []string{"g", "one_call", "twin"} {
+		t.Run(group, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			verdict, err := rs.ForGroup(group).Evaluate(ctx, map[string]any{})
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %s with a deadline of 50 ms", took)
+			}
+			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "the rule took longer than it may" {
+				t.Errorf("verdict %+v, error %v", verdict, err)
+			}
+			if diff := cmp.Diff(ruleset.Verdict{}, verdict); diff != "" {
+				t.Errorf("a verdict comes with the error:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEvaluateCancelled(t *testing.T) {
+	t.Parallel()
+	rs := mustLoad(t, folder("a.rego", serving("allocation.a", "g", endless), "b.rego", serving("allocation.b", "quick", hub)), ruleset.Options{Lazy: true})
+	check := func(t *testing.T, err error) {
+		t.Helper()
+		if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.Canceled) || err.Error() != "the request was given up before the rule had an answer" {
+			t.Errorf("error %v", err)
+		}
+	}
+	t.Run("before", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := rs.ForGroup("quick").Evaluate(ctx, map[string]any{})
+		check(t, err)
+		// The first request's end is not the rule's.
+		if got := evaluate(t, rs.ForGroup("quick"), `{}`).Hub; got != "h" {
+			t.Errorf("hub %v after a cancelled request", got)
+		}
+	})
+	t.Run("meanwhile", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		_, err := rs.ForGroup("g").Evaluate(ctx, map[string]any{})
+		check(t, err)
+	})
+}
+
+func TestData(t *testing.T) {
+	t.Parallel()
+	bothWays(t, folder(
+		"a.rego", serving("allocation.a", "g", `payload := {"root": data.x, "tenants": data.tenants, "deep": data.a.b.c, "yaml": data.y.list, "yml": data.z.v, "none": [x | x := data.other]}
+hub := "h"`),
+		"data.json", `{"x":{"n":1.50}}`, "tenants/data.json", `{"contoso":["h1","h2"]}`, "a/b/data.json", `{"c":true}`,
+		"y/data.yaml", "list: [1, two]", "z/data.yml", "v: w", "other/weights.json", `{"other":1}`,
+	), func(t *testing.T, rule *ruleset.Rule) {
+		want := map[string]any{
+			"root": map[string]any{"n": json.Number("1.50")}, "tenants": map[string]any{"contoso": []any{"h1", "h2"}}, "deep": true,
+			"yaml": []any{json.Number("1"), "two"}, "yml": "w", "none": []any{},
+		}
+		if diff := cmp.Diff(want, evaluate(t, rule, `{}`).Payload); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+func TestPackagesOverFiles(t *testing.T) {
+	t.Parallel()
+	bothWays(t, folder(
+		"a/one.rego", serving("allocation.a", "g", "import data.lib.hubs as h\nhub := h.first\npayload := {\"kind\": kind, \"dynamic\": dynamic, \"bracket\": data[\"lib\"].words.yes}"),
+		"a/two.rego", "package allocation.a\nimport data.lib.words\nkind := words.kind(input.model)\ndynamic := {name | some name; data.lib[name].marked}",
+		"lib/hubs.rego", "package lib.hubs\nimport data.lib.words\nfirst := words.lower_all(input.linkedHubs)[0]",
+		"lib/words.rego", "package lib.words\nkind(m) := \"toaster\" if startswith(m, \"t\")\nlower_all(xs) := [y | some x in xs; y := lower(x)]\nyes := true\nmarked := true",
+		"lib/other.rego", "package lib.other\nmarked := true",
+		"unrelated.rego", "package unrelated\nx := 1",
+	), func(t *testing.T, rule *ruleset.Rule) {
+		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
+			Lines: []ruleset.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
+		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// A package below the rule's own is part of what an entry rule says, whether
+// the rule was compiled apart or with the rest.
+func TestPackageBelowAnEntryRule(t *testing.T) {
+	t.Parallel()
+	bothWays(t, folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\npayload.x := 1"), "b.rego", "package allocation.a.payload\ny := 2"),
+		func(t *testing.T, rule *ruleset.Rule) {
+			want := map[string]any{"x": json.Number("1"), "y": json.Number("2")}
+			if diff := cmp.Diff(want, evaluate(t, rule, `{}`).Payload); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+}
+
+// One broken rule is its own trouble until all are compiled.
+func TestLazyWithABrokenRule(t *testing.T) {
+	t.Parallel()
+	rs := mustLoad(t, folder(
+		"good.rego", serving("allocation.good", "good", "import data.lib\nhub := lib.hub"),
+		"broken.rego", serving("allocation.broken", "broken", "hub := undefined_thing"),
+		"unparsable.rego", serving("allocation.unparsable", "unparsable", "hub := := 1"),
+		"user.rego", serving("allocation.user", "user", "hub := data.brokenlib.x"),
+		"lib.rego", "package lib\nhub := \"h\"", "brokenlib.rego", "package brokenlib\nx := also_undefined",
+	), ruleset.Options{Name: "rules", Lazy: true})
+	for range 2 {
+		if got := evaluate(t, rs.ForGroup("good"), `{}`).Hub; got != "h" {
+			t.Errorf("good: hub %v", got)
+		}
+		for group, place := range map[string]string{"broken": "rules/broken.rego:6: ", "unparsable": "rules/unparsable.rego:6: ", "user": "rules/brokenlib.rego:2: "} {
+			_, err := rs.ForGroup(group).Evaluate(t.Context(), map[string]any{})
+			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !strings.HasPrefix(err.Error(), "the rule does not compile: "+place) {
+				t.Errorf("%s: error %v, want one at %s", group, err, place)
+			}
+			if got := problemsOf(t, errors.Unwrap(err)); len(got) == 0 {
+				t.Errorf("%s: no *LoadError as the cause", group)
+			}
+		}
+	}
+	got := problemsOf(t, rs.CompileAll(t.Context()))
+	if len(got) == 0 || !strings.HasPrefix(got[0], "rules/unparsable.rego:6: rego_parse_error: ") {
+		t.Errorf("CompileAll: %q", got)
+	}
+	if got := evaluate(t, rs.ForGroup("good"), `{}`).Hub; got != "h" {
+		t.Errorf("good, after CompileAll failed: hub %v", got)
+	}
+}
+
+func TestCompileAllNamesEveryBrokenRule(t *testing.T) {
+	t.Parallel()
+	rs := mustLoad(t, folder(
+		"good.rego", serving("allocation.good", "good", hub),
+		"a.rego", serving("allocation.a", "a", "hub := undefined_thing"),
+		"b.rego", serving("allocation.b", "b", "x := input.y\nhub := also_undefined"),
+	), ruleset.Options{Name: "rules", Lazy: true})
+	want := []string{
+		"rules/a.rego:6: rego_unsafe_var_error: var undefined_thing is unsafe",
+		"rules/b.rego:7: rego_unsafe_var_error: var also_undefined is unsafe",
+	}
+	if diff := cmp.Diff(want, problemsOf(t, rs.CompileAll(t.Context()))); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// The rules that ship say the same whichever way they are compiled.
+func TestLazyAndEagerAgree(t *testing.T) {
+	t.Parallel()
+	options := ruleset.Options{Name: "rules", InputSchema: inputSchema(t), Strict: true}
+	eager := mustLoad(t, os.DirFS(shippedRules), options)
+	options.Lazy = true
+	lazy := mustLoad(t, os.DirFS(shippedRules), options)
+	later := mustLoad(t, os.DirFS(shippedRules), options)
+	if err := later.CompileAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../examples/requests/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no example requests: %v", err)
+	}
+	hubs := 0
+	for i, rule := range eager.Rules() {
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := evaluate(t, rule, string(text))
+			for name, rs := range map[string]*ruleset.Ruleset{"lazy": lazy, "lazy, then all": later} {
+				if got := evaluate(t, rs.Rules()[i], string(text)); !reflect.DeepEqual(got, want) {
+					t.Errorf("%s, %s: %s %+v, eager %+v", rule.Package, filepath.Base(file), name, got, want)
+				}
+			}
+			if want.Hub != nil {
+				hubs++
+			}
+		}
+	}
+	if hubs == 0 {
+		t.Error("no rule names a hub for any request")
+	}
+}
+
+const shippedRules = "../../rules"
+
+// Requests are decided on a ruleset while the rest of it is being compiled.
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		files := folder("lib.rego", "package lib\nhub(n) := input.linkedHubs[n]", "data.json", `{"one":1}`)
+		for i := range 8 {
+			files[fmt.Sprintf("r%d.rego", i)] = &fstest.MapFile{Data: []byte(serving(fmt.Sprintf("allocation.r%d", i), fmt.Sprintf("g%d, 'g%d-*'", i, i),
+				fmt.Sprintf("import data.lib\nhub := lib.hub(%d)\npayload := {\"n\": data.one, \"p\": input.deviceRuntimeContext}", i%2)))}
+		}
+		rs := mustLoad(t, files, ruleset.Options{Lazy: true})
+		input := decode(t, `{"linkedHubs":["h0","h1"],"deviceRuntimeContext":{"registrationId":"d","payload":{"x":[1,2]}}}`)
+		var group sync.WaitGroup
+		for worker := range 8 {
+			group.Go(func() {
+				for i := range 24 {
+					n := (worker + i) % 8
+					verdict, err := rs.ForGroup(fmt.Sprintf("g%d-x", n)).Evaluate(t.Context(), input)
+					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub != want {
+						t.Errorf("rule %d: hub %v, error %v; want %s", n, verdict.Hub, err, want)
+					}
+				}
+			})
+		}
+		group.Go(func() {
+			if err := rs.CompileAll(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		group.Wait()
+	}
+}
+
+// Allowing http.send opens no host that AllowNet does not name.
+func TestAllowNet(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		calls.Add(1)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"hub":"from the network"}`)
+	}))
+	defer server.Close()
+	address, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rules := range []string{
+		`hub := http.send({"method": "get", "url": input.url}).body.hub`,
+		`hub := "from the network" if json.match_schema({}, {"$ref": input.url})[0] == true`,
+	} {
+		for _, lazy := range []bool{false, true} {
+			for _, allowed := range [][]string{nil, {}, {"example.com"}, {address.Hostname()}} {
+				calls.Store(0)
+				rs := mustLoad(t, folder("a.rego", serving("allocation.a", "g", rules)),
+					ruleset.Options{Name: "rules", Lazy: lazy, AllowBuiltins: []string{"http.send", "json.match_schema"}, AllowNet: allowed})
+				verdict := evaluate(t, rs.ForGroup("g"), `{"url":"`+server.URL+`"}`)
+				open := len(allowed) == 1 && allowed[0] == address.Hostname()
+				if reached := calls.Load() > 0; reached != open {
+					t.Errorf("%s with AllowNet %q: the server is called: %v", rules, allowed, reached)
+				}
+				if open && strings.Contains(rules, "http.send") && verdict.Hub != "from the network" {
+					t.Errorf("%s with AllowNet %q: %+v", rules, allowed, verdict)
+				}
+				if !open && (verdict.Hub != nil || len(verdict.BuiltinErrors) != 1) {
+					t.Errorf("%s with AllowNet %q: %+v", rules, allowed, verdict)
+				}
+			}
+		}
+	}
+}
+
+// A slow answer from the network ends with the deadline and is no "undefined".
+func TestHTTPSendEndsWithTheDeadline(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	defer close(release)
+	rs := mustLoad(t, folder("a.rego", serving("allocation.a", "g", `hub := http.send({"method": "get", "url": input.url}).body.hub`)),
+		ruleset.Options{AllowBuiltins: []string{"http.send"}, AllowNet: []string{"127.0.0.1"}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	verdict, err := rs.ForGroup("g").Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("verdict %+v, error %v", verdict, err)
+	}
+}

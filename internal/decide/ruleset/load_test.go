@@ -1,0 +1,415 @@
+package ruleset_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/schemas"
+)
+
+// folder makes a file system of path and text by turns.
+func folder(files ...string) fstest.MapFS {
+	fsys := fstest.MapFS{}
+	for i := 0; i < len(files); i += 2 {
+		fsys[files[i]] = &fstest.MapFile{Data: []byte(files[i+1])}
+	}
+	return fsys
+}
+
+// serving returns a Rego package that serves enrollment groups, given as a YAML
+// list, by rules.
+func serving(packageName, groups, rules string) string {
+	return fmt.Sprintf("# METADATA\n# custom:\n#   enrollment_groups: [%s]\npackage %s\n\n%s\n", groups, packageName, rules)
+}
+
+func mustLoad(t testing.TB, fsys fs.FS, options ruleset.Options) *ruleset.Ruleset {
+	t.Helper()
+	rs, err := ruleset.Load(context.Background(), fsys, options)
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return rs
+}
+
+// problemsOf returns the lines of a *LoadError.
+func problemsOf(t testing.TB, err error) []string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	loadError, ok := errors.AsType[*ruleset.LoadError](err)
+	if !ok {
+		t.Fatalf("a %T, want a *LoadError: %v", err, err)
+	}
+	var lines []string
+	for _, problem := range loadError.Problems {
+		lines = append(lines, problem.String())
+	}
+	return lines
+}
+
+func inputSchema(t testing.TB) any {
+	t.Helper()
+	var schema any
+	if err := json.Unmarshal(schemas.AllocationRequest(), &schema); err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
+
+const hub = `hub := "h"`
+
+// Whether rules are compiled at once or later, the same is wrong with them.
+func TestLoadErrors(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		files fstest.MapFS
+		want  []string
+		lazy  bool // Load itself finds it, whether lazy or not
+	}{
+		{"empty folder", folder(), []string{
+			"rules: no rule serves any enrollment (add a package whose METADATA names enrollments under custom.enrollment_groups or custom.individual_enrollments, or a package allocation.default)",
+		}, true},
+		{"libraries alone", folder("lib.rego", "package lib\nx := 1"), []string{
+			"rules: no rule serves any enrollment (add a package whose METADATA names enrollments under custom.enrollment_groups or custom.individual_enrollments, or a package allocation.default)",
+		}, true},
+		{"no package clause", folder("a.rego", hub), []string{"rules/a.rego:1: rego_parse_error: package expected"}, true},
+		{"two files that do not parse", folder("a.rego", "pakkage a", "sub/b.rego", "package"), []string{
+			"rules/a.rego:1: rego_parse_error: package expected",
+			"rules/a.rego:1: rego_parse_error: var cannot be used for rule name",
+			"rules/sub/b.rego:1: rego_parse_error: unexpected eof token; package",
+		}, true},
+		{"METADATA is no YAML", folder("a.rego", "# METADATA\n# custom: [\npackage a\n"+hub), []string{
+			"rules/a.rego:2: rego_parse_error: yaml: line 1: did not find expected node content; # custom: [",
+		}, true},
+
+		{"groups no list", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: a\npackage allocation.a\n"+hub),
+			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names"}, true},
+		{"individuals no list of names", folder("a.rego", "# METADATA\n# custom:\n#   individual_enrollments: [a, 1]\npackage allocation.a\n"+hub),
+			[]string{"rules/a.rego:1: custom.individual_enrollments is not a list of names"}, true},
+		{"empty name", folder("a.rego", serving("allocation.a", `""`, hub)),
+			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names"}, true},
+		{"unknown on_undecided", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: maybe\npackage allocation.a\n"+hub),
+			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
+		{"on_undecided no text", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: [hold]\npackage allocation.a\n"+hub),
+			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
+		{"empty list", folder("a.rego", serving("allocation.a", "", hub)), []string{
+			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name some under custom.enrollment_groups or custom.individual_enrollments)",
+		}, true},
+		{"custom without enrollments", folder("a.rego", "# METADATA\n# custom:\n#   on_undecided: hold\npackage allocation.a\n"+hub), []string{
+			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name some under custom.enrollment_groups or custom.individual_enrollments)",
+		}, true},
+		{"misspelt binding", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_group: [a]\npackage allocation.a\n"+hub), []string{
+			"rules/a.rego:1: custom.enrollment_group is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
+		}, true},
+		{"misspelt beside a right one", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   onUndecided: stay\npackage allocation.a\n"+hub), []string{
+			"rules/a.rego:1: custom.onUndecided is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
+		}, true},
+		{"bound in two files", folder("a.rego", serving("allocation.a", "a", hub), "b.rego", "\n"+serving("allocation.a", "b", "")),
+			[]string{"rules/b.rego:2: package allocation.a is bound a second time, first at rules/a.rego:1"}, true},
+		{"default with enrollments", folder("a.rego", serving("allocation.default", "a", hub)), []string{
+			"rules/a.rego:1: package allocation.default names enrollments, but it serves those that nothing else does (give the rule another package name)",
+		}, true},
+
+		{"same group twice", folder("a.rego", serving("allocation.a", "x, Same", hub), "b.rego", "\n\n"+serving("allocation.b", "sAME", hub)), []string{
+			"rules/b.rego:3: enrollment group same is served by allocation.b and by allocation.a (rules/a.rego:1) (name it in one of the two, or more precisely in one)",
+		}, true},
+		{"same name twice in one rule", folder("a.rego", serving("allocation.a", "x, X", hub)),
+			[]string{"rules/a.rego:1: enrollment group x is named twice"}, true},
+		{"same glob", folder("a.rego", serving("allocation.a", `"eu-*"`, hub), "b.rego", serving("allocation.b", `"EU-*"`, hub)), []string{
+			`rules/b.rego:1: a name of enrollment groups that matches "eu-*" and "eu-*" is served by allocation.b and by allocation.a (rules/a.rego:1) (name it in one of the two, or more precisely in one)`,
+		}, true},
+		{"globs that overlap with the same precision", folder("a.rego", serving("allocation.a", `"ab*"`, hub), "b.rego", serving("allocation.b", `"*cd"`, hub)), []string{
+			`rules/a.rego:1: a name of enrollment groups that matches "*cd" and "ab*" is served by allocation.a and by allocation.b (rules/b.rego:1) (name it in one of the two, or more precisely in one)`,
+		}, true},
+		{"? and * overlap", folder("a.rego", serving("allocation.a", `"a?"`, hub), "b.rego", serving("allocation.b", `"a*"`, hub)), []string{
+			`rules/b.rego:1: a name of enrollment groups that matches "a?" and "a*" is served by allocation.b and by allocation.a (rules/a.rego:1) (name it in one of the two, or more precisely in one)`,
+		}, true},
+		{"same glob twice in one rule", folder("a.rego", serving("allocation.a", `"a*", "A*"`, hub)),
+			[]string{`rules/a.rego:1: a name of enrollment groups that matches "a*" and "a*" is named twice`}, true},
+
+		{"a twin alone", folder("a.rego", serving("allocation.a", "a", "initial_twin := {}\npayload := {}")),
+			[]string{"rules/a.rego:1: package allocation.a serves enrollments but has none of the rules hub, reject, hold (define hub)"}, false},
+		{"two packages that say nothing", folder("a.rego", serving("allocation.a", "a", "x := 1"), "b.rego", serving("allocation.b", "b", "x := 1")), []string{
+			"rules/a.rego:1: package allocation.a serves enrollments but has none of the rules hub, reject, hold (define hub)",
+			"rules/b.rego:1: package allocation.b serves enrollments but has none of the rules hub, reject, hold (define hub)",
+		}, false},
+		{"an entry rule that is a function", folder("a.rego", serving("allocation.a", "a", `hub(x) := x`)),
+			[]string{"rules/a.rego:6: hub is a function, but hub is an entry rule of package allocation.a (give the function another name)"}, false},
+		{"reject as an object", folder("a.rego", serving("allocation.a", "a", hub+"\n"+`reject["no such model"] if input.x`)),
+			[]string{`rules/a.rego:7: reject["no such model"] makes an object of reject, which is a set of reasons (write reject contains "the reason" if ...)`}, false},
+		{"hub as an object", folder("a.rego", serving("allocation.a", "a", `hub.name := "h"`)),
+			[]string{`rules/a.rego:6: hub.name makes an object of hub, which is a host name (define hub itself)`}, false},
+
+		{"unsafe variable", folder("a.rego", serving("allocation.a", "a", `hub := x`)),
+			[]string{"rules/a.rego:6: rego_unsafe_var_error: var x is unsafe"}, false},
+		{"strict: unused import", folder("a.rego", serving("allocation.a", "a", "import data.lib\n"+hub)),
+			[]string{"rules/a.rego:6: rego_compile_error: import data.lib unused"}, false},
+		{"strict: unused variable", folder("a.rego", serving("allocation.a", "a", "hub := \"h\" if x := input.y")),
+			[]string{"rules/a.rego:6: rego_compile_error: assigned var x unused"}, false},
+		{"errors in several files", folder("a.rego", serving("allocation.a", "a", "hub := x"), "b.rego", serving("allocation.b", "b", "hub := y")), []string{
+			"rules/a.rego:6: rego_unsafe_var_error: var x is unsafe",
+			"rules/b.rego:6: rego_unsafe_var_error: var y is unsafe",
+		}, false},
+		{"data where a rule is", folder("a.rego", serving("allocation.a", "a", hub), "allocation/data.json", `{"a":{"hub":"other"}}`),
+			[]string{"rules/a.rego:6: rego_compile_error: conflicting rule for data path allocation/a/hub found"}, false},
+
+		{"data.json is no JSON", folder("a.rego", serving("allocation.a", "a", hub), "sub/data.json", `{"x":`), []string{"rules: "}, true},
+		{"data.json is no object", folder("a.rego", serving("allocation.a", "a", hub), "sub/data.json", `{"x":1} x`), []string{"rules: "}, true},
+	}
+	for _, test := range tests {
+		for _, lazy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/lazy=%v", test.name, lazy), func(t *testing.T) {
+				t.Parallel()
+				options := ruleset.Options{Name: "rules", Lazy: lazy, Strict: true}
+				rs, err := ruleset.Load(t.Context(), test.files, options)
+				if lazy && !test.lazy {
+					if err != nil {
+						t.Fatalf("Load: %v", err)
+					}
+					err = rs.CompileAll(t.Context())
+				}
+				got := problemsOf(t, err)
+				for i := range got {
+					got[i] = strings.ReplaceAll(got[i], "\n", " ")
+				}
+				if strings.HasPrefix(test.name, "data.json") { // OPA's words, but the file's name
+					if len(got) != 1 || !strings.Contains(got[0], "sub/data.json") {
+						t.Errorf("%q does not name the file", got)
+					}
+					return
+				}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("-want +got:\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+func TestLoadMissingFolder(t *testing.T) {
+	t.Parallel()
+	_, err := ruleset.Load(t.Context(), os.DirFS(t.TempDir()+"/absent"), ruleset.Options{Name: "rules"})
+	got := problemsOf(t, err)
+	if len(got) != 1 || !strings.HasPrefix(got[0], "rules: ") || !strings.HasSuffix(got[0], "(name a folder that holds Rego files)") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// The same folder gives the same errors, whatever order maps are in.
+func TestLoadErrorsAreDeterministic(t *testing.T) {
+	t.Parallel()
+	binding, compiling := fstest.MapFS{}, fstest.MapFS{}
+	for i := range 12 {
+		name := fmt.Sprintf("p%02d.rego", i)
+		binding[name] = &fstest.MapFile{Data: []byte(serving(fmt.Sprintf("allocation.p%02d", i), `same, "a*", "?b", 'x*y'`, hub))}
+		compiling[name] = &fstest.MapFile{Data: []byte(serving(fmt.Sprintf("allocation.p%02d", i), fmt.Sprint("g", i),
+			"hub := http.send({})\na := x\nb := input.misspelt\nc := y\nd(x) := time.now_ns()\ne := f(1)\npayload := z"))}
+	}
+	for _, test := range []struct {
+		name  string
+		files fstest.MapFS
+	}{{"binding", binding}, {"compiling", compiling}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			options := ruleset.Options{Name: "rules", InputSchema: inputSchema(t)}
+			_, err := ruleset.Load(t.Context(), test.files, options)
+			want := problemsOf(t, err)
+			if len(want) < 20 {
+				t.Fatalf("only %d problems: %v", len(want), err)
+			}
+			for range 20 {
+				_, err := ruleset.Load(t.Context(), test.files, options)
+				if diff := cmp.Diff(want, problemsOf(t, err)); diff != "" {
+					t.Fatalf("another Load says:\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+func TestInputSchemaFindsMisspeltProperties(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ ref, right string }{
+		{"input.enrollmentgroup", "enrollmentGroup"},
+		{"input.enrollmentGroup.enrollmentGroupID", "enrollmentGroupId"},
+		{"input.deviceRuntimeContext.currentIoTHubHostName", "currentIotHubHostName"},
+		{"input.linkedHub[0]", "linkedHubs"},
+		{"input.registrationId", "deviceRuntimeContext"},
+	}
+	for _, test := range tests {
+		t.Run(test.ref, func(t *testing.T) {
+			t.Parallel()
+			_, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "a", "hub := "+test.ref)),
+				ruleset.Options{Name: "rules", InputSchema: inputSchema(t)})
+			got := problemsOf(t, err)
+			if len(got) != 1 || !strings.HasPrefix(got[0], "rules/a.rego:6: rego_type_error: undefined ref: "+test.ref) || !strings.Contains(got[0], `"`+test.right+`"`) {
+				t.Errorf("got %q, want the place and the right name %s", got, test.right)
+			}
+		})
+	}
+	// What the device sends is open.
+	mustLoad(t, folder("a.rego", serving("allocation.a", "a", "hub := input.deviceRuntimeContext.payload.anything.at.all")),
+		ruleset.Options{InputSchema: inputSchema(t)})
+	// Without a schema, so is everything.
+	mustLoad(t, folder("a.rego", serving("allocation.a", "a", "hub := input.misspelt")), ruleset.Options{})
+}
+
+func TestNotStrict(t *testing.T) {
+	t.Parallel()
+	mustLoad(t, folder("a.rego", serving("allocation.a", "a", "import data.lib\nhub := \"h\" if x := input.y")), ruleset.Options{})
+}
+
+// restricted has a call of each built-in function that is off by default.
+var restricted = map[string]string{
+	"bits.lsh": `bits.lsh(1, 2)`,
+	"crypto.x509.parse_and_verify_certificates":              `crypto.x509.parse_and_verify_certificates("")`,
+	"crypto.x509.parse_and_verify_certificates_with_options": `crypto.x509.parse_and_verify_certificates_with_options("", {})`,
+	"http.send":              `http.send({"method": "get", "url": "http://localhost"})`,
+	"io.jwt.decode_verify":   `io.jwt.decode_verify("", {})`,
+	"io.jwt.encode_sign":     `io.jwt.encode_sign({}, {}, {})`,
+	"io.jwt.encode_sign_raw": `io.jwt.encode_sign_raw("", "", "")`,
+	"json.match_schema":      `json.match_schema({}, {})`,
+	"json.verify_schema":     `json.verify_schema({})`,
+	"net.lookup_ip_addr":     `net.lookup_ip_addr("localhost")`,
+	"opa.runtime":            `opa.runtime()`,
+	"rand.intn":              `rand.intn("", 2)`,
+	"rego.parse_module":      `rego.parse_module("", "package a")`,
+	"time.now_ns":            `time.now_ns()`,
+	"uuid.rfc4122":           `uuid.rfc4122("")`,
+}
+
+func TestRestrictedBuiltins(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
+		if ruleset.Restricted(builtin) {
+			names = append(names, builtin.Name)
+		}
+	}
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			call, ok := restricted[name]
+			if !ok {
+				t.Fatal("restricted, but has no call in this test")
+			}
+			files := folder("a.rego", serving("allocation.a", "a", "hub := "+call))
+			want := []string{"rules/a.rego:6: rego_type_error: undefined function " + name +
+				" (this built-in is off; the setting USHER_RULES_BUILTINS allows it by name)"}
+			_, err := ruleset.Load(t.Context(), files, ruleset.Options{Name: "rules"})
+			if diff := cmp.Diff(want, problemsOf(t, err)); diff != "" {
+				t.Errorf("not allowed: -want +got:\n%s", diff)
+			}
+			mustLoad(t, files, ruleset.Options{Name: "rules", AllowBuiltins: []string{name}})
+			for other := range restricted {
+				if other != name {
+					_, err := ruleset.Load(t.Context(), files, ruleset.Options{Name: "rules", AllowBuiltins: []string{other}})
+					if err == nil {
+						t.Errorf("allowed by allowing %s", other)
+					}
+					break
+				}
+			}
+		})
+	}
+	for name := range restricted {
+		if !slices.Contains(names, name) {
+			t.Errorf("%s is not restricted", name)
+		}
+	}
+}
+
+// Mentioning a built-in by `with` or as a value does not get around the list.
+func TestRestrictedBuiltinsHaveNoBackDoor(t *testing.T) {
+	t.Parallel()
+	for _, rules := range []string{
+		"f(x) := opa.runtime()\nhub := f(1)",
+		"hub := count([1]) with count as opa.runtime",
+		"hub := f(1) with f as http.send\nf(x) := x",
+	} {
+		if _, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "a", rules)), ruleset.Options{}); err == nil {
+			t.Errorf("loads: %s", rules)
+		}
+	}
+}
+
+func TestAllowUnknownBuiltin(t *testing.T) {
+	t.Parallel()
+	_, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "a", hub)),
+		ruleset.Options{Name: "rules", AllowBuiltins: []string{"http.sent", "http.send", ""}})
+	want := []string{`OPA has no built-in function "" to allow`, `OPA has no built-in function "http.sent" to allow`}
+	if diff := cmp.Diff(want, problemsOf(t, err)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestDigest(t *testing.T) {
+	t.Parallel()
+	files := func(more ...string) fstest.MapFS {
+		return folder(append([]string{"a.rego", serving("allocation.a", "a", hub), "data.json", `{"x":1}`, "sub/data.yaml", "y: 2"}, more...)...)
+	}
+	digest := func(fsys fs.FS) string { return mustLoad(t, fsys, ruleset.Options{}).Digest() }
+	want := digest(files())
+	if !strings.HasPrefix(want, "sha256:") || len(want) != len("sha256:")+64 {
+		t.Errorf("digest %q", want)
+	}
+	for name, same := range map[string]fs.FS{
+		"again":         files(),
+		"a test":        files("a_test.rego", "package a_test"),
+		"a readme":      files("README.md", "x"),
+		"other JSON":    files("sub/other.json", "{"),
+		"hidden file":   files(".b.rego", "broken"),
+		"hidden folder": files(".git/b.rego", "broken", ".git/data.json", "broken"),
+	} {
+		if got := digest(same); got != want {
+			t.Errorf("%s: another digest", name)
+		}
+	}
+	if lazy := mustLoad(t, files(), ruleset.Options{Lazy: true, Name: "other"}).Digest(); lazy != want {
+		t.Error("the digest depends on options")
+	}
+	seen := map[string]string{want: "the original"}
+	for name, other := range map[string]fs.FS{
+		"rule changed":   files("a.rego", serving("allocation.a", "a", hub+" # x")),
+		"data changed":   files("data.json", `{"x":2}`),
+		"YAML changed":   files("sub/data.yaml", "y: 3"),
+		"library added":  files("lib.rego", "package lib"),
+		"data added":     files("more/data.json", "{}"),
+		"rule in folder": folder("sub/a.rego", serving("allocation.a", "a", hub), "data.json", `{"x":1}`, "sub/data.yaml", "y: 2"),
+		"text moved":     folder("a.rego", serving("allocation.a", "a", hub), "data.json", `{"x":1} `, "sub/data.yaml", "y: 2"),
+	} {
+		got := digest(other)
+		if seen[got] != "" {
+			t.Errorf("%s: the digest of %s", name, seen[got])
+		}
+		seen[got] = name
+	}
+}
+
+// Tests, hidden files and folders, and files of other names are no rules.
+func TestFilesThatAreNoRules(t *testing.T) {
+	t.Parallel()
+	const broken = "{ this is neither Rego nor JSON"
+	rs := mustLoad(t, folder(
+		"a.rego", serving("allocation.a", "a", `hub := data.name`), "data.json", `{"name":"h"}`,
+		"a_test.rego", broken, ".hidden.rego", broken, ".data.json", broken, ".git/x.rego", broken, ".vscode/data.json", broken,
+		"sub/.x/y.rego", broken, "sub/settings.json", broken, "sub/mydata.json", broken, "a.rego.bak", broken, "REGO", broken, ".manifest", broken,
+	), ruleset.Options{})
+	if got := evaluate(t, rs.ForGroup("a"), `{}`).Hub; got != "h" {
+		t.Errorf("hub %v", got)
+	}
+}

@@ -1,0 +1,65 @@
+package ruleset_test
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+func loadRecordable(t *testing.T, value string) (*ruleset.Ruleset, error) {
+	t.Helper()
+	return ruleset.Load(t.Context(), fstest.MapFS{"line/a.rego": {Data: []byte(`
+# METADATA
+# custom:
+#   enrollment_groups: [g]
+#   ` + value + `
+package allocation.a
+
+hub := "h"
+`)}}, ruleset.Options{Name: "rules"})
+}
+
+func TestRecordable(t *testing.T) {
+	t.Parallel()
+	rs, err := loadRecordable(t, "recordable: [payload.model, payload.a.b, initialTwin.tags, initialTwin.properties.desired.x, optionalDeviceInformation, answer.payload, answer.initialTwin.tags.line, answer.initialTwin.properties]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]string{{"payload", "model"}, {"payload", "a", "b"}, {"initialTwin", "tags"}, {"initialTwin", "properties", "desired", "x"},
+		{"optionalDeviceInformation"}, {"answer.payload"}, {"answer.initialTwin", "tags", "line"}, {"answer.initialTwin", "properties"}}
+	if diff := cmp.Diff(want, rs.ForGroup("g").Recordable); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if rs, err = loadRecordable(t, "recordable: []"); err != nil || len(rs.ForGroup("g").Recordable) > 0 {
+		t.Error(rs, err)
+	}
+}
+
+func TestRecordableErrors(t *testing.T) {
+	t.Parallel()
+	for value, problem := range map[string]string{
+		"recordable: payload.model":                  "custom.recordable is not a list of paths",
+		"recordable: [payload.model, 7]":             "custom.recordable is not a list of paths",
+		"recordable: {payload: model}":               "custom.recordable is not a list of paths",
+		"recordable: [model]":                        `custom.recordable: "model" is no path to what can be recorded`,
+		"recordable: [payloads.model]":               `"payloads.model" is no path`,
+		"recordable: [deviceRuntimeContext.tpm]":     `"deviceRuntimeContext.tpm" is no path`,
+		"recordable: [answer]":                       `"answer" is no path`,
+		"recordable: [payload.]":                     `"payload." has two dots together or one at the end`,
+		"recordable: [payload..model]":               `"payload..model" has two dots`,
+		"recordable: [initialTwin.tag.x]":            `"initialTwin.tag.x" is not in a twin, which has tags and properties.desired`,
+		"recordable: [initialTwin.properties.rep.x]": "is not in a twin",
+		"recordable: [payload.x, payload.x]":         `"payload.x" is there twice`,
+		"recordables: [payload.x]":                   "custom.recordables is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
+		"Recordable: [payload.x]":                    "custom.Recordable is not known",
+	} {
+		_, err := loadRecordable(t, value)
+		if err == nil || !strings.Contains(err.Error(), problem) || !strings.HasPrefix(err.Error(), "rules/line/a.rego:2: ") {
+			t.Errorf("%s: %v, want %q", value, err, problem)
+		}
+	}
+}

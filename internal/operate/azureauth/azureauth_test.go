@@ -1,0 +1,75 @@
+package azureauth_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+)
+
+// The identity endpoint of App Service is asked as it wants to be. Not parallel: azidentity
+// reads the process's environment.
+func TestManagedIdentity(t *testing.T) {
+	for name, clientID := range map[string]string{"system-assigned": "", "user-assigned": "11111111-2222-3333-4444-555555555555"} {
+		t.Run(name, func(t *testing.T) {
+			var asked url.Values
+			endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked = r.URL.Query()
+				if r.Header.Get("X-Identity-Header") != "the-header" {
+					w.WriteHeader(http.StatusUnauthorized)
+					return
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_ = json.NewEncoder(w).Encode(map[string]string{
+					"access_token": "a-token", "token_type": "Bearer", "resource": "https://storage.azure.com",
+					"expires_on": strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
+				})
+			}))
+			defer endpoint.Close()
+			t.Setenv("IDENTITY_ENDPOINT", endpoint.URL+"/msi/token")
+			t.Setenv("IDENTITY_HEADER", "the-header")
+			t.Setenv("AZURE_CLIENT_ID", clientID)
+			credential, err := azureauth.Credential(os.Getenv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			token, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"https://storage.azure.com/.default"}})
+			if err != nil || token.Token != "a-token" {
+				t.Fatalf("got %v, %v", token.Token, err)
+			}
+			if asked.Get("resource") != "https://storage.azure.com" || asked.Get("client_id") != clientID {
+				t.Errorf("asked %v", asked)
+			}
+		})
+	}
+}
+
+// Elsewhere it is the chain that developers' tools are in. Nothing is asked for a token yet.
+func TestDeveloper(t *testing.T) {
+	t.Parallel()
+	credential, err := azureauth.Credential(func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := credential.(*azidentity.DefaultAzureCredential); !ok {
+		t.Errorf("got %T", credential)
+	}
+}
+
+// A chain that cannot be is an error that names the variable.
+func TestBadChain(t *testing.T) {
+	t.Setenv("AZURE_TOKEN_CREDENTIALS", "nobody")
+	if _, err := azureauth.Credential(func(string) string { return "" }); err == nil || !strings.Contains(err.Error(), "AZURE_TOKEN_CREDENTIALS") {
+		t.Errorf("got %v", err)
+	}
+}

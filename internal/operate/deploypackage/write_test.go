@@ -1,0 +1,101 @@
+package deploypackage_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/usher-dps/usher/internal/operate/deploypackage"
+)
+
+const host = `{"version":"2.0","customHandler":{"description":{"defaultExecutablePath":"bin/handler"}}}`
+
+func app() fstest.MapFS {
+	return fstest.MapFS{
+		"host.json":               {Data: []byte(host), Mode: 0o600, ModTime: time.Now()},
+		"local.settings.json":     {Data: []byte(`{"Values":{"KEY":"secret"}}`)},
+		"allocate/function.json":  {Data: []byte(`{"bindings":[]}`)},
+		"allocate/notes.md":       {Data: []byte(`notes`)},
+		"docs/deep/function.json": {Data: []byte(`{}`)},
+		"bin/handler":             {Data: []byte("program"), Mode: 0o644},
+		"bin/usher":               {Data: []byte("tool"), Mode: 0o755},
+		"rules/a/a.rego":          {Data: []byte("package allocation.a"), Mode: 0o777},
+	}
+}
+
+func TestPackage(t *testing.T) {
+	t.Parallel()
+	var packed [2]bytes.Buffer
+	for i := range packed {
+		root := app() // written at another time
+		files, err := deploypackage.Files(root, []string{"rules/a/a.rego"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"allocate/function.json", "bin/handler", "host.json", "rules/a/a.rego"}
+		if !slices.Equal(files, want) {
+			t.Fatalf("files %q, want %q", files, want)
+		}
+		if err := deploypackage.Write(&packed[i], root, files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(packed[0].Bytes(), packed[1].Bytes()) {
+		t.Error("the same content gave other bytes")
+	}
+	archive, err := zip.NewReader(bytes.NewReader(packed[0].Bytes()), int64(packed[0].Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range archive.File {
+		want := fs.FileMode(0o644)
+		if f.Name == "bin/handler" {
+			want = 0o755
+		}
+		if f.Mode() != want {
+			t.Errorf("%s has mode %v, want %v", f.Name, f.Mode(), want)
+		}
+		content, err := fs.ReadFile(archive, f.Name)
+		if err != nil || !bytes.Equal(content, app()[f.Name].Data) {
+			t.Errorf("%s = %q, %v", f.Name, content, err)
+		}
+	}
+}
+
+func TestWhatIsNoFunctionApp(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		edit func(fstest.MapFS)
+		want string
+	}{
+		"no host.json": {func(m fstest.MapFS) { delete(m, "host.json") }, "host.json"},
+		"no function":  {func(m fstest.MapFS) { delete(m, "allocate/function.json") }, "no function"},
+		"not JSON":     {func(m fstest.MapFS) { m["host.json"] = &fstest.MapFile{Data: []byte("{")} }, "host.json: "},
+		"no program":   {func(m fstest.MapFS) { m["host.json"] = &fstest.MapFile{Data: []byte("{}")} }, "/customHandler/description/defaultExecutablePath"},
+		"program above the root": {func(m fstest.MapFS) {
+			m["host.json"] = &fstest.MapFile{Data: []byte(strings.ReplaceAll(host, "bin/handler", "../handler"))}
+		}, "below the root"},
+		"program not built": {func(m fstest.MapFS) { delete(m, "bin/handler") }, "bin/handler"},
+		"program is a folder": {func(m fstest.MapFS) {
+			m["bin/handler"] = &fstest.MapFile{Mode: fs.ModeDir}
+		}, "bin/handler is not a regular file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := app()
+			test.edit(root)
+			files, err := deploypackage.Files(root, nil)
+			if err == nil {
+				err = deploypackage.Write(new(bytes.Buffer), root, files)
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an error with %q", err, test.want)
+			}
+		})
+	}
+}

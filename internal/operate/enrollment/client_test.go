@@ -1,0 +1,116 @@
+package enrollment_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/usher-dps/usher/internal/operate/enrollment"
+)
+
+// signedIn is somebody who is signed in with Microsoft Entra.
+type signedIn struct{ scopes []string }
+
+func (s *signedIn) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	s.scopes = options.Scopes
+	return azcore.AccessToken{Token: "entra-token-of-the-test", ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+// The stand-in for DPS takes keys alone; this one takes what Entra gives, and answers
+// in pages.
+func TestEntraAndPages(t *testing.T) {
+	t.Parallel()
+	who := &signedIn{}
+	var calls []string
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer entra-token-of-the-test" {
+			t.Errorf("%s comes with the authorization %q", r.URL, r.Header.Get("Authorization"))
+		}
+		if r.URL.Query().Get("api-version") == "" {
+			t.Errorf("%s has no api-version", r.URL)
+		}
+		page := r.Header.Get("X-Ms-Continuation")
+		calls = append(calls, r.Method+" "+r.URL.Path+" "+page)
+		switch page {
+		case "":
+			w.Header().Set("x-ms-continuation", "next")
+			fmt.Fprint(w, `[{"enrollmentGroupId": "a", "initialTwin": {"tags": {"n": 9007199254740993}}}]`)
+		case "next":
+			fmt.Fprint(w, `[{"enrollmentGroupId": "b"}]`)
+		}
+	}))
+	defer server.Close()
+	client, err := enrollment.NewClient(enrollment.Options{Host: strings.TrimPrefix(server.URL, "https://"), Credential: who, Transport: server.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := client.All(t.Context(), enrollment.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 2 || all[0].ID() != "a" || all[1].ID() != "b" {
+		t.Errorf("enrollments %v", all)
+	}
+	if text, err := json.Marshal(all[0].Document); err != nil || !strings.Contains(string(text), "9007199254740993") {
+		t.Errorf("a number became another: %s, %v", text, err)
+	}
+	if got := fmt.Sprint(calls); got != "[POST /enrollmentGroups/query  POST /enrollmentGroups/query next]" {
+		t.Errorf("calls %s", got)
+	}
+	if fmt.Sprint(who.scopes) != "[https://azure-devices-provisioning.net/.default]" {
+		t.Errorf("the token is for %v", who.scopes)
+	}
+}
+
+// What somebody else changed meanwhile is not overwritten, and errors say what to do.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[int]string{
+		http.StatusPreconditionFailed: "somebody changed", http.StatusNotFound: "no such enrollment",
+		http.StatusForbidden: "Device Provisioning Service Data Contributor", http.StatusBadRequest: "400004: iotHubs: wrong",
+	} {
+		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/attestationmechanism") {
+				fmt.Fprint(w, `{"type": "symmetricKey", "symmetricKey": {"primaryKey": "kept"}}`)
+				return
+			}
+			body, err := io.ReadAll(r.Body)
+			if err != nil || r.Header.Get("If-Match") != `"1"` || !strings.Contains(string(body), "kept") || strings.Contains(string(body), "createdDateTimeUtc") {
+				t.Errorf("If-Match %q, body %s", r.Header.Get("If-Match"), body)
+			}
+			w.WriteHeader(status)
+			fmt.Fprint(w, `{"errorCode": 400004, "message": "iotHubs: wrong"}`)
+		}))
+		client, err := enrollment.NewClient(enrollment.Options{Host: strings.TrimPrefix(server.URL, "https://"), Credential: &signedIn{}, Transport: server.Client()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Put(t.Context(), enrollment.Enrollment{Kind: enrollment.Group, Document: map[string]any{
+			"enrollmentGroupId": "a", "etag": `"1"`, "createdDateTimeUtc": "2026-01-01T00:00:00Z"}})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "group enrollment a") {
+			t.Errorf("%d: %v, want %q", status, err, want)
+		}
+		if status == http.StatusPreconditionFailed && !errors.Is(err, enrollment.ErrChanged) {
+			t.Errorf("%v is not ErrChanged", err)
+		}
+		server.Close()
+	}
+	for _, host := range []string{"", "https://a.example", "a b", "me@a.example"} {
+		if _, err := enrollment.NewClient(enrollment.Options{Host: host, Credential: &signedIn{}}); err == nil {
+			t.Errorf("%q is taken for a host", host)
+		}
+	}
+	if _, err := enrollment.NewClient(enrollment.Options{Host: "a.example"}); err == nil {
+		t.Error("nobody calls")
+	}
+}

@@ -1,0 +1,181 @@
+package rulesource
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/usher-dps/usher/internal/serve/rulebundle"
+)
+
+// cache keeps the last good bundle of one source in a file: a line of JSON that
+// describes it, and the bundle behind that. One file, so that description and bundle
+// cannot come apart.
+//
+// The time of the file's last change is when the source last confirmed it.
+type cache struct {
+	folder string
+	file   string
+	source string
+}
+
+// cacheHeader is the line before the bundle.
+type cacheHeader struct {
+	Version int    `json:"usherRules"`
+	Source  string `json:"source"`
+	ETag    string `json:"etag,omitempty"`
+	SHA256  string `json:"sha256"`
+	Bytes   int    `json:"bytes"`
+}
+
+const (
+	cacheVersion   = 1
+	maxCacheHeader = 8 << 10
+)
+
+// cached is a bundle that was read back.
+type cached struct {
+	packed []byte
+	etag   string
+	sum    string
+	// age is how long ago the source confirmed it, by the wall clock; not below 0.
+	age time.Duration
+}
+
+// newCache returns nil if nothing is kept.
+func newCache(folder string, location Location) *cache {
+	if folder == "" || location.Kind == Folder {
+		return nil
+	}
+	// Several sources, and several handlers on one machine, share the folder.
+	name := sha256.Sum256([]byte(location.String()))
+	return &cache{folder: folder, source: location.String(),
+		file: filepath.Join(folder, "rules-"+hex.EncodeToString(name[:8])+".bundle")}
+}
+
+// read returns nil if there is none. The digest is verified; the signature is up to the caller.
+func (c *cache) read(now time.Time) (*cached, error) {
+	if c == nil {
+		return nil, nil
+	}
+	file, err := os.Open(c.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if err := c.trust(); err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxCacheHeader+rulebundle.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	end := bytes.IndexByte(content, '\n')
+	var header cacheHeader
+	if end < 0 || end > maxCacheHeader || json.Unmarshal(content[:end], &header) != nil || header.Version != cacheVersion {
+		return nil, errors.New("it does not begin as it should")
+	}
+	packed := content[end+1:]
+	switch sum := digestOf(packed); {
+	case header.Source != c.source:
+		return nil, errors.New("it is of another source")
+	case header.Bytes != len(packed) || header.SHA256 != sum:
+		return nil, errors.New("its digest is wrong")
+	default:
+		return &cached{packed: packed, etag: header.ETag, sum: sum, age: max(now.Sub(info.ModTime()), 0)}, nil
+	}
+}
+
+// write replaces what is kept, in one step.
+func (c *cache) write(packed []byte, etag string) (err error) {
+	if c == nil {
+		return nil
+	}
+	if err := os.MkdirAll(c.folder, 0o700); err != nil {
+		return err
+	}
+	if err := c.trust(); err != nil {
+		return err
+	}
+	header, err := json.Marshal(cacheHeader{cacheVersion, c.source, etag, digestOf(packed), len(packed)})
+	if err != nil {
+		return err
+	}
+	if len(header) > maxCacheHeader {
+		return errors.New("the source's ETag is too long")
+	}
+	file, err := os.CreateTemp(c.folder, ".rules-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(file.Name())
+		}
+	}()
+	_, err = file.Write(append(header, '\n'))
+	if err == nil {
+		_, err = file.Write(packed)
+	}
+	if err == nil {
+		err = file.Sync() // else a crash could leave a name without its content
+	}
+	if err = cmp.Or(err, file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), c.file); err != nil {
+		return err
+	}
+	folder, err := os.Open(c.folder)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	_ = folder.Sync() // not every system can; the old file would do, too
+	return nil
+}
+
+// confirm notes that the source still has what is kept.
+func (c *cache) confirm(now time.Time) {
+	if c != nil {
+		_ = os.Chtimes(c.file, now, now) // else it looks older than it is, which is the safe side
+	}
+}
+
+// trust refuses a folder that somebody else made for us where everybody may make
+// folders, such as /tmp.
+func (c *cache) trust() error {
+	above, err := os.Stat(filepath.Dir(c.folder))
+	if err != nil {
+		return err
+	}
+	info, err := os.Lstat(c.folder) // a link there leads to one folder now, and later to another
+	if err != nil {
+		return err
+	}
+	if above.Mode()&fs.ModeSticky != 0 && (info.Mode().Perm()&0o022 != 0 || !isOwn(info)) {
+		return fmt.Errorf("others can write into %s: name another folder", c.folder)
+	}
+	return nil
+}
+
+func digestOf(packed []byte) string {
+	sum := sha256.Sum256(packed)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,241 @@
+package shadow_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"testing/synctest"
+	"time"
+
+	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/serve/shadow"
+)
+
+func newAllocator(t testing.TB, rule string) *allocation.Allocator {
+	t.Helper()
+	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{
+		"default.rego": {Data: []byte("package allocation.default\n\n" + rule + "\n")}}, allocation.RulesOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return allocator
+}
+
+func request(enrollment, device string) string {
+	return fmt.Sprintf(`{"enrollmentGroup": {"enrollmentGroupId": %q}, "deviceRuntimeContext": {"registrationId": %q},
+		"linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`, enrollment, device)
+}
+
+const individual = `{"individualEnrollment": {"registrationId": "press-1"}, "deviceRuntimeContext": {"registrationId": "press-1"},
+	"linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`
+
+// post sends a body through a webhook that the shadow observes.
+func post(t testing.TB, answering *allocation.Allocator, s *shadow.Shadow, body string) *httptest.ResponseRecorder {
+	t.Helper()
+	webhook := handler.New(handler.Options{Allocator: answering, Observers: []handler.Observer{s.Observe}})
+	answer := httptest.NewRecorder()
+	webhook.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(body)))
+	return answer
+}
+
+func TestKindsOfDivergence(t *testing.T) {
+	t.Parallel()
+	const base = `hub := input.linkedHubs[0]
+initial_twin := {"tags": {"a": 1, "b": 2}}
+payload := {"x": [1]}`
+	for name, c := range map[string]struct {
+		current, shadow string
+		want            []string
+	}{
+		"the same":             {base, base, nil},
+		"in other words":       {base, `hub := upper(input.linkedHubs[0])` + "\n" + `initial_twin := {"tags": {"b": 2, "a": 1}}` + "\n" + `payload := {"x": [1]}`, nil},
+		"hub":                  {base, strings.Replace(base, "[0]", "[1]", 1), []string{"hub"}},
+		"twin":                 {base, strings.Replace(base, `"b": 2`, `"b": 3`, 1), []string{"twin"}},
+		"no twin":              {base, "hub := input.linkedHubs[0]\npayload := {\"x\": [1]}", []string{"twin"}},
+		"payload":              {base, strings.Replace(base, "[1]}", "[2]}", 1), []string{"payload"}},
+		"an empty payload":     {"hub := input.linkedHubs[0]", "hub := input.linkedHubs[0]\npayload := {}", []string{"payload"}},
+		"all of it":            {base, "hub := input.linkedHubs[1]", []string{"hub", "twin", "payload"}},
+		"outcome":              {base, `reject contains "no"`, []string{"outcome"}},
+		"other reasons":        {`reject contains "no"`, `reject contains "never"`, nil},
+		"fault":                {base, `hub := 1`, []string{"fault"}},
+		"no fault":             {`hub := 1`, base, []string{"fault"}},
+		"the same fault":       {`hub := 1`, `hub := 2`, nil},
+		"another fault":        {`hub := 1`, `hub := input.linkedHubs[7]`, []string{"fault"}},
+		"a shadow that panics": {base, "", []string{"fault"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var recorded []handler.Allocation
+				apart := newAllocator(t, "hub := 1")
+				if c.shadow != "" {
+					apart = newAllocator(t, c.shadow)
+				} else {
+					apart.Use(new(allocation.Rules)) // holds nothing that could be asked
+				}
+				s := shadow.New(shadow.Options{Allocator: apart, Record: func(_ context.Context, a *handler.Allocation) {
+					recorded = append(recorded, *a)
+				}})
+				answer := post(t, newAllocator(t, c.current), s, request("Line-A", "d"))
+				go s.Run(t.Context())
+				synctest.Wait()
+				if len(recorded) != 1 {
+					t.Fatalf("%d shadow decisions", len(recorded))
+				}
+				got := recorded[0]
+				provenance := got.Decision.Provenance
+				if got.Fault != nil {
+					provenance = got.Fault.Provenance
+				}
+				if !reflect.DeepEqual(provenance.Diverged, c.want) {
+					t.Errorf("diverged in %v, want %v", provenance.Diverged, c.want)
+				}
+				id := answer.Header().Get(handler.DecisionIDHeader)
+				if provenance.ShadowOf != id || got.DecisionID == id || got.DecisionID == "" || provenance.Source != allocation.SourceShadow || got.Status != handler.StatusOf(got.Decision, got.Fault) {
+					t.Errorf("recorded %+v of %s", got, id)
+				}
+				stats := s.Stats()
+				want := shadow.Compared{Kind: dps.EnrollmentGroup, Enrollment: "line-a", Differences: map[shadow.Kind]uint64{}}
+				for _, kind := range c.want {
+					want.Differences[shadow.Kind(kind)] = 1
+				}
+				if want.Diverged = 1; len(c.want) == 0 {
+					want.Agreed, want.Diverged = 1, 0
+				}
+				if len(stats.Enrollments) != 1 || !reflect.DeepEqual(stats.Enrollments[0], want) || stats.Agreed != want.Agreed || stats.Diverged != want.Diverged {
+					t.Errorf("counted %+v, want %+v", stats, want)
+				}
+			})
+		})
+	}
+}
+
+// What is no matter of the rules, or was answered by the same ones, is not compared.
+func TestNotCompared(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const rule = "hub := input.linkedHubs[0]"
+		answering, apart := newAllocator(t, rule), newAllocator(t, rule)
+		s := shadow.New(shadow.Options{Allocator: apart, Shares: allocation.Shares{{Pattern: "line-*", Percent: 100}}})
+		post(t, answering, s, "{")
+		post(t, answering, s, "{}")
+		post(t, answering, s, request("other", "d"))
+		answering.Stop("stale")
+		post(t, answering, s, request("line-a", "d"))
+		answering.Stop("")
+		answering.Try(&allocation.Trial{Rules: apart.Rules(), Canary: allocation.Shares{{Pattern: "*", Percent: 100}}})
+		post(t, answering, s, request("line-a", "d"))
+		answering.Use(nil)
+		post(t, answering, s, request("line-a", "d"))
+		answering.Use(apart.Rules())
+		apart.Use(nil)
+		answering.Try(nil)
+		post(t, answering, s, request("line-a", "d"))
+		go s.Run(t.Context())
+		synctest.Wait()
+		if stats := s.Stats(); stats.Agreed+stats.Diverged+stats.Dropped != 0 {
+			t.Errorf("compared %+v", stats)
+		}
+	})
+}
+
+// A queue that is full drops, and no answer waits for it.
+func TestDropped(t *testing.T) {
+	t.Parallel()
+	const rule = "hub := input.linkedHubs[0]"
+	answering := newAllocator(t, rule)
+	s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule), Queue: 3})
+	for i := range 10 {
+		if answer := post(t, answering, s, request("g", fmt.Sprint("d", i))); answer.Code != http.StatusOK {
+			t.Errorf("answered %d", answer.Code)
+		}
+	}
+	if stats := s.Stats(); stats.Dropped != 7 || stats.Waiting != 3 {
+		t.Errorf("counted %+v", stats)
+	}
+}
+
+// However many enrollments there are, the counters are few, and no device has
+// one of its own.
+func TestFewCounters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const rule = "hub := input.linkedHubs[0]"
+		answering := newAllocator(t, rule)
+		s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule)})
+		go s.Run(t.Context())
+		const groups = 250
+		for i := range groups {
+			post(t, answering, s, request(fmt.Sprint("group-", i), "d"))
+			post(t, answering, s, individual)
+			synctest.Wait()
+		}
+		stats := s.Stats()
+		total, other := uint64(0), uint64(0)
+		for _, c := range stats.Enrollments {
+			total += c.Agreed
+			if c.Enrollment == shadow.Other {
+				other = c.Agreed
+			}
+			if strings.Contains(c.Enrollment, "press") {
+				t.Errorf("a device is counted by name: %+v", c)
+			}
+		}
+		if len(stats.Enrollments) > 201 || total != 2*groups || stats.Agreed != total || other != groups-199 {
+			t.Errorf("%d counters, total %d, other %d", len(stats.Enrollments), total, other)
+		}
+	})
+}
+
+// Answers do not wait for a shadow rule that computes for long; what it takes is
+// bounded, and the rules that answer lose nothing by it.
+func TestSlowShadow(t *testing.T) {
+	t.Parallel()
+	const slow = "hub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); a * b == 0]) == 0"
+	apart := newAllocator(t, slow)
+	recorded := make(chan handler.Allocation, 1)
+	s := shadow.New(shadow.Options{Allocator: apart, Record: func(_ context.Context, a *handler.Allocation) { recorded <- *a }})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { s.Run(ctx); close(ended) }()
+	begin := time.Now()
+	answer := post(t, newAllocator(t, "hub := input.linkedHubs[0]"), s, request("g", "d"))
+	if answer.Code != http.StatusOK || time.Since(begin) > allocation.DefaultTimeout {
+		t.Errorf("answered %d after %s", answer.Code, time.Since(begin))
+	}
+	select {
+	case a := <-recorded:
+		if a.Fault == nil || a.Fault.Kind != allocation.Timeout {
+			t.Errorf("recorded %+v", a)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the shadow rule goes on")
+	}
+	stop()
+	<-ended
+}
+
+// A request that is being compared when the program stops is not counted.
+func TestStops(t *testing.T) {
+	t.Parallel()
+	const rule = "hub := input.linkedHubs[0]"
+	s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule)})
+	post(t, newAllocator(t, rule), s, request("g", "d"))
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	s.Run(ctx)
+	if stats := s.Stats(); stats.Agreed+stats.Diverged != 0 {
+		t.Errorf("counted %+v", stats)
+	}
+}

@@ -1,0 +1,135 @@
+package attest
+
+import (
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+)
+
+// ParseCertificate reads one certificate as enrollments hold it: PEM, PEM in
+// base64, or DER in base64 with or without line breaks.
+func ParseCertificate(text string) (*x509.Certificate, error) {
+	data := []byte(text)
+	if !strings.Contains(text, "-----BEGIN") {
+		decoded, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+		if err != nil {
+			return nil, errors.New("the certificate is neither PEM nor base64")
+		}
+		data = decoded
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("the PEM block is a %s, not a CERTIFICATE", block.Type)
+		}
+		data = block.Bytes
+	}
+	certificate, err := x509.ParseCertificate(data)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate cannot be read: %w", err)
+	}
+	return certificate, nil
+}
+
+// SHA1Thumbprint returns the thumbprint in upper-case hex.
+func SHA1Thumbprint(certificate *x509.Certificate) string {
+	return fmt.Sprintf("%X", sha1.Sum(certificate.Raw))
+}
+
+// SHA256Thumbprint returns the thumbprint in upper-case hex.
+func SHA256Thumbprint(certificate *x509.Certificate) string {
+	return fmt.Sprintf("%X", sha256.Sum256(certificate.Raw))
+}
+
+// CertificateInfo is what DPS tells of a certificate.
+func CertificateInfo(certificate *x509.Certificate) *model.X509CertificateInfo {
+	return &model.X509CertificateInfo{
+		SubjectName:      distinguishedName(certificate.RawSubject),
+		SHA1Thumbprint:   SHA1Thumbprint(certificate),
+		SHA256Thumbprint: SHA256Thumbprint(certificate),
+		IssuerName:       distinguishedName(certificate.RawIssuer),
+		NotBeforeUTC:     model.Time{Time: certificate.NotBefore},
+		NotAfterUTC:      model.Time{Time: certificate.NotAfter},
+		SerialNumber:     serialNumber(certificate),
+		Version:          certificate.Version,
+	}
+}
+
+func serialNumber(certificate *x509.Certificate) string {
+	return fmt.Sprintf("%X", certificate.SerialNumber.Bytes())
+}
+
+// distinguishedName writes a name as .NET does: most specific part first, parts
+// parted by ", ".
+func distinguishedName(raw []byte) string {
+	var name pkix.RDNSequence
+	if _, err := asn1.Unmarshal(raw, &name); err != nil {
+		return ""
+	}
+	var parts []string
+	for _, part := range slices.Backward(name) {
+		parts = append(parts, pkix.RDNSequence{part}.String())
+	}
+	return strings.Join(parts, ", ")
+}
+
+// CheckLeaf tells whether a device's certificate names it and is in its time.
+func CheckLeaf(leaf *x509.Certificate, registrationID string, now time.Time) error {
+	if !strings.EqualFold(leaf.Subject.CommonName, registrationID) {
+		return fmt.Errorf("the certificate's common name is %q, which is not the registration id %q", leaf.Subject.CommonName, registrationID)
+	}
+	if now.Before(leaf.NotBefore) {
+		return fmt.Errorf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
+	if now.After(leaf.NotAfter) {
+		return fmt.Errorf("the certificate expired at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// VerifyChain checks that the chain that a device sent, leaf first, leads to one
+// of the signing certificates, which may be intermediates. It returns the one
+// nearest to the leaf.
+func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("the device showed no certificate")
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, certificate := range signing {
+		roots.AddCert(certificate)
+	}
+	for _, certificate := range chain[1:] {
+		intermediates.AddCert(certificate)
+	}
+	paths, err := chain[0].Verify(x509.VerifyOptions{
+		Roots:         roots,
+		Intermediates: intermediates,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var nearest *x509.Certificate
+	links := 0
+	for _, path := range paths {
+		// A signing certificate vouches for others, not for itself as a device.
+		if len(path) > 1 && (nearest == nil || len(path) < links) {
+			nearest, links = path[len(path)-1], len(path)
+		}
+	}
+	if nearest == nil {
+		return nil, errors.New("the device showed a signing certificate as its own")
+	}
+	return nearest, nil
+}

@@ -1,0 +1,189 @@
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+)
+
+const (
+	apiVersion = "2021-06-01"
+	userAgent  = "usher-dps-fleet"
+	// defaultPoll is how long SDKs wait if DPS does not say.
+	defaultPoll = 2 * time.Second
+	tokenLife   = time.Hour
+	// maxAnswer is far above what DPS answers, whose messages end at 96 KB.
+	maxAnswer = 1 << 20
+)
+
+// door is one way in: a connection of one device.
+type door interface {
+	register(ctx context.Context, body []byte) (answer, error)
+	operation(ctx context.Context, id string) (answer, error)
+	close()
+}
+
+// answer is what came back through a door.
+type answer struct {
+	status     int // as in HTTP
+	retryAfter time.Duration
+	body       []byte
+}
+
+// again reports whether the device is to ask again: SDKs take 429 and above so.
+func (a answer) again() bool { return a.status >= 429 }
+
+type kind int
+
+const (
+	assigned kind = iota
+	failed        // the registration: the webhook said no, or gave no answer
+	refused       // the call: credentials, no enrollment
+	disabled
+	lost // no answer that can be used
+)
+
+// result is how a registration ended.
+type result struct {
+	kind    kind
+	hub     string
+	code    int // of DPS, where failed or refused
+	message string
+}
+
+type device struct {
+	id      string
+	options *Options
+}
+
+func (f *Fleet) newDevice(id string) device { return device{id, &f.options} }
+
+// register goes through a registration to its end. It calls throttled whenever it is told to come back later.
+func (d device) register(ctx context.Context, throttled func()) result {
+	body, err := json.Marshal(struct {
+		RegistrationID string          `json:"registrationId"`
+		Payload        json.RawMessage `json:"payload,omitempty"`
+	}{d.id, d.options.Payload})
+	if err != nil {
+		return result{kind: lost, message: err.Error()}
+	}
+	opened, refusal, err := d.open(ctx)
+	if err != nil {
+		return result{kind: lost, message: err.Error()}
+	}
+	if refusal != nil {
+		return *refusal
+	}
+	defer opened.close()
+	reply, err := opened.register(ctx, body)
+	for operation := ""; ; {
+		if err != nil {
+			return result{kind: lost, message: err.Error()}
+		}
+		var status operationStatus
+		switch {
+		case reply.again():
+			throttled()
+		case reply.status >= 300:
+			return refusalOf(reply)
+		default:
+			if err := json.Unmarshal(reply.body, &status); err != nil {
+				return result{kind: lost, message: fmt.Sprintf("status %d with a body that is not JSON: %v", reply.status, err)}
+			}
+			if status.Status != "assigning" {
+				return status.result()
+			}
+			operation = status.OperationID
+		}
+		if !wait(ctx, reply.retryAfter) {
+			return result{kind: lost, message: "gave up waiting: " + context.Cause(ctx).Error()}
+		}
+		if operation == "" {
+			reply, err = opened.register(ctx, body)
+		} else {
+			reply, err = opened.operation(ctx, operation)
+		}
+	}
+}
+
+func (d device) open(ctx context.Context) (door, *result, error) {
+	config := &tls.Config{ServerName: d.options.Host, RootCAs: d.options.RootCAs, MinVersion: tls.VersionTLS12}
+	token := ""
+	if d.options.Certificate != nil {
+		certificate, err := d.options.Certificate(d.id)
+		if err != nil {
+			return nil, nil, err
+		}
+		config.Certificates = []tls.Certificate{certificate}
+	} else {
+		resource := attest.DeviceResource(d.options.IDScope, d.id)
+		key := attest.DeriveKey(d.options.GroupKey, d.id)
+		token = attest.NewToken(resource, key, time.Now().Add(tokenLife), attest.KeyNameRegistration)
+	}
+	if d.options.Transport == HTTP {
+		return newHTTPDoor(d, config, token), nil, nil
+	}
+	opened, err := dialMQTT(ctx, d, config, token)
+	if refused := (*connectRefused)(nil); errors.As(err, &refused) {
+		return nil, refused.result(), nil
+	}
+	return opened, nil, err
+}
+
+func (d device) dial(ctx context.Context, config *tls.Config) (net.Conn, error) {
+	return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", d.options.Address)
+}
+
+// operationStatus is what a device reads of DPS's answers.
+type operationStatus struct {
+	OperationID       string `json:"operationId"`
+	Status            string `json:"status"`
+	RegistrationState struct {
+		AssignedHub  string `json:"assignedHub"`
+		ErrorCode    int    `json:"errorCode"`
+		ErrorMessage string `json:"errorMessage"`
+	} `json:"registrationState"`
+}
+
+func (s operationStatus) result() result {
+	state := s.RegistrationState
+	switch s.Status {
+	case "assigned":
+		if state.AssignedHub == "" {
+			return result{kind: lost, message: "assigned, and no hub is named"}
+		}
+		return result{kind: assigned, hub: state.AssignedHub}
+	case "failed":
+		return result{kind: failed, code: state.ErrorCode, message: state.ErrorMessage}
+	case "disabled":
+		return result{kind: disabled}
+	}
+	return result{kind: lost, message: "status " + strconv.Quote(s.Status)}
+}
+
+func refusalOf(a answer) result {
+	var body struct {
+		ErrorCode int    `json:"errorCode"`
+		Message   string `json:"message"`
+	}
+	if err := json.Unmarshal(a.body, &body); err != nil || body.ErrorCode == 0 {
+		return result{kind: lost, message: fmt.Sprintf("status %d with no error of DPS's in it", a.status)}
+	}
+	return result{kind: refused, code: body.ErrorCode, message: body.Message}
+}
+
+// retryAfter reads a number of seconds.
+func retryAfter(text string) time.Duration {
+	seconds, err := strconv.Atoi(text)
+	if err != nil || seconds < 0 || seconds > int(time.Hour/time.Second) {
+		return defaultPoll
+	}
+	return time.Duration(seconds) * time.Second
+}

@@ -1,0 +1,521 @@
+// Package hub is the sliver of IoT Hub that shows what DPS did: device identities
+// and twins, over the service API and for the devices themselves.
+//
+// One Registry holds the devices of all hubs. A hub is named by its host name, in
+// any case of letters; device IDs are case-sensitive, as IoT Hub's are.
+//
+// Beside what is not there at all (modules, messages to devices, methods, jobs, files,
+// bulk calls, other queries than two), it differs from IoT Hub in this: any policy
+// opens everything, messages of devices are counted and dropped, and a device stays
+// connected when its token has expired.
+package hub
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/store"
+)
+
+// Error is a refusal as the hub's service API gives it.
+type Error struct {
+	Status  int    // of HTTP
+	Code    string // IoT Hub's name, such as "DeviceNotFound"
+	Message string
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+func notFound(id string) error {
+	return &Error{http.StatusNotFound, "DeviceNotFound", id}
+}
+
+func invalid(format string, args ...any) error {
+	return &Error{http.StatusBadRequest, "ArgumentInvalid", fmt.Sprintf(format, args...)}
+}
+
+func stale(what string) error {
+	return &Error{http.StatusPreconditionFailed, "PreconditionFailed",
+		"Precondition failed: " + what + " was changed since it was read, If-Match names an older ETag"}
+}
+
+// Registry is the devices of all hubs. It may be used by many goroutines.
+type Registry struct {
+	store *store.Store
+	now   func() time.Time
+
+	telling sync.Mutex // held while a change is made and told, so that changes are told in order
+
+	mu       sync.Mutex
+	sessions map[place]*Session
+	messages map[string]int64 // by hub
+}
+
+type place struct{ hub, device string }
+
+func at(hub, device string) place { return place{strings.ToLower(hub), device} }
+
+// New makes a registry whose devices are in the store.
+func New(s *store.Store, now func() time.Time) *Registry {
+	return &Registry{store: s, now: now, sessions: map[place]*Session{}, messages: map[string]int64{}}
+}
+
+// device is what the store holds of one.
+type device struct {
+	Identity     model.DeviceIdentity `json:"identity"`
+	Type         string               `json:"type"` // sas, selfSigned
+	GenerationID string               `json:"generationId"`
+	Status       string               `json:"status"` // enabled, disabled
+	StatusReason string               `json:"statusReason,omitempty"`
+	StatusTime   model.Time           `json:"statusTime"`
+	ETag         uint64               `json:"etag"` // of the identity
+
+	Tags        Object     `json:"tags"`
+	Desired     Properties `json:"desired"`
+	Reported    Properties `json:"reported"`
+	TwinETag    uint64     `json:"twinEtag"` // of tags and desired properties
+	TwinVersion int64      `json:"twinVersion"`
+}
+
+const (
+	enabled  = "enabled"
+	disabled = "disabled"
+)
+
+// bucket is where the devices of a hub are.
+func bucket(hub string) string { return "hub devices of " + strings.ToLower(hub) }
+
+func load(tx *store.Tx, hub, id string) (device, error) {
+	var d device
+	found, err := tx.Get(bucket(hub), id, &d)
+	if err != nil {
+		return device{}, err
+	}
+	if !found {
+		return device{}, notFound(id)
+	}
+	return d, nil
+}
+
+// Create writes a device to a hub with its keys or thumbprints and its initial twin,
+// which may be nil. A device of that ID that is there already is replaced, twin and
+// all: what DPS does then is not published.
+func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentity, twin *model.InitialTwin) error {
+	d, err := r.fresh(identity, twin)
+	if err != nil {
+		return err
+	}
+	r.end(hub, identity.DeviceID)
+	return tx.Put(bucket(hub), identity.DeviceID, d)
+}
+
+// Renew gives a device that stays on its hub the keys or thumbprints of its latest
+// registration and leaves its twin alone. It reports false if it is not there.
+func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity) (found bool, err error) {
+	var d device
+	if found, err = tx.Get(bucket(hub), identity.DeviceID, &d); err != nil || !found {
+		return false, err
+	}
+	if sameIdentity(d.Identity, identity) {
+		return true, nil
+	}
+	d.setIdentity(identity)
+	r.end(hub, identity.DeviceID)
+	return true, tx.Put(bucket(hub), identity.DeviceID, d)
+}
+
+// Migrate moves a device with its whole twin, versions included, and ends its session
+// at the old hub. It reports false and does nothing if it is not there.
+func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.DeviceIdentity) (found bool, err error) {
+	var old device
+	if found, err = tx.Get(bucket(fromHub), identity.DeviceID, &old); err != nil || !found {
+		return false, err
+	}
+	d, err := r.fresh(identity, nil)
+	if err != nil {
+		return true, err
+	}
+	d.Tags, d.Desired, d.Reported = old.Tags, old.Desired, old.Reported
+	d.TwinETag, d.TwinVersion = old.TwinETag, old.TwinVersion
+	if err := r.Remove(tx, fromHub, identity.DeviceID); err != nil {
+		return true, err
+	}
+	r.end(toHub, identity.DeviceID)
+	return true, tx.Put(bucket(toHub), identity.DeviceID, d)
+}
+
+// Remove deletes a device, if it is there, and ends its session.
+func (r *Registry) Remove(tx *store.Tx, hub, id string) error {
+	r.end(hub, id)
+	return tx.Delete(bucket(hub), id)
+}
+
+// parseInitialTwin gives the two parts that a hub would take; a nil twin has none.
+func parseInitialTwin(twin *model.InitialTwin) (tags, desired Object, err error) {
+	tags, desired = Object{}, Object{}
+	if twin == nil {
+		return tags, desired, nil
+	}
+	if present(twin.Tags) {
+		if tags, err = ParseObject(twin.Tags); err != nil {
+			return nil, nil, invalid("tags: %v", err)
+		}
+	}
+	if twin.Properties != nil && present(twin.Properties.Desired) {
+		if desired, err = ParseObject(twin.Properties.Desired); err != nil {
+			return nil, nil, invalid("properties.desired: %v", err)
+		}
+		desired = withoutSystem(desired)
+	}
+	if err := check("tags", tags, maxTagBytes); err != nil {
+		return nil, nil, invalid("%v", err)
+	}
+	if err := check("properties.desired", desired, maxPropertyBytes); err != nil {
+		return nil, nil, invalid("%v", err)
+	}
+	return tags, desired, nil
+}
+
+func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+
+func (r *Registry) fresh(identity model.DeviceIdentity, twin *model.InitialTwin) (device, error) {
+	if err := checkDeviceID(identity.DeviceID); err != nil {
+		return device{}, err
+	}
+	initialTags, desired, err := parseInitialTwin(twin)
+	if err != nil {
+		return device{}, err
+	}
+	now := r.now()
+	tags := Object{}
+	merge(tags, map[string]any{}, initialTags, func() map[string]any { return map[string]any{} })
+	d := device{
+		GenerationID: fmt.Sprint(now.UnixNano()),
+		Status:       enabled,
+		Tags:         tags,
+		Desired:      newProperties(desired, true, now),
+		Reported:     newProperties(Object{}, false, now),
+		TwinETag:     1,
+		TwinVersion:  1,
+	}
+	d.setIdentity(identity)
+	return d, nil
+}
+
+// setIdentity sets how the device proves itself; without keys and thumbprints it
+// gets keys of chance, as IoT Hub gives them.
+func (d *device) setIdentity(identity model.DeviceIdentity) {
+	d.Type = "sas"
+	if identity.PrimaryThumbprint != "" || identity.SecondaryThumbprint != "" {
+		d.Type = "selfSigned"
+		identity.SymmetricKey = nil
+	} else {
+		keys := model.SymmetricKey{}
+		if identity.SymmetricKey != nil {
+			keys = *identity.SymmetricKey
+		}
+		if keys.PrimaryKey == "" {
+			keys.PrimaryKey = randomKey()
+		}
+		if keys.SecondaryKey == "" {
+			keys.SecondaryKey = randomKey()
+		}
+		identity.SymmetricKey = &keys
+	}
+	d.Identity = identity
+	d.ETag++
+}
+
+// sameIdentity tells whether a registration brings nothing new. An absent secondary
+// key matches any: it was made by chance.
+func sameIdentity(held, registered model.DeviceIdentity) bool {
+	if held.IoTEdge != registered.IoTEdge ||
+		!strings.EqualFold(held.PrimaryThumbprint, registered.PrimaryThumbprint) ||
+		!strings.EqualFold(held.SecondaryThumbprint, registered.SecondaryThumbprint) {
+		return false
+	}
+	if registered.SymmetricKey == nil || held.SymmetricKey == nil {
+		return registered.SymmetricKey == held.SymmetricKey
+	}
+	return held.SymmetricKey.PrimaryKey == registered.SymmetricKey.PrimaryKey &&
+		(registered.SymmetricKey.SecondaryKey == "" || held.SymmetricKey.SecondaryKey == registered.SymmetricKey.SecondaryKey)
+}
+
+func randomKey() string {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return base64.StdEncoding.EncodeToString(key)
+}
+
+// checkDeviceID holds IoT Hub's rule: up to 128 characters, ASCII letters and digits
+// and some signs.
+func checkDeviceID(id string) error {
+	if id == "" || len(id) > 128 {
+		return invalid("the device ID has %d characters, want 1 to 128", len(id))
+	}
+	for _, r := range id {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-.%_*?!(),:=@$'+#", r) {
+			return invalid("the device ID has %q in it, which IoT Hub does not take", r)
+		}
+	}
+	return nil
+}
+
+// AuthenticateDevice tells whether a device may connect: by a SAS token for
+// {hub}/devices/{id} made with one of its keys, or by a certificate whose thumbprint
+// the hub knows. The error does not say which part was wrong, as IoT Hub's does not.
+func (r *Registry) AuthenticateDevice(hub, id, sas string, certificates []*x509.Certificate) error {
+	refused := &Error{http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized"}
+	var d device
+	err := r.store.View(func(tx *store.Tx) (err error) {
+		d, err = load(tx, hub, id)
+		return err
+	})
+	if err != nil || d.Status != enabled {
+		return refused
+	}
+	if d.Type == "sas" {
+		token, err := attest.ParseToken(sas)
+		if err != nil || token.Check(hub+"/devices/"+id, r.now()) != nil ||
+			!token.SignedWithEither(d.Identity.SymmetricKey.PrimaryKey, d.Identity.SymmetricKey.SecondaryKey) {
+			return refused
+		}
+		return nil
+	}
+	if len(certificates) == 0 {
+		return refused
+	}
+	leaf, now := certificates[0], r.now()
+	for _, held := range []string{d.Identity.PrimaryThumbprint, d.Identity.SecondaryThumbprint} {
+		if held != "" && matches(held, leaf) && !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) {
+			return nil
+		}
+	}
+	return refused
+}
+
+func matches(thumbprint string, certificate *x509.Certificate) bool {
+	return strings.EqualFold(thumbprint, attest.SHA1Thumbprint(certificate)) || strings.EqualFold(thumbprint, attest.SHA256Thumbprint(certificate))
+}
+
+// UpdateReported merges a device's patch of its reported properties and gives their
+// new version. patch is a JSON object; null deletes.
+func (r *Registry) UpdateReported(hub, id string, patch []byte) (version int64, err error) {
+	parsed, err := ParseObject(patch)
+	if err != nil {
+		return 0, invalid("properties.reported: %v", err)
+	}
+	parsed = withoutSystem(parsed)
+	if err := checkValue("properties.reported", map[string]any(parsed), 0); err != nil {
+		return 0, invalid("%v", err)
+	}
+	err = r.store.Update(func(tx *store.Tx) error {
+		d, err := load(tx, hub, id)
+		if err != nil {
+			return err
+		}
+		d.Reported.patch(parsed, false, r.now())
+		if err := check("properties.reported", d.Reported.Values, maxPropertyBytes); err != nil {
+			return invalid("%v", err)
+		}
+		d.TwinVersion++
+		version = d.Reported.Version
+		return tx.Put(bucket(hub), id, d)
+	})
+	return version, err
+}
+
+// DeviceTwin is the twin as its device reads it: {"desired": {...}, "reported":
+// {...}}, each with $version.
+func (r *Registry) DeviceTwin(hub, id string) ([]byte, error) {
+	var d device
+	err := r.store.View(func(tx *store.Tx) (err error) {
+		d, err = load(tx, hub, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"desired": d.Desired.document(false), "reported": d.Reported.document(false)})
+}
+
+// UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with
+// replace puts its parts in place of the twin's, and tells a connected device of the
+// desired properties that changed. A part that is null is emptied, an absent one left
+// alone. ifMatch is the header of that name, "" for none.
+func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch string) (Twin, error) {
+	tags, desired, err := parsePatch(body, replace)
+	if err != nil {
+		return Twin{}, err
+	}
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	var d device
+	var push []byte
+	err = r.store.Update(func(tx *store.Tx) error {
+		if d, err = load(tx, hub, id); err != nil {
+			return err
+		}
+		if !etagMatches(ifMatch, encodeETag(d.TwinETag)) {
+			return stale("the twin")
+		}
+		now := r.now()
+		if tags.set {
+			if tags.replace {
+				d.Tags = Object{}
+			}
+			merge(d.Tags, map[string]any{}, tags.patch, func() map[string]any { return map[string]any{} })
+			if err := check("tags", d.Tags, maxTagBytes); err != nil {
+				return invalid("%v", err)
+			}
+		}
+		if desired.set {
+			if desired.replace {
+				desired.patch = replacing(d.Desired.Values, desired.patch)
+			}
+			d.Desired.patch(desired.patch, true, now)
+			if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
+				return invalid("%v", err)
+			}
+			told := maps.Clone(desired.patch)
+			if told == nil {
+				told = Object{}
+			}
+			told[versionKey] = d.Desired.Version
+			if push, err = json.Marshal(told); err != nil {
+				return err
+			}
+		}
+		d.TwinETag++
+		d.TwinVersion++
+		return tx.Put(bucket(hub), id, d)
+	})
+	if err != nil {
+		return Twin{}, err
+	}
+	if push != nil {
+		r.tell(hub, id, Desired{Patch: push, Version: d.Desired.Version})
+	}
+	return r.twinOf(hub, d), nil
+}
+
+// change is what a patch says of one section.
+type change struct {
+	patch        Object
+	set, replace bool
+}
+
+func parsePatch(body []byte, replace bool) (tags, desired change, err error) {
+	if _, err := ParseObject(body); err != nil {
+		return tags, desired, invalid("the twin: %v", err)
+	}
+	var members, properties map[string]json.RawMessage // raw, so that null and absent differ
+	if err := json.Unmarshal(body, &members); err != nil {
+		return tags, desired, invalid("the twin: %v", err)
+	}
+	if present(members["properties"]) {
+		if err := json.Unmarshal(members["properties"], &properties); err != nil {
+			return tags, desired, invalid("properties: not a JSON object")
+		}
+	}
+	if tags, err = parseChange("tags", members["tags"], replace); err != nil {
+		return tags, desired, err
+	}
+	desired, err = parseChange("properties.desired", properties["desired"], replace)
+	return tags, desired, err
+}
+
+func parseChange(name string, raw json.RawMessage, replace bool) (change, error) {
+	if raw == nil {
+		return change{}, nil
+	}
+	if !present(raw) {
+		return change{set: true, replace: true}, nil
+	}
+	patch, err := ParseObject(raw)
+	if err != nil {
+		return change{}, invalid("%s: %v", name, err)
+	}
+	patch = withoutSystem(patch)
+	if err := checkValue(name, map[string]any(patch), 0); err != nil {
+		return change{}, invalid("%v", err)
+	}
+	return change{patch: patch, set: true, replace: replace}, nil
+}
+
+// replacing turns new values into the patch that makes them of the old ones.
+func replacing(old, values map[string]any) map[string]any {
+	patch := map[string]any{}
+	for key := range old {
+		patch[key] = nil
+	}
+	for key, value := range values {
+		oldObject, wasObject := old[key].(map[string]any)
+		if newObject, isObject := value.(map[string]any); isObject && wasObject {
+			value = replacing(oldObject, newObject)
+		}
+		patch[key] = value
+	}
+	return patch
+}
+
+// Statistics counts the devices of a hub.
+func (r *Registry) Statistics(hub string) (Statistics, error) {
+	var s Statistics
+	err := r.store.View(func(tx *store.Tx) error {
+		return tx.Range(bucket(hub), "", func(_ string, data json.RawMessage) (bool, error) {
+			var d struct {
+				Status string `json:"status"`
+			}
+			if err := json.Unmarshal(data, &d); err != nil {
+				return false, err
+			}
+			s.Total++
+			if d.Status == disabled {
+				s.Disabled++
+			} else {
+				s.Enabled++
+			}
+			return true, nil
+		})
+	})
+	return s, err
+}
+
+// Statistics is the answer to GET /statistics/devices.
+type Statistics struct {
+	Total    int `json:"totalDeviceCount"`
+	Enabled  int `json:"enabledDeviceCount"`
+	Disabled int `json:"disabledDeviceCount"`
+}
+
+// encodeETag writes a counter as the hub writes a twin's ETag, without quotes.
+func encodeETag(n uint64) string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, n))
+}
+
+// etagMatches takes If-Match: nothing, *, or a list of tags with or without quotes.
+func etagMatches(header, etag string) bool {
+	if header == "" {
+		return true
+	}
+	for tag := range strings.SplitSeq(header, ",") {
+		// The registry SDKs quote whatever they are given: "*" means * too.
+		tag = strings.Trim(strings.TrimSpace(tag), `"`)
+		if tag == "*" || tag == etag {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,211 @@
+package dpssim
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+)
+
+// Kinds of entries.
+const (
+	KindRegister  = "register"  // a device's register call
+	KindOperation = "operation" // a device's poll
+	KindConnect   = "connect"   // a device's MQTT CONNECT
+	KindWebhook   = "webhook"   // a call of a webhook
+	KindEffect    = "effect"    // what became of a registration
+	KindService   = "service"   // a call of the service API
+	KindHub       = "hub"       // a call of a hub's API
+	KindTrouble   = "trouble"   // trouble was set
+)
+
+// Entry is one call, in either direction, or one effect. Keys, tokens and codes
+// of webhooks are masked.
+type Entry struct {
+	Time           model.Time `json:"time"`
+	ID             uint64     `json:"id"` // from 1, without gaps
+	Kind           string     `json:"kind"`
+	Transport      string     `json:"transport,omitempty"`
+	RegistrationID string     `json:"registrationId,omitempty"`
+	OperationID    string     `json:"operationId,omitempty"`
+	// Method and URL are those of the call, where it is HTTP.
+	Method string `json:"method,omitempty"`
+	URL    string `json:"url,omitempty"`
+	// Attempt counts the calls of a webhook for one registration, from 1.
+	// Repeated marks the second of two that trouble made of one.
+	Attempt  int  `json:"attempt,omitzero"`
+	Repeated bool `json:"repeated,omitzero"`
+	// Request is the body: for a webhook, the AllocationRequest as posted.
+	Request json.RawMessage `json:"request,omitzero"`
+	// Status is the HTTP status of the answer; 0 if there is none.
+	Status int `json:"status,omitzero"`
+	// Response is the body of the answer, as text if it is not JSON.
+	Response json.RawMessage `json:"response,omitzero"`
+	// Error is why there is no answer, or the reason behind a refusal that the
+	// answer does not tell.
+	Error      string  `json:"error,omitempty"`
+	DurationMS float64 `json:"durationMs"`
+	// DPSEffect is what DPS makes of it, in words.
+	DPSEffect string `json:"dpsEffect,omitempty"`
+	// Hub, Substatus, Twin and LinkedHubs are of effects; Twin is created,
+	// migrated, reset or kept.
+	Hub        string   `json:"hub,omitempty"`
+	Substatus  string   `json:"substatus,omitempty"`
+	Twin       string   `json:"twin,omitempty"`
+	LinkedHubs []string `json:"linkedHubs,omitzero"`
+}
+
+// Line is the entry in one line, for a console.
+func (e Entry) Line() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %-9s", e.Time.Local().Format("15:04:05.000"), e.Kind)
+	if e.RegistrationID != "" {
+		fmt.Fprintf(&b, " %s", printable(e.RegistrationID))
+	}
+	if e.Transport != "" {
+		fmt.Fprintf(&b, " %s", e.Transport)
+	}
+	if e.Method != "" {
+		fmt.Fprintf(&b, " %s %s", e.Method, printable(e.URL))
+	}
+	if e.Attempt > 1 {
+		fmt.Fprintf(&b, " (call %d)", e.Attempt)
+	}
+	if e.Repeated {
+		b.WriteString(" (repeated)")
+	}
+	if e.Status != 0 {
+		fmt.Fprintf(&b, " -> %d", e.Status)
+	}
+	if e.DPSEffect != "" {
+		fmt.Fprintf(&b, " %s", printable(e.DPSEffect))
+	}
+	if e.Error != "" {
+		fmt.Fprintf(&b, " (%s)", printable(e.Error))
+	}
+	if e.Kind != KindEffect && e.Kind != KindTrouble {
+		fmt.Fprintf(&b, " %.1f ms", e.DurationMS)
+	}
+	return b.String()
+}
+
+// printable keeps what a caller sent from writing to a terminal as it likes.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// WriteEntries returns a function for [Config.OnEntry] that writes each entry as
+// a line of JSON. failed is called once, with the first error; later entries are
+// dropped.
+func WriteEntries(w io.Writer, failed func(error)) func(Entry) {
+	broken := false
+	return func(e Entry) {
+		if broken {
+			return
+		}
+		line, err := json.Marshal(e)
+		if err == nil {
+			_, err = w.Write(append(line, '\n'))
+		}
+		if err != nil {
+			broken = true
+			failed(fmt.Errorf("journal: %w", err))
+		}
+	}
+}
+
+// maxJournalBytes is how much the entries in memory may hold together, about:
+// bodies have up to a MiB, and a caller need not even be known to send one.
+const maxJournalBytes = 64 << 20
+
+// journal keeps the last entries.
+type journal struct {
+	mu      sync.Mutex
+	entries []Entry // a ring: entry n is at (n-1) % size
+	size    int
+	oldest  uint64 // that is kept; 0 before the first
+	last    uint64
+	bytes   int // of what is kept
+	onEntry func(Entry)
+}
+
+// bytes is about what the entry holds in memory.
+func (e Entry) bytes() int {
+	const fixed = 400
+	return fixed + len(e.Request) + len(e.Response) + len(e.URL) + len(e.RegistrationID) + len(e.OperationID) + len(e.Error) + len(e.DPSEffect)
+}
+
+func (j *journal) add(e Entry) {
+	if e.Time.IsZero() {
+		e.Time = model.Time{Time: time.Now()}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.last++
+	e.ID = j.last
+	j.oldest = max(j.oldest, 1)
+	j.bytes += e.bytes()
+	for size := uint64(j.size); j.oldest < j.last && (j.last-j.oldest >= size || j.bytes > maxJournalBytes); j.oldest++ {
+		gone := &j.entries[(j.oldest-1)%size]
+		j.bytes -= gone.bytes()
+		*gone = Entry{}
+	}
+	if len(j.entries) < j.size {
+		j.entries = append(j.entries, e)
+	} else {
+		j.entries[(j.last-1)%uint64(j.size)] = e
+	}
+	if j.onEntry != nil {
+		j.onEntry(e)
+	}
+}
+
+// JournalPage is a part of the journal, oldest first.
+type JournalPage struct {
+	Entries []Entry `json:"entries"`
+	// Next is what to ask for as after to go on. With no entries it is what was asked for.
+	Next uint64 `json:"next"`
+	// Oldest is the id of the oldest entry that is kept, Last that of the newest.
+	Oldest uint64 `json:"oldest"`
+	Last   uint64 `json:"last"`
+}
+
+// JournalFilter chooses entries; empty fields match all.
+type JournalFilter struct {
+	RegistrationID string // in any case of letters
+	Kind           string
+}
+
+// Journal returns up to limit entries with ids above after.
+func (s *Service) Journal(after uint64, limit int, filter JournalFilter) JournalPage {
+	return s.journal.page(after, limit, filter)
+}
+
+// Record adds an entry: for calls that do not go through Service, such as those
+// of the service API. The caller masks what must not be kept, see [Mask].
+func (s *Service) Record(e Entry) { s.journal.add(e) }
+
+func (j *journal) page(after uint64, limit int, filter JournalFilter) JournalPage {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.oldest, Last: j.last}
+	for id := max(after+1, page.Oldest, 1); id <= j.last && len(page.Entries) < limit; id++ {
+		e := j.entries[(id-1)%uint64(j.size)]
+		page.Next = id
+		if filter.RegistrationID != "" && !strings.EqualFold(e.RegistrationID, filter.RegistrationID) ||
+			filter.Kind != "" && e.Kind != filter.Kind {
+			continue
+		}
+		page.Entries = append(page.Entries, e)
+	}
+	return page
+}

@@ -1,0 +1,478 @@
+package mqtt
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+)
+
+const (
+	connectTimeout = 30 * time.Second // for the handshake and for the CONNECT, each
+	writeTimeout   = 30 * time.Second
+	maxPacket      = 256 << 10 // what IoT Hub takes
+	maxHeader      = 5
+	maxFilters     = 64 // subscriptions of one connection; SDKs have five
+)
+
+// The CONNACK codes of MQTT 3.1.1.
+const (
+	accepted          = 0
+	badProtocol       = 1
+	badIdentifier     = 2
+	serverUnavailable = 3
+	notAuthorized     = 5
+)
+
+// The most QoS that DPS and IoT Hub have, and what a SUBACK says of a refused filter.
+const (
+	maxQoS        = 1
+	refusedFilter = 0x80
+)
+
+// conn is one connection, after its CONNECT was taken.
+type conn struct {
+	server  *Server
+	net     net.Conn
+	reader  *bufio.Reader
+	user    user
+	caller  dpssim.Caller
+	session *hub.Session // nil for DPS
+
+	mu       sync.Mutex // over the rest, and over writing
+	granted  map[string]byte
+	packetID uint16
+}
+
+// serveConn serves one connection until it ends, and closes it.
+func (s *Server) serveConn(nc net.Conn, certificates []*x509.Certificate, transport string) {
+	stop := context.AfterFunc(s.ctx, func() { _ = nc.Close() }) // wakes the reader
+	defer stop()
+	defer nc.Close()
+	c := &conn{server: s, net: nc, reader: bufio.NewReaderSize(nc, 2<<10), granted: map[string]byte{}}
+	c.caller.Certificates, c.caller.Transport = certificates, transport
+	keepAlive, err := c.connect(s.ctx)
+	log := s.log.With("remote", nc.RemoteAddr().String(), "transport", transport)
+	if err != nil {
+		log.Debug("MQTT: CONNECT refused", "error", err)
+		return
+	}
+	if c.session != nil {
+		var pushing sync.WaitGroup
+		pushing.Go(func() { c.push() })
+		defer pushing.Wait()
+		defer c.session.Close()
+	}
+	log.Debug("MQTT: connected", "hub", c.user.hub, "device_id", c.user.deviceID, "registration_id", c.user.registrationID)
+	err = c.serve(s.ctx, keepAlive)
+	log.Debug("MQTT: disconnected", "error", err)
+}
+
+// connect takes the CONNECT, checks who it is and answers.
+func (c *conn) connect(ctx context.Context) (keepAlive time.Duration, err error) {
+	if err := c.net.SetReadDeadline(time.Now().Add(connectTimeout)); err != nil {
+		return 0, err
+	}
+	pk, err := c.read()
+	if err != nil {
+		return 0, err
+	}
+	if pk.FixedHeader.Type != packets.Connect {
+		return 0, errors.New("the first packet is no CONNECT")
+	}
+	code, err := c.admit(ctx, pk)
+	if err != nil {
+		return 0, errors.Join(err, c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: code}))
+	}
+	if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: accepted}); err != nil {
+		if c.session != nil {
+			c.session.Close()
+		}
+		return 0, err
+	}
+	return time.Duration(pk.Connect.Keepalive) * time.Second, nil
+}
+
+// admit gives the code of the CONNACK, and an error if it is a refusal.
+func (c *conn) admit(ctx context.Context, pk packets.Packet) (code byte, err error) {
+	start := time.Now()
+	refuse := func(code byte, status int, err error) (byte, error) {
+		c.record(dpssim.KindConnect, "CONNECT", "", start, nil, status, nil, err)
+		return code, err
+	}
+	if pk.ProtocolVersion != 4 || string(pk.Connect.ProtocolName) != "MQTT" {
+		return refuse(badProtocol, http.StatusBadRequest, fmt.Errorf("protocol %.8q, level %d: want MQTT 3.1.1, which is level 4", pk.Connect.ProtocolName, pk.ProtocolVersion))
+	}
+	if pk.ReservedBit != 0 {
+		return refuse(badProtocol, http.StatusBadRequest, errors.New("the reserved flag of the CONNECT is set"))
+	}
+	if c.user, err = parseUsername(string(pk.Connect.Username)); err != nil {
+		return refuse(notAuthorized, http.StatusUnauthorized, err)
+	}
+	c.caller.SAS = string(pk.Connect.Password)
+	if c.user.hub != "" {
+		if pk.Connect.ClientIdentifier != c.user.deviceID {
+			return refuse(badIdentifier, http.StatusBadRequest, errors.New("the client ID is not the device ID of the user name"))
+		}
+		if err = c.server.hubs.AuthenticateDevice(c.user.hub, c.user.deviceID, c.caller.SAS, c.caller.Certificates); err == nil {
+			c.session, err = c.server.hubs.Connect(c.user.hub, c.user.deviceID)
+		}
+		if err != nil {
+			return refuse(notAuthorized, statusOf(err), err)
+		}
+		c.record(dpssim.KindConnect, "CONNECT", "", start, nil, http.StatusOK, nil, nil)
+		return accepted, nil
+	}
+	if !strings.EqualFold(pk.Connect.ClientIdentifier, c.user.registrationID) {
+		return refuse(badIdentifier, http.StatusBadRequest, errors.New("the client ID is not the registration ID of the user name"))
+	}
+	c.caller.IDScope, c.caller.RegistrationID = c.user.idScope, c.user.registrationID
+	c.caller.APIVersion, c.caller.ClientVersion = c.user.apiVersion, c.user.clientVersion
+	err = c.server.provisioner.Authenticate(ctx, c.caller) // which records the call
+	var refused *dpssim.APIError
+	switch {
+	case err == nil:
+		return accepted, nil
+	case errors.As(err, &refused) && refused.Status < http.StatusTooManyRequests:
+		return notAuthorized, err
+	default:
+		return serverUnavailable, err
+	}
+}
+
+// serve answers packets until the connection ends.
+func (c *conn) serve(ctx context.Context, keepAlive time.Duration) error {
+	for {
+		deadline := time.Time{}
+		if keepAlive > 0 {
+			deadline = time.Now().Add(keepAlive * 3 / 2)
+		}
+		if err := c.net.SetReadDeadline(deadline); err != nil {
+			return err
+		}
+		pk, err := c.read()
+		if err != nil {
+			return err
+		}
+		switch pk.FixedHeader.Type {
+		case packets.Publish:
+			err = c.publish(ctx, pk)
+		case packets.Subscribe:
+			err = c.subscribe(pk)
+		case packets.Unsubscribe:
+			err = c.unsubscribe(pk)
+		case packets.Pingreq:
+			err = c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}})
+		case packets.Puback:
+			// Nothing is sent twice: a connection that breaks loses its answers, and
+			// the client asks again.
+		case packets.Disconnect:
+			return nil
+		default:
+			err = fmt.Errorf("a %s is not expected here", packets.PacketNames[pk.FixedHeader.Type])
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) subscribe(pk packets.Packet) error {
+	if code := pk.SubscribeValidate(); code != packets.CodeSuccess {
+		return code
+	}
+	codes := make([]byte, len(pk.Filters))
+	c.mu.Lock()
+	for i, filter := range pk.Filters {
+		if !c.user.maySubscribe(filter.Filter) || len(c.granted) >= maxFilters {
+			codes[i] = refusedFilter
+			continue
+		}
+		codes[i] = min(filter.Qos, maxQoS)
+		c.granted[filter.Filter] = codes[i]
+	}
+	c.mu.Unlock()
+	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Suback}, PacketID: pk.PacketID, ReasonCodes: codes})
+}
+
+func (c *conn) unsubscribe(pk packets.Packet) error {
+	if code := pk.UnsubscribeValidate(); code != packets.CodeSuccess {
+		return code
+	}
+	c.mu.Lock()
+	for _, filter := range pk.Filters {
+		delete(c.granted, filter.Filter)
+	}
+	c.mu.Unlock()
+	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Unsuback}, PacketID: pk.PacketID})
+}
+
+// publish takes a request: acknowledges it, then answers. An error ends the
+// connection, which is how DPS and IoT Hub answer a topic that they do not know.
+func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
+	if code := pk.PublishValidate(0); code != packets.CodeSuccess {
+		return code
+	}
+	r, err := c.user.parseTopic(pk.TopicName)
+	if pk.FixedHeader.Qos > maxQoS {
+		err = errors.New("QoS 2, which neither DPS nor IoT Hub takes")
+	}
+	if err != nil {
+		kind := dpssim.KindHub
+		if c.user.hub == "" {
+			kind = dpssim.KindRegister
+		}
+		err = fmt.Errorf("the connection was ended: %w", err)
+		c.record(kind, "PUBLISH", fmt.Sprintf("%.200s", pk.TopicName), time.Now(), nil, 0, nil, err)
+		return err
+	}
+	if pk.FixedHeader.Qos == 1 {
+		if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}); err != nil {
+			return err
+		}
+	}
+	switch r.kind {
+	case register:
+		return c.register(ctx, r, pk.Payload)
+	case operation:
+		caller := c.caller
+		status, err := c.server.provisioner.Operation(ctx, caller, r.operationID)
+		return c.answerOperation(r, status, err)
+	case twinGet:
+		start := time.Now()
+		twin, err := c.server.hubs.DeviceTwin(c.user.hub, c.user.deviceID)
+		c.record(dpssim.KindHub, "GET", twinGetTopic, start, nil, statusOf(err), twin, err)
+		if err != nil {
+			return c.refuseTwin(r, err)
+		}
+		return c.send(twinResponses, r.responseTopic(http.StatusOK, 0), twin)
+	case twinReported:
+		start := time.Now()
+		version, err := c.server.hubs.UpdateReported(c.user.hub, c.user.deviceID, pk.Payload)
+		status := statusOf(err)
+		if err == nil {
+			status = http.StatusNoContent
+		}
+		c.record(dpssim.KindHub, "PATCH", twinReportedTopic, start, pk.Payload, status, nil, err)
+		if err != nil {
+			return c.refuseTwin(r, err)
+		}
+		return c.send(twinResponses, r.responseTopic(http.StatusNoContent, 0)+"&$version="+strconv.FormatInt(version, 10), nil)
+	case telemetry:
+		c.session.CountMessage()
+	}
+	return nil
+}
+
+func (c *conn) register(ctx context.Context, r request, body []byte) error {
+	var registration model.RegistrationRequest
+	if len(body) > dpssim.MaxMessage {
+		refused := &dpssim.APIError{Status: http.StatusRequestEntityTooLarge, Code: dpssim.CodeTooLarge,
+			Message: "The body is longer than " + strconv.Itoa(dpssim.MaxMessage) + " bytes."}
+		c.record(dpssim.KindRegister, "", "", time.Now(), nil, refused.Status, nil, refused)
+		return c.answerOperation(r, model.RegistrationOperationStatus{}, refused)
+	}
+	if len(bytes.TrimSpace(body)) > 0 {
+		if err := json.Unmarshal(body, &registration); err != nil {
+			refused := &dpssim.APIError{
+				Status: http.StatusBadRequest, Code: dpssim.CodeInvalidArgument, Message: "The registration request is not as expected: " + err.Error(),
+			}
+			c.record(dpssim.KindRegister, "", "", time.Now(), body, refused.Status, nil, refused)
+			return c.answerOperation(r, model.RegistrationOperationStatus{}, refused)
+		}
+	}
+	caller := c.caller
+	caller.ForceRegistration = r.force
+	status, err := c.server.provisioner.Register(ctx, caller, registration)
+	return c.answerOperation(r, status, err)
+}
+
+// answerOperation answers 202 while DPS still assigns, 200 when it has done, and what
+// the error says otherwise.
+func (c *conn) answerOperation(r request, status model.RegistrationOperationStatus, err error) error {
+	if err != nil {
+		refused, body := dpssim.Answer(err)
+		return c.sendJSON(dpsResponses, r.responseTopic(refused.Status, refused.RetryAfter), body)
+	}
+	code, retryAfter := dpssim.RegisterStatus(status), time.Duration(0)
+	if code == http.StatusAccepted {
+		retryAfter = c.server.provisioner.RetryAfter()
+	}
+	return c.sendJSON(dpsResponses, r.responseTopic(code, retryAfter), status)
+}
+
+// record puts a call into the journal. What the device and its hub say to each other
+// goes by the name of a URL, though it is none: mqtts://{hub}/{deviceId}/{topic}.
+func (c *conn) record(kind, method, topic string, start time.Time, request []byte, status int, response []byte, err error) {
+	entry := dpssim.Entry{
+		Time: model.Time{Time: start}, Kind: kind, Transport: c.caller.Transport, RegistrationID: c.user.registrationID,
+		Method: method, Request: dpssim.Mask(request), Status: status, Response: dpssim.Mask(response),
+		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+	}
+	if c.user.hub != "" {
+		topic = "mqtts://" + c.user.hub + "/" + c.user.deviceID + "/" + topic
+	}
+	entry.URL = topic
+	if err != nil {
+		entry.Error = err.Error()
+	}
+	c.server.provisioner.Record(entry)
+}
+
+// statusOf is the HTTP status that stands for a hub's error, 200 for none.
+func statusOf(err error) int {
+	var refused *hub.Error
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.As(err, &refused):
+		return refused.Status
+	}
+	return http.StatusInternalServerError
+}
+
+// refuseTwin answers what the device did wrong. If the device is gone from the hub,
+// the connection ends.
+func (c *conn) refuseTwin(r request, err error) error {
+	refused := &hub.Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: "the state cannot be read or written"}
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		return err
+	}
+	return c.sendJSON(twinResponses, r.responseTopic(refused.Status, 0), map[string]string{
+		"message":      refused.Code + ": " + refused.Message,
+		"trackingId":   uuid.NewString(),
+		"timestampUtc": c.server.now().UTC().Format(time.RFC3339),
+	})
+}
+
+// push sends changes of desired properties until the session ends, by either side,
+// and ends the connection with it.
+func (c *conn) push() {
+	for change := range c.session.Desired {
+		topic := twinDesiredTopic + "?$version=" + strconv.FormatInt(change.Version, 10)
+		if err := c.send(twinDesiredTopic, topic, change.Patch); err != nil {
+			break
+		}
+		c.record(dpssim.KindHub, "PUBLISH", topic, time.Now(), change.Patch, 0, nil, nil)
+	}
+	_ = c.net.Close() // wakes the reader
+	for range c.session.Desired {
+		// The reader closes the session.
+	}
+}
+
+func (c *conn) sendJSON(prefix, topic string, body any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encoding an answer: %w", err)
+	}
+	return c.send(prefix, topic, data)
+}
+
+// send publishes to this device, if it subscribed to prefix and all below.
+func (c *conn) send(prefix, topic string, body []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	qos, subscribed := c.granted[prefix+"#"]
+	if !subscribed {
+		return nil
+	}
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, TopicName: topic, Payload: body}
+	if qos > 0 {
+		if c.packetID++; c.packetID == 0 {
+			c.packetID = 1
+		}
+		pk.PacketID = c.packetID
+	}
+	return c.writeLocked(pk)
+}
+
+func (c *conn) write(pk packets.Packet) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.writeLocked(pk)
+}
+
+func (c *conn) writeLocked(pk packets.Packet) error {
+	pk.ProtocolVersion = 4
+	var buffer bytes.Buffer
+	var err error
+	switch pk.FixedHeader.Type {
+	case packets.Connack:
+		err = pk.ConnackEncode(&buffer)
+	case packets.Publish:
+		err = pk.PublishEncode(&buffer)
+	case packets.Puback:
+		err = pk.PubackEncode(&buffer)
+	case packets.Suback:
+		err = pk.SubackEncode(&buffer)
+	case packets.Unsuback:
+		err = pk.UnsubackEncode(&buffer)
+	case packets.Pingresp:
+		err = pk.PingrespEncode(&buffer)
+	}
+	if err != nil {
+		return fmt.Errorf("encoding a %s: %w", packets.PacketNames[pk.FixedHeader.Type], err)
+	}
+	if err := c.net.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
+	_, err = c.net.Write(buffer.Bytes())
+	return err
+}
+
+// read gives the next packet.
+func (c *conn) read() (packets.Packet, error) {
+	var header packets.FixedHeader
+	first, err := c.reader.ReadByte()
+	if err != nil {
+		return packets.Packet{}, err
+	}
+	if err := header.Decode(first); err != nil {
+		return packets.Packet{}, err
+	}
+	if header.Remaining, _, err = packets.DecodeLength(c.reader); err != nil {
+		return packets.Packet{}, err
+	}
+	if header.Remaining > maxPacket {
+		return packets.Packet{}, fmt.Errorf("a packet of %d bytes, more than %d", header.Remaining, maxPacket)
+	}
+	body := make([]byte, header.Remaining)
+	if _, err := io.ReadFull(c.reader, body); err != nil {
+		return packets.Packet{}, err
+	}
+	pk := packets.Packet{FixedHeader: header, ProtocolVersion: 4}
+	switch header.Type {
+	case packets.Connect:
+		err = pk.ConnectDecode(body)
+	case packets.Publish:
+		err = pk.PublishDecode(body)
+	case packets.Puback:
+		err = pk.PubackDecode(body)
+	case packets.Subscribe:
+		err = pk.SubscribeDecode(body)
+	case packets.Unsubscribe:
+		err = pk.UnsubscribeDecode(body)
+	case packets.Pingreq, packets.Disconnect:
+	default:
+		err = fmt.Errorf("a %s is not expected from a client", packets.PacketNames[header.Type])
+	}
+	return pk, err
+}

@@ -1,0 +1,691 @@
+package mqtt_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/mqtt"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/store"
+)
+
+const (
+	hubA    = "contoso-hub-a.azure-devices.net"
+	idScope = "0ne00000001"
+	// patience is how long a test waits for what must come.
+	patience = 20 * time.Second
+)
+
+var deviceKey = []byte("the key of the device in the tests")
+
+// scripted stands for DPS: it takes tokens made with deviceKey, or certificates whose
+// name is the registration ID, and answers what the test sets.
+type scripted struct {
+	register  func(dpssim.Caller, model.RegistrationRequest) (model.RegistrationOperationStatus, error)
+	operation func(dpssim.Caller, string) (model.RegistrationOperationStatus, error)
+
+	mu      sync.Mutex
+	callers []dpssim.Caller
+	entries []dpssim.Entry
+}
+
+func (s *scripted) Authenticate(_ context.Context, caller dpssim.Caller) error {
+	s.mu.Lock()
+	s.callers = append(s.callers, caller)
+	s.mu.Unlock()
+	if caller.RegistrationID == "throttled" {
+		return &dpssim.APIError{Status: 429, Code: dpssim.CodeThrottled, Message: "Operations are being throttled for this tenant."}
+	}
+	if len(caller.Certificates) > 0 && caller.Certificates[0].Subject.CommonName == caller.RegistrationID {
+		return nil
+	}
+	token, err := attest.ParseToken(caller.SAS)
+	if err != nil || token.Check(attest.DeviceResource(caller.IDScope, caller.RegistrationID), time.Now()) != nil || !token.SignedWith(deviceKey) {
+		return &dpssim.APIError{Status: 401, Code: dpssim.CodeInvalidCredentials, Message: "Unauthorized"}
+	}
+	return nil
+}
+
+func (s *scripted) Register(_ context.Context, caller dpssim.Caller, request model.RegistrationRequest) (model.RegistrationOperationStatus, error) {
+	return s.register(caller, request)
+}
+
+func (s *scripted) Operation(_ context.Context, caller dpssim.Caller, id string) (model.RegistrationOperationStatus, error) {
+	return s.operation(caller, id)
+}
+
+func (s *scripted) Record(entry dpssim.Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entries = append(s.entries, entry)
+}
+
+func (s *scripted) RetryAfter() time.Duration { return 2500 * time.Millisecond }
+
+// fixture is a server on two ports of 127.0.0.1: MQTT over TLS and over WebSocket.
+type fixture struct {
+	*scripted
+	hubs      *hub.Registry
+	store     *store.Store
+	authority *pki.Authority
+	tlsURL    string
+	wsURL     string
+	server    *mqtt.Server
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{scripted: &scripted{}, store: store.Memory()}
+	f.hubs = hub.New(f.store, time.Now)
+	var err error
+	if f.authority, err = pki.Load(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	f.server = mqtt.New(f.scripted, f.hubs, time.Now, slog.New(slog.DiscardHandler))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.tlsURL = "ssl://" + listener.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- f.server.Serve(tls.NewListener(listener, f.authority.ServerConfig())) }()
+	web := httptest.NewUnstartedServer(f.server)
+	web.TLS = f.authority.ServerConfig()
+	web.StartTLS()
+	f.wsURL = "wss://" + web.Listener.Addr().String() + "/$iothub/websocket"
+	t.Cleanup(func() {
+		if err := f.server.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, mqtt.ErrClosed) {
+			t.Error(err)
+		}
+		web.Close()
+	})
+	return f
+}
+
+func (f *fixture) create(t *testing.T, id, twin string) {
+	t.Helper()
+	initial := new(model.InitialTwin)
+	if err := json.Unmarshal([]byte(twin), initial); err != nil {
+		t.Fatal(err)
+	}
+	identity := model.DeviceIdentity{DeviceID: id, SymmetricKey: &model.SymmetricKey{PrimaryKey: base64.StdEncoding.EncodeToString(deviceKey)}}
+	if err := f.store.Update(func(tx *store.Tx) error { return f.hubs.Create(tx, hubA, identity, initial) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// login is how a device connects.
+type login struct {
+	clientID, username, password string
+	certificate                  *tls.Certificate
+}
+
+func dpsLogin(id string) login {
+	return login{
+		clientID: id,
+		username: idScope + "/registrations/" + id + "/api-version=2019-03-31&ClientVersion=azure-iot-provisioning-device%2F1.9.1",
+		password: attest.NewToken(attest.DeviceResource(idScope, id), deviceKey, time.Now().Add(time.Hour), attest.KeyNameRegistration),
+	}
+}
+
+func hubLogin(id string) login {
+	return login{
+		clientID: id,
+		username: hubA + "/" + id + "/?api-version=2021-04-12&DeviceClientType=test%2F1",
+		password: attest.NewToken(hubA+"/devices/"+id, deviceKey, time.Now().Add(time.Hour), ""),
+	}
+}
+
+// message is one PUBLISH that a device got.
+type message struct {
+	Topic string
+	Body  string
+	QoS   byte
+}
+
+// device is a client of Eclipse Paho.
+type device struct {
+	paho.Client
+	messages chan message
+	lost     chan error
+}
+
+func (f *fixture) dial(t *testing.T, url string, l login) (*device, byte, error) {
+	t.Helper()
+	config := &tls.Config{RootCAs: f.authority.Pool(), ServerName: "global.azure-devices-provisioning.net"}
+	if l.certificate != nil {
+		config.Certificates = []tls.Certificate{*l.certificate}
+	}
+	d := &device{messages: make(chan message, 200), lost: make(chan error, 1)}
+	options := paho.NewClientOptions().AddBroker(url).SetClientID(l.clientID).SetUsername(l.username).SetPassword(l.password).
+		SetTLSConfig(config).SetProtocolVersion(4).SetAutoReconnect(false).SetConnectTimeout(patience).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { d.lost <- err }).
+		SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
+			d.messages <- message{m.Topic(), string(m.Payload()), m.Qos()}
+		})
+	d.Client = paho.NewClient(options)
+	token := d.Connect()
+	if !token.WaitTimeout(patience) {
+		t.Fatal("no CONNACK")
+	}
+	if token.Error() != nil {
+		return nil, token.(*paho.ConnectToken).ReturnCode(), token.Error()
+	}
+	t.Cleanup(func() { d.Disconnect(0) })
+	return d, 0, nil
+}
+
+func (f *fixture) connect(t *testing.T, url string, l login) *device {
+	t.Helper()
+	d, code, err := f.dial(t, url, l)
+	if err != nil {
+		t.Fatalf("code %d: %v", code, err)
+	}
+	return d
+}
+
+func (d *device) subscribe(t *testing.T, filter string, qos byte) (granted byte) {
+	t.Helper()
+	token := d.Subscribe(filter, qos, nil)
+	if !token.WaitTimeout(patience) {
+		t.Fatal("no SUBACK")
+	}
+	return token.(*paho.SubscribeToken).Result()[filter]
+}
+
+func (d *device) publish(t *testing.T, topic, body string, qos byte) {
+	t.Helper()
+	token := d.Publish(topic, qos, false, body)
+	if !token.WaitTimeout(patience) || token.Error() != nil {
+		t.Fatalf("PUBLISH %s: %v", topic, token.Error())
+	}
+}
+
+func (d *device) receive(t *testing.T) message {
+	t.Helper()
+	select {
+	case m := <-d.messages:
+		return m
+	case err := <-d.lost:
+		t.Fatalf("the connection was lost: %v", err)
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+	}
+	return message{}
+}
+
+// transports runs a test over TLS and over WebSocket.
+func transports(t *testing.T, f *fixture, test func(t *testing.T, url, transport string)) {
+	for transport, url := range map[string]string{dpssim.TransportMQTT: f.tlsURL, dpssim.TransportMQTTWS: f.wsURL} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			test(t, url, transport)
+		})
+	}
+}
+
+func TestRegistration(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var mu sync.Mutex
+	polls := map[string]int{}
+	f.register = func(caller dpssim.Caller, request model.RegistrationRequest) (model.RegistrationOperationStatus, error) {
+		if request.RegistrationID != caller.RegistrationID || string(request.Payload) != `{"model":"toaster"}` {
+			t.Errorf("the request is %+v", request)
+		}
+		return model.RegistrationOperationStatus{OperationID: "4.op=1/" + caller.RegistrationID, Status: model.StatusAssigning}, nil
+	}
+	f.operation = func(caller dpssim.Caller, id string) (model.RegistrationOperationStatus, error) {
+		if id != "4.op=1/"+caller.RegistrationID {
+			t.Errorf("the operation is %s", id)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if polls[caller.RegistrationID]++; polls[caller.RegistrationID] < 3 {
+			return model.RegistrationOperationStatus{OperationID: id, Status: model.StatusAssigning}, nil
+		}
+		return model.RegistrationOperationStatus{OperationID: id, Status: model.StatusAssigned, RegistrationState: &model.DeviceRegistrationState{
+			RegistrationID: caller.RegistrationID, AssignedHub: hubA, DeviceID: caller.RegistrationID, Status: model.StatusAssigned, Payload: json.RawMessage(`{"hello":1}`),
+		}}, nil
+	}
+	transports(t, f, func(t *testing.T, url, transport string) {
+		for _, qos := range []byte{0, 1} { // the C SDK uses QoS 0
+			id := transport + "-" + string('0'+rune(qos))
+			d := f.connect(t, url, dpsLogin(id))
+			if granted := d.subscribe(t, "$dps/registrations/res/#", qos); granted != qos {
+				t.Errorf("granted %d", granted)
+			}
+			d.publish(t, "$dps/registrations/PUT/iotdps-register/?$rid=1", `{"registrationId":"`+id+`","payload":{"model":"toaster"}}`, qos)
+			want := message{"$dps/registrations/res/202/?$rid=1&retry-after=3", `{"operationId":"4.op=1/` + id + `","status":"assigning"}`, qos}
+			if got := d.receive(t); got != want {
+				t.Errorf("registering:\n got %+v\nwant %+v", got, want)
+			}
+			for _, poll := range []struct{ rid, topic string }{
+				{"a-2", "$dps/registrations/res/202/?$rid=a-2&retry-after=3"}, {"a%203", "$dps/registrations/res/202/?$rid=a%203&retry-after=3"}, {"4", "$dps/registrations/res/200/?$rid=4"},
+			} {
+				d.publish(t, "$dps/registrations/GET/iotdps-get-operationstatus/?$rid="+poll.rid+"&operationId=4.op%3d1%2F"+id, " ", qos)
+				got := d.receive(t)
+				if got.Topic != poll.topic || got.QoS != qos {
+					t.Errorf("poll %s: %+v", poll.rid, got)
+				}
+				if poll.rid == "4" && !strings.Contains(got.Body, `"payload":{"hello":1}`) {
+					t.Errorf("the result: %s", got.Body)
+				}
+			}
+			d.Disconnect(100)
+		}
+	})
+	t.Run("the caller", func(t *testing.T) {
+		f.connect(t, f.wsURL, dpsLogin("caller-1"))
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		last := f.callers[len(f.callers)-1]
+		if !strings.HasPrefix(last.SAS, "SharedAccessSignature ") || len(last.Certificates) > 0 {
+			t.Errorf("%+v", last)
+		}
+		last.SAS, last.Certificates = "", nil
+		want := dpssim.Caller{IDScope: idScope, RegistrationID: "caller-1", APIVersion: "2019-03-31", ClientVersion: "azure-iot-provisioning-device/1.9.1", Transport: dpssim.TransportMQTTWS}
+		if !reflect.DeepEqual(last, want) {
+			t.Errorf("%+v", last)
+		}
+	})
+}
+
+func TestRegistrationErrors(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.register = func(caller dpssim.Caller, _ model.RegistrationRequest) (model.RegistrationOperationStatus, error) {
+		if caller.ForceRegistration {
+			return model.RegistrationOperationStatus{Status: model.StatusDisabled}, nil
+		}
+		return model.RegistrationOperationStatus{}, &dpssim.APIError{Status: 429, Code: 429001, Message: "Operations are being throttled for this tenant.", RetryAfter: 5 * time.Second}
+	}
+	f.operation = func(_ dpssim.Caller, id string) (model.RegistrationOperationStatus, error) {
+		if id == "broken" {
+			return model.RegistrationOperationStatus{}, errors.New("disk full")
+		}
+		return model.RegistrationOperationStatus{}, &dpssim.APIError{Status: 404, Code: 404201, Message: "Not found."}
+	}
+	d := f.connect(t, f.tlsURL, dpsLogin("d"))
+	d.subscribe(t, "$dps/registrations/res/#", 1)
+	for _, test := range []struct {
+		name, topic, body, wantTopic string
+		code                         int
+		message                      string
+	}{
+		{"throttled", "$dps/registrations/PUT/iotdps-register/?$rid=1", `{}`, "$dps/registrations/res/429/?$rid=1&retry-after=5", 429001, "Operations are being throttled for this tenant."},
+		{"no JSON", "$dps/registrations/PUT/iotdps-register/?$rid=2", `{"registrationId":`, "$dps/registrations/res/400/?$rid=2", 400004, "The registration request is not as expected"},
+		{"too long", "$dps/registrations/PUT/iotdps-register/?$rid=6", `{"payload":{"x":"` + strings.Repeat("x", dpssim.MaxMessage) + `"}}`, "$dps/registrations/res/413/?$rid=6", 413000, "The body is longer than 98304 bytes."},
+		{"an unknown operation", "$dps/registrations/GET/iotdps-get-operationstatus/?operationId=x&$rid=3", ``, "$dps/registrations/res/404/?$rid=3", 404201, "Not found."},
+		{"a fault", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=4&operationId=broken", ``, "$dps/registrations/res/500/?$rid=4", 500000, "The stand-in failed"},
+	} {
+		d.publish(t, test.topic, test.body, 1)
+		got := d.receive(t)
+		var body model.ErrorBody
+		if err := json.Unmarshal([]byte(got.Body), &body); err != nil {
+			t.Fatalf("%s: %v in %q", test.name, err, got.Body)
+		}
+		if got.Topic != test.wantTopic || body.ErrorCode != test.code || !strings.HasPrefix(body.Message, test.message) || body.TrackingID == "" || body.TimestampUTC.IsZero() {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+	d.publish(t, "$dps/registrations/PUT/iotdps-register/?$rid=5&forceRegistration=true", ``, 1)
+	if got, want := d.receive(t), (message{"$dps/registrations/res/200/?$rid=5", `{"operationId":"","status":"disabled"}`, 1}); got != want {
+		t.Errorf("disabled:\n got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestConnectRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.create(t, "d", `{}`)
+	device, err := f.authority.Issue("x509-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(l login, change func(*login)) login {
+		change(&l)
+		return l
+	}
+	tests := []struct {
+		name string
+		code byte
+		login
+	}{
+		{"DPS", 0, dpsLogin("d")},
+		{"DPS by certificate", 0, with(dpsLogin("x509-1"), func(l *login) { l.password, l.certificate = "", &device })},
+		{"a certificate of another device", 5, with(dpsLogin("x509-2"), func(l *login) { l.password, l.certificate = "", &device })},
+		{"DPS, wrong token", 5, with(dpsLogin("d"), func(l *login) { l.password = dpsLogin("e").password })},
+		{"DPS, nothing", 5, with(dpsLogin("d"), func(l *login) { l.password = "" })},
+		{"DPS, another client ID", 2, with(dpsLogin("d"), func(l *login) { l.clientID = "e" })},
+		{"DPS, no api-version", 5, with(dpsLogin("d"), func(l *login) { l.username = idScope + "/registrations/d/ClientVersion=1" })},
+		{"DPS, throttled", 3, dpsLogin("throttled")},
+		{"a hub", 0, hubLogin("d")},
+		{"a hub, an unknown device", 5, hubLogin("e")},
+		{"a hub, wrong token", 5, with(hubLogin("d"), func(l *login) { l.password = hubLogin("e").password })},
+		{"a hub, a token of DPS", 5, with(hubLogin("d"), func(l *login) { l.password = dpsLogin("d").password })},
+		{"a hub, another client ID", 2, with(hubLogin("d"), func(l *login) { l.clientID = "e" })},
+		{"a module", 5, with(hubLogin("d"), func(l *login) { l.username = hubA + "/d/module/?api-version=2021-04-12" })},
+		{"no user name", 5, login{clientID: "d"}},
+		{"another user name", 5, login{clientID: "d", username: "admin", password: "admin"}},
+	}
+	transports(t, f, func(t *testing.T, url, _ string) {
+		for _, test := range tests {
+			_, code, err := f.dial(t, url, test.login)
+			if code != test.code || (err == nil) != (test.code == 0) {
+				t.Errorf("%s: code %d, want %d (%v)", test.name, code, test.code, err)
+			}
+		}
+	})
+}
+
+func TestTwin(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	transports(t, f, func(t *testing.T, url, transport string) {
+		f.create(t, transport, `{"properties":{"desired":{"state":"ready"}}}`)
+		d := f.connect(t, url, hubLogin(transport))
+		for filter, qos := range map[string]byte{"$iothub/twin/res/#": 0, "$iothub/twin/PATCH/properties/desired/#": 1, "$iothub/methods/POST/#": 0, "devices/" + transport + "/messages/devicebound/#": 1} {
+			if granted := d.subscribe(t, filter, qos); granted != qos {
+				t.Errorf("%s: granted %d", filter, granted)
+			}
+		}
+		exchange := func(topic, body, wantTopic, wantBody string) {
+			t.Helper()
+			d.publish(t, topic, body, 1)
+			if got := d.receive(t); got.Topic != wantTopic || got.Body != wantBody {
+				t.Errorf("%s:\n got %+v\nwant %s %s", topic, got, wantTopic, wantBody)
+			}
+		}
+		exchange("$iothub/twin/GET/?$rid=1", "", "$iothub/twin/res/200/?$rid=1", `{"desired":{"$version":1,"state":"ready"},"reported":{"$version":1}}`)
+		exchange("$iothub/twin/PATCH/properties/reported/?$rid=2", `{"fw":"1.2.3","old":1}`, "$iothub/twin/res/204/?$rid=2&$version=2", "")
+		exchange("$iothub/twin/PATCH/properties/reported/?$rid=3", `{"old":null}`, "$iothub/twin/res/204/?$rid=3&$version=3", "")
+		exchange("$iothub/twin/GET/?$rid=4", "", "$iothub/twin/res/200/?$rid=4", `{"desired":{"$version":1,"state":"ready"},"reported":{"$version":3,"fw":"1.2.3"}}`)
+		d.publish(t, "$iothub/twin/PATCH/properties/reported/?$rid=5", `{"a.b":1}`, 1)
+		if got := d.receive(t); got.Topic != "$iothub/twin/res/400/?$rid=5" || !strings.Contains(got.Body, "ArgumentInvalid") {
+			t.Errorf("a name with a dot: %+v", got)
+		}
+		for i, patch := range []string{`{"properties":{"desired":{"state":null,"level":7}}}`, `{"tags":{"not":"told"}}`, `{"properties":{"desired":{"level":8}}}`} {
+			if _, err := f.hubs.UpdateTwin(hubA, transport, []byte(patch), false, ""); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		for _, want := range []message{
+			{"$iothub/twin/PATCH/properties/desired/?$version=2", `{"$version":2,"level":7,"state":null}`, 1},
+			{"$iothub/twin/PATCH/properties/desired/?$version=3", `{"$version":3,"level":8}`, 1},
+		} {
+			if got := d.receive(t); got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		}
+		before := f.hubs.Messages(hubA)
+		d.publish(t, "devices/"+transport+"/messages/events/$.ct=application%2Fjson", `{"temperature":21}`, 1)
+		// The answer to a later request says that the message was taken.
+		exchange("$iothub/twin/GET/?$rid=6", "", "$iothub/twin/res/200/?$rid=6", `{"desired":{"$version":3,"level":8},"reported":{"$version":3,"fw":"1.2.3"}}`)
+		if f.hubs.Messages(hubA) <= before {
+			t.Error("the message was not counted")
+		}
+	})
+}
+
+// TestJournal looks at what of a device's talk with its hub is recorded.
+func TestJournal(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.create(t, "d", `{"properties":{"desired":{"state":"ready"}}}`)
+	refused := hubLogin("d")
+	refused.password = hubLogin("e").password
+	if _, code, _ := f.dial(t, f.tlsURL, refused); code != 5 {
+		t.Errorf("code %d", code)
+	}
+	module := hubLogin("d")
+	module.username = hubA + "/d/module/?api-version=2021-04-12"
+	if _, code, _ := f.dial(t, f.wsURL, module); code != 5 {
+		t.Errorf("code %d", code)
+	}
+	d := f.connect(t, f.wsURL, hubLogin("d"))
+	d.subscribe(t, "$iothub/twin/res/#", 0)
+	d.subscribe(t, "$iothub/twin/PATCH/properties/desired/#", 0)
+	for _, call := range []struct{ topic, body string }{
+		{"$iothub/twin/GET/?$rid=1", ""},
+		{"$iothub/twin/PATCH/properties/reported/?$rid=2", `{"fw":1,"primaryKey":"c2VjcmV0"}`},
+		{"$iothub/twin/PATCH/properties/reported/?$rid=3", `[]`},
+	} {
+		d.publish(t, call.topic, call.body, 1)
+		d.receive(t)
+	}
+	if _, err := f.hubs.UpdateTwin(hubA, "d", []byte(`{"properties":{"desired":{"level":1}}}`), false, ""); err != nil {
+		t.Fatal(err)
+	}
+	d.receive(t)
+	d.publish(t, "devices/other/messages/events/", "{}", 0)
+	select {
+	case <-d.lost:
+	case <-time.After(patience):
+		t.Error("the connection goes on")
+	}
+	if err := f.server.Close(); err != nil { // so that all is written
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range f.entries {
+		if e.Time.IsZero() || (e.Error != "") != (e.Status >= 400) && e.Method != "PUBLISH" || strings.Contains(string(e.Request), "c2VjcmV0") {
+			t.Errorf("%+v", e)
+		}
+		got = append(got, fmt.Sprintf("%s %s %s %s %s %d %s", e.Kind, e.Transport, e.Method, strings.TrimPrefix(e.URL, "mqtts://"+hubA+"/d/"), e.Request, e.Status, e.Response))
+	}
+	want := []string{
+		`connect mqtt CONNECT   401 `,
+		`connect mqtt-ws CONNECT   401 `,
+		`connect mqtt-ws CONNECT   200 `,
+		`hub mqtt-ws GET $iothub/twin/GET/  200 {"desired":{"$version":1,"state":"ready"},"reported":{"$version":1}}`,
+		`hub mqtt-ws PATCH $iothub/twin/PATCH/properties/reported/ {"fw":1,"primaryKey":"****"} 204 `,
+		`hub mqtt-ws PATCH $iothub/twin/PATCH/properties/reported/ [] 400 `,
+		`hub mqtt-ws PUBLISH $iothub/twin/PATCH/properties/desired/?$version=2 {"$version":2,"level":1} 0 `,
+		`hub mqtt-ws PUBLISH devices/other/messages/events/  0 `,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestTwoServicesOneClientID connects a device to DPS and to its hub at once, as real
+// SDKs do: neither may end the other. A second connection to the hub ends the first.
+func TestTwoServicesOneClientID(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.operation = func(dpssim.Caller, string) (model.RegistrationOperationStatus, error) {
+		return model.RegistrationOperationStatus{Status: model.StatusDisabled}, nil
+	}
+	f.create(t, "d", `{}`)
+	dps := f.connect(t, f.tlsURL, dpsLogin("d"))
+	dps.subscribe(t, "$dps/registrations/res/#", 1)
+	first := f.connect(t, f.tlsURL, hubLogin("d"))
+	second := f.connect(t, f.wsURL, hubLogin("d"))
+	select {
+	case <-first.lost:
+	case <-time.After(patience):
+		t.Fatal("the first connection to the hub goes on")
+	}
+	second.subscribe(t, "$iothub/twin/res/#", 0)
+	second.publish(t, "$iothub/twin/GET/?$rid=1", "", 0)
+	if got := second.receive(t); got.Topic != "$iothub/twin/res/200/?$rid=1" {
+		t.Errorf("%+v", got)
+	}
+	dps.publish(t, "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1&operationId=1", "", 1)
+	if got := dps.receive(t); got.Topic != "$dps/registrations/res/200/?$rid=1" {
+		t.Errorf("%+v", got)
+	}
+	if err := f.store.Update(func(tx *store.Tx) error { return f.hubs.Remove(tx, hubA, "d") }); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-second.lost:
+	case <-time.After(patience):
+		t.Fatal("a removed device stays connected")
+	}
+	if len(dps.messages)+len(second.messages) > 0 {
+		t.Error("an answer went to more than the one who asked")
+	}
+}
+
+// TestAnswersGoToTheOneWhoAsked has many devices ask at once under the same $rid.
+func TestAnswersGoToTheOneWhoAsked(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.operation = func(caller dpssim.Caller, _ string) (model.RegistrationOperationStatus, error) {
+		return model.RegistrationOperationStatus{OperationID: caller.RegistrationID, Status: model.StatusDisabled}, nil
+	}
+	var group sync.WaitGroup
+	for i := range 20 {
+		id := "device-" + string('a'+rune(i))
+		d := f.connect(t, []string{f.tlsURL, f.wsURL}[i%2], dpsLogin(id))
+		d.subscribe(t, "$dps/registrations/res/#", 1)
+		group.Go(func() {
+			for range 5 {
+				d.publish(t, "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1&operationId=1", "", 1)
+				select {
+				case m := <-d.messages:
+					if !strings.Contains(m.Body, `"`+id+`"`) {
+						t.Errorf("%s got %s", id, m.Body)
+					}
+				case <-time.After(patience):
+					t.Errorf("%s got nothing", id)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestSubscriptions(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.create(t, "d", `{}`)
+	f.operation = func(_ dpssim.Caller, id string) (model.RegistrationOperationStatus, error) {
+		return model.RegistrationOperationStatus{OperationID: id, Status: model.StatusDisabled}, nil
+	}
+	dps, device := f.connect(t, f.tlsURL, dpsLogin("d")), f.connect(t, f.tlsURL, hubLogin("d"))
+	for _, filter := range []string{"#", "$dps/#", "$iothub/twin/res/#", "$dps/registrations/res/200/#"} {
+		if granted := dps.subscribe(t, filter, 1); granted != 0x80 {
+			t.Errorf("DPS granted %s: %d", filter, granted)
+		}
+	}
+	for _, filter := range []string{"#", "$dps/registrations/res/#", "devices/e/messages/devicebound/#", "devices/+/messages/devicebound/#"} {
+		if granted := device.subscribe(t, filter, 1); granted != 0x80 {
+			t.Errorf("the hub granted %s: %d", filter, granted)
+		}
+	}
+	ask := func(rid string) {
+		dps.publish(t, "$dps/registrations/GET/iotdps-get-operationstatus/?$rid="+rid+"&operationId="+rid, "", 1)
+	}
+	ask("before") // no answer: nothing is subscribed
+	if granted := dps.subscribe(t, "$dps/registrations/res/#", 2); granted != 1 {
+		t.Errorf("QoS 2 was granted as %d", granted)
+	}
+	ask("subscribed")
+	if got := dps.receive(t); got.Topic != "$dps/registrations/res/200/?$rid=subscribed" {
+		t.Errorf("%+v", got)
+	}
+	if token := dps.Unsubscribe("$dps/registrations/res/#"); !token.WaitTimeout(patience) || token.Error() != nil {
+		t.Fatalf("no UNSUBACK: %v", token.Error())
+	}
+	ask("after") // no answer
+	dps.subscribe(t, "$dps/registrations/res/#", 0)
+	ask("again")
+	if got, want := dps.receive(t), (message{"$dps/registrations/res/200/?$rid=again", `{"operationId":"again","status":"disabled"}`, 0}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestUnknownTopics publishes what neither service knows: both end the connection.
+func TestUnknownTopics(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.create(t, "d", `{}`)
+	for _, test := range []struct {
+		name, topic string
+		qos         byte
+		login
+	}{
+		{"another topic at DPS", "$dps/registrations/PUT/other/?$rid=1", 0, dpsLogin("d")},
+		{"the hub's topic at DPS", "$iothub/twin/GET/?$rid=1", 0, dpsLogin("d")},
+		{"no $rid", "$dps/registrations/PUT/iotdps-register/", 0, dpsLogin("d")},
+		{"no operationId", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=1", 0, dpsLogin("d")},
+		{"DPS's topic at the hub", "$dps/registrations/PUT/iotdps-register/?$rid=1", 0, hubLogin("d")},
+		{"another device's messages", "devices/e/messages/events/", 0, hubLogin("d")},
+		{"QoS 2", "$iothub/twin/GET/?$rid=1", 2, hubLogin("d")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := f
+			if test.username == hubLogin("d").username {
+				f = newFixture(t) // a device has one connection to its hub
+				f.create(t, "d", `{}`)
+			}
+			d := f.connect(t, f.tlsURL, test.login)
+			d.Publish(test.topic, test.qos, false, "{}")
+			select {
+			case <-d.lost:
+			case <-time.After(patience):
+				t.Error("the connection goes on")
+			}
+		})
+	}
+}
+
+func TestWebSocketDoor(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.authority.Pool()}}}
+	defer client.CloseIdleConnections()
+	get := func(protocol string) (*http.Response, error) {
+		request, err := http.NewRequestWithContext(t.Context(), "GET", strings.Replace(f.wsURL, "wss:", "https:", 1), nil)
+		if err != nil {
+			return nil, err
+		}
+		for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
+			request.Header.Set(name, value)
+		}
+		if protocol != "" {
+			request.Header.Set("Sec-WebSocket-Protocol", protocol)
+		}
+		return client.Do(request)
+	}
+	for protocol, want := range map[string]int{"mqtt": 101, "MQTT": 101, "other, Mqtt": 101, "": 400, "amqp": 400} {
+		response, err := get(protocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("sub-protocol %q: %d, want %d", protocol, response.StatusCode, want)
+		}
+		if answered := response.Header.Get("Sec-WebSocket-Protocol"); want == 101 && !strings.EqualFold(answered, "mqtt") || want == 101 && !strings.Contains(protocol, answered) {
+			t.Errorf("sub-protocol %q is answered by %q", protocol, answered)
+		}
+	}
+}

@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package functionshost_test
+
+func zombie(int) bool { return false }
