@@ -126,7 +126,7 @@ func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm 
 func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softtpm.TPM) string {
 	r.t.Helper()
 	caller.SAS = ""
-	_, err := r.Register(r.t.Context(), caller, request)
+	_, err := r.Register(caller, request)
 	refusal := refused(r.t, err, dpssim.CodeInvalidCredentials)
 	if refusal.Status != 401 || refusal.Challenge == nil || refusal.Challenge.KeyName != "registration" {
 		r.t.Fatalf("got %+v", refusal)
@@ -168,7 +168,8 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 			})
 			caller := groupDevice(id)
 			var tpm *softtpm.TPM
-			fill := func(a *model.Attestation, e *model.Enrollment) {
+			fill := func(e *model.Enrollment) {
+				a := &e.Attestation
 				e.CustomAllocationDefinition.WebhookURL = trueURL(e.CustomAllocationDefinition.WebhookURL)
 				switch a.Type {
 				case model.AttestationSymmetricKey:
@@ -191,10 +192,10 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 				}
 			}
 			if e := want.IndividualEnrollment; e != nil {
-				fill(&e.Attestation, &e.Enrollment)
+				fill(&e.Enrollment)
 				r.putIndividual(*e)
 			} else {
-				fill(&want.EnrollmentGroup.Attestation, &want.EnrollmentGroup.Enrollment)
+				fill(&want.EnrollmentGroup.Enrollment)
 				r.putGroup(*want.EnrollmentGroup)
 			}
 			got := comparableOf(t, r.requestOf(want, caller, tpm))
@@ -303,7 +304,7 @@ func TestUnknownMembersComeBack(t *testing.T) {
 	}
 	r := newRig(t, nil)
 	r.putGroup(g)
-	got, err := r.Group("g")
+	got, err := r.Groups.Get("g")
 	if err != nil {
 		t.Fatal(err)
 	}

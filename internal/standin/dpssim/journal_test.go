@@ -188,7 +188,7 @@ func TestNoKeyIsInTheJournal(t *testing.T) {
 	r.putGroup(customGroup(nil))
 	caller := groupDevice("device-1")
 	r.register(caller, model.RegistrationRequest{})
-	if err := r.Authenticate(t.Context(), caller); err != nil {
+	if err := r.Authenticate(caller); err != nil {
 		t.Fatal(err)
 	}
 	_, signature, _ := strings.Cut(caller.SAS, "sig=")
@@ -228,7 +228,7 @@ func TestStormIsJournalledWhole(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range devices {
 		wg.Go(func() {
-			if _, err := r.Register(t.Context(), groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
+			if _, err := r.Register(groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
 				t.Error(err)
 			}
 		})

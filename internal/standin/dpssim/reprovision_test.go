@@ -331,10 +331,8 @@ func TestDeviceIDOfTheEnrollment(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	key := model.SymmetricKey{PrimaryKey: groupKey}
-	enrollment := model.IndividualEnrollment{
-		RegistrationID: "reg-1", DeviceID: "Kitchen",
-		Attestation: model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &key},
-	}
+	enrollment := model.IndividualEnrollment{RegistrationID: "reg-1", DeviceID: "Kitchen"}
+	enrollment.Attestation = model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &key}
 	enrollment.AllocationPolicy = model.PolicyStatic
 	enrollment.IotHubHostName = hubB
 	enrollment.ReprovisionPolicy = &model.ReprovisionPolicy{UpdateHubAssignment: true, MigrateDeviceData: true}

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -402,15 +403,16 @@ func TestRenewLeavesTheTwin(t *testing.T) {
 func TestAuthenticateDevice(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	issuer, err := pki.NewRoot("factory")
+	authority, err := pki.Load(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	valid, err := issuer.IssueFor("x", f.time.Add(-time.Hour), f.time.Add(time.Hour))
+	issuer, subject := authority.Devices(), pkix.Name{CommonName: "x"}
+	valid, err := issuer.IssueFor(subject, f.time.Add(-time.Hour), f.time.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, err := issuer.IssueFor("x", f.time.Add(-2*time.Hour), f.time.Add(-time.Hour))
+	over, err := issuer.IssueFor(subject, f.time.Add(-2*time.Hour), f.time.Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
