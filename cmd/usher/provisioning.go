@@ -71,8 +71,8 @@ func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, erro
 	return client, nil
 }
 
-// webhookFlags say which webhook a command uses. The key is never a flag, because flags are in the shell's history and in the
-// list of processes.
+// webhookFlags say which webhook a command uses. The key is never a flag, because flags are in the shell's history and
+// in the list of processes.
 type webhookFlags struct {
 	url, keyFile, apiVersion string
 }

@@ -118,8 +118,8 @@ func hashed() model.EnrollmentGroup {
 	return model.EnrollmentGroup{Enrollment: model.Enrollment{AllocationPolicy: "hashed"}}
 }
 
-// usher runs a command as a process, since a process reads the authorities that it
-// trusts once. What it prints must hold no secret.
+// usher runs a command as a process, since a process reads the authorities that it trusts once. What it prints must
+// hold no secret.
 func (c *chain) usher(t *testing.T, wantCode int, args ...string) string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "usher", args...)
@@ -197,8 +197,8 @@ func TestPageOfDoctor(t *testing.T) {
 	}
 }
 
-// A dry run changes nothing, what is written is what it showed, and keys and members
-// that usher does not know outlive it.
+// A dry run changes nothing, what is written is what it showed, and keys and members that usher does not know outlive
+// it.
 func TestEnroll(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, "breakroom")
@@ -238,8 +238,7 @@ func TestEnroll(t *testing.T) {
 	wants(t, c.usher(t, exitUsage, "enroll", "--webhook", c.webhook), "which enrollments?")
 }
 
-// A key that the webhook does not take reaches no enrollment; one that it takes reaches
-// all that call it, and no other.
+// A key that the webhook does not take reaches no enrollment; one that it takes reaches all that call it, and no other.
 func TestRotateKey(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, "hashed")

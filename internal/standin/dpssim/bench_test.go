@@ -13,8 +13,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// BenchmarkRegister is one registration with one call of a webhook in the same
-// process, until the device has its answer.
+// BenchmarkRegister is one registration with one call of a webhook in the same process, until the device has its
+// answer.
 func BenchmarkRegister(b *testing.B) {
 	file, err := store.Open(filepath.Join(b.TempDir(), "state"))
 	if err != nil {

@@ -164,7 +164,8 @@ func (s *Service) nearest(hubs []string) []string {
 }
 
 // byHash spreads registration IDs over hubs by weight. The same ID always gets the same hub, and few IDs move when hubs
-// come and go: each hub draws a number for the ID, divided by its weight as in an exponential race, and the lowest wins.
+// come and go: each hub draws a number for the ID, divided by its weight as in an exponential race, and the lowest
+// wins.
 func (s *Service) byHash(hubs []string, registrationID string) string {
 	best, lowest := hubs[0], math.Inf(1)
 	for _, name := range hubs {

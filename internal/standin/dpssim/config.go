@@ -13,8 +13,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// Config is what a [Service] is set up with. Zero fields take the defaults named here. docs/dps-behaviours.md lists those
-// that stand for what no one has published about DPS. The names in tags are those of dps.yaml.
+// Config is what a [Service] is set up with. Zero fields take the defaults named here. docs/dps-behaviours.md lists
+// those that stand for what no one has published about DPS. The names in tags are those of dps.yaml.
 type Config struct {
 	IDScope string `json:"idScope"` // default 0ne00000000
 	// Name is the first label of the service's host name, Name.azure-devices-provisioning.net; default usher.
@@ -36,8 +36,8 @@ type Config struct {
 
 	// RetryAfter is how long devices are told to wait between polls; default 2 s.
 	RetryAfter time.Duration `json:"retryAfter"`
-	// TimeScale shortens the waits between calls of the webhook, the windows of quotas and RetryAfter: 60 makes a minute
-	// last a second. Default 1. The webhook's time limit is not scaled, because the webhook does not get faster.
+	// TimeScale shortens the waits between calls of the webhook, the windows of quotas and RetryAfter: 60 makes a
+	// minute last a second. Default 1. The webhook's time limit is not scaled, because the webhook does not get faster.
 	TimeScale float64 `json:"timeScale"`
 	// JournalSize is how many entries are kept in memory, up to 64 MiB; default 10,000.
 	JournalSize int `json:"journalSize"`

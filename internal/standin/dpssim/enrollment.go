@@ -12,8 +12,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Buckets of the store, besides those of the collections. Keys are IDs in lower case, because DPS treats IDs that differ
-// only in case as one.
+// Buckets of the store, besides those of the collections. Keys are IDs in lower case, because DPS treats IDs that
+// differ only in case as one.
 const (
 	bucketRegistrations = "registrations"
 	bucketChallenges    = "tpmChallenges"
@@ -28,8 +28,8 @@ type enrollment struct {
 	id      string
 	isGroup bool
 
-	// client certificates are those of an individual enrollment; signing certificates are those of either kind, including
-	// those behind caReferences.
+	// client certificates are those of an individual enrollment; signing certificates are those of either kind,
+	// including those behind caReferences.
 	client, signing []*x509.Certificate
 }
 

@@ -20,9 +20,8 @@ import (
 // stamped are members whose values the service sets.
 var stamped = regexp.MustCompile(`"(etag|createdDateTimeUtc|lastUpdatedDateTimeUtc)":("(?:[^"\\]|\\.)*")`)
 
-// TestAllocationRequestsAsCaptured enrolls what the captured requests say,
-// registers the device, and wants the very bytes that DPS posted, but for tags
-// and times.
+// TestAllocationRequestsAsCaptured enrolls what the captured requests say, registers the device, and wants the very
+// bytes that DPS posted, but for tags and times.
 func TestAllocationRequestsAsCaptured(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/req-verbatim-*.json")
@@ -92,8 +91,7 @@ func trueURL(masked string) string {
 	return strings.Replace(masked, "?****", "?code=secret&clientId=dps", 1)
 }
 
-// requestOf registers a device as often as the wanted request says and returns
-// what the webhook got last.
+// requestOf registers a device as often as the wanted request says and returns what the webhook got last.
 func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softtpm.TPM) []byte {
 	r.t.Helper()
 	current := want.DeviceRuntimeContext.CurrentIotHubHostName
@@ -142,8 +140,8 @@ func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRe
 	return token(caller.RegistrationID, key)
 }
 
-// TestAllocationRequestsAsConstructed does the same for what was never captured:
-// members and values, in any order. Keys and certificates are new ones.
+// TestAllocationRequestsAsConstructed does the same for what was never captured: members and values, in any order. Keys
+// and certificates are new ones.
 func TestAllocationRequestsAsConstructed(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/constructed-*.json")
@@ -211,8 +209,8 @@ func indented(value any) string {
 	return string(text)
 }
 
-// comparableOf decodes a request and puts a word for the kind in place of values
-// that differ: what the service stamps, keys, certificates and what is read from them.
+// comparableOf decodes a request and puts a word for the kind in place of values that differ: what the service stamps,
+// keys, certificates and what is read from them.
 func comparableOf(t *testing.T, document []byte) any {
 	t.Helper()
 	var value any

@@ -100,8 +100,8 @@ func Printable(text string) string {
 	}, text)
 }
 
-// WriteEntries returns a function for [Config.OnEntry] that writes each entry as a line of JSON. failed is called once, with
-// the first error; later entries are dropped.
+// WriteEntries returns a function for [Config.OnEntry] that writes each entry as a line of JSON. failed is called once,
+// with the first error; later entries are dropped.
 func WriteEntries(w io.Writer, failed func(error)) func(Entry) {
 	broken := false
 	return func(e Entry) {
@@ -186,8 +186,8 @@ func (s *Service) Journal(after uint64, limit int, filter JournalFilter) Journal
 	return s.journal.page(after, limit, filter)
 }
 
-// Record adds an entry for a call that does not go through Service, such as one of the service API. The caller masks what
-// must not be kept, see [Mask].
+// Record adds an entry for a call that does not go through Service, such as one of the service API. The caller masks
+// what must not be kept, see [Mask].
 func (s *Service) Record(e Entry) { s.journal.add(e) }
 
 func (j *journal) page(after uint64, limit int, filter JournalFilter) JournalPage {

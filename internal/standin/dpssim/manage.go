@@ -41,8 +41,8 @@ func (s *Service) Authorize(sas string) error {
 	return refuse(fmt.Sprintf("there is no shared access policy %q", cut(token.KeyName)))
 }
 
-// matches compares an If-Match header with an ETag; each may be quoted, and base64 of a quoted tag. No header matches every
-// ETag.
+// matches compares an If-Match header with an ETag; each may be quoted, and base64 of a quoted tag. No header matches
+// every ETag.
 func matches(ifMatch, etag string) bool {
 	return ifMatch == "" || ifMatch == "*" || bareETag(ifMatch) == bareETag(etag)
 }
@@ -69,16 +69,16 @@ func (s *Service) Registration(id string) (state *model.DeviceRegistrationState,
 	return state, err
 }
 
-// serviceState is a registration's state as service clients get it: without what proved the device, which only the device
-// gets.
+// serviceState is a registration's state as service clients get it: without what proved the device, which only the
+// device gets.
 func (r *registration) serviceState() *model.DeviceRegistrationState {
 	state := r.State
 	state.X509, state.TPM, state.SymmetricKey = nil, nil, nil
 	return &state
 }
 
-// DeleteRegistration deletes the record of a registration: the device's next register call is its first again. The device
-// stays on its hub.
+// DeleteRegistration deletes the record of a registration: the device's next register call is its first again. The
+// device stays on its hub.
 func (s *Service) DeleteRegistration(id, ifMatch string) error {
 	return s.store.Update(func(tx *store.Tx) error {
 		var r registration
@@ -118,8 +118,8 @@ type Page struct {
 
 const maxPage = 1000
 
-// queries are the supported queries: everything of one kind. SDKs spell the name of the collection in many ways, so it is
-// not checked.
+// queries are the supported queries: everything of one kind. SDKs spell the name of the collection in many ways, so it
+// is not checked.
 var queries = regexp.MustCompile(`(?i)^\s*select\s+\*(\s+from\s+[a-z]+)?\s*;?\s*$`)
 
 // query pages through a bucket. present returns nil for what is not in the result.

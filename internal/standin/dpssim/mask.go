@@ -27,8 +27,8 @@ func MaskURL(url string) string {
 	return url
 }
 
-// Mask returns a body for the journal: JSON with keys, certificates and queries of webhooks hidden, or, for a body that is
-// not JSON, a JSON string with its size. It returns nil for an empty body.
+// Mask returns a body for the journal: JSON with keys, certificates and queries of webhooks hidden, or, for a body that
+// is not JSON, a JSON string with its size. It returns nil for an empty body.
 func Mask(body []byte) json.RawMessage {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil

@@ -30,8 +30,8 @@ type registration struct {
 	EnrollmentID string `json:"enrollmentId,omitempty"`
 	GroupID      string `json:"groupId,omitempty"`
 	OperationID  string `json:"operationId"`
-	// Hub and DeviceID are where the device is; registrations that fail do not change them. They are "" before the first
-	// assignment.
+	// Hub and DeviceID are where the device is; registrations that fail do not change them. They are "" before the
+	// first assignment.
 	Hub      string `json:"hub,omitempty"`
 	DeviceID string `json:"deviceId,omitempty"`
 	// Pending is set while the operation runs.
@@ -53,8 +53,8 @@ type pending struct {
 // Source: https://learn.microsoft.com/azure/iot-dps/iot-dps-limits
 const MaxMessage = 96 << 10
 
-// Register begins a registration and returns at once, with status "assigning", or "disabled" if the enrollment is disabled.
-// An error is an *[APIError]; [Answer] makes a body of it.
+// Register begins a registration and returns at once, with status "assigning", or "disabled" if the enrollment is
+// disabled. An error is an *[APIError]; [Answer] makes a body of it.
 func (s *Service) Register(caller Caller, request model.RegistrationRequest) (model.RegistrationOperationStatus, error) {
 	return deviceCall(s, KindRegister, caller, func(entry *Entry) (model.RegistrationOperationStatus, error) {
 		entry.Request = maskedJSON(request)
@@ -78,8 +78,8 @@ func ParseRequest(body []byte) (request model.RegistrationRequest, err error) {
 	return request, nil
 }
 
-// RegisterStatus is the HTTP status of the answer to a register call or a poll: 202 while the operation is pending, then
-// 200.
+// RegisterStatus is the HTTP status of the answer to a register call or a poll: 202 while the operation is pending,
+// then 200.
 func RegisterStatus(status model.RegistrationOperationStatus) int {
 	if status.Status == model.StatusAssigning {
 		return http.StatusAccepted

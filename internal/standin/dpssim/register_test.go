@@ -127,8 +127,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestNearestGroup: of groups by certificate DPS takes the most specific one, and
-// if that is disabled, none.
+// TestNearestGroup: of groups by certificate DPS takes the most specific one, and if that is disabled, none.
 func TestNearestGroup(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -226,8 +225,7 @@ func TestDisabledEnrollment(t *testing.T) {
 	}
 }
 
-// TestTPM goes the whole way: challenge, activation, registration, and the key
-// for the hub, which the hub then knows.
+// TestTPM goes the whole way: challenge, activation, registration, and the key for the hub, which the hub then knows.
 func TestTPM(t *testing.T) {
 	t.Parallel()
 	tpm, err := softtpm.New()
@@ -472,8 +470,7 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 }
 
-// TestRegistrationState: the tag is base64 of a quoted one and changes; the time
-// of creation stays.
+// TestRegistrationState: the tag is base64 of a quoted one and changes; the time of creation stays.
 func TestRegistrationState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -499,8 +496,7 @@ func TestRegistrationState(t *testing.T) {
 	})
 }
 
-// TestQuota: so many registrations a minute, DPS's being a thousand, then 429001
-// until the minute is over.
+// TestQuota: so many registrations a minute, DPS's being a thousand, then 429001 until the minute is over.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	if dpssim.DefaultQuota.RegistrationsPerMinute != 1000 {

@@ -1,6 +1,6 @@
-// Package dpssim is a stand-in for Azure DPS: it registers devices as DPS does, calls a custom-allocation webhook as DPS
-// calls it, and applies the outcome to stand-ins for IoT hubs. It shares no code with this module's webhook, because then
-// it would share its mistakes.
+// Package dpssim is a stand-in for Azure DPS: it registers devices as DPS does, calls a custom-allocation webhook as
+// DPS calls it, and applies the outcome to stand-ins for IoT hubs. It shares no code with this module's webhook,
+// because then it would share its mistakes.
 package dpssim
 
 import (
@@ -138,8 +138,8 @@ func (s *Service) wait(d time.Duration) error {
 	}
 }
 
-// deviceCall runs a device's call and records it. The call may add to the entry; its error is what the device is refused
-// with.
+// deviceCall runs a device's call and records it. The call may add to the entry; its error is what the device is
+// refused with.
 func deviceCall[T any](s *Service, kind string, caller Caller, call func(*Entry) (T, error)) (T, error) {
 	start := time.Now()
 	entry := Entry{

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Trouble is what goes wrong on purpose. The zero value is none. Shares are from 0 to 1. A seeded generator decides which
-// calls are hit, so that a run with one device at a time can be repeated.
+// Trouble is what goes wrong on purpose. The zero value is none. Shares are from 0 to 1. A seeded generator decides
+// which calls are hit, so that a run with one device at a time can be repeated.
 type Trouble struct {
 	Seed    uint64         `json:"seed"`
 	Webhook WebhookTrouble `json:"webhook"`

@@ -29,8 +29,8 @@ func webhookClient(w Webhook) *http.Client {
 	return client
 }
 
-// allocationRequest is what DPS posts: the enrollment without keys, certificates and the query of the webhook's URL, what
-// is known about the device, and the hubs.
+// allocationRequest is what DPS posts: the enrollment without keys, certificates and the query of the webhook's URL,
+// what is known about the device, and the hubs.
 func allocationRequest(a *attempt) model.AllocationRequest {
 	request := model.AllocationRequest{
 		DeviceRuntimeContext: model.DeviceRuntimeContext{

@@ -16,8 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestWebhookAnswers is DPS's published table, and the stated defaults for what
-// is in no table.
+// TestWebhookAnswers is DPS's published table, and the stated defaults for what is in no table.
 func TestWebhookAnswers(t *testing.T) {
 	t.Parallel()
 	assigned := func(body string) http.HandlerFunc { return answers(http.StatusOK, body) }
@@ -226,8 +225,7 @@ func TestWebhookTimeout(t *testing.T) {
 	})
 }
 
-// TestWebhookOverTheNetwork: one call as it goes over a real connection; an
-// error holds nothing of the URL's query.
+// TestWebhookOverTheNetwork: one call as it goes over a real connection; an error holds nothing of the URL's query.
 func TestWebhookOverTheNetwork(t *testing.T) {
 	t.Parallel()
 	var got *http.Request

@@ -1,5 +1,5 @@
-// Package attest proves and checks the identity of devices and service clients: shared access signatures, X.509 chains and
-// TPM keys.
+// Package attest proves and checks the identity of devices and service clients: shared access signatures, X.509 chains
+// and TPM keys.
 package attest
 
 import (
@@ -58,8 +58,8 @@ func NewToken(resource string, key []byte, expiry time.Time, keyName string) str
 	return token
 }
 
-// ParseToken reads a token. Clients spell it in several ways: fields in any order, sr escaped with upper-case or lower-case
-// hex digits or not at all. Errors contain nothing from the token.
+// ParseToken reads a token. Clients spell it in several ways: fields in any order, sr escaped with upper-case or
+// lower-case hex digits or not at all. Errors contain nothing from the token.
 func ParseToken(text string) (Token, error) {
 	if len(text) > maxToken {
 		return Token{}, errors.New("the SharedAccessSignature is too long")
@@ -120,8 +120,8 @@ func (t Token) SignedWith(key []byte) bool {
 	return len(key) > 0 && hmac.Equal(t.signature, sign(key, t.signed))
 }
 
-// Check reports what is wrong with the token apart from its signature: it expired, or it is for another resource. Case does
-// not matter.
+// Check reports what is wrong with the token apart from its signature: it expired, or it is for another resource. Case
+// does not matter.
 func (t Token) Check(resource string, now time.Time) error {
 	if !t.Expiry.After(now) {
 		return fmt.Errorf("the SharedAccessSignature expired at %s", t.Expiry.UTC().Format(time.RFC3339))

@@ -22,8 +22,8 @@ func CheckEndorsementKey(text string) error {
 	return err
 }
 
-// WrapForTPM encrypts an HMAC key so that only the TPM with these endorsement and storage root keys can import it. A client
-// passes the parts of the result, one after the other, to ActivateCredential and Import:
+// WrapForTPM encrypts an HMAC key so that only the TPM with these endorsement and storage root keys can import it. A
+// client passes the parts of the result, one after the other, to ActivateCredential and Import:
 //
 //	TPM2B_ID_OBJECT          the inner AES key, for the TPM that holds both keys
 //	TPM2B_ENCRYPTED_SECRET   its seed, for the endorsement key
@@ -106,8 +106,8 @@ func hmacPublic(obfuscation, key []byte) tpm2.TPMTPublic {
 	}
 }
 
-// wrapInner is the inner duplication wrapper of the TPM specification, part 1, "Inner Duplication Wrapper", with AES-128 in
-// CFB mode.
+// wrapInner is the inner duplication wrapper of the TPM specification, part 1, "Inner Duplication Wrapper", with
+// AES-128 in CFB mode.
 func wrapInner(key, name, sensitive []byte) ([]byte, error) {
 	integrity := sha256.Sum256(slices.Concat(sensitive, name))
 	return encryptCFB(key, slices.Concat(tpm2.Marshal(tpm2.TPM2BDigest{Buffer: integrity[:]}), sensitive))
@@ -149,8 +149,8 @@ type tpmKey struct {
 	key    tpm2.LabeledEncapsulationKey
 }
 
-// parseTPMKey reads the TPM2B_PUBLIC of a key that others can encrypt to: RSA or elliptic curve, protecting with AES in CFB
-// mode.
+// parseTPMKey reads the TPM2B_PUBLIC of a key that others can encrypt to: RSA or elliptic curve, protecting with AES in
+// CFB mode.
 func parseTPMKey(field, text string) (tpmKey, error) {
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

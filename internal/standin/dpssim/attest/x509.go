@@ -17,8 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// ParseCertificate reads one certificate in a form that enrollments use: PEM, PEM in base64, or DER in base64 with or without
-// line breaks.
+// ParseCertificate reads one certificate in a form that enrollments use: PEM, PEM in base64, or DER in base64 with or
+// without line breaks.
 func ParseCertificate(text string) (*x509.Certificate, error) {
 	data := []byte(text)
 	if !strings.Contains(text, "-----BEGIN") {
@@ -92,8 +92,8 @@ func CheckLeaf(leaf *x509.Certificate, registrationID string, now time.Time) err
 	return nil
 }
 
-// VerifyChain checks that the chain that a device sent, leaf first, leads to one of the signing certificates, which may be
-// intermediates. It returns the signing certificate nearest to the leaf.
+// VerifyChain checks that the chain that a device sent, leaf first, leads to one of the signing certificates, which may
+// be intermediates. It returns the signing certificate nearest to the leaf.
 func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if len(chain) == 0 {
 		return nil, errors.New("the device presented no certificate")

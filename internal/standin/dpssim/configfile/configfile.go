@@ -53,8 +53,8 @@ func Load(path string, options Options) (File, error) {
 	return Parse(path, text, options)
 }
 
-// Parse reads a configuration. Errors begin with name and a line; paths in the file are relative to name's folder. The error
-// lists everything that is wrong.
+// Parse reads a configuration. Errors begin with name and a line; paths in the file are relative to name's folder. The
+// error lists everything that is wrong.
 func Parse(name string, text []byte, options Options) (File, error) {
 	r, content, err := newReader(name, text)
 	if err != nil {
@@ -162,7 +162,8 @@ type enrollments struct {
 	seen    map[string]bool // by ID, with the name of its field
 }
 
-// read reads an enrollment into target, which is record without its methods, and reports whether nothing is wrong with it.
+// read reads an enrollment into target, which is record without its methods, and reports whether nothing is wrong with
+// it.
 func (e *enrollments) read(path string, item, target any, record model.Record, idField string) bool {
 	before := len(e.problems)
 	e.decode(path, item, target, e.types)

@@ -25,8 +25,8 @@ func parse(t *testing.T, text string) (configfile.File, error) {
 	return configfile.Parse("dps.yaml", []byte(text), configfile.Options{Webhook: "http://localhost:7071/api/allocate"})
 }
 
-// The example says all there is, and its commented lines are true: with them the file
-// means the same as without, where they show defaults.
+// The example says all there is, and its commented lines are true: with them the file means the same as without, where
+// they show defaults.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -334,8 +334,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The example shows the defaults that the service takes, and so does the page on what
-// nobody has published.
+// The example shows the defaults that the service takes, and so does the page on what nobody has published.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	text := configfile.Example("ca.pem")

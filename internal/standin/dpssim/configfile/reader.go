@@ -25,8 +25,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// reader reads YAML and decodes it as JSON, because enrollments are JSON of DPS's service API. It knows the line of each
-// value, and collects what is wrong.
+// reader reads YAML and decodes it as JSON, because enrollments are JSON of DPS's service API. It knows the line of
+// each value, and collects what is wrong.
 type reader struct {
 	name     string         // of the file
 	lines    map[string]int // by path, such as hubs[0].weight
@@ -185,8 +185,8 @@ func fieldNames(of reflect.Type) string {
 	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
 }
 
-// scalar reads values of a Go type from a scalar's text. An error of parse that is no complaint becomes one about what is
-// wanted.
+// scalar reads values of a Go type from a scalar's text. An error of parse that is no complaint becomes one about what
+// is wanted.
 func scalar[T any](want string, parse func(string) (T, error)) types {
 	return jsonv2.UnmarshalFunc(func(value []byte, target *T) error {
 		kind, text := jsontext.Value(value).Kind(), string(value)

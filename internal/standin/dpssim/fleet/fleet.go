@@ -1,5 +1,5 @@
-// Package fleet registers made-up devices with the stand-in for DPS over the protocols of real ones, HTTP and MQTT over TLS,
-// and counts their hubs. It shares no protocol code with the stand-in's servers.
+// Package fleet registers made-up devices with the stand-in for DPS over the protocols of real ones, HTTP and MQTT over
+// TLS, and counts their hubs. It shares no protocol code with the stand-in's servers.
 package fleet
 
 import (
@@ -93,8 +93,8 @@ func (f *Fleet) RegistrationID(i int) string {
 	return strings.ReplaceAll(f.options.ID, Number, fmt.Sprintf("%0*d", f.width, i+1))
 }
 
-// Register registers each device once, at a rate per minute, or all at once with rate 0. It returns when all are done or ctx
-// ends. Devices that got a hub in an earlier round register again.
+// Register registers each device once, at a rate per minute, or all at once with rate 0. It returns when all are done
+// or ctx ends. Devices that got a hub in an earlier round register again.
 func (f *Fleet) Register(ctx context.Context, rate float64) Summary {
 	f.round.begin(f.options.Devices)
 	var interval time.Duration

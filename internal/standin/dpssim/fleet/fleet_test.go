@@ -21,8 +21,8 @@ import (
 
 var groupKey = []byte("a key of thirty-two bytes, or so")
 
-// service answers as the wire's description says. Tests of the stand-in itself are elsewhere; here the
-// fleet must cope with whatever comes.
+// service answers as the wire's description says. Tests of the stand-in itself are elsewhere; here the fleet must cope
+// with whatever comes.
 func service(t *testing.T, handler http.HandlerFunc) fleet.Options {
 	t.Helper()
 	server := httptest.NewTLSServer(handler)

@@ -1,10 +1,10 @@
 // Package hub is the small part of IoT Hub that shows what DPS did: device identities and twins.
 //
-// One Registry holds the devices of all hubs. A hub is named by its host name, in any case; device IDs are case-sensitive,
-// as IoT Hub's are.
+// One Registry holds the devices of all hubs. A hub is named by its host name, in any case; device IDs are
+// case-sensitive, as IoT Hub's are.
 //
-// It has no modules, messages to devices, methods, jobs, files and bulk calls. It differs from IoT Hub in that any policy
-// has all rights, messages from devices are dropped, and a device stays connected after its token expires.
+// It has no modules, messages to devices, methods, jobs, files and bulk calls. It differs from IoT Hub in that any
+// policy has all rights, messages from devices are dropped, and a device stays connected after its token expires.
 package hub
 
 import (
@@ -119,8 +119,8 @@ func (r *Registry) read(hub, id string) (d device, err error) {
 	return d, err
 }
 
-// Create writes a device to a hub with its keys or thumbprints and its initial twin, which may be nil. It replaces a device
-// of that ID together with its twin; what DPS does in that case is not published.
+// Create writes a device to a hub with its keys or thumbprints and its initial twin, which may be nil. It replaces a
+// device of that ID together with its twin; what DPS does in that case is not published.
 func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentity, twin *model.InitialTwin) error {
 	d, err := r.fresh(identity, twin)
 	if err != nil {
@@ -145,8 +145,8 @@ func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity
 	return true, tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
-// Migrate moves a device with its whole twin, including versions, and ends its session at the old hub. It reports false and
-// does nothing if the device does not exist.
+// Migrate moves a device with its whole twin, including versions, and ends its session at the old hub. It reports false
+// and does nothing if the device does not exist.
 func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.DeviceIdentity) (found bool, err error) {
 	var old device
 	if found, err = tx.Get(bucket(fromHub), identity.DeviceID, &old); err != nil || !found {
@@ -239,8 +239,8 @@ func (d *device) setIdentity(identity model.DeviceIdentity) {
 	d.ETag++
 }
 
-// sameIdentity reports whether a registration changes nothing. An absent secondary key matches any, because the hub made a
-// random one.
+// sameIdentity reports whether a registration changes nothing. An absent secondary key matches any, because the hub
+// made a random one.
 func sameIdentity(held, registered model.DeviceIdentity) bool {
 	if held.IoTEdge != registered.IoTEdge ||
 		!strings.EqualFold(held.PrimaryThumbprint, registered.PrimaryThumbprint) ||
@@ -273,8 +273,8 @@ func checkDeviceID(id string) error {
 	return nil
 }
 
-// AuthenticateDevice checks that a device may connect: with a SAS token for {hub}/devices/{id} made with one of its keys, or
-// with a certificate whose thumbprint the hub knows. As at IoT Hub, the error does not say what is wrong.
+// AuthenticateDevice checks that a device may connect: with a SAS token for {hub}/devices/{id} made with one of its
+// keys, or with a certificate whose thumbprint the hub knows. As at IoT Hub, the error does not say what is wrong.
 func (r *Registry) AuthenticateDevice(hub, id, sas string, certificates []*x509.Certificate) error {
 	d, err := r.read(hub, id)
 	if err != nil || d.Status != enabled {
@@ -304,8 +304,8 @@ func matches(thumbprint string, certificate *x509.Certificate) bool {
 	return strings.EqualFold(thumbprint, attest.SHA1Thumbprint(certificate)) || strings.EqualFold(thumbprint, attest.SHA256Thumbprint(certificate))
 }
 
-// UpdateReported merges a device's patch of its reported properties and returns their new version. patch is a JSON object;
-// null deletes.
+// UpdateReported merges a device's patch of its reported properties and returns their new version. patch is a JSON
+// object; null deletes.
 func (r *Registry) UpdateReported(hub, id string, patch []byte) (version int64, err error) {
 	parsed, err := ParseObject(patch)
 	if err != nil {
@@ -340,9 +340,9 @@ func (r *Registry) DeviceTwin(hub, id string) ([]byte, error) {
 	return json.Marshal(map[string]any{"desired": d.Desired.document(false), "reported": d.Reported.document(false)})
 }
 
-// UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with replace puts its parts in place of the
-// twin's, and sends a connected device the desired properties that changed. A part that is null is emptied, an absent one
-// does not change. ifMatch is the header of that name, "" for none.
+// UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with replace puts its parts in place
+// of the twin's, and sends a connected device the desired properties that changed. A part that is null is emptied, an
+// absent one does not change. ifMatch is the header of that name, "" for none.
 func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch string) (Twin, error) {
 	tags, desired, err := parsePatch(body, replace)
 	if err != nil {

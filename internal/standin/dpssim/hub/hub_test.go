@@ -566,8 +566,7 @@ func sameJSON(t *testing.T, what, got, want string) {
 	}
 }
 
-// FuzzTwin puts bodies through both doors: whatever was taken must be within the
-// limits and must come back.
+// FuzzTwin puts bodies through both doors: whatever was taken must be within the limits and must come back.
 func FuzzTwin(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"tags":{"a":1},"properties":{"desired":{"b":{"c":null}}}}`, `{"tags":null}`, `{"properties":[]}`, `{"a":{"b":[1,{"c":null}]}}`, `{"$version":1}`, `nul`, `{"a":1}{`} {
 		f.Add([]byte(seed))

@@ -1,7 +1,7 @@
 package hub
 
-// maxPending is how many changes may wait for a slow device. One more ends its session: the device then connects again and
-// reads its twin, so that no change is lost silently.
+// maxPending is how many changes may wait for a slow device. One more ends its session: the device then connects again
+// and reads its twin, so that no change is lost silently.
 const maxPending = 64
 
 // Desired is a change of desired properties on its way to the device.
@@ -12,8 +12,8 @@ type Desired struct {
 
 // Session is a device's connection to its hub.
 type Session struct {
-	// Desired yields the changes of desired properties. It is closed when the hub ends the session: because the device was
-	// removed, moved or disabled, got other keys, connected a second time, or was too slow.
+	// Desired yields the changes of desired properties. It is closed when the hub ends the session: because the device
+	// was removed, moved or disabled, got other keys, connected a second time, or was too slow.
 	Desired <-chan Desired
 
 	desired  chan Desired
@@ -21,8 +21,8 @@ type Session struct {
 	place    place
 }
 
-// Connect begins a session for a device that was authenticated. As at IoT Hub, it ends the session that the device had. The
-// caller must Close the session.
+// Connect begins a session for a device that was authenticated. As at IoT Hub, it ends the session that the device had.
+// The caller must Close the session.
 func (r *Registry) Connect(hub, id string) (*Session, error) {
 	if _, err := r.read(hub, id); err != nil {
 		return nil, err

@@ -196,8 +196,8 @@ func checkKey(name, key string) error {
 	return nil
 }
 
-// sizeOf counts as IoT Hub does: names and strings by length, 8 for a number, 4 for a boolean, and the sum of the parts for
-// an object or array.
+// sizeOf counts as IoT Hub does: names and strings by length, 8 for a number, 4 for a boolean, and the sum of the parts
+// for an object or array.
 func sizeOf(value any) int {
 	size := 0
 	switch value := value.(type) {

@@ -83,8 +83,8 @@ func (r *Registry) Twin(hub, id string) (Twin, error) {
 	return r.twinOf(hub, d), err
 }
 
-// Twins returns up to limit twins of a hub in the order of their device IDs, starting after an ID, "" for the first. next is
-// the ID to continue after, "" at the end.
+// Twins returns up to limit twins of a hub in the order of their device IDs, starting after an ID, "" for the first.
+// next is the ID to continue after, "" at the end.
 func (r *Registry) Twins(hub, after string, limit int) (twins []Twin, next string, err error) {
 	twins = []Twin{}
 	err = r.each(hub, after, limit, func(d device) { twins = append(twins, r.twinOf(hub, d)) }, &next)

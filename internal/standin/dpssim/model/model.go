@@ -373,8 +373,8 @@ type Query struct {
 type DeviceIdentity struct {
 	DeviceID     string        `json:"deviceId"`
 	SymmetricKey *SymmetricKey `json:"symmetricKey,omitzero"` // base64
-	// PrimaryThumbprint and SecondaryThumbprint are SHA-1 or SHA-256 of the device's certificates in upper-case hex. DPS
-	// writes that of the leaf certificate that the device registered with.
+	// PrimaryThumbprint and SecondaryThumbprint are SHA-1 or SHA-256 of the device's certificates in upper-case hex.
+	// DPS writes that of the leaf certificate that the device registered with.
 	PrimaryThumbprint   string `json:"primaryThumbprint,omitempty"`
 	SecondaryThumbprint string `json:"secondaryThumbprint,omitempty"`
 	IoTEdge             bool   `json:"iotEdge,omitempty"`

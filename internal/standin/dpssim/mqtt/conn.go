@@ -181,7 +181,8 @@ func (c *conn) serve(keepAlive time.Duration) error {
 		case packets.Pingreq:
 			err = c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}})
 		case packets.Puback:
-			// Nothing is sent twice: if the connection breaks, its answers are lost and the client repeats its requests.
+			// Nothing is sent twice: if the connection breaks, its answers are lost and the client repeats its
+			// requests.
 		case packets.Disconnect:
 			return nil
 		default:

@@ -536,8 +536,8 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestTwoServicesOneClientID connects a device to DPS and to its hub at once, as real
-// SDKs do: neither may end the other. A second connection to the hub ends the first.
+// TestTwoServicesOneClientID connects a device to DPS and to its hub at once, as real SDKs do: neither may end the
+// other. A second connection to the hub ends the first.
 func TestTwoServicesOneClientID(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -237,8 +237,8 @@ func expect(t *testing.T, conn net.Conn, want []byte) {
 	}
 }
 
-// FuzzPackets sends a user name, a topic and then anything: the server must neither
-// fall nor answer anywhere but below the response topics, and it must always end.
+// FuzzPackets sends a user name, a topic and then anything: the server must neither fall nor answer anywhere but below
+// the response topics, and it must always end.
 func FuzzPackets(f *testing.F) {
 	f.Add("0ne1/registrations/d/api-version=2019-03-31&ClientVersion=x", "$dps/registrations/PUT/iotdps-register/?$rid=1", []byte(`{"registrationId":"d"}`))
 	f.Add("0ne1/registrations/d/api-version=1", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=%31&operationId=%2f", []byte{0xc0, 0})

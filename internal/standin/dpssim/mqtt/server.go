@@ -1,13 +1,13 @@
-// Package mqtt is the entry point for devices that use MQTT 3.1.1, over TLS or over a WebSocket: the registration topics of
-// DPS and the twin topics of IoT Hub. The user name in the CONNECT says which of the two is meant.
+// Package mqtt is the entry point for devices that use MQTT 3.1.1, over TLS or over a WebSocket: the registration
+// topics of DPS and the twin topics of IoT Hub. The user name in the CONNECT says which of the two is meant.
 //
-// Both are calls with answers, and devices never exchange messages with each other. So this is not a broker: an answer goes
-// only to the connection that asked, if it subscribed. A device may be connected to DPS and to its hub at the same time
-// under one client ID, because in Azure these are two services.
+// Both are calls with answers, and devices never exchange messages with each other. So this is not a broker: an answer
+// goes only to the connection that asked, if it subscribed. A device may be connected to DPS and to its hub at the same
+// time under one client ID, because in Azure these are two services.
 //
-// It differs from both: a session ends with its connection, whatever the CONNECT asks for; wills are dropped; nothing is
-// sent a second time; MQTT 5 is refused; and two connections to DPS under one registration ID coexist, which shows how DPS
-// handles two registrations at once.
+// It differs from both: a session ends with its connection, whatever the CONNECT asks for; wills are dropped; nothing
+// is sent a second time; MQTT 5 is refused; and two connections to DPS under one registration ID coexist, which shows
+// how DPS handles two registrations at once.
 package mqtt
 
 import (
@@ -47,8 +47,8 @@ type Server struct {
 	running   sync.WaitGroup
 }
 
-// New makes a server. It logs failed TLS handshakes, mostly of devices that do not trust the certificate, as warnings, and
-// connections at debug level. It logs nothing secret.
+// New makes a server. It logs failed TLS handshakes, mostly of devices that do not trust the certificate, as warnings,
+// and connections at debug level. It logs nothing secret.
 func New(service *dpssim.Service, hubs *hub.Registry, log *slog.Logger) *Server {
 	s := &Server{service: service, hubs: hubs, log: log, listeners: map[net.Listener]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -58,8 +58,8 @@ func New(service *dpssim.Service, hubs *hub.Registry, log *slog.Logger) *Server 
 // ErrClosed is what Serve returns after Close.
 var ErrClosed = errors.New("the MQTT server is closed")
 
-// Serve accepts connections until the listener fails or Close is called. The connections should be TLS connections, from
-// tls.NewListener or tls.Listen.
+// Serve accepts connections until the listener fails or Close is called. The connections should be TLS connections,
+// from tls.NewListener or tls.Listen.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {

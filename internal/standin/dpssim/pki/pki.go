@@ -1,8 +1,8 @@
 // Package pki keeps the development certificates of the stand-in for DPS in a folder: an authority for the server's
 // certificate, which device SDKs are configured to trust, and another one for made-up devices.
 //
-// The server's authority may vouch only for the stand-in's own names (X.509 name constraints), so that a stolen key cannot
-// be used to impersonate other sites on machines that trust it.
+// The server's authority may vouch only for the stand-in's own names (X.509 name constraints), so that a stolen key
+// cannot be used to impersonate other sites on machines that trust it.
 package pki
 
 import (
@@ -28,7 +28,8 @@ import (
 	"time"
 )
 
-// The files of a folder. A .key file holds a private key and its certificate, so that the two are always written together.
+// The files of a folder. A .key file holds a private key and its certificate, so that the two are always written
+// together.
 const (
 	caFile        = "ca.pem"        // what SDKs trust
 	caKeyFile     = "ca.key"        // authority of the server's certificate
@@ -61,12 +62,12 @@ type Authority struct {
 	dir           string
 }
 
-// Load reads the certificates in dir. It makes those that are missing or about to expire, and the server's if it lacks one
-// of the hosts: names or IP addresses besides localhost and Azure's. The folder is created with mode 0700, keys with mode
-// 0600. Two processes may load one folder at the same time.
+// Load reads the certificates in dir. It makes those that are missing or about to expire, and the server's if it lacks
+// one of the hosts: names or IP addresses besides localhost and Azure's. The folder is created with mode 0700, keys
+// with mode 0600. Two processes may load one folder at the same time.
 //
-// A renewed authority keeps its key and name: clients that trust the old certificate trust the server until that certificate
-// expires.
+// A renewed authority keeps its key and name: clients that trust the old certificate trust the server until that
+// certificate expires.
 func Load(dir string, hosts ...string) (*Authority, error) {
 	return LoadAt(time.Now(), dir, hosts...)
 }
@@ -128,8 +129,8 @@ func (a *Authority) Pool() *x509.CertPool {
 // Devices issues certificates to made-up devices.
 func (a *Authority) Devices() *Issuer { return a.devices }
 
-// ServerConfig is the TLS configuration of the stand-in's listeners. It requests a client certificate without verifying it,
-// because verification depends on the enrollment, and devices with keys have no certificate.
+// ServerConfig is the TLS configuration of the stand-in's listeners. It requests a client certificate without verifying
+// it, because verification depends on the enrollment, and devices with keys have no certificate.
 func (a *Authority) ServerConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{a.server},
@@ -158,15 +159,15 @@ func (i *Issuer) Intermediate(cn string) (*Issuer, error) {
 	return &Issuer{made.Leaf, made.PrivateKey.(crypto.Signer), made.Certificate}, nil
 }
 
-// Issue makes a client certificate for a device whose registration ID is cn, with a new key and the chain up to the root,
-// which is left out.
+// Issue makes a client certificate for a device whose registration ID is cn, with a new key and the chain up to the
+// root, which is left out.
 func (i *Issuer) Issue(cn string) (tls.Certificate, error) {
 	now := time.Now()
 	return i.IssueFor(pkix.Name{CommonName: cn}, now.Add(-backdate), now.Add(deviceLife))
 }
 
-// IssueFor is Issue for a subject with more than a common name, such as the organization that a rule reads, and for a given
-// time, which may be in the past: expired certificates show how they are refused.
+// IssueFor is Issue for a subject with more than a common name, such as the organization that a rule reads, and for a
+// given time, which may be in the past: expired certificates show how they are refused.
 func (i *Issuer) IssueFor(subject pkix.Name, notBefore, notAfter time.Time) (tls.Certificate, error) {
 	return i.sign(&x509.Certificate{
 		Subject:     subject,
@@ -275,8 +276,8 @@ func newRoot(now time.Time, cn string, names []string, key crypto.Signer) (tls.C
 			template.PermittedDNSDomains = append(template.PermittedDNSDomains, strings.TrimPrefix(name, "*."))
 		}
 	}
-	// Not critical, contrary to RFC 5280: the TLS libraries of small devices refuse unknown extensions, and those that know
-	// this one apply it either way.
+	// Not critical, contrary to RFC 5280: the TLS libraries of small devices refuse unknown extensions, and those that
+	// know this one apply it either way.
 	template.PermittedDNSDomainsCritical = false
 	return (*Issuer)(nil).sign(template, key)
 }
@@ -292,8 +293,8 @@ func authorityTemplate(now time.Time, cn string) *x509.Certificate {
 	}
 }
 
-// sign makes a certificate, self-signed if the issuer is nil, with a new key unless one is given. New keys are P-256, which
-// every SDK's TLS supports and which are made quickly.
+// sign makes a certificate, self-signed if the issuer is nil, with a new key unless one is given. New keys are P-256,
+// which every SDK's TLS supports and which are made quickly.
 func (i *Issuer) sign(template *x509.Certificate, key crypto.Signer) (tls.Certificate, error) {
 	var err error
 	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {

@@ -21,8 +21,8 @@ type SDKLines struct {
 	Needs string   // what does not work on the given ports, and the workaround; "" if everything works
 }
 
-// TrustLines returns the lines for the five SDKs. caFile is the path of the authority's certificate; httpsAt and mqttAt are
-// the ports on which the stand-in listens.
+// TrustLines returns the lines for the five SDKs. caFile is the path of the authority's certificate; httpsAt and mqttAt
+// are the ports on which the stand-in listens.
 func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
 	if full, err := filepath.Abs(caFile); err == nil {
 		caFile = full // the lines go into programs that run in other folders

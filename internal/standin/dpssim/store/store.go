@@ -47,8 +47,8 @@ func Open(path string) (*Store, error) {
 // Close flushes and closes the file, if there is one.
 func (s *Store) Close() error { return s.close() }
 
-// Update runs f in a transaction that may write. If f returns an error or panics, nothing that it wrote is kept. f must not
-// call Update or View.
+// Update runs f in a transaction that may write. If f returns an error or panics, nothing that it wrote is kept. f must
+// not call Update or View.
 func (s *Store) Update(f func(*Tx) error) error { return s.update(f) }
 
 // View runs f in a transaction that reads one state of all buckets.
@@ -97,8 +97,8 @@ type Item[T any] struct {
 	Value T
 }
 
-// All yields the items of a bucket in the byte order of their keys, from the first key after the given one; "" is before
-// all keys. It ends with the first error. The bucket must not be changed meanwhile.
+// All yields the items of a bucket in the byte order of their keys, from the first key after the given one; "" is
+// before all keys. It ends with the first error. The bucket must not be changed meanwhile.
 func All[T any](tx *Tx, bucket, after string) iter.Seq2[Item[T], error] {
 	return func(yield func(Item[T], error) bool) {
 		tx.each(bucket, after, func(key string, data []byte) bool {

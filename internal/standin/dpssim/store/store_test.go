@@ -357,8 +357,8 @@ func writeForever(path string) {
 	}
 }
 
-// TestKill kills a writer in the middle of its work, many times over: what it
-// said was committed is there, whole, and the file opens.
+// TestKill kills a writer in the middle of its work, many times over: what it said was committed is there, whole, and
+// the file opens.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")

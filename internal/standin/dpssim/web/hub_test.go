@@ -305,8 +305,7 @@ func TestAPIAuthentication(t *testing.T) {
 	}
 }
 
-// FuzzAPI sends any call with a good token: it must be answered, with JSON, and never
-// by a fault of the stand-in's own.
+// FuzzAPI sends any call with a good token: it must be answered, with JSON, and never by a fault of the stand-in's own.
 func FuzzAPI(f *testing.F) {
 	for _, seed := range []struct{ method, path, ifMatch, body string }{
 		{"PUT", "/devices/d", "", `{"deviceId":"d","authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"AA"}}}`},

@@ -9,7 +9,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// serviceRoots are the first segments of the service API's paths, in lower case, because SDKs spell them in several ways.
+// serviceRoots are the first segments of the service API's paths, in lower case, because SDKs spell them in several
+// ways.
 var serviceRoots = map[string]bool{"enrollments": true, "enrollmentgroups": true, "registrations": true}
 
 // serviceAPI is the API with which service clients manage enrollments and registrations. No value means 204.

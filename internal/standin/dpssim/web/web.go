@@ -1,5 +1,5 @@
-// Package web serves a [dpssim.Service] and its hubs over HTTP: the device API and the service API of DPS, the service API
-// of IoT Hub, and the stand-in's own endpoints, under /_/. One handler serves all host names.
+// Package web serves a [dpssim.Service] and its hubs over HTTP: the device API and the service API of DPS, the service
+// API of IoT Hub, and the stand-in's own endpoints, under /_/. One handler serves all host names.
 package web
 
 import (

@@ -1,5 +1,5 @@
-// Package softtpm does in software what a device's TPM does with the keys that DPS wraps for it, for tests. It undoes each
-// step with its own private keys and makes every check that the TPM specification requires. It protects nothing.
+// Package softtpm does in software what a device's TPM does with the keys that DPS wraps for it, for tests. It undoes
+// each step with its own private keys and makes every check that the TPM specification requires. It protects nothing.
 package softtpm
 
 import (
@@ -94,8 +94,8 @@ func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 	return sized(plain)
 }
 
-// importDuplicate is TPM2_Import under the storage root key, and the check of TPM2_Load that the public and the secret part
-// belong together.
+// importDuplicate is TPM2_Import under the storage root key, and the check of TPM2_Load that the public and the secret
+// part belong together.
 func (t *TPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
 	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
 	if err != nil {
