@@ -52,7 +52,6 @@ var mayImport = map[string][]string{
 	"internal/standin/dpssim":                          {"internal/standin/dpssim/attest", "internal/standin/dpssim/hub", "internal/standin/dpssim/model", "internal/standin/dpssim/store"},
 	"internal/standin/dpssim/model":                    nil,
 	"internal/standin/dpssim/attest":                   {"internal/standin/dpssim/model"},
-	"internal/standin/dpssim/attest/softtpm":           {"internal/standin/dpssim/model"}, // for tests
 	"internal/standin/dpssim/store":                    nil,
 	"internal/standin/dpssim/web":                      {"internal/standin/dpssim", "internal/standin/dpssim/hub", "internal/standin/dpssim/model"},
 	"internal/standin/dpssim/pki":                      nil, // nothing below internal/standin/dpssim shares code with the product either
@@ -86,7 +85,7 @@ var mayUse = map[string][]string{
 	"github.com/goccy/go-yaml":                         {"internal/standin/dpssim/configfile"},
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
-	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest", "internal/standin/dpssim/attest/softtpm"},
+	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/replay"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/sink", "internal/serve/decisionlog/spool"},

@@ -168,7 +168,7 @@ func (s *Service) challenge(e *enrollment, keys *model.TPM) error {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
-	blob, err := attest.WrapForTPM(*keys, key, "")
+	blob, err := attest.WrapForTPM(*keys, key)
 	if err != nil {
 		return invalidArgument("tpm: %v", err)
 	}
