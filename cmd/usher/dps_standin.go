@@ -377,7 +377,7 @@ func (s *standIn) close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
 		var servers sync.WaitGroup
-		servers.Go(func() { _ = s.mqtt.Close() }) // connections end either way
+		servers.Go(s.mqtt.Close)
 		if err := s.web.Shutdown(ctx); err != nil {
 			_ = s.web.Close()
 		}
