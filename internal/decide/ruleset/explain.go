@@ -10,6 +10,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/answer"
 )
 
 // Explanation tells which lines of the rules gave a verdict, and why others
@@ -121,7 +123,7 @@ var (
 // its parts: for every definition it asks OPA how far its body holds. It asks
 // the parts rather than watch the whole, because OPA does not evaluate what an
 // index or an equal value makes superfluous, and an author wants to hear of that too.
-func (r *Rule) Explain(ctx context.Context, input map[string]any, known ...Lookup) (*Explanation, error) {
+func (r *Rule) Explain(ctx context.Context, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
 		return nil, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
@@ -207,13 +209,13 @@ func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 		}
 		return found
 	}
-	expr := ast.Equality.Expr(ast.NewTerm(answer), term)
+	expr := ast.Equality.Expr(ast.NewTerm(answerVar), term)
 	expr.With = with
 	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
 	if err != nil || len(solutions) == 0 {
 		return nil
 	}
-	return solutions[0][answer].Value
+	return solutions[0][answerVar].Value
 }
 
 // answers asks the entry rules as Evaluate does, and puts in front what has the

@@ -74,9 +74,9 @@ func (t *terms) culprit(expr *ast.Expr) {
 			args = append(args, plug(operand, s))
 		}
 		call := Term{Text: strings.TrimPrefix(exprText(expr), "not ")}
-		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answer))...))
+		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answerVar))...))
 		if solutions, err := t.solve(ast.NewBody(applied), 1); err == nil && len(solutions) > 0 {
-			if value, ok := toJSON(solutions[0][answer]); ok {
+			if value, ok := toJSON(solutions[0][answerVar]); ok {
 				call.Values = []any{value}
 			}
 		}

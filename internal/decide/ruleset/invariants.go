@@ -13,6 +13,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/answer"
 )
 
 // Invariants are promises that rules make of themselves: Rego files beside them
@@ -96,8 +98,8 @@ func (rs *Ruleset) Invariants(ctx context.Context, fsys fs.FS) (*Invariants, err
 		}
 		ref := module.Package.Path.Append(ast.StringTerm(invariantRule))
 		i.packages[rule] = append(i.packages[rule], invariantPackage{
-			rule: &Rule{Package: name, Place: place, set: rs},
-			body: ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(ref))),
+			rule: &Rule{Rule: answer.Rule{Package: name, Place: place}, set: rs},
+			body: ast.NewBody(ast.Equality.Expr(ast.NewTerm(answerVar), ast.NewTerm(ref))),
 		})
 		// An empty module of the same package brings the schema for its input.
 		schema := fmt.Sprintf("# METADATA\n# scope: subpackages\n# schemas:\n#   - input: schema.%s\n%s\n", invariantsSchema, module.Package)

@@ -16,7 +16,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
@@ -50,15 +50,15 @@ const (
 type Options struct {
 	Location Location
 	// Rules say how rules are loaded. Name, Revision and Lazy are the keeper's.
-	Rules allocation.RulesOptions
+	Rules decider.RulesOptions
 	// Use puts rules into use. Required.
-	Use func(*allocation.Rules)
+	Use func(*decider.Rules)
 	// CheckAfter serves the first rules before all of them are compiled.
 	CheckAfter bool
 	// NoSelfTest puts rules into use without trying them out.
 	NoSelfTest bool
 	// Timeout is how long a rule may take when it is tried out; 0 means
-	// allocation.DefaultTimeout.
+	// decider.DefaultTimeout.
 	Timeout time.Duration
 	// Key is what a bundle has to be signed with; nil verifies nothing.
 	Key *rulebundle.Key
@@ -147,7 +147,7 @@ type Keeper struct {
 
 	// looking is held for a look at the source from start to end, and guards:
 	looking sync.Mutex
-	rules   *allocation.Rules // in use
+	rules   *decider.Rules // in use
 	shown   shown
 	retry   time.Duration // how long to wait after the next failure
 	asked   time.Duration // how long the source asked us to stay away
@@ -432,7 +432,7 @@ func (k *Keeper) take(ctx context.Context, a arrival) error {
 
 // prepare makes rules of a bundle. It tells whether the bundle is genuine, even
 // if the rules in it are not good.
-func (k *Keeper) prepare(ctx context.Context, a arrival, lazy, isNew bool) (rules *allocation.Rules, genuine bool, err error) {
+func (k *Keeper) prepare(ctx context.Context, a arrival, lazy, isNew bool) (rules *decider.Rules, genuine bool, err error) {
 	defer guard(&err)
 	bundle, err := rulebundle.Open(bytes.NewReader(a.packed), rulebundle.ReadOptions{Key: k.options.Key})
 	if unparsed, ok := errors.AsType[*rulebundle.ContentError](err); ok {
@@ -443,7 +443,7 @@ func (k *Keeper) prepare(ctx context.Context, a arrival, lazy, isNew bool) (rule
 	}
 	options := k.options.Rules
 	options.Name, options.Revision, options.Lazy = "", bundle.Revision, lazy
-	rules, err = allocation.LoadRules(ctx, bundle.Files, options)
+	rules, err = decider.LoadRules(ctx, bundle.Files, options)
 	if err != nil {
 		return nil, true, err
 	}
@@ -470,14 +470,14 @@ func (k *Keeper) useKept(ctx context.Context, kept *cached, fromCache bool) bool
 }
 
 // activate puts rules into use.
-func (k *Keeper) activate(ctx context.Context, rules *allocation.Rules, start time.Time, fromCache bool) {
+func (k *Keeper) activate(ctx context.Context, rules *decider.Rules, start time.Time, fromCache bool) {
 	before := ""
 	if k.rules != nil {
 		before = k.rules.Digest()
 	}
 	k.rules = rules
 	k.options.Use(rules)
-	packages := len(rules.Bindings())
+	packages := len(rules.All())
 	k.count(func(s *Stats) {
 		s.Activations++
 		s.Activated = time.Now()
@@ -545,7 +545,7 @@ func (k *Keeper) compileRest(ctx context.Context) {
 	}
 }
 
-func compileAll(ctx context.Context, rules *allocation.Rules) (err error) {
+func compileAll(ctx context.Context, rules *decider.Rules) (err error) {
 	defer guard(&err)
 	return rules.CompileAll(ctx)
 }
@@ -587,7 +587,7 @@ func (k *Keeper) startFolder(ctx context.Context) error {
 	return nil
 }
 
-func (k *Keeper) loadFolder(ctx context.Context, lazy bool) (*allocation.Rules, error) {
+func (k *Keeper) loadFolder(ctx context.Context, lazy bool) (*decider.Rules, error) {
 	k.count(func(s *Stats) { s.Attempts++; s.LastAttempt = time.Now() })
 	folder := k.options.Location.Path
 	if info, err := os.Stat(folder); err != nil || info.IsDir() == k.options.Location.Bundle() {
@@ -603,7 +603,7 @@ func (k *Keeper) loadFolder(ctx context.Context, lazy bool) (*allocation.Rules, 
 		}
 		files, options.Revision = bundle.Files, bundle.Revision
 	}
-	rules, err := allocation.LoadRules(ctx, files, options)
+	rules, err := decider.LoadRules(ctx, files, options)
 	if err != nil {
 		return nil, fmt.Errorf("the rules in %s cannot be loaded:\n%w", folder, err)
 	}

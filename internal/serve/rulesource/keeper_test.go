@@ -23,8 +23,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
@@ -136,7 +137,7 @@ func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 // bench is a keeper with all that it acts on.
 type bench struct {
 	*rulesource.Keeper
-	allocator *allocation.Allocator
+	allocator *decider.Decider
 	log       *safeBuffer
 	events    *events
 }
@@ -181,7 +182,7 @@ func (e *events) kinds() string {
 
 func newBench(t testing.TB, location string, options rulesource.Options) *bench {
 	t.Helper()
-	allocator, err := allocation.New(allocation.Options{})
+	allocator, err := decider.New(decider.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,10 +207,10 @@ func (b *bench) start(t testing.TB) {
 // hub is the number of the hub that a device is sent to, -1 for none.
 func (b *bench) hub(t testing.TB) int {
 	t.Helper()
-	_, decision, err := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
-	if err != nil {
-		if fault, ok := errors.AsType[*allocation.Fault](err); !ok || fault.Kind != allocation.NotReady && fault.Kind != allocation.RulesStale {
-			t.Errorf("unexpected fault %v", err)
+	_, decision := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
+	if decision.Result != answer.Assigned {
+		if decision.Result != answer.NotReady && decision.Result != answer.RulesStale {
+			t.Errorf("unexpected answer %+v", decision)
 		}
 		return -1
 	}
@@ -278,9 +279,9 @@ func TestLifeOfABundle(t *testing.T) {
 		if kinds := b.events.kinds(); kinds != "activated refused refused refused refused activated" {
 			t.Errorf("events: %s", kinds)
 		}
-		_, decision, err := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
-		if err != nil || decision.Provenance.Revision != "v3" || decision.Provenance.Source != allocation.SourceCurrent {
-			t.Errorf("the decision comes from %+v, %v", decision.Provenance, err)
+		_, decision := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
+		if decision.Revision != "v3" || decision.Source != answer.SourceCurrent {
+			t.Errorf("the answer comes from %+v", decision)
 		}
 	}
 }

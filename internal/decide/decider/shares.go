@@ -1,7 +1,6 @@
-package allocation
+package decider
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,61 +10,6 @@ import (
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
-
-// Trial is a second set of rules beside those in use, as a canary: it decides
-// for a share of the devices.
-type Trial struct {
-	Rules *Rules
-	// Canary says for which devices the rules on trial decide; none by default.
-	Canary Shares
-}
-
-// Try puts a second set of rules beside those in use, in place of the one so
-// far; nil takes that away. As with [Allocator.Use], a request that is being
-// decided goes on with what it started with.
-func (a *Allocator) Try(trial *Trial) { a.change(func(u *inUse) { u.trial = trial }) }
-
-// Stop makes each further request a fault RulesStale with this detail, whatever
-// the rules say; empty lets them decide again.
-func (a *Allocator) Stop(detail string) { a.change(func(u *inUse) { u.stopped = detail }) }
-
-// Stopped is the detail that [Allocator.Stop] was given last.
-func (a *Allocator) Stopped() string { return a.inUse.Load().stopped }
-
-// inUse is all that a request depends on beside itself, behind one pointer, so
-// that no request sees half of a change. It never changes.
-type inUse struct {
-	rules   *Rules
-	trial   *Trial
-	stopped string
-}
-
-// change replaces the state by an edited copy of it.
-func (a *Allocator) change(edit func(*inUse)) {
-	for {
-		old := a.inUse.Load()
-		changed := *old
-		edit(&changed)
-		if a.inUse.CompareAndSwap(old, &changed) {
-			return
-		}
-	}
-}
-
-// pick says which rules decide about a request.
-func (u *inUse) pick(request *dps.AllocationRequest) (*Rules, Source, *Fault) {
-	switch {
-	case u.rules == nil:
-		return nil, "", &Fault{Kind: NotReady, Detail: "no rules are loaded yet"}
-	case u.stopped != "":
-		return nil, "", &Fault{Kind: RulesStale, Detail: u.stopped, Rules: u.rules.Digest(),
-			Provenance: Provenance{Source: SourceCurrent, Revision: u.rules.Revision()}}
-	case u.trial != nil && u.trial.Rules != nil && u.trial.Canary.Holds(request.Enrollment, request.Device.RegistrationID):
-		return u.trial.Rules, SourceCanary, nil
-	default:
-		return u.rules, SourceCurrent, nil
-	}
-}
 
 // Share is a percentage of the devices of some enrollments.
 type Share struct {
@@ -137,11 +81,4 @@ func (s Shares) Holds(enrollment dps.Enrollment, registrationID string) bool {
 	key := "canary\n" + enrollment.ID + "\n" + registrationID
 	const partsPerPercent = 10_000 // Fraction counts parts per million
 	return float64(rendezvous.Fraction(key)) < percent*partsPerPercent
-}
-
-// RuleFailed reports whether the rule ended in an error, such as two different
-// hubs for one device, where others may only have said nothing.
-func (f *Fault) RuleFailed() bool {
-	_, failed := errors.AsType[*ruleset.EvalError](f.Cause)
-	return failed
 }

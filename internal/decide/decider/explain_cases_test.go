@@ -1,4 +1,4 @@
-package allocation_test
+package decider_test
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 var update = flag.Bool("update", false, "rewrite what the cases are explained by; look at what changes")
@@ -40,7 +40,7 @@ func TestExplainCases(t *testing.T) {
 				parts[file.Name] = string(file.Data)
 			}
 			const payload = "input.deviceRuntimeContext.payload"
-			allocator, err := allocation.New(allocation.Options{Rules: load(t, map[string]string{
+			allocator, err := decider.New(decider.Options{Rules: load(t, map[string]string{
 				"a.rego":           "package allocation.default\n" + strings.ReplaceAll(parts["rule.rego"], "P.", payload+"."),
 				"tables/data.json": `{"eu": {"hub": "h"}}`,
 			})})
@@ -75,15 +75,15 @@ func TestExplainCases(t *testing.T) {
 
 // outline writes an explanation in short: definitions by line, then what failed
 // and what it was about. The first line of the case is line 1.
-func outline(e allocation.Explanation) string {
+func outline(e decider.Explanation) string {
 	var text strings.Builder
 	row := func(place string) int {
 		var n int
 		_, _ = fmt.Sscan(place[strings.LastIndexByte(place, ':')+1:], &n) // 0 is in no case
 		return n - 1
 	}
-	var definitions func(indent string, list []allocation.ExplainedDefinition)
-	terms := func(indent string, list []allocation.ExplainedTerm) {
+	var definitions func(indent string, list []decider.ExplainedDefinition)
+	terms := func(indent string, list []decider.ExplainedTerm) {
 		for _, term := range list {
 			text.WriteString(indent + term.Text)
 			if len(term.Values) > 0 {
@@ -99,7 +99,7 @@ func outline(e allocation.Explanation) string {
 			definitions(indent+"  ", term.Definitions)
 		}
 	}
-	definitions = func(indent string, list []allocation.ExplainedDefinition) {
+	definitions = func(indent string, list []decider.ExplainedDefinition) {
 		for _, d := range list {
 			fmt.Fprintf(&text, "%s%d %s", indent, row(d.Place), d.State)
 			if d.Value != nil {

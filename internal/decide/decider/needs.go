@@ -1,4 +1,4 @@
-package allocation
+package decider
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 			needed = append(needed, id)
 		}
 	}
-	rule := find(r.set, request.Enrollment)
+	rule := r.set.Serving(request.Enrollment)
 	if rule == nil {
 		return needed
 	}
@@ -44,12 +44,7 @@ func within(pointer, place string) bool {
 }
 
 func (r *Rules) namesIndividuals() bool {
-	for _, binding := range r.bindings {
-		if len(binding.Individuals) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.set.Rules(), func(rule *ruleset.Rule) bool { return len(rule.Individuals) > 0 })
 }
 
 // readBy reads the text of a rule once.
