@@ -5,10 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 const module = "github.com/usher-dps/usher/"
@@ -153,6 +158,29 @@ func importProblems(name string, p goPackage) []string {
 		}
 	}
 	return problems
+}
+
+// The import table in docs/architecture.md is the one that is tested.
+func TestImportTableIsDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	span := regexp.MustCompile("`([^`]+)`")
+	documented := map[string][]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| (`.+) \\| (.+) \\|$").FindAllStringSubmatch(string(text), -1) {
+		var allowed []string
+		for _, name := range span.FindAllStringSubmatch(row[2], -1) {
+			allowed = append(allowed, name[1])
+		}
+		for _, name := range span.FindAllStringSubmatch(row[1], -1) {
+			documented[name[1]] = allowed
+		}
+	}
+	if diff := cmp.Diff(mayImport, documented, cmpopts.SortSlices(strings.Compare)); diff != "" {
+		t.Errorf("-tested +documented:\n%s", diff)
+	}
 }
 
 // TestImportsFindsViolations plants violations: a check that cannot fail is none.
