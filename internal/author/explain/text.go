@@ -116,13 +116,13 @@ func (p printer) field(name, format string, args ...any) {
 
 func (p printer) head(r *Report) {
 	a := &r.Answer
-	switch {
-	case !a.Result.IsOutcome():
-		p.field(p.pad("no decision", p.style.Bad), "%s: %s", a.Result, a.Detail)
-	case a.Result == answer.Assigned:
+	switch a.Result {
+	case answer.Assigned:
 		p.field(p.pad(string(a.Result), p.style.Good), "%s", a.Response.IotHubHostName)
-	default:
+	case answer.Rejected, answer.Held:
 		p.field(p.pad(string(a.Result), p.style.Bad), "%s", strings.Join(a.Reasons, "; "))
+	default:
+		p.field(p.pad("no decision", p.style.Bad), "%s: %s", a.Result, a.Detail)
 	}
 	if cause := a.CauseText(); cause != "" && cause != a.Detail {
 		p.field("", "%s", cause)

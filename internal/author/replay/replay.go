@@ -446,7 +446,7 @@ func (w *worker) tell(b *batch, number int, request *dps.AllocationRequest, c co
 		Before: State{c.before.Result, strings.Clone(c.before.Hub)}, After: State{string(c.after.Result), strings.Clone(c.after.Response.IotHubHostName)},
 		Twin: c.twin, Reasons: c.after.Reasons,
 	}
-	if !c.after.Result.IsOutcome() {
+	if c.after.Detail != "" {
 		change.Detail = c.after.Detail
 		if c.after.Cause != nil {
 			change.Detail += ": " + c.after.Cause.Error()
