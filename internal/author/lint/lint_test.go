@@ -18,7 +18,7 @@ import (
 	"github.com/usher-dps/usher/internal/author/lint"
 )
 
-const shipped = "../../rules"
+const shipped = "../../../rules"
 
 // run loads rules as usher check does and looks at them.
 func run(t *testing.T, fsys fs.FS, options lint.Options) lint.Report {

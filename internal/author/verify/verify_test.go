@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "rewrite what the planted bugs are found
 // ruleFiles are files of rules beside the library that ships.
 func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 	t.Helper()
-	library, err := os.ReadFile("../../rules/lib/dps.rego")
+	library, err := os.ReadFile("../../../rules/lib/dps.rego")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func brief(t *testing.T, report *verify.Report) string {
 // The rules that ship keep every promise.
 func TestShippedRules(t *testing.T) {
 	t.Parallel()
-	o := options(t, os.DirFS("../../rules"))
+	o := options(t, os.DirFS("../../../rules"))
 	o.Budget = 600
 	report := run(t, o)
 	if len(report.Rules) < 6 {
@@ -424,7 +424,7 @@ func TestPayloadSchema(t *testing.T) {
 // are the same again for the same seed.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
-	o := options(t, os.DirFS("../../rules"))
+	o := options(t, os.DirFS("../../../rules"))
 	o.Budget, o.Seed, o.Only = 60, 7, []string{"default", "tenants"}
 	generate := func(o verify.Options) []verify.Generated {
 		requests, err := verify.Generate(t.Context(), o)

@@ -348,7 +348,7 @@ func TestLazyAndEagerAgree(t *testing.T) {
 	if err := later.CompileAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob("../../examples/requests/*.json")
+	files, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no example requests: %v", err)
 	}
@@ -375,7 +375,7 @@ func TestLazyAndEagerAgree(t *testing.T) {
 	}
 }
 
-const shippedRules = "../../rules"
+const shippedRules = "../../../rules"
 
 // Requests are decided on a ruleset while the rest of it is being compiled.
 func TestConcurrentUse(t *testing.T) {

@@ -41,7 +41,7 @@ func gave(t *testing.T, rule *Rule, document map[string]any) []Line {
 func TestLinesAreExplained(t *testing.T) {
 	t.Parallel()
 	rs := loadShipped(t)
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
 	}
