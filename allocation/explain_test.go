@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 func shippedAllocator(t testing.TB) *allocation.Allocator {
@@ -48,7 +49,7 @@ func sameDecision(t *testing.T, allocator *allocation.Allocator, request *dps.Al
 	return e
 }
 
-func entryOf(t *testing.T, e allocation.Explanation, name string) allocation.ExplainedEntry {
+func entryOf(t *testing.T, e allocation.Explanation, name string) explanation.Entry {
 	t.Helper()
 	for _, entry := range e.Entries {
 		if entry.Name == name {
@@ -56,7 +57,7 @@ func entryOf(t *testing.T, e allocation.Explanation, name string) allocation.Exp
 		}
 	}
 	t.Fatalf("no entry %s in %+v", name, e.Entries)
-	return allocation.ExplainedEntry{}
+	return explanation.Entry{}
 }
 
 // Explain decides as Allocate does, and what it tells of the rule leads to that.
@@ -94,7 +95,7 @@ func TestExplainExampleRequests(t *testing.T) {
 			}
 			var reasons []string
 			for _, d := range e.Entries[0].Definitions {
-				if d.State == allocation.DefinitionGave {
+				if d.State == explanation.Gave {
 					for _, reason := range d.Value.([]any) {
 						reasons = append(reasons, reason.(string))
 					}

@@ -11,6 +11,7 @@ import (
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
 )
 
@@ -25,11 +26,11 @@ type Report struct {
 	Overrides  []Constraint `json:"overrides,omitempty"`
 	// Recorded is the decision of the record that the request was in, if it
 	// was in one.
-	Recorded      *Recorded                   `json:"recorded,omitempty"`
-	WhyNot        *WhyNot                     `json:"whyNot,omitempty"`
-	Entries       []allocation.ExplainedEntry `json:"entries"`
-	BuiltinErrors []string                    `json:"builtinErrors,omitempty"`
-	CutShort      string                      `json:"cutShort,omitempty"` // why the explanation is not whole
+	Recorded      *Recorded           `json:"recorded,omitempty"`
+	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
+	Entries       []explanation.Entry `json:"entries"`
+	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
+	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is not whole
 }
 
 // Device is what the request says of the device.
@@ -108,7 +109,7 @@ func New(source string, request *dps.AllocationRequest, e allocation.Explanation
 		CutShort:      e.CutShort,
 	}
 	if r.Entries == nil {
-		r.Entries = []allocation.ExplainedEntry{}
+		r.Entries = []explanation.Entry{}
 	}
 	for _, c := range e.Candidates {
 		r.Candidates = append(r.Candidates, Candidate{Package: c.Package, Title: c.Title, Place: c.Place, Why: why(c)})
@@ -205,13 +206,13 @@ func (r *Report) constraint(override allocation.Override, request *dps.Allocatio
 
 // entry finds an entry rule; the zero value stands for one that the package does
 // not define.
-func (r *Report) entry(name string) allocation.ExplainedEntry {
+func (r *Report) entry(name string) explanation.Entry {
 	for _, entry := range r.Entries {
 		if entry.Name == name {
 			return entry
 		}
 	}
-	return allocation.ExplainedEntry{}
+	return explanation.Entry{}
 }
 
 // WriteJSON prints the report as one JSON document.
