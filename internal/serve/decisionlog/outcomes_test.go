@@ -192,9 +192,9 @@ func TestFailingSinks(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for problem, options := range map[string]decisionlog.Options{
-		"but there is no key":                 {RegistrationIDs: decisionlog.Hashed},
-		"use plain, hashed or absent":       {RegistrationIDs: "none"},
-		"has 5 bytes; it needs at least 16":       {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
+		"but there is no key":                {RegistrationIDs: decisionlog.Hashed},
+		"use plain, hashed or absent":        {RegistrationIDs: "none"},
+		"has 5 bytes; it needs at least 16":  {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
 		"registration IDs has 3 bytes; it n": {HashKey: []byte("abc")},
 	} {
 		if _, err := decisionlog.New(options); err == nil || !strings.Contains(err.Error(), problem) {
