@@ -9,8 +9,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
-	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/azureauth"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 	"github.com/usher-dps/usher/internal/serve/shadow"
@@ -20,7 +20,7 @@ import (
 // liveRules are the rules that answer, those on trial beside them, and what keeps
 // both up to date.
 type liveRules struct {
-	allocator *allocation.Allocator
+	allocator *decider.Decider
 	current   *rulesource.Keeper
 	// second and shadow are nil without rules on trial.
 	second *rulesource.Keeper
@@ -33,10 +33,10 @@ type liveRules struct {
 // startRules puts the first rules into use. It compiles them and the schema side
 // by side: each takes about half of the time from the start to the first answer.
 // What rules on trial decide in shadow goes to record, which may be nil.
-func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record handler.Observer) (*liveRules, error) {
+func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer) (*liveRules, error) {
 	r := &liveRules{log: log}
 	options := rulesource.Options{
-		Rules:      allocation.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
+		Rules:      decider.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
 		CheckAfter: settings.rulesCheck == checkAfter,
 		NoSelfTest: settings.rules.NoTest,
 		Timeout:    settings.decisionTimeout,
@@ -53,7 +53,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	current := options
 	current.Location = settings.rules.Source
 	current.MaxAge = settings.rules.MaxAge
-	current.Use = func(rules *allocation.Rules) {
+	current.Use = func(rules *decider.Rules) {
 		if <-built; r.allocator != nil {
 			r.allocator.Use(rules)
 		}
@@ -70,7 +70,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	group.Go(func() { rulesErr = r.current.Start(ctx) })
 	group.Go(func() {
 		defer close(built)
-		r.allocator, allocatorErr = allocation.New(allocation.Options{Timeout: settings.decisionTimeout})
+		r.allocator, allocatorErr = decider.New(decider.Options{Timeout: settings.decisionTimeout})
 		if allocatorErr == nil && settings.rules.Second.Kind != "" {
 			allocatorErr = r.newSecond(options, settings, record)
 		}
@@ -91,8 +91,8 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 // newSecond prepares the rules on trial. They have an allocator of their own for
 // shadow decisions, so that rules which compute on past their deadlines take nothing
 // from devices that are answered.
-func (r *liveRules) newSecond(options rulesource.Options, settings settings, record handler.Observer) error {
-	apart, err := allocation.New(allocation.Options{Timeout: settings.decisionTimeout})
+func (r *liveRules) newSecond(options rulesource.Options, settings settings, record answer.Observer) error {
+	apart, err := decider.New(decider.Options{Timeout: settings.decisionTimeout})
 	if err != nil {
 		return err
 	}
@@ -100,12 +100,12 @@ func (r *liveRules) newSecond(options rulesource.Options, settings settings, rec
 	if first := settings.rules.Source; first.Kind == rulesource.HTTPS && first.Host() != options.Location.Host() {
 		options.Token = "" // it is for the other host
 	}
-	options.Use = func(rules *allocation.Rules) {
+	options.Use = func(rules *decider.Rules) {
 		apart.Use(rules)
-		r.allocator.Try(&allocation.Trial{Rules: rules, Canary: settings.rules.Canary})
+		r.allocator.Try(&decider.Trial{Rules: rules, Canary: settings.rules.Canary})
 	}
 	r.second = rulesource.New(options)
-	r.shadow = shadow.New(shadow.Options{Allocator: apart, Shares: settings.rules.Shadow, Record: record})
+	r.shadow = shadow.New(shadow.Options{Decider: apart, Shares: settings.rules.Shadow, Record: record})
 	return nil
 }
 
@@ -183,9 +183,9 @@ func (r *liveRules) states() []telemetry.Rules {
 		return telemetry.Rules{Source: name, Revision: s.Revision, Digest: s.Digest, Refreshed: s.LastSuccess, Age: s.Age,
 			Stale: s.Stale, Refusals: s.Refusals, Failures: s.Failures}
 	}
-	states := []telemetry.Rules{state(string(allocation.SourceCurrent), r.current.Stats())}
+	states := []telemetry.Rules{state(string(answer.SourceCurrent), r.current.Stats())}
 	if r.second != nil {
-		states = append(states, state(string(allocation.SourceShadow), r.second.Stats()))
+		states = append(states, state(string(answer.SourceShadow), r.second.Stats()))
 	}
 	return states
 }
@@ -199,7 +199,7 @@ func (r *liveRules) comparisons() []telemetry.Comparisons {
 	list := []telemetry.Comparisons{{Comparison: "dropped", Count: stats.Dropped}}
 	for _, c := range stats.Enrollments {
 		list = append(list, telemetry.Comparisons{Kind: c.Kind, Enrollment: c.Enrollment, Comparison: "agreed", Count: c.Agreed})
-		for _, kind := range shadow.Kinds() {
+		for _, kind := range answer.Differences() {
 			if n := c.Differences[kind]; n > 0 {
 				list = append(list, telemetry.Comparisons{Kind: c.Kind, Enrollment: c.Enrollment, Comparison: string(kind), Count: n})
 			}

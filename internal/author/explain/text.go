@@ -11,8 +11,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 // Style marks what holds and what does not, for instance with colours. Its
@@ -114,36 +115,36 @@ func (p printer) field(name, format string, args ...any) {
 }
 
 func (p printer) head(r *Report) {
-	d := r.Decision
-	switch {
-	case d.Fault != "":
-		p.field(p.pad("no decision", p.style.Bad), "%s: %s", d.Fault, d.Detail)
-	case d.Outcome == allocation.Assigned:
-		p.field(p.pad(string(d.Outcome), p.style.Good), "%s", d.Hub)
+	a := &r.Answer
+	switch a.Result {
+	case answer.Assigned:
+		p.field(p.pad(string(a.Result), p.style.Good), "%s", a.Response.IotHubHostName)
+	case answer.Rejected, answer.Held:
+		p.field(p.pad(string(a.Result), p.style.Bad), "%s", strings.Join(a.Reasons, "; "))
 	default:
-		p.field(p.pad(string(d.Outcome), p.style.Bad), "%s", strings.Join(d.Reasons, "; "))
+		p.field(p.pad("no decision", p.style.Bad), "%s: %s", a.Result, a.Detail)
 	}
-	if d.Cause != "" && d.Cause != d.Detail {
-		p.field("", "%s", d.Cause)
+	if cause := a.CauseText(); cause != "" && cause != a.Detail {
+		p.field("", "%s", cause)
 	}
 	for _, o := range r.Overrides {
 		p.field("constraint", "%s: %s", o.Name, o.Text)
 	}
-	if d.Alarm {
+	if a.Alarm {
 		p.field("alarm", "an operator should look at it")
 	}
-	p.field("answer", "%d: %s", d.Status, r.Effect.Message)
-	if d.RetryAfter != "" {
-		p.field("", "Retry-After asks for %s; DPS keeps to its own times", d.RetryAfter)
+	p.field("answer", "%d: %s", a.Status(), r.Effect.Message)
+	if a.RetryAfter > 0 {
+		p.field("", "Retry-After asks for %s; DPS keeps to its own times", a.RetryAfter)
 	}
 	if r.Effect.InitialTwin != "" {
 		p.field("twin", "%s", r.Effect.InitialTwin)
 	}
-	if d.Payload != nil {
-		p.field("payload", "reaches the device: %s", short(compact(d.Payload), maxValue))
+	if payload := a.Response.Payload; payload != nil {
+		p.field("payload", "reaches the device: %s", short(compact(payload), maxValue))
 	}
 	if r.Recorded != nil {
-		p.field("recorded", "%s", r.Recorded.text(d))
+		p.field("recorded", "%s", r.Recorded.text(a))
 	}
 	p.field("request", "%s", r.Source)
 	where := "has no hub yet"
@@ -183,7 +184,7 @@ func words(kind dps.EnrollmentKind) string {
 }
 
 // entry prints an entry rule; last is the one that has the last word, if any has.
-func (p printer) entry(e allocation.ExplainedEntry, last string) {
+func (p printer) entry(e explanation.Entry, last string) {
 	p.line("", "")
 	if !e.Asked {
 		p.line("", "%s: not asked, %s has the last word", e.Name, last)
@@ -206,27 +207,27 @@ func (p printer) entry(e allocation.ExplainedEntry, last string) {
 	p.definitions(step, e.Definitions)
 }
 
-func (p printer) definitions(indent string, definitions []allocation.ExplainedDefinition) {
+func (p printer) definitions(indent string, definitions []explanation.Definition) {
 	for _, d := range definitions {
 		p.definition(indent, d)
 	}
 }
 
-func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
+func (p printer) definition(indent string, d explanation.Definition) {
 	deeper := indent + step + step
 	switch d.State {
-	case allocation.DefinitionGave:
+	case explanation.Gave:
 		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
 		p.terms(deeper, d.Uses)
 		for _, draw := range d.Draws {
 			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
 		}
-	case allocation.DefinitionNotHeld:
+	case explanation.NotHeld:
 		p.line(indent, "%s %s  %s", p.style.Bad("-"), d.Place, source(d.Text))
 		if d.Failed != nil {
 			p.expression(deeper, d.Place, *d.Failed)
 		}
-	case allocation.DefinitionUnreached:
+	case explanation.Unreached:
 		text := "not reached"
 		if d.Value != nil {
 			text += ", would give " + short(compact(d.Value), maxValue)
@@ -236,7 +237,7 @@ func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
 		}
 		p.line(indent, "%s", p.style.Faint(fmt.Sprintf("· %s  %s", d.Place, source(d.Text))))
 		p.line(deeper, "%s", p.style.Faint(text))
-	case allocation.DefinitionErred:
+	case explanation.Erred:
 		p.line(indent, "%s %s  %s", p.style.Bad("!"), d.Place, source(d.Text))
 		p.line(deeper, "%s", p.style.Bad(d.Error))
 	default:
@@ -245,7 +246,7 @@ func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
 }
 
 // expression prints what does not hold in the definition at a place.
-func (p printer) expression(indent, place string, e allocation.ExplainedExpression) {
+func (p printer) expression(indent, place string, e explanation.Expression) {
 	at := ""
 	if e.Place != place {
 		at = " at " + e.Place
@@ -261,7 +262,7 @@ func (p printer) expression(indent, place string, e allocation.ExplainedExpressi
 	p.terms(indent+step, e.Terms)
 }
 
-func (p printer) terms(indent string, terms []allocation.ExplainedTerm) {
+func (p printer) terms(indent string, terms []explanation.Term) {
 	for _, t := range terms {
 		text := source(t.Text)
 		values := make([]string, len(t.Values))

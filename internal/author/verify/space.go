@@ -11,6 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Bounds of the dimensions. Each keeps one dimension from eating the budget of
@@ -114,10 +115,9 @@ type explorer struct {
 	options    Options
 	set        *ruleset.Ruleset
 	rule       *ruleset.Rule
-	vocabulary *ruleset.Vocabulary
+	vocabulary *vocabulary.Vocabulary
 	chance     *rand.Rand
-	// ask decides a request: the hub it gets, and a text that tells answers apart.
-	ask func(body []byte) (hub, answer string)
+	decide     func(body []byte) brief
 }
 
 func (e *explorer) reads(pointers ...string) bool {
@@ -339,7 +339,7 @@ func (e *explorer) addRecord(s *space) {
 	}
 	for _, place := range spread(places, 8) {
 		values := []any{nil, "usher-other"}
-		for _, words := range [][]ruleset.Literal{e.vocabulary.At("/enrollmentGroup" + place), e.vocabulary.At("/individualEnrollment" + place)} {
+		for _, words := range [][]vocabulary.Literal{e.vocabulary.At("/enrollmentGroup" + place), e.vocabulary.At("/individualEnrollment" + place)} {
 			for _, literal := range words {
 				if len(values) < maxRecordValues && !slices.Contains(values, literal.Value) {
 					values = append(values, literal.Value)
@@ -526,8 +526,7 @@ func (e *explorer) thin(s *space, i int) {
 			request := s.draft(context)
 			request.hubs = hubs[m]
 			request.policy = policy{}
-			_, text := e.ask(request.body())
-			answer.WriteString(text + "\n")
+			answer.WriteString(e.decide(request.body()).String() + "\n")
 		}
 		switch answers[answer.String()]++; {
 		case n < d.fixed || answers[answer.String()] <= sameAnswer:
@@ -607,8 +606,8 @@ func (e *explorer) hubs(s *space) []string {
 			d.current = candidates[e.chance.IntN(len(candidates))]
 		}
 		// That a device stays says nothing of the rule.
-		if hub, _ := e.ask(d.body()); hub != "" && hub != d.current {
-			chosen[hub]++
+		if a := e.decide(d.body()); a.assigned() && a.words != d.current {
+			chosen[a.words]++
 		}
 	}
 	score := func(host string) int {

@@ -11,7 +11,7 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
@@ -26,12 +26,12 @@ type Record struct {
 	Time       time.Time `json:"time"` // of the call, in UTC
 	DurationUS int64     `json:"durationUs"`
 	// Source says which rules decided; empty means the current ones.
-	Source allocation.Source `json:"source"`
+	Source answer.Source `json:"source"`
 	// ShadowOf is the decision that was answered in place of this one, which
 	// shadow rules made.
 	ShadowOf string `json:"shadowOf,omitempty"`
 	// Diverged tells in what the two differ.
-	Diverged []string `json:"diverged,omitempty"`
+	Diverged []answer.Difference `json:"diverged,omitempty"`
 
 	// Probe is set where no device stands behind the call.
 	Probe bool `json:"probe,omitempty"`
@@ -95,19 +95,19 @@ type Line struct {
 
 // Decision is what was decided: an outcome, or a fault in place of one.
 type Decision struct {
-	Outcome allocation.Outcome `json:"outcome,omitempty"`
-	Fault   *Fault             `json:"fault,omitempty"`
-	Hub     string             `json:"hub,omitempty"`
+	Outcome answer.Result `json:"outcome,omitempty"`
+	Fault   *Fault        `json:"fault,omitempty"`
+	Hub     string        `json:"hub,omitempty"`
 	// InitialTwin and Payload are those of the answer; nil if it has none.
-	InitialTwin    *Part                 `json:"initialTwin,omitempty"`
-	InitialTwinUse dps.InitialTwinUse    `json:"initialTwinUse,omitempty"`
-	Payload        *Part                 `json:"payload,omitempty"`
-	Reasons        []string              `json:"reasons,omitempty"`
-	Overrides      []allocation.Override `json:"overrides,omitempty"`
-	RetryAfterMS   int64                 `json:"retryAfterMs,omitempty"`
-	Alarm          bool                  `json:"alarm,omitempty"`
-	Cause          string                `json:"cause,omitempty"`
-	BuiltinErrors  []string              `json:"builtinErrors,omitempty"`
+	InitialTwin    *Part              `json:"initialTwin,omitempty"`
+	InitialTwinUse dps.InitialTwinUse `json:"initialTwinUse,omitempty"`
+	Payload        *Part              `json:"payload,omitempty"`
+	Reasons        []string           `json:"reasons,omitempty"`
+	Overrides      []answer.Override  `json:"overrides,omitempty"`
+	RetryAfterMS   int64              `json:"retryAfterMs,omitempty"`
+	Alarm          bool               `json:"alarm,omitempty"`
+	Cause          string             `json:"cause,omitempty"`
+	BuiltinErrors  []string           `json:"builtinErrors,omitempty"`
 }
 
 // Result is the outcome, or the kind of the fault.
@@ -120,9 +120,9 @@ func (d *Decision) Result() string {
 
 // Fault says why there is no decision.
 type Fault struct {
-	Kind       allocation.FaultKind   `json:"kind"`
-	Detail     string                 `json:"detail,omitempty"`
-	Violations []allocation.Violation `json:"violations,omitempty"`
+	Kind       answer.Result      `json:"kind"`
+	Detail     string             `json:"detail,omitempty"`
+	Violations []answer.Violation `json:"violations,omitempty"`
 }
 
 // Part is a twin or a payload of the answer. Of its value it holds the members

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -106,9 +105,9 @@ func New(options Options) (*Recorder, error) {
 	return r, nil
 }
 
-// Observe is a [handler.Observer]: it records an allocation before it is answered.
+// Observe is a [answer.Observer]: it records an allocation before it is answered.
 // Whatever goes wrong is told to Options.Failed, and to nobody else.
-func (r *Recorder) Observe(_ context.Context, a *handler.Allocation) {
+func (r *Recorder) Observe(_ context.Context, a *answer.Call) {
 	s := r.pool.Get().(*scratch)
 	defer r.pool.Put(s)
 	if err := r.encode(s, a); err != nil {
@@ -129,7 +128,7 @@ func (r *Recorder) failed(sink string, err error) {
 }
 
 // encode makes the record. A panic must not become the answer to a device.
-func (r *Recorder) encode(s *scratch, a *handler.Allocation) (err error) {
+func (r *Recorder) encode(s *scratch, a *answer.Call) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // its value can quote the request
 			err = fmt.Errorf("the record cannot be made: panic of type %T", p)
@@ -151,18 +150,15 @@ func write(sink Sink, record []byte) (err error) {
 
 // build makes the record of an allocation. The record is good until the scratch
 // is used again.
-func (r *Recorder) build(s *scratch, a *handler.Allocation) {
-	digest, rule, provenance := a.Decision.Rules, a.Decision.Rule, &a.Decision.Provenance
-	if a.Fault != nil {
-		digest, rule, provenance = a.Fault.Rules, a.Fault.Rule, &a.Fault.Provenance
-	}
+func (r *Recorder) build(s *scratch, call *answer.Call) {
+	a := &call.Answer
 	var recordable [][]string
-	if provenance.Binding != nil {
-		recordable = provenance.Binding.Recordable
+	if a.Rule != nil {
+		recordable = a.Rule.Recordable
 	}
 	var document map[string]any
-	if a.Request != nil {
-		document = a.Request.Document
+	if call.Request != nil {
+		document = call.Request.Document
 	}
 	m := &s.mask
 	m.reset(r.allowed, document, recordable)
@@ -170,41 +166,38 @@ func (r *Recorder) build(s *scratch, a *handler.Allocation) {
 
 	record := &s.record
 	*record = Record{
-		Version: Version, DecisionID: a.DecisionID, Time: a.Start, DurationUS: a.Duration.Microseconds(),
-		Source: cmp.Or(provenance.Source, allocation.SourceCurrent), ShadowOf: provenance.ShadowOf, Diverged: provenance.Diverged, Probe: a.Probe,
-		Lines: record.Lines[:0], Status: a.Status, InvocationID: m.text(a.InvocationID),
+		Version: Version, DecisionID: call.DecisionID, Time: call.Start, DurationUS: call.Duration.Microseconds(),
+		Source: cmp.Or(a.Source, answer.SourceCurrent), ShadowOf: call.ShadowOf, Diverged: call.Diverged, Probe: call.Probe,
+		Lines: record.Lines[:0], Status: a.Status(), InvocationID: m.text(call.InvocationID),
 	}
-	if digest != "" {
-		s.rules = Rules{Digest: digest, Revision: provenance.Revision}
+	if a.Rules != "" {
+		s.rules = Rules{Digest: a.Rules, Revision: a.Revision}
 		record.Rules = &s.rules
 	}
-	if rule != "" {
-		s.rule = Rule{Package: rule}
-		record.Rule = &s.rule
-		if binding := provenance.Binding; binding != nil {
-			record.Rule.Title, record.Rule.File = binding.Title, binding.Place
-			if line := strings.LastIndexByte(binding.Place, ':'); line >= 0 {
-				record.Rule.File = binding.Place[:line]
-			}
+	if rule := a.Rule; rule != nil {
+		s.rule = Rule{Package: rule.Package, Title: rule.Title, File: rule.Place}
+		if line := strings.LastIndexByte(rule.Place, ':'); line >= 0 {
+			s.rule.File = rule.Place[:line]
 		}
+		record.Rule = &s.rule
 	}
-	for _, line := range provenance.Lines {
+	for _, line := range a.Lines {
 		record.Lines = append(record.Lines, Line(line))
 	}
-	if a.Trace.TraceID != "" {
+	if call.Trace.TraceID != "" {
 		record.Trace = &s.trace
-		s.trace = Trace{TraceID: a.Trace.TraceID, ParentSpanID: a.Trace.ParentID, SpanID: a.Trace.SpanID}
+		s.trace = Trace{TraceID: call.Trace.TraceID, ParentSpanID: call.Trace.ParentID, SpanID: call.Trace.SpanID}
 	}
-	if a.Request != nil {
-		s.request(a.Request)
+	if call.Request != nil {
+		s.request(call.Request)
 		start := len(s.parts)
-		s.parts, _ = m.request(s.parts, r.allowed, a.Request.Document)
+		s.parts, _ = m.request(s.parts, r.allowed, call.Request.Document)
 		record.Request = s.parts[start:]
 	}
-	s.decision(a)
+	s.decision(call)
 	// What was masked of the request alone: pointers are into that.
 	record.Masked, record.MaskedMore = m.masked, m.more
-	s.lookups(provenance.Lookups)
+	s.lookups(a.Lookups)
 }
 
 // request fills in who asked.
@@ -262,48 +255,35 @@ func (s *scratch) summarize(c *dps.Certificate) {
 	}
 }
 
-func (s *scratch) decision(a *handler.Allocation) {
-	m, d := &s.mask, &s.record.Decision
+func (s *scratch) decision(call *answer.Call) {
+	m, d, a := &s.mask, &s.record.Decision, &call.Answer
 	// Not pointers into the request.
 	masked, more := m.masked, m.more
 	defer func() { m.masked, m.more = masked, more }()
-	if f := a.Fault; f != nil {
-		s.fault = Fault{Kind: f.Kind, Detail: m.text(f.Detail)}
-		if a.Request == nil && m.mode != Plain {
-			// A pointer into a body that could not be read: nobody knows which of its names is a device's.
+	effect := a.Effect()
+	s.record.DPSEffect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode}
+	d.Cause = m.text(a.CauseText())
+	if !a.Result.IsOutcome() {
+		s.fault = Fault{Kind: a.Result, Detail: m.text(a.Detail)}
+		if call.Request == nil && m.mode != Plain {
+			// A pointer into a body that could not be read: any of its names may be a device's.
 			s.fault.Detail, _, _ = strings.Cut(s.fault.Detail, " at /")
 		}
+		for _, violation := range a.Violations {
+			s.fault.Violations = append(s.fault.Violations,
+				answer.Violation{Pointer: m.shown(violation.Pointer), Problem: m.text(violation.Problem)})
+		}
 		d.Fault = &s.fault
-		for _, violation := range f.Violations {
-			d.Fault.Violations = append(d.Fault.Violations,
-				allocation.Violation{Pointer: m.shown(violation.Pointer), Problem: m.text(violation.Problem)})
-		}
-		if f.Cause != nil {
-			d.Cause = m.text(f.Cause.Error())
-		}
-		s.record.DPSEffect = effect(a.Status, "")
 		return
 	}
-	d.Outcome, d.Alarm, d.RetryAfterMS = a.Decision.Outcome, a.Decision.Alarm, a.Decision.RetryAfter.Milliseconds()
-	d.Overrides, d.BuiltinErrors = a.Decision.Overrides, a.Decision.BuiltinErrors
-	for _, reason := range a.Decision.Reasons {
+	d.Outcome, d.Alarm, d.RetryAfterMS = a.Result, a.Alarm, a.RetryAfter.Milliseconds()
+	d.Overrides, d.BuiltinErrors = a.Overrides, a.BuiltinErrors
+	for _, reason := range a.Reasons {
 		d.Reasons = append(d.Reasons, m.text(reason))
 	}
-	if a.Decision.Cause != nil {
-		d.Cause = m.text(a.Decision.Cause.Error())
-	}
-	response := &a.Decision.Response
-	s.record.DPSEffect = effect(a.Status, response.IotHubHostName)
-	if a.Decision.Outcome == allocation.Assigned {
-		d.Hub, d.InitialTwinUse = m.text(response.IotHubHostName), a.Decision.InitialTwin
-		d.InitialTwin = s.part(&s.twin, response.InitialTwin, answerTwin)
-		d.Payload = s.part(&s.payload, response.Payload, answerPayload)
-	}
-}
-
-func effect(status int, hub string) Effect {
-	effect := dps.EffectOf(status, hub)
-	return Effect{Result: effect.Result, ErrorCode: effect.ErrorCode}
+	d.Hub, d.InitialTwinUse = m.text(a.Response.IotHubHostName), a.InitialTwin
+	d.InitialTwin = s.part(&s.twin, a.Response.InitialTwin, answerTwin)
+	d.Payload = s.part(&s.payload, a.Response.Payload, answerPayload)
 }
 
 // part fills in a twin or a payload of the answer; nil if there is none.
@@ -334,7 +314,7 @@ const maxLookups = 16 << 10
 
 // lookups records calls of built-in functions, as far as that tells nothing that
 // has to stay where it is.
-func (s *scratch) lookups(lookups []allocation.Lookup) {
+func (s *scratch) lookups(lookups []answer.Lookup) {
 	if len(lookups) == 0 {
 		return
 	}
@@ -362,7 +342,7 @@ func (s *scratch) lookups(lookups []allocation.Lookup) {
 
 // recordableLookup says whether a call may be recorded, and what of its result.
 // Built-ins that are not known here can answer anything, such as the environment.
-func recordableLookup(lookup allocation.Lookup) (result any, may bool) {
+func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 	switch lookup.Builtin {
 	case "time.now_ns", "rand.intn", "uuid.rfc4122", "net.lookup_ip_addr":
 		return lookup.Result, true
@@ -374,7 +354,7 @@ func recordableLookup(lookup allocation.Lookup) (result any, may bool) {
 
 // recordableHTTP leaves out calls that carry anything but a plain URL, and the
 // headers of answers: both are where credentials stand.
-func recordableHTTP(lookup allocation.Lookup) (result any, may bool) {
+func recordableHTTP(lookup answer.Lookup) (result any, may bool) {
 	if len(lookup.Arguments) == 0 {
 		return nil, false
 	}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
@@ -43,11 +43,11 @@ func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	return dps.AppendValue(nil, document), nil
 }
 
-// KnownLookups are the look-ups of a record for [allocation.WithLookups].
-func KnownLookups(calls []Call) ([]allocation.Lookup, error) {
-	var lookups []allocation.Lookup
+// KnownLookups are the look-ups of a record for decider.Repeat.
+func KnownLookups(calls []Call) ([]answer.Lookup, error) {
+	var lookups []answer.Lookup
 	for _, call := range calls {
-		lookup := allocation.Lookup{Builtin: call.Builtin}
+		lookup := answer.Lookup{Builtin: call.Builtin}
 		for _, part := range []struct {
 			text json.RawMessage
 			into any

@@ -1,0 +1,62 @@
+package decider
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
+)
+
+// Needs tells which of the places that are masked in a request, as JSON pointers,
+// the rules look at to reject it, to hold it or to name a hub. A decision on such a
+// request need not be the one on the whole request. It is read from the text of the
+// rules, so it can name a place that does not count for this request.
+func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, masked []string) []string {
+	if len(masked) == 0 {
+		return nil
+	}
+	var needed []string
+	if request.Enrollment.Kind == dps.IndividualEnrollment && r.namesIndividuals() {
+		const id = "/individualEnrollment/registrationId" // which says what rule it is
+		if slices.Contains(masked, id) {
+			needed = append(needed, id)
+		}
+	}
+	rule := r.set.Serving(request.Enrollment)
+	if rule == nil {
+		return needed
+	}
+	for _, pointer := range masked {
+		if !slices.Contains(needed, pointer) && slices.ContainsFunc(r.readBy(rule), func(read string) bool {
+			return within(pointer, read) || within(read, pointer)
+		}) {
+			needed = append(needed, pointer)
+		}
+	}
+	return needed
+}
+
+// within reports whether a place is another one or below it.
+func within(pointer, place string) bool {
+	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
+}
+
+func (r *Rules) namesIndividuals() bool {
+	return slices.ContainsFunc(r.set.Rules(), func(rule *ruleset.Rule) bool { return len(rule.Individuals) > 0 })
+}
+
+// readBy reads the text of a rule once.
+func (r *Rules) readBy(rule *ruleset.Rule) []string {
+	if known, ok := r.reads.Load(rule); ok {
+		return known.([]string)
+	}
+	reads, err := vocabulary.DecidesBy(rule)
+	if err != nil {
+		return nil // a rule that does not compile decides nothing by anything
+	}
+	r.reads.Store(rule, reads)
+	return reads
+}
