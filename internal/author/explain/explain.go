@@ -128,6 +128,9 @@ func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask ke
 }
 
 func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
+	if object == nil {
+		return nil
+	}
 	masked, _ := mask.Value(object).(map[string]any)
 	return masked
 }
