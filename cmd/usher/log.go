@@ -22,6 +22,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -331,7 +332,7 @@ func (s *logSearch) readAll(ctx context.Context, args []string, stdin io.Reader)
 	}
 	for _, arg := range args {
 		if arg == "-" {
-			if err := s.readLog(ctx, replay.Stream("stdin", stdin)); err != nil {
+			if err := s.readLog(ctx, requestlog.Stream("stdin", stdin)); err != nil {
 				return err
 			}
 			continue
@@ -341,7 +342,7 @@ func (s *logSearch) readAll(ctx context.Context, args []string, stdin io.Reader)
 			return err
 		}
 		for _, file := range files {
-			log, err := replay.File(file)
+			log, err := requestlog.File(file)
 			if err != nil {
 				return err
 			}
@@ -379,7 +380,7 @@ func recordFiles(name string) ([]string, error) {
 	return files, err
 }
 
-func (s *logSearch) readLog(ctx context.Context, log replay.Log) error {
+func (s *logSearch) readLog(ctx context.Context, log requestlog.Log) error {
 	in, err := log.Read(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", log.Name, err)

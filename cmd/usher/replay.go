@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/author/replay/view"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
@@ -187,12 +188,12 @@ func (flags *replayFlags) allocator(ctx context.Context, path string) (*decider.
 }
 
 // openLogs returns the logs and their size in bytes, 0 if that is not known.
-func openLogs(paths []string, stdin io.Reader) (logs []replay.Log, size int64, err error) {
+func openLogs(paths []string, stdin io.Reader) (logs []requestlog.Log, size int64, err error) {
 	known := true
 	for _, path := range paths {
-		log := replay.Stream("stdin", stdin)
+		log := requestlog.Stream("stdin", stdin)
 		if path != "-" {
-			if log, err = replay.File(path); err != nil {
+			if log, err = requestlog.File(path); err != nil {
 				return nil, 0, err
 			}
 		}
