@@ -31,12 +31,8 @@ func (a *Answer) Document(names ...string) Document {
 
 func (a *Answer) member(name string) any {
 	switch name {
-	case "outcome":
-		if a.Result.IsOutcome() {
-			return string(a.Result)
-		}
-	case "fault":
-		if !a.Result.IsOutcome() {
+	case "outcome", "fault":
+		if a.Result.IsOutcome() == (name == "outcome") {
 			return string(a.Result)
 		}
 	case "status":

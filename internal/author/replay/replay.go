@@ -417,7 +417,7 @@ func (w *worker) report(b *batch, item *requestlog.Item, request *dps.Allocation
 		After:  State{c.after.Result, strings.Clone(c.after.Response.IotHubHostName)},
 		Twin:   c.twin, Reasons: c.after.Reasons,
 	}
-	if !c.after.Result.IsOutcome() {
+	if c.after.Detail != "" {
 		change.Detail = c.after.Detail
 		if c.after.Cause != nil {
 			change.Detail += ": " + c.after.Cause.Error()

@@ -109,7 +109,7 @@ func Measure(ctx context.Context, allocator *decider.Decider, requests []Request
 	}
 	var response []byte
 	decide := func(body []byte) {
-		if _, a := allocator.AllocateJSON(ctx, body); a.Result.IsOutcome() {
+		if _, a := allocator.AllocateJSON(ctx, body); a.Result == answer.Assigned {
 			response = a.Response.AppendJSON(response[:0])
 		}
 	}

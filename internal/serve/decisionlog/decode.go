@@ -8,11 +8,10 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// ErrNotRecord is the error of [Decode] for a JSON object that is not a decision record.
+// ErrNotRecord says that a text is JSON but not a decision record.
 var ErrNotRecord = errors.New("not a decision record: it has no usherRecord")
 
-// Decode reads a text that holds one record. It refuses records of a version that it does not know, and ignores members
-// that it does not know.
+// Decode reads exactly one record. It refuses records of an unknown version, and ignores unknown members.
 func Decode(text []byte) (Record, error) {
 	var record Record
 	err := json.Unmarshal(text, &record)
