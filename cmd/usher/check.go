@@ -75,10 +75,9 @@ It exits with 3 if the rules do not load, and with 7 if an error is found; with
 	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
 	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollment records, as az iot dps lists them; may be given for groups and individuals apart")
 	f.StringVar(&flags.failOn, "fail-on", "error", "level that makes the exit code 7: error or warning")
-	f.StringVarP(&flags.format, "output", "o", "text", strings.Join(checkFormats[:len(checkFormats)-1], ", ")+" or "+checkFormats[len(checkFormats)-1])
+	addOutputFlag(cmd, &flags.format, checkFormats...)
 	f.BoolVar(&flags.list, "list", false, "list the lints")
 	f.StringVar(&flags.explain, "explain", "", "explain the lint with this ID")
-	completeWith(cmd, "output", checkFormats...)
 	completeWith(cmd, "fail-on", string(lint.Error), string(lint.Warning))
 	var ids []string
 	for _, l := range lint.Lints() {
@@ -94,9 +93,6 @@ func (flags *checkFlags) check(cmd *cobra.Command, args []string) error {
 			return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], flags.rules.path))
 		}
 		flags.rules.path = args[0]
-	}
-	if !slices.Contains(checkFormats, flags.format) {
-		return usageError(fmt.Errorf("--output is %q: use one of %s", flags.format, strings.Join(checkFormats, ", ")))
 	}
 	if flags.failOn != string(lint.Error) && flags.failOn != string(lint.Warning) {
 		return usageError(fmt.Errorf("--fail-on is %q: use error or warning", flags.failOn))

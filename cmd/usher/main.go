@@ -93,7 +93,7 @@ shows is what devices get.`,
 			return cmd.Help()
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(describeFlagError(err)) })
 	cmd.AddCommand(newCheckCommand(), newNewCommand(), newEditorCommand(), newExplainCommand(), newTestCommand(), newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand(), newBenchCommand(), newReplayCommand(), newLogCommand(), newVerifyCommand(), newHostCommand(), newDPSCommand(), newFmtCommand(), newVersionCommand())
 	arrange(cmd)
 	return cmd

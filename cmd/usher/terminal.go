@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -121,4 +126,49 @@ func writeJSON(w io.Writer, value any) error {
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// choice is a flag that takes one of several values.
+type choice struct {
+	value   *string
+	choices []string
+}
+
+func (c choice) String() string {
+	if c.value == nil {
+		return ""
+	}
+	return *c.value
+}
+
+func (c choice) Type() string { return "string" }
+
+func (c choice) Set(text string) error {
+	if !slices.Contains(c.choices, text) {
+		return errors.New("use " + alternatives(c.choices))
+	}
+	*c.value = text
+	return nil
+}
+
+// alternatives writes names as "a, b or c".
+func alternatives(names []string) string {
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+// addOutputFlag adds the flag -o to a command, with the first format as the default.
+func addOutputFlag(cmd *cobra.Command, format *string, formats ...string) {
+	*format = formats[0]
+	cmd.Flags().VarP(choice{format, formats}, "output", "o", alternatives(formats))
+	completeWith(cmd, "output", formats...)
+}
+
+// describeFlagError words the error of a flag with a wrong value, such as --output is "xml": use text or json.
+func describeFlagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if ok && invalid.GetFlag().Name == "output" {
+		return fmt.Errorf("--output is %q: %w", invalid.GetValue(), errors.Unwrap(invalid))
+	}
+	return err
 }

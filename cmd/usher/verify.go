@@ -80,21 +80,18 @@ has found so far.`,
 	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from")
 	f.DurationVar(&flags.timeout, "timeout", decider.DefaultTimeout, "how long a rule may take for one request")
 	f.StringVar(&flags.save, "save", "", "folder to write the requests to that break a promise")
-	f.StringVarP(&flags.output, "output", "o", "text", strings.Join(verifyFormats, ", "))
+	addOutputFlag(cmd, &flags.output, verifyFormats...)
 	var ids []string
 	for _, promise := range verify.Promises() {
 		ids = append(ids, promise.ID+"\t"+promise.Says)
 	}
 	completeWith(cmd, "promise", ids...)
-	completeWith(cmd, "output", verifyFormats...)
 	completeRules(cmd, "rule", &flags.rules)
 	return cmd
 }
 
 func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	switch {
-	case !slices.Contains(verifyFormats, flags.output):
-		return usageError(fmt.Errorf("--output %s: it is one of %s", flags.output, strings.Join(verifyFormats, ", ")))
 	case flags.budget < 1:
 		return usageError(errors.New("--budget is at least 1"))
 	case flags.timeout <= 0:

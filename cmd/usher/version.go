@@ -23,19 +23,14 @@ the commit that it was built from, where the build knew one.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			build := readBuild()
-			switch format {
-			case "json":
+			if format == "json" {
 				return writeJSON(cmd.OutOrStdout(), build)
-			case "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
-				return err
-			default:
-				return usageError(fmt.Errorf("--output is %q: use text or json", format))
 			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
+			return err
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
 }
 
