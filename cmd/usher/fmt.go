@@ -95,7 +95,7 @@ func formatFile(file string, write bool) (changed bool, err error) {
 	}
 	formatted, err := format.SourceWithOpts(file, source, format.Opts{RegoVersion: ast.RegoV1})
 	if err != nil {
-		return false, ruleset.CompileProblems(err)
+		return false, ruleset.CompileError(err)
 	}
 	if bytes.Equal(source, formatted) {
 		return false, nil

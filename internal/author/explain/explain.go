@@ -13,6 +13,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -30,11 +31,11 @@ type Report struct {
 	Overrides []Constraint    `json:"overrides,omitempty"`
 	// Recorded is the decision of the record that the request was in, if it
 	// was in one.
-	Recorded      *Recorded                `json:"recorded,omitempty"`
-	WhyNot        *WhyNot                  `json:"whyNot,omitempty"`
-	Entries       []decider.ExplainedEntry `json:"entries"`
-	BuiltinErrors []string                 `json:"builtinErrors,omitempty"`
-	CutShort      string                   `json:"cutShort,omitempty"` // why the explanation is not whole
+	Recorded      *Recorded           `json:"recorded,omitempty"`
+	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
+	Entries       []explanation.Entry `json:"entries"`
+	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
+	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is not whole
 }
 
 // Device is what the request says of the device.
@@ -94,7 +95,7 @@ func New(source string, request *dps.AllocationRequest, e decider.Explanation) *
 		CutShort:      e.CutShort,
 	}
 	if r.Entries == nil {
-		r.Entries = []decider.ExplainedEntry{}
+		r.Entries = []explanation.Entry{}
 	}
 	for _, c := range e.Candidates {
 		r.Candidates = append(r.Candidates, Candidate{Package: c.Rule.Package, Title: c.Rule.Title, Place: c.Rule.Place, Why: why(c)})
@@ -181,13 +182,13 @@ func (r *Report) constraint(override answer.Override, request *dps.AllocationReq
 
 // entry finds an entry rule; the zero value stands for one that the package does
 // not define.
-func (r *Report) entry(name string) decider.ExplainedEntry {
+func (r *Report) entry(name string) explanation.Entry {
 	for _, entry := range r.Entries {
 		if entry.Name == name {
 			return entry
 		}
 	}
-	return decider.ExplainedEntry{}
+	return explanation.Entry{}
 }
 
 // WriteJSON prints the report as one JSON document.

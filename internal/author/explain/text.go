@@ -13,7 +13,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 // Style marks what holds and what does not, for instance with colours. Its
@@ -184,7 +184,7 @@ func words(kind dps.EnrollmentKind) string {
 }
 
 // entry prints an entry rule; last is the one that has the last word, if any has.
-func (p printer) entry(e decider.ExplainedEntry, last string) {
+func (p printer) entry(e explanation.Entry, last string) {
 	p.line("", "")
 	if !e.Asked {
 		p.line("", "%s: not asked, %s has the last word", e.Name, last)
@@ -207,27 +207,27 @@ func (p printer) entry(e decider.ExplainedEntry, last string) {
 	p.definitions(step, e.Definitions)
 }
 
-func (p printer) definitions(indent string, definitions []decider.ExplainedDefinition) {
+func (p printer) definitions(indent string, definitions []explanation.Definition) {
 	for _, d := range definitions {
 		p.definition(indent, d)
 	}
 }
 
-func (p printer) definition(indent string, d decider.ExplainedDefinition) {
+func (p printer) definition(indent string, d explanation.Definition) {
 	deeper := indent + step + step
 	switch d.State {
-	case decider.DefinitionGave:
+	case explanation.Gave:
 		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
 		p.terms(deeper, d.Uses)
 		for _, draw := range d.Draws {
 			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
 		}
-	case decider.DefinitionNotHeld:
+	case explanation.NotHeld:
 		p.line(indent, "%s %s  %s", p.style.Bad("-"), d.Place, source(d.Text))
 		if d.Failed != nil {
 			p.expression(deeper, d.Place, *d.Failed)
 		}
-	case decider.DefinitionUnreached:
+	case explanation.Unreached:
 		text := "not reached"
 		if d.Value != nil {
 			text += ", would give " + short(compact(d.Value), maxValue)
@@ -237,7 +237,7 @@ func (p printer) definition(indent string, d decider.ExplainedDefinition) {
 		}
 		p.line(indent, "%s", p.style.Faint(fmt.Sprintf("· %s  %s", d.Place, source(d.Text))))
 		p.line(deeper, "%s", p.style.Faint(text))
-	case decider.DefinitionErred:
+	case explanation.Erred:
 		p.line(indent, "%s %s  %s", p.style.Bad("!"), d.Place, source(d.Text))
 		p.line(deeper, "%s", p.style.Bad(d.Error))
 	default:
@@ -246,7 +246,7 @@ func (p printer) definition(indent string, d decider.ExplainedDefinition) {
 }
 
 // expression prints what does not hold in the definition at a place.
-func (p printer) expression(indent, place string, e decider.ExplainedExpression) {
+func (p printer) expression(indent, place string, e explanation.Expression) {
 	at := ""
 	if e.Place != place {
 		at = " at " + e.Place
@@ -262,7 +262,7 @@ func (p printer) expression(indent, place string, e decider.ExplainedExpression)
 	p.terms(indent+step, e.Terms)
 }
 
-func (p printer) terms(indent string, terms []decider.ExplainedTerm) {
+func (p printer) terms(indent string, terms []explanation.Term) {
 	for _, t := range terms {
 		text := source(t.Text)
 		values := make([]string, len(t.Values))

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 // WhyNot tells why a device does not go to a certain hub.
@@ -19,22 +19,22 @@ type WhyNot struct {
 	// hub, the weightiest first.
 	Obstacles []string `json:"obstacles,omitempty"`
 	// lastWord are the entry rules among the obstacles.
-	lastWord []decider.ExplainedEntry
+	lastWord []explanation.Entry
 	// Definitions are those of hub.
 	Definitions []HubDefinition `json:"definitions"`
 }
 
 // HubDefinition tells what one definition of hub has to do with the hub.
 type HubDefinition struct {
-	Place string                  `json:"place"`
-	Text  string                  `json:"text"`
-	State decider.DefinitionState `json:"state"`
+	Place string            `json:"place"`
+	Text  string            `json:"text"`
+	State explanation.State `json:"state"`
 	// Names is "yes" if the definition gives the hub, or would if it held; "no"
 	// if it gives another, "unknown" if that depends on what does not hold.
 	Names string `json:"names"`
 	Note  string `json:"note"`
 	// Failed is the expression that does not hold.
-	Failed *decider.ExplainedExpression `json:"failed,omitempty"`
+	Failed *explanation.Expression `json:"failed,omitempty"`
 }
 
 // AskWhyNot adds to the report why the device does not go to a hub, given by host
@@ -63,7 +63,7 @@ func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
 			w.lastWord = append(w.lastWord, entry)
 		}
 		for _, d := range entry.Definitions {
-			if entry.Asked && d.State == decider.DefinitionGave && says(d.Value) {
+			if entry.Asked && d.State == explanation.Gave && says(d.Value) {
 				w.Obstacles = append(w.Obstacles, fmt.Sprintf("%s at %s has the last word: %s", name, d.Place, compact(d.Value)))
 			}
 		}
@@ -86,7 +86,7 @@ func says(value any) bool {
 	return value != nil && value != false && (!isList || len(list) > 0)
 }
 
-func (w *WhyNot) definition(d decider.ExplainedDefinition, hub decider.ExplainedEntry) HubDefinition {
+func (w *WhyNot) definition(d explanation.Definition, hub explanation.Entry) HubDefinition {
 	h := HubDefinition{Place: d.Place, Text: d.Text, State: d.State, Failed: d.Failed, Names: "unknown"}
 	if name, ok := d.Value.(string); ok {
 		h.Names = "no"
@@ -97,16 +97,16 @@ func (w *WhyNot) definition(d decider.ExplainedDefinition, hub decider.Explained
 	wouldGive := map[string]string{"yes": "it would give this hub", "no": "it would give " + compact(d.Value),
 		"unknown": "what it would give depends on what does not hold"}[h.Names]
 	switch d.State {
-	case decider.DefinitionGave:
+	case explanation.Gave:
 		h.Note = w.gave(d, h.Names)
-	case decider.DefinitionNotHeld:
+	case explanation.NotHeld:
 		h.Note = wouldGive
-	case decider.DefinitionUnreached:
+	case explanation.Unreached:
 		if d.Failed == nil && h.Names == "unknown" {
 			wouldGive = "what it would give is not known"
 		}
 		h.Note = wouldGive + ", but it is not reached: " + before(d, hub)
-	case decider.DefinitionErred:
+	case explanation.Erred:
 		h.Note = "it fails: " + d.Error
 	default:
 		h.Note = "the explanation was cut short before it"
@@ -114,11 +114,11 @@ func (w *WhyNot) definition(d decider.ExplainedDefinition, hub decider.Explained
 	return h
 }
 
-func (w *WhyNot) gave(d decider.ExplainedDefinition, names string) string {
+func (w *WhyNot) gave(d explanation.Definition, names string) string {
 	if names == "yes" {
 		return "it gives this hub, but it does not have the last word"
 	}
-	draw := slices.IndexFunc(d.Draws, func(draw decider.Draw) bool { return draw.Drawn == d.Value })
+	draw := slices.IndexFunc(d.Draws, func(draw explanation.Draw) bool { return draw.Drawn == d.Value })
 	if draw < 0 {
 		return "it gives " + compact(d.Value)
 	}
@@ -131,13 +131,13 @@ func (w *WhyNot) gave(d decider.ExplainedDefinition, names string) string {
 
 // before names what goes before a definition that is not reached: the branch
 // that holds, or for a default any other definition that does.
-func before(d decider.ExplainedDefinition, hub decider.ExplainedEntry) string {
+func before(d explanation.Definition, hub explanation.Entry) string {
 	place := ""
 	for _, other := range hub.Definitions {
 		if other.Place == d.Place && other.Text == d.Text && place != "" {
 			break
 		}
-		if other.State == decider.DefinitionGave {
+		if other.State == explanation.Gave {
 			place = other.Place
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Needs tells which of the places that are masked in a request, as JSON pointers,
@@ -29,7 +30,7 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 		return needed
 	}
 	for _, pointer := range masked {
-		if !slices.Contains(needed, pointer) && slices.ContainsFunc(r.readBy(ctx, rule), func(read string) bool {
+		if !slices.Contains(needed, pointer) && slices.ContainsFunc(r.readBy(rule), func(read string) bool {
 			return within(pointer, read) || within(read, pointer)
 		}) {
 			needed = append(needed, pointer)
@@ -48,11 +49,11 @@ func (r *Rules) namesIndividuals() bool {
 }
 
 // readBy reads the text of a rule once.
-func (r *Rules) readBy(ctx context.Context, rule *ruleset.Rule) []string {
+func (r *Rules) readBy(rule *ruleset.Rule) []string {
 	if known, ok := r.reads.Load(rule); ok {
 		return known.([]string)
 	}
-	reads, err := rule.DecidesBy(ctx)
+	reads, err := vocabulary.DecidesBy(rule)
 	if err != nil {
 		return nil // a rule that does not compile decides nothing by anything
 	}
