@@ -10,15 +10,14 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// requiredIDs are the members that no AllocationRequest can be without.
+// requiredIDs are the members that every AllocationRequest must have.
 var requiredIDs = []struct{ object, pointer string }{
 	{"deviceRuntimeContext", "/deviceRuntimeContext/registrationId"},
 	{"individualEnrollment", "/individualEnrollment/registrationId"},
 }
 
-// Replayable returns the request of a record as an AllocationRequest that can be
-// decided: a registration ID that is absent from the record is [MaskedID] in it.
-// masked is that of the record.
+// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is absent
+// from the record becomes [MaskedID]. masked is the member of the record.
 func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	if !slices.ContainsFunc(masked, func(pointer string) bool {
 		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
