@@ -67,7 +67,7 @@ var mayUse = map[string][]string{
 	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},
 	"github.com/santhosh-tekuri/jsonschema/v5":         {"bench"},
 	"github.com/labstack/echo/v4":                      {"handler", "bench"},
-	"github.com/go-json-experiment/json/jsontext":      {"dps", "internal/author/replay", "internal/decide/schema", "internal/standin/functionshost"},
+	"github.com/go-json-experiment/json/jsontext":      {"dps", "internal/author/replay", "internal/decide/schema", "internal/operate/enrollment", "internal/standin/functionshost"},
 	"github.com/spf13/cobra":                           {"cmd/usher"},
 	"github.com/mochi-mqtt/server/v2/packets":          {"internal/standin/dpssim/mqtt", "internal/standin/dpssim/fleet"},
 	"github.com/coder/websocket":                       {"internal/standin/dpssim/mqtt"},

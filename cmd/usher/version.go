@@ -15,7 +15,7 @@ func newVersionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the versions of usher, of OPA in it, and of Go",
 		Long: `Version prints the versions of usher, of OPA in it, and of Go. With -o json it adds
-the commit that it was built from, where the build knew one.`,
+the commit that it was built from, if the build knows it.`,
 		Example: `  $ usher version
   usher v1.4.0
   opa v1.22.2
@@ -39,15 +39,15 @@ the commit that it was built from, where the build knew one.`,
 	return cmd
 }
 
-// build is what the go command stamped into the binary.
+// build is the information that the go command stores in the binary.
 type build struct {
-	Usher    string `json:"usher"` // the release, or a version made of commit and date
+	Usher    string `json:"usher"` // the release, or a version with the commit and its date
 	OPA      string `json:"opa"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Commit   string `json:"commit,omitempty"`
 	Time     string `json:"time,omitempty"`     // of the commit
-	Modified bool   `json:"modified,omitempty"` // there were changes beyond it
+	Modified bool   `json:"modified,omitempty"` // the build had uncommitted changes
 }
 
 func readBuild() build {
