@@ -74,7 +74,7 @@ var mayUse = map[string][]string{
 	"github.com/goccy/go-yaml":                         {"internal/standin/dpssim/configfile"},
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
-	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest", "internal/standin/dpssim/attest/softtpm"},
+	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/replay"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/sink", "internal/serve/decisionlog/spool"},
