@@ -141,6 +141,9 @@ func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
 }
 
 func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
+	if object == nil {
+		return nil
+	}
 	masked, _ := mask.Value(object).(map[string]any)
 	return masked
 }
