@@ -76,8 +76,12 @@ func (i *Item) Unanswered() bool {
 	return i.Record != nil && (i.Record.Source == answer.SourceShadow || i.Record.Probe)
 }
 
-// Parse reads the body. The error says what is wrong with the line, and how to write it if there is a usual way.
+// Parse reads the body. The error says what is wrong with the line, and how to write it if there is a usual way. Without a
+// body it is Err.
 func (i *Item) Parse() (*dps.AllocationRequest, error) {
+	if i.Body == nil {
+		return nil, i.Err
+	}
 	request, err := dps.ParseAllocationRequest(i.Body)
 	if err == nil {
 		return request, nil
@@ -125,6 +129,7 @@ func (l Log) items(ctx context.Context, yield func(Item, error) bool) bool {
 		for item := range block.Items() {
 			if item.Err == nil && item.Body != nil && !jsontext.Value(item.Body).IsValid(jsontext.AllowDuplicateNames(true)) {
 				_, item.Err = item.Parse()
+				item.Body = nil
 			}
 			if !yield(item, nil) {
 				return false
