@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -159,7 +160,7 @@ func replays(ctx context.Context, b bench) error {
 		debug.FreeOSMemory()
 		stop := watchMemory()
 		start, used := time.Now(), cpuSeconds()
-		report, err := replay.Run(ctx, []replay.Log{replay.Stream("generated", log)},
+		report, err := replay.Run(ctx, []requestlog.Log{requestlog.Stream("generated", log)},
 			replay.Options{Rules: allocator, Examples: 10, ByDevice: c.byDevice})
 		took := time.Since(start)
 		used = cpuSeconds() - used

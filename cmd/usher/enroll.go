@@ -71,9 +71,8 @@ Provisioning Service Data Contributor; or it takes a connection string.`,
 	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of the signing certificate of a group, or of an individual's own")
 	f.StringVar(&flags.caReference, "ca", "", "with --create: name of a CA certificate that DPS has")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "show what would change")
-	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
+	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "reprovision", "migrate", "reset", "never")
-	completeWith(cmd, "output", "text", "json")
 	return cmd
 }
 
@@ -90,8 +89,6 @@ type enrolled struct {
 
 func (f *enrollFlags) check() error {
 	switch {
-	case f.format != "text" && f.format != "json":
-		return fmt.Errorf("--output is %q: use text or json", f.format)
 	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision != ""):
 		return errors.New("--rotate-key changes the key and nothing else, in all enrollments that call the webhook: give it with --webhook and --key-file alone")
 	case f.all && (f.create || len(f.groups)+len(f.individuals) > 0):

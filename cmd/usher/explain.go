@@ -83,7 +83,7 @@ Values of the request are shown; keys and certificates are masked.`,
 				report.Recorded.Lacks = loaded.Needs(ctx, request, input.Masked)
 			}
 			if whyNot != "" {
-				report.AskWhyNot(request, whyNot)
+				report.ExplainWhyNot(request, whyNot)
 			}
 			if err := printReport(cmd.OutOrStdout(), output, report); err != nil {
 				return err

@@ -13,11 +13,10 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
-// Style marks what holds and what does not, for instance with colours. Its
-// functions return the text that they are given with something around it.
+// Style marks what holds and what does not, for instance with colours. Its functions return a text with marks around it.
 type Style struct{ Good, Bad, Faint func(string) string }
 
 // Plain marks nothing.
@@ -31,11 +30,11 @@ const (
 	maxValue = 100
 	// maxSource bounds a line of Rego.
 	maxSource = 100
-	// step is the indentation of what belongs to the line above.
+	// step is the indentation below a line.
 	step = "  "
 )
 
-// WriteText prints the report for people.
+// WriteText prints the report as text.
 func (r *Report) WriteText(w io.Writer, style Style) error {
 	out := bufio.NewWriter(w)
 	p := printer{out, style}
@@ -56,7 +55,7 @@ func (r *Report) WriteText(w io.Writer, style Style) error {
 	}
 	if r.CutShort != "" {
 		p.line("", "")
-		p.line("", "%s", p.style.Bad("The explanation is not whole: "+r.CutShort+"."))
+		p.line("", "%s", p.style.Bad("The explanation is incomplete: "+r.CutShort+"."))
 	}
 	return out.Flush()
 }
@@ -74,12 +73,11 @@ func (p printer) line(indent, format string, args ...any) {
 	fmt.Fprintln(p.w, p.printable(text))
 }
 
-// styled finds what a terminal takes for an order to change the style.
+// styled matches the escape sequences that change the style on a terminal.
 var styled = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// printable keeps texts of a device, such as a reason that quotes its payload,
-// from giving orders to a terminal. Where the style is coloured, a device can at
-// most add colours.
+// printable keeps texts from a device, such as a reason that quotes its payload, from controlling the terminal. If the style
+// has colours, a device can at most add colours.
 func (p printer) printable(text string) string {
 	if p.style.Good("") == "" {
 		return Printable(text)
@@ -93,7 +91,7 @@ func (p printer) printable(text string) string {
 	return safe.String() + Printable(text[end:])
 }
 
-// Printable writes out what is not shown on a terminal, such as control characters.
+// Printable escapes what a terminal does not show, such as control characters.
 func Printable(text string) string {
 	if strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return text
@@ -135,7 +133,7 @@ func (p printer) head(r *Report) {
 	}
 	p.field("answer", "%d: %s", a.Status(), r.Effect.Message)
 	if a.RetryAfter > 0 {
-		p.field("", "Retry-After asks for %s; DPS keeps to its own times", a.RetryAfter)
+		p.field("", "Retry-After asks for %s; DPS follows its own schedule", a.RetryAfter)
 	}
 	if r.Effect.InitialTwin != "" {
 		p.field("twin", "%s", r.Effect.InitialTwin)
@@ -151,7 +149,7 @@ func (p printer) head(r *Report) {
 	if !r.Device.FirstAssignment {
 		where = "is on " + r.Device.CurrentHub
 		if !r.Device.CurrentHubLinked {
-			where += ", which is not linked any more"
+			where += ", which is no longer linked"
 		}
 	}
 	p.field("device", "%s, %s", r.Device.RegistrationID, where)
@@ -163,7 +161,7 @@ func (p printer) head(r *Report) {
 		case i == 0:
 			p.field("rule", "%s (%s): %s", c.Package, c.Place, c.Why)
 		default:
-			p.field("", "%s", p.style.Faint(fmt.Sprintf("after that %s (%s): %s", c.Package, c.Place, c.Why)))
+			p.field("", "%s", p.style.Faint(fmt.Sprintf("next would be %s (%s): %s", c.Package, c.Place, c.Why)))
 		}
 	}
 	if len(r.Candidates) == 0 {
@@ -171,7 +169,7 @@ func (p printer) head(r *Report) {
 	}
 }
 
-// pad fills a name up before it is coloured, which adds characters nobody sees.
+// pad pads a name before it is coloured, which adds characters that are not visible.
 func (p printer) pad(name string, paint func(string) string) string {
 	return paint(name) + strings.Repeat(" ", max(0, 12-utf8.RuneCountInString(name)))
 }
@@ -183,11 +181,11 @@ func words(kind dps.EnrollmentKind) string {
 	return "enrollment group"
 }
 
-// entry prints an entry rule; last is the one that has the last word, if any has.
-func (p printer) entry(e decider.ExplainedEntry, last string) {
+// entry prints an entry rule; last is the one that decides, if any does.
+func (p printer) entry(e explanation.Entry, last string) {
 	p.line("", "")
 	if !e.Asked {
-		p.line("", "%s: not asked, %s has the last word", e.Name, last)
+		p.line("", "%s: not evaluated, %s decides", e.Name, last)
 		return
 	}
 	head := e.Name + " = " + short(compact(e.Value), maxValue)
@@ -207,27 +205,27 @@ func (p printer) entry(e decider.ExplainedEntry, last string) {
 	p.definitions(step, e.Definitions)
 }
 
-func (p printer) definitions(indent string, definitions []decider.ExplainedDefinition) {
+func (p printer) definitions(indent string, definitions []explanation.Definition) {
 	for _, d := range definitions {
 		p.definition(indent, d)
 	}
 }
 
-func (p printer) definition(indent string, d decider.ExplainedDefinition) {
+func (p printer) definition(indent string, d explanation.Definition) {
 	deeper := indent + step + step
 	switch d.State {
-	case decider.DefinitionGave:
+	case explanation.Gave:
 		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
 		p.terms(deeper, d.Uses)
 		for _, draw := range d.Draws {
 			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
 		}
-	case decider.DefinitionNotHeld:
+	case explanation.NotHeld:
 		p.line(indent, "%s %s  %s", p.style.Bad("-"), d.Place, source(d.Text))
 		if d.Failed != nil {
 			p.expression(deeper, d.Place, *d.Failed)
 		}
-	case decider.DefinitionUnreached:
+	case explanation.Unreached:
 		text := "not reached"
 		if d.Value != nil {
 			text += ", would give " + short(compact(d.Value), maxValue)
@@ -237,7 +235,7 @@ func (p printer) definition(indent string, d decider.ExplainedDefinition) {
 		}
 		p.line(indent, "%s", p.style.Faint(fmt.Sprintf("· %s  %s", d.Place, source(d.Text))))
 		p.line(deeper, "%s", p.style.Faint(text))
-	case decider.DefinitionErred:
+	case explanation.Erred:
 		p.line(indent, "%s %s  %s", p.style.Bad("!"), d.Place, source(d.Text))
 		p.line(deeper, "%s", p.style.Bad(d.Error))
 	default:
@@ -245,8 +243,8 @@ func (p printer) definition(indent string, d decider.ExplainedDefinition) {
 	}
 }
 
-// expression prints what does not hold in the definition at a place.
-func (p printer) expression(indent, place string, e decider.ExplainedExpression) {
+// expression prints the expression that does not hold in the definition at a place.
+func (p printer) expression(indent, place string, e explanation.Expression) {
 	at := ""
 	if e.Place != place {
 		at = " at " + e.Place
@@ -262,7 +260,7 @@ func (p printer) expression(indent, place string, e decider.ExplainedExpression)
 	p.terms(indent+step, e.Terms)
 }
 
-func (p printer) terms(indent string, terms []decider.ExplainedTerm) {
+func (p printer) terms(indent string, terms []explanation.Term) {
 	for _, t := range terms {
 		text := source(t.Text)
 		values := make([]string, len(t.Values))
@@ -281,7 +279,7 @@ func (p printer) terms(indent string, terms []decider.ExplainedTerm) {
 			text += " is undefined"
 		}
 		if t.Repeated && len(values) == 0 {
-			text += p.style.Faint(" (told elsewhere)")
+			text += p.style.Faint(" (explained elsewhere)")
 		}
 		p.line(indent, "%s", text)
 		p.definitions(indent+step, t.Definitions)

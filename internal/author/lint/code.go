@@ -180,10 +180,11 @@ func unreachable(_ context.Context, s *subject, add report) {
 // holdsAlways reports whether a definition has no condition and a value that cannot be
 // undefined.
 func holdsAlways(rule *ast.Rule) bool {
-	if len(rule.Head.Args) > 0 || len(rule.Body) != 1 || rule.Body[0].Negated {
+	body := ruleset.Written(rule.Body)
+	if len(rule.Head.Args) > 0 || len(body) != 1 || body[0].Negated {
 		return false
 	}
-	condition, ok := rule.Body[0].Terms.(*ast.Term)
+	condition, ok := body[0].Terms.(*ast.Term)
 	return ok && condition.Value.Compare(ast.Boolean(true)) == 0 && rule.Head.Value != nil && ast.IsConstant(rule.Head.Value.Value)
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // flow follows values through compiled rules without any request: what may an entry
@@ -281,7 +283,7 @@ func (f *flow) placed(in alternatives) alternatives {
 // body goes through a body in the order that OPA's compiler gave it, in which each
 // variable is bound before it is used. It reports false if the body can never hold.
 func (f *flow) body(body ast.Body, s *scope) bool {
-	for _, expr := range body {
+	for _, expr := range ruleset.Written(body) {
 		if f.exhausted() {
 			return true
 		}

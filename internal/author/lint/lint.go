@@ -97,11 +97,7 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		return Report{}, fmt.Errorf("schemas: %w", err)
 	}
 	set, err := ruleset.Load(ctx, fsys, ruleset.Options{Name: options.Name, InputSchema: inputSchema,
-		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet, AsWritten: true})
-	if err != nil {
-		return Report{}, err
-	}
-	syntax, err := set.Syntax(ctx)
+		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet})
 	if err != nil {
 		return Report{}, err
 	}
@@ -122,6 +118,10 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		}
 		if ctx.Err() != nil {
 			break
+		}
+		syntax, err := rule.Syntax()
+		if err != nil {
+			return Report{}, err
 		}
 		s := newSubject(set, syntax, rule, options)
 		s.allocation, s.testedPackages = rules, tested

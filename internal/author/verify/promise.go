@@ -14,8 +14,10 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Promise is something that holds for every request, or that is broken.
@@ -83,8 +85,8 @@ func (b *broken) key() string { return b.promise + "\x00" + b.kind }
 type checker struct {
 	decider    *decider.Decider
 	rule       *ruleset.Rule
-	vocabulary *ruleset.Vocabulary
-	invariants *ruleset.Invariants
+	vocabulary *vocabulary.Vocabulary
+	invariants *invariants.Invariants
 	wanted     map[string]bool
 	memo       *memo
 	findRule   func(dps.Enrollment) *ruleset.Rule

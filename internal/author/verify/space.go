@@ -11,6 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Bounds of the dimensions. Each keeps one dimension from eating the budget of
@@ -114,7 +115,7 @@ type explorer struct {
 	options    Options
 	set        *ruleset.Ruleset
 	rule       *ruleset.Rule
-	vocabulary *ruleset.Vocabulary
+	vocabulary *vocabulary.Vocabulary
 	chance     *rand.Rand
 	decide     func(body []byte) brief
 }
@@ -338,7 +339,7 @@ func (e *explorer) addRecord(s *space) {
 	}
 	for _, place := range spread(places, 8) {
 		values := []any{nil, "usher-other"}
-		for _, words := range [][]ruleset.Literal{e.vocabulary.At("/enrollmentGroup" + place), e.vocabulary.At("/individualEnrollment" + place)} {
+		for _, words := range [][]vocabulary.Literal{e.vocabulary.At("/enrollmentGroup" + place), e.vocabulary.At("/individualEnrollment" + place)} {
 			for _, literal := range words {
 				if len(values) < maxRecordValues && !slices.Contains(values, literal.Value) {
 					values = append(values, literal.Value)

@@ -28,8 +28,10 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -247,11 +249,11 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	}
 	// A second look at the same files: words and invariants are of no use to the webhook.
 	set, err := ruleset.Load(ctx, options.Files, ruleset.Options{Name: options.Loading.Name, InputSchema: inputSchema, Lazy: true,
-		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict, AsWritten: true})
+		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict})
 	if err != nil {
 		return nil, err
 	}
-	invariants, err := set.Invariants(ctx, options.Files)
+	judges, err := invariants.Load(ctx, set, options.Files)
 	if err != nil {
 		return nil, err
 	}
@@ -271,13 +273,13 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		}
 		skips, wrong := skipsOf(rule)
 		problems = append(problems, wrong...)
-		vocabulary, err := rule.Vocabulary(ctx)
+		words, err := vocabulary.Of(rule)
 		if err != nil {
 			return nil, err
 		}
 		s := &search{set: set, skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{}}
-		s.checker = checker{decider: decides, rule: rule, vocabulary: vocabulary, invariants: invariants, wanted: wanted,
-			memo: new(memo), findRule: s.findRule, chancy: vocabulary.Chancy()}
+		s.checker = checker{decider: decides, rule: rule, vocabulary: words, invariants: judges, wanted: wanted,
+			memo: new(memo), findRule: s.findRule, chancy: words.Chancy()}
 		searches = append(searches, s)
 	}
 	if len(problems) > 0 {

@@ -263,7 +263,7 @@ func TestInvariantsThatDoNotLoad(t *testing.T) {
 	for text, want := range map[string]string{
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if input.decision.hubs\n":        "rules/line_invariants.rego:3: rego_type_error: undefined ref: input.decision.hubs",
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if input.request.linkedHub\n":    "undefined ref: input.request.linkedHub",
-		"package allocation.lines_invariants\n\ninvariant contains \"x\" if input.decision.hub\n":        "package allocation.lines_invariants holds invariants, but its name is not that of a rule",
+		"package allocation.lines_invariants\n\ninvariant contains \"x\" if input.decision.hub\n":        "package allocation.lines_invariants contains invariants, but its name is not the name of a rule",
 		"package allocation.line_invariants\n\ninvariants contains \"x\" if input.decision.hub\n":        "package allocation.line_invariants has no rule invariant contains",
 		"package allocation.line_invariants\n\ninvariant := \"x\" if input.decision.hub\n":               "package allocation.line_invariants has no rule invariant contains",
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if http.send({\"url\": \"\"})\n": "undefined function http.send",

@@ -15,6 +15,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 var update = flag.Bool("update", false, "rewrite what the cases are explained by; look at what changes")
@@ -82,8 +83,8 @@ func outline(e decider.Explanation) string {
 		_, _ = fmt.Sscan(place[strings.LastIndexByte(place, ':')+1:], &n) // 0 is in no case
 		return n - 1
 	}
-	var definitions func(indent string, list []decider.ExplainedDefinition)
-	terms := func(indent string, list []decider.ExplainedTerm) {
+	var definitions func(indent string, list []explanation.Definition)
+	terms := func(indent string, list []explanation.Term) {
 		for _, term := range list {
 			text.WriteString(indent + term.Text)
 			if len(term.Values) > 0 {
@@ -99,7 +100,7 @@ func outline(e decider.Explanation) string {
 			definitions(indent+"  ", term.Definitions)
 		}
 	}
-	definitions = func(indent string, list []decider.ExplainedDefinition) {
+	definitions = func(indent string, list []explanation.Definition) {
 		for _, d := range list {
 			fmt.Fprintf(&text, "%s%d %s", indent, row(d.Place), d.State)
 			if d.Value != nil {

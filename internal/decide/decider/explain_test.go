@@ -14,6 +14,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
 func shippedAllocator(t testing.TB) *decider.Decider {
@@ -45,7 +46,7 @@ func sameDecision(t *testing.T, allocator *decider.Decider, request *dps.Allocat
 	return e
 }
 
-func entryOf(t *testing.T, e decider.Explanation, name string) decider.ExplainedEntry {
+func entryOf(t *testing.T, e decider.Explanation, name string) explanation.Entry {
 	t.Helper()
 	for _, entry := range e.Entries {
 		if entry.Name == name {
@@ -53,7 +54,7 @@ func entryOf(t *testing.T, e decider.Explanation, name string) decider.Explained
 		}
 	}
 	t.Fatalf("no entry %s in %+v", name, e.Entries)
-	return decider.ExplainedEntry{}
+	return explanation.Entry{}
 }
 
 // Explain decides as Allocate does, and what it tells of the rule leads to that.
@@ -91,7 +92,7 @@ func TestExplainExampleRequests(t *testing.T) {
 			}
 			var reasons []string
 			for _, d := range e.Entries[0].Definitions {
-				if d.State == decider.DefinitionGave {
+				if d.State == explanation.Gave {
 					for _, reason := range d.Value.([]any) {
 						reasons = append(reasons, reason.(string))
 					}

@@ -49,7 +49,7 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 	var problems []Problem
 	bound := ""
 	for _, annotation := range p.header {
-		place := fmt.Sprintf("%s:%d", annotation.Location.File, annotation.Location.Row)
+		place := PlaceOf(annotation.Location)
 		wrong := func(format string, args ...any) {
 			problems = append(problems, Problem{Place: place, Message: fmt.Sprintf(format, args...)})
 		}

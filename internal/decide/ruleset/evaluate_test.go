@@ -168,8 +168,8 @@ func TestEvaluateErrors(t *testing.T) {
 				if evalError.Conflict != strings.HasPrefix(test.name, "conflict") {
 					t.Errorf("conflict: %v", evalError.Conflict)
 				}
-				if evalError.Rule != rule || evalError.Place == "" {
-					t.Errorf("rule %v at %q", evalError.Rule, evalError.Place)
+				if evalError.Place == "" {
+					t.Error("the error has no place")
 				}
 				// What was said before the failure comes along, nothing of what failed.
 				said := map[string]any{"reject": verdict.Reject, "hold": verdict.Hold, "hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload}

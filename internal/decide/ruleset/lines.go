@@ -38,7 +38,8 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	supposed := supposedRules(compiler)
 	for _, rule := range rs.rules {
 		for _, e := range entries {
-			definitions := byPlace(compiler.GetRulesWithPrefix(rule.entryRef(e)))
+			definitions := slices.SortedStableFunc(slices.Values(compiler.GetRulesWithPrefix(rule.entryRef(e))),
+				func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
 			if slices.ContainsFunc(definitions, func(r *ast.Rule) bool { return supposed[r] }) {
 				continue
 			}
@@ -46,7 +47,7 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 				for branch := definition; branch != nil; branch = branch.Else {
 					number := len(list)
 					list = append(list, notable{
-						Line: answer.Line{Entry: string(e), Place: placeOf(branch.Location)},
+						Line: answer.Line{Entry: string(e), Place: PlaceOf(branch.Location)},
 						ref:  definition.Ref(), pkg: rule.Package, fallback: branch.Default,
 					})
 					if branch.Default {
@@ -96,8 +97,8 @@ func reach(compiler *ast.Compiler, rule *ast.Rule, found map[*ast.Rule]bool) {
 	}
 }
 
-// written is the body of a rule without what instrument has added.
-func written(body ast.Body) ast.Body {
+// Written is a body of a compiled rule as its author wrote it, without what instrument has added.
+func Written(body ast.Body) ast.Body {
 	if n := len(body); n > 0 && isNote(body[n-1]) {
 		return body[: n-1 : n-1]
 	}

@@ -1,4 +1,4 @@
-package ruleset
+package ruleset_test
 
 import (
 	"encoding/json"
@@ -10,27 +10,33 @@ import (
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // gave lists the lines that an explanation says gave what the entry rules say.
-func gave(t *testing.T, rule *Rule, document map[string]any) []answer.Line {
+func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []answer.Line {
 	t.Helper()
-	explanation, err := rule.Explain(t.Context(), document)
-	if err != nil || explanation.CutShort != nil {
-		t.Fatal(err, explanation)
+	explained, err := explanation.Explain(t.Context(), rule, document)
+	if err != nil || explained.CutShort != nil {
+		t.Fatal(err, explained)
 	}
 	var lines []answer.Line
-	for _, e := range entries {
-		entry := entryOf(explanation, string(e))
-		if !entry.Asked || entry.Value == nil || isEmpty(entry.Value) && (e == entryReject || e == entryHold) {
+	for _, name := range ruleset.EntryNames() {
+		i := slices.IndexFunc(explained.Entries, func(e explanation.Entry) bool { return e.Name == name })
+		if i < 0 {
+			continue
+		}
+		entry := explained.Entries[i]
+		reasons, isSet := entry.Value.([]any)
+		if !entry.Asked || entry.Value == nil || (name == "reject" || name == "hold") && (isSet && len(reasons) == 0 || entry.Value == false) {
 			continue
 		}
 		for _, d := range entry.Definitions {
-			if line := (answer.Line{Entry: string(e), Place: d.Place}); d.State == Gave && !slices.Contains(lines, line) {
+			if line := (answer.Line{Entry: name, Place: d.Place}); d.State == explanation.Gave && !slices.Contains(lines, line) {
 				lines = append(lines, line)
 			}
 		}
@@ -41,7 +47,7 @@ func gave(t *testing.T, rule *Rule, document map[string]any) []answer.Line {
 // On every starter rule and example the lines are those that an explanation names.
 func TestLinesAreExplained(t *testing.T) {
 	t.Parallel()
-	rs := loadShipped(t)
+	rs := mustLoad(t, os.DirFS(shippedRules), ruleset.Options{Name: "rules"})
 	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
@@ -117,7 +123,7 @@ func TestLines(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, lazy := range []bool{true, false} {
-				rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(head + test.rules)}}, Options{Lazy: lazy})
+				rs, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(head + test.rules)}}, ruleset.Options{Lazy: lazy})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -148,7 +154,7 @@ func TestLines(t *testing.T) {
 // A definition that holds on a supposition has given nothing.
 func TestLinesOfSuppositions(t *testing.T) {
 	t.Parallel()
-	rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
+	rs, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
 # custom:
 #   enrollment_groups: [g]
 package allocation.a
@@ -160,7 +166,7 @@ hub := "g" if input.n == 2
 payload := {"otherwise": other}
 
 other := h if h := hub with input.n as 2
-`)}}, Options{})
+`)}}, ruleset.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,40 +183,43 @@ other := h if h := hub with input.n as 2
 func TestNotesAreNotForRules(t *testing.T) {
 	t.Parallel()
 	for _, call := range []string{"usher.noted(1)", `usher["noted"](1)`, `data["usher noted"](1)`, "noted(1)"} {
-		_, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\nhub := \"h\" if " + call)}}, Options{})
+		_, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\nhub := \"h\" if " + call)}}, ruleset.Options{})
 		if err == nil {
 			t.Errorf("%s compiles", call)
 		}
 	}
-	text, err := Capabilities(Options{})
+	text, err := ruleset.Capabilities(ruleset.Options{})
 	if err != nil || strings.Contains(string(text), "noted") {
 		t.Error(err, string(text))
 	}
 }
 
-// Who reads the rules gets them as written.
-func TestSyntaxAsWritten(t *testing.T) {
+// Packages that read rules can get them as they are written.
+func TestWritten(t *testing.T) {
 	t.Parallel()
-	for _, asWritten := range []bool{true, false} {
-		rs, err := Load(t.Context(), os.DirFS(shippedRules), Options{AsWritten: asWritten})
-		if err != nil {
-			t.Fatal(err)
-		}
-		syntax, err := rs.Syntax(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		found := 0
-		for _, module := range syntax.Compiler.Modules {
-			ast.WalkExprs(module, func(expr *ast.Expr) bool {
-				if isNote(expr) {
-					found++
+	rs := mustLoad(t, os.DirFS(shippedRules), ruleset.Options{})
+	loaded, err := rs.Rules()[0].Syntax()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := rs.Extend(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noted := 0
+	for name, module := range loaded.Compiler.Modules {
+		for i, rule := range module.Rules {
+			other := plain.Compiler.Modules[name].Rules[i]
+			for rule != nil {
+				if got, want := ruleset.Written(rule.Body), other.Body; !got.Equal(want) {
+					t.Errorf("%s is read as\n%s\nand written as\n%s", rule.Location, got, want)
 				}
-				return false
-			})
+				noted += len(rule.Body) - len(other.Body)
+				rule, other = rule.Else, other.Else
+			}
 		}
-		if (found == 0) != asWritten {
-			t.Errorf("as written %t, with %d notes", asWritten, found)
-		}
+	}
+	if noted == 0 {
+		t.Error("no definition notes that it holds")
 	}
 }

@@ -14,22 +14,18 @@ import (
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
-// selfTest asks new rules before they answer anybody, and says why they must
-// not. Two kinds of requests are asked: those that come with the rules in a bundle
-// (NAME.request.json), and those shipped with Usher. Rules are refused if
+// selfTest evaluates new rules before they answer any device, and returns why they must not. It uses the requests that come
+// with the rules in a bundle (NAME.request.json), and those shipped with Usher. Rules are refused if
 //
-//   - a bug shows, or a rule runs out of time, for any request;
-//   - a rule ends in an error, such as a conflict, for a request that the rules
-//     so far decide;
-//   - a request in the bundle is decided otherwise than the NAME.decision.json
-//     beside it says; or, without one, is not decided though the rules so far
-//     decide it;
-//   - of the shipped requests none is decided, though the rules so far decide
-//     some. One or the other may be lost: they are of nobody's enrollments, and
-//     good rules may care for no hubs but their own.
+//   - any request reveals a bug or makes a rule exceed its time limit;
+//   - a rule ends in an error, such as a conflict, for a request that the current rules decide;
+//   - a request in the bundle gets another decision than NAME.decision.json next to it says, or, without such a file, none
+//     although the current rules decide it;
+//   - none of the shipped requests is decided, although the current rules decide some. Single ones may be lost: they
+//     belong to no real enrollment, and good rules may know only their own hubs.
 //
-// Each set of rules gets an allocator of its own, so that rules which compute on
-// past their deadlines take nothing from the devices that register meanwhile.
+// Each set of rules gets a decider of its own, so that rules which run on past their time limits take nothing from the
+// devices that register meanwhile.
 func selfTest(ctx context.Context, before, after *decider.Rules, files fs.FS, timeout time.Duration) error {
 	tests, err := testsIn(files)
 	if err != nil {
@@ -58,7 +54,7 @@ func selfTest(ctx context.Context, before, after *decider.Rules, files fs.FS, ti
 		then, _ := test.decide(ctx, was) // after an error, its result is a fault
 		switch lost := then.Result.IsOutcome() && !now.Result.IsOutcome(); {
 		case lost && (!test.shipped || decider.RuleFailed(&now)):
-			return fmt.Errorf("the self-test %s is decided by the rules so far, and by these it is not: %s: %s%s",
+			return fmt.Errorf("the self-test %s is decided by the current rules, but not by these: %s: %s%s",
 				test.name, now.Result, now.Detail, cause(&now))
 		case test.shipped:
 			shipped++
@@ -71,18 +67,18 @@ func selfTest(ctx context.Context, before, after *decider.Rules, files fs.FS, ti
 		}
 	}
 	if decided == 0 && decidedBefore > 0 {
-		return fmt.Errorf("of the %d self-test requests shipped with Usher none is decided; the rules so far decide %d "+
-			"(if that is meant, switch the self-test off for once)", shipped, decidedBefore)
+		return fmt.Errorf("none of the %d self-test requests shipped with Usher is decided; the current rules decide %d "+
+			"(if that is intended, switch the self-test off once)", shipped, decidedBefore)
 	}
 	return nil
 }
 
-// test is a request that rules are tried on.
+// test is a request to evaluate rules with.
 type test struct {
 	name     string
 	shipped  bool
 	request  []byte
-	decision []byte // what is expected; nil if nothing in particular
+	decision []byte // what is expected; nil if anything is
 }
 
 // testsIn returns the tests in a bundle, then those that are shipped.
@@ -148,8 +144,8 @@ func cause(a *answer.Answer) string {
 // byRule reports whether the rule decided, and not a constraint that would prevail under any rules.
 func byRule(a *answer.Answer) bool { return a.Result.IsOutcome() && len(a.Overrides) == 0 }
 
-// momentary is a reason to refuse that may be the machine's, not the rules': it was
-// busy, or what they look up was slow.
+// momentary is a reason to refuse that may lie in the machine instead of the rules: it was busy, or a source that they look
+// up was slow.
 type momentary struct{ error }
 
 // compare reports how an answer differs from the expected one.
@@ -163,7 +159,7 @@ func (t test) compare(a *answer.Answer) error {
 		return fmt.Errorf("the decision expected of the self-test %s is not JSON: %w", t.name, err)
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("the self-test %s comes out otherwise than it should:\n%s", t.name, strings.Join(problems, "\n"))
+		return fmt.Errorf("the self-test %s does not get the expected decision:\n%s", t.name, strings.Join(problems, "\n"))
 	}
 	return nil
 }

@@ -9,8 +9,7 @@ import (
 
 const masked = "****"
 
-// secretMembers are members of DPS's and the hubs' bodies that no journal holds,
-// in lower case.
+// secretMembers are the members of DPS's and the hubs' bodies that must not reach the journal, in lower case.
 var secretMembers = map[string]bool{
 	"primarykey":        true,
 	"secondarykey":      true,
@@ -20,7 +19,7 @@ var secretMembers = map[string]bool{
 	"password":          true,
 }
 
-// MaskURL hides the query of a URL, which holds a webhook's code, as DPS hides it.
+// MaskURL hides the query of a URL, which holds a webhook's code, as DPS does.
 func MaskURL(url string) string {
 	if before, _, found := strings.Cut(url, "?"); found {
 		return before + "?" + masked
@@ -28,8 +27,8 @@ func MaskURL(url string) string {
 	return url
 }
 
-// Mask returns a body for the journal: JSON with keys, certificates and queries
-// of webhooks hidden, or a JSON string that tells its size. Nothing stays nil.
+// Mask returns a body for the journal: JSON with keys, certificates and queries of webhooks hidden, or, for a body that
+// is not JSON, a JSON string with its size. It returns nil for an empty body.
 func Mask(body []byte) json.RawMessage {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
@@ -43,7 +42,7 @@ func Mask(body []byte) json.RawMessage {
 	if !hide(value) {
 		var compact bytes.Buffer
 		if json.Compact(&compact, body) == nil {
-			return compact.Bytes() // members in the order that the caller gave
+			return compact.Bytes() // members in the caller's order
 		}
 	}
 	out, err := json.Marshal(value)
@@ -53,12 +52,24 @@ func Mask(body []byte) json.RawMessage {
 	return out
 }
 
-// notJSON tells the size alone: what cannot be read cannot be masked.
+// notJSON describes a body that cannot be read and therefore cannot be masked.
 func notJSON(body []byte) json.RawMessage {
 	return text(fmt.Appendf(nil, "(%d bytes that are not JSON)", len(body)))
 }
 
-// text is a body that is not JSON, as a JSON string, cut.
+// maskedJSON is [Mask] of a value's JSON; nil for nil.
+func maskedJSON(value any) json.RawMessage {
+	if value == nil {
+		return nil
+	}
+	body, err := json.Marshal(value)
+	if err != nil {
+		return nil
+	}
+	return Mask(body)
+}
+
+// text is a body that is not JSON as a JSON string, cut to 2 KiB.
 func text(body []byte) json.RawMessage {
 	const most = 2 << 10
 	if len(body) > most {
@@ -68,7 +79,7 @@ func text(body []byte) json.RawMessage {
 	return out
 }
 
-// hide masks in place and reports whether there was anything.
+// hide masks secrets in place and reports whether there were any.
 func hide(value any) (changed bool) {
 	switch v := value.(type) {
 	case []any:

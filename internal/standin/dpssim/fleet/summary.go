@@ -1,13 +1,14 @@
 package fleet
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// Summary is what came of a round of registrations.
+// Summary is the outcome of a round of registrations.
 type Summary struct {
 	Devices  int `json:"devices"`
 	Assigned int `json:"assigned"`
@@ -16,14 +17,14 @@ type Summary struct {
 	Refused  map[string]int `json:"refused"`
 	Disabled int            `json:"disabled"`
 	Lost     int            `json:"lost"` // connections and answers that could not be used
-	// Throttled counts answers, not devices: 429 or above, after each of which the device came back.
+	// Throttled counts answers of 429 or above, not devices; the device retried after each.
 	Throttled int            `json:"throttled"`
 	Hubs      map[string]int `json:"hubs"`  // devices assigned in this round, by hub
-	Moved     int            `json:"moved"` // of those, devices that were on another hub in an earlier round
+	Moved     int            `json:"moved"` // of those, devices that an earlier round assigned to another hub
 	// Examples has the first message of each code, and of losses under "lost".
 	Examples   map[string]string `json:"examples"`
 	DurationMS int64             `json:"durationMs"`
-	// LatencyMS is from when a device was due to register until it was through.
+	// LatencyMS is the time from when a device was due to register until it was done.
 	LatencyMS *Latency `json:"latencyMs,omitempty"`
 }
 
@@ -35,18 +36,19 @@ type Latency struct {
 	Max int64 `json:"max"`
 }
 
-// Done is the number of devices that are through.
+// Done is the number of devices that are done.
 func (s Summary) Done() int {
 	n := s.Assigned + s.Disabled + s.Lost
-	for _, by := range []map[string]int{s.Failed, s.Refused} {
-		for _, count := range by {
-			n += count
-		}
+	for _, count := range s.Failed {
+		n += count
+	}
+	for _, count := range s.Refused {
+		n += count
 	}
 	return n
 }
 
-// tally counts a round while it goes on.
+// tally counts a round while it runs.
 type tally struct {
 	mu        sync.Mutex
 	start     time.Time
@@ -69,7 +71,7 @@ func (t *tally) throttle() {
 	t.summary.Throttled++
 }
 
-// count takes in a result of a device that was on hub before, "" for none.
+// count adds the result of a device that was on the hub before, "" for none.
 func (t *tally) count(r result, before string, latency time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -119,17 +121,8 @@ func (t *tally) end() Summary {
 
 func (t *tally) copyLocked() Summary {
 	copied := t.summary
-	copied.Failed, copied.Refused = clone(copied.Failed), clone(copied.Refused)
-	copied.Hubs, copied.Examples = clone(copied.Hubs), clone(copied.Examples)
+	copied.Failed, copied.Refused = maps.Clone(copied.Failed), maps.Clone(copied.Refused)
+	copied.Hubs, copied.Examples = maps.Clone(copied.Hubs), maps.Clone(copied.Examples)
 	copied.DurationMS = time.Since(t.start).Milliseconds()
-	return copied
-}
-
-// clone is maps.Clone, but never nil: in JSON an empty object is {}.
-func clone[V any](m map[string]V) map[string]V {
-	copied := make(map[string]V, len(m))
-	for key, value := range m {
-		copied[key] = value
-	}
 	return copied
 }

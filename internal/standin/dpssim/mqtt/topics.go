@@ -8,14 +8,13 @@ import (
 	"time"
 )
 
-// user is what a CONNECT's user name says: one of the two is meant.
+// user is what a CONNECT's user name means: a device of DPS or of a hub.
 type user struct {
 	hub            string // host name, "" for DPS
 	deviceID       string
 	idScope        string
 	registrationID string
 	apiVersion     string
-	clientVersion  string
 }
 
 // parseUsername reads the user name of DPS,
@@ -33,27 +32,27 @@ func parseUsername(name string) (user, error) {
 		if err != nil {
 			return user{}, err
 		}
-		u.apiVersion, u.clientVersion = query.get("api-version"), query.get("ClientVersion")
+		u.apiVersion = query.get("api-version")
 		if u.idScope == "" || u.registrationID == "" {
-			return user{}, errors.New("the user name lacks the ID scope or the registration ID")
+			return user{}, errors.New("the ID scope or the registration ID is missing in the user name")
 		}
 		return u, u.checkVersion()
 	}
 	host, rest, _ := strings.Cut(name, "/")
-	// A device ID may hold a question mark, so that the last /? counts.
+	// A device ID may contain a question mark, so the last /? counts.
 	i := strings.LastIndex(rest, "/?")
 	if host == "" || i <= 0 {
 		return user{}, errors.New("the user name is neither {idScope}/registrations/{registrationId}/api-version={v} nor {hub}/{deviceId}/?api-version={v}")
 	}
 	u := user{hub: host, deviceID: rest[:i]}
 	if strings.Contains(u.deviceID, "/") {
-		return user{}, errors.New("the user name is that of a module; this stand-in knows devices alone")
+		return user{}, errors.New("the user name is that of a module; this stand-in supports only devices")
 	}
 	query, err := parseQuery(rest[i+1:])
 	if err != nil {
 		return user{}, err
 	}
-	u.apiVersion, u.clientVersion = query.get("api-version"), query.get("DeviceClientType")
+	u.apiVersion = query.get("api-version")
 	return u, u.checkVersion()
 }
 
@@ -64,7 +63,7 @@ func (u user) checkVersion() error {
 	return nil
 }
 
-// kind is what a PUBLISH asks for.
+// kind is what a PUBLISH requests.
 type kind int
 
 const (
@@ -74,15 +73,14 @@ const (
 	twinGet           // of a hub, as are the rest
 	twinReported      // a patch of the reported properties
 	telemetry         // devices/{id}/messages/events/
-	methodResult      // the answer to a direct method, which is never called
+	methodResult      // the answer to a direct method; none is ever called
 )
 
-// request is what a PUBLISH's topic says.
+// request is what a PUBLISH's topic means.
 type request struct {
 	kind        kind
-	rid         string // $rid, as it was spelled
+	rid         string // $rid, as the device spelled it
 	operationID string
-	force       bool // forceRegistration
 }
 
 const (
@@ -98,8 +96,7 @@ const (
 	methodTopic       = "$iothub/methods/POST/"
 )
 
-// parseTopic reads the topic of a PUBLISH of this user; topics that are not the
-// user's are unknown. A request without $rid cannot be answered.
+// parseTopic reads the topic of a PUBLISH of this user. A request without $rid cannot be answered.
 func (u user) parseTopic(topic string) (request, error) {
 	path, rawQuery, _ := strings.Cut(topic, "?")
 	if u.hub != "" {
@@ -121,7 +118,7 @@ func (u user) parseTopic(topic string) (request, error) {
 	case u.hub != "" && path == twinReportedTopic:
 		r.kind = twinReported
 	default:
-		return request{}, errors.New("the topic is none that this device may publish to")
+		return request{}, errors.New("this device may not publish to the topic")
 	}
 	query, err := parseQuery(rawQuery)
 	if err != nil {
@@ -131,14 +128,13 @@ func (u user) parseTopic(topic string) (request, error) {
 		return request{}, errors.New("the topic has no $rid")
 	}
 	r.operationID = query.get("operationId")
-	r.force = strings.EqualFold(query.get("forceRegistration"), "true")
 	if r.kind == operation && r.operationID == "" {
 		return request{}, errors.New("the topic has no operationId")
 	}
 	return r, nil
 }
 
-// maySubscribe tells whether a filter is one of those that DPS or a hub has.
+// maySubscribe reports whether a filter is one that DPS or a hub has.
 func (u user) maySubscribe(filter string) bool {
 	if u.hub == "" {
 		return filter == dpsResponses+"#"
@@ -150,8 +146,7 @@ func (u user) maySubscribe(filter string) bool {
 	return false
 }
 
-// responseTopic is where a request is answered. $rid comes first: there are clients
-// that look for it there and nowhere else.
+// responseTopic is where a request is answered. $rid comes first because some clients look for it only there.
 func (r request) responseTopic(status int, retryAfter time.Duration) string {
 	topic := dpsResponses
 	if r.kind == twinGet || r.kind == twinReported {
@@ -165,7 +160,7 @@ func (r request) responseTopic(status int, retryAfter time.Duration) string {
 	return topic
 }
 
-// query is what comes after the question mark: names and values as they are spelled.
+// query is what follows the question mark: names and values as they are spelled.
 type query []struct{ name, value string }
 
 func parseQuery(text string) (query, error) {
@@ -176,7 +171,7 @@ func parseQuery(text string) (query, error) {
 		}
 		name, value, _ := strings.Cut(field, "=")
 		if _, err := url.PathUnescape(value); err != nil {
-			return nil, errors.New("a value after the question mark is escaped wrongly")
+			return nil, errors.New("a value after the question mark has an invalid escape")
 		}
 		q = append(q, struct{ name, value string }{name, value})
 	}
@@ -193,6 +188,6 @@ func (q query) raw(name string) string {
 }
 
 func (q query) get(name string) string {
-	value, _ := url.PathUnescape(q.raw(name)) // parseQuery looked
+	value, _ := url.PathUnescape(q.raw(name)) // parseQuery checked it
 	return value
 }

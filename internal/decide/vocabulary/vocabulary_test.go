@@ -1,4 +1,4 @@
-package ruleset_test
+package vocabulary_test
 
 import (
 	"encoding/json"
@@ -9,10 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/usher-dps/usher/internal/decide/ruleset"
+	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // vocabularyOf reads the words of a rule of one line, for the package allocation.default.
-func vocabularyOf(t *testing.T, rego string, more ...string) *ruleset.Vocabulary {
+func vocabularyOf(t *testing.T, rego string, more ...string) *vocabulary.Vocabulary {
 	t.Helper()
 	fsys := fstest.MapFS{"default.rego": {Data: []byte("package allocation.default\n\n" + rego + "\n")}}
 	for i := 0; i+1 < len(more); i += 2 {
@@ -22,7 +23,7 @@ func vocabularyOf(t *testing.T, rego string, more ...string) *ruleset.Vocabulary
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := set.ForGroup("any").Vocabulary(t.Context())
+	v, err := vocabulary.Of(set.ForGroup("any"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestVocabularyBeside(t *testing.T) {
 		{`hub := split(input.deviceRuntimeContext.registrationId, "-")[0]`, id, "-", "split", nil},
 	} {
 		v := vocabularyOf(t, c.rego, c.more...)
-		found := slices.ContainsFunc(v.At(c.place), func(l ruleset.Literal) bool {
+		found := slices.ContainsFunc(v.At(c.place), func(l vocabulary.Literal) bool {
 			return l.Value == c.value && l.Use == c.use && l.Data == (c.more != nil)
 		})
 		if !found {

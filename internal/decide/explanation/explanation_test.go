@@ -1,29 +1,27 @@
-package ruleset_test
+package explanation_test
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // outline writes an explanation in short: definitions by line, then what failed
 // and what it was about.
-func outline(e *ruleset.Explanation) string {
+func outline(e *explanation.Explanation) string {
 	var text strings.Builder
-	var definitions func(indent string, list []ruleset.Definition)
-	terms := func(indent string, list []ruleset.Term) {
+	var definitions func(indent string, list []explanation.Definition)
+	terms := func(indent string, list []explanation.Term) {
 		for _, term := range list {
 			fmt.Fprintf(&text, "%s%s", indent, term.Text)
 			if len(term.Values) > 0 {
@@ -39,7 +37,7 @@ func outline(e *ruleset.Explanation) string {
 			definitions(indent+"  ", term.Definitions)
 		}
 	}
-	definitions = func(indent string, list []ruleset.Definition) {
+	definitions = func(indent string, list []explanation.Definition) {
 		for _, d := range list {
 			row := d.Place[strings.LastIndex(d.Place, ":")+1:]
 			fmt.Fprintf(&text, "%s%s %s", indent, row, d.State)
@@ -334,7 +332,7 @@ hub = null
 			t.Parallel()
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules), "a/data.json", `{"eu": {"hub": "h"}}`), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
-				e, err := rule.Explain(t.Context(), input)
+				e, err := explanation.Explain(t.Context(), rule, input)
 				if err != nil || e.CutShort != nil {
 					t.Fatal(err, e)
 				}
@@ -354,7 +352,7 @@ func TestExplainErrors(t *testing.T) {
 	t.Parallel()
 	rule := mustLoad(t, folder("a.rego", serving("allocation.a", "g",
 		"hub := both\n\nboth := input.a\n\nboth := input.b\n\npayload := {\"ok\": true}")), ruleset.Options{Name: "rules"}).ForGroup("g")
-	e, err := rule.Explain(t.Context(), decode(t, `{"a": "1", "b": "2"}`))
+	e, err := explanation.Explain(t.Context(), rule, decode(t, `{"a": "1", "b": "2"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,14 +364,14 @@ payload = {"ok":true}
 	if diff := cmp.Diff(want, outline(e)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if e.Entries[0].Err == nil {
+	if e.Entries[0].Error == "" {
 		t.Error("hub has no error")
 	}
 
 	// A guard that cannot be told has the last word.
 	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\n\nreject contains \"old\" if to_number(input.x) < 2")),
 		ruleset.Options{Name: "rules"}).ForGroup("g")
-	if e, err = rule.Explain(t.Context(), decode(t, `{"x": "one"}`)); err != nil {
+	if e, err = explanation.Explain(t.Context(), rule, decode(t, `{"x": "one"}`)); err != nil {
 		t.Fatal(err)
 	}
 	want = `reject = null
@@ -386,12 +384,12 @@ hub = "h"
 	if diff := cmp.Diff(want, outline(e)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if e.Entries[0].Err == nil || e.Entries[1].Asked || len(e.BuiltinErrors) != 1 {
-		t.Errorf("reject failed with %v; hub asked: %v; %v", e.Entries[0].Err, e.Entries[1].Asked, e.BuiltinErrors)
+	if e.Entries[0].Error == "" || e.Entries[1].Asked || len(e.BuiltinErrors) != 1 {
+		t.Errorf("reject failed with %v; hub asked: %v; %v", e.Entries[0].Error, e.Entries[1].Asked, e.BuiltinErrors)
 	}
 
 	broken := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := nothing")), ruleset.Options{Name: "rules", Lazy: true}).ForGroup("g")
-	if _, err := broken.Explain(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "does not compile") {
+	if _, err := explanation.Explain(t.Context(), broken, nil); err == nil || !strings.Contains(err.Error(), "does not compile") {
 		t.Errorf("of a rule that does not compile: %v", err)
 	}
 }
@@ -403,7 +401,7 @@ func TestExplainEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	e, err := rule.Explain(ctx, map[string]any{})
+	e, err := explanation.Explain(ctx, rule, map[string]any{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,7 +413,7 @@ func TestExplainEnds(t *testing.T) {
 	}
 	for _, entry := range e.Entries {
 		for _, d := range entry.Definitions {
-			if d.State != ruleset.NotTraced {
+			if d.State != explanation.NotTraced {
 				t.Errorf("%s is %s", d.Place, d.State)
 			}
 		}
@@ -432,11 +430,11 @@ func TestExplainEnds(t *testing.T) {
 		fmt.Fprintf(&many, "\nr%d := %d\n", i, i+1)
 	}
 	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", many.String())), ruleset.Options{Name: "rules"}).ForGroup("g")
-	e, err = rule.Explain(t.Context(), map[string]any{})
+	e, err = explanation.Explain(t.Context(), rule, map[string]any{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.CutShort == nil || e.Entries[0].Value != "h" || e.Entries[0].Definitions[0].State != ruleset.Gave {
+	if e.CutShort == nil || e.Entries[0].Value != "h" || e.Entries[0].Definitions[0].State != explanation.Gave {
 		t.Errorf("%v: %+v", e.CutShort, e.Entries[0].Value)
 	}
 }
@@ -452,13 +450,13 @@ weights := {"a": 1, "b": 2, "c": 0, "elsewhere": 5}`)), ruleset.Options{Name: "r
 	seen := map[string]bool{}
 	for i := range 50 {
 		key := fmt.Sprint("dev-", i)
-		e, err := rule.Explain(t.Context(), map[string]any{"id": key, "linkedHubs": []any{"A.azure-devices.net", "b.azure-devices.net", "c.azure-devices.net"}})
+		e, err := explanation.Explain(t.Context(), rule, map[string]any{"id": key, "linkedHubs": []any{"A.azure-devices.net", "b.azure-devices.net", "c.azure-devices.net"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		hub, _ := e.Entries[0].Value.(string)
 		seen[hub] = true
-		want := []ruleset.Draw{{Place: "rules/a.rego:6", Key: key, Among: []string{"A.azure-devices.net", "b.azure-devices.net"}, Drawn: hub}}
+		want := []explanation.Draw{{Place: "rules/a.rego:6", Key: key, Among: []string{"A.azure-devices.net", "b.azure-devices.net"}, Drawn: hub}}
 		if got := e.Entries[0].Definitions[0].Draws; !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
@@ -482,7 +480,7 @@ payload := {}
 # scope: document
 # title: For all
 payload := {} if input.x`)), ruleset.Options{Name: "rules"}).ForGroup("g")
-	e, err := rule.Explain(t.Context(), map[string]any{})
+	e, err := explanation.Explain(t.Context(), rule, map[string]any{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,47 +489,5 @@ payload := {} if input.x`)), ruleset.Options{Name: "rules"}).ForGroup("g")
 	}
 	if payload := e.Entries[1]; payload.Title != "For all" {
 		t.Errorf("payload is %q", payload.Title)
-	}
-}
-
-// The first candidate is the rule that serves, whatever globs there are.
-func TestCandidates(t *testing.T) {
-	t.Parallel()
-	rs := mustLoad(t, fstest.MapFS{
-		"a.rego": {Data: []byte(serving("allocation.a", "line-a", `hub := "h"`))},
-		"b.rego": {Data: []byte(serving("allocation.b", `"line-*"`, `hub := "h"`))},
-		"c.rego": {Data: []byte(serving("allocation.c", `"line-a-*"`, `hub := "h"`))},
-		"d.rego": {Data: []byte("package allocation.default\n\nhub := \"h\"\n")},
-	}, ruleset.Options{})
-	for _, test := range []struct{ group, want string }{
-		{"Line-A", "allocation.a line-a exact, allocation.b line-*, allocation.default"},
-		{"line-a-7", "allocation.c line-a-*, allocation.b line-*, allocation.default"},
-		{"line-b", "allocation.b line-*, allocation.default"},
-		{"other", "allocation.default"},
-	} {
-		var texts []string
-		for _, c := range rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group}) {
-			text := c.Rule.Package
-			if c.Pattern != "" {
-				text += " " + c.Pattern
-			}
-			if c.Exact {
-				text += " exact"
-			}
-			texts = append(texts, text)
-		}
-		if got := strings.Join(texts, ", "); got != test.want {
-			t.Errorf("%s: got %s, want %s", test.group, got, test.want)
-		}
-		group := dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group}
-		if rs.Serving(group) != rs.Candidates(group)[0].Rule {
-			t.Errorf("%s: the first candidate does not serve it", test.group)
-		}
-	}
-	for range 2000 {
-		name := strings.Repeat("line-", rand.IntN(2)) + strings.Repeat("a", rand.IntN(3)) + strings.Repeat("-", rand.IntN(2)) + fmt.Sprint(rand.IntN(20))
-		if rs.ForGroup(name) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: name})[0].Rule || rs.ForIndividual(name) != rs.Candidates(dps.Enrollment{Kind: dps.IndividualEnrollment, ID: name})[0].Rule {
-			t.Errorf("%s: the first candidate does not serve it", name)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package ruleset
+package explanation
 
 import (
 	"fmt"
@@ -16,19 +16,22 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/format"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // mutants loads the shipped rules with one definition changed.
 type mutants struct {
 	files fstest.MapFS
-	parse ast.ParserOptions
+	set   *ruleset.Ruleset
 	mu    sync.Mutex
-	cache map[string]*Ruleset
+	cache map[string]*ruleset.Ruleset
 }
 
 func newMutants(t *testing.T) *mutants {
 	t.Helper()
-	m := &mutants{files: fstest.MapFS{}, parse: loadShipped(t).parserOptions(), cache: map[string]*Ruleset{}}
+	m := &mutants{files: fstest.MapFS{}, set: loadShipped(t), cache: map[string]*ruleset.Ruleset{}}
 	err := fs.WalkDir(os.DirFS(shippedRules), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -45,7 +48,7 @@ func newMutants(t *testing.T) *mutants {
 
 // change loads the rules with the definition at a place changed, or nil if the
 // changed rules do not load.
-func (m *mutants) change(t *testing.T, kind, place, text string, change func(*ast.Rule)) *Ruleset {
+func (m *mutants) change(t *testing.T, kind, place, text string, change func(*ast.Rule)) *ruleset.Ruleset {
 	t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -54,7 +57,7 @@ func (m *mutants) change(t *testing.T, kind, place, text string, change func(*as
 		return rs
 	}
 	file, row, _ := strings.Cut(strings.TrimPrefix(place, "rules/"), ":")
-	module, err := ast.ParseModuleWithOpts(file, string(m.files[file].Data), m.parse)
+	module, err := m.set.Parse(file, m.files[file].Data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +79,7 @@ func (m *mutants) change(t *testing.T, kind, place, text string, change func(*as
 	}
 	files := maps.Clone(m.files)
 	files[file] = &fstest.MapFile{Data: source}
-	rs, err := Load(t.Context(), files, Options{Name: "rules"})
+	rs, err := ruleset.Load(t.Context(), files, ruleset.Options{Name: "rules"})
 	if err != nil {
 		t.Logf("%s does not load: %v\n%s", key, err, source)
 		rs = nil
@@ -86,7 +89,7 @@ func (m *mutants) change(t *testing.T, kind, place, text string, change func(*as
 }
 
 // without changes a definition so that it never holds.
-func (m *mutants) without(t *testing.T, d Definition) *Ruleset {
+func (m *mutants) without(t *testing.T, d Definition) *ruleset.Ruleset {
 	t.Helper()
 	return m.change(t, "without", d.Place, d.Text, func(rule *ast.Rule) {
 		if rule.Default {
@@ -109,27 +112,32 @@ func entryOf(e *Explanation, name string) Entry {
 	return Entry{}
 }
 
-// said asks the rule of that package for one entry rule alone.
-func said(t *testing.T, rs *Ruleset, rule *Rule, document map[string]any, name string) any {
+// said evaluates one entry rule of the rule of that package.
+func said(t *testing.T, rs *ruleset.Ruleset, rule *ruleset.Rule, document map[string]any, name string) any {
 	t.Helper()
 	for _, r := range rs.Rules() {
 		if r.Package != rule.Package {
 			continue
 		}
-		prepared := r.prepare()
-		for _, query := range prepared.queries {
-			if string(query.entry) == name {
-				e := r.begin(t.Context(), document)
-				value, err := e.ask(prepared.compiler, query)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return value
-			}
+		inspection := inspect(t, r, document)
+		defer inspection.Close()
+		value, err := inspection.Value(name, r.Entry(name))
+		if err != nil {
+			t.Fatal(err)
 		}
+		return value
 	}
-	t.Fatalf("no %s in package %s", name, rule.Package)
+	t.Fatalf("no package %s", rule.Package)
 	return nil
+}
+
+func inspect(t *testing.T, rule *ruleset.Rule, document map[string]any) *ruleset.Inspection {
+	t.Helper()
+	syntax, err := rule.Syntax()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return syntax.Inspect(t.Context(), document)
 }
 
 // The explanation of every shipped rule on every example request, also those
@@ -154,13 +162,13 @@ func TestExplainShippedRules(t *testing.T) {
 			for _, file := range files {
 				t.Run(rule.Package+"/"+filepath.Base(file), func(t *testing.T) {
 					t.Parallel()
-					request, _, _ := served(t, rules, filepath.Base(file))
+					request := exampleRequest(t, filepath.Base(file))
 					document := request.Document
 					verdict, err := rule.Evaluate(t.Context(), document)
 					if err != nil {
 						t.Fatal(err)
 					}
-					e, err := rule.Explain(t.Context(), document)
+					e, err := Explain(t.Context(), rule, document)
 					if err != nil || e.CutShort != nil {
 						t.Fatal(err, e.CutShort)
 					}
@@ -242,7 +250,7 @@ func nextBranch(definitions []Definition, index int, d Definition) bool {
 }
 
 // agree compares the verdict with the values that the definitions gave.
-func agree(t *testing.T, verdict Verdict, e *Explanation) {
+func agree(t *testing.T, verdict ruleset.Verdict, e *Explanation) {
 	t.Helper()
 	want := map[string]any{"hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload,
 		"reject": verdict.Reject, "hold": verdict.Hold}
@@ -279,14 +287,15 @@ type failures struct {
 }
 
 // traced asks the rule with everything evaluated: no index, no early exit.
-func traced(t *testing.T, rule *Rule, document map[string]any) failures {
+func traced(t *testing.T, rule *ruleset.Rule, document map[string]any) failures {
 	t.Helper()
-	prepared := rule.prepare()
 	found := failures{map[string]bool{}, map[string]bool{}}
-	for _, query := range prepared.queries {
-		e := rule.begin(t.Context(), document)
+	for _, name := range ruleset.EntryNames() {
+		inspection := inspect(t, rule, document)
+		defer inspection.Close()
 		tracer := topdown.NewBufferTracer()
-		err := e.query(prepared.compiler, query.body).WithIndexing(false).WithEarlyExit(false).WithQueryTracer(tracer).
+		body := ast.NewBody(ast.Equality.Expr(ast.VarTerm("answer"), ast.NewTerm(rule.Entry(name))))
+		err := inspection.Query(body).WithIndexing(false).WithEarlyExit(false).WithQueryTracer(tracer).
 			Iter(t.Context(), func(topdown.QueryResult) error { return nil })
 		if err != nil {
 			t.Fatal(err)
@@ -296,11 +305,11 @@ func traced(t *testing.T, rule *Rule, document map[string]any) failures {
 			case *ast.Expr:
 				if event.Op == topdown.FailOp {
 					whole := node.BaseCogeneratedExpr()
-					found.failed[placeOf(whole.Location)+" "+exprText(whole)] = true
+					found.failed[ruleset.PlaceOf(whole.Location)+" "+exprText(whole)] = true
 				}
 			case *ast.Rule:
 				if event.Op == topdown.ExitOp {
-					found.exited[placeOf(node.Location)+" "+headText(node)] = true
+					found.exited[ruleset.PlaceOf(node.Location)+" "+headText(node)] = true
 				}
 			}
 		}
@@ -355,8 +364,8 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 	mended := 0
 	for _, rule := range rules.Rules() {
 		for _, file := range files {
-			request, _, _ := served(t, rules, filepath.Base(file))
-			e, err := rule.Explain(t.Context(), request.Document)
+			request := exampleRequest(t, filepath.Base(file))
+			e, err := Explain(t.Context(), rule, request.Document)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -380,7 +389,7 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 						if r.Package != rule.Package {
 							continue
 						}
-						again, err := r.Explain(t.Context(), request.Document)
+						again, err := Explain(t.Context(), r, request.Document)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -397,4 +406,31 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 	if mended < 100 {
 		t.Errorf("only %d failing expressions could be taken away", mended)
 	}
+}
+
+const (
+	shippedRules    = "../../../rules"
+	exampleRequests = "../../../examples/requests"
+)
+
+func loadShipped(t *testing.T) *ruleset.Ruleset {
+	t.Helper()
+	rules, err := ruleset.Load(t.Context(), os.DirFS(shippedRules), ruleset.Options{Name: "rules", Strict: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
+}
+
+func exampleRequest(t *testing.T, name string) *dps.AllocationRequest {
+	t.Helper()
+	body, err := os.ReadFile(filepath.Join(exampleRequests, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := dps.ParseAllocationRequest(body)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return request
 }

@@ -1,4 +1,5 @@
-package ruleset
+// Package explanation shows which lines of a rule produced its answer to a request, and why the others did not.
+package explanation
 
 import (
 	"cmp"
@@ -12,31 +13,32 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Explanation tells which lines of the rules gave a verdict, and why others
-// gave nothing. Its values are those of the request, keys included.
+// Explanation shows where a rule's answer comes from. Keys and certificates of the request are masked; all other values
+// are shown, so it is for people who may see the request.
 type Explanation struct {
-	// Entries are the entry rules that the package defines, those first that
-	// have the last word.
+	// Entries are the entry rules that the package defines, in the order in which they take precedence.
 	Entries []Entry
-	// BuiltinErrors say where a built-in function failed, and in OPA's words why.
+	// BuiltinErrors say where a built-in function failed, and why in OPA's words.
 	BuiltinErrors []string
-	// CutShort is why the explanation is not whole; nil if it is.
+	// CutShort is why the explanation is incomplete; nil if it is complete.
 	CutShort error
 }
 
-// Entry explains one entry rule of a package, such as hub.
+// Entry is one entry rule of the package, such as hub.
 type Entry struct {
-	Name               string
-	Title, Description string // from its METADATA
-	// Asked is unset where another entry rule, which then is the first of the
-	// explanation, had the last word already.
-	Asked bool
+	Name        string `json:"name"`
+	Title       string `json:"title,omitempty"` // from its METADATA
+	Description string `json:"description,omitempty"`
+	// Asked is unset if the first entry of the explanation already decided, so that this one is not evaluated.
+	Asked bool `json:"asked"`
 	// Value is what the entry rule says; nil if it is undefined or null.
-	Value       any
-	Err         error // *EvalError: it has no value because it failed
-	Definitions []Definition
+	Value       any          `json:"value"`
+	Error       string       `json:"error,omitempty"` // why it has no value
+	Definitions []Definition `json:"definitions"`
 }
 
 // State is what became of a definition.
@@ -44,73 +46,69 @@ type State string
 
 // The states of a definition.
 const (
-	Gave      State = "gave"       // it holds, so its value is the rule's, or one of a set's
+	Gave      State = "gave"       // it holds, so its value is the rule's, or an element of the rule's set
 	NotHeld   State = "not_held"   // one of its expressions is false or undefined
-	Unreached State = "unreached"  // another definition or an earlier branch goes before it
+	Unreached State = "unreached"  // another definition or an earlier branch takes precedence
 	NotTraced State = "not_traced" // the explanation was cut short
 	Erred     State = "erred"      // it ends evaluation with an error
 )
 
-// Definition is one definition of a Rego rule, or one else branch of it.
+// Definition is one definition of a Rego rule, or one of its else branches.
 type Definition struct {
-	Place, Text string // Place is file:line, Text what stands there up to the "if"
-	Else        bool
-	Default     bool
-	State       State
-	// Value is what the definition says; of a set, maxElements elements. Where its state is not Gave, it is
-	// what it would say if the expressions that do not hold did; nil where
-	// that cannot be told.
-	Value any
-	// Failed is the first expression that does not hold; for NotHeld, and for
-	// Unreached where it would not hold either.
-	Failed *Expression
-	// Uses are the rules and the parts of the request that it refers to; for
-	// Gave alone.
-	Uses []Term
+	Place   string `json:"place"` // file:line
+	Text    string `json:"text"`  // the source up to the body
+	Else    bool   `json:"else,omitempty"`
+	Default bool   `json:"default,omitempty"`
+	State   State  `json:"state"`
+	// Value is what the definition says; of a set, at most maxElements elements. If the state is not Gave, it is what the
+	// definition would say if the expressions that do not hold did; nil if that is unknown.
+	Value any `json:"value,omitempty"`
+	// Failed is the first expression that does not hold; set for NotHeld, and for Unreached if it would not hold either.
+	Failed *Expression `json:"failed,omitempty"`
+	// Uses are the rules and the parts of the request that it refers to; set only for Gave.
+	Uses []Term `json:"uses,omitempty"`
 	// Draws are the choices by weight that its value comes from.
-	Draws []Draw
-	// Error is in OPA's words; for Erred alone.
-	Error string
+	Draws []Draw `json:"draws,omitempty"`
+	Error string `json:"error,omitempty"` // in OPA's words; set only for Erred
 }
 
 // Expression is an expression that is false or undefined.
 type Expression struct {
-	Place, Text string
-	// Tries tells for how many values of its variables it was tried, at most
-	// maxTries.
-	Tries int
-	Terms []Term
-	// Why says in words what the terms do not show.
-	Why string
+	Place string `json:"place"`
+	Text  string `json:"text"`
+	// Tries is for how many values of its variables it was evaluated, at most maxTries.
+	Tries int    `json:"tries,omitempty"`
+	Terms []Term `json:"terms,omitempty"`
+	// Why describes what the terms do not show.
+	Why string `json:"why,omitempty"`
 }
 
 // Term is a part of an expression and what it stands for.
 type Term struct {
-	Text string
-	// Values are what it stands for, one for each try that has another;
-	// none if it is undefined.
-	Values []any
-	Why    string // why it is undefined
+	Text string `json:"text"`
+	// Values are what it stands for, one for each try that has a different one; none if it is undefined.
+	Values []any  `json:"values"`
+	Why    string `json:"why,omitempty"` // why it is undefined
 	// Definitions are those of the rule that it refers to.
-	Definitions []Definition
-	// Repeated is set where the definitions stand elsewhere in the explanation.
-	Repeated bool
+	Definitions []Definition `json:"definitions,omitempty"`
+	// Repeated is set if the definitions are elsewhere in the explanation.
+	Repeated bool `json:"repeated,omitempty"`
 }
 
-// Draw is a choice of a hub by weight.
+// Draw is a choice of a hub by weight. The same key always gets the same hub.
 type Draw struct {
-	Place string
-	Key   string
-	Among []string // the linked hubs that it was drawn from, as linkedHubs spells them
-	Drawn string
+	Place string   `json:"place"`
+	Key   string   `json:"key"`
+	Among []string `json:"among"` // the linked hubs that have a weight, in the spelling of linkedHubs
+	Drawn string   `json:"drawn"`
 }
 
 const (
 	// maxTries bounds for how many values of its variables an expression is shown.
 	maxTries = 8
-	// maxElements bounds how many elements of a set are gathered.
+	// maxElements bounds how many elements of a set are collected.
 	maxElements = 100
-	// maxDefinitions bounds an explanation; what is beyond it nobody reads.
+	// maxDefinitions bounds an explanation, so that people can read it.
 	maxDefinitions = 400
 )
 
@@ -119,40 +117,43 @@ var (
 	errTooLong = fmt.Errorf("more than %d definitions take part", maxDefinitions)
 )
 
-// Explain asks the rule about a request as [Rule.Evaluate] does, and then about
-// its parts: for every definition it asks OPA how far its body holds. It asks
-// the parts rather than watch the whole, because OPA does not evaluate what an
-// index or an equal value makes superfluous, and an author wants to hear of that too.
-func (r *Rule) Explain(ctx context.Context, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
-	prepared := r.prepare()
-	if err := prepared.err; err != nil {
-		return nil, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
+// Explain evaluates the rule for a request as [ruleset.Rule.Evaluate] does, and then its parts: for every definition it
+// evaluates how much of the body holds. It does not trace the evaluation of the whole, because OPA skips what an index
+// or an equal value makes superfluous, and authors want to see that too. Every error is a *ruleset.EvalError.
+func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
+	syntax, err := rule.Syntax()
+	if err != nil {
+		return nil, &ruleset.EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}
 	}
 	x := &explainer{
-		evaluation: r.begin(ctx, input),
-		compiler:   prepared.compiler,
+		Inspection: syntax.Inspect(ctx, input, known...),
+		ctx:        ctx,
+		compiler:   syntax.Compiler,
+		rule:       rule,
 		document:   input,
 		seen:       map[string]bool{},
 		left:       maxDefinitions,
 	}
-	x.lookups = r.set.newLookups(known)
-	defer context.AfterFunc(ctx, x.cancel.Cancel)()
+	defer x.Close()
 
-	explanation := &Explanation{Entries: x.answers(prepared)}
+	explanation := &Explanation{Entries: x.entries()}
 	for i := range explanation.Entries {
 		x.explain(&explanation.Entries[i])
 	}
 	explanation.BuiltinErrors, explanation.CutShort = x.failures, x.cutShort
+	explanation.mask(keymaterial.Of(input))
 	return explanation, nil
 }
 
 type explainer struct {
-	evaluation
+	*ruleset.Inspection
+	ctx      context.Context // of Explain
 	compiler *ast.Compiler
+	rule     *ruleset.Rule
 	document map[string]any
-	seen     map[string]bool // rules and calls whose definitions are told already
+	seen     map[string]bool // rules and calls whose definitions are already in the explanation
 	left     int             // of maxDefinitions
-	shallow  int             // above 0, definitions behind terms are left out
+	shallow  int             // above 0, the definitions behind terms are left out
 	failures []string
 	cutShort error
 }
@@ -160,13 +161,13 @@ type explainer struct {
 // solution binds the variables of a body.
 type solution = topdown.QueryResult
 
-// solve asks for at most limit solutions of a body.
+// solve returns at most limit solutions of a body.
 func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
 	if x.cutShort != nil {
 		return nil, x.cutShort
 	}
 	var solutions []solution
-	err := x.query(x.compiler, body).Iter(x.ctx, func(bindings topdown.QueryResult) error {
+	err := x.Query(body).Iter(x.ctx, func(bindings topdown.QueryResult) error {
 		solutions = append(solutions, bindings)
 		if len(solutions) == limit {
 			return errEnough
@@ -175,9 +176,7 @@ func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
 	})
 	x.collectFailures()
 	if err != nil {
-		// OPA has put into the cache what it had by then, such as the first of
-		// two conflicting values.
-		x.cache = topdown.NewVirtualCache()
+		x.Reset()
 	}
 	if errors.Is(err, errEnough) {
 		err = nil
@@ -190,14 +189,16 @@ func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
 
 // collectFailures keeps the errors of built-in functions, each once.
 func (x *explainer) collectFailures() {
-	for _, failure := range x.builtinErrors {
-		text := fmt.Sprintf("%s: %s", placeOf(failure.Location), failure.Message)
+	for _, failure := range x.Failures() {
+		text := fmt.Sprintf("%s: %s", ruleset.PlaceOf(failure.Location), failure.Message)
 		if !slices.Contains(x.failures, text) {
 			x.failures = append(x.failures, text)
 		}
 	}
-	x.builtinErrors = nil
 }
+
+// answer is the variable that queries for a value bind.
+const answerName = ast.Var("answer")
 
 // value asks for the value of a term; nil if it is undefined.
 func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
@@ -209,52 +210,38 @@ func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 		}
 		return found
 	}
-	expr := ast.Equality.Expr(ast.NewTerm(answerVar), term)
+	expr := ast.Equality.Expr(ast.NewTerm(answerName), term)
 	expr.With = with
 	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
 	if err != nil || len(solutions) == 0 {
 		return nil
 	}
-	return solutions[0][answerVar].Value
+	return solutions[0][answerName].Value
 }
 
-// answers asks the entry rules as Evaluate does, and puts in front what has the
-// last word: what an author looks for, and what definitions are told of where
-// they first take part.
-func (x *explainer) answers(prepared *preparedRule) []Entry {
+// entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are explained
+// where they first take part.
+func (x *explainer) entries() []Entry {
 	var list []Entry
-	var verdict Verdict
-	last := "" // the entry rule after which none is asked
-	rank := map[string]int{string(entryHub): 1, string(entryInitialTwin): 2, string(entryPayload): 3,
-		string(entryReject): 4, string(entryHold): 5}
-	for _, query := range prepared.queries {
-		entry := Entry{Name: string(query.entry), Asked: last == ""}
-		if entry.Asked {
-			var final bool
-			if entry.Value, final, entry.Err = x.askFor(prepared, query, &verdict); final {
-				last = entry.Name
-			}
-			if final || query.entry == entryHold && entry.Value != nil && !isEmpty(entry.Value) {
-				rank[entry.Name] = 0
-			}
-		} else {
-			entry.Value, entry.Err = x.ask(x.compiler, query)
+	rank := map[string]int{"hub": 1, "initial_twin": 2, "payload": 3, "reject": 4, "hold": 5}
+	for _, e := range x.Entries(x.rule) {
+		entry := Entry{Name: e.Name, Asked: e.Asked, Value: e.Value}
+		if e.Err != nil {
+			entry.Error = e.Err.Error()
 		}
-		if entry.Err != nil {
-			x.cache = topdown.NewVirtualCache() // see solve
-		}
-		if x.ctx.Err() != nil {
-			x.cutShort = x.ctx.Err()
+		if e.Decides {
+			rank[e.Name] = 0
 		}
 		list = append(list, entry)
 	}
+	x.cutShort = x.ctx.Err()
 	x.collectFailures()
 	slices.SortStableFunc(list, func(a, b Entry) int { return rank[a.Name] - rank[b.Name] })
 	return list
 }
 
 func (x *explainer) explain(e *Entry) {
-	ref := x.rule.entryRef(entry(e.Name))
+	ref := x.rule.Entry(e.Name)
 	rules := x.compiler.GetRulesWithPrefix(ref)
 	e.Title, e.Description = x.describe(rules)
 	// Told here even if another entry rule has referred to it: nobody looks
@@ -326,7 +313,7 @@ func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) [
 }
 
 func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Definition {
-	definition := Definition{Place: placeOf(rule.Location), Text: headText(rule), Default: rule.Default}
+	definition := Definition{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Default: rule.Default}
 	if x.left--; x.left < 0 && x.cutShort == nil {
 		x.cutShort = errTooLong
 	}
@@ -335,7 +322,7 @@ func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Defin
 		return definition
 	}
 	known := matching(rule.Head.Args, args)
-	solutions, err := x.solve(join(known, written(rule.Body)), maxElements)
+	solutions, err := x.solve(join(known, ruleset.Written(rule.Body)), maxElements)
 	switch {
 	case x.cutShort != nil:
 		definition.State = NotTraced
@@ -430,7 +417,7 @@ func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 		return nil
 	}
 	var head ast.Body
-	for _, expr := range written(rule.Body) {
+	for _, expr := range ruleset.Written(rule.Body) {
 		if whole := expr.BaseCogeneratedExpr(); whole.Generated && within(whole.Location, rule.Head.Location) {
 			head = append(head, expr) // Body.Append would write into the compiled rule
 		}
@@ -491,10 +478,10 @@ func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solu
 	before := []solution{{}}
 	if len(known) > 0 {
 		if before, _ = x.solve(known, 1); len(before) == 0 {
-			return &Expression{Place: placeOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
+			return &Expression{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
 		}
 	}
-	return x.failingIn(written(rule.Body), known, before)
+	return x.failingIn(ruleset.Written(rule.Body), known, before)
 }
 
 func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Expression, []solution) {
@@ -502,7 +489,7 @@ func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Express
 		solutions, err := x.solve(join(known, body[:i+1]), maxTries)
 		switch {
 		case err != nil:
-			return &Expression{Place: placeOf(expr.Location), Text: exprText(expr.BaseCogeneratedExpr()), Why: errorText(err)}, before
+			return &Expression{Place: ruleset.PlaceOf(expr.Location), Text: exprText(expr.BaseCogeneratedExpr()), Why: errorText(err)}, before
 		case len(solutions) == 0:
 			return x.expression(body, i, known, before), before
 		}
@@ -534,7 +521,7 @@ func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before
 	}
 	t.culprit(expr)
 	t.origins(body[:failed], expr)
-	e := &Expression{Place: placeOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
+	e := &Expression{Place: ruleset.PlaceOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
 	switch {
 	case expr.Negated:
 		e.Why = "what it negates holds"
@@ -554,7 +541,7 @@ func (x *explainer) failureAt(expr *ast.Expr) string {
 	if !expr.IsCall() || len(x.compiler.GetRulesForVirtualDocument(expr.Operator())) > 0 {
 		return ""
 	}
-	prefix := placeOf(expr.Location) + ": " + expr.Operator().String()
+	prefix := ruleset.PlaceOf(expr.Location) + ": " + expr.Operator().String()
 	for _, failure := range x.failures {
 		if strings.HasPrefix(failure, prefix) {
 			return failure
@@ -718,7 +705,7 @@ func isGenerated(text string) bool { return strings.Contains(text, "__local") }
 
 // pathText writes a path as an author in the package would.
 func (x *explainer) pathText(path ast.Ref) string {
-	own := x.rule.set.packages[x.rule.Package].path
+	own := x.rule.Path()
 	if !path.HasPrefix(own) || len(path) == len(own) {
 		return path.String()
 	}

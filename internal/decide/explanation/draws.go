@@ -1,8 +1,9 @@
-package ruleset
+package explanation
 
 import (
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // maxDrawDepth is more calls than a choice by weight is behind in any rule that
@@ -15,7 +16,7 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 	if depth == 0 {
 		return nil
 	}
-	for _, expr := range written(rule.Body) {
+	for _, expr := range ruleset.Written(rule.Body) {
 		if !expr.IsCall() || expr.Negated || len(expr.With) > 0 {
 			continue
 		}
@@ -24,7 +25,7 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 			args = append(args, plug(operand, s))
 		}
 		if expr.Operator().String() == "usher.choose" {
-			if draw, ok := drawOf(placeOf(expr.Location), args); ok {
+			if draw, ok := x.drawOf(expr, args); ok {
 				found = append(found, draw)
 			}
 			continue
@@ -34,12 +35,12 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 				continue
 			}
 			for branch := callee; branch != nil; branch = branch.Else {
-				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), written(branch.Body)), 1)
+				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), ruleset.Written(branch.Body)), 1)
 				if err != nil || len(solutions) == 0 {
 					continue
 				}
 				for _, draw := range x.draws(branch, solutions[0], depth-1) {
-					draw.Place = placeOf(expr.Location) // where the author calls it
+					draw.Place = ruleset.PlaceOf(expr.Location) // where the author calls it
 					found = append(found, draw)
 				}
 				break
@@ -49,24 +50,24 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 	return found
 }
 
-// drawOf asks the built-in itself which of the linked hubs count: each alone.
-func drawOf(place string, args []*ast.Term) (Draw, bool) {
+// drawOf finds the hubs that a call of usher.choose draws from: those that it chooses if no other hub is linked.
+func (x *explainer) drawOf(call *ast.Expr, args []*ast.Term) (Draw, bool) {
 	if len(args) < 4 {
 		return Draw{}, false
 	}
-	linked, err := hubOperand(args[2].Value, 3)
-	key, ok := args[0].Value.(ast.String)
+	key, isText := args[0].Value.(ast.String)
+	linked, isList := args[2].Value.(*ast.Array)
 	drawn, named := args[3].Value.(ast.String)
-	if err != nil || !ok || !named {
+	if !isText || !isList || !named {
 		return Draw{}, false
 	}
-	draw := Draw{Place: place, Key: string(key), Drawn: string(drawn)}
-	for _, hub := range linked {
-		alone := []*ast.Term{args[0], args[1], ast.ArrayTerm(ast.StringTerm(hub))}
-		_ = builtinChoose(topdown.BuiltinContext{}, alone, func(*ast.Term) error {
-			draw.Among = append(draw.Among, hub)
-			return nil
-		})
-	}
+	draw := Draw{Place: ruleset.PlaceOf(call.Location), Key: string(key), Drawn: string(drawn)}
+	linked.Foreach(func(hub *ast.Term) {
+		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(answerName)})
+		if chosen, err := x.solve(ast.NewBody(alone), 1); err == nil && len(chosen) > 0 {
+			name, _ := hub.Value.(ast.String)
+			draw.Among = append(draw.Among, string(name))
+		}
+	})
 	return draw, true
 }

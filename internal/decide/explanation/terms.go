@@ -1,4 +1,4 @@
-package ruleset
+package explanation
 
 import (
 	"encoding/json"
@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // terms gathers what an expression refers to.
@@ -18,6 +20,9 @@ type terms struct {
 
 func (t *terms) add(term Term) {
 	term.Text = strings.TrimSpace(term.Text)
+	if term.Values == nil {
+		term.Values = []any{}
+	}
 	if term.Text == "" || slices.ContainsFunc(t.list, func(other Term) bool { return other.Text == term.Text }) {
 		return
 	}
@@ -74,9 +79,9 @@ func (t *terms) culprit(expr *ast.Expr) {
 			args = append(args, plug(operand, s))
 		}
 		call := Term{Text: strings.TrimPrefix(exprText(expr), "not ")}
-		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answerVar))...))
+		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answerName))...))
 		if solutions, err := t.solve(ast.NewBody(applied), 1); err == nil && len(solutions) > 0 {
-			if value, ok := toJSON(solutions[0][answerVar]); ok {
+			if value, ok := toJSON(solutions[0][answerName]); ok {
 				call.Values = []any{value}
 			}
 		}
@@ -210,7 +215,7 @@ func (t *terms) term(term *ast.Term, variable ast.Var, with []*ast.With) {
 // own reports whether a definition is in the package that is explained, rather
 // than in a library of which the author knows what it does.
 func (t *terms) own(rule *ast.Rule) bool {
-	return rule.Module != nil && rule.Module.Package.Path.HasPrefix(t.rule.set.packages[t.rule.Package].path)
+	return rule.Module != nil && rule.Module.Package.Path.HasPrefix(t.rule.Path())
 }
 
 // undefined shows a term that has no value, or false, and goes after the reason.
@@ -335,7 +340,7 @@ func (t *terms) missingInRequest(ref ast.Ref) string {
 // uses shows what a definition that holds refers to.
 func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 	t := terms{explainer: x, solutions: []solution{s}}
-	for _, expr := range written(rule.Body) {
+	for _, expr := range ruleset.Written(rule.Body) {
 		if len(expr.With) > 0 {
 			continue
 		}

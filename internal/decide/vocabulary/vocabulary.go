@@ -1,8 +1,8 @@
-package ruleset
+// Package vocabulary lists what a rule reads of a request and the constants that it compares with it.
+package vocabulary
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -10,7 +10,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/storage"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Vocabulary is what a rule, with all that it refers to, reads of a request and
@@ -41,9 +42,9 @@ type Literal struct {
 	Data bool
 }
 
-// Chancy reports whether the rule calls a built-in function that is [Restricted]:
+// Chancy reports whether the rule calls a built-in function that is [ruleset.Restricted]:
 // the same request may get another answer.
-func (v *Vocabulary) Chancy() bool { return slices.ContainsFunc(v.Calls, isRestricted) }
+func (v *Vocabulary) Chancy() bool { return slices.ContainsFunc(v.Calls, ruleset.IsRestricted) }
 
 // ReadsAt reports whether the rule looks at the place, or at anything above or below.
 func (v *Vocabulary) ReadsAt(pointer string) bool {
@@ -79,25 +80,24 @@ func under(pointer, place string) bool {
 	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
 }
 
-// Vocabulary reads the rule's constants. The error is the *LoadError of a rule
-// that does not compile.
-func (r *Rule) Vocabulary(ctx context.Context) (*Vocabulary, error) {
-	prepared := r.prepare()
-	if prepared.err != nil {
-		return nil, prepared.err
+// Of reads the vocabulary of a rule. The error is the *ruleset.LoadError of a rule that does not compile.
+func Of(r *ruleset.Rule) (*Vocabulary, error) {
+	syntax, err := r.Syntax()
+	if err != nil {
+		return nil, err
 	}
-	m := newMiner(ctx, r.set, prepared.compiler)
+	m := newMiner(syntax)
 	v := &Vocabulary{Beside: map[string][]Literal{}}
 	reads := map[string]bool{}
-	for _, e := range entries {
-		rules := m.compiler.GetRulesWithPrefix(r.entryRef(e))
+	for _, name := range ruleset.EntryNames() {
+		rules := m.compiler.GetRulesWithPrefix(r.Entry(name))
 		if len(rules) > 0 {
-			v.Answers = append(v.Answers, string(e))
+			v.Answers = append(v.Answers, name)
 		}
 		for _, rule := range rules {
 			found := m.rule(rule)
 			maps.Copy(reads, found.paths)
-			if e != entryHub {
+			if name != "hub" {
 				continue
 			}
 			for literal := range found.literals {
@@ -116,18 +116,17 @@ func (r *Rule) Vocabulary(ctx context.Context) (*Vocabulary, error) {
 	return v, nil
 }
 
-// DecidesBy lists the places of the input, as JSON pointers, that the rule looks at
-// to reject, to hold and to name a hub. As a [Vocabulary], it errs on the side of
-// too much. The error is the *LoadError of a rule that does not compile.
-func (r *Rule) DecidesBy(ctx context.Context) ([]string, error) {
-	prepared := r.prepare()
-	if prepared.err != nil {
-		return nil, prepared.err
+// DecidesBy lists the places of the input, as JSON pointers, that the rule reads to reject or hold a device and to name a
+// hub. Like a [Vocabulary], it rather lists too much. The error is the *ruleset.LoadError of a rule that does not compile.
+func DecidesBy(r *ruleset.Rule) ([]string, error) {
+	syntax, err := r.Syntax()
+	if err != nil {
+		return nil, err
 	}
-	m := newMiner(ctx, r.set, prepared.compiler)
+	m := newMiner(syntax)
 	reads := map[string]bool{}
-	for _, e := range []entry{entryReject, entryHold, entryHub} {
-		for _, rule := range m.compiler.GetRulesWithPrefix(r.entryRef(e)) {
+	for _, name := range []string{"reject", "hold", "hub"} {
+		for _, rule := range m.compiler.GetRulesWithPrefix(r.Entry(name)) {
 			maps.Copy(reads, m.rule(rule).paths)
 		}
 	}
@@ -173,9 +172,8 @@ func (s *sources) add(other *sources) bool {
 
 // miner walks the compiled rules that a rule refers to.
 type miner struct {
-	ctx      context.Context
-	set      *Ruleset
 	compiler *ast.Compiler
+	all      ast.Value
 	deep     map[*ast.Rule]*sources // of rules that were walked
 	stored   map[string]*sources    // of data, by reference
 	beside   map[string]map[Literal]bool
@@ -184,8 +182,8 @@ type miner struct {
 	calls    map[string]bool       // of built-in functions
 }
 
-func newMiner(ctx context.Context, set *Ruleset, compiler *ast.Compiler) *miner {
-	return &miner{ctx: ctx, set: set, compiler: compiler,
+func newMiner(syntax ruleset.Syntax) *miner {
+	return &miner{compiler: syntax.Compiler, all: syntax.Data,
 		deep: map[*ast.Rule]*sources{}, calls: map[string]bool{}, getFrom: map[*ast.Expr]ast.Ref{}, named: map[*ast.Expr]bool{},
 		stored: map[string]*sources{}, beside: map[string]map[Literal]bool{}}
 }
@@ -208,7 +206,7 @@ func (m *miner) rule(r *ast.Rule) *sources {
 	}
 	var expressions []*ast.Expr
 	ast.WalkExprs(r, func(e *ast.Expr) bool {
-		expressions = append(expressions, e)
+		expressions = append(expressions, ruleset.Written(ast.Body{e})...)
 		return false
 	})
 	m.findGets(r, expressions)
@@ -233,7 +231,7 @@ func (m *miner) rule(r *ast.Rule) *sources {
 	if r.Else != nil {
 		all.add(m.rule(r.Else))
 	}
-	if r.Module != nil && packageName(r.Module.Package) == libraryPackage {
+	if r.Module != nil && ruleset.PackageName(r.Module) == libraryPackage {
 		// The library's own words, such as the names of reprovision policies,
 		// say nothing of what the author is looking for.
 		maps.DeleteFunc(all.literals, func(l Literal, _ bool) bool { return !l.Data })
@@ -617,17 +615,12 @@ func (m *miner) data(ref ast.Ref) *sources {
 	}
 	all := newSources()
 	m.stored[key] = all
-	path, err := storage.NewPathForRef(prefix)
-	if err != nil || len(path) == 0 {
+	if len(prefix) == 1 {
 		return all // all of data: nothing to be learnt
 	}
-	document, err := m.set.store.Read(m.ctx, m.set.txn, path)
+	value, err := m.all.Find(prefix[1:])
 	if err != nil {
 		return all // not in data, or a rule
-	}
-	value, ok := document.(ast.Value)
-	if !ok {
-		return all
 	}
 	var found []any
 	constantsOf(ast.NewTerm(value), &found)
