@@ -176,7 +176,7 @@ func (s *subject) sampleHubs() []string {
 	for _, hub := range s.flow.met.hubs {
 		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.name))
 	}
-	for _, v := range s.entries["hub"] {
+	for _, v := range s.analysis.Entries["hub"] {
 		if name, ok := v.text(); ok {
 			names = append(names, name)
 		}
@@ -256,7 +256,7 @@ func (s *subject) mined() []string {
 				if !v.HasPrefix(ast.DefaultRootRef) {
 					return false
 				}
-				if found, err := s.flow.data.Find(v.ConstantPrefix()[1:]); err == nil {
+				if found, err := s.data.Find(v.ConstantPrefix()[1:]); err == nil {
 					ast.WalkTerms(ast.NewTerm(found), func(t *ast.Term) bool { add(t.Value); return false })
 				}
 				return true

@@ -116,7 +116,7 @@ func impure(_ context.Context, s *subject, add report) {
 			name := expr.Operator().String()
 			if builtin := capabilities[name]; builtin != nil && ruleset.Restricted(builtin) {
 				at, by := expr.Location, ""
-				if !s.flow.home[at.File] {
+				if !s.analysis.Home[at.File] {
 					by = fmt.Sprintf(" at %s:%d", at.File, at.Row)
 					at = nil
 				}

@@ -152,7 +152,7 @@ type subject struct {
 	testedPackages map[string]bool
 
 	flow    *flow
-	entries map[string]alternatives // what each entry rule may say
+	entries map[string]dataflow.Alternatives // what each entry rule may say
 	found   []Finding
 }
 
@@ -160,7 +160,7 @@ type subject struct {
 var entryNames = [...]string{"hub", "initial_twin", "payload", "reject", "hold"}
 
 func newSubject(set *ruleset.Ruleset, syntax ruleset.Syntax, rule *ruleset.Rule, options Options) *subject {
-	s := &subject{set: set, rule: rule, options: options, compiler: syntax.Compiler, entries: map[string]alternatives{}}
+	s := &subject{set: set, rule: rule, options: options, compiler: syntax.Compiler, entries: map[string]dataflow.Alternatives{}}
 	path := rule.Path()
 	home := map[string]bool{}
 	for _, module := range syntax.Compiler.Modules {
@@ -175,7 +175,7 @@ func newSubject(set *ruleset.Ruleset, syntax ruleset.Syntax, rule *ruleset.Rule,
 	s.flow = &flow{compiler: syntax.Compiler, data: syntax.Data, home: home,
 		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}, met: met{words: map[string]bool{}}}
 	for _, name := range entryNames {
-		s.entries[name] = s.flow.entry(path, name)
+		s.analysis.Entries[name] = s.flow.entry(path, name)
 	}
 	return s
 }
