@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // cpuSeconds is what this process has used so far, the collector included.
@@ -41,25 +43,22 @@ func perCall(call func() error) (float64, error) {
 	}
 }
 
-func newAllocator(ctx context.Context, folder string, lazy bool) (*allocation.Allocator, error) {
-	rules, err := allocation.LoadRules(ctx, os.DirFS(folder), allocation.RulesOptions{Name: folder, Lazy: lazy})
+func newAllocator(ctx context.Context, folder string, lazy bool) (*decider.Decider, error) {
+	rules, err := decider.LoadRules(ctx, os.DirFS(folder), decider.RulesOptions{Name: folder, Lazy: lazy})
 	if err != nil {
 		return nil, err
 	}
-	return allocation.New(allocation.Options{Rules: rules})
+	return decider.New(decider.Options{Rules: rules})
 }
 
 // decide is a whole decision, bytes in and bytes out.
-func decide(ctx context.Context, a *allocation.Allocator, body []byte) error {
-	_, decision, err := a.AllocateJSON(ctx, body)
-	if err != nil {
-		return err
-	}
-	if decision.Outcome != allocation.Assigned {
-		return fmt.Errorf("%s: %v", decision.Outcome, decision.Reasons)
+func decide(ctx context.Context, a *decider.Decider, body []byte) error {
+	_, decided := a.AllocateJSON(ctx, body)
+	if decided.Result != answer.Assigned {
+		return errors.New(decided.Summary())
 	}
 	var few [2048]byte
-	_ = decision.Response.AppendJSON(few[:0])
+	_ = decided.Response.AppendJSON(few[:0])
 	return nil
 }
 
@@ -187,9 +186,9 @@ func enrollments(ctx context.Context, b bench) error {
 			return err
 		}
 		fsys := os.DirFS(folder)
-		load := func(lazy bool) (*allocation.Rules, time.Duration, error) {
+		load := func(lazy bool) (*decider.Rules, time.Duration, error) {
 			start := time.Now()
-			rules, err := allocation.LoadRules(ctx, fsys, allocation.RulesOptions{Lazy: lazy})
+			rules, err := decider.LoadRules(ctx, fsys, decider.RulesOptions{Lazy: lazy})
 			return rules, time.Since(start), err
 		}
 		_, lazily, err := load(true)
@@ -200,7 +199,7 @@ func enrollments(ctx context.Context, b bench) error {
 		if err != nil {
 			return err
 		}
-		allocator, err := allocation.New(allocation.Options{Rules: rules})
+		allocator, err := decider.New(decider.Options{Rules: rules})
 		if err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
@@ -427,15 +427,15 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 	}
 	for revision, calls := range map[string][]call{"v1": byV1, "v2": byV2} {
 		for _, c := range calls {
-			if record := inBlobs[c.id]; record.Rules == nil || record.Rules.Revision != revision || record.Source != allocation.SourceCurrent {
+			if record := inBlobs[c.id]; record.Rules == nil || record.Rules.Revision != revision || record.Source != answer.SourceCurrent {
 				t.Errorf("a decision by %s has the record %+v", revision, record)
 			}
 		}
 	}
 	for id, canary := range byCanary {
-		source, revision := allocation.SourceCurrent, "v1"
+		source, revision := answer.SourceCurrent, "v1"
 		if canary {
-			source, revision = allocation.SourceCanary, "next"
+			source, revision = answer.SourceCanary, "next"
 		}
 		if record := inBlobs[id]; record.Source != source || record.Rules.Revision != revision {
 			t.Errorf("a decision of %s %s has the record %+v", source, revision, record)
@@ -443,12 +443,12 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 	}
 	shadows := map[string]decisionlog.Record{}
 	for _, record := range inBlobs {
-		if record.Source == allocation.SourceShadow {
+		if record.Source == answer.SourceShadow {
 			shadows[record.ShadowOf] = record
 		}
 	}
 	for _, c := range byV1 {
-		if s, there := shadows[c.id]; !there || s.Rules.Revision != "next" || s.Decision.Hub != hubs[2] || !slices.Equal(s.Diverged, []string{"hub"}) || s.RegistrationID != c.device {
+		if s, there := shadows[c.id]; !there || s.Rules.Revision != "next" || s.Decision.Hub != hubs[2] || !slices.Equal(s.Diverged, []answer.Difference{answer.InHub}) || s.RegistrationID != c.device {
 			t.Errorf("the shadow of %+v has the record %+v", c, s)
 		}
 	}

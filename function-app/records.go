@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/operate/azureauth"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
@@ -150,16 +150,16 @@ func instanceName(getenv func(string) string) string {
 
 // observers record an allocation. Where no record goes to standard output, there is a log line
 // for each in its place; but not where registration IDs are to be hidden, for it shows them.
-func (r *records) observers(settings recordSettings, log *slog.Logger) []handler.Observer {
-	observers := []handler.Observer{r.observe}
+func (r *records) observers(settings recordSettings, log *slog.Logger) []answer.Observer {
+	observers := []answer.Observer{r.observe}
 	if !settings.toStdout() && settings.IDs == decisionlog.Plain {
-		observers = append(observers, handler.LogLine(log))
+		observers = append(observers, answer.LogCalls(log))
 	}
 	return observers
 }
 
-// observe is a [handler.Observer], also of decisions that are not answered, such as those of shadow rules.
-func (r *records) observe(ctx context.Context, a *handler.Allocation) {
+// observe is a [answer.Observer], also of decisions that are not answered, such as those of shadow rules.
+func (r *records) observe(ctx context.Context, a *answer.Call) {
 	if r.recorder != nil {
 		r.recorder.Observe(ctx, a)
 	}

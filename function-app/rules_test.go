@@ -275,7 +275,7 @@ func TestRulesSettings(t *testing.T) {
 			settingRulesKey: secret, settingRulesAlgorithm: "HS512", settingRulesCache: noCache, settingRulesMaxAge: "1m", settingRulesStale: staleHold,
 			settingRulesSelfTest: off, settingShadow: "next", settingShadowEnrollment: "line-*, toasters", settingCanary: "10"}, ""},
 		"a strange URL":              {map[string]string{settingRules: "ftp://" + secret + "@x/y"}, "USHER_RULES: ftp is not supported"},
-		"a strange second URL":       {map[string]string{settingShadow: "http://x.example.com/y", settingCanary: "10"}, "USHER_RULES_SHADOW: http is for the loopback"},
+		"a strange second URL":       {map[string]string{settingShadow: "http://x.example.com/y", settingCanary: "10"}, "USHER_RULES_SHADOW: http is allowed only for the loopback"},
 		"asked too often":            {map[string]string{settingRulesPoll: "1ms"}, "USHER_RULES_POLL: not a duration from 1s to 24h0m0s"},
 		"watch perhaps":              {map[string]string{settingRulesWatch: "maybe"}, "USHER_RULES_WATCH: none of on, off"},
 		"two keys":                   {map[string]string{settingRules: url, settingRulesKey: secret, settingRulesKeyFile: "x"}, "USHER_RULES_KEY: set besides USHER_RULES_KEY_FILE"},

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Names of the settings. local.settings.json.example says what each is for.
@@ -106,7 +106,7 @@ func readSettings(getenv func(string) string) (settings, error) {
 		rulesCheck:      get(settingRulesCheck, checkBefore),
 		builtins:        list(get(settingRulesBuiltins, "")),
 		allowNet:        list(get(settingRulesAllowNet, "")),
-		decisionTimeout: duration(settingDecisionTimeout, allocation.DefaultTimeout, minDecisionTimeout, maxDecisionTimeout),
+		decisionTimeout: duration(settingDecisionTimeout, decider.DefaultTimeout, minDecisionTimeout, maxDecisionTimeout),
 		keys:            list(get(settingFunctionKeys, "")),
 		drainTimeout:    duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),
 	}

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
@@ -23,8 +23,8 @@ type rulesSettings struct {
 	NoTest    bool
 
 	Second rulesource.Location // its Kind is empty if there is none
-	Shadow allocation.Shares
-	Canary allocation.Shares
+	Shadow decider.Shares
+	Canary decider.Shares
 }
 
 // Values of settings.
@@ -144,13 +144,13 @@ func (s *settings) readTrial(get func(name, fallback string) string, wrong func(
 		}
 	}
 	var err error
-	if s.rules.Canary, err = allocation.ParseShares(canary); err != nil {
+	if s.rules.Canary, err = decider.ParseShares(canary); err != nil {
 		wrong(settingCanary, "%v", err)
 	}
 	for _, pattern := range list(shadowed) {
 		if strings.Contains(pattern, "=") {
 			wrong(settingShadowEnrollment, "%q: these are names and globs, without percentages", pattern)
 		}
-		s.rules.Shadow = append(s.rules.Shadow, allocation.Share{Pattern: strings.ToLower(pattern), Percent: 100})
+		s.rules.Shadow = append(s.rules.Shadow, decider.Share{Pattern: strings.ToLower(pattern), Percent: 100})
 	}
 }

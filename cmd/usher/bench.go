@@ -17,9 +17,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/rulebench"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // benchFlags are those of `usher bench`.
@@ -157,7 +157,7 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 	if err != nil {
 		return err
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 	return nil
 }
 
-func (flags *benchFlags) measure(ctx context.Context, allocator *allocation.Allocator, requests []rulebench.Request, stderr io.Writer) (rulebench.Report, error) {
+func (flags *benchFlags) measure(ctx context.Context, allocator *decider.Decider, requests []rulebench.Request, stderr io.Writer) (rulebench.Report, error) {
 	bar := newProgress(stderr, "decisions")
 	defer bar.done()
 	return rulebench.Measure(ctx, allocator, requests, rulebench.Options{
@@ -246,7 +246,7 @@ type generatedRule struct {
 }
 
 // makeRequests adds the requests that --generate asks for, and tells of them; nil if it asks for none.
-func (flags *benchFlags) makeRequests(ctx context.Context, rules *allocation.Rules, files fs.FS, requests *[]rulebench.Request, stderr io.Writer) (*generatedRequests, error) {
+func (flags *benchFlags) makeRequests(ctx context.Context, rules *decider.Rules, files fs.FS, requests *[]rulebench.Request, stderr io.Writer) (*generatedRequests, error) {
 	if flags.generate == 0 {
 		return nil, nil
 	}

@@ -153,7 +153,7 @@ func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer)
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.Bindings()), "rule"))
+		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.All()), "rule"))
 	}
 	errorCount, warnings := found.Count(lint.Error), found.Count(lint.Warning)
 	if errorCount > 0 || warnings > 0 && flags.failOn == string(lint.Warning) {

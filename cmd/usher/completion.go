@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // completeWith lets the shell complete a flag's value or, of a flag that takes a list,
@@ -24,12 +24,12 @@ func completeRules(cmd *cobra.Command, flag string, rules *rulesFlags) {
 		// Lazy, because somebody is waiting at the keyboard.
 		options := rules.options()
 		options.Lazy = true
-		loaded, err := allocation.LoadRules(cmd.Context(), fsys, options)
+		loaded, err := decider.LoadRules(cmd.Context(), fsys, options)
 		if err != nil {
 			return nil
 		}
 		var values []string
-		for _, b := range loaded.Bindings() {
+		for _, b := range loaded.All() {
 			values = append(values, strings.TrimPrefix(b.Package, "allocation.")+"\t"+b.Title)
 		}
 		return values

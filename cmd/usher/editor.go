@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -43,7 +43,7 @@ this version would write.`,
   usher editor --dir .usher --check      in CI`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			capabilities, err := allocation.Capabilities(flags.rules.options())
+			capabilities, err := decider.Capabilities(flags.rules.options())
 			if err != nil {
 				return usageError(err)
 			}

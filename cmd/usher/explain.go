@@ -9,9 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/explain"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 func newExplainCommand() *cobra.Command {
@@ -69,16 +70,13 @@ Values of the request are shown; keys and certificates are masked.`,
 			if err != nil {
 				return err
 			}
-			allocator, err := allocation.New(allocation.Options{Rules: loaded})
+			allocator, err := decider.New(decider.Options{Rules: loaded})
 			if err != nil {
 				return err
 			}
-			if len(input.Lookups) > 0 {
-				ctx = allocation.WithLookups(ctx, input.Lookups)
-			}
-			explanation := allocator.Explain(ctx, request)
-			if fault := explanation.Fault; fault != nil && fault.Kind == allocation.InvalidRequest {
-				return invalidRequest(name, fault)
+			explanation := allocator.Explain(ctx, request, input.Lookups)
+			if explanation.Answer.Result == answer.InvalidRequest {
+				return invalidRequest(name, explanation.Answer.Violations)
 			}
 			report := explain.New(name, request, explanation)
 			if report.Recorded = input.Recorded; report.Recorded != nil {
@@ -142,9 +140,9 @@ func readRequest(cmd *cobra.Command, path string) (name string, text []byte, err
 }
 
 // invalidRequest names every place where a request is not one.
-func invalidRequest(name string, fault *allocation.Fault) error {
+func invalidRequest(name string, violations []answer.Violation) error {
 	lines := []string{name + " is not an AllocationRequest as DPS sends it; the webhook answers 400, and the registration fails at once with 400207:"}
-	for _, v := range fault.Violations {
+	for _, v := range violations {
 		pointer := v.Pointer
 		if pointer == "" {
 			pointer = "(root)"

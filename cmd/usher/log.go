@@ -20,7 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
@@ -156,7 +156,7 @@ func asksForALook(r *decisionlog.Record) bool {
 	if r.Decision.Alarm {
 		return true
 	}
-	return r.Decision.Fault != nil && r.Status >= 500 && r.Decision.Fault.Kind != allocation.Canceled
+	return r.Decision.Fault != nil && r.Status >= 500 && r.Decision.Fault.Kind != answer.Canceled
 }
 
 func (flags *logFlags) addNames(add func(recordFilter)) error {
@@ -212,11 +212,11 @@ func (flags *logFlags) addNames(add func(recordFilter)) error {
 			return strings.EqualFold(r.DecisionID, flags.id) || strings.EqualFold(r.ShadowOf, flags.id)
 		})
 	}
-	switch source := allocation.Source(flags.source); source {
+	switch source := answer.Source(flags.source); source {
 	case "":
-	case allocation.SourceCurrent, allocation.SourceCanary, allocation.SourceShadow:
+	case answer.SourceCurrent, answer.SourceCanary, answer.SourceShadow:
 		add(func(r *decisionlog.Record) bool {
-			return r.Source == source || r.Source == "" && source == allocation.SourceCurrent
+			return r.Source == source || r.Source == "" && source == answer.SourceCurrent
 		})
 	default:
 		return usageError(fmt.Errorf("--source is %q: use current, canary or shadow", flags.source))
@@ -226,18 +226,18 @@ func (flags *logFlags) addNames(add func(recordFilter)) error {
 
 // results are the outcomes and faults that are asked for; none for all.
 func (flags *logFlags) results() (map[string]bool, error) {
-	outcomes := []allocation.Outcome{allocation.Assigned, allocation.Rejected, allocation.Held}
-	faults := []allocation.FaultKind{allocation.Malformed, allocation.InvalidRequest, allocation.Undecided, allocation.BadVerdict,
-		allocation.Timeout, allocation.Canceled, allocation.NotReady, allocation.RulesStale, allocation.Internal}
+	outcomes := []answer.Result{answer.Assigned, answer.Rejected, answer.Held}
+	faults := []answer.Result{answer.Malformed, answer.InvalidRequest, answer.Undecided, answer.BadVerdict,
+		answer.Timeout, answer.Canceled, answer.NotReady, answer.RulesStale, answer.Internal}
 	results := map[string]bool{}
 	for _, name := range flags.outcomes {
-		if !slices.Contains(outcomes, allocation.Outcome(name)) {
+		if !slices.Contains(outcomes, answer.Result(name)) {
 			return nil, usageError(fmt.Errorf("--outcome is %q: use assigned, rejected or held, or --fault", name))
 		}
 		results[name] = true
 	}
 	for _, name := range flags.faults {
-		if name != "any" && !slices.Contains(faults, allocation.FaultKind(name)) {
+		if name != "any" && !slices.Contains(faults, answer.Result(name)) {
 			return nil, usageError(fmt.Errorf("--fault is %q: use any, or one of %v", name, faults))
 		}
 		results[name] = true
@@ -525,7 +525,7 @@ func rowOf(r *decisionlog.Record) [8]string {
 	switch {
 	case r.Decision.Fault != nil:
 		why = r.Decision.Fault.Detail
-	case r.Decision.Outcome == allocation.Assigned:
+	case r.Decision.Outcome == answer.Assigned:
 		why = shortHub(r.Decision.Hub)
 	default:
 		why = strings.Join(r.Decision.Reasons, "; ")
@@ -539,7 +539,7 @@ func rowOf(r *decisionlog.Record) [8]string {
 	case r.Rule != nil:
 		place = r.Rule.Package
 	}
-	if r.Source != "" && r.Source != allocation.SourceCurrent {
+	if r.Source != "" && r.Source != answer.SourceCurrent {
 		result += " (" + string(r.Source) + ")"
 	}
 	if asksForALook(r) {

@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/rules"
 )
 
@@ -94,12 +94,12 @@ func scenarios() []string {
 }
 
 func listScenarios(ctx context.Context, w io.Writer) error {
-	loaded, err := allocation.LoadRules(ctx, rules.Files(), allocation.RulesOptions{Lazy: true})
+	loaded, err := decider.LoadRules(ctx, rules.Files(), decider.RulesOptions{Lazy: true})
 	if err != nil {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, b := range loaded.Bindings() {
+	for _, b := range loaded.All() {
 		fmt.Fprintf(table, "%s\t%s\n", strings.TrimPrefix(b.Package, "allocation."), b.Title)
 	}
 	return table.Flush()
@@ -151,7 +151,7 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if _, err := allocation.LoadRules(ctx, fsys, allocation.RulesOptions{Name: flags.dir}); err != nil {
+	if _, err := decider.LoadRules(ctx, fsys, decider.RulesOptions{Name: flags.dir}); err != nil {
 		return rulesError(fmt.Errorf("with the new rule, the rules would not load; nothing is written:\n%w", err))
 	}
 	for _, name := range missing {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // usher runs a command in this process and returns what it says.
@@ -54,11 +54,11 @@ func TestNewFromEveryScenario(t *testing.T) {
 			}
 		}
 	}
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS(dir), allocation.RulesOptions{Strict: true})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS(dir), decider.RulesOptions{Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bindings := rules.Bindings()
+	bindings := rules.All()
 	if len(bindings) != len(scenarios()) {
 		t.Errorf("%d rules of %d scenarios", len(bindings), len(scenarios()))
 	}
@@ -87,12 +87,12 @@ func TestNewWithAScenariosName(t *testing.T) {
 	usher(t, exitOK, "new", "staged", "--dir", dir, "--from", "tenants", "--group", "b")
 	usher(t, exitOK, "test", dir, "--require-tests")
 	usher(t, exitOK, "check", dir, "--fail-on", "warning")
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS(dir), allocation.RulesOptions{Strict: true})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS(dir), decider.RulesOptions{Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var titles []string
-	for _, b := range rules.Bindings() {
+	for _, b := range rules.All() {
 		titles = append(titles, b.Package+": "+b.Title)
 	}
 	want := []string{"allocation.default: Everything else", "allocation.staged: Tenants by certificate", "allocation.tenants: Staged solution change"}

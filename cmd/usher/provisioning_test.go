@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
 	webhook "github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/doctor"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 	"github.com/usher-dps/usher/internal/standin/dpssim"
@@ -53,11 +53,11 @@ func newChain(t *testing.T, groups ...string) *chain {
 		t.Cleanup(server.Close)
 		return server
 	}
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS(filepath.Join("..", "..", "rules")), allocation.RulesOptions{})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS(filepath.Join("..", "..", "rules")), decider.RulesOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/replay/view"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // replayFlags are those of `usher replay`.
@@ -176,14 +176,14 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 	return flags.verdict(report)
 }
 
-func (flags *replayFlags) allocator(ctx context.Context, path string) (*allocation.Allocator, error) {
+func (flags *replayFlags) allocator(ctx context.Context, path string) (*decider.Decider, error) {
 	from := flags.rules
 	from.path = path
 	rules, _, err := loadRules(ctx, from, from.options())
 	if err != nil {
 		return nil, err
 	}
-	return allocation.New(allocation.Options{Rules: rules})
+	return decider.New(decider.Options{Rules: rules})
 }
 
 // openLogs returns the logs and their size in bytes, 0 if that is not known.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
@@ -52,8 +52,8 @@ func listSetting(name string) []string {
 }
 
 // options are those that the flags ask for.
-func (f *rulesFlags) options() allocation.RulesOptions {
-	return allocation.RulesOptions{Name: f.path, AllowBuiltins: f.builtins, AllowNet: f.allowNet}
+func (f *rulesFlags) options() decider.RulesOptions {
+	return decider.RulesOptions{Name: f.path, AllowBuiltins: f.builtins, AllowNet: f.allowNet}
 }
 
 // openRules opens the folder or the bundle. Its errors ask for the exit code of rules that do not load.
@@ -87,12 +87,12 @@ func openRules(f rulesFlags) (fs.FS, error) {
 
 // loadRules opens and loads the rules, and returns their files beside them. Options are what f.options
 // returns, perhaps stricter. Its errors list every problem on a line, and ask for the exit code of rules that do not load.
-func loadRules(ctx context.Context, f rulesFlags, options allocation.RulesOptions) (*allocation.Rules, fs.FS, error) {
+func loadRules(ctx context.Context, f rulesFlags, options decider.RulesOptions) (*decider.Rules, fs.FS, error) {
 	fsys, err := openRules(f)
 	if err != nil {
 		return nil, nil, err
 	}
-	rules, err := allocation.LoadRules(ctx, fsys, options)
+	rules, err := decider.LoadRules(ctx, fsys, options)
 	if err != nil {
 		return nil, nil, rulesError(fmt.Errorf("the rules do not load:\n%w", err))
 	}

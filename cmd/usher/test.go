@@ -14,8 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/ruletest"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
@@ -208,11 +208,11 @@ func (flags *testFlags) exchangesToRun() ([]exchange.Exchange, error) {
 	}), err
 }
 
-func (flags *testFlags) compareExchanges(ctx context.Context, rules *allocation.Rules, exchanges []exchange.Exchange, work progressOf, report *testReport) error {
+func (flags *testFlags) compareExchanges(ctx context.Context, rules *decider.Rules, exchanges []exchange.Exchange, work progressOf, report *testReport) error {
 	if len(exchanges) == 0 {
 		return nil
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return err
 	}

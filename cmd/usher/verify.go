@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // verifyFormats are what `usher verify -o` takes.
@@ -78,7 +78,7 @@ has found so far.`,
 	f.StringVar(&flags.schema, "payload-schema", "", "JSON Schema of the payload that devices send")
 	f.IntVar(&flags.budget, "budget", verify.DefaultBudget, "how many requests to ask each rule")
 	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from")
-	f.DurationVar(&flags.timeout, "timeout", allocation.DefaultTimeout, "how long a rule may take for one request")
+	f.DurationVar(&flags.timeout, "timeout", decider.DefaultTimeout, "how long a rule may take for one request")
 	f.StringVar(&flags.save, "save", "", "folder to write the requests to that break a promise")
 	f.StringVarP(&flags.output, "output", "o", "text", strings.Join(verifyFormats, ", "))
 	var ids []string

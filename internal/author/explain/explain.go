@@ -1,29 +1,34 @@
 // Package explain tells people why a device is answered as it is: it puts an
-// allocation.Explanation beside what DPS does with the answer, and prints both.
+// decider.Explanation beside what DPS does with the answer, and prints both.
 // It decides nothing.
 package explain
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Report is all that is told about one request. Keys and certificates are masked.
 type Report struct {
-	Source     string       `json:"source"` // where the request was read
-	Device     Device       `json:"device"`
-	Enrollment Enrollment   `json:"enrollment"`
-	Candidates []Candidate  `json:"rules"` // the first serves the enrollment
-	Decision   Decision     `json:"decision"`
-	Effect     Effect       `json:"effect"`
-	Overrides  []Constraint `json:"overrides,omitempty"`
+	Source     string      `json:"source"` // where the request was read
+	Device     Device      `json:"device"`
+	Enrollment Enrollment  `json:"enrollment"`
+	Candidates []Candidate `json:"rules"` // the first serves the enrollment
+	// Answer has keys and certificates masked; Decision is what JSON shows of it.
+	Answer    answer.Answer   `json:"-"`
+	Decision  answer.Document `json:"decision"`
+	Effect    Effect          `json:"effect"`
+	Overrides []Constraint    `json:"overrides,omitempty"`
 	// Recorded is the decision of the record that the request was in, if it
 	// was in one.
 	Recorded      *Recorded           `json:"recorded,omitempty"`
@@ -57,24 +62,6 @@ type Candidate struct {
 	Why     string `json:"why"`
 }
 
-// Decision is the answer, or the fault in place of one.
-type Decision struct {
-	Outcome     allocation.Outcome   `json:"outcome,omitempty"`
-	Fault       allocation.FaultKind `json:"fault,omitempty"`
-	Status      int                  `json:"status"` // of HTTP
-	Rules       string               `json:"rules"`  // their digest
-	Hub         string               `json:"hub,omitempty"`
-	InitialTwin map[string]any       `json:"initialTwin,omitzero"`
-	Payload     map[string]any       `json:"payload,omitzero"`
-	Reasons     []string             `json:"reasons,omitempty"`
-	RetryAfter  string               `json:"retryAfter,omitempty"`
-	Alarm       bool                 `json:"alarm,omitempty"`
-	Detail      string               `json:"detail,omitempty"` // of a fault
-	// Cause is that of a fault, or why the rule failed where the decision was
-	// reached nevertheless.
-	Cause string `json:"cause,omitempty"`
-}
-
 // Effect is what DPS does with the answer.
 type Effect struct {
 	Result    dps.Result `json:"result"`
@@ -86,13 +73,12 @@ type Effect struct {
 
 // Constraint is one that prevailed over the rule.
 type Constraint struct {
-	Name allocation.Override `json:"name"`
-	Text string              `json:"text"`
+	Name answer.Override `json:"name"`
+	Text string          `json:"text"`
 }
 
-// New reports on a request. Its explanation must have decided it, so its fault
-// may be any but Malformed.
-func New(source string, request *dps.AllocationRequest, e allocation.Explanation) *Report {
+// New reports on a request that was explained.
+func New(source string, request *dps.AllocationRequest, e decider.Explanation) *Report {
 	mask := keymaterial.Of(request.Document)
 	_, linked := request.LinkedHub(request.Device.CurrentIotHubHostName)
 	r := &Report{
@@ -112,53 +98,43 @@ func New(source string, request *dps.AllocationRequest, e allocation.Explanation
 		r.Entries = []explanation.Entry{}
 	}
 	for _, c := range e.Candidates {
-		r.Candidates = append(r.Candidates, Candidate{Package: c.Package, Title: c.Title, Place: c.Place, Why: why(c)})
+		r.Candidates = append(r.Candidates, Candidate{Package: c.Rule.Package, Title: c.Rule.Title, Place: c.Rule.Place, Why: why(c)})
 	}
-	r.decide(request, e, mask)
+	r.decide(request, e.Answer, mask)
 	return r
 }
 
-func (r *Report) decide(request *dps.AllocationRequest, e allocation.Explanation, mask keymaterial.Mask) {
-	status := handler.StatusOf(e.Decision, e.Fault)
-	effect := dps.EffectOf(status, e.Decision.Response.IotHubHostName)
+func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask keymaterial.Mask) {
+	effect := a.Effect()
 	r.Effect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode, Message: effect.Message}
-	if f := e.Fault; f != nil {
-		r.Decision = Decision{Fault: f.Kind, Status: status, Rules: f.Rules, Detail: mask.Text(f.Detail)}
-		if f.Cause != nil {
-			r.Decision.Cause = mask.Text(f.Cause.Error())
-		}
-		return
+	if a.Result == answer.Assigned {
+		r.Effect.InitialTwin = fateOfTwin(request, &a)
 	}
-	d := e.Decision
-	r.Decision = Decision{Outcome: d.Outcome, Status: status, Rules: d.Rules, Hub: d.Response.IotHubHostName,
-		InitialTwin: maskObject(mask, d.Response.InitialTwin), Payload: maskObject(mask, d.Response.Payload), Alarm: d.Alarm}
-	for _, reason := range d.Reasons {
-		r.Decision.Reasons = append(r.Decision.Reasons, mask.Text(reason))
+	a.Response.InitialTwin = maskObject(mask, a.Response.InitialTwin)
+	a.Response.Payload = maskObject(mask, a.Response.Payload)
+	a.Detail = mask.Text(a.Detail)
+	a.Reasons = slices.Clone(a.Reasons)
+	for i, reason := range a.Reasons {
+		a.Reasons[i] = mask.Text(reason)
 	}
-	if d.Cause != nil {
-		r.Decision.Cause = mask.Text(d.Cause.Error())
+	if a.Cause != nil {
+		a.Cause = errors.New(mask.Text(a.Cause.Error()))
 	}
-	if d.RetryAfter > 0 {
-		r.Decision.RetryAfter = d.RetryAfter.String()
-	}
-	if d.Outcome == allocation.Assigned {
-		r.Effect.InitialTwin = fateOfTwin(request, d)
-	}
-	for _, override := range d.Overrides {
+	r.Answer = a
+	r.Decision = a.Document("outcome", "fault", "status", "rules", "hub", "initialTwin", "payload", "reasons", "retryAfter",
+		"alarm", "detail", "cause")
+	for _, override := range a.Overrides {
 		r.Overrides = append(r.Overrides, Constraint{override, r.constraint(override, request)})
 	}
 }
 
 func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
-	if object == nil {
-		return nil
-	}
 	masked, _ := mask.Value(object).(map[string]any)
 	return masked
 }
 
-// why tells by what a rule serves an enrollment.
-func why(c allocation.Candidate) string {
+// why says by what a rule serves an enrollment.
+func why(c ruleset.Candidate) string {
 	switch {
 	case c.Exact:
 		return "names it"
@@ -170,11 +146,11 @@ func why(c allocation.Candidate) string {
 }
 
 // fateOfTwin says what DPS does with the device's twin.
-func fateOfTwin(request *dps.AllocationRequest, d allocation.Decision) string {
-	if d.InitialTwin != dps.InitialTwinNone {
-		return string(d.InitialTwin)
+func fateOfTwin(request *dps.AllocationRequest, a *answer.Answer) string {
+	if a.InitialTwin != dps.InitialTwinNone {
+		return string(a.InitialTwin)
 	}
-	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, d.Response.IotHubHostName)
+	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, a.Response.IotHubHostName)
 	switch {
 	case request.FirstAssignment(), moves && request.Enrollment.Reprovision == dps.ReprovisionReset:
 		return "none: DPS takes that of the enrollment, if it has one"
@@ -186,18 +162,18 @@ func fateOfTwin(request *dps.AllocationRequest, d allocation.Decision) string {
 }
 
 // constraint says what prevailed over the rule.
-func (r *Report) constraint(override allocation.Override, request *dps.AllocationRequest) string {
+func (r *Report) constraint(override answer.Override, request *dps.AllocationRequest) string {
 	current := request.Device.CurrentIotHubHostName
 	switch override {
-	case allocation.NeverReprovision:
+	case answer.NeverReprovision:
 		says := "names no hub"
 		if hub := r.entry("hub").Value; hub != nil {
 			says = "says " + compact(hub)
 		}
 		return fmt.Sprintf("the reprovision policy keeps the device on %s, though the rule %s", current, says)
-	case allocation.CurrentHubNotLinked:
+	case answer.CurrentHubNotLinked:
 		return fmt.Sprintf("the reprovision policy keeps the device on %s, which is not linked: no answer satisfies both", current)
-	case allocation.OnUndecided:
+	case answer.OnUndecided:
 		return "the rule comes to no hub, and its METADATA says in on_undecided what then"
 	default:
 		return string(override)

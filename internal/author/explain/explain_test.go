@@ -14,26 +14,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/explain"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-func report(t *testing.T, allocator *allocation.Allocator, body []byte) (*explain.Report, *dps.AllocationRequest) {
+func report(t *testing.T, allocator *decider.Decider, body []byte) (*explain.Report, *dps.AllocationRequest) {
 	t.Helper()
 	request, err := dps.ParseAllocationRequest(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return explain.New("request.json", request, allocator.Explain(t.Context(), request)), request
+	return explain.New("request.json", request, allocator.Explain(t.Context(), request, nil)), request
 }
 
-func allocatorOf(t *testing.T, rules *allocation.Rules, err error) *allocation.Allocator {
+func allocatorOf(t *testing.T, rules *decider.Rules, err error) *decider.Decider {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +41,11 @@ func allocatorOf(t *testing.T, rules *allocation.Rules, err error) *allocation.A
 }
 
 // one is an allocator with one rule for the group g; rules begin at line 7.
-func one(t *testing.T, onUndecided, text string) *allocation.Allocator {
+func one(t *testing.T, onUndecided, text string) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(
 		"# METADATA\n# custom:\n#   enrollment_groups: [g]\n#   on_undecided: " + onUndecided + "\npackage allocation.a\n\n" + text + "\n")}},
-		allocation.RulesOptions{Name: "rules"})
+		decider.RulesOptions{Name: "rules"})
 	return allocatorOf(t, rules, err)
 }
 
@@ -74,46 +74,51 @@ func TestEffect(t *testing.T) {
 	const twin = toEU + "\n\ninitial_twin := {\"tags\": {\"a\": 1}}"
 	for _, test := range []struct {
 		name, rules, undecided, policy, device string
-		decision                               explain.Decision
+		decision                               map[string]any
 		result                                 dps.Result
 		code                                   int
 		twin                                   string
 		overrides                              []string
 	}{
-		{"assigned", toEU, "hold", "", "", explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"assigned", toEU, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"none: DPS takes that of the enrollment, if it has one", nil},
-		{"moves without a twin", toEU, "hold", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"moves without a twin", toEU, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"none: the device moves and its twin is migrated", nil},
-		{"is reset without a twin", toEU, "hold", reset, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"is reset without a twin", toEU, "hold", reset, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"none: DPS takes that of the enrollment, if it has one", nil},
-		{"twin applied", twin, "hold", "", "", explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0, "applied", nil},
-		{"twin ignored", twin, "hold", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"twin applied", twin, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0, "applied", nil},
+		{"twin ignored", twin, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"ignored: the device moves and its twin is migrated", nil},
-		{"never", toEU, "hold", never, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
+		{"never", toEU, "hold", never, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
 			"none: the device stays on its hub", []string{"never_reprovision: the reprovision policy keeps the device on " + us + `, though the rule says "` + eu + `"`}},
-		{"never, and the rule names none", `hub := input.deviceRuntimeContext.payload.x`, "hold", never, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
+		{"never, and the rule names none", `hub := input.deviceRuntimeContext.payload.x`, "hold", never, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
 			"none: the device stays on its hub", []string{"never_reprovision: the reprovision policy keeps the device on " + us + `, though the rule names no hub`}},
-		{"never, not linked", toEU, "hold", never, onOld, explain.Decision{Outcome: "rejected", Status: 403, Alarm: true, Reasons: []string{"current_hub_not_linked"}},
+		{"never, not linked", toEU, "hold", never, onOld, map[string]any{"outcome": "rejected", "status": 403, "alarm": true, "reasons": []any{"current_hub_not_linked"}},
 			dps.Failed, 400207, "", []string{"current_hub_not_linked: the reprovision policy keeps the device on old.azure-devices.net, which is not linked: no answer satisfies both"}},
-		{"rejected", `reject contains "no"`, "hold", "", "", explain.Decision{Outcome: "rejected", Status: 403, Reasons: []string{"no"}}, dps.Failed, 400207, "", nil},
+		{"rejected", `reject contains "no"`, "hold", "", "", map[string]any{"outcome": "rejected", "status": 403, "reasons": []any{"no"}}, dps.Failed, 400207, "", nil},
 		{"held", `hold contains {"reason": "wait", "status": 429, "retry_after": 90}`, "hold", "", "",
-			explain.Decision{Outcome: "held", Status: 429, Reasons: []string{"wait"}, RetryAfter: "1m30s"}, dps.Assigning, 0, "", nil},
-		{"undecided", `hub := input.deviceRuntimeContext.payload.x`, "hold", "", "", explain.Decision{Fault: "undecided", Status: 503, Detail: "the rule names no hub"}, dps.Assigning, 0, "", nil},
-		{"undecided, stays", `hub := input.deviceRuntimeContext.payload.x`, "stay", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
+			map[string]any{"outcome": "held", "status": 429, "reasons": []any{"wait"}, "retryAfter": "1m30s"}, dps.Assigning, 0, "", nil},
+		{"undecided", `hub := input.deviceRuntimeContext.payload.x`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule names no hub"}, dps.Assigning, 0, "", nil},
+		{"undecided, stays", `hub := input.deviceRuntimeContext.payload.x`, "stay", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
 			"none: the device stays on its hub", []string{"on_undecided: the rule comes to no hub, and its METADATA says in on_undecided what then"}},
 		{"bad verdict", `hub := "elsewhere.azure-devices.net"`, "hold", "", "",
-			explain.Decision{Fault: "bad_verdict", Status: 503, Detail: "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
-		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", explain.Decision{Fault: "undecided", Status: 503, Detail: "the rule failed",
-			Cause: "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:7, rules/a.rego:9) at rules/a.rego:9"}, dps.Assigning, 0, "", nil},
+			map[string]any{"fault": "bad_verdict", "status": 503, "detail": "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
+		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule failed",
+			"cause": "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:7, rules/a.rego:9) at rules/a.rego:9"}, dps.Assigning, 0, "", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, _ := report(t, one(t, test.undecided, test.rules), asking(test.policy, test.device))
-			got := r.Decision
-			if !strings.HasPrefix(got.Rules, "sha256:") {
-				t.Errorf("decided by the rules %q", got.Rules)
+			got := map[string]any{}
+			for _, member := range r.Decision {
+				got[member.Name] = member.Value
 			}
-			got.Rules, got.InitialTwin, got.Payload = "", nil, nil
+			if rules, _ := got["rules"].(string); !strings.HasPrefix(rules, "sha256:") {
+				t.Errorf("decided by the rules %q", rules)
+			}
+			delete(got, "rules")
+			delete(got, "initialTwin")
+			delete(got, "payload")
 			if diff := cmp.Diff(test.decision, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
@@ -201,9 +206,9 @@ func TestWhyNot(t *testing.T) {
 // something to tell; and what would give a hub is not said of a hub that is not it.
 func TestWhyNotOnExampleRequests(t *testing.T) {
 	t.Parallel()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	allocator := allocatorOf(t, rules, err)
-	files, err := filepath.Glob("../../examples/requests/*.json")
+	files, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no example requests (%v)", err)
 	}
@@ -216,8 +221,8 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 		for _, hub := range append(slices.Clone(request.LinkedHubs), "elsewhere") {
 			r.AskWhyNot(request, hub)
 			w := r.WhyNot
-			if w.Answer != (r.Decision.Hub == hub) || w.Linked != (hub != "elsewhere") {
-				t.Errorf("%s: of %s it says %+v, the answer is %s", file, hub, w, r.Decision.Hub)
+			if w.Answer != (r.Answer.Response.IotHubHostName == hub) || w.Linked != (hub != "elsewhere") {
+				t.Errorf("%s: of %s it says %+v, the answer is %s", file, hub, w, r.Answer.Response.IotHubHostName)
 			}
 			if !w.Answer && len(w.Obstacles) == 0 && len(w.Definitions) == 0 {
 				t.Errorf("%s: nothing is told of %s", file, hub)

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/calljournal"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
@@ -23,7 +23,7 @@ type Input struct {
 	// Masked are JSON pointers to what a decision record leaves out of the request.
 	Masked []string
 	// Lookups are what the decision depended on besides, by the record.
-	Lookups []allocation.Lookup
+	Lookups []answer.Lookup
 }
 
 // Recorded is a decision as a record holds it.
@@ -159,7 +159,7 @@ func readRecorded(text json.RawMessage) *Recorded {
 }
 
 // text says how the record compares with the decision of now.
-func (r *Recorded) text(now Decision) string {
+func (r *Recorded) text(now *answer.Answer) string {
 	then := r.Outcome
 	if r.Hub != "" {
 		then += " " + r.Hub
@@ -171,15 +171,12 @@ func (r *Recorded) text(now Decision) string {
 	case r.Rules != "":
 		by = ", by other rules"
 	}
-	outcome := string(now.Outcome)
-	if now.Fault != "" {
-		outcome = string(now.Fault)
-	}
+	outcome := string(now.Result)
 	lacks := ""
 	if len(r.Lacks) > 0 {
 		lacks = "; the rules look at what is masked in the record: " + strings.Join(r.Lacks, ", ")
 	}
-	if r.Outcome == outcome && (outcome != string(allocation.Assigned) || r.Hub == now.Hub) {
+	if r.Outcome == outcome && (outcome != string(answer.Assigned) || r.Hub == now.Response.IotHubHostName) {
 		return then + by + ": the same as now" + lacks
 	}
 	return then + by + ": not what it is now" + lacks

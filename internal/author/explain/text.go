@@ -11,7 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 )
@@ -115,36 +115,36 @@ func (p printer) field(name, format string, args ...any) {
 }
 
 func (p printer) head(r *Report) {
-	d := r.Decision
-	switch {
-	case d.Fault != "":
-		p.field(p.pad("no decision", p.style.Bad), "%s: %s", d.Fault, d.Detail)
-	case d.Outcome == allocation.Assigned:
-		p.field(p.pad(string(d.Outcome), p.style.Good), "%s", d.Hub)
+	a := &r.Answer
+	switch a.Result {
+	case answer.Assigned:
+		p.field(p.pad(string(a.Result), p.style.Good), "%s", a.Response.IotHubHostName)
+	case answer.Rejected, answer.Held:
+		p.field(p.pad(string(a.Result), p.style.Bad), "%s", strings.Join(a.Reasons, "; "))
 	default:
-		p.field(p.pad(string(d.Outcome), p.style.Bad), "%s", strings.Join(d.Reasons, "; "))
+		p.field(p.pad("no decision", p.style.Bad), "%s: %s", a.Result, a.Detail)
 	}
-	if d.Cause != "" && d.Cause != d.Detail {
-		p.field("", "%s", d.Cause)
+	if cause := a.CauseText(); cause != "" && cause != a.Detail {
+		p.field("", "%s", cause)
 	}
 	for _, o := range r.Overrides {
 		p.field("constraint", "%s: %s", o.Name, o.Text)
 	}
-	if d.Alarm {
+	if a.Alarm {
 		p.field("alarm", "an operator should look at it")
 	}
-	p.field("answer", "%d: %s", d.Status, r.Effect.Message)
-	if d.RetryAfter != "" {
-		p.field("", "Retry-After asks for %s; DPS keeps to its own times", d.RetryAfter)
+	p.field("answer", "%d: %s", a.Status(), r.Effect.Message)
+	if a.RetryAfter > 0 {
+		p.field("", "Retry-After asks for %s; DPS keeps to its own times", a.RetryAfter)
 	}
 	if r.Effect.InitialTwin != "" {
 		p.field("twin", "%s", r.Effect.InitialTwin)
 	}
-	if d.Payload != nil {
-		p.field("payload", "reaches the device: %s", short(compact(d.Payload), maxValue))
+	if payload := a.Response.Payload; payload != nil {
+		p.field("payload", "reaches the device: %s", short(compact(payload), maxValue))
 	}
 	if r.Recorded != nil {
-		p.field("recorded", "%s", r.Recorded.text(d))
+		p.field("recorded", "%s", r.Recorded.text(a))
 	}
 	p.field("request", "%s", r.Source)
 	where := "has no hub yet"

@@ -48,7 +48,7 @@ func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
 			break
 		}
 	}
-	if w.Answer = w.Linked && r.Decision.Hub == w.Hub; w.Answer {
+	if w.Answer = w.Linked && r.Answer.Response.IotHubHostName == w.Hub; w.Answer {
 		return
 	}
 	if !w.Linked {
@@ -68,8 +68,8 @@ func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
 			}
 		}
 	}
-	if r.Decision.Fault != "" {
-		w.Obstacles = append(w.Obstacles, fmt.Sprintf("no decision is reached (%s): %s", r.Decision.Fault, r.Decision.Detail))
+	if a := &r.Answer; !a.Result.IsOutcome() {
+		w.Obstacles = append(w.Obstacles, fmt.Sprintf("no decision is reached (%s): %s", a.Result, a.Detail))
 	}
 	entry := r.entry("hub")
 	if len(entry.Definitions) == 0 && len(r.Entries) > 0 {

@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -19,7 +18,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Bounds of the requests that are made up for a rule.
@@ -48,7 +48,7 @@ var attestationWords = map[string]string{
 // attestationBlind asks the rule about made-up requests. It is silent about a rule that
 // has no answer to any of them: then it is the requests that are wrong.
 func attestationBlind(ctx context.Context, s *subject, add report) {
-	allocator, err := allocation.New(allocation.Options{Rules: s.allocation, Timeout: ruleTimeout})
+	allocator, err := decider.New(decider.Options{Rules: s.allocation, Timeout: ruleTimeout})
 	if err != nil {
 		return
 	}
@@ -150,19 +150,14 @@ type sample struct {
 
 // saysAnything reports whether the rule has an answer to some request of a kind. It is
 // not known if the rule takes too long, or the caller has enough.
-func saysAnything(ctx context.Context, allocator *allocation.Allocator, s *subject, enrollment Enrollment, kind string) (said, known bool) {
+func saysAnything(ctx context.Context, allocator *decider.Decider, s *subject, enrollment Enrollment, kind string) (said, known bool) {
 	hubs := s.sampleHubs()
 	for _, sample := range s.samples(enrollment) {
-		_, _, err := allocator.AllocateJSON(ctx, sample.request(enrollment, kind, hubs))
-		fault, faulty := errors.AsType[*allocation.Fault](err)
-		if !faulty {
-			return true, true
-		}
-		switch fault.Kind {
-		case allocation.Undecided:
-		case allocation.Timeout, allocation.Canceled:
+		switch _, a := allocator.AllocateJSON(ctx, sample.request(enrollment, kind, hubs)); a.Result {
+		case answer.Undecided:
+		case answer.Timeout, answer.Canceled:
 			return false, false
-		default: // it says something, if nothing that may be sent
+		default: // the rule says something, perhaps something that may not be sent
 			return true, true
 		}
 	}

@@ -3,7 +3,7 @@
 // refuse. It knows DPS and IoT Hub; style is left to other linters.
 //
 // It never decides what a rule answers. Most lints follow values through the compiled
-// rules; the one that has to know an answer asks an [allocation.Allocator]. What cannot
+// rules; the one that has to know an answer asks an [decider.Decider]. What cannot
 // be told without a request is not reported.
 package lint
 
@@ -17,7 +17,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -91,7 +91,7 @@ func (r Report) Count(level Level) int {
 
 // Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has
 // found so far, and the context's error.
-func Run(ctx context.Context, fsys fs.FS, rules *allocation.Rules, options Options) (Report, error) {
+func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options) (Report, error) {
 	var inputSchema any
 	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
 		return Report{}, fmt.Errorf("schemas: %w", err)
@@ -148,7 +148,7 @@ type subject struct {
 	options        Options
 	compiler       *ast.Compiler
 	modules        []*ast.Module // of the rule's package
-	allocation     *allocation.Rules
+	allocation     *decider.Rules
 	testedPackages map[string]bool
 
 	flow    *flow

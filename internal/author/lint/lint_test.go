@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 const shipped = "../../../rules"
@@ -23,7 +23,7 @@ const shipped = "../../../rules"
 // run loads rules as usher check does and looks at them.
 func run(t *testing.T, fsys fs.FS, options lint.Options) lint.Report {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: options.Name, Strict: true,
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{Name: options.Name, Strict: true,
 		AllowBuiltins: options.AllowBuiltins})
 	if err != nil {
 		t.Fatalf("the rules do not load: %v", err)
@@ -32,8 +32,8 @@ func run(t *testing.T, fsys fs.FS, options lint.Options) lint.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(report.Rules) != len(rules.Bindings()) {
-		t.Errorf("looked at %v of %d rules", report.Rules, len(rules.Bindings()))
+	if len(report.Rules) != len(rules.All()) {
+		t.Errorf("looked at %v of %d rules", report.Rules, len(rules.All()))
 	}
 	return report
 }

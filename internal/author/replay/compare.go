@@ -2,11 +2,11 @@ package replay
 
 import (
 	"context"
-	"errors"
 	"maps"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // State is where a decision leaves a device.
@@ -18,7 +18,7 @@ type State struct {
 	Hub string `json:"hub,omitempty"`
 }
 
-func (s State) assigned() bool { return s.Result == string(allocation.Assigned) }
+func (s State) assigned() bool { return s.Result == string(answer.Assigned) }
 
 // Kind is what the new rules change for a device.
 type Kind string
@@ -67,7 +67,7 @@ func (k Kind) same() bool {
 
 func kindOf(before, after State) Kind {
 	switch after.Result {
-	case string(allocation.Assigned):
+	case string(answer.Assigned):
 		switch {
 		case before.Result == "":
 			return FirstAssigned
@@ -77,9 +77,9 @@ func kindOf(before, after State) Kind {
 			return Stayed
 		}
 		return Moved
-	case string(allocation.Rejected):
+	case string(answer.Rejected):
 		return unassignedKind(before, after, FirstRejected, StillRejected, NewlyRejected)
-	case string(allocation.Held):
+	case string(answer.Held):
 		return unassignedKind(before, after, FirstHeld, StillHeld, NewlyHeld)
 	default:
 		return unassignedKind(before, after, FirstFaulted, StillFaulted, NewlyFaulted)
@@ -110,32 +110,15 @@ const (
 	TwinUntouched Twin = "untouched" // DPS assigns nothing, so it does nothing
 )
 
-// answer is what rules say about a request.
-type answer struct {
-	State
-	decision allocation.Decision
-	fault    *allocation.Fault // nil where there is a decision
-}
-
-func answerOf(decision allocation.Decision, err error) answer {
-	if fault, ok := errors.AsType[*allocation.Fault](err); ok {
-		return answer{State: State{Result: string(fault.Kind)}, fault: fault}
-	}
-	return answer{State: State{Result: string(decision.Outcome), Hub: decision.Response.IotHubHostName}, decision: decision}
-}
-
-func (a answer) rule() string {
-	if a.fault != nil {
-		return a.fault.Rule
-	}
-	return a.decision.Rule
+func stateOf(a *answer.Answer) State {
+	return State{Result: string(a.Result), Hub: a.Response.IotHubHostName}
 }
 
 // comparison is one request under the new rules beside what was before.
 type comparison struct {
 	kind   Kind
 	before State
-	after  answer
+	after  answer.Answer
 	// on is the hub that the device is on, empty for none.
 	on   string
 	twin Twin
@@ -146,22 +129,22 @@ type comparison struct {
 // got another hub by that than its request tells, the request is of an earlier
 // time: what differs is asked again as the device would register next, since a
 // rule may well leave a device where it is.
-func compare(ctx context.Context, rules *allocation.Allocator, request *dps.AllocationRequest, before State, after answer) comparison {
-	c := comparison{kind: kindOf(before, after.State), before: before, after: after, on: request.Device.CurrentIotHubHostName}
+func compare(ctx context.Context, rules *decider.Decider, request *dps.AllocationRequest, before State, after answer.Answer) comparison {
+	c := comparison{kind: kindOf(before, stateOf(&after)), before: before, after: after, on: request.Device.CurrentIotHubHostName}
 	governs := after
 	if before.assigned() && !dps.SameHub(c.on, before.Hub) {
 		c.on = before.Hub
 		request = registeredOn(request, c.on)
 		if c.kind != Stayed {
-			governs = answerOf(rules.Allocate(ctx, request))
-			if c.kind = kindOf(before, governs.State); c.kind == Stayed {
+			governs = rules.Allocate(ctx, request)
+			if c.kind = kindOf(before, stateOf(&governs)); c.kind == Stayed {
 				c.kind = Diverted // and c.after is what a new device gets
 			} else {
 				c.after = governs
 			}
 		}
 	}
-	c.twin, c.use = twinOf(request, governs)
+	c.twin, c.use = twinOf(request, &governs)
 	return c
 }
 
@@ -187,15 +170,15 @@ func registeredOn(request *dps.AllocationRequest, hub string) *dps.AllocationReq
 	return &next
 }
 
-func twinOf(request *dps.AllocationRequest, a answer) (Twin, dps.InitialTwinUse) {
-	if !a.assigned() {
+func twinOf(request *dps.AllocationRequest, a *answer.Answer) (Twin, dps.InitialTwinUse) {
+	if a.Result != answer.Assigned {
 		return TwinUntouched, dps.InitialTwinNone
 	}
-	use := dps.UseOfInitialTwin(request, &a.decision.Response)
+	use := dps.UseOfInitialTwin(request, &a.Response)
 	switch {
 	case request.FirstAssignment():
 		return TwinInitial, use
-	case dps.SameHub(request.Device.CurrentIotHubHostName, a.Hub):
+	case dps.SameHub(request.Device.CurrentIotHubHostName, a.Response.IotHubHostName):
 		return TwinKept, use
 	case request.Enrollment.Reprovision == dps.ReprovisionReset:
 		return TwinReset, use

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 )
 
 // Matrix counts devices by the state that they had and the one that they have.
@@ -72,14 +72,14 @@ func compareStates(a, b State) int {
 
 func stateRank(s State) int {
 	switch s.Result {
-	case string(allocation.Assigned):
+	case string(answer.Assigned):
 		if s.Hub == Others {
 			return 1
 		}
 		return 0
-	case string(allocation.Rejected):
+	case string(answer.Rejected):
 		return 2
-	case string(allocation.Held):
+	case string(answer.Held):
 		return 3
 	case "":
 		return 5

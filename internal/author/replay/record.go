@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/calljournal"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
@@ -32,7 +32,7 @@ type line struct {
 	passed     bool   // the record of a decision that no device was answered with
 	aside      bool   // of the journal of usher dps an entry that asks for no allocation
 	masked     []string
-	lookups    []allocation.Lookup
+	lookups    []answer.Lookup
 }
 
 // maskedBeyond stands for the places that a record counts and does not name.
@@ -82,7 +82,7 @@ func split(text []byte) (line, error) {
 		case calljournal.Aside:
 			return line{aside: true}, nil
 		case calljournal.Asked:
-			return line{body: call.Request, recorded: stateOf(call)}, nil
+			return line{body: call.Request, recorded: callState(call)}, nil
 		}
 	}
 	if members.request == nil && members.version == nil {
@@ -153,7 +153,7 @@ func (m *recordMembers) line() (line, error) {
 	case m.request == nil:
 		return line{}, errors.New("the record has no request: the body could not be read")
 	}
-	l := line{recorded: recorded, passed: string(m.source) == `"`+string(allocation.SourceShadow)+`"` || string(m.probe) == "true"}
+	l := line{recorded: recorded, passed: string(m.source) == `"`+string(answer.SourceShadow)+`"` || string(m.probe) == "true"}
 	var rules decisionlog.Rules
 	var calls []decisionlog.Call
 	for _, member := range []struct {
@@ -182,7 +182,7 @@ func (m *recordMembers) line() (line, error) {
 }
 
 // stateOf is what a journal tells of before; nil where it does not.
-func stateOf(call calljournal.Call) *State {
+func callState(call calljournal.Call) *State {
 	if call.Outcome == "" {
 		return nil
 	}
@@ -213,7 +213,7 @@ func recordedState(decision jsontext.Value) (*State, error) {
 		}
 	}
 	switch {
-	case result == string(allocation.Assigned):
+	case result == string(answer.Assigned):
 		if d.Hub == "" {
 			return nil, errors.New("the record's decision is assigned, and names no hub")
 		}
@@ -226,13 +226,13 @@ func recordedState(decision jsontext.Value) (*State, error) {
 }
 
 func isResult(result string) bool {
-	switch allocation.Outcome(result) {
-	case allocation.Rejected, allocation.Held:
+	switch answer.Result(result) {
+	case answer.Rejected, answer.Held:
 		return true
 	}
-	switch allocation.FaultKind(result) {
-	case allocation.Malformed, allocation.InvalidRequest, allocation.Undecided, allocation.BadVerdict,
-		allocation.Timeout, allocation.Canceled, allocation.NotReady, allocation.RulesStale, allocation.Internal:
+	switch answer.Result(result) {
+	case answer.Malformed, answer.InvalidRequest, answer.Undecided, answer.BadVerdict,
+		answer.Timeout, answer.Canceled, answer.NotReady, answer.RulesStale, answer.Internal:
 		return true
 	}
 	return false

@@ -2,7 +2,7 @@
 // change for the devices in it: who stays, who moves from hub to hub, who is
 // refused, and what becomes of twins and hubs.
 //
-// Every decision is made by an [allocation.Allocator]. Memory does not grow with
+// Every decision is made by an [decider.Decider]. Memory does not grow with
 // the log, unless each device is to count once ([Options.ByDevice]).
 package replay
 
@@ -20,18 +20,19 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
 // Options say what a log is replayed through.
 type Options struct {
 	// Rules decide anew.
-	Rules *allocation.Allocator
+	Rules *decider.Decider
 	// Baseline decides what was before. If nil, that is what a record says was
 	// decided or, in want of that, the hub that the request names as current.
-	Baseline *allocation.Allocator
+	Baseline *decider.Decider
 	// Workers decide at the same time; 0 means one for each processor.
 	Workers int
 	// Examples is how many devices of each kind the report names.
@@ -284,30 +285,29 @@ func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
 		return
 	}
 	recorded := split.recorded
-	if len(split.lookups) > 0 {
-		ctx = allocation.WithLookups(ctx, split.lookups)
+	request, err := dps.ParseAllocationRequest(split.body)
+	if err != nil {
+		b.refuse(number, problemOf(&answer.Answer{Detail: err.Error()}, line, b.whole))
+		return
 	}
-	request, decision, err := w.Rules.AllocateJSON(ctx, split.body)
-	after := answerOf(decision, err)
-	if after.fault != nil {
-		switch after.fault.Kind {
-		case allocation.Malformed, allocation.InvalidRequest:
-			b.refuse(number, problemOf(after.fault, line, b.whole))
-			return
-		}
+	after := w.Rules.Repeat(ctx, request, split.lookups)
+	if after.Result == answer.InvalidRequest {
+		b.refuse(number, problemOf(&after, line, b.whole))
+		return
 	}
-	if needed := w.needs(ctx, request, &split, after); len(needed) > 0 {
+	if needed := w.needs(ctx, request, &split, &after); len(needed) > 0 {
 		b.lacks(number, needed)
 		return
 	}
 	before := State{}
 	switch {
 	case w.Baseline != nil:
-		before = answerOf(w.Baseline.Allocate(ctx, request)).State
+		a := w.Baseline.Allocate(ctx, request)
+		before = stateOf(&a)
 	case recorded != nil:
 		before = *recorded
 	case !request.FirstAssignment():
-		before = State{Result: string(allocation.Assigned), Hub: request.Device.CurrentIotHubHostName}
+		before = State{Result: string(answer.Assigned), Hub: request.Device.CurrentIotHubHostName}
 	}
 	c := compare(ctx, w.Rules, request, before, after)
 	if ctx.Err() != nil {
@@ -331,12 +331,12 @@ func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
 
 // needs tells what is masked in a record and counts for a decision. Where the rules
 // are those of the record and decide as they did then, nothing is wanting.
-func (w *worker) needs(ctx context.Context, request *dps.AllocationRequest, l *line, after answer) []string {
+func (w *worker) needs(ctx context.Context, request *dps.AllocationRequest, l *line, after *answer.Answer) []string {
 	if len(l.masked) == 0 {
 		return nil
 	}
 	rules := w.Rules.Rules()
-	if w.Baseline == nil && l.recorded != nil && l.rules == rules.Digest() && kindOf(*l.recorded, after.State).same() {
+	if w.Baseline == nil && l.recorded != nil && l.rules == rules.Digest() && kindOf(*l.recorded, stateOf(after)).same() {
 		return nil
 	}
 	needed := rules.Needs(ctx, request, l.masked)
@@ -364,7 +364,7 @@ func (b *batch) lacks(line int, needed []string) {
 }
 
 // problemOf words the fault of a line, with the mend where there is a usual one.
-func problemOf(fault *allocation.Fault, line []byte, whole bool) string {
+func problemOf(fault *answer.Answer, line []byte, whole bool) string {
 	if len(fault.Violations) > 0 {
 		v := fault.Violations[0]
 		text := fmt.Sprintf("not an AllocationRequest: %s: %s", cmp.Or(v.Pointer, "/"), v.Problem)
@@ -388,10 +388,10 @@ func problemOf(fault *allocation.Fault, line []byte, whole bool) string {
 // cell names what a registration is counted under.
 func (w *worker) cell(request *dps.AllocationRequest, c comparison) cell {
 	result := cell{
-		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.rule(),
+		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.PackageName(),
 		reprovision: request.Enrollment.Reprovision,
 		before:      State{w.intern(c.before.Result), w.intern(c.before.Hub)},
-		after:       State{w.intern(c.after.Result), w.intern(c.after.Hub)},
+		after:       State{string(c.after.Result), w.intern(c.after.Response.IotHubHostName)},
 		on:          w.intern(c.on), twin: c.twin, use: c.use,
 	}
 	// An individual enrollment is a single device: they count as one, or the
@@ -442,14 +442,14 @@ func (w *worker) tell(b *batch, number int, request *dps.AllocationRequest, c co
 		Kind: c.kind, Place: b.place(number),
 		RegistrationID: strings.Clone(request.Device.RegistrationID),
 		EnrollmentKind: request.Enrollment.Kind, Enrollment: strings.Clone(request.Enrollment.ID),
-		Rule: c.after.rule(), Reprovision: request.Enrollment.Reprovision,
-		Before: State{c.before.Result, strings.Clone(c.before.Hub)}, After: State{c.after.Result, strings.Clone(c.after.Hub)},
-		Twin: c.twin, Reasons: c.after.decision.Reasons,
+		Rule: c.after.PackageName(), Reprovision: request.Enrollment.Reprovision,
+		Before: State{c.before.Result, strings.Clone(c.before.Hub)}, After: State{string(c.after.Result), strings.Clone(c.after.Response.IotHubHostName)},
+		Twin: c.twin, Reasons: c.after.Reasons,
 	}
-	if c.after.fault != nil {
-		change.Detail = c.after.fault.Detail
-		if c.after.fault.Cause != nil {
-			change.Detail += ": " + c.after.fault.Cause.Error()
+	if c.after.Detail != "" {
+		change.Detail = c.after.Detail
+		if c.after.Cause != nil {
+			change.Detail += ": " + c.after.Cause.Error()
 		}
 	}
 	if listed {

@@ -22,23 +22,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // allocatorOf loads package allocation.default with these rules in it.
-func allocatorOf(t testing.TB, rules string) *allocation.Allocator {
+func allocatorOf(t testing.TB, rules string) *decider.Decider {
 	t.Helper()
 	return allocatorIn(t, fstest.MapFS{"rule.rego": {Data: []byte("package allocation.default\n\n" + rules + "\n")}})
 }
 
-func allocatorIn(t testing.TB, fsys fs.FS) *allocation.Allocator {
+func allocatorIn(t testing.TB, fsys fs.FS) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +257,7 @@ hold contains "a while" if input.deviceRuntimeContext.registrationId == "device-
 		"device-00000": replay.Moved, "device-01001": replay.Moved, "device-00500": replay.NewlyRejected,
 		"device-01501": replay.NewlyHeld, "device-02003": replay.NewlyFaulted,
 	}
-	for name, baseline := range map[string]*allocation.Allocator{"rules": old, "log": nil} {
+	for name, baseline := range map[string]*decider.Decider{"rules": old, "log": nil} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var list bytes.Buffer
@@ -290,7 +291,7 @@ hold contains "a while" if input.deviceRuntimeContext.registrationId == "device-
 			if diff := cmp.Diff(want, examples); diff != "" {
 				t.Errorf("examples (-planted +found):\n%s", diff)
 			}
-			if diff := cmp.Diff([]replay.FaultCount{{Fault: allocation.Undecided, Newly: 1}}, report.Faults); diff != "" {
+			if diff := cmp.Diff([]replay.FaultCount{{Fault: answer.Undecided, Newly: 1}}, report.Faults); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 		})
@@ -308,8 +309,8 @@ func next(place string) string {
 // The starter rules change nothing for anybody whom they decided for themselves.
 func TestSameRulesChangeNothing(t *testing.T) {
 	t.Parallel()
-	shipped := allocatorIn(t, os.DirFS("../../rules"))
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	shipped := allocatorIn(t, os.DirFS("../../../rules"))
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 10 {
 		t.Fatalf("%d examples: %v", len(paths), err)
 	}
@@ -808,7 +809,7 @@ func TestInterruptedInFullFlight(t *testing.T) {
 				report.Registrations, report.Logs[0].Lines, report.MalformedFirst)
 		}
 		for _, fault := range report.Faults {
-			if fault.Fault == allocation.Canceled {
+			if fault.Fault == answer.Canceled {
 				t.Errorf("after %d: %d counted as canceled", after, fault.Newly)
 			}
 		}

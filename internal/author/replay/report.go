@@ -4,7 +4,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
@@ -98,10 +98,10 @@ type TwinCount struct {
 
 // FaultCount counts a kind of fault under the new rules.
 type FaultCount struct {
-	Fault allocation.FaultKind `json:"fault"`
-	Newly int64                `json:"newly"`
-	Still int64                `json:"still"`
-	First int64                `json:"first"`
+	Fault answer.Result `json:"fault"`
+	Newly int64         `json:"newly"`
+	Still int64         `json:"still"`
+	First int64         `json:"first"`
 }
 
 // Breakdown is a part of Counts.
@@ -188,7 +188,7 @@ type parts struct {
 	flows              map[Flow]int64 // by a Flow without Count
 	hubs               map[string]*Hub
 	twins              map[TwinCount]*TwinCount // by one without counts
-	faults             map[allocation.FaultKind]*FaultCount
+	faults             map[answer.Result]*FaultCount
 	rules, enrollments map[breakdownKey]*Breakdown
 }
 
@@ -200,7 +200,7 @@ type breakdownKey struct {
 func newParts() *parts {
 	return &parts{
 		flows: map[Flow]int64{}, hubs: map[string]*Hub{}, twins: map[TwinCount]*TwinCount{},
-		faults: map[allocation.FaultKind]*FaultCount{},
+		faults: map[answer.Result]*FaultCount{},
 		rules:  map[breakdownKey]*Breakdown{}, enrollments: map[breakdownKey]*Breakdown{},
 	}
 }
@@ -262,7 +262,7 @@ func (p *parts) addHubs(c cell, n int64) {
 }
 
 func (p *parts) fault(c cell) *FaultCount {
-	kind := allocation.FaultKind(c.after.Result)
+	kind := answer.Result(c.after.Result)
 	fault := at(p.faults, kind)
 	fault.Fault = kind
 	return fault

@@ -1,7 +1,7 @@
 // Package rulebench measures how long one's own rules take for given requests,
 // and holds one measurement against another.
 //
-// Decisions are made one after the other, by an allocation.Allocator, from the
+// Decisions are made one after the other, by an decider.Decider, from the
 // bytes of a request to the bytes of the answer: what the webhook does without
 // HTTP. How many fit into a second on several cores is not its business.
 package rulebench
@@ -17,7 +17,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Request is a body as DPS posts it, and the name of where it came from.
@@ -79,9 +80,9 @@ type Row struct {
 
 // Fault is a request that no decision was reached for.
 type Fault struct {
-	Request string               `json:"request"`
-	Kind    allocation.FaultKind `json:"kind"`
-	Detail  string               `json:"detail"`
+	Request string        `json:"request"`
+	Kind    answer.Result `json:"kind"`
+	Detail  string        `json:"detail"`
 }
 
 // group is the requests of one rule.
@@ -93,7 +94,7 @@ type group struct {
 
 // Measure decides the requests round and round. With a context that is done it
 // returns what was measured until then, and the context's error.
-func Measure(ctx context.Context, allocator *allocation.Allocator, requests []Request, options Options) (Report, error) {
+func Measure(ctx context.Context, allocator *decider.Decider, requests []Request, options Options) (Report, error) {
 	report := Report{
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),
 		Rules: allocator.Rules().Digest(), Requests: digest(requests),
@@ -106,11 +107,10 @@ func Measure(ctx context.Context, allocator *allocation.Allocator, requests []Re
 	if err != nil {
 		return report, err
 	}
-	var answer []byte
+	var response []byte
 	decide := func(body []byte) {
-		// What kind of answer it is was seen when the requests were grouped.
-		if _, decision, err := allocator.AllocateJSON(ctx, body); err == nil {
-			answer = decision.Response.AppendJSON(answer[:0])
+		if _, a := allocator.AllocateJSON(ctx, body); a.Result == answer.Assigned {
+			response = a.Response.AppendJSON(response[:0])
 		}
 	}
 	// In turn, as requests of many devices come in: a rule that ran last has its code in the caches.
@@ -161,20 +161,18 @@ func Measure(ctx context.Context, allocator *allocation.Allocator, requests []Re
 }
 
 // groupByRule decides each request once.
-func groupByRule(ctx context.Context, allocator *allocation.Allocator, requests []Request) ([]*group, []Fault, error) {
+func groupByRule(ctx context.Context, allocator *decider.Decider, requests []Request) ([]*group, []Fault, error) {
 	groups := map[string]*group{}
 	var faults []Fault
 	for _, request := range requests {
-		_, decision, err := allocator.AllocateJSON(ctx, request.Body)
+		_, a := allocator.AllocateJSON(ctx, request.Body)
 		if ctx.Err() != nil {
 			return nil, faults, ctx.Err()
 		}
-		name := decision.Rule
-		if fault, ok := errors.AsType[*allocation.Fault](err); ok {
-			faults = append(faults, Fault{Request: request.Name, Kind: fault.Kind, Detail: fault.Detail})
-			name = "fault " + string(fault.Kind)
-		} else if err != nil {
-			return nil, faults, err
+		name := a.PackageName()
+		if !a.Result.IsOutcome() {
+			faults = append(faults, Fault{Request: request.Name, Kind: a.Result, Detail: a.Detail})
+			name = "fault " + string(a.Result)
 		}
 		if groups[name] == nil {
 			groups[name] = &group{rule: name}

@@ -117,8 +117,7 @@ type explorer struct {
 	rule       *ruleset.Rule
 	vocabulary *vocabulary.Vocabulary
 	chance     *rand.Rand
-	// ask decides a request: the hub it gets, and a text that tells answers apart.
-	ask func(body []byte) (hub, answer string)
+	decide     func(body []byte) brief
 }
 
 func (e *explorer) reads(pointers ...string) bool {
@@ -527,8 +526,7 @@ func (e *explorer) thin(s *space, i int) {
 			request := s.draft(context)
 			request.hubs = hubs[m]
 			request.policy = policy{}
-			_, text := e.ask(request.body())
-			answer.WriteString(text + "\n")
+			answer.WriteString(e.decide(request.body()).String() + "\n")
 		}
 		switch answers[answer.String()]++; {
 		case n < d.fixed || answers[answer.String()] <= sameAnswer:
@@ -608,8 +606,8 @@ func (e *explorer) hubs(s *space) []string {
 			d.current = candidates[e.chance.IntN(len(candidates))]
 		}
 		// That a device stays says nothing of the rule.
-		if hub, _ := e.ask(d.body()); hub != "" && hub != d.current {
-			chosen[hub]++
+		if a := e.decide(d.body()); a.assigned() && a.words != d.current {
+			chosen[a.words]++
 		}
 	}
 	score := func(host string) int {

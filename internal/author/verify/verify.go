@@ -3,7 +3,7 @@
 //
 // The requests are made of what the rule's own text and data say: the enrollments
 // that it serves, the hubs that it names, the values that it compares. Each is
-// decided by an allocation.Allocator, the webhook's own; the package decides
+// decided by an decider.Decider, the webhook's own; the package decides
 // nothing itself. Where all requests of that kind are too many, every pair of
 // values is asked together, and the rest by chance.
 package verify
@@ -26,9 +26,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/decide/vocabulary"
 	"github.com/usher-dps/usher/schemas"
@@ -41,9 +42,9 @@ const DefaultBudget = 5000
 // Options say what is searched. Rules and Files are needed.
 type Options struct {
 	// Rules decide. Files is where they were loaded from, Loading how.
-	Rules   *allocation.Rules
+	Rules   *decider.Rules
 	Files   fs.FS
-	Loading allocation.RulesOptions
+	Loading decider.RulesOptions
 
 	// Only lists the packages of the rules to search; nil means all.
 	Only []string
@@ -57,7 +58,7 @@ type Options struct {
 	Budget int
 	// Seed makes what is left to chance come out the same again.
 	Seed uint64
-	// Timeout is how long a rule may take for one request; 0 means allocation.DefaultTimeout.
+	// Timeout is how long a rule may take for one request; 0 means decider.DefaultTimeout.
 	Timeout time.Duration
 	// Workers is how many requests are asked at once; 0 means one for each core.
 	Workers int
@@ -256,7 +257,7 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	if err != nil {
 		return nil, err
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: options.Rules, Timeout: options.Timeout})
+	decides, err := decider.New(decider.Options{Rules: options.Rules, Timeout: options.Timeout})
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +278,7 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 			return nil, err
 		}
 		s := &search{set: set, skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{}}
-		s.checker = checker{allocator: allocator, rule: rule, vocabulary: words, invariants: judges, wanted: wanted,
+		s.checker = checker{decider: decides, rule: rule, vocabulary: words, invariants: judges, wanted: wanted,
 			memo: new(memo), findRule: s.findRule, chancy: words.Chancy()}
 		searches = append(searches, s)
 	}
@@ -295,10 +296,7 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 }
 
 func (s *search) findRule(enrollment dps.Enrollment) *ruleset.Rule {
-	if enrollment.Kind == dps.IndividualEnrollment {
-		return s.set.ForIndividual(enrollment.ID)
-	}
-	return s.set.ForGroup(enrollment.ID)
+	return s.set.Serving(enrollment)
 }
 
 // UnknownError says that the caller named what there is not.
@@ -365,16 +363,15 @@ func (s *search) explore(ctx context.Context, options Options) {
 	chance := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
 	timeouts := 0
 	e := explorer{options: options, set: s.set, rule: s.checker.rule, vocabulary: s.checker.vocabulary, chance: chance,
-		ask: func(body []byte) (hub, answer string) {
+		decide: func(body []byte) brief {
 			if timeouts >= maxTimeouts {
-				return "", "timeout"
+				return brief{result: answer.Timeout}
 			}
-			a := s.checker.ask(ctx, body)
-			if a.fault != nil && a.fault.Kind == allocation.Timeout {
+			a := s.checker.decide(ctx, body)
+			if a.Result == answer.Timeout {
 				timeouts++
 			}
-			short := a.short()
-			return short.hub, short.String()
+			return briefOf(&a.Answer)
 		}}
 	if space := e.space(); space != nil {
 		s.plan = planOf(space, options.Budget, chance)
@@ -418,7 +415,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 	s.through = ctx.Err() == nil
 }
 
-func (s *search) count(a *answer, found []broken) {
+func (s *search) count(a *decided, found []broken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.invalid() {
@@ -426,14 +423,14 @@ func (s *search) count(a *answer, found []broken) {
 		return
 	}
 	s.asked++
-	s.outcomes[a.short().outcome]++
-	if a.fault != nil && a.fault.Kind == allocation.Timeout {
+	s.outcomes[string(a.Result)]++
+	if a.Result == answer.Timeout {
 		if s.timeouts++; s.timeouts == maxTimeouts {
 			s.plan.space.note("ended after %d timeouts", maxTimeouts)
 			s.giveUp()
 		}
 	}
-	for _, override := range a.decision.Overrides {
+	for _, override := range a.Overrides {
 		s.overrides[string(override)]++
 	}
 	for _, b := range found {

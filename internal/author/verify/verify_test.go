@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -19,8 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 var update = flag.Bool("update", false, "rewrite what the planted bugs are found by")
@@ -42,8 +42,8 @@ func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 // options are those of a search of the rules under fsys.
 func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	t.Helper()
-	loading := allocation.RulesOptions{Name: "rules", AllowBuiltins: builtins}
-	rules, err := allocation.LoadRules(t.Context(), fsys, loading)
+	loading := decider.RulesOptions{Name: "rules", AllowBuiltins: builtins}
+	rules, err := decider.LoadRules(t.Context(), fsys, loading)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,16 +131,14 @@ func headerOf(archive *txtar.Archive, name string) []string {
 }
 
 // isRequest fails unless the body is a request by the schema.
-func isRequest(t *testing.T, rules *allocation.Rules, body []byte) {
+func isRequest(t *testing.T, rules *decider.Rules, body []byte) {
 	t.Helper()
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = allocator.AllocateJSON(t.Context(), body)
-	fault, ok := errors.AsType[*allocation.Fault](err)
-	if ok && (fault.Kind == allocation.Malformed || fault.Kind == allocation.InvalidRequest) {
-		t.Errorf("not a request: %v\n%s", fault, body)
+	if _, a := allocator.AllocateJSON(t.Context(), body); a.Result == answer.Malformed || a.Result == answer.InvalidRequest {
+		t.Errorf("not a request: %s\n%s", a.Summary(), body)
 	}
 }
 
@@ -434,22 +432,22 @@ func TestGenerate(t *testing.T) {
 		return requests
 	}
 	first := generate(o)
-	allocator, err := allocation.New(allocation.Options{Rules: o.Rules})
+	allocator, err := decider.New(decider.Options{Rules: o.Rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	counts, assigned, seen := map[string]int{}, map[string]int{}, map[string]bool{}
 	for _, one := range first {
-		_, decision, err := allocator.AllocateJSON(t.Context(), one.Body)
-		if err != nil || decision.Rule != one.Rule {
-			t.Fatalf("%s is decided by %q (%v):\n%s", one.Rule, decision.Rule, err, one.Body)
+		_, a := allocator.AllocateJSON(t.Context(), one.Body)
+		if !a.Result.IsOutcome() || a.PackageName() != one.Rule {
+			t.Fatalf("%s is decided by %q (%s):\n%s", one.Rule, a.PackageName(), a.Summary(), one.Body)
 		}
 		if seen[string(one.Body)] {
 			t.Errorf("twice: %s", one.Body)
 		}
 		seen[string(one.Body)] = true
 		counts[one.Rule]++
-		if decision.Outcome == allocation.Assigned {
+		if a.Result == answer.Assigned {
 			assigned[one.Rule]++
 		}
 	}

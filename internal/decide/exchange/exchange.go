@@ -4,7 +4,7 @@
 //	stranger.request.json     the AllocationRequest
 //	stranger.decision.json    the decision, or the fault
 //
-// It compares; the decision is made by an allocation.Allocator.
+// It compares; the decision is made by an decider.Decider.
 package exchange
 
 import (
@@ -23,8 +23,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // How the names of the two files end.
@@ -77,65 +78,22 @@ func Find(folder string) ([]Exchange, error) {
 	return exchanges, nil
 }
 
-// Decision is a decision, or the fault in place of one, as the file shows it. It
-// leaves out what changes with every edit of the rules, such as their digest.
-type Decision struct {
-	Outcome     allocation.Outcome    `json:"outcome,omitempty"`
-	Fault       allocation.FaultKind  `json:"fault,omitempty"`
-	Rule        string                `json:"rule,omitempty"`
-	Hub         string                `json:"hub,omitempty"`
-	InitialTwin map[string]any        `json:"initialTwin,omitzero"`
-	TwinUse     dps.InitialTwinUse    `json:"initialTwinUse,omitempty"` // what DPS does with it
-	Payload     map[string]any        `json:"payload,omitzero"`
-	Reasons     []string              `json:"reasons,omitempty"`
-	Overrides   []allocation.Override `json:"overrides,omitempty"`
-	Throttle    bool                  `json:"throttle,omitempty"`
-	RetryAfter  string                `json:"retryAfter,omitempty"`
-	Alarm       bool                  `json:"alarm,omitempty"`
-	// Detail and Violations are those of a fault.
-	Detail     string                 `json:"detail,omitempty"`
-	Violations []allocation.Violation `json:"violations,omitempty"`
+// Decide answers a request. Its error is that of a context that is done.
+func Decide(ctx context.Context, d *decider.Decider, request []byte) (answer.Answer, error) {
+	_, a := d.AllocateJSON(ctx, request)
+	return a, ctx.Err()
 }
 
-// Decide asks the allocator. Its error is that of a context that is done.
-func Decide(ctx context.Context, allocator *allocation.Allocator, request []byte) (Decision, error) {
-	_, decision, err := allocator.AllocateJSON(ctx, request)
-	if ctx.Err() != nil {
-		return Decision{}, ctx.Err()
-	}
-	fault, isFault := errors.AsType[*allocation.Fault](err)
-	if err != nil && !isFault {
-		return Decision{}, err
-	}
-	return Of(decision, fault), nil
-}
-
-// Of shows a decision; or a fault, which is nil where a decision was reached.
-func Of(decision allocation.Decision, fault *allocation.Fault) Decision {
-	if fault != nil {
-		return Decision{Fault: fault.Kind, Rule: fault.Rule, Detail: fault.Detail, Violations: fault.Violations}
-	}
-	d := Decision{
-		Outcome: decision.Outcome, Rule: decision.Rule, Hub: decision.Response.IotHubHostName,
-		InitialTwin: decision.Response.InitialTwin, Payload: decision.Response.Payload,
-		Reasons: decision.Reasons, Overrides: decision.Overrides, Throttle: decision.Throttle, Alarm: decision.Alarm,
-	}
-	if d.InitialTwin != nil {
-		d.TwinUse = decision.InitialTwin
-	}
-	if decision.RetryAfter > 0 {
-		d.RetryAfter = decision.RetryAfter.String()
-	}
-	return d
-}
-
-// JSON is the decision as its file holds it.
-func (d Decision) JSON() ([]byte, error) {
+// JSON is the answer as the file of a decision holds it: without what changes with every edit of the rules, such as
+// their digest, and of a fault without what is for the log.
+func JSON(a *answer.Answer) ([]byte, error) {
+	document := a.Document("outcome", "fault", "rule", "hub", "initialTwin", "initialTwinUse", "payload", "reasons", "overrides",
+		"throttle", "retryAfter", "alarm", "detail", "violations")
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	err := encoder.Encode(d)
+	err := encoder.Encode(document)
 	return text.Bytes(), err
 }
 
@@ -154,7 +112,7 @@ type Result struct {
 // Run decides the request and compares the decision with the file, or with
 // update set writes the file where it differs. Its error is that of a context
 // that is done; all else is among the problems.
-func (e Exchange) Run(ctx context.Context, allocator *allocation.Allocator, update bool) (Result, error) {
+func (e Exchange) Run(ctx context.Context, d *decider.Decider, update bool) (Result, error) {
 	result := Result{Exchange: e}
 	fail := func(format string, args ...any) (Result, error) {
 		result.Problems = append(result.Problems, fmt.Sprintf(format, args...))
@@ -166,12 +124,12 @@ func (e Exchange) Run(ctx context.Context, allocator *allocation.Allocator, upda
 	} else if err != nil {
 		return fail("%v", err)
 	}
-	decision, err := Decide(ctx, allocator, request)
+	a, err := Decide(ctx, d, request)
 	if err != nil {
 		return result, err
 	}
-	result.Rule = decision.Rule
-	got, err := decision.JSON()
+	result.Rule = a.PackageName()
+	got, err := JSON(&a)
 	if err != nil {
 		return fail("the decision cannot be written as JSON: %v", err)
 	}
@@ -213,7 +171,7 @@ func readBounded(name string) ([]byte, error) {
 	return text, err
 }
 
-// Compare lists where two decisions, as [Decision.JSON] writes them, differ. Its
+// Compare lists where two decisions, as [JSON] writes them, differ. Its
 // error is that of a text that is not JSON.
 func Compare(want, got []byte) ([]string, error) {
 	wanted, err := decode(want)

@@ -63,7 +63,7 @@ func (x *explainer) drawOf(call *ast.Expr, args []*ast.Term) (Draw, bool) {
 	}
 	draw := Draw{Place: ruleset.PlaceOf(call.Location), Key: string(key), Drawn: string(drawn)}
 	linked.Foreach(func(hub *ast.Term) {
-		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(answer)})
+		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(answerName)})
 		if chosen, err := x.solve(ast.NewBody(alone), 1); err == nil && len(chosen) > 0 {
 			name, _ := hub.Value.(ast.String)
 			draw.Among = append(draw.Among, string(name))

@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -119,7 +120,7 @@ var (
 // Explain evaluates the rule for a request as [ruleset.Rule.Evaluate] does, and then its parts: for every definition it
 // evaluates how much of the body holds. It does not trace the evaluation of the whole, because OPA skips what an index
 // or an equal value makes superfluous, and authors want to see that too. Every error is a *ruleset.EvalError.
-func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, known ...ruleset.Lookup) (*Explanation, error) {
+func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
 	syntax, err := rule.Syntax()
 	if err != nil {
 		return nil, &ruleset.EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}
@@ -197,7 +198,7 @@ func (x *explainer) collectFailures() {
 }
 
 // answer is the variable that queries for a value bind.
-const answer = ast.Var("answer")
+const answerName = ast.Var("answer")
 
 // value asks for the value of a term; nil if it is undefined.
 func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
@@ -209,13 +210,13 @@ func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 		}
 		return found
 	}
-	expr := ast.Equality.Expr(ast.NewTerm(answer), term)
+	expr := ast.Equality.Expr(ast.NewTerm(answerName), term)
 	expr.With = with
 	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
 	if err != nil || len(solutions) == 0 {
 		return nil
 	}
-	return solutions[0][answer].Value
+	return solutions[0][answerName].Value
 }
 
 // entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are explained

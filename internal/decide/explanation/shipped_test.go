@@ -294,7 +294,7 @@ func traced(t *testing.T, rule *ruleset.Rule, document map[string]any) failures 
 		inspection := inspect(t, rule, document)
 		defer inspection.Close()
 		tracer := topdown.NewBufferTracer()
-		body := ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(rule.Entry(name))))
+		body := ast.NewBody(ast.Equality.Expr(ast.VarTerm("answer"), ast.NewTerm(rule.Entry(name))))
 		err := inspection.Query(body).WithIndexing(false).WithEarlyExit(false).WithQueryTracer(tracer).
 			Iter(t.Context(), func(topdown.QueryResult) error { return nil })
 		if err != nil {

@@ -79,9 +79,9 @@ func (t *terms) culprit(expr *ast.Expr) {
 			args = append(args, plug(operand, s))
 		}
 		call := Term{Text: strings.TrimPrefix(exprText(expr), "not ")}
-		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answer))...))
+		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answerName))...))
 		if solutions, err := t.solve(ast.NewBody(applied), 1); err == nil && len(solutions) > 0 {
-			if value, ok := toJSON(solutions[0][answer]); ok {
+			if value, ok := toJSON(solutions[0][answerName]); ok {
 				call.Values = []any{value}
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -263,7 +264,7 @@ func TestCandidates(t *testing.T) {
 		{"other", "allocation.default"},
 	} {
 		var texts []string
-		for _, c := range rs.CandidatesForGroup(test.group) {
+		for _, c := range rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group}) {
 			text := c.Rule.Package
 			if c.Pattern != "" {
 				text += " " + c.Pattern
@@ -276,13 +277,13 @@ func TestCandidates(t *testing.T) {
 		if got := strings.Join(texts, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.group, got, test.want)
 		}
-		if rs.ForGroup(test.group) != rs.CandidatesForGroup(test.group)[0].Rule {
+		if rs.ForGroup(test.group) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group})[0].Rule {
 			t.Errorf("%s: the first candidate does not serve it", test.group)
 		}
 	}
 	for range 2000 {
 		name := strings.Repeat("line-", rand.IntN(2)) + strings.Repeat("a", rand.IntN(3)) + strings.Repeat("-", rand.IntN(2)) + fmt.Sprint(rand.IntN(20))
-		if rs.ForGroup(name) != rs.CandidatesForGroup(name)[0].Rule || rs.ForIndividual(name) != rs.CandidatesForIndividual(name)[0].Rule {
+		if rs.ForGroup(name) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: name})[0].Rule || rs.ForIndividual(name) != rs.Candidates(dps.Enrollment{Kind: dps.IndividualEnrollment, ID: name})[0].Rule {
 			t.Errorf("%s: the first candidate does not serve it", name)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+
+	"github.com/usher-dps/usher/answer"
 )
 
 // Verdict is what a rule says to one request, as it says it. Values are built
@@ -31,10 +33,10 @@ type Verdict struct {
 	// in which these are asked. Of several that give the same value, OPA may have
 	// looked at the first alone. Those of an entry rule that other rules evaluate
 	// on a supposition, by with, are left out.
-	Lines []Line
+	Lines []answer.Line
 	// Lookups are calls of built-in functions whose answers depend on more than
 	// their arguments, with the answers; those of rules that were allowed any.
-	Lookups []Lookup
+	Lookups []answer.Lookup
 }
 
 // EvalError says why a rule came to no verdict. Its text holds places and kinds
@@ -156,7 +158,7 @@ func (r *Rule) prepare() *preparedRule {
 //
 // To repeat an evaluation, hand it the lookups of the first one: a call that is
 // among these gets the answer that it got then.
-func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...Lookup) (Verdict, error) {
+func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answer.Lookup) (Verdict, error) {
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
 		return Verdict{}, &EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -268,7 +269,7 @@ func TestPackagesOverFiles(t *testing.T) {
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
 		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
-			Lines: []ruleset.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
+			Lines: []answer.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
 		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

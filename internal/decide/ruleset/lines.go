@@ -8,14 +8,9 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
-)
 
-// Line is a definition of an entry rule, or one of its else branches, that gave
-// the value or an element of it.
-type Line struct {
-	Entry string // such as hub
-	Place string // file:line
-}
+	"github.com/usher-dps/usher/answer"
+)
 
 // To know which definitions gave a value costs next to nothing this way: after
 // compiling, each body of an entry rule gets one more expression, a call that
@@ -30,7 +25,7 @@ var notedOperator = ast.NewTerm(ast.Ref{ast.VarTerm(notedBuiltin)})
 
 // notable is a definition that notes its number.
 type notable struct {
-	Line
+	answer.Line
 	ref      ast.Ref
 	pkg      string
 	fallback bool // it is a default, which gives what no other definition does
@@ -52,7 +47,7 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 				for branch := definition; branch != nil; branch = branch.Else {
 					number := len(list)
 					list = append(list, notable{
-						Line: Line{Entry: string(e), Place: PlaceOf(branch.Location)},
+						Line: answer.Line{Entry: string(e), Place: PlaceOf(branch.Location)},
 						ref:  definition.Ref(), pkg: rule.Package, fallback: branch.Default,
 					})
 					if branch.Default {
@@ -133,8 +128,8 @@ func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 
 // lines tells which definitions of the rule gave what the entry rules say, of
 // which said reports whether they said anything.
-func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []Line {
-	var list []Line
+func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []answer.Line {
+	var list []answer.Line
 	for i := range prepared.notable {
 		candidate := &prepared.notable[i]
 		if !said(entry(candidate.Entry)) {
@@ -150,7 +145,7 @@ func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []Line {
 		}
 		if gave && !slices.Contains(list, candidate.Line) {
 			if list == nil {
-				list = make([]Line, 0, len(prepared.queries))
+				list = make([]answer.Line, 0, len(prepared.queries))
 			}
 			list = append(list, candidate.Line)
 		}

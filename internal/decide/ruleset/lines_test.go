@@ -11,19 +11,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // gave lists the lines that an explanation says gave what the entry rules say.
-func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []ruleset.Line {
+func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []answer.Line {
 	t.Helper()
 	explained, err := explanation.Explain(t.Context(), rule, document)
 	if err != nil || explained.CutShort != nil {
 		t.Fatal(err, explained)
 	}
-	var lines []ruleset.Line
+	var lines []answer.Line
 	for _, name := range ruleset.EntryNames() {
 		i := slices.IndexFunc(explained.Entries, func(e explanation.Entry) bool { return e.Name == name })
 		if i < 0 {
@@ -35,7 +36,7 @@ func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []ruleset.L
 			continue
 		}
 		for _, d := range entry.Definitions {
-			if line := (ruleset.Line{Entry: name, Place: d.Place}); d.State == explanation.Gave && !slices.Contains(lines, line) {
+			if line := (answer.Line{Entry: name, Place: d.Place}); d.State == explanation.Gave && !slices.Contains(lines, line) {
 				lines = append(lines, line)
 			}
 		}
@@ -89,29 +90,29 @@ func TestLines(t *testing.T) {
 	for name, test := range map[string]struct {
 		rules string
 		input string
-		want  []ruleset.Line
+		want  []answer.Line
 		// some is set where OPA looks at the first of several definitions alone.
 		some bool
 	}{
-		"constant":          {`hub := "h"`, `{}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"default":           {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":1}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"before default":    {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:6"}}, false},
-		"else":              {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":1}`, []ruleset.Line{{"hub", "a.rego:6"}}, false},
-		"last else":         {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":0}`, []ruleset.Line{{"hub", "a.rego:7"}}, false},
-		"two that agree":    {"hub := x if x := input.h\nhub := y if y := lower(input.h)", `{"h":"h"}`, []ruleset.Line{{"hub", "a.rego:5"}, {"hub", "a.rego:6"}}, false},
-		"early exit":        {"hub := \"h\" if input.n > 1\nhub := \"h\" if input.n > 0", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, true},
-		"set":               {"hub := \"h\"\nreject contains \"x\" if input.n > 1\nreject contains \"y\" if input.n > 5\nreject contains z if some z in [\"z\", \"w\"]", `{"n":2}`, []ruleset.Line{{"reject", "a.rego:6"}, {"reject", "a.rego:8"}}, false},
-		"empty set":         {"hub := \"h\"\nreject contains \"x\" if input.n > 2", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"hold":              {"hub := \"h\"\nhold contains \"x\" if input.n == 2", `{"n":2}`, []ruleset.Line{{"hold", "a.rego:6"}, {"hub", "a.rego:5"}}, false},
-		"parts":             {"hub := \"h\"\npayload.a := 1\npayload.b := 2 if input.n > 2\ndefault payload.c := 3\npayload.c := 4 if input.n > 3", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}, {"payload", "a.rego:8"}}, false},
-		"partial object":    {"hub := \"h\"\npayload[k] := v if some k, v in input.tags\npayload.b := 2 if input.n > 2", `{"n":2,"tags":{"x":1,"y":2}}`, []ruleset.Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
-		"referred to":       {"hub := \"h\" if input.n == 2\npayload := {\"hub\": hub}", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
-		"referred to first": {"hub := \"h\" if input.n == 2\nreject contains \"x\" if hub == \"g\"", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"negated":           {"hub := \"h\" if input.n == 2\nreject contains \"x\" if not hub", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"undefined twin":    {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": input.m}}", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"failed built-in":   {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": to_number(input.n)}}\npayload := {\"n\": to_number(input.h)}", `{"n":2,"h":"x"}`, []ruleset.Line{{"hub", "a.rego:5"}, {"initial_twin", "a.rego:6"}}, false},
-		"by a helper":       {"hub := f(input.n)\nf(n) := \"h\" if n == 2\nf(n) := \"g\" if n != 2", `{"n":2}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
-		"every":             {"hub := \"h\" if every x in input.tags { x > 0 }", `{"tags":{"x":1}}`, []ruleset.Line{{"hub", "a.rego:5"}}, false},
+		"constant":          {`hub := "h"`, `{}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"default":           {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":1}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"before default":    {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:6"}}, false},
+		"else":              {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":1}`, []answer.Line{{Entry: "hub", Place: "a.rego:6"}}, false},
+		"last else":         {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":0}`, []answer.Line{{Entry: "hub", Place: "a.rego:7"}}, false},
+		"two that agree":    {"hub := x if x := input.h\nhub := y if y := lower(input.h)", `{"h":"h"}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "hub", Place: "a.rego:6"}}, false},
+		"early exit":        {"hub := \"h\" if input.n > 1\nhub := \"h\" if input.n > 0", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, true},
+		"set":               {"hub := \"h\"\nreject contains \"x\" if input.n > 1\nreject contains \"y\" if input.n > 5\nreject contains z if some z in [\"z\", \"w\"]", `{"n":2}`, []answer.Line{{Entry: "reject", Place: "a.rego:6"}, {Entry: "reject", Place: "a.rego:8"}}, false},
+		"empty set":         {"hub := \"h\"\nreject contains \"x\" if input.n > 2", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"hold":              {"hub := \"h\"\nhold contains \"x\" if input.n == 2", `{"n":2}`, []answer.Line{{Entry: "hold", Place: "a.rego:6"}, {Entry: "hub", Place: "a.rego:5"}}, false},
+		"parts":             {"hub := \"h\"\npayload.a := 1\npayload.b := 2 if input.n > 2\ndefault payload.c := 3\npayload.c := 4 if input.n > 3", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}, {Entry: "payload", Place: "a.rego:8"}}, false},
+		"partial object":    {"hub := \"h\"\npayload[k] := v if some k, v in input.tags\npayload.b := 2 if input.n > 2", `{"n":2,"tags":{"x":1,"y":2}}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}}, false},
+		"referred to":       {"hub := \"h\" if input.n == 2\npayload := {\"hub\": hub}", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}}, false},
+		"referred to first": {"hub := \"h\" if input.n == 2\nreject contains \"x\" if hub == \"g\"", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"negated":           {"hub := \"h\" if input.n == 2\nreject contains \"x\" if not hub", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"undefined twin":    {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": input.m}}", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"failed built-in":   {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": to_number(input.n)}}\npayload := {\"n\": to_number(input.h)}", `{"n":2,"h":"x"}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "initial_twin", Place: "a.rego:6"}}, false},
+		"by a helper":       {"hub := f(input.n)\nf(n) := \"h\" if n == 2\nf(n) := \"g\" if n != 2", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"every":             {"hub := \"h\" if every x in input.tags { x > 0 }", `{"tags":{"x":1}}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,7 +174,7 @@ other := h if h := hub with input.n as 2
 	if err != nil || verdict.Hub != "h" {
 		t.Fatal(verdict, err)
 	}
-	if diff := cmp.Diff([]ruleset.Line{{"payload", "a.rego:10"}}, verdict.Lines); diff != "" {
+	if diff := cmp.Diff([]answer.Line{{Entry: "payload", Place: "a.rego:10"}}, verdict.Lines); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -17,6 +17,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 )
 
 // Options say how rules are loaded. The zero value is of use.
@@ -100,6 +103,11 @@ func (rs *Ruleset) Digest() string { return rs.digest }
 // Rules lists the rules in the order of their packages.
 func (rs *Ruleset) Rules() []*Rule { return slices.Clone(rs.rules) }
 
+// Serving returns the rule that serves an enrollment; nil if none does.
+func (rs *Ruleset) Serving(enrollment dps.Enrollment) *Rule {
+	return rs.index.of(enrollment.Kind).find(enrollment.ID, rs.index.fallback)
+}
+
 // ForIndividual returns the rule that serves an individual enrollment, nil if none does.
 func (rs *Ruleset) ForIndividual(registrationID string) *Rule {
 	return rs.index.individuals.find(registrationID, rs.index.fallback)
@@ -122,18 +130,12 @@ const (
 
 // Rule is one Rego package that serves enrollments.
 type Rule struct {
-	Package     string // such as allocation.breakroom
-	Title       string // from its METADATA
-	Description string
+	answer.Rule
+	Description string // from its METADATA
 	// Individuals and Groups are the names and globs that it serves, as
 	// written. Both are empty for the package allocation.default.
 	Individuals, Groups []string
 	OnUndecided         OnUndecided
-	// Recordable are the paths that its METADATA lets be recorded. The first
-	// element is one of [RecordableRoots].
-	Recordable [][]string
-	// Place is file:line of the METADATA that binds it.
-	Place string
 
 	set      *Ruleset
 	prepared atomic.Pointer[preparedRule] // nil until first asked for

@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/usher-dps/usher/answer"
 )
 
 // This file is for packages that read rules, such as to explain or to test them. Serving uses none of it.
@@ -186,7 +187,7 @@ type Inspection struct {
 
 // Inspect prepares to evaluate parts of the rules for one request; input and known are those of [Rule.Evaluate]. The
 // caller closes the Inspection.
-func (s Syntax) Inspect(ctx context.Context, input map[string]any, known ...Lookup) *Inspection {
+func (s Syntax) Inspect(ctx context.Context, input map[string]any, known ...answer.Lookup) *Inspection {
 	i := &Inspection{evaluation: s.set.begin(ctx, input, true), compiler: s.Compiler}
 	i.lookups = s.set.newLookups(known)
 	i.stop = context.AfterFunc(ctx, i.cancel.Cancel)

@@ -13,9 +13,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
@@ -95,7 +95,7 @@ type Options struct {
 	Enrollments []enrollment.Enrollment
 	// Rules are those of the webhook, and Files where they were read from; without
 	// them nothing about rules is told.
-	Rules *allocation.Rules
+	Rules *decider.Rules
 	Files fs.FS
 	Lint  lint.Options
 	// Hubs are those that are linked to the DPS instance, if known.
@@ -122,7 +122,7 @@ func Examine(ctx context.Context, options Options) (Report, error) {
 	e.report.Custom = len(e.custom)
 	e.definitions()
 	if options.Rules != nil {
-		e.report.Rules = len(options.Rules.Bindings())
+		e.report.Rules = len(options.Rules.All())
 		if err := e.rules(ctx); err != nil {
 			return Report{}, err
 		}
@@ -216,15 +216,15 @@ func (e *examination) rules(ctx context.Context) error {
 	options := e.Lint
 	options.Hubs = e.Hubs
 	for _, one := range e.Enrollments {
-		binding, served := e.Rules.Serving(asDPS(one))
+		rule := e.Rules.Serving(asDPS(one))
 		custom := one.AllocationPolicy() == "custom"
 		switch {
-		case custom && !served:
+		case custom && rule == nil:
 			e.find("unserved", one.String(), "no rule serves it: its devices are held, and fail after about seven minutes",
 				"name it in a rule's METADATA, or write a rule for all others (package allocation.default)")
-		case !custom && served && !binding.Default:
+		case !custom && rule != nil && !rule.IsDefault():
 			e.find("not-custom", one.String(), fmt.Sprintf("the rule %s serves it, and DPS does not ask: its allocation policy is %s",
-				binding.Package, cmp.Or(one.AllocationPolicy(), "that of the DPS instance")), "usher enroll, or take it out of the rule's METADATA")
+				rule.Package, cmp.Or(one.AllocationPolicy(), "that of the DPS instance")), "usher enroll, or take it out of the rule's METADATA")
 		}
 		known := lint.Enrollment{Hubs: one.Hubs(), Attestation: one.Attestation()}
 		if one.Kind == enrollment.Group {

@@ -6,11 +6,10 @@ import (
 	"fmt"
 )
 
-// ErrNotRecord says that a text is JSON, and no decision record.
+// ErrNotRecord says that a text is JSON but not a decision record.
 var ErrNotRecord = errors.New("not a decision record: it has no usherRecord")
 
-// Decode reads one record, and no more than one. It refuses records of a version
-// that it does not know, and passes over members that it does not know.
+// Decode reads exactly one record. It refuses records of an unknown version, and ignores unknown members.
 func Decode(text []byte) (Record, error) {
 	var version struct {
 		Version *json.Number `json:"usherRecord"`

@@ -6,19 +6,18 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
-// requiredIDs are the members that no AllocationRequest can be without.
+// requiredIDs are the members that every AllocationRequest must have.
 var requiredIDs = []struct{ object, pointer string }{
 	{"deviceRuntimeContext", "/deviceRuntimeContext/registrationId"},
 	{"individualEnrollment", "/individualEnrollment/registrationId"},
 }
 
-// Replayable returns the request of a record as an AllocationRequest that can be
-// decided: a registration ID that is absent from the record is [MaskedID] in it.
-// masked is that of the record.
+// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is absent
+// from the record becomes [MaskedID]. masked is the member of the record.
 func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	if !slices.ContainsFunc(masked, func(pointer string) bool {
 		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
@@ -43,11 +42,11 @@ func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	return dps.AppendValue(nil, document), nil
 }
 
-// KnownLookups are the look-ups of a record for [allocation.WithLookups].
-func KnownLookups(calls []Call) ([]allocation.Lookup, error) {
-	var lookups []allocation.Lookup
+// KnownLookups are the look-ups of a record for decider.Repeat.
+func KnownLookups(calls []Call) ([]answer.Lookup, error) {
+	var lookups []answer.Lookup
 	for _, call := range calls {
-		lookup := allocation.Lookup{Builtin: call.Builtin}
+		lookup := answer.Lookup{Builtin: call.Builtin}
 		for _, part := range []struct {
 			text json.RawMessage
 			into any

@@ -365,7 +365,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("the example says\n%+v\nwhich is not what counts without it:\n%+v", got, want)
 	}
 
-	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "dps-behaviours.md"))
+	page, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "dps-behaviours.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,9 @@
-package allocation_test
+package decider_test
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -12,18 +11,19 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
-func shippedAllocator(t testing.TB) *allocation.Allocator {
+func shippedAllocator(t testing.TB) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../rules"), allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,25 +31,22 @@ func shippedAllocator(t testing.TB) *allocation.Allocator {
 }
 
 // sameDecision compares what Explain tells with what Allocate returns.
-func sameDecision(t *testing.T, allocator *allocation.Allocator, request *dps.AllocationRequest) allocation.Explanation {
+func sameDecision(t *testing.T, allocator *decider.Decider, request *dps.AllocationRequest) decider.Explanation {
 	t.Helper()
-	decision, err := allocator.Allocate(t.Context(), request)
-	fault, _ := errors.AsType[*allocation.Fault](err)
-	e := allocator.Explain(t.Context(), request)
-	if !reflect.DeepEqual(e.Decision, decision) {
-		t.Errorf("explained is %+v, decided %+v", e.Decision, decision)
+	decided := allocator.Allocate(t.Context(), request)
+	e := allocator.Explain(t.Context(), request, nil)
+	if e.Answer.CauseText() != decided.CauseText() {
+		t.Errorf("explained is the cause %v, decided %v", e.Answer.Cause, decided.Cause)
 	}
-	if (fault == nil) != (e.Fault == nil) {
-		t.Fatalf("explained is the fault %v, decided %v", e.Fault, fault)
-	}
-	if fault != nil && (fault.Error() != e.Fault.Error() || fault.Rules != e.Fault.Rules || fault.Rule != e.Fault.Rule ||
-		!reflect.DeepEqual(fault.Violations, e.Fault.Violations)) {
-		t.Errorf("explained is the fault %+v, decided %+v", e.Fault, fault)
+	explained := e.Answer
+	explained.Cause, decided.Cause = nil, nil // each has an error of its own
+	if !reflect.DeepEqual(explained, decided) {
+		t.Errorf("explained is %+v, decided %+v", explained, decided)
 	}
 	return e
 }
 
-func entryOf(t *testing.T, e allocation.Explanation, name string) explanation.Entry {
+func entryOf(t *testing.T, e decider.Explanation, name string) explanation.Entry {
 	t.Helper()
 	for _, entry := range e.Entries {
 		if entry.Name == name {
@@ -64,11 +61,11 @@ func entryOf(t *testing.T, e allocation.Explanation, name string) explanation.En
 func TestExplainExampleRequests(t *testing.T) {
 	t.Parallel()
 	allocator := shippedAllocator(t)
-	files, err := filepath.Glob("../examples/requests/*.json")
+	files, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no example requests (%v)", err)
 	}
-	outcomes := map[allocation.Outcome]int{}
+	outcomes := map[answer.Result]int{}
 	for _, file := range files {
 		body, err := os.ReadFile(file)
 		if err != nil {
@@ -79,17 +76,17 @@ func TestExplainExampleRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := sameDecision(t, allocator, request)
-		outcomes[e.Decision.Outcome]++
-		if e.CutShort != "" || e.Candidates[0].Package != e.Decision.Rule {
+		outcomes[e.Answer.Result]++
+		if e.CutShort != "" || e.Candidates[0].Rule.Package != e.Answer.PackageName() {
 			t.Errorf("%s: cut short %q, candidates %+v", file, e.CutShort, e.Candidates)
 		}
-		switch e.Decision.Outcome {
-		case allocation.Assigned:
-			if hub := entryOf(t, e, "hub"); hub.Value != e.Decision.Response.IotHubHostName && len(e.Decision.Overrides) == 0 {
-				t.Errorf("%s: the rule says %v, the decision is %s", file, hub.Value, e.Decision.Response.IotHubHostName)
+		switch e.Answer.Result {
+		case answer.Assigned:
+			if hub := entryOf(t, e, "hub"); hub.Value != e.Answer.Response.IotHubHostName && len(e.Answer.Overrides) == 0 {
+				t.Errorf("%s: the rule says %v, the decision is %s", file, hub.Value, e.Answer.Response.IotHubHostName)
 			}
-		case allocation.Rejected, allocation.Held:
-			name := map[allocation.Outcome]string{allocation.Rejected: "reject", allocation.Held: "hold"}[e.Decision.Outcome]
+		case answer.Rejected, answer.Held:
+			name := map[answer.Result]string{answer.Rejected: "reject", answer.Held: "hold"}[e.Answer.Result]
 			if e.Entries[0].Name != name {
 				t.Errorf("%s: %s has the last word, but %s is first", file, name, e.Entries[0].Name)
 			}
@@ -101,8 +98,8 @@ func TestExplainExampleRequests(t *testing.T) {
 					}
 				}
 			}
-			if !reflect.DeepEqual(reasons, e.Decision.Reasons) {
-				t.Errorf("%s: definitions gave %v, the reasons are %v", file, reasons, e.Decision.Reasons)
+			if !reflect.DeepEqual(reasons, e.Answer.Reasons) {
+				t.Errorf("%s: definitions gave %v, the reasons are %v", file, reasons, e.Answer.Reasons)
 			}
 		}
 	}
@@ -158,18 +155,18 @@ func TestExplainFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	none, err := allocation.New(allocation.Options{})
+	none, err := decider.New(decider.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
-		allocator *allocation.Allocator
+		allocator *decider.Decider
 		document  string
-		want      allocation.FaultKind
+		want      answer.Result
 	}{
-		{none, "", allocation.NotReady},
-		{puppets(t), "", allocation.Undecided},
-		{puppets(t), `{"linkedHubs": 1}`, allocation.InvalidRequest},
+		{none, "", answer.NotReady},
+		{puppets(t), "", answer.Undecided},
+		{puppets(t), `{"linkedHubs": 1}`, answer.InvalidRequest},
 	} {
 		request := request
 		if test.document != "" {
@@ -178,17 +175,17 @@ func TestExplainFaults(t *testing.T) {
 			}
 		}
 		e := sameDecision(t, test.allocator, request)
-		if e.Fault.Kind != test.want || len(e.Entries) > 0 || len(e.Candidates) > 0 {
+		if e.Answer.Result != test.want || len(e.Entries) > 0 || len(e.Candidates) > 0 {
 			t.Errorf("got %+v, want %s", e, test.want)
 		}
 	}
 
 	broken := fstest.MapFS{"a.rego": {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [other]\npackage allocation.a\n\nhub := nothing\n")}}
-	rules, err := allocation.LoadRules(t.Context(), broken, allocation.RulesOptions{Lazy: true})
+	rules, err := decider.LoadRules(t.Context(), broken, decider.RulesOptions{Lazy: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,8 +196,8 @@ func TestExplainFaults(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	e := puppets(t).Explain(ctx, mustParse(t, `{"enrollmentGroup": {"enrollmentGroupId": "hold"},
-		"deviceRuntimeContext": {"registrationId": "d"}, "linkedHubs": ["a.azure-devices.net"]}`))
-	if e.Fault == nil || e.Fault.Kind != allocation.Canceled || e.CutShort != "interrupted" {
+		"deviceRuntimeContext": {"registrationId": "d"}, "linkedHubs": ["a.azure-devices.net"]}`), nil)
+	if e.Answer.Result != answer.Canceled || e.CutShort != "interrupted" {
 		t.Errorf("interrupted, it tells %+v", e)
 	}
 }
@@ -218,7 +215,7 @@ func mustParse(t *testing.T, body string) *dps.AllocationRequest {
 func TestExplainHidesKeys(t *testing.T) {
 	t.Parallel()
 	const canary = "Q0FOQVJZLUNBTkFSWS1DQU5BUlk="
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
 # custom:
 #   enrollment_groups: [g]
 package allocation.a
@@ -241,18 +238,18 @@ hold contains sprintf("certificate %s of %v", [input.deviceRuntimeContext.x509.c
 reject contains x if x := f(attestation.symmetricKey.primaryKey)
 
 f("other") := "no"
-`)}}, allocation.RulesOptions{Name: "rules"})
+`)}}, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := allocator.Explain(t.Context(), mustParse(t, strings.ReplaceAll(`{"enrollmentGroup": {"enrollmentGroupId": "g", "attestation": {
 			"symmetricKey": {"primaryKey": "CANARY", "secondaryKey": "2CANARY"}, "tpm": {"endorsementKey": "3CANARY"}}},
 		"deviceRuntimeContext": {"registrationId": "dev-visible", "x509": {"clientCertificate": "4CANARY"}},
-		"linkedHubs": ["h.azure-devices.net"]}`, "CANARY", canary)))
+		"linkedHubs": ["h.azure-devices.net"]}`, "CANARY", canary)), nil)
 	shown, err := json.Marshal([]any{e.Entries, e.BuiltinErrors, e.CutShort, e.Candidates})
 	if err != nil {
 		t.Fatal(err)

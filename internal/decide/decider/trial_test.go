@@ -1,7 +1,6 @@
-package allocation_test
+package decider_test
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -9,8 +8,9 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 func TestParseShares(t *testing.T) {
@@ -30,7 +30,7 @@ func TestParseShares(t *testing.T) {
 		"toasters=10,TOASTERS=20": "two percentages",
 		"10,20":                   "two percentages",
 	} {
-		shares, err := allocation.ParseShares(text)
+		shares, err := decider.ParseShares(text)
 		got := fmt.Sprint(shares)
 		if err != nil {
 			got = err.Error()
@@ -43,7 +43,7 @@ func TestParseShares(t *testing.T) {
 
 func TestShareOfAnEnrollment(t *testing.T) {
 	t.Parallel()
-	shares, err := allocation.ParseShares("toasters=10, line-*=5, line-1*=7, *=1")
+	shares, err := decider.ParseShares("toasters=10, line-*=5, line-1*=7, *=1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,8 +62,8 @@ func TestShareOfAnEnrollment(t *testing.T) {
 func TestSharesAreSticky(t *testing.T) {
 	t.Parallel()
 	const devices = 20000
-	parse := func(text string) allocation.Shares {
-		shares, err := allocation.ParseShares(text)
+	parse := func(text string) decider.Shares {
+		shares, err := decider.ParseShares(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestSharesAreSticky(t *testing.T) {
 		if held && !quarter.Holds(group, id) {
 			t.Fatalf("%s is in a tenth and not in a quarter", id)
 		}
-		if !all.Holds(group, id) || none.Holds(group, id) || quarter.Holds(other, id) || allocation.Shares(nil).Holds(group, id) {
+		if !all.Holds(group, id) || none.Holds(group, id) || quarter.Holds(other, id) || decider.Shares(nil).Holds(group, id) {
 			t.Fatalf("%s: all or none is not so", id)
 		}
 		if held {
@@ -112,11 +112,11 @@ func TestSharesAreSticky(t *testing.T) {
 
 const pinnedCanary = "08 14 16 18 21 50 66 68 70"
 
-func hubRules(t testing.TB, hub int) *allocation.Rules {
+func hubRules(t testing.TB, hub int) *decider.Rules {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte(fmt.Sprintf(
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte(fmt.Sprintf(
 		"package allocation.default\n\nhub := input.linkedHubs[%d]\n\ninitial_twin := {\"tags\": {\"hub\": %d}}\n", hub, hub))}},
-		allocation.RulesOptions{Revision: fmt.Sprint("v", hub)})
+		decider.RulesOptions{Revision: fmt.Sprint("v", hub)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,44 +136,40 @@ func deviceRequest(t testing.TB, enrollment, device string) *dps.AllocationReque
 // The canary answers for its share, and the decision says who decided.
 func TestCanary(t *testing.T) {
 	t.Parallel()
-	shares, err := allocation.ParseShares("toasters=30")
+	shares, err := decider.ParseShares("toasters=30")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := []*allocation.Rules{hubRules(t, 0), hubRules(t, 1)}
-	var instances []*allocation.Allocator
+	rules := []*decider.Rules{hubRules(t, 0), hubRules(t, 1)}
+	var instances []*decider.Decider
 	for range 2 {
-		a, err := allocation.New(allocation.Options{Rules: rules[0]})
+		a, err := decider.New(decider.Options{Rules: rules[0]})
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.Try(&allocation.Trial{Rules: rules[1], Canary: shares})
+		a.Try(&decider.Trial{Rules: rules[1], Canary: shares})
 		instances = append(instances, a)
 	}
 	canaries := 0
 	for i := range 200 {
 		for _, enrollment := range []string{"toasters", "others"} {
 			request := deviceRequest(t, enrollment, fmt.Sprint("device-", i))
-			side, source := 0, allocation.SourceCurrent
+			side, source := 0, answer.SourceCurrent
 			if shares.Holds(request.Enrollment, request.Device.RegistrationID) {
-				side, source = 1, allocation.SourceCanary
+				side, source = 1, answer.SourceCanary
 				canaries++
 			}
 			for range 2 {
 				for _, a := range instances {
-					decision, err := a.Allocate(t.Context(), request)
-					if err != nil {
-						t.Fatal(err)
-					}
-					p := decision.Provenance
-					if decision.Response.IotHubHostName != fmt.Sprintf("hub-%d.azure-devices.net", side) || p.Source != source ||
-						p.Revision != rules[side].Revision() || decision.Rules != rules[side].Digest() {
+					decision := a.Allocate(t.Context(), request)
+					if decision.Response.IotHubHostName != fmt.Sprintf("hub-%d.azure-devices.net", side) || decision.Source != source ||
+						decision.Revision != rules[side].Revision() || decision.Rules != rules[side].Digest() {
 						t.Fatalf("%s %d: %+v, want side %d", enrollment, i, decision, side)
 					}
 				}
 			}
-			if explained := instances[0].Explain(t.Context(), request); explained.Decision.Provenance.Source != source {
-				t.Fatalf("explained by %s, want %s", explained.Decision.Provenance.Source, source)
+			if explained := instances[0].Explain(t.Context(), request, nil); explained.Answer.Source != source {
+				t.Fatalf("explained by %s, want %s", explained.Answer.Source, source)
 			}
 		}
 	}
@@ -182,41 +178,41 @@ func TestCanary(t *testing.T) {
 	}
 	instances[0].Try(nil)
 	for i := range 50 {
-		decision, err := instances[0].Allocate(t.Context(), deviceRequest(t, "toasters", fmt.Sprint("device-", i)))
-		if err != nil || decision.Provenance.Source != allocation.SourceCurrent {
-			t.Fatalf("after the trial: %+v, %v", decision, err)
+		a := instances[0].Allocate(t.Context(), deviceRequest(t, "toasters", fmt.Sprint("device-", i)))
+		if a.Result != answer.Assigned || a.Source != answer.SourceCurrent {
+			t.Fatalf("after the trial: %+v", a)
 		}
 	}
 }
 
 func TestStop(t *testing.T) {
 	t.Parallel()
-	a, err := allocation.New(allocation.Options{Rules: hubRules(t, 0)})
+	a, err := decider.New(decider.Options{Rules: hubRules(t, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	request := deviceRequest(t, "g", "d")
 	a.Stop("old")
-	_, err = a.Allocate(t.Context(), request)
-	if fault, ok := errors.AsType[*allocation.Fault](err); !ok || fault.Kind != allocation.RulesStale || fault.Detail != "old" ||
-		fault.Rules != a.Rules().Digest() || fault.Provenance.Revision != "v0" || a.Stopped() != "old" {
-		t.Errorf("got %v", err)
+	fault := a.Allocate(t.Context(), request)
+	if fault.Result != answer.RulesStale || fault.Detail != "old" ||
+		fault.Rules != a.Rules().Digest() || fault.Revision != "v0" || a.Stopped() != "old" {
+		t.Errorf("got %+v", fault)
 	}
 	a.Use(hubRules(t, 1)) // other rules alone change nothing
-	if _, err := a.Allocate(t.Context(), request); err == nil {
+	if a.Allocate(t.Context(), request).Result.IsOutcome() {
 		t.Error("decided although stopped")
 	}
 	a.Stop("")
-	if decision, err := a.Allocate(t.Context(), request); err != nil || decision.Response.IotHubHostName != "hub-1.azure-devices.net" {
-		t.Errorf("got %+v, %v", decision, err)
+	if decision := a.Allocate(t.Context(), request); decision.Response.IotHubHostName != "hub-1.azure-devices.net" {
+		t.Errorf("got %+v", decision)
 	}
 }
 
 // Rules, trial and stop change at the same time, and no change is lost.
 func TestChangesAtTheSameTime(t *testing.T) {
 	t.Parallel()
-	rules := []*allocation.Rules{hubRules(t, 0), hubRules(t, 1)}
-	a, err := allocation.New(allocation.Options{Rules: rules[0]})
+	rules := []*decider.Rules{hubRules(t, 0), hubRules(t, 1)}
+	a, err := decider.New(decider.Options{Rules: rules[0]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,14 +221,14 @@ func TestChangesAtTheSameTime(t *testing.T) {
 	for range 4 {
 		group.Go(func() {
 			for range 200 {
-				decision, err := a.Allocate(t.Context(), request)
-				if err != nil {
-					t.Error(err)
+				decision := a.Allocate(t.Context(), request)
+				if decision.Result != answer.Assigned {
+					t.Error(decision.Summary())
 					return
 				}
 				twin := fmt.Sprint(decision.Response.InitialTwin["tags"])
-				if hub := decision.Response.IotHubHostName[4:5]; twin != "map[hub:"+hub+"]" || decision.Provenance.Revision != "v"+hub {
-					t.Errorf("of two sets: hub %s, twin %s, %s", hub, twin, decision.Provenance.Revision)
+				if hub := decision.Response.IotHubHostName[4:5]; twin != "map[hub:"+hub+"]" || decision.Revision != "v"+hub {
+					t.Errorf("of two sets: hub %s, twin %s, %s", hub, twin, decision.Revision)
 				}
 			}
 		})
@@ -244,7 +240,7 @@ func TestChangesAtTheSameTime(t *testing.T) {
 				case 0:
 					a.Use(rules[n%2])
 				case 1:
-					a.Try(&allocation.Trial{Rules: rules[(n+1)%2], Canary: allocation.Shares{{Pattern: "*", Percent: 50}}})
+					a.Try(&decider.Trial{Rules: rules[(n+1)%2], Canary: decider.Shares{{Pattern: "*", Percent: 50}}})
 				case 2:
 					a.Stop("")
 				}
@@ -264,17 +260,17 @@ func TestRuleFailed(t *testing.T) {
 		"hub := input.linkedHubs[0]\n\nhub := input.linkedHubs[1]\n": true,
 		"hub := input.linkedHubs[9]\n":                               false,
 	} {
-		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\n\n" + rule)}}, allocation.RulesOptions{})
+		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\n\n" + rule)}}, decider.RulesOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := allocation.New(allocation.Options{Rules: rules})
+		a, err := decider.New(decider.Options{Rules: rules})
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = a.Allocate(t.Context(), deviceRequest(t, "g", "d"))
-		if fault, ok := errors.AsType[*allocation.Fault](err); !ok || fault.RuleFailed() != want {
-			t.Errorf("%s: %v", rule, err)
+		got := a.Allocate(t.Context(), deviceRequest(t, "g", "d"))
+		if got.Result != answer.Undecided || decider.RuleFailed(&got) != want {
+			t.Errorf("%s: %+v", rule, got)
 		}
 	}
 }

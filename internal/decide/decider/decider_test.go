@@ -1,8 +1,7 @@
-package allocation_test
+package decider_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,17 +12,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-func load(t testing.TB, files map[string]string) *allocation.Rules {
+func load(t testing.TB, files map[string]string) *decider.Rules {
 	t.Helper()
 	fsys := fstest.MapFS{}
 	for name, text := range files {
 		fsys[name] = &fstest.MapFile{Data: []byte(text)}
 	}
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func load(t testing.TB, files map[string]string) *allocation.Rules {
 
 func request(t testing.TB) *dps.AllocationRequest {
 	t.Helper()
-	body, err := os.ReadFile("../examples/requests/req-verbatim-04-group-symkey-reprovision-payload-2021-10-01.json")
+	body, err := os.ReadFile("../../../examples/requests/req-verbatim-04-group-symkey-reprovision-payload-2021-10-01.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,28 +43,19 @@ func request(t testing.TB) *dps.AllocationRequest {
 	return request
 }
 
-func fault(t testing.TB, err error) *allocation.Fault {
-	t.Helper()
-	f, ok := errors.AsType[*allocation.Fault](err)
-	if !ok {
-		t.Fatalf("got %v, want a fault", err)
-	}
-	return f
-}
-
 func TestNotReadyUntilThereAreRules(t *testing.T) {
 	t.Parallel()
-	allocator, err := allocation.New(allocation.Options{})
+	allocator, err := decider.New(decider.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := allocator.Allocate(t.Context(), request(t)); fault(t, err).Kind != allocation.NotReady {
-		t.Errorf("without rules: %v", err)
+	if a := allocator.Allocate(t.Context(), request(t)); a.Result != answer.NotReady {
+		t.Errorf("without rules: %+v", a)
 	}
 	rules := load(t, map[string]string{"d.rego": "package allocation.default\n\nhub := input.linkedHubs[0]\n"})
 	allocator.Use(rules)
-	if decision, err := allocator.Allocate(t.Context(), request(t)); err != nil || decision.Outcome != allocation.Assigned {
-		t.Errorf("with rules: %+v, %v", decision, err)
+	if a := allocator.Allocate(t.Context(), request(t)); a.Result != answer.Assigned {
+		t.Errorf("with rules: %+v", a)
 	}
 	if allocator.Rules() != rules {
 		t.Error("Rules returns others than those in use")
@@ -75,13 +66,13 @@ func TestNotReadyUntilThereAreRules(t *testing.T) {
 // of them, the old or the new.
 func TestSwapUnderLoad(t *testing.T) {
 	t.Parallel()
-	sets := make([]*allocation.Rules, 2)
+	sets := make([]*decider.Rules, 2)
 	for i := range sets {
 		// Hub and payload are evaluated apart; of two sets they would differ.
 		sets[i] = load(t, map[string]string{"d.rego": fmt.Sprintf(
 			"package allocation.default\n\nhub := input.linkedHubs[%d]\n\npayload := {\"set\": %d}\n", i, i)})
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: sets[0]})
+	allocator, err := decider.New(decider.Options{Rules: sets[0], Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,9 +87,9 @@ func TestSwapUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				decision, err := allocator.Allocate(t.Context(), asked)
-				if err != nil {
-					t.Error(err)
+				decision := allocator.Allocate(t.Context(), asked)
+				if decision.Result != answer.Assigned {
+					t.Error(decision.Summary())
 					return
 				}
 				want := fmt.Sprintf(`{"iotHubHostName":%q,"payload":{"set":`, decision.Response.IotHubHostName)
@@ -115,8 +106,8 @@ func TestSwapUnderLoad(t *testing.T) {
 	}
 	for i := range 500 {
 		allocator.Use(sets[i%2])
-		if _, err := allocator.Allocate(t.Context(), asked); err != nil {
-			t.Error(err)
+		if a := allocator.Allocate(t.Context(), asked); a.Result != answer.Assigned {
+			t.Error(a.Summary())
 		}
 	}
 	close(stop)
@@ -133,17 +124,17 @@ hub := input.linkedHubs[0] if {
 	a + b == 0
 }
 `})
-	allocator, err := allocation.New(allocation.Options{Rules: rules, Timeout: 20 * time.Millisecond})
+	allocator, err := decider.New(decider.Options{Rules: rules, Timeout: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := allocator.Allocate(t.Context(), request(t)); fault(t, err).Kind != allocation.Timeout {
-		t.Errorf("past the deadline: %v", err)
+	if a := allocator.Allocate(t.Context(), request(t)); a.Result != answer.Timeout {
+		t.Errorf("past the deadline: %+v", a)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := allocator.Allocate(ctx, request(t)); fault(t, err).Kind != allocation.Canceled {
-		t.Errorf("canceled: %v", err)
+	if a := allocator.Allocate(ctx, request(t)); a.Result != answer.Canceled {
+		t.Errorf("canceled: %+v", a)
 	}
 }
 
@@ -153,39 +144,48 @@ func TestLazyRulesFaultApart(t *testing.T) {
 		"good.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")},
 		"bad.rego":  {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [contoso-*]\n#   on_undecided: reject\npackage allocation.bad\n\nhub := inptu.linkedHubs[0]\n")},
 	}
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{Name: "rules", Lazy: true})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{Name: "rules", Lazy: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := request(t)
-	_, err = allocator.Allocate(t.Context(), asked)
-	if f := fault(t, err); f.Kind != allocation.Undecided || !strings.Contains(f.Error(), "rules/bad.rego:7") || strings.Contains(f.Detail, "rules/") {
-		t.Errorf("of the broken rule: %v", err)
+	a := allocator.Allocate(t.Context(), asked)
+	if a.Result != answer.Undecided || !strings.Contains(a.CauseText(), "rules/bad.rego:7") || strings.Contains(a.Detail, "rules/") {
+		t.Errorf("of the broken rule: %+v", a)
 	}
 	asked.Enrollment.ID = "another"
-	if decision, err := allocator.Allocate(t.Context(), asked); err != nil || decision.Rule != "allocation.default" {
-		t.Errorf("of the good rule: %+v, %v", decision, err)
+	if a := allocator.Allocate(t.Context(), asked); !a.Result.IsOutcome() || a.PackageName() != "allocation.default" {
+		t.Errorf("of the good rule: %+v", a)
 	}
 	if err := rules.CompileAll(t.Context()); err == nil || !strings.Contains(err.Error(), "rules/bad.rego:7") {
 		t.Errorf("CompileAll: %v", err)
 	}
 }
 
-func TestBindings(t *testing.T) {
+func TestAll(t *testing.T) {
 	t.Parallel()
 	rules := load(t, map[string]string{
 		"d.rego": "package allocation.default\n\nhub := input.linkedHubs[0]\n",
 		"a.rego": "# METADATA\n# title: A\n# custom:\n#   enrollment_groups: [a, \"b-*\"]\n#   individual_enrollments: [c]\npackage allocation.a\n\nhub := input.linkedHubs[0]\n",
 	})
-	want := []allocation.Binding{
-		{Package: "allocation.a", Title: "A", Place: "rules/a.rego:1", Groups: []string{"a", "b-*"}, Individuals: []string{"c"}},
-		{Package: "allocation.default", Place: "rules/d.rego:1", Default: true},
+	type shown struct {
+		answer.Rule
+		Groups, Individuals []string
+		Default             bool
 	}
-	if diff := cmp.Diff(want, rules.Bindings()); diff != "" {
+	want := []shown{
+		{Rule: answer.Rule{Package: "allocation.a", Title: "A", Place: "rules/a.rego:1"}, Groups: []string{"a", "b-*"}, Individuals: []string{"c"}},
+		{Rule: answer.Rule{Package: "allocation.default", Place: "rules/d.rego:1"}, Default: true},
+	}
+	var got []shown
+	for _, rule := range rules.All() {
+		got = append(got, shown{rule.Rule, rule.Groups, rule.Individuals, rule.IsDefault()})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if digest := rules.Digest(); !strings.HasPrefix(digest, "sha256:") || len(digest) != len("sha256:")+64 {
@@ -209,13 +209,13 @@ func TestReasonsOfEveryShape(t *testing.T) {
 		"reject contains \"b\"\n\nreject contains \"a\"": {"a", "b"},
 	} {
 		rules := load(t, map[string]string{"d.rego": "package allocation.default\n\n" + rule + "\n"})
-		allocator, err := allocation.New(allocation.Options{Rules: rules})
+		allocator, err := decider.New(decider.Options{Rules: rules})
 		if err != nil {
 			t.Fatal(err)
 		}
-		decision, err := allocator.Allocate(t.Context(), request(t))
-		if err != nil || decision.Outcome != allocation.Rejected {
-			t.Errorf("%s: got %+v, %v", rule, decision, err)
+		decision := allocator.Allocate(t.Context(), request(t))
+		if decision.Result != answer.Rejected {
+			t.Errorf("%s: got %+v", rule, decision)
 		}
 		if diff := cmp.Diff(want, decision.Reasons); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", rule, diff)
@@ -228,19 +228,18 @@ func TestReasonsOfEveryShape(t *testing.T) {
 func TestAnswersWhileABuiltinComputesOn(t *testing.T) {
 	t.Parallel()
 	fsys := fstest.MapFS{"d.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0] if bits.lsh(1, 20000000) > 5\n")}}
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{AllowBuiltins: []string{"bits.lsh"}})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{AllowBuiltins: []string{"bits.lsh"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules, Timeout: 20 * time.Millisecond})
+	allocator, err := decider.New(decider.Options{Rules: rules, Timeout: 20 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 6 { // two more than may compute on: those are answered without a try
 		start := time.Now()
-		_, err := allocator.Allocate(t.Context(), request(t))
-		if f := fault(t, err); f.Kind != allocation.Timeout {
-			t.Fatalf("call %d: %v", i, err)
+		if a := allocator.Allocate(t.Context(), request(t)); a.Result != answer.Timeout {
+			t.Fatalf("call %d: %+v", i, a)
 		}
 		// Alone it takes seconds; with the others, a multiple of that.
 		if waited := time.Since(start); waited > 2*time.Second {

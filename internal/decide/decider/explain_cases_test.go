@@ -1,4 +1,4 @@
-package allocation_test
+package decider_test
 
 import (
 	"bytes"
@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
@@ -41,7 +41,7 @@ func TestExplainCases(t *testing.T) {
 				parts[file.Name] = string(file.Data)
 			}
 			const payload = "input.deviceRuntimeContext.payload"
-			allocator, err := allocation.New(allocation.Options{Rules: load(t, map[string]string{
+			allocator, err := decider.New(decider.Options{Rules: load(t, map[string]string{
 				"a.rego":           "package allocation.default\n" + strings.ReplaceAll(parts["rule.rego"], "P.", payload+"."),
 				"tables/data.json": `{"eu": {"hub": "h"}}`,
 			})})
@@ -76,7 +76,7 @@ func TestExplainCases(t *testing.T) {
 
 // outline writes an explanation in short: definitions by line, then what failed
 // and what it was about. The first line of the case is line 1.
-func outline(e allocation.Explanation) string {
+func outline(e decider.Explanation) string {
 	var text strings.Builder
 	row := func(place string) int {
 		var n int

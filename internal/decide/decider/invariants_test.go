@@ -1,15 +1,15 @@
-package allocation_test
+package decider_test
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // puppet says whatever the device's payload tells it to: any verdict there can be.
@@ -31,7 +31,7 @@ reject := said.reject
 hold := said.hold
 `)}}
 
-func puppets(t testing.TB) *allocation.Allocator {
+func puppets(t testing.TB) *decider.Decider {
 	t.Helper()
 	rules := fstest.MapFS{}
 	text := string(puppet["puppet.rego"].Data)
@@ -39,11 +39,11 @@ func puppets(t testing.TB) *allocation.Allocator {
 		one := strings.NewReplacer("[hold]", "["+undecided+"]\n#   on_undecided: "+undecided, "allocation.puppet", "allocation."+undecided).Replace(text)
 		rules[undecided+".rego"] = &fstest.MapFile{Data: []byte(one)}
 	}
-	loaded, err := allocation.LoadRules(t.Context(), rules, allocation.RulesOptions{Name: "rules"})
+	loaded, err := decider.LoadRules(t.Context(), rules, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: loaded})
+	allocator, err := decider.New(decider.Options{Rules: loaded})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func puppets(t testing.TB) *allocation.Allocator {
 
 // FuzzInvariants holds whatever a rule says and DPS sends: a device that is
 // assigned goes to a linked hub, in its spelling; a device that may not be
-// reprovisioned never moves; no error is anything but a *Fault.
+// reprovisioned never moves; every result is a known one.
 func FuzzInvariants(f *testing.F) {
 	const eu, us = "contoso-eu.azure-devices.net", "contoso-us.azure-devices.net"
 	for _, verdict := range []string{
@@ -92,22 +92,22 @@ func FuzzInvariants(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		request, decision, err := allocator.AllocateJSON(t.Context(), body)
-		if err != nil {
-			if _, ok := errors.AsType[*allocation.Fault](err); !ok {
-				t.Fatalf("an error that is no fault: %v", err)
-			}
-			if decision.Outcome != "" {
-				t.Errorf("a fault and a decision: %+v, %v", decision, err)
+		request, decision := allocator.AllocateJSON(t.Context(), body)
+		if !slices.Contains(answer.Results(), decision.Result) {
+			t.Fatalf("an unknown result: %+v", decision)
+		}
+		if !decision.Result.IsOutcome() {
+			if decision.Detail == "" || decision.Response.IotHubHostName != "" || len(decision.Reasons) > 0 || decision.Status() < 400 {
+				t.Errorf("a fault with parts of a decision, or without a detail: %+v", decision)
 			}
 			return
 		}
-		again, err := allocator.Allocate(t.Context(), request)
-		if err != nil || string(again.Response.AppendJSON(nil)) != string(decision.Response.AppendJSON(nil)) || again.Outcome != decision.Outcome {
-			t.Errorf("asked again: %+v, %v; at first %+v", again, err, decision)
+		again := allocator.Allocate(t.Context(), request)
+		if string(again.Response.AppendJSON(nil)) != string(decision.Response.AppendJSON(nil)) || again.Result != decision.Result {
+			t.Errorf("the second time: %+v; the first time %+v", again, decision)
 		}
-		switch decision.Outcome {
-		case allocation.Assigned:
+		switch decision.Result {
+		case answer.Assigned:
 			hub := decision.Response.IotHubHostName
 			if !slices.Contains(hubs, hub) {
 				t.Errorf("assigned to %q, linked are %q", hub, hubs)
@@ -121,15 +121,15 @@ func FuzzInvariants(f *testing.F) {
 			if !json.Valid(decision.Response.AppendJSON(nil)) {
 				t.Errorf("the answer is not JSON: %s", decision.Response.AppendJSON(nil))
 			}
-		case allocation.Rejected, allocation.Held:
+		case answer.Rejected, answer.Held:
 			if len(decision.Reasons) == 0 {
 				t.Error("no reason")
 			}
 			if decision.Response.IotHubHostName != "" {
-				t.Errorf("%s, but with a hub", decision.Outcome)
+				t.Errorf("%s, but with a hub", decision.Result)
 			}
 		default:
-			t.Errorf("outcome %q", decision.Outcome)
+			t.Errorf("outcome %q", decision.Result)
 		}
 	})
 }

@@ -1,8 +1,7 @@
-package allocation_test
+package decider_test
 
 import (
 	"encoding/json"
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -10,22 +9,23 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-func provenanceAllocator(t *testing.T, options allocation.RulesOptions, files ...string) *allocation.Allocator {
+func provenanceAllocator(t *testing.T, options decider.RulesOptions, files ...string) *decider.Decider {
 	t.Helper()
 	folder := fstest.MapFS{}
 	for i := 0; i < len(files); i += 2 {
 		folder[files[i]] = &fstest.MapFile{Data: []byte(files[i+1])}
 	}
 	options.Name = "rules"
-	rules, err := allocation.LoadRules(t.Context(), folder, options)
+	rules, err := decider.LoadRules(t.Context(), folder, options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func provenanceBody(payload string) []byte {
 func TestProvenance(t *testing.T) {
 	t.Parallel()
 	for _, lazy := range []bool{false, true} {
-		allocator := provenanceAllocator(t, allocation.RulesOptions{Revision: "v7", Lazy: lazy}, "g.rego", provenanceRule)
+		allocator := provenanceAllocator(t, decider.RulesOptions{Revision: "v7", Lazy: lazy}, "g.rego", provenanceRule)
 		for payload, lines := range map[string]string{
 			`{}`:                             "hub:8 payload:12",
 			`{"hub": "b.azure-devices.net"}`: "hub:10 payload:12",
@@ -67,11 +67,7 @@ func TestProvenance(t *testing.T) {
 			`{"reject": true, "hold": true}`: "reject:16",
 			`{"hub": "c.azure-devices.net"}`: "hub:10 payload:12", // a fault
 		} {
-			_, decision, err := allocator.AllocateJSON(t.Context(), provenanceBody(payload))
-			provenance := decision.Provenance
-			if fault, ok := errors.AsType[*allocation.Fault](err); ok {
-				provenance = fault.Provenance
-			}
+			_, provenance := allocator.AllocateJSON(t.Context(), provenanceBody(payload))
 			var got []string
 			for _, line := range provenance.Lines {
 				got = append(got, line.Entry+strings.TrimPrefix(line.Place, "rules/g.rego"))
@@ -79,55 +75,51 @@ func TestProvenance(t *testing.T) {
 			if strings.Join(got, " ") != lines {
 				t.Errorf("lazy %t, %s: %v, want %s", lazy, payload, got, lines)
 			}
-			want := &allocation.Binding{Package: "allocation.g", Title: "Presses", Place: "rules/g.rego:1", Groups: []string{"g"},
+			want := &answer.Rule{Package: "allocation.g", Title: "Presses", Place: "rules/g.rego:1",
 				Recordable: [][]string{{"payload", "model"}}}
-			if diff := cmp.Diff(want, provenance.Binding); diff != "" || provenance.Revision != "v7" || len(provenance.Lookups) > 0 {
+			if diff := cmp.Diff(want, provenance.Rule); diff != "" || provenance.Revision != "v7" || len(provenance.Lookups) > 0 {
 				t.Errorf("%s: %+v, -want +got:\n%s", payload, provenance, diff)
 			}
 		}
 		// The next set of rules has a binding of its own, and nobody has to be told.
-		if _, decision, err := allocator.AllocateJSON(t.Context(), provenanceBody(`{}`)); err != nil || decision.Provenance.Source != allocation.SourceCurrent {
-			t.Errorf("%v, source %q", err, decision.Provenance.Source)
+		if _, a := allocator.AllocateJSON(t.Context(), provenanceBody(`{}`)); a.Result != answer.Assigned || a.Source != answer.SourceCurrent {
+			t.Errorf("%s, source %q", a.Summary(), a.Source)
 		}
 	}
 }
 
 // What was looked up the first time decides the second time.
-func TestWithLookups(t *testing.T) {
+func TestRepeat(t *testing.T) {
 	t.Parallel()
-	allocator := provenanceAllocator(t, allocation.RulesOptions{AllowBuiltins: []string{"time.now_ns"}}, "g.rego",
+	allocator := provenanceAllocator(t, decider.RulesOptions{AllowBuiltins: []string{"time.now_ns"}}, "g.rego",
 		"package allocation.default\nhub := input.linkedHubs[0]\npayload := {\"now\": time.now_ns()}")
 	body := provenanceBody(`{}`)
-	_, first, err := allocator.AllocateJSON(t.Context(), body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []allocation.Lookup{{Builtin: "time.now_ns", Arguments: []any{}, Result: first.Response.Payload["now"]}}
-	if diff := cmp.Diff(want, first.Provenance.Lookups); diff != "" {
+	request, first := allocator.AllocateJSON(t.Context(), body)
+	want := []answer.Lookup{{Builtin: "time.now_ns", Arguments: []any{}, Result: first.Response.Payload["now"]}}
+	if diff := cmp.Diff(want, first.Lookups); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	known := []allocation.Lookup{{Builtin: "time.now_ns", Arguments: []any{}, Result: json.Number("7")}}
-	ctx := allocation.WithLookups(t.Context(), known)
-	request, again, err := allocator.AllocateJSON(ctx, body)
-	if err != nil || again.Response.Payload["now"] != json.Number("7") {
-		t.Errorf("%v, %v", again.Response.Payload, err)
+	known := []answer.Lookup{{Builtin: "time.now_ns", Arguments: []any{}, Result: json.Number("7")}}
+	again := allocator.Repeat(t.Context(), request, known)
+	if again.Response.Payload["now"] != json.Number("7") {
+		t.Errorf("%+v", again)
 	}
-	for _, entry := range allocator.Explain(ctx, request).Entries {
+	for _, entry := range allocator.Explain(t.Context(), request, known).Entries {
 		if value, ok := entry.Value.(map[string]any); entry.Name == "payload" && (!ok || value["now"] != json.Number("7")) {
 			t.Errorf("explained as %v", entry.Value)
 		}
 	}
 	// Rules that may look up nothing do not take what they are told.
-	pure := provenanceAllocator(t, allocation.RulesOptions{}, "g.rego", "package allocation.default\nhub := input.linkedHubs[0]")
-	if _, decision, err := pure.AllocateJSON(ctx, body); err != nil || len(decision.Provenance.Lookups) > 0 {
-		t.Errorf("%v, %v", decision.Provenance.Lookups, err)
+	pure := provenanceAllocator(t, decider.RulesOptions{}, "g.rego", "package allocation.default\nhub := input.linkedHubs[0]")
+	if a := pure.Repeat(t.Context(), request, known); a.Result != answer.Assigned || len(a.Lookups) > 0 {
+		t.Errorf("%+v", a)
 	}
 }
 
 func TestNeeds(t *testing.T) {
 	t.Parallel()
 	const individuals = "# METADATA\n# custom:\n#   individual_enrollments: [one]\npackage allocation.i\nhub := input.linkedHubs[0]"
-	allocator := provenanceAllocator(t, allocation.RulesOptions{}, "g.rego", provenanceRule, "i.rego", individuals,
+	allocator := provenanceAllocator(t, decider.RulesOptions{}, "g.rego", provenanceRule, "i.rego", individuals,
 		"d.rego", "package allocation.default\nhub := input.linkedHubs[0]\npayload := {\"tags\": input.enrollmentGroup.initialTwin.tags}\nhold contains \"x\" if object.get(input.deviceRuntimeContext, [\"tpm\", \"endorsementKey\"], \"\") == \"e\"")
 	group := func(id string) string {
 		return `{"enrollmentGroup": {"enrollmentGroupId": "` + id + `"}, "deviceRuntimeContext": {"registrationId": "d"}, "linkedHubs": ["h"]}`
