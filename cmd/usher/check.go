@@ -122,7 +122,7 @@ func explainLint(w io.Writer, id string) error {
 }
 
 func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer) error {
-	options := lint.Options{Name: flags.rules.path, AllowBuiltins: flags.rules.builtins, AllowNet: flags.rules.allowNet, Hubs: flags.hubs}
+	options := lint.Options{Hubs: flags.hubs}
 	for _, name := range flags.enrollments {
 		enrollments, err := readEnrollments(name)
 		if err != nil {

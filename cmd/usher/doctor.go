@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/operate/doctor"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
@@ -47,8 +46,7 @@ It exits with 9 if it finds an error.`,
 			if err != nil {
 				return err
 			}
-			options := doctor.Options{Rules: loaded, Files: files, Hubs: hubs, Now: time.Now,
-				Lint: lint.Options{Name: rules.path, AllowBuiltins: rules.builtins, AllowNet: rules.allowNet}}
+			options := doctor.Options{Rules: loaded, Files: files, Hubs: hubs, Now: time.Now}
 			if webhook.url != "" {
 				if options.Webhook, err = webhook.webhook(cmd); err != nil {
 					return err

@@ -14,6 +14,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 )
 
 func payloadDecides(_ context.Context, s *subject, add report) {
@@ -40,31 +41,9 @@ func (s *subject) eachTag(call func(name string, tag dataflow.Alternatives)) {
 			for _, name := range slices.Sorted(maps.Keys(v.Members)) {
 				call(name, v.Members[name])
 			}
-			call("of any name", dataflow.Alternatives{{kind: v.Kind, says: v.says, rest: v.Rest, request: v.Request}})
+			call("of any name", dataflow.Alternatives{{Kind: v.Kind, Sources: v.Sources, Rest: v.Rest, Request: v.Request}})
 		}
 	}
-}
-
-// wordsIn lists the device's words in a value, one for each place in the payload. The
-// request as a whole holds the payload too.
-func dataflow.Words(in dataflow.Alternatives) []dataflow.Source {
-	var words []dataflow.Source
-	add := func(word source) {
-		if !slices.ContainsFunc(words, func(other source) bool { return word.Name() == other.name() || word.coveredBy(other.name()) }) {
-			words = append(words, word)
-		}
-	}
-	for _, word := range saysOf(in) {
-		add(word)
-	}
-	mapped(in, func(v dataflow.Value) value {
-		if v.Kind == dataflow.Unknown && v.Request != nil &&
-			(len(v.Request) == 0 || len(v.Request) == 1 && v.Request[0] == "deviceRuntimeContext") {
-			add(source{key: "payload"})
-		}
-		return v
-	})
-	return words
 }
 
 func unlinkedHub(_ context.Context, s *subject, add report) {
@@ -75,11 +54,11 @@ func unlinkedHub(_ context.Context, s *subject, add report) {
 	used := slices.Clone(s.analysis.HubNames)
 	for _, v := range s.analysis.Entries["hub"] {
 		if name, ok := v.Text(); ok {
-			used = append(used, hubName{name: name, place: v.Place})
+			used = append(used, dataflow.HubName{Name: name, Place: v.Place})
 		}
 	}
 	for _, hub := range used {
-		if hub.Name == "" || slices.ContainsFunc(linked, func(host string) bool { return hub.is(host) }) {
+		if hub.Name == "" || slices.ContainsFunc(linked, func(host string) bool { return matchesHub(hub, host) }) {
 			continue
 		}
 		what := "the hub " + hub.Name
@@ -113,14 +92,14 @@ func firstLabel(host string) string {
 }
 
 // is reports whether the name or pattern stands for a hub, as it does for rules.
-func (h hubName) is(host string) bool {
+func matchesHub(h dataflow.HubName, host string) bool {
 	for _, candidate := range []string{host, firstLabel(host)} {
-		if h.pattern && globMatches(h.name, candidate) || !h.pattern && strings.EqualFold(h.name, candidate) {
+		if h.Pattern && globMatches(h.Name, candidate) || !h.Pattern && strings.EqualFold(h.Name, candidate) {
 			return true
 		}
 	}
 	// The hubs of an option may be labels alone.
-	return !h.pattern && !strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.name), host)
+	return !h.Pattern && !strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.Name), host)
 }
 
 // globMatches compares as dps.hubs_matching does.
@@ -277,15 +256,15 @@ func entryType(_ context.Context, s *subject, add report) {
 	}{
 		{"hub", "a text", "name one host name, such as dps.hub_named(\"contoso-eu\")", func(t types.Type) bool { _, ok := t.(types.String); return ok },
 			func(v dataflow.Value) bool { _, ok := v.Text(); return ok }},
-		{"initial_twin", "an object", "give it members tags and properties.desired", isObjectType, isObject},
-		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObjectType, isObject},
+		{"initial_twin", "an object", "give it members tags and properties.desired", isObjectType, dataflow.Value.IsObject},
+		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObjectType, dataflow.Value.IsObject},
 	} {
 		ref := s.rule.Path().Append(ast.StringTerm(entry.name))
 		definitions := s.compiler.GetRulesWithPrefix(ref)
 		if len(definitions) == 0 {
 			continue
 		}
-		message := fmt.Sprintf("%s is not %s", entry.name, entry.Kind)
+		message := fmt.Sprintf("%s is not %s", entry.name, entry.kind)
 		if t := s.compiler.TypeEnv.GetByRef(ref); t != nil && !mayBe(t, entry.is) {
 			add(definitions[0].Location, message, entry.mend)
 			continue

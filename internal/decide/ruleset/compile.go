@@ -84,6 +84,9 @@ type unit struct {
 // names before types, and ends with the first that finds errors. Rules that were compiled apart are from then on served by the
 // whole, and their own compilations are freed.
 func (rs *Ruleset) CompileAll(ctx context.Context) error {
+	if rs.whole.Load() != nil {
+		return nil
+	}
 	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
 	if err != nil {
 		return err

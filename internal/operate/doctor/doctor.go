@@ -97,7 +97,6 @@ type Options struct {
 	// them nothing about rules is told.
 	Rules *decider.Rules
 	Files fs.FS
-	Lint  lint.Options
 	// Hubs are those that are linked to the DPS instance, if known.
 	Hubs []string
 	// Webhook is where enrollments should point, with its key; the zero value
@@ -213,8 +212,7 @@ func asDPS(one enrollment.Enrollment) dps.Enrollment {
 
 // rules holds the enrollments against the rules.
 func (e *examination) rules(ctx context.Context) error {
-	options := e.Lint
-	options.Hubs = e.Hubs
+	options := lint.Options{Hubs: e.Hubs}
 	for _, one := range e.Enrollments {
 		rule := e.Rules.Serving(asDPS(one))
 		custom := one.AllocationPolicy() == "custom"
