@@ -190,9 +190,9 @@ func TestFunctionApp(t *testing.T) {
 		}
 	}
 	webhook := templates(t)["modules/webhook.bicep"]
-	rule := webhook.vars["dpsAlone"].array
+	rule := webhook.vars["dpsOnly"].array
 	if len(rule) != 1 || rule[0].at("tag").value() != "ServiceTag" || rule[0].at("ipAddress").value() != "AzureIoTHub" || rule[0].at("action").value() != "Allow" {
-		t.Errorf("callers: %s", webhook.vars["dpsAlone"].source)
+		t.Errorf("callers: %s", webhook.vars["dpsOnly"].source)
 	}
 }
 
