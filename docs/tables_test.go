@@ -29,7 +29,6 @@ import (
 	opa "github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -563,14 +562,15 @@ func TestLogHoldsNoSecrets(t *testing.T) {
 // The page on DPS gives the retry schedule that the code states.
 func TestRetrySchedule(t *testing.T) {
 	t.Parallel()
-	sum, wait := 0, dps.WebhookRetryInitialSeconds
-	for range dps.WebhookRetries {
+	const retries, initialSeconds, increaseSeconds = 10, 1, 9
+	sum, wait := 0, initialSeconds
+	for range retries {
 		sum += wait
-		wait += dps.WebhookRetryIncreaseSeconds
+		wait += increaseSeconds
 	}
 	behaviours := readDocument(t, "docs/dps-behaviours.md")
 	for _, want := range []string{
-		fmt.Sprintf("%d times, first after %d s, then %d s longer each time", dps.WebhookRetries, dps.WebhookRetryInitialSeconds, dps.WebhookRetryIncreaseSeconds),
+		fmt.Sprintf("%d times, first after %d s, then %d s longer each time", retries, initialSeconds, increaseSeconds),
 		fmt.Sprintf("%d s, about 7 minutes", sum),
 	} {
 		if !strings.Contains(behaviours, want) {

@@ -2,6 +2,7 @@ package handler
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -14,12 +15,12 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// begin opens the span of an allocation below the caller's, and notes its place
-// in the trace. Without a tracer the place is noted all the same, for records.
+// begin opens the span of a call below the caller's, and notes its place in the trace. Without a tracer the place is
+// still noted, for records.
 func (h *handler) begin(r *http.Request, call *answer.Call) (context.Context, trace.Span) {
 	if h.tracer == nil {
-		call.Trace = continueTrace(r.Header.Get("Traceparent"))
-		return r.Context(), noop.Span{} // whoever embeds the webhook ends a span of their own
+		call.Trace = continueTrace(r.Header)
+		return r.Context(), noop.Span{} // a service that embeds the webhook ends its own span
 	}
 	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
 	parent := trace.SpanContextFromContext(ctx)
@@ -31,6 +32,21 @@ func (h *handler) begin(r *http.Request, call *answer.Call) (context.Context, tr
 		}
 	}
 	return ctx, span
+}
+
+// continueTrace returns a place below the caller's span, and the zero Trace if the caller sent no valid traceparent. It
+// starts from an empty context: a span of the service that embeds the webhook is not the caller's.
+func continueTrace(header http.Header) answer.Trace {
+	if len(header["Traceparent"]) == 0 {
+		return answer.Trace{}
+	}
+	parent := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(header)))
+	if !parent.IsValid() {
+		return answer.Trace{}
+	}
+	var span trace.SpanID
+	rand.Read(span[:]) // never fails
+	return answer.Trace{TraceID: parent.TraceID().String(), ParentID: parent.SpanID().String(), SpanID: span.String()}
 }
 
 // finish completes the span with what became of the call over HTTP. The URL is left out: its query can contain a key.

@@ -39,9 +39,6 @@ It exits with 9 if it finds an error.`,
   usher doctor --connection-string-file dps.txt --hub contoso-eu.azure-devices.net --hub contoso-us.azure-devices.net`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if format != "text" && format != "json" {
-				return usageError(fmt.Errorf("--output is %q: use text or json", format))
-			}
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()
 			loaded, files, err := loadRules(ctx, rules, rules.options())
@@ -72,8 +69,7 @@ It exits with 9 if it finds an error.`,
 	webhook.register(cmd)
 	rules.register(cmd)
 	cmd.Flags().StringSliceVar(&hubs, "hub", nil, "host name of a hub that is linked to the DPS instance; may be repeated")
-	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
 }
 

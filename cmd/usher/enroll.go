@@ -70,9 +70,8 @@ Provisioning Service Data Contributor. Or you give it a connection string.`,
 	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of a group's signing certificate, or of an individual enrollment's own certificate")
 	f.StringVar(&flags.caReference, "ca", "", "with --create: name of a CA certificate that is registered with DPS")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "show what would change")
-	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
+	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "reprovision", "migrate", "reset", "never")
-	completeWith(cmd, "output", "text", "json")
 	return cmd
 }
 
@@ -89,8 +88,6 @@ type enrolled struct {
 
 func (f *enrollFlags) check() error {
 	switch {
-	case f.format != "text" && f.format != "json":
-		return fmt.Errorf("--output is %q: use text or json", f.format)
 	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision != ""):
 		return errors.New("--rotate-key changes only the key, in all enrollments that call the webhook: use it only with --webhook and --key-file")
 	case f.all && (f.create || len(f.groups)+len(f.individuals) > 0):

@@ -72,7 +72,7 @@ func TestSwapUnderLoad(t *testing.T) {
 		sets[i] = load(t, map[string]string{"d.rego": fmt.Sprintf(
 			"package allocation.default\n\nhub := input.linkedHubs[%d]\n\npayload := {\"set\": %d}\n", i, i)})
 	}
-	allocator, err := decider.New(decider.Options{Rules: sets[0]})
+	allocator, err := decider.New(decider.Options{Rules: sets[0], Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

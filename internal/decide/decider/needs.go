@@ -10,17 +10,16 @@ import (
 	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
-// Needs tells which of the places that are masked in a request, as JSON pointers,
-// the rules look at to reject it, to hold it or to name a hub. A decision on such a
-// request need not be the one on the whole request. It is read from the text of the
-// rules, so it can name a place that does not count for this request.
+// Needs returns which of the places that are masked in a request, as JSON pointers, the rules read to reject it, to hold it
+// or to name a hub. A decision on such a request can differ from that on the whole request. Needs reads the text of the
+// rules, so it can return a place that does not matter for this request.
 func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, masked []string) []string {
 	if len(masked) == 0 {
 		return nil
 	}
 	var needed []string
 	if request.Enrollment.Kind == dps.IndividualEnrollment && r.namesIndividuals() {
-		const id = "/individualEnrollment/registrationId" // which says what rule it is
+		const id = "/individualEnrollment/registrationId" // it selects the rule
 		if slices.Contains(masked, id) {
 			needed = append(needed, id)
 		}
@@ -39,7 +38,7 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 	return needed
 }
 
-// within reports whether a place is another one or below it.
+// within reports whether pointer is place or lies below it.
 func within(pointer, place string) bool {
 	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
 }
@@ -48,14 +47,14 @@ func (r *Rules) namesIndividuals() bool {
 	return slices.ContainsFunc(r.set.Rules(), func(rule *ruleset.Rule) bool { return len(rule.Individuals) > 0 })
 }
 
-// readBy reads the text of a rule once.
+// readBy returns the places that a rule reads. It analyzes each rule once.
 func (r *Rules) readBy(rule *ruleset.Rule) []string {
 	if known, ok := r.reads.Load(rule); ok {
 		return known.([]string)
 	}
 	reads, err := vocabulary.DecidesBy(rule)
 	if err != nil {
-		return nil // a rule that does not compile decides nothing by anything
+		return nil // a rule that does not compile decides nothing
 	}
 	r.reads.Store(rule, reads)
 	return reads

@@ -19,12 +19,11 @@ type Share struct {
 	Percent float64
 }
 
-// Shares are percentages by enrollment. The enrollment's own name goes before
-// globs, a longer glob before a shorter one; enrollments that none matches have 0.
+// Shares are percentages by enrollment. The enrollment's own name takes precedence over globs, a longer glob over a shorter
+// one. Enrollments without a match have 0.
 type Shares []Share
 
-// ParseShares reads a list such as "toasters=10, line-*=2.5, *=0". A number
-// alone is for all enrollments.
+// ParseShares reads a list such as "toasters=10, line-*=2.5, *=0". A single number applies to all enrollments.
 func ParseShares(text string) (Shares, error) {
 	var shares Shares
 	for part := range strings.SplitSeq(text, ",") {
@@ -39,7 +38,7 @@ func ParseShares(text string) (Shares, error) {
 		percent, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(number), "%"), 64)
 		switch {
 		case pattern == "":
-			return nil, fmt.Errorf("%q names no enrollment: write NAME=PERCENT, or a percentage alone for all", part)
+			return nil, fmt.Errorf("%q names no enrollment: write NAME=PERCENT, or only a percentage for all", part)
 		case err != nil || !(percent >= 0 && percent <= 100):
 			return nil, fmt.Errorf("%q has no percentage from 0 to 100: write NAME=PERCENT, such as toasters=10", part)
 		case slices.ContainsFunc(shares, func(s Share) bool { return s.Pattern == pattern }):
@@ -65,9 +64,8 @@ func (s Shares) Of(enrollment string) float64 {
 	return best.Percent
 }
 
-// Holds reports whether a device is in the share of its enrollment. That depends
-// on the names alone, which count without case: a device is on the same side each
-// time and on every instance. Who is in a share is in every larger one, too.
+// Holds reports whether a device is in the share of its enrollment. That depends only on the names, without case: a device
+// is on the same side each time and on every instance. A device in a share is also in every larger one.
 func (s Shares) Holds(enrollment dps.Enrollment, registrationID string) bool {
 	if len(s) == 0 {
 		return false
@@ -76,8 +74,7 @@ func (s Shares) Holds(enrollment dps.Enrollment, registrationID string) bool {
 	if percent <= 0 || percent >= 100 {
 		return percent > 0
 	}
-	// With words of its own in the key, so that who is in the canary has nothing
-	// to do with who is in a percentage that a rule draws.
+	// The key starts with a word of its own, so that the canary is independent of percentages that a rule draws.
 	key := "canary\n" + enrollment.ID + "\n" + registrationID
 	const partsPerPercent = 10_000 // Fraction counts parts per million
 	return float64(rendezvous.Fraction(key)) < percent*partsPerPercent

@@ -7,18 +7,17 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// Stages of a decision, the names of their spans.
+// Stages of a decision, which are the names of their spans.
 const (
 	stageParse    = "parse"    // bytes to a request
 	stageCheck    = "check"    // the request against its schema
 	stageEvaluate = "evaluate" // the rule
-	stageAccept   = "accept"   // the rule's answer against what DPS and IoT Hub take
+	stageAccept   = "accept"   // the verdict against the limits of DPS and IoT Hub
 )
 
-// stages opens spans below the caller's, where that one is recorded. The zero
-// value opens none and costs nothing.
+// stages opens spans below the caller's if that one is recorded. The zero value opens none and costs nothing.
 type stages struct {
-	ctx    context.Context // holds the caller's span, for the time of one decision
+	ctx    context.Context // has the caller's span, for one decision
 	tracer trace.Tracer
 }
 

@@ -1,309 +1,239 @@
-// Package schema checks AllocationRequests against their JSON Schema and lists everything that is wrong with them.
+// Package schema checks JSON documents against a JSON Schema of draft 2020-12
+// and lists all that is wrong with them.
 //
-// It implements the keywords of draft 2020-12 that schemas/allocation-request.schema.json uses, and refuses to compile
-// any other, so no part of a schema is ever ignored. docs/adr/0007 explains why no library does this; the tests compare
-// the package with one.
+// It wraps github.com/santhosh-tekuri/jsonschema/v5, which decides what is valid
+// and why not. In front of it stands a faster check that only accepts or
+// refuses: most requests are valid, and need no list. See [Schema.Validate].
+//
+// It loads nothing: a schema is complete in itself, and a reference to a file
+// or a URL is an error when the schema is compiled. It does not parse documents
+// and puts no value of a document into a message.
 package schema
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
-	"math/big"
-	"reflect"
-	"regexp"
+	"net/url"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-const (
-	// maxViolations bounds what [Schema.Validate] lists: nobody fixes a request that is wrong in a hundred places by
-	// reading the next thousand.
-	maxViolations = 100
-	// enoughViolations is where checking an array stops. A body of 1 MB can hold half a million wrong items.
-	enoughViolations = 10 * maxViolations
-)
-
+// draftURL is the only dialect that is compiled. The fast check imitates one
+// dialect; the older ones differ in the meaning of $ref, items and format.
 const draftURL = "https://json-schema.org/draft/2020-12/schema"
 
-var types = []string{"array", "boolean", "integer", "null", "number", "object", "string"}
-
-// A Schema is a compiled JSON Schema. It is immutable and safe for concurrent use.
-type Schema struct{ root *node }
-
-// A Violation is one reason why a document is not valid.
-type Violation struct {
-	// Pointer is the JSON pointer (RFC 6901) of the value that is wrong, "" for the whole document. For a missing
-	// property it is the object that lacks it.
-	Pointer string
-	// Message says what is wrong in terms of types, property names and the schema's limits. It never holds a value of
-	// the document.
-	Message string
+// A Schema is a compiled JSON Schema. It is immutable and safe for use by
+// several goroutines at once.
+type Schema struct {
+	library *jsonschema.Schema
+	nodes   map[string]*jsonschema.Schema // by Location, for messages
+	fast    *node
+	sample  int // how many items of an array are enough to list what is wrong with it
 }
 
-// String returns the pointer and the message, for example "/linkedHubs: expected array, but got string".
-func (v Violation) String() string {
-	if v.Pointer == "" {
-		return v.Message
-	}
-	return v.Pointer + ": " + v.Message
-}
-
-// A node is a schema or a part of one.
-type node struct {
-	Schema      string           `json:"$schema"`
-	ID          string           `json:"$id"`
-	Title       string           `json:"title"`
-	Description string           `json:"description"`
-	Recordable  any              `json:"x-recordable"`
-	Definitions map[string]*node `json:"$defs"`
-	Ref         string           `json:"$ref"`
-	keywords
-}
-
-// keywords are the keywords that a value can violate.
-type keywords struct {
-	Type       string           `json:"type"`
-	OneOf      []alternative    `json:"oneOf"`
-	Required   []string         `json:"required"`
-	Properties map[string]*node `json:"properties"`
-	MinItems   int              `json:"minItems"`
-	MaxItems   *int             `json:"maxItems"`
-	Items      *node            `json:"items"`
-	MinLength  int              `json:"minLength"` // in characters
-	MaxLength  *int             `json:"maxLength"`
-	Pattern    *regexp.Regexp   `json:"pattern"`
-
-	members []member // Properties, without references
-}
-
-// An alternative of oneOf can only require properties of an object.
-type alternative struct {
-	Title    string   `json:"title"`
-	Required []string `json:"required"`
-}
-
-type member struct {
-	name string
-	node *node
-}
-
-// Compile compiles the JSON Schema in source, which is one of this module's own. The name appears in errors.
+// Compile compiles the JSON Schema in source, a JSON object that names draft
+// 2020-12 as its $schema. The name stands in errors.
 //
-// It returns an error if source is not JSON, is of another draft, has a keyword or a form of a keyword that this package
-// does not implement, or has a reference other than "#/$defs/NAME".
+// It returns an error when source is not one JSON document, is not a valid
+// schema, is of another draft or of none, or refers to a schema outside itself.
+// The keyword format is an annotation and asserts nothing, as the draft has it.
 func Compile(name string, source []byte) (*Schema, error) {
-	decoder := json.NewDecoder(bytes.NewReader(source))
-	decoder.DisallowUnknownFields()
-	root := &node{}
-	if err := decoder.Decode(root); err != nil {
-		return nil, fmt.Errorf("schema %s: %w", name, err)
+	fail := func(err error) (*Schema, error) { return nil, fmt.Errorf("schema %s: %w", name, err) }
+
+	doc, err := decode(source)
+	if err != nil {
+		return fail(err)
 	}
-	if root.Schema != draftURL {
-		return nil, fmt.Errorf("schema %s: want \"$schema\": %q", name, draftURL)
+	// The library reads the schema's own numbers too: see unjudgeable.
+	if bad := unjudgeable(doc); len(bad) > 0 {
+		return fail(errors.New(bad[0].String()))
 	}
-	for _, part := range append(slices.Collect(maps.Values(root.Definitions)), root) {
-		if _, err := part.resolve(root.Definitions); err != nil {
-			return nil, fmt.Errorf("schema %s: %w", name, err)
+	// The draft must be said: without it the library asserts formats, against
+	// the draft, and the fast check does not.
+	if root, ok := doc.(map[string]any); !ok || root["$schema"] != draftURL {
+		return fail(fmt.Errorf("want a JSON object with the property \"$schema\": %q", draftURL))
+	}
+
+	compiler := jsonschema.NewCompiler()
+	compiler.Draft = jsonschema.Draft2020
+	compiler.ExtractAnnotations = true // titles name the alternatives of oneOf and anyOf
+	compiler.LoadURL = func(u string) (io.ReadCloser, error) {
+		return nil, outside(u)
+	}
+	// An absolute URL, because the library makes a file path of anything else.
+	address := "schema:///" + url.PathEscape(name)
+	if err := compiler.AddResource(address, bytes.NewReader(source)); err != nil {
+		return fail(err)
+	}
+	library, err := compiler.Compile(address)
+	if err != nil {
+		return fail(explain(err))
+	}
+
+	s := &Schema{library: library, nodes: map[string]*jsonschema.Schema{}}
+	collect(library, s.nodes)
+	// The library knows the drafts' own schemas without loading them. They
+	// assert formats, and the older ones are of another dialect.
+	document, _, _ := strings.Cut(library.Location, "#")
+	for location := range s.nodes {
+		if !strings.HasPrefix(location, document+"#") {
+			return fail(outside(location))
 		}
 	}
-	return &Schema{root}, nil
+	s.fast = newNode(library, s.nodes)
+	s.sample = minSample
+	for _, n := range s.nodes {
+		// One item more than a limit, so that the limit is seen to be broken.
+		s.sample = max(s.sample, n.MinItems, n.MaxItems+1, n.MinContains, n.MaxContains+1)
+	}
+	return s, nil
 }
 
-// resolve replaces the references below n. It returns n or, if n is a reference, the definition that it names.
-func (n *node) resolve(definitions map[string]*node) (*node, error) {
-	if n.Ref != "" {
-		definition := definitions[strings.TrimPrefix(n.Ref, "#/$defs/")]
-		if definition == nil || definition.Ref != "" || !reflect.ValueOf(n.keywords).IsZero() {
-			return nil, fmt.Errorf("$ref %q: want \"#/$defs/NAME\" with the name of a definition, and no other keyword", n.Ref)
-		}
-		return definition, nil
-	}
-	if n.Type != "" && !slices.Contains(types, n.Type) {
-		return nil, fmt.Errorf("unknown type %q", n.Type)
-	}
-	if n.OneOf != nil && n.Type != "object" {
-		return nil, errors.New("oneOf: want the type object next to it")
-	}
-	var err error
-	if n.Items != nil {
-		if n.Items, err = n.Items.resolve(definitions); err != nil {
-			return nil, err
-		}
-	}
-	for name, property := range n.Properties {
-		if property, err = property.resolve(definitions); err != nil {
-			return nil, err
-		}
-		n.members = append(n.members, member{name, property})
-	}
-	return n, nil
+func outside(location string) error {
+	return fmt.Errorf("%q is outside the schema: only references within it are followed", location)
 }
 
-// Validate checks doc and returns all its violations, or none if it is valid.
-//
-// doc consists of map[string]any, []any, string, [json.Number], bool and nil, as dps.ParseAllocationRequest returns it:
-// its depth and the size of its numbers are bounded. Validate only reads it.
-//
-// The violations are sorted by pointer, and none is repeated. At most 100 are listed; one more then says how many were
-// left out, at least. Checking a valid document takes about a microsecond and does not allocate.
-func (s *Schema) Validate(doc any) []Violation {
-	list := s.root.check(doc)
-	slices.SortFunc(list, func(a, b Violation) int {
-		return cmp.Or(cmp.Compare(a.Pointer, b.Pointer), cmp.Compare(a.Message, b.Message))
-	})
-	list = slices.Compact(list)
-	if more := len(list) - maxViolations; more > 0 {
-		list = append(list[:maxViolations], Violation{Message: fmt.Sprintf("and at least %d more violations", more)})
+// explain words an error of the library's compiler. Where the schema itself
+// violates the draft's schema, it names the places.
+func explain(err error) error {
+	var invalid *jsonschema.ValidationError
+	if !errors.As(err, &invalid) {
+		return err
 	}
-	return list
-}
-
-// check returns what is wrong with value. The pointers start at value and the caller completes them, so that a valid
-// document costs nothing for pointers.
-func (n *node) check(value any) []Violation {
-	if got := typeOf(value); n.Type != "" && got != n.Type && !(n.Type == "integer" && isInteger(value)) {
-		return violation("expected %s, but got %s", n.Type, got)
-	}
-	switch value := value.(type) {
-	case map[string]any:
-		return n.checkObject(value)
-	case []any:
-		return n.checkArray(value)
-	case string:
-		return n.checkString(value)
-	}
-	return nil
-}
-
-func violation(format string, args ...any) []Violation {
-	return []Violation{{Message: fmt.Sprintf(format, args...)}}
-}
-
-// appendBelow appends to list the violations of the value at the token.
-func appendBelow(list []Violation, token string, below []Violation) []Violation {
-	for _, v := range below {
-		v.Pointer = string(jsontext.Pointer("").AppendToken(token)) + v.Pointer
-		list = append(list, v)
-	}
-	return list
-}
-
-func (n *node) checkObject(object map[string]any) []Violation {
 	var list []Violation
-	if n.OneOf != nil {
-		list = n.checkOneOf(object)
-	}
-	for _, name := range n.Required {
-		if _, ok := object[name]; !ok {
-			list = append(list, Violation{Message: "missing property " + strconv.Quote(name)})
+	var walk func(e *jsonschema.ValidationError)
+	walk = func(e *jsonschema.ValidationError) {
+		if len(e.Causes) == 0 {
+			list = append(list, Violation{Pointer: unescape(e.InstanceLocation), Message: e.Message})
+		}
+		for _, cause := range e.Causes {
+			walk(cause)
 		}
 	}
-	for _, m := range n.members {
-		if value, ok := object[m.name]; ok {
-			if below := m.node.check(value); below != nil {
-				list = appendBelow(list, m.name, below)
+	walk(invalid)
+	var lines []string
+	for _, v := range limit(list) {
+		lines = append(lines, v.String())
+	}
+	return errors.New(strings.Join(lines, "; "))
+}
+
+// Validate checks doc and returns all its violations, or none when it is valid.
+//
+// doc is built of map[string]any, []any, string, [json.Number], bool and nil,
+// as encoding/json decodes it with UseNumber. It is only read. Whoever decoded
+// it has bounded its size and depth.
+//
+// The violations are the innermost ones, sorted by pointer, each given once. At
+// most 100 are listed; a last one then says how many more there are at least.
+// Of an array with more than about a thousand items the later ones are not
+// listed, unless nothing else is wrong.
+//
+// A number of more than 100 characters or with an exponent beyond 999 is
+// refused where the schema asks about its value, because the arithmetic on it
+// costs more than the rest of the check; so is a Go type that is not named
+// above. A refused document with such values is told of them alone.
+//
+// A valid document costs a few microseconds and no allocation, as long as the
+// schema keeps to keywords that the fast check knows; a refused one costs the
+// library's full check.
+func (s *Schema) Validate(doc any) []Violation {
+	var c checking
+	if s.fast.accepts(&c, doc) && !c.undecided {
+		return nil
+	}
+	if bad := unjudgeable(doc); len(bad) > 0 {
+		return limit(bad)
+	}
+	if !c.undecided {
+		// The verdict stands. An array of 100,000 wrong items would make the
+		// library build as many errors, at 1.3 KB and 5 µs each.
+		if shorter, cut := s.sampled(doc); cut {
+			if list := s.violations(shorter, doc); len(list) > 0 {
+				return list
 			}
 		}
 	}
-	return list
+	// The library has the last word, here and where the two disagree. No such
+	// document is known: FuzzFastAgreesWithLibrary looks for one.
+	return s.violations(doc, doc)
 }
 
-func (n *node) checkOneOf(object map[string]any) []Violation {
-	valid := 0
-	for _, alternative := range n.OneOf {
-		if !slices.ContainsFunc(alternative.Required, func(name string) bool { _, ok := object[name]; return !ok }) {
-			valid++
-		}
-	}
-	if valid == 1 {
+// violations has the library check doc and words what it finds; whole is the
+// document that doc is cut from, or doc.
+func (s *Schema) violations(doc, whole any) []Violation {
+	err := s.library.Validate(doc)
+	if err == nil {
 		return nil
 	}
-	var titles []string
-	for _, alternative := range n.OneOf {
-		titles = append(titles, alternative.Title)
+	var invalid *jsonschema.ValidationError
+	if !errors.As(err, &invalid) {
+		// Not about the document: a schema that refers to itself without end.
+		return []Violation{{Message: "cannot be checked: the schema does not end", SchemaLocation: "#"}}
 	}
-	got := "none"
-	if valid > 1 {
-		got = "more than one"
-	}
-	return violation("want exactly one of %s; got %s", strings.Join(titles, ", "), got)
+	return limit(s.flatten(nil, invalid, whole))
 }
 
-func (n *node) checkArray(items []any) []Violation {
-	var list []Violation
-	if len(items) < n.MinItems {
-		list = violation("minimum %d items required, but found %d items", n.MinItems, len(items))
-	}
-	if n.MaxItems != nil && len(items) > *n.MaxItems {
-		list = violation("maximum %d items allowed, but found %d items", *n.MaxItems, len(items))
-	}
-	if n.Items == nil {
-		return list
-	}
-	for i, item := range items {
-		if below := n.Items.check(item); below != nil {
-			list = appendBelow(list, strconv.Itoa(i), below)
-		}
-		if len(list) >= enoughViolations {
-			break
-		}
-	}
-	return list
-}
+// minSample is the least number of items that are looked at in an array whose
+// violations are listed: ten times what is listed.
+const minSample = 10 * maxViolations
 
-func (n *node) checkString(text string) []Violation {
-	var list []Violation
-	if n.MinLength > 0 || n.MaxLength != nil {
-		switch length := utf8.RuneCountInString(text); {
-		case length < n.MinLength:
-			list = violation("length must be >= %d, but got %d", n.MinLength, length)
-		case n.MaxLength != nil && length > *n.MaxLength:
-			list = violation("length must be <= %d, but got %d", *n.MaxLength, length)
-		}
-	}
-	if n.Pattern != nil && !n.Pattern.MatchString(text) {
-		list = append(list, violation("does not match pattern '%s'", n.Pattern)...)
-	}
-	return list
-}
-
-// typeOf returns the JSON type of a value.
-func typeOf(value any) string {
-	switch value.(type) {
-	case nil:
-		return "null"
-	case bool:
-		return "boolean"
-	case json.Number:
-		return "number"
-	case string:
-		return "string"
-	case []any:
-		return "array"
+// sampled returns value without the items that exceed s.sample in any array,
+// and whether there were any. It copies what it changes.
+func (s *Schema) sampled(value any) (shorter any, cut bool) {
+	switch value := value.(type) {
 	case map[string]any:
-		return "object"
-	default:
-		return fmt.Sprintf("Go type %T", value)
+		var copied map[string]any
+		for name, member := range value {
+			if member, cut := s.sampled(member); cut {
+				if copied == nil {
+					copied = maps.Clone(value)
+				}
+				copied[name] = member
+			}
+		}
+		if copied != nil {
+			return copied, true
+		}
+	case []any:
+		items := value[:min(len(value), s.sample)]
+		var copied []any
+		for i, item := range items {
+			if item, cut := s.sampled(item); cut {
+				if copied == nil {
+					copied = slices.Clone(items)
+				}
+				copied[i] = item
+			}
+		}
+		if copied != nil {
+			return copied, true
+		}
+		return items, len(items) < len(value)
 	}
+	return value, false
 }
 
-// isInteger reports whether value is a number without a fraction: 1.0 and 1e2 are integers in JSON Schema.
-func isInteger(value any) bool {
-	number, ok := value.(json.Number)
-	if !ok {
-		return false
+func decode(source []byte) (any, error) {
+	decoder := json.NewDecoder(bytes.NewReader(source))
+	decoder.UseNumber()
+	var doc any
+	if err := decoder.Decode(&doc); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			line := 1 + bytes.Count(source[:min(int(syntax.Offset), len(source))], []byte("\n"))
+			return nil, fmt.Errorf("line %d: %w", line, err)
+		}
+		return nil, err
 	}
-	if !strings.ContainsAny(string(number), ".eE") {
-		return true
+	if _, err := decoder.Token(); err != io.EOF {
+		return nil, errors.New("something follows the JSON document")
 	}
-	exact, ok := new(big.Rat).SetString(string(number))
-	return ok && exact.IsInt()
+	return doc, nil
 }

@@ -5,15 +5,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/santhosh-tekuri/jsonschema/v5"
 
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
@@ -39,16 +38,6 @@ func drafted(source string) string {
 func compile(tb testing.TB, source string) *schema.Schema {
 	tb.Helper()
 	s, err := schema.Compile("test.schema.json", []byte(drafted(source)))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return s
-}
-
-// compileWithLibrary compiles a schema with a complete implementation of JSON Schema.
-func compileWithLibrary(tb testing.TB, source string) *jsonschema.Schema {
-	tb.Helper()
-	s, err := jsonschema.CompileString("schema:///test", drafted(source))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -104,6 +93,9 @@ func TestRequestAcceptsSamples(t *testing.T) {
 	for name, doc := range docs {
 		if got := s.Validate(doc); got != nil {
 			t.Errorf("%s: %v", name, got)
+		}
+		if fast, decided := s.Fast(doc); !fast || !decided {
+			t.Errorf("%s: the fast check leaves it to the library", name)
 		}
 	}
 }
@@ -200,76 +192,71 @@ func TestRequestRefuses(t *testing.T) {
 	}
 }
 
-// keywords has a case for each keyword. What it refuses, it refuses with these violations.
-var keywords = []struct {
-	name, schema string
-	accept       []string
-	refuse       map[string][]string
-}{
-	{"no keyword", `{"title":"anything","description":"at all","x-recordable":true}`, []string{`1`, `"x"`}, nil},
-	{"type null", `{"type":"null"}`, []string{`null`}, map[string][]string{
-		`false`: {"expected null, but got boolean"}, `0`: {"expected null, but got number"}, `""`: {"expected null, but got string"}}},
-	{"type boolean", `{"type":"boolean"}`, []string{`true`, `false`}, map[string][]string{
-		`null`: {"expected boolean, but got null"}, `"true"`: {"expected boolean, but got string"}}},
-	{"type number", `{"type":"number"}`, []string{`0`, `-1.5`, `1e300`}, map[string][]string{
-		`"1"`: {"expected number, but got string"}, `null`: {"expected number, but got null"}}},
-	{"type integer", `{"type":"integer"}`, []string{`0`, `-0`, `-7`, `1.0`, `1e2`, `1.5e1`, `10e-1`, `0e-5`, `123456789012345678901234567890`}, map[string][]string{
-		`1.5`: {"expected integer, but got number"}, `1e-1`: {"expected integer, but got number"}, `"1"`: {"expected integer, but got string"}}},
-	{"type string", `{"type":"string"}`, []string{`""`}, map[string][]string{
-		`1`: {"expected string, but got number"}, `{}`: {"expected string, but got object"}}},
-	{"type array", `{"type":"array"}`, []string{`[]`, `[1]`}, map[string][]string{
-		`{}`: {"expected array, but got object"}, `"[]"`: {"expected array, but got string"}}},
-	{"type object", `{"type":"object"}`, []string{`{}`}, map[string][]string{
-		`[]`: {"expected object, but got array"}, `null`: {"expected object, but got null"}}},
-	{"minLength", `{"minLength":2}`, []string{`"ab"`, `"äö"`, `1`}, map[string][]string{
-		`"a"`: {"length must be >= 2, but got 1"}, `"ä"`: {"length must be >= 2, but got 1"}}},
-	{"maxLength", `{"maxLength":2}`, []string{`"ab"`, `"äö"`, `1`}, map[string][]string{
-		`"abc"`: {"length must be <= 2, but got 3"}}},
-	{"maxLength zero", `{"maxLength":0}`, []string{`""`}, map[string][]string{
-		`"a"`: {"length must be <= 0, but got 1"}}},
-	{"pattern", `{"pattern":"^a+$"}`, []string{`"aa"`, `1`}, map[string][]string{
-		`"ab"`: {"does not match pattern '^a+$'"}, `"a\n"`: {"does not match pattern '^a+$'"}}},
-	{"minItems", `{"minItems":1}`, []string{`[1]`, `{}`}, map[string][]string{
-		`[]`: {"minimum 1 items required, but found 0 items"}}},
-	{"maxItems", `{"maxItems":1}`, []string{`[1]`, `[]`}, map[string][]string{
-		`[1,2]`: {"maximum 1 items allowed, but found 2 items"}}},
-	{"items", `{"items":{"type":"string"}}`, []string{`["a"]`, `[]`, `1`}, map[string][]string{
-		`["a",1,null]`: {"/1: expected string, but got number", "/2: expected string, but got null"}}},
-	{"required", `{"properties":{"p":{"required":["x","y","z"]}}}`, []string{`{"p":{"x":null,"y":1,"z":2}}`, `{"p":1}`}, map[string][]string{
-		`{"p":{"y":1}}`: {`/p: missing property "x"`, `/p: missing property "z"`}}},
-	{"properties", `{"properties":{"a":{"type":"string"},"b":{}}}`, []string{`{"a":"x","b":1,"c":1}`, `{}`}, map[string][]string{
-		`{"a":1}`: {"/a: expected string, but got number"}}},
-	{"pointers are escaped", `{"properties":{"a/b":{"properties":{"c~d":{"type":"null"}}},"e f%20":{"type":"null"}}}`, nil, map[string][]string{
-		`{"a/b":{"c~d":1},"e f%20":2}`: {"/a~1b/c~0d: expected null, but got number", "/e f%20: expected null, but got number"}}},
-	{"oneOf", `{"type":"object","oneOf":[{"title":"one","required":["a"]},{"title":"two","required":["b","c"]}]}`, []string{`{"a":1}`, `{"b":1,"c":1}`, `{"a":1,"b":1}`}, map[string][]string{
-		`{"b":1}`: {"want exactly one of one, two; got none"}, `{"a":1,"b":1,"c":1}`: {"want exactly one of one, two; got more than one"}}},
-	{"$ref", `{"items":{"$ref":"#/$defs/a"},"$defs":{"a":{"type":"string"}}}`, []string{`["x"]`}, map[string][]string{
-		`[1]`: {"/0: expected string, but got number"}}},
-	{"$ref recursive", `{"properties":{"l":{"$ref":"#/$defs/l"}},"$defs":{"l":{"type":"object","properties":{"next":{"$ref":"#/$defs/l"}},"required":["v"]}}}`,
-		[]string{`{"l":{"v":1,"next":{"v":2,"next":{"v":3}}}}`}, map[string][]string{
-			`{"l":{"v":1,"next":{"v":2,"next":{}}}}`: {`/l/next/next: missing property "v"`}}},
-}
-
-func TestKeywords(t *testing.T) {
+func TestValidate(t *testing.T) {
 	t.Parallel()
-	for _, test := range keywords {
+	for _, test := range []struct {
+		name, schema, doc string
+		want              []schema.Violation
+	}{
+		{"pointers are escaped", `{"additionalProperties":{"additionalProperties":{"type":"null"}}}`, `{"a/b":{"c~d":1},"e f%20":{"ü":2}}`, []schema.Violation{
+			{"/a~1b/c~0d", "expected null, but got number", "type", "#/additionalProperties/additionalProperties/type"},
+			{"/e f%20/ü", "expected null, but got number", "type", "#/additionalProperties/additionalProperties/type"},
+		}},
+		{"each missing property", `{"properties":{"required":{"required":["x","y","z"]}}}`, `{"required":{"y":1}}`, []schema.Violation{
+			{"/required", `missing property "x"`, "required", "#/properties/required/required"},
+			{"/required", `missing property "z"`, "required", "#/properties/required/required"},
+		}},
+		{"each property that is not allowed", `{"properties":{"a":{"properties":{"ok":{}},"additionalProperties":false}}}`, `{"a":{"z":1,"y/":2,"ok":3}}`, []schema.Violation{
+			{"/a/y~1", "property is not allowed", "additionalProperties", "#/properties/a/additionalProperties"},
+			{"/a/z", "property is not allowed", "additionalProperties", "#/properties/a/additionalProperties"},
+		}},
+		{"false", `{"properties":{"a":false}}`, `{"a":1}`, []schema.Violation{
+			{"/a", "nothing is allowed here", "", "#/properties/a"},
+		}},
+		{"through a reference", `{"items":{"$ref":"#/$defs/n"},"$defs":{"n":{"minimum":0.5,"multipleOf":0.25}}}`, `[0.1]`, []schema.Violation{
+			{"/0", "number is not a multiple of 0.25", "multipleOf", "#/$defs/n/multipleOf"},
+			{"/0", "number is too small: want at least 0.5", "minimum", "#/$defs/n/minimum"},
+		}},
+		{"twice the same", `{"allOf":[{"type":"string"},{"type":"string"},{"minimum":3}]}`, `1`, []schema.Violation{
+			{"", "expected string, but got number", "type", "#/allOf/0/type"},
+			{"", "number is too small: want at least 3", "minimum", "#/allOf/2/minimum"},
+		}},
+		{"anyOf", `{"anyOf":[{"title":"text","type":"string"},{"properties":{"n":{"type":"number"}},"required":["m"]}]}`, `{"n":"x"}`, []schema.Violation{
+			{"", "want at least one of text, alternative 2; got none", "anyOf", "#/anyOf"},
+			{"/n", "expected number, but got string", "type", "#/anyOf/1/properties/n/type"},
+		}},
+		{"not", `{"properties":{"a":{"not":{"type":"string"}}}}`, `{"a":"x"}`, []schema.Violation{
+			{"/a", "value is what the schema rules out", "not", "#/properties/a/not"},
+		}},
+		{"not anything", `{"not":true}`, `1`, []schema.Violation{
+			{"", "value is what the schema rules out", "not", "#/not"},
+		}},
+		{"contains", `{"contains":{"type":"string"},"minContains":2}`, `["a",1]`, []schema.Violation{
+			{"", "too few items are what `contains` asks for: want at least 2", "minContains", "#/minContains"},
+		}},
+		{"property names", `{"propertyNames":{"maxLength":2}}`, `{"abc":1}`, []schema.Violation{
+			{"/abc", "length must be <= 2, but got 3", "maxLength", "#/propertyNames/maxLength"},
+		}},
+		{"condition", `{"if":{"type":"number"},"then":{"maximum":3},"else":{"type":"null"}}`, `4`, []schema.Violation{
+			{"", "number is too large: want at most 3", "maximum", "#/then/maximum"},
+		}},
+		{"exclusive bounds", `{"items":{"exclusiveMinimum":1,"exclusiveMaximum":1}}`, `[1]`, []schema.Violation{
+			{"/0", "number is too large: want less than 1", "exclusiveMaximum", "#/items/exclusiveMaximum"},
+			{"/0", "number is too small: want more than 1", "exclusiveMinimum", "#/items/exclusiveMinimum"},
+		}},
+		{"unevaluated", `{"properties":{"a":{}},"unevaluatedProperties":false}`, `{"b":1}`, []schema.Violation{
+			{"/b", "nothing is allowed here", "", "#/unevaluatedProperties"},
+		}},
+		{"dependent", `{"dependentRequired":{"a":["b"]},"dependentSchemas":{"a":{"maxProperties":1}}}`, `{"a":1,"c":1}`, []schema.Violation{
+			{"", "maximum 1 properties allowed, but found 2 properties", "maxProperties", "#/dependentSchemas/a/maxProperties"},
+			{"", "property 'b' is required, if 'a' property exists", "dependentRequired", "#/dependentRequired/a/0"},
+		}},
+	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			s, library := compile(t, test.schema), compileWithLibrary(t, test.schema)
-			check := func(text string, want []string) {
-				doc := parseJSON(t, text)
-				if diff := cmp.Diff(want, lines(s.Validate(doc))); diff != "" {
-					t.Errorf("Validate(%s) (-want +got):\n%s", text, diff)
-				}
-				if accepted := library.Validate(doc) == nil; accepted != (want == nil) {
-					t.Errorf("the library accepts %s: %v", text, accepted)
-				}
-			}
-			for _, text := range test.accept {
-				check(text, nil)
-			}
-			for text, want := range test.refuse {
-				check(text, want)
+			got := compile(t, test.schema).Validate(parseJSON(t, test.doc))
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("Validate(%s) (-want +got):\n%s", test.doc, diff)
 			}
 		})
 	}
@@ -278,20 +265,32 @@ func TestKeywords(t *testing.T) {
 // TestValuesStayOut puts a secret where each keyword refuses it.
 func TestValuesStayOut(t *testing.T) {
 	t.Parallel()
-	const text, number = "c2VjcmV0LWtleQ", "7135551913.5"
+	const text, number = "c2VjcmV0LWtleQ", "7135551913"
 	for _, keyword := range []string{
-		`"type":"boolean"`, `"type":"integer"`, `"minLength":99`, `"maxLength":1`, `"pattern":"^$"`,
-		`"type":"array","minItems":3`, `"maxItems":1`, `"items":{"type":"null"}`, `"required":["a"]`,
-		`"type":"object","oneOf":[{"title":"a","required":["a"]}]`, `"type":"object","oneOf":[{"title":"a"},{"title":"b"}]`,
+		`"type":"boolean"`, `"enum":["a",1]`, `"const":"a"`, `"const":1`, `"minLength":99`, `"maxLength":1`, `"pattern":"^$"`,
+		`"minimum":7135551914`, `"maximum":1`, `"exclusiveMinimum":7135551914`, `"exclusiveMaximum":1`, `"multipleOf":2`,
+		`"not":{}`, `"anyOf":[{"type":"null"}]`, `"oneOf":[{},{}]`, `"allOf":[false]`, `"if":true,"then":{"type":"null"}`,
 	} {
 		s := compile(t, `{"items":{`+keyword+`}}`)
-		got := s.Validate([]any{text, json.Number(number), []any{text, json.Number(number)}, map[string]any{"k": text}})
+		got := s.Validate([]any{text, json.Number(number)})
 		if len(got) == 0 {
 			t.Errorf("%s: nothing is refused", keyword)
 		}
 		for _, v := range got {
-			if strings.Contains(v.String(), text) || strings.Contains(v.String(), number) {
-				t.Errorf("%s: %q contains the value", keyword, v)
+			if all := strings.Join([]string{v.Pointer, v.Message, v.Keyword, v.SchemaLocation}, " "); strings.Contains(all, text) || strings.Contains(all, number) {
+				t.Errorf("%s: the value stands in %q", keyword, all)
+			}
+		}
+	}
+	for _, keyword := range []string{`"uniqueItems":true`, `"contains":{"type":"null"}`, `"maxItems":1`, `"items":{"maxProperties":0}`} {
+		s := compile(t, `{`+keyword+`}`)
+		got := s.Validate([]any{map[string]any{"k": text}, map[string]any{"k": text}})
+		if len(got) == 0 {
+			t.Errorf("%s: nothing is refused", keyword)
+		}
+		for _, v := range got {
+			if strings.Contains(v.String(), text) {
+				t.Errorf("%s: the value stands in %q", keyword, v)
 			}
 		}
 	}
@@ -307,21 +306,66 @@ func TestListIsBounded(t *testing.T) {
 	if diff := cmp.Diff(want, got[100]); diff != "" {
 		t.Errorf("last violation (-want +got):\n%s", diff)
 	}
+
+	name := strings.Repeat("ü", 10_000)
+	got = compile(t, `{"additionalProperties":false}`).Validate(map[string]any{name: nil})
+	if len(got) != 1 || len(got[0].Pointer) > 256 || !strings.HasPrefix(got[0].Pointer, "/üü") || !strings.HasSuffix(got[0].Pointer, "ü…") {
+		t.Errorf("long name: %q", got)
+	}
+	got = compile(t, `{"required":["`+name+`"]}`).Validate(map[string]any{})
+	if len(got) != 1 || len(got[0].Message) > 512 || !strings.HasSuffix(got[0].Message, "ü…") {
+		t.Errorf("long message: %q", got)
+	}
+}
+
+// TestNumbersOutOfBounds gives the checker numbers that make the library panic
+// or compute for long.
+func TestNumbersOutOfBounds(t *testing.T) {
+	t.Parallel()
+	const want = "/n: number is out of bounds: want at most 100 characters and an exponent within ±999"
+	for _, keyword := range []string{
+		`"type":"integer"`, `"minimum":1`, `"maximum":1`, `"exclusiveMinimum":1`, `"exclusiveMaximum":1`, `"multipleOf":2`,
+		`"enum":[1]`, `"const":1`, `"not":{"type":"integer"}`, `"not":{"const":1}`, `"not":{"minimum":1}`, `"dependencies":{},"unevaluatedItems":{},"type":"integer"`,
+	} {
+		s := compile(t, `{"properties":{"n":{`+keyword+`}}}`)
+		for _, number := range []string{
+			"1e1000001", "1E+1000001", "1e999999", "-1e-999999", "1e1000", "1e99999999999999999999", strings.Repeat("9", 101), "0." + strings.Repeat("9", 99),
+			// Not numbers at all: no JSON decoder lets them through.
+			"", "-", "+1", "01", "1.", ".5", "1e", "1e+", "0x10", "1/2", "Inf", "NaN", "1_000", " 1",
+		} {
+			if got := lines(s.Validate(map[string]any{"n": json.Number(number)})); !cmp.Equal(got, []string{want}) {
+				t.Errorf("%s: Validate(%.20s) = %q, want %q", keyword, number, got, want)
+			}
+		}
+	}
+
+	// Where nothing is asked of the value, nothing is computed.
+	open := compile(t, `{"properties":{"n":{"type":"number"}}}`)
+	if got := open.Validate(map[string]any{"n": json.Number("1e1000001")}); got != nil {
+		t.Errorf("open: %v", got)
+	}
+	inBounds := compile(t, `{"properties":{"n":{"type":"integer"}}}`)
+	for _, number := range []string{"1e999", strings.Repeat("9", 100), "-0", "0e-999"} {
+		if got := inBounds.Validate(map[string]any{"n": json.Number(number)}); got != nil {
+			t.Errorf("%.20s: %v", number, got)
+		}
+	}
 }
 
 func TestGoTypesThatAreNotJSON(t *testing.T) {
 	t.Parallel()
-	s := compile(t, `{"items":{"type":"number"}}`)
-	got := lines(s.Validate([]any{1.5, map[any]any{}}))
-	want := []string{"/0: expected number, but got Go type float64", "/1: expected number, but got Go type map[interface {}]interface {}"}
+	s := compile(t, `{"additionalProperties":{"type":["number","string"]}}`)
+	got := lines(s.Validate(map[string]any{"a": 1.5, "b": map[any]any{}, "c": "fine"}))
+	want := []string{"/a: not a JSON value: Go type float64", "/b: not a JSON value: Go type map[interface {}]interface {}"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("violations (-want +got):\n%s", diff)
 	}
 }
 
-// TestLongArrays bounds the memory that is spent on arrays with many wrong items.
+// TestLongArrays refuses arrays that would cost the library half a second and
+// 160 MB, were they given to it whole.
 //
-// It counts the memory of the whole process, so it runs alone.
+// It counts the memory of the whole process, so it runs beside no other test.
 func TestLongArrays(t *testing.T) {
 	s := compileRequest(t)
 	hubs := make([]any, 125_000)
@@ -335,7 +379,7 @@ func TestLongArrays(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	got := lines(s.Validate(doc))
 	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; used > 4<<20 {
+	if used := after.TotalAlloc - before.TotalAlloc; used > 32<<20 {
 		t.Errorf("%d MB allocated", used>>20)
 	}
 	if len(got) != 101 || got[0] != "/enrollmentGroup/iotHubs/0: expected string, but got number" {
@@ -348,12 +392,41 @@ func TestLongArrays(t *testing.T) {
 		t.Errorf("violations (-want +got):\n%s", diff)
 	}
 
-	// What is wrong only at the end is found there.
+	// What is wrong at the end alone is found there, and nested arrays are cut too.
 	texts := compile(t, `{"items":{"items":{"type":"string"}}}`)
-	nested := []any{slices.Concat(slices.Repeat([]any{"h"}, 5000), []any{true}), []any{nil}}
-	want := []string{"/0/5000: expected string, but got boolean", "/1/0: expected string, but got null"}
-	if diff := cmp.Diff(want, lines(texts.Validate(nested))); diff != "" {
+	nested := []any{slices.Concat(slices.Repeat([]any{"h"}, 5000), []any{true})}
+	if diff := cmp.Diff([]string{"/0/5000: expected string, but got boolean"}, lines(texts.Validate(nested))); diff != "" {
 		t.Errorf("violations (-want +got):\n%s", diff)
+	}
+	nested = append(nested, []any{nil})
+	if diff := cmp.Diff([]string{"/1/0: expected string, but got null"}, lines(texts.Validate(nested))); diff != "" {
+		t.Errorf("violations (-want +got):\n%s", diff)
+	}
+	if got := len(nested[0].([]any)); got != 5001 {
+		t.Errorf("the document was changed: %d items", got)
+	}
+
+	// Limits of the schema that are longer than the sample are still seen.
+	limits := compile(t, `{"properties":{"a":{"maxItems":2000},"b":{"type":"string"}}}`)
+	if diff := cmp.Diff([]string{"/a: maximum 2000 items allowed, but found 3000 items", "/b: expected string, but got null"},
+		lines(limits.Validate(map[string]any{"a": slices.Repeat([]any{"h"}, 3000), "b": nil}))); diff != "" {
+		t.Errorf("violations (-want +got):\n%s", diff)
+	}
+}
+
+func TestManyUniqueItems(t *testing.T) {
+	t.Parallel()
+	s := compile(t, `{"uniqueItems":true}`)
+	items := make([]any, 1000)
+	for i := range items {
+		items[i] = json.Number(strconv.Itoa(i))
+	}
+	if got := s.Validate(items); got != nil {
+		t.Errorf("unique: %v", got)
+	}
+	items[999] = json.Number("7.0")
+	if got := lines(s.Validate(items)); len(got) != 1 || !strings.Contains(got[0], "equal") {
+		t.Errorf("repeated: %v", got)
 	}
 }
 
@@ -361,24 +434,22 @@ func TestCompileRefuses(t *testing.T) {
 	t.Parallel()
 	const draft = `"$schema":"https://json-schema.org/draft/2020-12/schema"`
 	for _, test := range []struct{ name, source, want string }{
-		{"not JSON", "{\n\n\"a\": x}", "invalid character"},
+		{"not JSON", "{\n\n\"a\": x}", "schema broken.json: line 3: invalid character"},
 		{"empty", "", "schema broken.json: EOF"},
+		{"trailing data", `{} {}`, "something follows the JSON document"},
 		{"no draft", `{"type":"string"}`, `"$schema"`},
 		{"older draft", `{"$schema":"http://json-schema.org/draft-07/schema#"}`, `"$schema"`},
-		{"not an object", `true`, `cannot unmarshal bool`},
-		{"unknown keyword", `{` + draft + `,"uniqueItems":true}`, `unknown field "uniqueItems"`},
-		{"unknown keyword, deep", `{` + draft + `,"properties":{"a":{"items":{"enum":[1]}}}}`, `unknown field "enum"`},
-		{"alternative with more than required", `{` + draft + `,"oneOf":[{"title":"a","type":"string"}]}`, `unknown field "type"`},
-		{"oneOf without a type", `{` + draft + `,"oneOf":[{"title":"a"}]}`, `oneOf: want the type object`},
-		{"several types", `{` + draft + `,"type":["string","null"]}`, `cannot unmarshal array`},
-		{"misspelt type", `{` + draft + `,"properties":{"a":{"type":"sting"}}}`, `unknown type "sting"`},
-		{"misspelt type in a definition", `{` + draft + `,"$defs":{"a":{"type":"sting"}}}`, `unknown type "sting"`},
-		{"invalid pattern", `{` + draft + `,"pattern":"("}`, "missing closing )"},
-		{"number out of bounds", `{` + draft + `,"minLength":1e1000001}`, "cannot unmarshal number"},
-		{"reference to a file", `{` + draft + `,"$ref":"file:///etc/passwd"}`, `$ref "file:///etc/passwd": want "#/$defs/NAME"`},
-		{"no such definition", `{` + draft + `,"items":{"$ref":"#/$defs/none"}}`, `$ref "#/$defs/none"`},
-		{"reference to a reference", `{` + draft + `,"items":{"$ref":"#/$defs/a"},"$defs":{"a":{"$ref":"#/$defs/a"}}}`, `$ref "#/$defs/a"`},
-		{"reference with a keyword", `{` + draft + `,"items":{"$ref":"#/$defs/a","minItems":1},"$defs":{"a":{}}}`, `no other keyword`},
+		{"not an object", `true`, `want a JSON object`},
+		{"invalid schema", `{` + draft + `,"properties":{"a":{"type":"sting"},"b":{"minLength":-1}}}`, "/properties/a/type: "},
+		{"invalid schema, second fault", `{` + draft + `,"properties":{"a":{"type":"sting"},"b":{"minLength":-1}}}`, "/properties/b/minLength: "},
+		{"invalid pattern", `{` + draft + `,"pattern":"("}`, "/pattern: "},
+		{"number out of bounds", `{` + draft + `,"minLength":1e1000001}`, "/minLength: number is out of bounds"},
+		{"file", `{` + draft + `,"$ref":"file:///etc/passwd"}`, `"file:///etc/passwd" is outside the schema`},
+		{"beside the schema", `{` + draft + `,"$ref":"other.json"}`, `other.json" is outside the schema`},
+		{"network", `{` + draft + `,"items":{"$ref":"https://example.invalid/s#/a"}}`, `"https://example.invalid/s" is outside the schema`},
+		{"draft's own schema", `{` + draft + `,"items":{"$ref":"http://json-schema.org/draft-07/schema#"}}`, `is outside the schema`},
+		{"no such definition", `{` + draft + `,"$ref":"#/$defs/none"}`, "$defs/none not found"},
+		{"endless", `{` + draft + `,"$ref":"#"}`, "infinite loop"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -393,7 +464,7 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
-// TestAcceptingDoesNotAllocate: nearly all requests are valid, and cost nothing but the time.
+// TestAcceptingDoesNotAllocate holds the reason for the fast check.
 func TestAcceptingDoesNotAllocate(t *testing.T) {
 	s := compileRequest(t)
 	for _, glob := range []string{"req-*.json", "constructed-*.json"} {
@@ -460,125 +531,4 @@ func TestEveryPropertyIsDescribed(t *testing.T) {
 			t.Errorf("%s: %d properties found", name, found)
 		}
 	}
-}
-
-// TestMutatedSamplesAgree replaces or removes every value of every sample in turn, and compares with the library.
-func TestMutatedSamplesAgree(t *testing.T) {
-	t.Parallel()
-	replacements := []any{
-		nil, true, json.Number("1"), json.Number("1.5"), "", "x", "a b", strings.Repeat("a", 300),
-		[]any{}, []any{""}, []any{"h", json.Number("2")}, map[string]any{}, map[string]any{"x": nil},
-	}
-	for schemaName, source := range map[string][]byte{"request": schemas.AllocationRequest(), "response": schemas.AllocationResponse()} {
-		s, library := compile(t, string(source)), compileWithLibrary(t, string(source))
-		accepted, refused := 0, 0
-		agree := func(name string, doc any) {
-			t.Helper()
-			violations, err := s.Validate(doc), library.Validate(doc)
-			if (len(violations) == 0) != (err == nil) {
-				text, _ := json.Marshal(doc)
-				t.Errorf("%s: %v, library: %v for %s", name, violations, err, text)
-			}
-			if err == nil {
-				accepted++
-			} else {
-				refused++
-			}
-		}
-		for _, name := range samples(t, "*.json") {
-			doc := readJSON(t, name)
-			agree(name, doc)
-			mutate(doc, replacements, func() { agree(name, doc) })
-		}
-		if accepted == 0 || refused == 0 {
-			t.Errorf("%s: %d accepted, %d refused: the mutations do not reach both", schemaName, accepted, refused)
-		}
-	}
-}
-
-// mutate changes doc in every single place, calls try, and puts it back.
-func mutate(doc any, replacements []any, try func()) {
-	switch doc := doc.(type) {
-	case map[string]any:
-		for _, name := range slices.Sorted(maps.Keys(doc)) {
-			was := doc[name]
-			delete(doc, name)
-			try()
-			for _, replacement := range replacements {
-				doc[name] = replacement
-				try()
-			}
-			doc[name] = was
-			mutate(was, replacements, try)
-		}
-	case []any:
-		for i, was := range doc {
-			for _, replacement := range replacements {
-				doc[i] = replacement
-				try()
-			}
-			doc[i] = was
-			mutate(was, replacements, try)
-		}
-	}
-}
-
-func samples(tb testing.TB, glob string) []string {
-	tb.Helper()
-	paths, err := filepath.Glob(filepath.Join("testdata", glob))
-	if err != nil || len(paths) == 0 {
-		tb.Fatalf("no sample %s: %v", glob, err)
-	}
-	names := make([]string, len(paths))
-	for i, path := range paths {
-		names[i] = filepath.Base(path)
-	}
-	return names
-}
-
-// FuzzAgreesWithLibrary looks for a document that Validate and the library judge differently, under each of the schemas
-// of this package's tests.
-func FuzzAgreesWithLibrary(f *testing.F) {
-	sources := []string{string(schemas.AllocationRequest()), string(schemas.AllocationResponse())}
-	for _, test := range keywords {
-		for _, text := range slices.AppendSeq(test.accept, maps.Keys(test.refuse)) {
-			f.Add(uint8(len(sources)), text)
-		}
-		sources = append(sources, test.schema)
-	}
-	var compiled []*schema.Schema
-	var libraries []*jsonschema.Schema
-	for _, source := range sources {
-		compiled = append(compiled, compile(f, source))
-		libraries = append(libraries, compileWithLibrary(f, source))
-	}
-	for _, name := range samples(f, "*.json") {
-		text, err := os.ReadFile(filepath.Join("testdata", name))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(uint8(0), string(text))
-		f.Add(uint8(1), string(text))
-	}
-	// The library computes for long on such numbers, or panics; dps.ParseAllocationRequest refuses them.
-	hugeNumber := regexp.MustCompile(`[eE][+-]?[0-9]{4}|[0-9]{100}`)
-	f.Fuzz(func(t *testing.T, which uint8, text string) {
-		decoder := json.NewDecoder(strings.NewReader(text))
-		decoder.UseNumber()
-		var doc any
-		if decoder.Decode(&doc) != nil || hugeNumber.MatchString(text) {
-			return
-		}
-		which %= uint8(len(sources))
-		violations := compiled[which].Validate(doc)
-		if again := compiled[which].Validate(doc); !cmp.Equal(violations, again) {
-			t.Fatalf("two runs differ:\n%s", cmp.Diff(violations, again))
-		}
-		if len(violations) > 101 {
-			t.Fatalf("%d violations", len(violations))
-		}
-		if err := libraries[which].Validate(doc); (len(violations) == 0) != (err == nil) {
-			t.Fatalf("Validate = %v, library: %v", violations, err)
-		}
-	})
 }

@@ -192,10 +192,10 @@ func TestFailingSinks(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for problem, options := range map[string]decisionlog.Options{
-		"and there is no key":                 {RegistrationIDs: decisionlog.Hashed},
-		"it is plain, hashed or absent":       {RegistrationIDs: "none"},
-		"has 5 bytes, and must have 16":       {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
-		"registration IDs has 3 bytes, and m": {HashKey: []byte("abc")},
+		"but there is no key":                {RegistrationIDs: decisionlog.Hashed},
+		"use plain, hashed or absent":        {RegistrationIDs: "none"},
+		"has 5 bytes; it needs at least 16":  {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
+		"registration IDs has 3 bytes; it n": {HashKey: []byte("abc")},
 	} {
 		if _, err := decisionlog.New(options); err == nil || !strings.Contains(err.Error(), problem) {
 			t.Errorf("%+v: %v, want %q", options, err, problem)

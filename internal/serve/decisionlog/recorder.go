@@ -18,13 +18,12 @@ import (
 type Sink interface {
 	// Name is for people, such as stdout.
 	Name() string
-	// Write takes a record: one JSON object without a newline. It must not keep
-	// the slice. When it returns nil, the record is as safe as the sink's
-	// setting promises.
+	// Write takes a record: one JSON object without a newline. It must not keep the slice. When it returns nil, the record
+	// is as safe as the sink's setting promises.
 	Write(record []byte) error
 }
 
-// IDMode says how registration IDs are recorded, and whatever else names a device.
+// IDMode says how registration IDs, and everything else that names a device, are recorded.
 type IDMode string
 
 // The modes.
@@ -34,21 +33,19 @@ const (
 	Absent IDMode = "absent"
 )
 
-// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often
-// serial numbers, so whoever knows the key knows them.
+// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often serial numbers, so anyone who knows the
+// key can find them.
 const MinHashKey = 16
 
 // Options configure a [Recorder].
 type Options struct {
-	// Sinks are written to one after the other, each record to all of them.
+	// Sinks all receive each record, one after the other.
 	Sinks []Sink
 	// RegistrationIDs is how they are recorded; empty means Plain.
 	RegistrationIDs IDMode
-	// HashKey is for Hashed, and for the digests of what an answer holds. In the
-	// other modes it may be nil.
+	// HashKey is for Hashed and for the digests of twins and payloads. In the other modes it may be nil.
 	HashKey []byte
-	// Failed is told of each record that a sink did not take, or that could not
-	// be made (of the sink ""); nil for nobody.
+	// Failed is called for each record that a sink did not take, or with the sink "" that could not be made; may be nil.
 	Failed func(sink string, err error)
 }
 
@@ -59,13 +56,13 @@ type Recorder struct {
 	pool    sync.Pool // of *scratch
 }
 
-// scratch is what one record is made in.
+// scratch is the memory that one record is made in.
 type scratch struct {
 	mask   mask
 	record Record
 	out    []byte
-	parts  []byte // what of the record is JSON already
-	whole  []byte // an answer's twin or payload
+	parts  []byte // parts of the record that are JSON already
+	whole  []byte // a twin or payload of the answer
 
 	// What the record points to.
 	enrollment  Enrollment
@@ -86,13 +83,13 @@ func New(options Options) (*Recorder, error) {
 	case Plain, Absent:
 	case Hashed:
 		if len(options.HashKey) == 0 {
-			return nil, errors.New("registration IDs are to be hashed, and there is no key")
+			return nil, errors.New("registration IDs are to be hashed, but there is no key")
 		}
 	default:
-		return nil, fmt.Errorf("registration IDs are to be recorded %q: it is plain, hashed or absent", options.RegistrationIDs)
+		return nil, fmt.Errorf("registration IDs cannot be recorded %q: use plain, hashed or absent", options.RegistrationIDs)
 	}
 	if n := len(options.HashKey); n > 0 && n < MinHashKey {
-		return nil, fmt.Errorf("the key for registration IDs has %d bytes, and must have %d", n, MinHashKey)
+		return nil, fmt.Errorf("the key for registration IDs has %d bytes; it needs at least %d", n, MinHashKey)
 	}
 	allowed, err := readAllowances(schemas.AllocationRequest())
 	if err != nil {
@@ -105,8 +102,8 @@ func New(options Options) (*Recorder, error) {
 	return r, nil
 }
 
-// Observe is a [answer.Observer]: it records an allocation before it is answered.
-// Whatever goes wrong is told to Options.Failed, and to nobody else.
+// Observe is an [answer.Observer]: it records a call before it is answered.
+// It reports failures only to Options.Failed.
 func (r *Recorder) Observe(_ context.Context, a *answer.Call) {
 	s := r.pool.Get().(*scratch)
 	defer r.pool.Put(s)
@@ -127,7 +124,7 @@ func (r *Recorder) failed(sink string, err error) {
 	}
 }
 
-// encode makes the record. A panic must not become the answer to a device.
+// encode makes the record. A panic here must not become the answer to a device.
 func (r *Recorder) encode(s *scratch, a *answer.Call) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // its value can quote the request
@@ -148,8 +145,7 @@ func write(sink Sink, record []byte) (err error) {
 	return sink.Write(record)
 }
 
-// build makes the record of an allocation. The record is good until the scratch
-// is used again.
+// build makes the record of a call. The record is valid until the scratch is used again.
 func (r *Recorder) build(s *scratch, call *answer.Call) {
 	a := &call.Answer
 	var recordable [][]string
@@ -200,7 +196,7 @@ func (r *Recorder) build(s *scratch, call *answer.Call) {
 	s.lookups(a.Lookups)
 }
 
-// request fills in who asked.
+// request fills in who called.
 func (s *scratch) request(request *dps.AllocationRequest) {
 	m, record := &s.mask, &s.record
 	id := func(text string) string {
@@ -233,8 +229,7 @@ func (s *scratch) request(request *dps.AllocationRequest) {
 	}
 }
 
-// summarize takes of a certificate what an operator looks for. It names the
-// device, so it is recorded as registration IDs are.
+// summarize shows of a certificate what an operator looks for. It names the device, so it is recorded like registration IDs.
 func (s *scratch) summarize(c *dps.Certificate) {
 	m, shown := &s.mask, &s.certificate
 	short := func(text string) string {
@@ -298,7 +293,7 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 		part.Digest = "hmac-sha256:" + m.digest(s.whole)
 	case m.mode == Plain:
 		part.Digest = "sha256:" + m.digest(s.whole)
-		// Else it would tell who can guess the registration ID whether the guess is right.
+		// No digest otherwise: it would confirm a guess of the registration ID.
 	}
 	var few [8][]string
 	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
@@ -309,11 +304,10 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 	return part
 }
 
-// maxLookups bounds what a record holds of look-ups, in bytes.
+// maxLookups bounds the look-ups in a record, in bytes.
 const maxLookups = 16 << 10
 
-// lookups records calls of built-in functions, as far as that tells nothing that
-// has to stay where it is.
+// lookups records calls of built-in functions, as far as they reveal nothing that must not be recorded.
 func (s *scratch) lookups(lookups []answer.Lookup) {
 	if len(lookups) == 0 {
 		return
@@ -340,8 +334,8 @@ func (s *scratch) lookups(lookups []answer.Lookup) {
 	}
 }
 
-// recordableLookup says whether a call may be recorded, and what of its result.
-// Built-ins that are not known here can answer anything, such as the environment.
+// recordableLookup reports whether a call may be recorded, and which part of its result. Unknown built-ins can return
+// anything, such as the environment.
 func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 	switch lookup.Builtin {
 	case "time.now_ns", "rand.intn", "uuid.rfc4122", "net.lookup_ip_addr":
@@ -352,8 +346,7 @@ func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 	return nil, false
 }
 
-// recordableHTTP leaves out calls that carry anything but a plain URL, and the
-// headers of answers: both are where credentials stand.
+// recordableHTTP leaves out calls with anything but a plain URL, and the headers of responses: both can contain credentials.
 func recordableHTTP(lookup answer.Lookup) (result any, may bool) {
 	if len(lookup.Arguments) == 0 {
 		return nil, false

@@ -66,7 +66,7 @@ func newStand(t *testing.T, change func(*dpssim.Config)) *stand {
 	t.Cleanup(service.Close)
 	server := httptest.NewUnstartedServer(web.New(web.Options{
 		Service: service,
-		Hubs: hub.API(hubs, func(host string) ([]hub.Policy, bool) {
+		Hubs: web.HubAPI(hubs, func(host string) ([]hub.Policy, bool) {
 			return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, host == hubA || host == hubB
 		}),
 		WebSocket: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }),
