@@ -75,10 +75,10 @@ var mayUse = map[string][]string{
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
 	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
-	"github.com/klauspost/compress/gzip":               {"internal/author/replay"},
+	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/sink", "internal/serve/decisionlog/spool"},
-	"github.com/klauspost/compress/zstd":               {"internal/author/replay"},
+	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog"},
 	"go.opentelemetry.io/otel":                         {"internal/serve/telemetry"}, // its globals; whoever traces asks the span in the context
 	"go.opentelemetry.io/otel/sdk/trace":               {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/sdk/metric":              {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},

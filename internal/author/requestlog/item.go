@@ -195,9 +195,24 @@ func (b *Block) texts(text []byte, number int, yield func(Item) bool) bool {
 			}
 		}
 		item := b.item(number)
-		item.read(one)
-		if !yield(item) {
-			return false
+		item.Text, item.Body = one, one
+		switch {
+		case startsRequest(one):
+			item.Kind = Request
+			if !yield(item) {
+				return false
+			}
+		case bytes.HasPrefix(one, recordStart):
+			item.readRecord(one)
+			if !yield(item) {
+				return false
+			}
+		default:
+			for _, item := range findAll(item, one) {
+				if !yield(item) {
+					return false
+				}
+			}
 		}
 		if rest == nil {
 			return true
@@ -226,25 +241,37 @@ func startsRequest(text []byte) bool {
 // recordStart is how decision records start.
 var recordStart = []byte(`{"usherRecord"`)
 
-// maxDepth is how many values deep a request is looked for: a record can be the text in a member of an object that is
-// itself text in a row of an export.
-const maxDepth = 5
+// maxDepth is how many values deep a request is looked for. A record can be the text of a field of an object that is
+// itself text in a row of an export; in the logs of OpenTelemetry it is ten values deep.
+const maxDepth = 12
 
-// read finds out what a text is. A text that nothing is found in is kept as the body: its parser says what is wrong.
-func (i *Item) read(text []byte) {
-	i.Text, i.Body = text, text
-	switch {
-	case startsRequest(text):
-		i.Kind = Request
-	case i.form == fields:
+// finder finds items in a text.
+type finder struct {
+	place Item // without what stands there
+	found []Item
+}
+
+// findAll returns the items in a text: all in arrays, but one for each object, since exports repeat what an object
+// holds. If there are none, it returns the text as one item. The text is its body, so that the parser says what is wrong
+// with it, unless it is a row of an export.
+func findAll(place Item, text []byte) []Item {
+	f := finder{place: place}
+	if place.form == fields {
 		for field := range jsonFields(text) {
-			if i.find(field, maxDepth) {
-				return
+			if f.find(field, maxDepth) {
+				break
 			}
 		}
-	default:
-		i.find(text, maxDepth)
+	} else {
+		f.find(text, maxDepth)
 	}
+	if len(f.found) == 0 {
+		if place.InExport() {
+			place.Body = nil
+		}
+		return []Item{place}
+	}
+	return f.found
 }
 
 // jsonFields are the fields of a line of a CSV file that start with a JSON object, or the objects in them.
@@ -271,42 +298,46 @@ func jsonFields(line []byte) iter.Seq[[]byte] {
 	}
 }
 
-// find looks for a record, a request, an exchange or an entry of a journal in a text, and reads it.
-func (i *Item) find(text []byte, depth int) bool {
+// find looks for records, requests, exchanges and entries of a journal in a text. It reports whether there is one.
+func (f *finder) find(text []byte, depth int) bool {
 	text = bytes.TrimSpace(text)
 	if len(text) == 0 || depth == 0 {
 		return false
 	}
 	switch text[0] {
 	case '{', '[':
-		if bytes.HasPrefix(text, recordStart) {
-			i.readRecord(text)
-			return true
-		}
 		members, err := membersOf(text)
-		if err == nil && text[0] == '{' && i.recognize(text, members) {
+		item := f.place
+		if err == nil && text[0] == '{' && item.recognize(text, members) {
+			f.found = append(f.found, item)
 			return true
 		}
-		if !bytes.Contains(text, []byte("usherRecord")) && !bytes.Contains(text, []byte("deviceRuntimeContext")) {
+		isRecord := bytes.Contains(text, []byte("usherRecord"))
+		switch {
+		case !isRecord && !bytes.Contains(text, []byte("deviceRuntimeContext")):
 			return false
-		}
-		if err == nil {
-			return slices.ContainsFunc(members, func(m member) bool { return i.find(m.value, depth-1) })
-		}
-		if text[0] == '{' && bytes.Contains(text, []byte("usherRecord")) {
-			i.readRecord(text) // which says what is wrong
+		case err == nil && text[0] == '[' && (f.place.form != rows || depth < maxDepth):
+			for _, m := range members {
+				f.find(m.value, depth-1)
+			}
+			return len(f.found) > 0
+		case err == nil:
+			return slices.ContainsFunc(members, func(m member) bool { return f.find(m.value, depth-1) })
+		case isRecord && text[0] == '{':
+			item.readRecord(text) // which says what is wrong
+			f.found = append(f.found, item)
 			return true
 		}
 	case '"':
 		if unquoted, err := jsontext.AppendUnquote(nil, text); err == nil {
-			return i.find(unquoted, depth-1)
+			return f.find(unquoted, depth-1)
 		}
 	}
 	start := bytes.Index(text, recordStart)
 	if start < 0 && bytes.Contains(text, []byte("deviceRuntimeContext")) {
 		start = bytes.IndexByte(text, '{')
 	}
-	return start > 0 && i.find(text[start:], depth-1)
+	return start > 0 && f.find(text[start:], depth-1)
 }
 
 // member is one of an object, or an element of an array, which has no name.

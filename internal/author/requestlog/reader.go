@@ -78,9 +78,15 @@ func (r *Reader) Next(b *Block) error {
 		} else if r.err == io.EOF {
 			end = len(buf)
 		}
-		if end > 0 && !r.begun && !r.recognizeCSV(buf[:end]) && r.err == nil {
-			buf = r.fill(buf)
-			continue
+		if end > 0 && !r.begun {
+			start := buf[:end]
+			if r.err != nil {
+				start = buf
+			}
+			if !r.recognizeCSV(start) && r.err == nil {
+				buf = r.fill(buf)
+				continue
+			}
 		}
 		switch at := r.findDocument(buf, end); {
 		case at == 0:
@@ -175,7 +181,7 @@ func (r *Reader) skip(b *Block, buf []byte) error {
 func (r *Reader) recognizeCSV(start []byte) bool {
 	header, rest, _ := bytes.Cut(bytes.TrimSpace(start), []byte{'\n'})
 	row, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte{'\n'})
-	if bytes.ContainsAny(header, "{[") {
+	if bytes.Contains(header, []byte{'{'}) || bytes.HasPrefix(header, []byte{'['}) {
 		return true
 	}
 	r.csv = bytes.Contains(row, []byte(`{""`))
