@@ -39,7 +39,7 @@ func start(t *testing.T, settings map[string]string) started {
 	log := newOutput()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, environment(all), log)
+		err := run(ctx, variables(all), log)
 		t.Log("ended:", err) // the clean-up waits for it
 		ended <- err
 	}()
@@ -422,7 +422,7 @@ func TestTelemetrySettingsThatAreWrong(t *testing.T) {
 			all[name] = value
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		err := run(ctx, environment(all), newOutput())
+		err := run(ctx, variables(all), newOutput())
 		cancel()
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {

@@ -177,7 +177,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	}
 	group.Wait()
 	for _, err := range errs {
-		if err != nil {
+		if err != nil && !errors.Is(err, sdkmetric.ErrReaderShutdown) { // the latter at a second call
 			otel.Handle(err)
 		}
 	}
