@@ -21,7 +21,12 @@ import (
 	"time"
 	_ "time/tzdata" // rules name time zones, and an image may lack them
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
@@ -82,20 +87,24 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	defer stopTelemetry(signals) // last, to send what the others reported
 	log := slog.New(signals.LogHandler(output))
 
-	records, err := openRecords(settings.records, getenv, stdout, log)
+	records, err := sink.Open(sink.Options{Settings: settings.records, Log: log, Stdout: stdout, Getenv: getenv,
+		Credential: func() (azcore.TokenCredential, error) { return azureauth.Credential(getenv) }})
+	if err != nil {
+		return fmt.Errorf("%s: %w", settingRecordSinks, err)
+	}
+	defer records.Close()
+	rules, err := startRules(ctx, settings, getenv, log, records.Observe)
 	if err != nil {
 		return err
 	}
-	defer records.close()
-	rules, err := startRules(ctx, settings, getenv, log, records.observe)
-	if err != nil {
-		return err
+	observers := []answer.Observer{records.Observe}
+	if settings.logsCalls() {
+		observers = append(observers, answer.LogCalls(log))
 	}
-	observers := records.observers(settings.records, log)
 	if observer := signals.Observer(); observer != nil {
 		observers = append(observers, observer)
 	}
-	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.states, Comparisons: rules.comparisons}); err != nil {
+	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.States, Comparisons: rules.comparisons}); err != nil {
 		return err
 	}
 	if rules.shadow != nil {

@@ -96,8 +96,7 @@ the same machine measured.`,
 	f.StringSliceVar(&flags.only, "rule", nil, "make requests for this rule alone, by its package: tenants, or allocation.tenants")
 	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from when requests are made")
 	f.StringVar(&flags.keep, "save-requests", "", "file to write the requests to that were made, one to a line")
-	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &flags.format, "text", "json")
 	var metrics []string
 	for _, metric := range rulebench.Metrics() {
 		metrics = append(metrics, string(metric))
@@ -109,8 +108,6 @@ the same machine measured.`,
 
 func (flags *benchFlags) check() error {
 	switch {
-	case !slices.Contains([]string{"text", "json"}, flags.format):
-		return usageError(fmt.Errorf("--output is %q: use text or json", flags.format))
 	case flags.duration <= 0 || flags.duration > time.Hour:
 		return usageError(fmt.Errorf("--duration must be above 0 and at most 1h, and is %s", flags.duration))
 	case flags.warmup < 0 || flags.warmup > time.Hour:
@@ -149,8 +146,12 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 	}
 	var requests []rulebench.Request
 	if len(paths) > 0 {
-		if requests, err = readRequests(paths, stdin); err != nil {
+		var lacking int
+		if requests, lacking, err = readRequests(ctx, paths, stdin, rules); err != nil {
 			return err
+		}
+		if lacking > 0 {
+			fmt.Fprintf(stderr, "in %s, something that the rules look at is masked: its time can differ from that of the whole request\n", plural(lacking, "request"))
 		}
 	}
 	generated, err := flags.makeRequests(ctx, rules, files, &requests, stderr)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/configfile"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
@@ -26,7 +27,7 @@ const (
 	fallbackHTTPS     = 8443
 )
 
-// dpsFlags are those of usher dps.
+// dpsFlags are the flags of usher dps.
 type dpsFlags struct {
 	standInFlags
 	init, quiet bool
@@ -35,7 +36,7 @@ type dpsFlags struct {
 	hosts       []string
 }
 
-// standInFlags are those of every command that starts a stand-in.
+// standInFlags are the flags of every command that starts a stand-in.
 type standInFlags struct {
 	config, folder string
 	webhook        string
@@ -47,19 +48,19 @@ type standInFlags struct {
 
 func (f *standInFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.webhook, "webhook", defaultDPSWebhook, "URL of the webhook, for enrollments that name none; goes before webhook.url of the configuration")
-	flags.Float64Var(&f.timeScale, "time-scale", 0, "how much quicker than DPS's time passes: 60 makes a minute last a second (default: as configured, or 1)")
-	flags.StringVar(&f.state, "state", "", "file that keeps enrollments, registrations and twins; without it they end with the process")
+	flags.StringVar(&f.webhook, "webhook", defaultDPSWebhook, "URL of the webhook, for enrollments that name none; takes precedence over webhook.url in the configuration")
+	flags.Float64Var(&f.timeScale, "time-scale", 0, "how much faster than at DPS time passes: 60 makes a minute last a second (default: as configured, or 1)")
+	flags.StringVar(&f.state, "state", "", "file that keeps enrollments, registrations and twins; without it they are lost when the process ends")
 	flags.StringVar(&f.journal, "journal", "", "file to append the journal to, a line of JSON for each call")
 	flags.BoolVar(&f.calm, "calm", false, "no trouble, whatever the configuration says")
 	flags.BoolVar(&f.quota, "quota", false, "enforce DPS's quotas: 1,000 registrations and 1,000 operations a minute")
 }
 
-// registerPlaces adds the flags that all commands below usher dps have.
+// registerPlaces adds the flags of all commands below usher dps.
 func (f *standInFlags) registerPlaces(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&f.config, "config", defaultDPSConfig, "configuration: hubs, enrollments, settings; --init writes one")
-	flags.StringVar(&f.folder, "folder", defaultDPSFolder, "folder of the development certificates, and of what tells other commands where the stand-in is")
+	flags.StringVar(&f.folder, "folder", defaultDPSFolder, "folder of the development certificates, and of the file in which other commands find the stand-in")
 }
 
 func (f *standInFlags) check(cmd *cobra.Command) error {
@@ -75,20 +76,20 @@ func newDPSCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dps",
 		Short: "Run a stand-in for Azure DPS, for real device SDKs",
-		Long: `Dps starts a stand-in for Azure IoT Hub Device Provisioning Service and the sliver
-of IoT Hub that shows the outcome. Unmodified Azure device SDKs register with it
-over HTTPS, MQTT and MQTT over WebSocket; it asks the webhook as DPS does, obeys the
-answer as DPS does, and the official service SDKs manage it and read the twins.
+		Long: `Dps starts a stand-in for Azure IoT Hub Device Provisioning Service and the small
+part of IoT Hub that shows the outcome. Unmodified Azure device SDKs register with it
+over HTTPS, MQTT and MQTT over WebSocket; it calls the webhook and applies the answer
+as DPS does, and the official service SDKs manage it and read the twins.
 
-It is for development, and not DPS: docs/differs-from-dps.md says where it differs.
-It makes a certificate authority of its own in --folder, and prints for each SDK
-what makes it trust and find the stand-in.
+It is for development, and it is not DPS: docs/differs-from-dps.md lists differences.
+It makes its own certificate authority in --folder, and prints for each SDK how to
+make it trust and find the stand-in.
 
-Most SDKs cannot be told ports: HTTPS is on 443 and MQTT on 8883. Where 443 is not
-to be had, it is on 8443, and a message says which SDK needs what.
+Most SDKs cannot use other ports: HTTPS is on 443 and MQTT on 8883. Where 443 cannot
+be used, HTTPS is on 8443, and a message says which SDK needs what.
 
-Every call is shown in a line. The journal holds them whole, with keys masked;
-usher replay and usher explain take it.`,
+Each call is shown in one line. The journal has the complete calls, with keys masked;
+usher replay and usher explain read it.`,
 		Example: `  usher dps --init && usher dps
   usher dps --webhook http://localhost:8000/hook --journal calls.ndjson --time-scale 20
   usher dps key contoso-custom-allocated-devices toaster-1-contoso-tstrsd-007
@@ -119,7 +120,7 @@ usher replay and usher explain take it.`,
 	return cmd
 }
 
-// initDPS writes the example configuration. It never overwrites one.
+// initDPS writes the example configuration. It never overwrites a file.
 func initDPS(flags standInFlags, stdout io.Writer) error {
 	authority, err := pki.Load(flags.folder)
 	if err != nil {
@@ -131,7 +132,7 @@ func initDPS(flags standInFlags, stdout io.Writer) error {
 	}
 	file, err := os.OpenFile(flags.config, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s is there already: remove it first, or name another with --config", flags.config)
+		return fmt.Errorf("%s already exists: remove it first, or name another file with --config", flags.config)
 	}
 	if err != nil {
 		return err
@@ -143,12 +144,12 @@ func initDPS(flags standInFlags, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s: a commented configuration, with new keys\n%s: the certificate that SDKs are to trust\n\nStart it: usher dps%s\n",
+	fmt.Fprintf(stdout, "%s: a commented configuration, with new keys\n%s: the certificate that SDKs must trust\n\nStart it: usher dps%s\n",
 		flags.config, authority.CAFile(), flags.suffix())
 	return nil
 }
 
-// suffix repeats on another command line the places that are not the default.
+// suffix repeats the places that are not the default, for another command line.
 func (f *standInFlags) suffix() string {
 	text := ""
 	if f.config != defaultDPSConfig {
@@ -160,7 +161,7 @@ func (f *standInFlags) suffix() string {
 	return text
 }
 
-// relativeTo is the path of a file as seen from a folder.
+// relativeTo is the path of a file relative to a folder.
 func relativeTo(folder, file string) (string, error) {
 	from, err := filepath.Abs(folder)
 	if err != nil {
@@ -173,10 +174,10 @@ func relativeTo(folder, file string) (string, error) {
 	return filepath.Rel(from, to)
 }
 
-// load reads the configuration and what flags say on top of it.
+// load reads the configuration and applies the flags to it.
 func (f *standInFlags) load() (configfile.File, error) {
 	file, err := configfile.Load(f.config, configfile.Options{Webhook: f.webhook, WebhookWins: f.webhookSet})
-	if errors.Is(err, fs.ErrNotExist) && !fileExists(f.config) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return file, fmt.Errorf("there is no %s: `usher dps%s --init` writes one", f.config, f.suffix())
 	}
 	if err != nil {
@@ -186,20 +187,15 @@ func (f *standInFlags) load() (configfile.File, error) {
 		file.Config.TimeScale = f.timeScale
 	}
 	if f.calm {
-		file.Config.Trouble = noTrouble
+		file.Config.Trouble = dpssim.Trouble{}
 	}
 	if f.quota {
-		file.Config.Quota = dpsQuota
+		file.Config.Quota = dpssim.DefaultQuota
 	}
 	return file, nil
 }
 
-func fileExists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
-// runDPS serves until it is told to stop, by ctx or by a signal.
+// runDPS serves until ctx ends or a signal arrives.
 func runDPS(ctx context.Context, flags dpsFlags, listen listenOptions, stdout, stderr io.Writer) error {
 	fmt.Fprintln(stdout, "This is a development stand-in for Azure DPS and IoT Hub, not Azure itself.")
 	signals := make(chan os.Signal, 2)
@@ -222,7 +218,7 @@ func runDPS(ctx context.Context, flags dpsFlags, listen listenOptions, stdout, s
 		return err
 	case <-ctx.Done():
 	case <-signals:
-		fmt.Fprintln(stderr, "stopping: calls in flight finish first; once more to stop at once")
+		fmt.Fprintln(stderr, "stopping: calls in flight finish first; press Ctrl-C again to stop at once")
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- s.close() }()

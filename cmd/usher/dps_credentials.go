@@ -61,8 +61,8 @@ func newDPSConnectionStringCommand(flags *standInFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "connection-string [HUB]",
 		Short: "Print the connection string of the stand-in, or of one of its hubs",
-		Long: `Connection-string prints what service SDKs take: for the enrollments of the
-stand-in, or with the name of a hub for its devices and twins. Both hold a key of
+		Long: `Connection-string prints what service SDKs need: for the enrollments of the
+stand-in, or with the name of a hub for its devices and twins. Both contain a key of
 --config.`,
 		Example: `  usher dps connection-string
   usher dps connection-string contoso-eu-hub`,
@@ -89,7 +89,7 @@ stand-in, or with the name of a hub for its devices and twins. Both hold a key o
 				}
 			}
 			if key == "" {
-				return fmt.Errorf("%s has no %s: add one, such as openssl rand -base64 32 gives, and start the stand-in anew", flags.config, field)
+				return fmt.Errorf("%s has no %s: add one, such as openssl rand -base64 32 makes, and restart the stand-in", flags.config, field)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "HostName=%s;SharedAccessKeyName=%s;SharedAccessKey=%s\n", host, policy, key)
 			return nil
@@ -113,7 +113,7 @@ REGISTRATION_ID.key into --output. An enrollment group trusts it if device-ca.pe
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := args[0]
 			if id == "" || strings.ContainsAny(id, `/\`) {
-				return usageError(errors.New("a registration ID has letters, digits and : . _ - alone"))
+				return usageError(errors.New("a registration ID has only letters, digits and : . _ -"))
 			}
 			authority, err := pki.Load(flags.folder)
 			if err != nil {
@@ -130,7 +130,7 @@ REGISTRATION_ID.key into --output. An enrollment group trusts it if device-ca.pe
 			if ends.Before(begins) {
 				begins = ends.AddDate(0, 0, -1)
 			}
-			certificate, err := issuer.IssueSubject(pkix.Name{CommonName: id, Organization: organizations}, begins, ends)
+			certificate, err := issuer.IssueFor(pkix.Name{CommonName: id, Organization: organizations}, begins, ends)
 			if err != nil {
 				return err
 			}
@@ -155,8 +155,8 @@ REGISTRATION_ID.key into --output. An enrollment group trusts it if device-ca.pe
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&organizations, "organization", nil, "organization in the subject")
-	f.StringVar(&intermediate, "intermediate", "", "name of an authority between, made for this certificate")
-	f.IntVar(&days, "days", 365, "days until it ends; below 0 for one that has ended")
+	f.StringVar(&intermediate, "intermediate", "", "name of an intermediate authority, made for this certificate")
+	f.IntVar(&days, "days", 365, "days until it expires; below 0 for an expired certificate")
 	f.StringVar(&output, "output", ".", "folder to write to")
 	return cmd
 }

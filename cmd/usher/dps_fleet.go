@@ -14,12 +14,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
-// dpsFleetFlags are those of usher dps fleet.
+// dpsFleetFlags are the flags of usher dps fleet.
 type dpsFleetFlags struct {
 	standInFlags
 	devices, parallel, storm int
@@ -34,21 +35,21 @@ func newDPSFleetCommand(places *standInFlags) *cobra.Command {
 	var flags dpsFleetFlags
 	cmd := &cobra.Command{
 		Use:   "fleet",
-		Short: "Register made-up devices, and show how they land on the hubs",
+		Short: "Register made-up devices, and show how they spread over the hubs",
 		Long: `Fleet registers made-up devices of an enrollment group with the stand-in that runs
-in --folder, through the doors that real ones use, each over a connection of its own.
-With --start it starts a stand-in for itself, which ends with it.
+in --folder, over the protocols of real devices, each on a connection of its own. With
+--start it starts its own stand-in, which ends with the command.
 
-Devices come at --rate a minute, or all at once without it; at most --parallel are on
-line at the same time. --storm has all of them register again at once, so many times.
-A device that is told to come back later (429) does so. 429 comes with --quota of
-usher dps, and with trouble.
+Devices arrive at --rate per minute, or all at once without it; at most --parallel are
+online at the same time. --storm makes all of them register again at once, this many
+times. A device that is told to retry later (429) does so. 429 is caused by --quota of
+usher dps, and by trouble.
 
-What is counted: devices by hub, failed registrations and refused calls by the code of
-DPS, how many changed hubs since the round before, and how long it took each from when
-it was due until it was through.
+It counts devices by hub, failed registrations and refused calls by DPS's code, how
+many devices changed hubs since the round before, and how long each took from when it
+was due until it was done.
 
-It exits with 1 if a device got no answer that it could use.`,
+It exits with 1 if a device got no usable answer.`,
 		Example: `  usher dps fleet --devices 200 --id '{n}-contoso-tstrsd-007'
   usher dps fleet --devices 10000 --rate 1000 --group eu-factory --storm 1
   usher dps fleet --start --devices 10000 --quota --time-scale 60 --transport mqtt -o json`,
@@ -66,23 +67,22 @@ It exits with 1 if a device got no answer that it could use.`,
 	flags.register(cmd)
 	f := cmd.Flags()
 	f.IntVar(&flags.devices, "devices", 100, "how many devices")
-	f.Float64Var(&flags.rate, "rate", 0, "registrations a minute; 0 for all at once")
+	f.Float64Var(&flags.rate, "rate", 0, "registrations per minute; 0 for all at once")
 	f.IntVar(&flags.storm, "storm", 0, "how many times all register again at once, afterwards")
 	f.StringVar(&flags.transport, "transport", fleet.HTTP, "http or mqtt")
 	f.StringVar(&flags.group, "group", "", "enrollment group of the devices (default: the first of the configuration)")
-	f.StringVar(&flags.groupKey, "group-key", "", "its key, for a group that is not in the configuration")
-	f.BoolVar(&flags.x509, "x509", false, "devices have certificates of the development device CA in place of keys")
+	f.StringVar(&flags.groupKey, "group-key", "", "the group's key, if the group is not in the configuration")
+	f.BoolVar(&flags.x509, "x509", false, "give devices certificates of the development device CA in place of keys")
 	f.StringVar(&flags.id, "id", "fleet-"+fleet.Number, "registration ID of a device, with "+fleet.Number+" for its number")
-	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends along")
-	f.IntVar(&flags.parallel, "parallel", fleet.DefaultParallel, "most devices on line at the same time")
-	f.BoolVar(&flags.start, "start", false, "start a stand-in for this run; the options of usher dps are for it")
-	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends as its payload")
+	f.IntVar(&flags.parallel, "parallel", fleet.DefaultParallel, "maximum of devices online at the same time")
+	f.BoolVar(&flags.start, "start", false, "start a stand-in for this run, with the options of usher dps")
+	addOutputFlag(cmd, &flags.output, "text", "json")
 	completeWith(cmd, "transport", fleet.HTTP, fleet.MQTT)
 	return cmd
 }
 
-// startOnly are the flags that concern a stand-in that this command starts.
+// startOnly are the flags for a stand-in that this command starts.
 var startOnly = []string{"webhook", "time-scale", "state", "journal", "calm", "quota"}
 
 func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
@@ -90,22 +90,20 @@ func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
 		return err
 	}
 	switch {
-	case flags.output != "text" && flags.output != "json":
-		return usageError(fmt.Errorf("--output %s: it is text or json", flags.output))
 	case flags.devices < 1 || flags.devices > 10_000_000:
-		return usageError(fmt.Errorf("--devices is %d: it is from 1 to 10000000", flags.devices))
+		return usageError(fmt.Errorf("--devices is %d: want 1 to 10000000", flags.devices))
 	case flags.rate < 0:
-		return usageError(fmt.Errorf("--rate is %v: it is registrations a minute", flags.rate))
+		return usageError(fmt.Errorf("--rate is %v: want registrations per minute", flags.rate))
 	case flags.storm < 0:
-		return usageError(fmt.Errorf("--storm is %d: it counts rounds", flags.storm))
+		return usageError(fmt.Errorf("--storm is %d: want a number of rounds", flags.storm))
 	case flags.parallel < 1:
-		return usageError(fmt.Errorf("--parallel is %d: at least one device has to be on line", flags.parallel))
+		return usageError(fmt.Errorf("--parallel is %d: at least one device must be online", flags.parallel))
 	case flags.transport != fleet.HTTP && flags.transport != fleet.MQTT:
-		return usageError(fmt.Errorf("--transport %s: it is http or mqtt", flags.transport))
+		return usageError(fmt.Errorf("--transport is %s: want http or mqtt", flags.transport))
 	case flags.x509 && flags.groupKey != "":
 		return usageError(errors.New("--group-key and --x509: devices have either keys or certificates"))
 	case flags.devices > 1 && !strings.Contains(flags.id, fleet.Number):
-		return usageError(fmt.Errorf("--id %s is the same for all devices: put %s where the number goes", flags.id, fleet.Number))
+		return usageError(fmt.Errorf("--id %s is the same for all devices: put %s in place of the number", flags.id, fleet.Number))
 	}
 	if flags.payload != "" {
 		var object map[string]any
@@ -138,7 +136,7 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 		options.Payload = json.RawMessage(flags.payload)
 	}
 	if flags.x509 {
-		options.Certificate = at.authority.Issue
+		options.Certificate = at.authority.Devices().Issue
 	} else if options.GroupKey, err = flags.key(); err != nil {
 		return err
 	}
@@ -168,16 +166,16 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 			return err
 		}
 	}
-	return fleetVerdict(ctx, rounds)
+	return fleetError(ctx, rounds)
 }
 
-func fleetVerdict(ctx context.Context, rounds []fleet.Summary) error {
+func fleetError(ctx context.Context, rounds []fleet.Summary) error {
 	if last := rounds[len(rounds)-1]; ctx.Err() != nil {
 		return fmt.Errorf("interrupted in round %d, after %d of %d devices", len(rounds), last.Done(), last.Devices)
 	}
 	for i, round := range rounds {
 		if round.Lost > 0 {
-			return fmt.Errorf("round %d: %d devices got no answer that they could use, such as: %s", i+1, round.Lost, round.Examples["lost"])
+			return fmt.Errorf("round %d: %d devices got no usable answer, for example: %s", i+1, round.Lost, round.Examples["lost"])
 		}
 	}
 	return nil
@@ -221,17 +219,17 @@ func (flags *dpsFleetFlags) key() ([]byte, error) {
 			return nil, err
 		}
 		if len(file.Groups) == 0 {
-			return nil, fmt.Errorf("%s has no enrollment group: name one that the stand-in has with --group and --group-key", flags.config)
+			return nil, fmt.Errorf("%s has no enrollment group: name one of the stand-in's with --group and --group-key", flags.config)
 		}
 		name = file.Groups[0].EnrollmentGroupID
 	}
 	return flags.standInFlags.groupKey(name)
 }
 
-// liveInterval is how often the picture on a terminal changes.
+// liveInterval is how often the display on a terminal changes.
 const liveInterval = 500 * time.Millisecond
 
-// showFleet draws on a terminal how the devices land, until the function that it returns is called.
+// showFleet displays the progress on a terminal until stop is called.
 func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
 	if !isTerminal(w) {
 		return func() {}
@@ -255,12 +253,12 @@ func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
 			case <-ticker.C:
 				var picture strings.Builder
 				now := devices.Snapshot()
-				fmt.Fprintf(&picture, "%d of %d devices are through, %s", now.Done(), now.Devices, perMinute(now))
+				fmt.Fprintf(&picture, "%d of %d devices are done, %s", now.Done(), now.Devices, perMinute(now))
 				if rate > 0 {
-					fmt.Fprintf(&picture, " (%.0f asked for)", rate)
+					fmt.Fprintf(&picture, " (%.0f wanted)", rate)
 				}
 				if now.Throttled > 0 {
-					fmt.Fprintf(&picture, ", %d times told to come back later", now.Throttled)
+					fmt.Fprintf(&picture, ", %d times told to retry later", now.Throttled)
 				}
 				picture.WriteString("\n")
 				writeHubs(&picture, now)
@@ -277,10 +275,10 @@ func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
 }
 
 func perMinute(s fleet.Summary) string {
-	return fmt.Sprintf("%.0f a minute", float64(s.Done())/max(float64(s.DurationMS), 1)*60_000)
+	return fmt.Sprintf("%.0f per minute", float64(s.Done())/max(float64(s.DurationMS), 1)*60_000)
 }
 
-// writeRound prints what came of a round.
+// writeRound prints the outcome of a round.
 func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
 	what := "registered"
 	if i > 0 {
@@ -295,14 +293,14 @@ func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
 	line(green, "assigned", s.Assigned, "")
 	line("", "moved", s.Moved, " of these, to another hub")
 	for _, code := range slices.Sorted(maps.Keys(s.Failed)) {
-		line(red, "failed "+code, s.Failed[code], "  "+oneLine(s.Examples[code]))
+		line(red, "failed "+code, s.Failed[code], "  "+dpssim.Printable(s.Examples[code]))
 	}
 	for _, code := range slices.Sorted(maps.Keys(s.Refused)) {
-		line(red, "refused "+code, s.Refused[code], "  "+oneLine(s.Examples[code]))
+		line(red, "refused "+code, s.Refused[code], "  "+dpssim.Printable(s.Examples[code]))
 	}
 	line(red, "disabled", s.Disabled, "")
-	line(red, "lost", s.Lost, "  "+oneLine(s.Examples["lost"]))
-	line(faint, "come back later", s.Throttled, " answers, after which devices came back")
+	line(red, "lost", s.Lost, "  "+dpssim.Printable(s.Examples["lost"]))
+	line(faint, "retry later", s.Throttled, " answers, after which devices retried")
 	if l := s.LatencyMS; l != nil {
 		fmt.Fprintf(w, "  %-16s %7d ms for half of them, %d for 95 %%, %d for 99 %%, %d at most\n", "it took", l.P50, l.P95, l.P99, l.Max)
 	}
@@ -310,7 +308,7 @@ func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
 	fmt.Fprintln(w)
 }
 
-// barWidth is that of a bar for all devices.
+// barWidth is the width of a bar for all devices.
 const barWidth = 40
 
 func writeHubs(w io.Writer, s fleet.Summary) {
@@ -323,16 +321,6 @@ func writeHubs(w io.Writer, s fleet.Summary) {
 	}
 	for _, hub := range hubs {
 		share := float64(s.Hubs[hub]) / float64(max(s.Assigned, 1))
-		fmt.Fprintf(w, "  %-*s %7d  %5.1f %%  %s\n", width, oneLine(hub), s.Hubs[hub], 100*share, strings.Repeat("#", int(share*barWidth+0.5)))
+		fmt.Fprintf(w, "  %-*s %7d  %5.1f %%  %s\n", width, dpssim.Printable(hub), s.Hubs[hub], 100*share, strings.Repeat("#", int(share*barWidth+0.5)))
 	}
-}
-
-// oneLine keeps what came over the wire from writing to the terminal as it likes.
-func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, text)
 }

@@ -34,26 +34,20 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/web"
 )
 
-// noTrouble and dpsQuota are what --calm and --quota set.
-var (
-	noTrouble = dpssim.Trouble{}
-	dpsQuota  = dpssim.DefaultQuota
-)
-
 // Files in the folder of the stand-in.
 const (
-	runningFile  = "running.json" // where it is, while it runs
-	loopbackFile = "loopback.cjs" // what lets Node programs find it
+	runningFile  = "running.json" // its address, while it runs
+	loopbackFile = "loopback.cjs" // redirects Node programs to it
 )
 
-// handshakePatience is long because ten thousand devices may come at once, and a laptop has few processors.
-const handshakePatience = 2 * time.Minute
+// handshakeTimeout is long because ten thousand devices may connect at once, and a laptop has few processors.
+const handshakeTimeout = 2 * time.Minute
 
-// maxHeaderBytes is far above what SDKs send; the journal keeps paths.
+// maxHeaderBytes is far above what SDKs send. It matters because the journal keeps paths.
 const maxHeaderBytes = 32 << 10
 
-// stopPatience is how long calls in flight may take once the stand-in is stopped.
-const stopPatience = 5 * time.Second
+// stopTimeout is how long calls in flight may take once the stand-in is stopped.
+const stopTimeout = 5 * time.Second
 
 //go:embed dps_loopback.cjs
 var loopback string
@@ -62,10 +56,10 @@ var loopback string
 type listenOptions struct {
 	address     string
 	https, mqtt uint16
-	fallback    bool // whether another port will do for HTTPS
+	fallback    bool // whether HTTPS may use another port
 }
 
-// running is what other commands read of a stand-in that runs.
+// running is what other commands read about a stand-in that runs.
 type running struct {
 	Address string `json:"address"`
 	HTTPS   int    `json:"https"`
@@ -80,7 +74,7 @@ func (r running) mqttAddress() string  { return net.JoinHostPort(r.Address, strc
 type standIn struct {
 	flags     standInFlags
 	running   running
-	fellBack  error // why HTTPS is not where it was to be
+	fellBack  error // why HTTPS does not use the port that was wanted
 	authority *pki.Authority
 	service   *dpssim.Service
 	web       *http.Server
@@ -90,7 +84,7 @@ type standIn struct {
 	closers   []func() error
 }
 
-// startStandIn starts one. console is for a line for each call, nil for none.
+// startStandIn starts a stand-in. It writes a line for each call to console, unless that is nil.
 func startStandIn(flags standInFlags, listen listenOptions, hosts []string, console, stderr io.Writer) (*standIn, error) {
 	s := &standIn{flags: flags, failed: make(chan error, 3)}
 	if err := s.start(listen, hosts, console, stderr); err != nil {
@@ -132,7 +126,7 @@ func (s *standIn) start(listen listenOptions, hosts []string, console, stderr io
 	return s.announce()
 }
 
-// entries returns what takes the journal's entries.
+// entries returns the function that receives the journal's entries.
 func (s *standIn) entries(path string, console io.Writer) (func(dpssim.Entry), error) {
 	write := func(dpssim.Entry) {}
 	if path != "" {
@@ -151,7 +145,7 @@ func (s *standIn) entries(path string, console io.Writer) (func(dpssim.Entry), e
 	}, nil
 }
 
-// fail makes wait return the error, if it is the first.
+// fail makes wait return the error, unless there was one before.
 func (s *standIn) fail(err error) {
 	select {
 	case s.failed <- err:
@@ -159,38 +153,35 @@ func (s *standIn) fail(err error) {
 	}
 }
 
-// enroll puts in what the configuration names and the state does not have.
+// enroll adds the enrollments of the configuration that the state does not have.
 func (s *standIn) enroll(file configfile.File) error {
 	var problems []error
-	for i, group := range file.Groups {
-		s.addWebhook(group.CustomAllocationDefinition)
-		if _, err := s.service.Group(group.EnrollmentGroupID); err == nil {
-			continue
+	add := func(collection *dpssim.Collection, record model.Record, place string) {
+		s.addWebhook(record.Common().CustomAllocationDefinition)
+		if _, err := collection.Get(*record.ID()); err == nil {
+			return
 		}
-		if _, err := s.service.PutGroup(group.EnrollmentGroupID, group, ""); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", file.GroupPlaces[i], err))
+		if err := collection.Put(*record.ID(), record, ""); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", place, err))
 		}
 	}
-	for i, enrollment := range file.Enrollments {
-		s.addWebhook(enrollment.CustomAllocationDefinition)
-		if _, err := s.service.Enrollment(enrollment.RegistrationID); err == nil {
-			continue
-		}
-		if _, err := s.service.PutEnrollment(enrollment.RegistrationID, enrollment, ""); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", file.EnrollmentPlaces[i], err))
-		}
+	for i := range file.Groups {
+		add(&s.service.Groups, &file.Groups[i], file.GroupPlaces[i])
+	}
+	for i := range file.Enrollments {
+		add(&s.service.Enrollments, &file.Enrollments[i], file.EnrollmentPlaces[i])
 	}
 	return errors.Join(problems...)
 }
 
-// addWebhook notes the URL without its query, which may hold a key.
+// addWebhook remembers the URL without its query, which may contain a key.
 func (s *standIn) addWebhook(definition *model.CustomAllocationDefinition) {
 	if definition == nil {
 		return
 	}
 	u, err := url.Parse(definition.WebhookURL)
 	if err != nil {
-		return // the registration will say so
+		return // the registration reports it
 	}
 	u.RawQuery, u.User, u.Fragment = "", nil, ""
 	if text := u.String(); !slices.Contains(s.webhooks, text) {
@@ -198,8 +189,8 @@ func (s *standIn) addWebhook(definition *model.CustomAllocationDefinition) {
 	}
 }
 
-// deaf are the webhooks on this machine that nobody serves yet.
-func (s *standIn) deaf() []string {
+// unservedWebhooks are the webhooks on this machine that no one serves yet.
+func (s *standIn) unservedWebhooks() []string {
 	return slices.DeleteFunc(slices.Clone(s.webhooks), func(webhook string) bool {
 		u, err := url.Parse(webhook)
 		if err != nil {
@@ -218,7 +209,7 @@ func (s *standIn) deaf() []string {
 	})
 }
 
-// listen opens the doors.
+// listen opens the ports and serves them.
 func (s *standIn) listen(options listenOptions, file configfile.File, registry *hub.Registry, stderr io.Writer) error {
 	https, err := net.Listen("tcp", net.JoinHostPort(options.address, strconv.Itoa(int(options.https))))
 	if err != nil && options.fallback && (errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, fs.ErrPermission)) {
@@ -238,7 +229,7 @@ func (s *standIn) listen(options listenOptions, file configfile.File, registry *
 		Address: reachable(options.address), HTTPS: portOf(https), MQTT: portOf(plain), IDScope: s.service.Config().IDScope,
 	}
 	hints := &tlsHints{w: stderr, ca: s.authority.CAFile()}
-	s.mqtt = mqtt.New(s.service, registry, time.Now, slog.New(slog.NewTextHandler(hints, &slog.HandlerOptions{
+	s.mqtt = mqtt.New(s.service, registry, slog.New(slog.NewTextHandler(hints, &slog.HandlerOptions{
 		Level: slog.LevelWarn,
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
@@ -247,47 +238,34 @@ func (s *standIn) listen(options listenOptions, file configfile.File, registry *
 			return a
 		},
 	})))
+	var hubs []string
+	for _, linked := range file.Config.Hubs {
+		hubs = append(hubs, linked.HostName)
+	}
 	s.web = &http.Server{
-		Handler: web.New(web.Options{
-			Service: s.service, Hubs: hub.API(registry, hubPolicies(s.service.Config(), file.HubPolicy)), WebSocket: s.mqtt,
-		}),
-		ReadHeaderTimeout: handshakePatience,
+		Handler:           web.New(web.Options{Service: s.service, Hubs: web.HubAPI(registry, file.HubPolicy, hubs...), WebSocket: s.mqtt}),
+		TLSConfig:         s.authority.ServerConfig(),
+		ReadHeaderTimeout: handshakeTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.New(hints, "", 0),
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // WebSocket needs HTTP/1.1
 	}
-	config := s.authority.ServerConfig()
-	go func() { s.fail(s.web.Serve(tls.NewListener(https, withProtocol(config)))) }()
-	go func() { s.fail(s.mqtt.Serve(tls.NewListener(plain, config))) }()
+	go func() { s.fail(s.mqtt.Serve(tls.NewListener(plain, s.authority.ServerConfig()))) }()
+	go func() { s.fail(s.web.ServeTLS(https, "", "")) }()
 	return nil
-}
-
-func withProtocol(config *tls.Config) *tls.Config {
-	config = config.Clone()
-	config.NextProtos = []string{"http/1.1"}
-	return config
-}
-
-// hubPolicies gives each linked hub the same policy.
-func hubPolicies(config dpssim.Config, policy hub.Policy) hub.Policies {
-	linked := map[string]bool{}
-	for _, h := range config.Hubs {
-		linked[strings.ToLower(h.HostName)] = true
-	}
-	return func(host string) ([]hub.Policy, bool) { return []hub.Policy{policy}, linked[host] }
 }
 
 func portError(err error, flag string) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w: stop what listens there, or choose another port with %s", err, flag)
+		return fmt.Errorf("%w: stop the program that uses it, or choose another port with %s", err, flag)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w: choose a port above 1023 with %s, or allow it: %s", err, flag, allowPort)
 	}
 	return err
 }
 
-// allowPort lets programs of all users listen on 443, on Linux.
+// allowPort allows programs of all users to listen on 443, on Linux.
 const allowPort = "sudo sysctl net.ipv4.ip_unprivileged_port_start=443"
 
 func notClosed(err error) error {
@@ -299,7 +277,7 @@ func notClosed(err error) error {
 
 func portOf(listener net.Listener) int { return listener.Addr().(*net.TCPAddr).Port }
 
-// reachable is the address at which this machine reaches what listens on another.
+// reachable is the address at which this machine reaches a listener on an address.
 func reachable(address string) string {
 	if ip := net.ParseIP(address); ip != nil && ip.IsUnspecified() {
 		return "127.0.0.1"
@@ -307,7 +285,7 @@ func reachable(address string) string {
 	return address
 }
 
-// announce writes what other programs read of the stand-in.
+// announce writes the files that other programs read to find the stand-in.
 func (s *standIn) announce() error {
 	text, err := json.Marshal(s.running)
 	if err != nil {
@@ -323,12 +301,12 @@ func (s *standIn) announce() error {
 	return writeFile(filepath.Join(s.flags.folder, loopbackFile), []byte(preload))
 }
 
-// readRunning finds the stand-in that runs in a folder.
+// readRunning reads where the stand-in of a folder runs.
 func readRunning(folder string) (running, error) {
 	var r running
 	text, err := os.ReadFile(filepath.Join(folder, runningFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, fmt.Errorf("no stand-in runs in %s: start one with usher dps, or name its --folder", folder)
+		return r, fmt.Errorf("no stand-in runs in %s: start one with usher dps, or give its --folder", folder)
 	}
 	if err != nil {
 		return r, err
@@ -339,7 +317,7 @@ func readRunning(folder string) (running, error) {
 	return r, nil
 }
 
-// describe prints where the stand-in is and what SDKs need to find it.
+// describe prints the stand-in's addresses and how to make SDKs find and trust it.
 func (s *standIn) describe(w io.Writer) {
 	config := s.service.Config()
 	fmt.Fprintf(w, "HTTPS and WebSocket https://%s\nMQTT                mqtts://%s\nID scope            %s\nService API         %s\n",
@@ -352,30 +330,30 @@ func (s *standIn) describe(w io.Writer) {
 		fmt.Fprintf(w, "%-19s %s\n", label, linked.HostName)
 	}
 	if s.fellBack != nil {
-		fmt.Fprintf(w, "\nPort %d is not to be had (%v).\nSee below which SDK needs it. To allow it: %s\n", defaultHTTPS, s.fellBack, allowPort)
+		fmt.Fprintf(w, "\nPort %d cannot be used (%v).\nSee below which SDK needs it. To allow it: %s\n", defaultHTTPS, s.fellBack, allowPort)
 	}
-	fmt.Fprintf(w, "\nWhat makes each SDK trust and find it:\n")
+	fmt.Fprintf(w, "\nHow to make each SDK trust and find it:\n")
 	for _, sdk := range pki.TrustLines(absolute(s.authority.CAFile()), s.running.HTTPS, s.running.MQTT) {
 		fmt.Fprintf(w, "  %s\n", sdk.SDK)
 		for _, line := range sdk.Lines {
 			fmt.Fprintf(w, "    %s\n", line)
 		}
 		if sdk.SDK == "Node" {
-			fmt.Fprintf(w, "    or, with no change to the program: NODE_OPTIONS=\"--require %s\" NODE_EXTRA_CA_CERTS=%s node device.js\n",
+			fmt.Fprintf(w, "    or, without changing the program: NODE_OPTIONS=\"--require %s\" NODE_EXTRA_CA_CERTS=%s node device.js\n",
 				absolute(filepath.Join(s.flags.folder, loopbackFile)), absolute(s.authority.CAFile()))
-			continue // with that it needs nothing more
+			continue // with that, nothing else is needed
 		}
 		if sdk.Needs != "" {
 			fmt.Fprintf(w, "    Note: %s\n", sdk.Needs)
 		}
 	}
 	fmt.Fprintf(w, "\nA device's key:      usher dps key%s GROUP REGISTRATION_ID\nService and hub:     usher dps connection-string%[1]s [HUB]\nMade-up devices:     usher dps fleet%[1]s\n\n", s.flags.suffix())
-	for _, webhook := range s.deaf() {
-		fmt.Fprintf(w, "Nobody serves the webhook %s yet. `make run` serves Usher at %s.\n\n", webhook, defaultDPSWebhook)
+	for _, webhook := range s.unservedWebhooks() {
+		fmt.Fprintf(w, "No one serves the webhook %s yet. `make run` serves Usher at %s.\n\n", webhook, defaultDPSWebhook)
 	}
 }
 
-// absolute is for Node, which takes --require from a relative path to be a package.
+// absolute is for Node, which treats a relative path in --require as the name of a package.
 func absolute(path string) string {
 	if full, err := filepath.Abs(path); err == nil {
 		return full
@@ -383,7 +361,7 @@ func absolute(path string) string {
 	return path
 }
 
-// wait returns when a listener or the journal fails, with why; or nil after close.
+// wait returns the error of the first listener or journal that fails, or nil after close.
 func (s *standIn) wait() error {
 	err := <-s.failed
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, mqtt.ErrClosed) {
@@ -392,28 +370,27 @@ func (s *standIn) wait() error {
 	return err
 }
 
-// close ends the stand-in: doors first, then what is behind them.
+// close ends the stand-in: first the servers, then what is behind them.
 func (s *standIn) close() error {
 	var problems []error
 	if s.web != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
-		var doors sync.WaitGroup
-		doors.Go(func() { _ = s.mqtt.Close() }) // connections end either way
+		var servers sync.WaitGroup
+		servers.Go(func() { _ = s.mqtt.Close() }) // connections end either way
 		if err := s.web.Shutdown(ctx); err != nil {
 			_ = s.web.Close()
 		}
-		doors.Wait()
+		servers.Wait()
 	}
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		problems = append(problems, s.closers[i]())
+	for _, closer := range slices.Backward(s.closers) {
+		problems = append(problems, closer())
 	}
 	s.closers = nil
 	return errors.Join(problems...)
 }
 
-// tlsHints passes on what the servers of HTTP and MQTT complain of, and says what
-// to do where a client does not trust the stand-in.
+// tlsHints prints the errors of the HTTP and MQTT servers, and a hint where a client does not trust the stand-in.
 type tlsHints struct {
 	w    io.Writer
 	ca   string
@@ -423,10 +400,10 @@ type tlsHints struct {
 func (t *tlsHints) Write(p []byte) (int, error) {
 	text := strings.TrimSpace(strings.TrimPrefix(string(p), "http: "))
 	fmt.Fprintf(t.w, "dps: %s\n", text)
-	// Node hangs up without a word.
+	// Node closes the connection without an alert.
 	if strings.Contains(text, "unknown certificate") || strings.Contains(text, "bad certificate") || strings.HasSuffix(text, "EOF") {
 		t.once.Do(func() {
-			fmt.Fprintf(t.w, "dps: most likely that client does not trust %s: see what its SDK needs\n", t.ca)
+			fmt.Fprintf(t.w, "dps: most likely the client does not trust %s: see above how to make its SDK trust it\n", t.ca)
 		})
 	}
 	return len(p), nil

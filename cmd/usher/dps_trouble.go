@@ -17,8 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
-// managementPatience is how long a stand-in may take to answer on its management endpoints.
-const managementPatience = 10 * time.Second
+// managementTimeout is how long a stand-in may take to answer on its management endpoints.
+const managementTimeout = 10 * time.Second
 
 func newDPSTroubleCommand(flags *standInFlags) *cobra.Command {
 	var calm bool
@@ -26,8 +26,7 @@ func newDPSTroubleCommand(flags *standInFlags) *cobra.Command {
 		Use:   "trouble [JSON]",
 		Short: "Show or set what goes wrong on purpose, while the stand-in runs",
 		Long: `Trouble shows what goes wrong on purpose in the stand-in that runs in --folder, or
-sets it: the whole of it, as under trouble in the configuration. --calm ends all of
-it.`,
+replaces all of it with JSON as under trouble in the configuration. --calm ends it.`,
 		Example: `  usher dps trouble
   usher dps trouble '{"throttle": 0.1, "webhook": {"cut": 0.05}}'
   usher dps trouble '{"hubs": {"contoso-eu-hub.azure-devices.net": "drained"}}'
@@ -35,7 +34,7 @@ it.`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if calm && len(args) > 0 {
-				return usageError(errors.New("--calm ends all trouble, and the argument sets some: choose one"))
+				return usageError(errors.New("--calm ends all trouble, but the argument sets some: choose one"))
 			}
 			method, body := http.MethodGet, ""
 			switch {
@@ -70,7 +69,7 @@ func manage(ctx context.Context, folder, method, path, body string) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, managementPatience)
+	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "https://"+at.httpsAddress()+path, strings.NewReader(body))
 	if err != nil {

@@ -13,13 +13,13 @@ import (
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
-// provisioningFlags say which DPS instance a command works with, and as whom.
+// provisioningFlags say which DPS instance a command uses, and how it signs in.
 type provisioningFlags struct {
 	host           string
 	connectionFile string
 }
 
-// Environment variables that stand in for flags.
+// Environment variables in place of flags.
 const (
 	envProvisioningHost = "USHER_DPS"
 	envConnectionString = "USHER_DPS_CONNECTION_STRING"
@@ -28,9 +28,9 @@ const (
 
 func (f *provisioningFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.host, "dps", "", "host name of the DPS instance's service API; default from "+envProvisioningHost+", else that of the connection string")
+	flags.StringVar(&f.host, "dps", "", "host name of the DPS instance's service API; default from "+envProvisioningHost+", else the one in the connection string")
 	flags.StringVar(&f.connectionFile, "connection-string-file", "",
-		"file with a connection string of the DPS instance, - for standard input; default from "+envConnectionString+", else you sign in with Microsoft Entra (az login)")
+		"file with a connection string of the DPS instance, - for standard input; default from "+envConnectionString+", else Microsoft Entra is used (az login)")
 }
 
 func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
@@ -71,8 +71,8 @@ func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, erro
 	return client, nil
 }
 
-// webhookFlags say which webhook a command is about. The key is never a flag: flags
-// are in the shell's history and in the list of processes.
+// webhookFlags say which webhook a command uses. The key is never a flag, because flags are in the shell's history and
+// in the list of processes.
 type webhookFlags struct {
 	url, keyFile, apiVersion string
 }
@@ -90,7 +90,7 @@ func (f *webhookFlags) webhook(cmd *cobra.Command) (enrollment.Webhook, error) {
 		return webhook, usageError(errors.New("--webhook is missing"))
 	}
 	if webhook.Key() != "" {
-		return webhook, usageError(errors.New("--webhook has a key in it, and this shell's history now, too: change the key, and give the new one by --key-file or " + envFunctionKey))
+		return webhook, usageError(errors.New("--webhook contains a key, which is now in this shell's history: change the key, and give the new one with --key-file or " + envFunctionKey))
 	}
 	key := strings.TrimSpace(os.Getenv(envFunctionKey))
 	if f.keyFile != "" {
@@ -109,7 +109,7 @@ func (f *webhookFlags) webhook(cmd *cobra.Command) (enrollment.Webhook, error) {
 	return webhook, nil
 }
 
-// secretFrom reads one line. Its errors quote nothing of it.
+// secretFrom reads one line. Its errors do not quote it.
 func secretFrom(cmd *cobra.Command, name string) (string, error) {
 	in := cmd.InOrStdin()
 	if name != "-" {

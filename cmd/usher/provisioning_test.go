@@ -103,7 +103,7 @@ func (c *chain) put(t *testing.T, id string, group model.EnrollmentGroup) {
 	t.Helper()
 	group.EnrollmentGroupID = id
 	group.Attestation.Type = "symmetricKey"
-	if _, err := c.service.PutGroup(id, group, ""); err != nil {
+	if err := c.service.Groups.Put(id, &group, ""); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -118,8 +118,8 @@ func hashed() model.EnrollmentGroup {
 	return model.EnrollmentGroup{Enrollment: model.Enrollment{AllocationPolicy: "hashed"}}
 }
 
-// usher runs a command as a process, since a process reads the authorities that it
-// trusts once. What it prints must hold no secret.
+// usher runs a command as a process, since a process reads the authorities that it trusts once. What it prints must
+// hold no secret.
 func (c *chain) usher(t *testing.T, wantCode int, args ...string) string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "usher", args...)
@@ -145,11 +145,11 @@ func (c *chain) usher(t *testing.T, wantCode int, args ...string) string {
 
 func (c *chain) group(t *testing.T, id string) model.EnrollmentGroup {
 	t.Helper()
-	group, err := c.service.Group(id)
+	group, err := c.service.Groups.Get(id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return group
+	return *group.(*model.EnrollmentGroup)
 }
 
 func wants(t *testing.T, text string, parts ...string) {
@@ -197,12 +197,12 @@ func TestPageOfDoctor(t *testing.T) {
 	}
 }
 
-// A dry run changes nothing, what is written is what it showed, and keys and members
-// that usher does not know outlive it.
+// A dry run changes nothing, what is written is what it showed, and keys and members that usher does not know outlive
+// it.
 func TestEnroll(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, "breakroom")
-	before, err := c.service.GroupAttestation("breakroom")
+	before, err := c.service.Groups.Attestation("breakroom")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestEnroll(t *testing.T) {
 		len(group.IotHubs) != 1 || group.ReprovisionPolicy == nil || group.ReprovisionPolicy.UpdateHubAssignment {
 		t.Errorf("the group is %+v", group)
 	}
-	after, err := c.service.GroupAttestation("breakroom")
+	after, err := c.service.Groups.Attestation("breakroom")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,22 +231,21 @@ func TestEnroll(t *testing.T) {
 	wants(t, c.usher(t, exitFailure, "enroll", "--group", "line-x", "--webhook", c.webhook), "there is no such enrollment", "--create")
 	wants(t, c.usher(t, exitOK, "enroll", "--group", "line-x", "--individual", "Press-1", "--create", "--webhook", c.webhook, "--key-file", "key"),
 		"group line-x: created", "individual Press-1: created")
-	if _, err := c.service.Enrollment("press-1"); err != nil {
+	if _, err := c.service.Enrollments.Get("press-1"); err != nil {
 		t.Error(err)
 	}
 	wants(t, c.usher(t, exitUsage, "enroll", "--group", "breakroom", "--webhook", c.webhook+"?co"+"de=x"), "change the key")
 	wants(t, c.usher(t, exitUsage, "enroll", "--webhook", c.webhook), "which enrollments?")
 }
 
-// A key that the webhook does not take reaches no enrollment; one that it takes reaches
-// all that call it, and no other.
+// A key that the webhook does not take reaches no enrollment; one that it takes reaches all that call it, and no other.
 func TestRotateKey(t *testing.T) {
 	t.Parallel()
 	c := newChain(t, "hashed")
 	c.put(t, "one", custom(c.webhook+"?code="+oldFunctionKey))
 	c.put(t, "two", custom(c.webhook))
 	c.put(t, "elsewhere", custom("https://other.example/api/allocate?code=other"))
-	wants(t, c.usher(t, exitFailure, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "wrong-key"), "nothing is changed", "answers 401")
+	wants(t, c.usher(t, exitFailure, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "wrong-key"), "nothing was changed", "answers 401")
 	if got := c.group(t, "one").CustomAllocationDefinition.WebhookURL; !strings.HasSuffix(got, oldFunctionKey) {
 		t.Errorf("the webhook of one is %s", got)
 	}
@@ -290,7 +289,7 @@ func TestDoctor(t *testing.T) {
 	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
 		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
-		"[unlinked-hub]", "mend: ")
+		"[unlinked-hub]", "fix: ")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "wrong-key"), "[key-refused]")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", strings.Replace(c.webhook, "allocate", "alocate", 1), "--key-file", "key"), "[wrong-url]")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", "https://127.0.0.1:1/api/allocate", "--key-file", "key"), "[unreachable]")

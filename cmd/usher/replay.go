@@ -17,6 +17,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/replay/view"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
@@ -87,14 +88,13 @@ change.`,
 	flags.rules.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&flags.baseline, "baseline", "", "folder or bundle of the rules to compare with; default: what the log tells")
-	f.StringVarP(&flags.format, "output", "o", "text", "text or json")
 	f.StringVar(&flags.html, "html", "", "file to write the report to as one HTML page, besides")
 	f.StringVar(&flags.list, "list", "", "file to write every changed registration to, a line of JSON for each")
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
 	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, accepted, rejected, held, faulted, malformed, lacking, any")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "fail-on", slices.Sorted(maps.Keys(failures))...)
 	return cmd
 }
@@ -118,18 +118,13 @@ func (flags *replayFlags) check(logs []string) error {
 			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, accepted, rejected, held, faulted, malformed, lacking or any", name))
 		}
 	}
-	stdin := slices.DeleteFunc(slices.Clone(logs), func(name string) bool { return name != "-" })
 	switch {
-	case !slices.Contains([]string{"text", "json"}, flags.format):
-		return usageError(fmt.Errorf("--output is %q: use text or json", flags.format))
 	case flags.examples < 0 || flags.examples > 10_000:
 		return usageError(fmt.Errorf("--examples must be from 0 to 10000, and is %d", flags.examples))
 	case flags.parallel < 0 || flags.parallel > 1024:
 		return usageError(fmt.Errorf("--parallel must be from 0 to 1024, and is %d", flags.parallel))
-	case len(stdin) > 1:
-		return usageError(errors.New("- is there twice, and standard input can be read once"))
 	}
-	return nil
+	return checkStdin(logs)
 }
 
 func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -145,7 +140,7 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 			return err
 		}
 	}
-	logs, size, err := openLogs(paths, stdin)
+	logs, size, err := openReplayLogs(paths, stdin)
 	if err != nil {
 		return err
 	}
@@ -186,13 +181,16 @@ func (flags *replayFlags) allocator(ctx context.Context, path string) (*decider.
 	return decider.New(decider.Options{Rules: rules})
 }
 
-// openLogs returns the logs and their size in bytes, 0 if that is not known.
-func openLogs(paths []string, stdin io.Reader) (logs []replay.Log, size int64, err error) {
+// openReplayLogs returns the logs and their size in bytes; 0 if that is unknown.
+func openReplayLogs(paths []string, stdin io.Reader) ([]requestlog.Log, int64, error) {
+	var logs []requestlog.Log
+	var size int64
 	known := true
 	for _, path := range paths {
-		log := replay.Stream("stdin", stdin)
+		log := requestlog.Stream("stdin", stdin)
 		if path != "-" {
-			if log, err = replay.File(path); err != nil {
+			var err error
+			if log, err = requestlog.File(path); err != nil {
 				return nil, 0, err
 			}
 		}
@@ -222,9 +220,9 @@ func showReplay(w io.Writer, p *replay.Progress, size int64) (stop func()) {
 			case <-ticker.C:
 				share := 0.0
 				if size > 0 {
-					share = float64(p.Read()) / float64(size)
+					share = float64(p.Read.Load()) / float64(size)
 				}
-				shown.update(int(p.Registrations()), share)
+				shown.update(int(p.Registrations.Load()), share)
 			}
 		}
 	}()

@@ -18,7 +18,7 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Report is all that is told about one request. Keys and certificates are masked.
+// Report explains the answer to one request. Keys and certificates are masked.
 type Report struct {
 	Source     string      `json:"source"` // where the request was read
 	Device     Device      `json:"device"`
@@ -29,25 +29,27 @@ type Report struct {
 	Decision  answer.Document `json:"decision"`
 	Effect    Effect          `json:"effect"`
 	Overrides []Constraint    `json:"overrides,omitempty"`
-	// Recorded is the decision of the record that the request was in, if it
-	// was in one.
-	Recorded      *Recorded           `json:"recorded,omitempty"`
+	// Then is what the record of the request says was answered; nil if there is none. Recorded is what JSON shows of it.
+	Then     *answer.Answer  `json:"-"`
+	Recorded answer.Document `json:"recorded,omitempty"`
+	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
+	Lacks []string `json:"-"`
 	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
 	Entries       []explanation.Entry `json:"entries"`
 	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
-	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is not whole
+	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is incomplete
 }
 
-// Device is what the request says of the device.
+// Device is what the request says about the device.
 type Device struct {
 	RegistrationID  string `json:"registrationId"`
 	FirstAssignment bool   `json:"firstAssignment"`
 	CurrentHub      string `json:"currentHub,omitempty"`
-	// CurrentHubLinked is set if the answer could be the current hub.
+	// CurrentHubLinked is set if the current hub is one of linkedHubs.
 	CurrentHubLinked bool `json:"currentHubLinked,omitempty"`
 }
 
-// Enrollment is what the request says of the enrollment.
+// Enrollment is what the request says about the enrollment.
 type Enrollment struct {
 	Kind        dps.EnrollmentKind    `json:"kind"`
 	ID          string                `json:"id"`
@@ -67,7 +69,7 @@ type Effect struct {
 	Result    dps.Result `json:"result"`
 	ErrorCode int        `json:"errorCode,omitempty"`
 	Message   string     `json:"message"`
-	// InitialTwin tells what becomes of the twin; for an assignment alone.
+	// InitialTwin says what happens to the twin; only for an assignment.
 	InitialTwin string `json:"initialTwin,omitempty"`
 }
 
@@ -108,7 +110,7 @@ func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask ke
 	effect := a.Effect()
 	r.Effect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode, Message: effect.Message}
 	if a.Result == answer.Assigned {
-		r.Effect.InitialTwin = fateOfTwin(request, &a)
+		r.Effect.InitialTwin = describeTwin(request, &a)
 	}
 	a.Response.InitialTwin = maskObject(mask, a.Response.InitialTwin)
 	a.Response.Payload = maskObject(mask, a.Response.Payload)
@@ -128,7 +130,20 @@ func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask ke
 	}
 }
 
+// SetRecorded adds what the record of the request says was answered, and what is masked in it although the rules look at
+// it.
+func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
+	r.Then, r.Lacks = then, lacks
+	r.Recorded = append(answer.Document{{Name: "outcome", Value: string(then.Result)}}, then.Document("hub", "rules")...)
+	if len(lacks) > 0 {
+		r.Recorded = append(r.Recorded, answer.Member{Name: "lacks", Value: lacks})
+	}
+}
+
 func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
+	if object == nil {
+		return nil
+	}
 	masked, _ := mask.Value(object).(map[string]any)
 	return masked
 }
@@ -145,15 +160,15 @@ func why(c ruleset.Candidate) string {
 	}
 }
 
-// fateOfTwin says what DPS does with the device's twin.
-func fateOfTwin(request *dps.AllocationRequest, a *answer.Answer) string {
+// describeTwin says what DPS does with the device's twin.
+func describeTwin(request *dps.AllocationRequest, a *answer.Answer) string {
 	if a.InitialTwin != dps.InitialTwinNone {
 		return string(a.InitialTwin)
 	}
 	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, a.Response.IotHubHostName)
 	switch {
 	case request.FirstAssignment(), moves && request.Enrollment.Reprovision == dps.ReprovisionReset:
-		return "none: DPS takes that of the enrollment, if it has one"
+		return "none: DPS applies that of the enrollment, if it has one"
 	case moves:
 		return "none: the device moves and its twin is migrated"
 	default:
@@ -161,7 +176,7 @@ func fateOfTwin(request *dps.AllocationRequest, a *answer.Answer) string {
 	}
 }
 
-// constraint says what prevailed over the rule.
+// constraint describes what prevailed over the rule.
 func (r *Report) constraint(override answer.Override, request *dps.AllocationRequest) string {
 	current := request.Device.CurrentIotHubHostName
 	switch override {
@@ -174,14 +189,13 @@ func (r *Report) constraint(override answer.Override, request *dps.AllocationReq
 	case answer.CurrentHubNotLinked:
 		return fmt.Sprintf("the reprovision policy keeps the device on %s, which is not linked: no answer satisfies both", current)
 	case answer.OnUndecided:
-		return "the rule comes to no hub, and its METADATA says in on_undecided what then"
+		return "the rule names no hub, and on_undecided in its METADATA says what happens then"
 	default:
 		return string(override)
 	}
 }
 
-// entry finds an entry rule; the zero value stands for one that the package does
-// not define.
+// entry finds an entry rule. The result is empty if the package does not define it.
 func (r *Report) entry(name string) explanation.Entry {
 	for _, entry := range r.Entries {
 		if entry.Name == name {

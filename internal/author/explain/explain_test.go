@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,11 +80,11 @@ func TestEffect(t *testing.T) {
 		overrides                              []string
 	}{
 		{"assigned", toEU, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
-			"none: DPS takes that of the enrollment, if it has one", nil},
+			"none: DPS applies that of the enrollment, if it has one", nil},
 		{"moves without a twin", toEU, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"none: the device moves and its twin is migrated", nil},
 		{"is reset without a twin", toEU, "hold", reset, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
-			"none: DPS takes that of the enrollment, if it has one", nil},
+			"none: DPS applies that of the enrollment, if it has one", nil},
 		{"twin applied", twin, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0, "applied", nil},
 		{"twin ignored", twin, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"ignored: the device moves and its twin is migrated", nil},
@@ -100,7 +99,7 @@ func TestEffect(t *testing.T) {
 			map[string]any{"outcome": "held", "status": 429, "reasons": []any{"wait"}, "retryAfter": "1m30s"}, dps.Assigning, 0, "", nil},
 		{"undecided", `hub := input.deviceRuntimeContext.payload.x`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule names no hub"}, dps.Assigning, 0, "", nil},
 		{"undecided, stays", `hub := input.deviceRuntimeContext.payload.x`, "stay", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
-			"none: the device stays on its hub", []string{"on_undecided: the rule comes to no hub, and its METADATA says in on_undecided what then"}},
+			"none: the device stays on its hub", []string{"on_undecided: the rule names no hub, and on_undecided in its METADATA says what happens then"}},
 		{"bad verdict", `hub := "elsewhere.azure-devices.net"`, "hold", "", "",
 			map[string]any{"fault": "bad_verdict", "status": 503, "detail": "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
 		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule failed",
@@ -155,30 +154,30 @@ func TestWhyNot(t *testing.T) {
 			`no 9: it gives "` + us + `"`}},
 		{"never reprovision", literal, never, onUS + where("eu"), eu, []string{
 			"the enrollment's reprovision policy keeps the device on " + us,
-			"yes 7: it gives this hub, but it does not have the last word",
+			"yes 7: it gives this hub, but something else decides",
 			`no 9: it would give "` + us + `"; fails input.deviceRuntimeContext.payload.where == "us"`}},
 		{"rejected", literal + "\n\nreject contains \"bad\" if true", "", where("eu"), eu, []string{
-			`reject at rules/a.rego:11 has the last word: ["bad"]`,
-			"yes 7: it gives this hub, but it does not have the last word",
+			`reject at rules/a.rego:11 decides: ["bad"]`,
+			"yes 7: it gives this hub, but something else decides",
 			`no 9: it would give "` + us + `"; fails input.deviceRuntimeContext.payload.where == "us"`}},
 		{"held", "hub := \"" + eu + "\"\n\nhold contains \"wait\"", "", "", eu, []string{
-			`hold at rules/a.rego:9 has the last word: ["wait"]`, "yes 7: it gives this hub, but it does not have the last word"}},
+			`hold at rules/a.rego:9 decides: ["wait"]`, "yes 7: it gives this hub, but something else decides"}},
 		{"another branch", "hub := \"" + us + "\" if {\n\tinput.deviceRuntimeContext.payload\n} else := \"" + eu + `"`, "", where("x"), "CONTOSO-EU", []string{
-			`no 7: it gives "` + us + `"`, "yes 9: it would give this hub, but it is not reached: rules/a.rego:7 goes before it"}},
+			`no 7: it gives "` + us + `"`, "yes 9: it would give this hub, but it is not reached: rules/a.rego:7 takes precedence"}},
 		{"no weight", `hub := usher.choose(input.deviceRuntimeContext.registrationId, {"contoso-us": 1, "contoso-eu": 0}, input.linkedHubs)`, "", "", eu, []string{
 			`no 7: it gives "` + us + `", drawn from ` + us + ": this hub is not among them"}},
 		{"unlucky", `hub := usher.choose(input.deviceRuntimeContext.registrationId, {"contoso-us": 1000000, "contoso-eu": 0.000001}, input.linkedHubs)`, "", "", eu, []string{
-			`no 7: it gives "` + us + `", drawn from ` + eu + ", " + us + `: this hub counts, but the draw of "dev-1" is another`}},
+			`no 7: it gives "` + us + `", drawn from ` + eu + ", " + us + `: this hub is among them, but "dev-1" draws another`}},
 		{"unknown", "hub := h if {\n\th := input.deviceRuntimeContext.payload.hub\n}", "", "", eu, []string{
 			"no decision is reached (undecided): the rule names no hub",
 			"unknown 7: what it would give depends on what does not hold; fails h := input.deviceRuntimeContext.payload.hub"}},
 		{"no hub rule", `hold contains "wait"`, "", "", eu, []string{
-			`hold at rules/a.rego:7 has the last word: ["wait"]`, "the rule does not define hub"}},
+			`hold at rules/a.rego:7 decides: ["wait"]`, "the rule does not define hub"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, request := report(t, one(t, "hold", test.rules), asking(test.policy, test.device))
-			r.AskWhyNot(request, test.hub)
+			r.ExplainWhyNot(request, test.hub)
 			var got []string
 			if r.WhyNot.Answer {
 				got = append(got, r.WhyNot.Hub+" is the answer")
@@ -219,7 +218,7 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 		}
 		r, request := report(t, allocator, body)
 		for _, hub := range append(slices.Clone(request.LinkedHubs), "elsewhere") {
-			r.AskWhyNot(request, hub)
+			r.ExplainWhyNot(request, hub)
 			w := r.WhyNot
 			if w.Answer != (r.Answer.Response.IotHubHostName == hub) || w.Linked != (hub != "elsewhere") {
 				t.Errorf("%s: of %s it says %+v, the answer is %s", file, hub, w, r.Answer.Response.IotHubHostName)
@@ -244,69 +243,13 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 	}
 }
 
-func TestRead(t *testing.T) {
-	t.Parallel()
-	const a, b = `{"deviceRuntimeContext":{"registrationId":"a"}}`, `{"linkedHubs":[],"request":"no record"}`
-	// Entries of the journal of usher dps.
-	const registered = `{"time":"2026-01-01T00:00:00Z","id":1,"kind":"register","request":{"registrationId":"a"},"durationMs":1}` + "\n"
-	called := func(request string, status int, response string) string {
-		return fmt.Sprintf(`{"time":"2026-01-01T00:00:00Z","id":2,"kind":"webhook","attempt":1,"request":%s,"status":%d,"response":%s,"durationMs":1}`+"\n", request, status, response)
-	}
-	for _, test := range []struct {
-		name, text string
-		number     int
-		want       string
-		recorded   *explain.Recorded
-		problem    string
-	}{
-		{"a request", a + "\n", 0, a, nil, ""},
-		{"a record", `{"time": 1, "request": ` + a + `, "new": {}}`, 0, a, nil, ""},
-		{"a record with a decision", `{"request": ` + a + `, "decision": {"outcome": "assigned", "hub": "h", "rules": "sha256:1", "x": 1}}`, 0, a,
-			&explain.Recorded{Outcome: "assigned", Hub: "h", Rules: "sha256:1"}, ""},
-		{"a record with a fault", `{"request": ` + a + `, "decision": {"fault": "timeout"}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a fault in full", `{"request": ` + a + `, "decision": {"fault": {"kind": "timeout"}}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a decision of another kind", `{"request": ` + a + `, "decision": [1]}`, 0, a, nil, ""},
-		{"a member of that name that is no request", b, 0, b, nil, ""},
-		{"the second", a + "\n" + `{"request":` + b + "}\n", 2, b, nil, ""},
-		{"the first before a broken one", a + "\n{", 1, a, nil, ""},
-		{"broken", "{", 0, "{", nil, ""},
-		{"several", a + a, 0, "", nil, "it holds 2 requests"},
-		{"too few", a, 2, "", nil, "there is no number 2: it holds 1 requests"},
-		{"after a broken one", a + "\n{", 3, "", nil, "number 3 cannot be read, because number 2 is not valid JSON: unexpected EOF"},
-		{"nothing", " \n", 0, "", nil, "it is empty"},
-		{"a journal", registered + called(a, 200, `{"iotHubHostName":"h"}`) + registered, 0, a, &explain.Recorded{Outcome: "assigned", Hub: "h"}, ""},
-		{"a journal with calls", registered + called(a, 503, `null`) + called(b, 403, `null`), 2, b, &explain.Recorded{Outcome: "rejected"}, ""},
-		{"a journal without calls", registered, 0, "", nil, "it is of the journal of usher dps, and holds no first call of a webhook"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			input, err := explain.Read([]byte(test.text), test.number)
-			if test.problem != "" {
-				if err == nil || err.Error() != test.problem {
-					t.Errorf("error %v, want %s", err, test.problem)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := strings.TrimSpace(string(input.Body)); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
-			}
-			if diff := cmp.Diff(test.recorded, input.Recorded); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
-	}
-}
-
 // Keys are masked in the decision, too, which the rule could have put there.
 func TestReportHidesKeys(t *testing.T) {
 	t.Parallel()
 	const canary = "Q0FOQVJZLUNBTkFSWS1DQU5BUlk="
 	r, request := report(t, one(t, "hold", "hub := \""+eu+"\"\n\npayload := {\"k\": input.enrollmentGroup.attestation.symmetricKey.primaryKey}\n\ninitial_twin := {\"tags\": payload}"),
 		asking(`, "attestation": {"type": "symmetricKey", "symmetricKey": {"primaryKey": "`+canary+`"}}`, ""))
-	r.AskWhyNot(request, us)
+	r.ExplainWhyNot(request, us)
 	var text bytes.Buffer
 	if err := errors.Join(r.WriteJSON(&text), r.WriteText(&text, explain.Plain())); err != nil {
 		t.Fatal(err)

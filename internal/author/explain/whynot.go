@@ -9,14 +9,13 @@ import (
 	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
-// WhyNot tells why a device does not go to a certain hub.
+// WhyNot explains why a device does not go to a certain hub.
 type WhyNot struct {
 	Hub    string `json:"hub"` // as linkedHubs spells it, if it is linked
 	Linked bool   `json:"linked"`
 	// Answer is set if the device does go there.
 	Answer bool `json:"answer,omitempty"`
-	// Obstacles are what forbids the hub or had the last word before the rule
-	// hub, the weightiest first.
+	// Obstacles are what forbids the hub, or decides before the entry rule hub, the most important first.
 	Obstacles []string `json:"obstacles,omitempty"`
 	// lastWord are the entry rules among the obstacles.
 	lastWord []explanation.Entry
@@ -24,22 +23,21 @@ type WhyNot struct {
 	Definitions []HubDefinition `json:"definitions"`
 }
 
-// HubDefinition tells what one definition of hub has to do with the hub.
+// HubDefinition shows how one definition of hub relates to the hub.
 type HubDefinition struct {
 	Place string            `json:"place"`
 	Text  string            `json:"text"`
 	State explanation.State `json:"state"`
-	// Names is "yes" if the definition gives the hub, or would if it held; "no"
-	// if it gives another, "unknown" if that depends on what does not hold.
+	// Names is "yes" if the definition gives the hub, or would if it held; "no" if it gives another; "unknown" if that
+	// depends on what does not hold.
 	Names string `json:"names"`
 	Note  string `json:"note"`
 	// Failed is the expression that does not hold.
 	Failed *explanation.Expression `json:"failed,omitempty"`
 }
 
-// AskWhyNot adds to the report why the device does not go to a hub, given by host
-// name or first label.
-func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
+// ExplainWhyNot adds to the report why the device does not go to a hub, given by host name or first label.
+func (r *Report) ExplainWhyNot(request *dps.AllocationRequest, name string) {
 	w := &WhyNot{Hub: name, Definitions: []HubDefinition{}}
 	r.WhyNot = w
 	for _, hub := range request.LinkedHubs {
@@ -59,12 +57,12 @@ func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
 	}
 	for _, name := range []string{"reject", "hold"} {
 		entry := r.entry(name)
-		if entry.Asked && says(entry.Value) {
+		if entry.Asked && isSet(entry.Value) {
 			w.lastWord = append(w.lastWord, entry)
 		}
 		for _, d := range entry.Definitions {
-			if entry.Asked && d.State == explanation.Gave && says(d.Value) {
-				w.Obstacles = append(w.Obstacles, fmt.Sprintf("%s at %s has the last word: %s", name, d.Place, compact(d.Value)))
+			if entry.Asked && d.State == explanation.Gave && isSet(d.Value) {
+				w.Obstacles = append(w.Obstacles, fmt.Sprintf("%s at %s decides: %s", name, d.Place, compact(d.Value)))
 			}
 		}
 	}
@@ -80,8 +78,8 @@ func (r *Report) AskWhyNot(request *dps.AllocationRequest, name string) {
 	}
 }
 
-// says reports whether the value of a reject or hold says anything.
-func says(value any) bool {
+// isSet reports whether a value of reject or hold rejects or holds.
+func isSet(value any) bool {
 	list, isList := value.([]any)
 	return value != nil && value != false && (!isList || len(list) > 0)
 }
@@ -103,7 +101,7 @@ func (w *WhyNot) definition(d explanation.Definition, hub explanation.Entry) Hub
 		h.Note = wouldGive
 	case explanation.Unreached:
 		if d.Failed == nil && h.Names == "unknown" {
-			wouldGive = "what it would give is not known"
+			wouldGive = "what it would give is unknown"
 		}
 		h.Note = wouldGive + ", but it is not reached: " + before(d, hub)
 	case explanation.Erred:
@@ -116,7 +114,7 @@ func (w *WhyNot) definition(d explanation.Definition, hub explanation.Entry) Hub
 
 func (w *WhyNot) gave(d explanation.Definition, names string) string {
 	if names == "yes" {
-		return "it gives this hub, but it does not have the last word"
+		return "it gives this hub, but something else decides"
 	}
 	draw := slices.IndexFunc(d.Draws, func(draw explanation.Draw) bool { return draw.Drawn == d.Value })
 	if draw < 0 {
@@ -124,13 +122,13 @@ func (w *WhyNot) gave(d explanation.Definition, names string) string {
 	}
 	among, luck := d.Draws[draw].Among, "this hub is not among them"
 	if slices.ContainsFunc(among, func(hub string) bool { return dps.SameHub(hub, w.Hub) }) {
-		luck = fmt.Sprintf("this hub counts, but the draw of %s is another", compact(d.Draws[draw].Key))
+		luck = fmt.Sprintf("this hub is among them, but %s draws another", compact(d.Draws[draw].Key))
 	}
 	return fmt.Sprintf("it gives %s, drawn from %s: %s", compact(d.Value), strings.Join(among, ", "), luck)
 }
 
-// before names what goes before a definition that is not reached: the branch
-// that holds, or for a default any other definition that does.
+// before names what takes precedence over a definition that is not reached: the branch that holds, or for a default any other
+// definition that holds.
 func before(d explanation.Definition, hub explanation.Entry) string {
 	place := ""
 	for _, other := range hub.Definitions {
@@ -141,5 +139,5 @@ func before(d explanation.Definition, hub explanation.Entry) string {
 			place = other.Place
 		}
 	}
-	return place + " goes before it"
+	return place + " takes precedence"
 }

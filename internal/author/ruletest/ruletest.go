@@ -117,20 +117,21 @@ const (
 
 // Result is one test, or one case of a test that has several.
 type Result struct {
-	// Package and Test name the test, such as data.allocation.line_test and
-	// test_hub; Case is empty for a test without cases.
-	Package, Test, Case string
-	File                string
-	Line                int
-	Outcome             Outcome
-	// Duration is that of the test; of its cases the first has it, the others have 0.
-	Duration time.Duration
+	// Package and Test name the test, such as data.allocation.line_test and test_hub; Case is empty for a test without
+	// cases.
+	Package, Test, Case string `json:"-"`
+
+	File    string  `json:"file"`
+	Line    int     `json:"line"`
+	Outcome Outcome `json:"outcome"`
+	// Duration is that of the test. If it has cases, the first carries it and the others have 0.
+	Duration time.Duration `json:"-"`
 	// Printed is what the test printed.
-	Printed string
-	// Failure tells where a test failed, where that is known.
-	Failure *Failure
+	Printed string `json:"printed,omitempty"`
+	// Failure says where a test failed, if that is known.
+	Failure *Failure `json:"failure,omitempty"`
 	// Message is the error of an Error.
-	Message string
+	Message string `json:"message,omitempty"`
 }
 
 // Name is the full name of the test and its case.
@@ -144,10 +145,10 @@ func (r Result) Name() string {
 
 // Failure is the expression that was not true.
 type Failure struct {
-	File string
-	Line int
+	File string `json:"file"`
+	Line int    `json:"line"`
 	// Text shows the expression with the values of its variables below it.
-	Text string
+	Text string `json:"text"`
 }
 
 // Run runs the tests and yields their results in no certain order, the cases of a

@@ -81,8 +81,8 @@ func TestFullIsFull(t *testing.T) {
 func TestDecodeErrors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		``:                                   "unexpected end",
-		`{`:                                  "unexpected end",
+		``:                                   "unexpected EOF",
+		`{`:                                  "unexpected EOF",
 		`[]`:                                 "not a decision record",
 		`7`:                                  "not a decision record",
 		`{}`:                                 "it has no usherRecord",

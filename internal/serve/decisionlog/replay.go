@@ -10,6 +10,29 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
+// Answer is what was answered, as far as the record holds it: of the twin, the payload and the cause nothing.
+func (r *Record) Answer() answer.Answer {
+	d := &r.Decision
+	a := answer.Answer{Result: answer.Result(d.Result()), Reasons: d.Reasons, Overrides: d.Overrides, Alarm: d.Alarm, Source: r.Source}
+	a.Response.IotHubHostName = d.Hub
+	if d.Fault != nil {
+		a.Detail, a.Violations = d.Fault.Detail, d.Fault.Violations
+	}
+	if r.Rules != nil {
+		a.Rules, a.Revision = r.Rules.Digest, r.Rules.Revision
+	}
+	if r.Rule != nil {
+		a.Rule = &answer.Rule{Package: r.Rule.Package, Title: r.Rule.Title, Place: r.Rule.File}
+	}
+	return a
+}
+
+// NeedsAttention reports whether an operator should look at the call, as the webhook reports it.
+func (r *Record) NeedsAttention() bool {
+	call := answer.Call{Answer: r.Answer(), Probe: r.Probe}
+	return call.NeedsAttention()
+}
+
 // requiredIDs are the members that every AllocationRequest must have.
 var requiredIDs = []struct{ object, pointer string }{
 	{"deviceRuntimeContext", "/deviceRuntimeContext/registrationId"},

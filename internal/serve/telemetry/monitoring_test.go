@@ -260,7 +260,7 @@ var logMessage = regexp.MustCompile(`\\"msg\\":\\"([^"\\]+)\\"`)
 // logged reports whether the handler's code has the message.
 func logged(t *testing.T, message string) bool {
 	t.Helper()
-	for _, folder := range []string{"function-app", filepath.Join("internal", "serve", "rulesource")} {
+	for _, folder := range []string{filepath.Join("internal", "serve", "decisionlog", "sink"), filepath.Join("internal", "serve", "rulesource")} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "..", folder, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", folder, err)

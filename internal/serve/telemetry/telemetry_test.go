@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -488,9 +489,34 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// A collector that stays away is told of once a minute, with how often meanwhile.
-func TestComplaintsAreApart(t *testing.T) {
+// Shutdown does not wait for a collector that hangs.
+func TestShutdownGivesUp(t *testing.T) {
 	t.Parallel()
+	var once sync.Once
+	arrived, release := make(chan struct{}), make(chan struct{})
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		once.Do(func() { close(arrived) })
+		<-release
+	}))
+	defer hanging.Close()
+	defer close(release)
+	all := on(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hanging.URL, "OTEL_EXPORTER_OTLP_TIMEOUT": "60000"}, telemetry.Options{})
+	post(t, webhook(t, all), body(inGroup, "d", toHubA, hubA))
+	slog.New(all.LogHandler(slog.NewJSONHandler(io.Discard, nil))).Info("x")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- all.Shutdown(ctx) }()
+	<-arrived
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Errors are logged once a minute, with how many there were in between. The handler of errors is one for the process, so
+// this test is not parallel.
+func TestErrorsAreLoggedOnceAMinute(t *testing.T) {
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer refusing.Close()
 	var written bytes.Buffer

@@ -13,8 +13,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// BenchmarkRegister is one registration with one call of a webhook in the same
-// process, until the device has its answer.
+// BenchmarkRegister is one registration with one call of a webhook in the same process, until the device has its
+// answer.
 func BenchmarkRegister(b *testing.B) {
 	file, err := store.Open(filepath.Join(b.TempDir(), "state"))
 	if err != nil {
@@ -31,15 +31,16 @@ func BenchmarkRegister(b *testing.B) {
 			}
 			b.Cleanup(service.Close)
 			service.SetWebhookTransport(&hook{answer: answers(http.StatusOK, `{"iotHubHostName":"`+hubA+`"}`)})
-			if _, err := service.PutGroup("toasters", customGroup(nil), ""); err != nil {
+			group := customGroup(nil)
+			if err := service.Groups.Put("toasters", &group, ""); err != nil {
 				b.Fatal(err)
 			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				caller := groupDevice(fmt.Sprint("device-", i))
-				status, err := service.Register(b.Context(), caller, model.RegistrationRequest{})
+				status, err := service.Register(caller, model.RegistrationRequest{})
 				for err == nil && status.Status == model.StatusAssigning {
-					status, err = service.Operation(b.Context(), caller, status.OperationID)
+					status, err = service.Operation(caller, status.OperationID)
 				}
 				if err != nil || status.Status != model.StatusAssigned {
 					b.Fatal(status, err)

@@ -2,6 +2,8 @@ package dpssim
 
 import (
 	"encoding/json"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
@@ -10,52 +12,40 @@ import (
 
 const maxDeviceID = 128
 
-// checkIndividual refuses what DPS does not save, naming the member, and fills
-// in what is read from certificates.
-func (s *Service) checkIndividual(e *model.IndividualEnrollment) error {
-	if !ids.MatchString(e.RegistrationID) {
-		return invalidArgument("registrationId: %q %s", cut(e.RegistrationID), idRule)
-	}
-	if strings.ContainsAny(e.DeviceID, " /\\\t\r\n\"<>") || len(e.DeviceID) > maxDeviceID {
-		return invalidArgument("deviceId: %q is no device id of IoT Hub", cut(e.DeviceID))
-	}
-	if err := optionalObject("optionalDeviceInformation", e.OptionalDeviceInformation); err != nil {
-		return err
-	}
-	a := &e.Attestation
-	switch a.Type {
-	case model.AttestationTPM:
-		if a.TPM == nil || a.TPM.EndorsementKey == "" {
-			return invalidArgument("attestation.tpm.endorsementKey: it is missing")
-		}
-	case model.AttestationX509:
-		if a.X509 != nil && a.X509.SigningCertificates != nil {
-			return invalidArgument("attestation.x509.signingCertificates: they are for groups; an individual enrollment has clientCertificates")
-		}
-	}
-	if err := s.checkAttestation(a); err != nil {
-		return err
-	}
-	return s.checkCommon(&e.Enrollment)
-}
+// ids are the registration and group IDs that DPS accepts; idRule describes them.
+var ids = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9-])?$`)
 
-func (s *Service) checkGroup(g *model.EnrollmentGroup) error {
-	if !ids.MatchString(g.EnrollmentGroupID) {
-		return invalidArgument("enrollmentGroupId: %q %s", cut(g.EnrollmentGroupID), idRule)
+const idRule = "is not up to 128 letters, digits, '-', '.', '_' and ':' that begins with a letter or digit and ends with one or '-'"
+
+// check refuses an enrollment that DPS would not save, naming the member, and fills in what is read from certificates.
+func (c *Collection) check(record model.Record) error {
+	if !ids.MatchString(*record.ID()) {
+		return invalidArgument("%s: %q %s", c.idField, cut(*record.ID()), idRule)
 	}
-	a := &g.Attestation
-	switch a.Type {
-	case model.AttestationTPM:
-		return invalidArgument("attestation.type: tpm is for individual enrollments")
-	case model.AttestationX509:
-		if a.X509 != nil && a.X509.ClientCertificates != nil {
-			return invalidArgument("attestation.x509.clientCertificates: they are for individual enrollments; a group has signingCertificates or caReferences")
+	common := record.Common()
+	a := &common.Attestation
+	if individual, ok := record.(*model.IndividualEnrollment); ok {
+		if strings.ContainsAny(individual.DeviceID, " /\\\t\r\n\"<>") || len(individual.DeviceID) > maxDeviceID {
+			return invalidArgument("deviceId: %q is not a device ID of IoT Hub", cut(individual.DeviceID))
+		}
+		if _, err := objectOrNone("optionalDeviceInformation", individual.OptionalDeviceInformation); err != nil {
+			return err
+		}
+		if a.Type == model.AttestationX509 && a.X509 != nil && a.X509.SigningCertificates != nil {
+			return invalidArgument("attestation.x509.signingCertificates: only groups have them; an individual enrollment has clientCertificates")
+		}
+	} else {
+		if a.Type == model.AttestationTPM {
+			return invalidArgument("attestation.type: only individual enrollments have tpm")
+		}
+		if a.Type == model.AttestationX509 && a.X509 != nil && a.X509.ClientCertificates != nil {
+			return invalidArgument("attestation.x509.clientCertificates: only individual enrollments have them; a group has signingCertificates or caReferences")
 		}
 	}
-	if err := s.checkAttestation(a); err != nil {
+	if err := c.service.checkAttestation(a); err != nil {
 		return err
 	}
-	return s.checkCommon(&g.Enrollment)
+	return c.service.checkCommon(common)
 }
 
 func (s *Service) checkAttestation(a *model.Attestation) error {
@@ -70,6 +60,9 @@ func (s *Service) checkAttestation(a *model.Attestation) error {
 		}
 		a.TPM, a.X509 = nil, nil
 	case model.AttestationTPM:
+		if a.TPM == nil || a.TPM.EndorsementKey == "" {
+			return invalidArgument("attestation.tpm.endorsementKey is missing")
+		}
 		if err := attest.CheckEndorsementKey(a.TPM.EndorsementKey); err != nil {
 			return invalidArgument("attestation.tpm: %v", err)
 		}
@@ -78,7 +71,7 @@ func (s *Service) checkAttestation(a *model.Attestation) error {
 		a.SymmetricKey, a.TPM = nil, nil
 		return s.checkX509(a.X509)
 	case "":
-		return invalidArgument("attestation.type: it is missing")
+		return invalidArgument("attestation.type is missing")
 	default:
 		return invalidArgument("attestation.type: %q is none of symmetricKey, x509, tpm", cut(a.Type))
 	}
@@ -89,54 +82,48 @@ func (s *Service) checkX509(x *model.X509) error {
 	if x == nil || x.ClientCertificates == nil && x.SigningCertificates == nil && x.CAReferences == nil {
 		return invalidArgument("attestation.x509: it names no certificate")
 	}
-	for _, pair := range []struct {
-		name         string
-		certificates *model.X509Certificates
-	}{{"clientCertificates", x.ClientCertificates}, {"signingCertificates", x.SigningCertificates}} {
-		if pair.certificates == nil {
-			continue
-		}
-		if pair.certificates.Primary == nil {
-			return invalidArgument("attestation.x509.%s.primary: it is missing", pair.name)
-		}
-		for _, one := range []struct {
-			name        string
-			certificate *model.X509Certificate
-		}{{"primary", pair.certificates.Primary}, {"secondary", pair.certificates.Secondary}} {
-			if one.certificate == nil {
-				continue
-			}
-			certificate, err := attest.ParseCertificate(one.certificate.Certificate)
-			if err != nil {
-				return invalidArgument("attestation.x509.%s.%s.certificate: %v", pair.name, one.name, err)
-			}
-			if pair.name == "signingCertificates" && !certificate.IsCA {
-				return invalidArgument("attestation.x509.signingCertificates.%s.certificate: it is not a CA certificate", one.name)
-			}
-			one.certificate.Info = attest.CertificateInfo(certificate)
-		}
+	if err := checkCertificates("attestation.x509.clientCertificates", x.ClientCertificates, false); err != nil {
+		return err
+	}
+	if err := checkCertificates("attestation.x509.signingCertificates", x.SigningCertificates, true); err != nil {
+		return err
 	}
 	if x.CAReferences == nil {
 		return nil
 	}
 	for _, reference := range []struct{ name, value string }{{"primary", x.CAReferences.Primary}, {"secondary", x.CAReferences.Secondary}} {
-		if reference.value == "" && reference.name == "secondary" {
-			continue
-		}
-		if !s.uploaded(reference.value) {
-			return invalidArgument("attestation.x509.caReferences.%s: no CA certificate %q is uploaded", reference.name, cut(reference.value))
+		uploaded := func(ca CACertificate) bool { return ca.Name == reference.value }
+		if (reference.value != "" || reference.name == "primary") && !slices.ContainsFunc(s.config.Certificates, uploaded) {
+			return invalidArgument("attestation.x509.caReferences.%s: no CA certificate %q was uploaded", reference.name, cut(reference.value))
 		}
 	}
 	return nil
 }
 
-func (s *Service) uploaded(name string) bool {
-	for _, certificate := range s.config.Certificates {
-		if certificate.Name == name {
-			return true
-		}
+func checkCertificates(path string, pair *model.X509Certificates, signing bool) error {
+	if pair == nil {
+		return nil
 	}
-	return false
+	if pair.Primary == nil {
+		return invalidArgument("%s.primary is missing", path)
+	}
+	for _, one := range []struct {
+		path        string
+		certificate *model.X509Certificate
+	}{{path + ".primary", pair.Primary}, {path + ".secondary", pair.Secondary}} {
+		if one.certificate == nil {
+			continue
+		}
+		certificate, err := attest.ParseCertificate(one.certificate.Certificate)
+		if err != nil {
+			return invalidArgument("%s.certificate: %v", one.path, err)
+		}
+		if signing && !certificate.IsCA {
+			return invalidArgument("%s.certificate: it is not a CA certificate", one.path)
+		}
+		one.certificate.Info = attest.CertificateInfo(certificate)
+	}
+	return nil
 }
 
 func (s *Service) checkCommon(e *model.Enrollment) error {
@@ -148,7 +135,7 @@ func (s *Service) checkCommon(e *model.Enrollment) error {
 	switch e.AllocationPolicy {
 	case "":
 		if len(e.IotHubs) > 0 {
-			return invalidArgument("allocationPolicy: it is missing, and iotHubs needs it")
+			return invalidArgument("allocationPolicy is missing, and iotHubs needs it")
 		}
 	case model.PolicyHashed, model.PolicyGeoLatency:
 	case model.PolicyStatic:
@@ -158,11 +145,11 @@ func (s *Service) checkCommon(e *model.Enrollment) error {
 	case model.PolicyCustom:
 		switch definition := e.CustomAllocationDefinition; {
 		case definition == nil:
-			return invalidArgument("customAllocationDefinition: it is missing, and allocationPolicy custom needs it")
+			return invalidArgument("customAllocationDefinition is missing, and allocationPolicy custom needs it")
 		case definition.WebhookURL == "":
-			return invalidArgument("customAllocationDefinition.webhookUrl: it is missing")
+			return invalidArgument("customAllocationDefinition.webhookUrl is missing")
 		case definition.APIVersion == "":
-			return invalidArgument("customAllocationDefinition.apiVersion: it is missing")
+			return invalidArgument("customAllocationDefinition.apiVersion is missing")
 		}
 	default:
 		return invalidArgument("allocationPolicy: %q is none of hashed, geoLatency, static, custom", cut(e.AllocationPolicy))
@@ -176,17 +163,24 @@ func (s *Service) checkCommon(e *model.Enrollment) error {
 		}
 	}
 	if twin := e.InitialTwin; twin != nil {
-		if err := optionalObject("initialTwin.tags", twin.Tags); err != nil {
+		if _, err := objectOrNone("initialTwin.tags", twin.Tags); err != nil {
 			return err
 		}
 		if twin.Properties != nil {
-			return optionalObject("initialTwin.properties.desired", twin.Properties.Desired)
+			_, err := objectOrNone("initialTwin.properties.desired", twin.Properties.Desired)
+			return err
 		}
 	}
 	return nil
 }
 
-func optionalObject(name string, value json.RawMessage) error {
-	_, err := objectOrNone(name, value)
-	return err
+// objectOrNone refuses a value that is not a JSON object, as DPS does; null is no value.
+func objectOrNone(name string, value json.RawMessage) (json.RawMessage, error) {
+	switch {
+	case len(value) == 0 || string(value) == "null":
+		return nil, nil
+	case value[0] != '{':
+		return nil, invalidArgument("%s: it is not a JSON object", name)
+	}
+	return value, nil
 }

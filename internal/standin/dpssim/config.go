@@ -6,57 +6,54 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// Config is what a [Service] is set up with. Zero fields take the defaults that
-// are named here; docs/dps-behaviours.md lists those that stand for what nobody
-// has published about DPS.
+// Config is what a [Service] is set up with. Zero fields take the defaults named here. docs/dps-behaviours.md lists
+// those that stand for what no one has published about DPS. The names in tags are those of dps.yaml.
 type Config struct {
-	IDScope string // default 0ne00000000
-	// Name is the first label of the service's host name,
-	// Name.azure-devices-provisioning.net; default usher.
-	Name string
-	Hubs []LinkedHub
-	// AllocationPolicy is that of enrollments without one: hashed (default) or geoLatency.
-	AllocationPolicy string
-	// Policies are the shared access policies of the service API. Default: one,
-	// provisioningserviceowner, with random keys; [Service.Config] tells them.
-	Policies []AccessPolicy
-	// Certificates are the CA certificates that groups name in caReferences. DPS
-	// asks for proof of possession before it takes one as verified; these are
-	// taken as verified.
-	Certificates []CACertificate
+	IDScope string `json:"idScope"` // default 0ne00000000
+	// Name is the first label of the service's host name, Name.azure-devices-provisioning.net; default usher.
+	Name string      `json:"name"`
+	Hubs []LinkedHub `json:"hubs"`
+	// AllocationPolicy is for enrollments that name none: hashed (default) or geoLatency.
+	AllocationPolicy string `json:"allocationPolicy"`
+	// Policies are the shared access policies of the service API. The default is one, provisioningserviceowner, with
+	// random keys, which [Service.Config] returns.
+	Policies []AccessPolicy `json:"-"`
+	// Certificates are the CA certificates that groups name in caReferences. They count as verified, where DPS requires
+	// proof of possession.
+	Certificates []CACertificate `json:"certificates"`
 
-	Webhook   Webhook
-	Behaviour Behaviour
-	Quota     Quota
-	Trouble   Trouble
+	Webhook   Webhook   `json:"webhook"`
+	Behaviour Behaviour `json:"behaviour"`
+	Quota     Quota     `json:"quotas"`
+	Trouble   Trouble   `json:"trouble"`
 
-	// RetryAfter is what devices are told to wait between polls; default 2 s.
-	RetryAfter time.Duration
-	// TimeScale shortens waits between calls of the webhook, windows of quotas and
-	// RetryAfter: 60 makes a minute last a second. Default 1. The webhook's
-	// time-out is not scaled, for the webhook is not quicker.
-	TimeScale float64
-	// JournalSize is how many entries are kept in memory, 64 MiB at most; default 10,000.
-	JournalSize int
+	// RetryAfter is how long devices are told to wait between polls; default 2 s.
+	RetryAfter time.Duration `json:"retryAfter"`
+	// TimeScale shortens the waits between calls of the webhook, the windows of quotas and RetryAfter: 60 makes a
+	// minute last a second. Default 1. The webhook's time limit is not scaled, because the webhook does not get faster.
+	TimeScale float64 `json:"timeScale"`
+	// JournalSize is how many entries are kept in memory, up to 64 MiB; default 10,000.
+	JournalSize int `json:"journalSize"`
 	// OnEntry, if set, is called with each entry of the journal, one at a time.
-	OnEntry func(Entry)
+	OnEntry func(Entry) `json:"-"`
 }
 
 // LinkedHub is an IoT hub that is linked to the service.
 type LinkedHub struct {
-	HostName string
+	HostName string `json:"name"`
 	// Weight is its share under the policy hashed; default 1.
-	Weight int
+	Weight int `json:"weight"`
 	// ExcludeFromAllocation is applyAllocationPolicy=false: no policy chooses the hub.
-	ExcludeFromAllocation bool
-	// Latency stands for what geoLatency measures: the lowest wins, and among equals the hash.
-	Latency time.Duration
+	ExcludeFromAllocation bool `json:"-"`
+	// Latency replaces the measurement of geoLatency: the lowest wins, and the hash decides between equals.
+	Latency time.Duration `json:"latency"`
 }
 
 // AccessPolicy is a shared access policy; keys are base64.
@@ -68,32 +65,29 @@ type AccessPolicy struct {
 
 // CACertificate is an uploaded CA certificate.
 type CACertificate struct {
-	Name        string
-	Certificate *x509.Certificate
+	Name        string            `json:"name"`
+	Certificate *x509.Certificate `json:"file"`
 }
 
 // Webhook says how custom-allocation webhooks are called.
 type Webhook struct {
-	// Timeout of one call; default 5 s. DPS's own is not published; a call of
-	// 4.3 s was seen to succeed.
-	Timeout time.Duration
+	// Timeout of one call; default 5 s. DPS's own is not published; a call of 4.3 s was seen to succeed.
+	Timeout time.Duration `json:"timeout"`
 	// Retries after the first call; default 10, negative for none.
-	Retries int
-	// FirstInterval and Increment: waits are first, first+increment, and so on;
-	// defaults 1 s and 9 s.
-	FirstInterval time.Duration
-	Increment     time.Duration
-	// MaxConcurrent calls at once; default 100. DPS's own bound is not published.
-	MaxConcurrent int
-	// MaxAnswer is how many bytes of an answer are read; default 1 MiB. A longer
-	// one counts as one that cannot be read.
-	MaxAnswer int64
-	// FollowRedirects: default no, a 3xx is "any other status".
-	FollowRedirects bool
-	// AcceptAny2xx: default no, only 200 is success.
-	AcceptAny2xx bool
+	Retries int `json:"-"`
+	// FirstInterval and Increment: waits are first, first+increment, and so on; defaults 1 s and 9 s.
+	FirstInterval time.Duration `json:"firstInterval"`
+	Increment     time.Duration `json:"increment"`
+	// MaxConcurrent is how many calls may run at once; default 100. DPS's own limit is not published.
+	MaxConcurrent int `json:"maxConcurrent"`
+	// MaxAnswer is how many bytes of an answer are read; default 1 MiB. A longer answer counts as unreadable.
+	MaxAnswer int `json:"maxAnswer"`
+	// FollowRedirects: by default a 3xx is "any other status".
+	FollowRedirects bool `json:"followRedirects"`
+	// AcceptAny2xx: by default only 200 is success.
+	AcceptAny2xx bool `json:"acceptAny2xx"`
 	// RootCAs for https webhooks; default the system's.
-	RootCAs *x509.CertPool
+	RootCAs *x509.CertPool `json:"caFile"`
 }
 
 // Settings of [Behaviour].
@@ -107,44 +101,50 @@ const (
 	ReprovisionNever   = "never"
 )
 
+// ReprovisionPolicies are the policies with short names.
+var ReprovisionPolicies = map[string]model.ReprovisionPolicy{
+	ReprovisionMigrate: {UpdateHubAssignment: true, MigrateDeviceData: true},
+	ReprovisionReset:   {UpdateHubAssignment: true},
+	ReprovisionNever:   {},
+}
+
 // Behaviour is what DPS does where nothing published says so.
 type Behaviour struct {
 	// NoAnswer is what a time-out or a broken connection leads to: retry (default), as 5xx, or fail.
-	NoAnswer string
-	// RetriesExhaustedCode is the error of a registration whose webhook answered
-	// 429 or 5xx to the last retry; default 400207.
-	RetriesExhaustedCode int
+	NoAnswer string `json:"noAnswer"`
+	// RetriesExhaustedCode is the error of a registration whose webhook answered 429 or 5xx to the last retry; default
+	// 400207.
+	RetriesExhaustedCode int `json:"retriesExhaustedCode"`
 	// UnknownHubCode is the error for a hub that is not in linkedHubs; default 400207.
-	UnknownHubCode int
+	UnknownHubCode int `json:"unknownHubCode"`
 	// BadAnswerCode is the error for a 200 whose body is not a JSON object; default 400207.
-	BadAnswerCode int
-	// HubRefusedCode is the error if the hub does not take the device or its twin; default 400004.
-	HubRefusedCode int
-	// SameHubSubstatus is the substatus of a device that registers again and
-	// stays; default reprovisionedToInitialAssignment.
-	SameHubSubstatus string
-	// UnsetReprovision is what an enrollment without reprovisionPolicy means for
-	// clients of an API version after 2018-04-01: migrate (default), reset or never.
-	UnsetReprovision string
-	// Concurrent is what a register call meets while another of that id is
-	// pending: refuse (default, 409203) or join, the same operation again.
-	Concurrent string
-	// ExcludedHubsInLinkedHubs: whether a webhook sees hubs with
-	// ExcludeFromAllocation among linkedHubs; default no.
-	ExcludedHubsInLinkedHubs bool
+	BadAnswerCode int `json:"badAnswerCode"`
+	// HubRefusedCode is the error if the hub refuses the device or its twin; default 400004.
+	HubRefusedCode int `json:"hubRefusedCode"`
+	// SameHubSubstatus is the substatus of a device that registers again and stays on its hub; default
+	// reprovisionedToInitialAssignment.
+	SameHubSubstatus string `json:"sameHubSubstatus"`
+	// UnsetReprovision is what an enrollment without reprovisionPolicy means for clients of an API version after
+	// 2018-04-01: migrate (default), reset or never.
+	UnsetReprovision string `json:"unsetReprovision"`
+	// Concurrent is the answer to a register call while another one of the same ID is pending: refuse (default, 409203)
+	// or join, which returns the pending operation.
+	Concurrent string `json:"concurrent"`
+	// ExcludedHubsInLinkedHubs: whether a webhook sees hubs with ExcludeFromAllocation among linkedHubs; default no.
+	ExcludedHubsInLinkedHubs bool `json:"excludedHubsInLinkedHubs"`
 }
 
-// Quota is what DPS allows; 0 is no bound, the default. DPS's own are 1,000 a minute each.
+// Quota limits calls per minute; 0 is no limit, the default.
 type Quota struct {
-	RegistrationsPerMinute int
-	OperationsPerMinute    int // of the service API
+	RegistrationsPerMinute uint `json:"registrationsPerMinute"`
+	OperationsPerMinute    uint `json:"operationsPerMinute"` // of the service API
 }
 
 // DefaultQuota is DPS's.
 var DefaultQuota = Quota{RegistrationsPerMinute: 1000, OperationsPerMinute: 1000}
 
 // HostName of the service.
-func (c Config) HostName() string { return c.Name + ".azure-devices-provisioning.net" }
+func (c Config) HostName() string { return cmp.Or(c.Name, "usher") + ".azure-devices-provisioning.net" }
 
 func (c Config) withDefaults() Config {
 	c.IDScope = cmp.Or(c.IDScope, "0ne00000000")
@@ -156,12 +156,10 @@ func (c Config) withDefaults() Config {
 	if len(c.Policies) == 0 {
 		c.Policies = []AccessPolicy{{"provisioningserviceowner", randomKey(), randomKey()}}
 	}
-	hubs := make([]LinkedHub, len(c.Hubs))
-	for i, hub := range c.Hubs {
-		hub.Weight = cmp.Or(hub.Weight, 1)
-		hubs[i] = hub
+	c.Hubs = slices.Clone(c.Hubs)
+	for i := range c.Hubs {
+		c.Hubs[i].Weight = cmp.Or(c.Hubs[i].Weight, 1)
 	}
-	c.Hubs = hubs
 	w := &c.Webhook
 	w.Timeout = cmp.Or(w.Timeout, 5*time.Second)
 	w.Retries = max(cmp.Or(w.Retries, 10), 0)
@@ -181,82 +179,105 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// check names the setting that cannot be.
-func (c Config) check() error {
+// SettingError says what is wrong with one setting.
+type SettingError struct {
+	Path    string // such as hubs[0] or behaviour.noAnswer
+	Problem string
+}
+
+// SettingErrors is everything that is wrong with a configuration; empty if nothing is.
+type SettingErrors []SettingError
+
+func (e SettingErrors) Error() string {
+	lines := make([]string, len(e))
+	for i, one := range e {
+		lines[i] = one.Path + ": " + one.Problem
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e *SettingErrors) add(path, format string, args ...any) {
+	*e = append(*e, SettingError{path, fmt.Sprintf(format, args...)})
+}
+
+// oneOf checks a setting that names one of some words; "" is the default.
+func (e *SettingErrors) oneOf(path, value string, allowed ...string) {
+	if value != "" && !slices.Contains(allowed, value) {
+		e.add(path, "want %s, not %q", strings.Join(allowed, " or "), value)
+	}
+}
+
+// code checks an error code of DPS; 0 is the default.
+func (e *SettingErrors) code(path string, code int) {
+	if code != 0 && code < 400_000 {
+		e.add(path, "want a whole number from 400000, not %d", code)
+	}
+}
+
+// Check reports settings that the service cannot run with.
+func (c Config) Check() (problems SettingErrors) {
 	if len(c.Hubs) == 0 {
-		return fmt.Errorf("hubs: link at least one IoT hub, such as contoso-hub.azure-devices.net")
+		problems.add("hubs", "link at least one hub, as in hubs: [{name: contoso-hub}]")
 	}
 	seen := map[string]bool{}
 	for i, hub := range c.Hubs {
-		switch name := strings.ToLower(hub.HostName); {
+		path, name := fmt.Sprintf("hubs[%d]", i), strings.ToLower(hub.HostName)
+		switch {
 		case name == "":
-			return fmt.Errorf("hubs[%d]: the host name is empty", i)
+			problems.add(path, "the hub's name is missing, as in {name: contoso-hub}")
 		case seen[name]:
-			return fmt.Errorf("hubs[%d]: %s is linked twice", i, hub.HostName)
+			problems.add(path, "%s is linked twice", hub.HostName)
 		case hub.Weight < 0:
-			return fmt.Errorf("hubs[%d]: the weight of %s is negative", i, hub.HostName)
-		default:
-			seen[name] = true
+			problems.add(path, "the weight of %s is negative", hub.HostName)
 		}
+		seen[name] = true
 	}
 	names := map[string]bool{}
 	for i, certificate := range c.Certificates {
-		if certificate.Name == "" || certificate.Certificate == nil {
-			return fmt.Errorf("certificates[%d]: name and certificate are needed", i)
-		}
-		if names[certificate.Name] {
-			return fmt.Errorf("certificates[%d]: %s is there twice", i, certificate.Name)
+		path := fmt.Sprintf("certificates[%d]", i)
+		switch {
+		case certificate.Name == "" || certificate.Certificate == nil:
+			problems.add(path, "a CA certificate needs a name and a file")
+		case names[certificate.Name]:
+			problems.add(path, "another certificate is also named %s", certificate.Name)
 		}
 		names[certificate.Name] = true
 	}
 	if c.TimeScale < 0 {
-		return fmt.Errorf("timeScale: %v is negative", c.TimeScale)
+		problems.add("timeScale", "%v is negative", c.TimeScale)
 	}
-	for _, setting := range []struct {
-		name, value string
-		allowed     []string
-	}{
-		{"allocationPolicy", c.AllocationPolicy, []string{model.PolicyHashed, model.PolicyGeoLatency}},
-		{"behaviour.noAnswer", c.Behaviour.NoAnswer, []string{NoAnswerRetries, NoAnswerFails}},
-		{"behaviour.concurrent", c.Behaviour.Concurrent, []string{ConcurrentRefused, ConcurrentJoins}},
-		{"behaviour.unsetReprovision", c.Behaviour.UnsetReprovision, []string{ReprovisionMigrate, ReprovisionReset, ReprovisionNever}},
-		{"behaviour.sameHubSubstatus", c.Behaviour.SameHubSubstatus, []string{model.SubstatusInitialAssignment, model.SubstatusReprovisionedInitialAssignment}},
-	} {
-		if err := oneOf(setting.name, setting.value, setting.allowed...); err != nil {
-			return err
-		}
-	}
-	return c.checkTrouble(c.Trouble)
+	problems.oneOf("allocationPolicy", c.AllocationPolicy, model.PolicyHashed, model.PolicyGeoLatency)
+	b := c.Behaviour
+	problems.oneOf("behaviour.noAnswer", b.NoAnswer, NoAnswerRetries, NoAnswerFails)
+	problems.oneOf("behaviour.concurrent", b.Concurrent, ConcurrentRefused, ConcurrentJoins)
+	problems.oneOf("behaviour.unsetReprovision", b.UnsetReprovision, ReprovisionMigrate, ReprovisionReset, ReprovisionNever)
+	problems.oneOf("behaviour.sameHubSubstatus", b.SameHubSubstatus,
+		model.SubstatusInitialAssignment, model.SubstatusReprovisionedInitialAssignment)
+	problems.code("behaviour.retriesExhaustedCode", b.RetriesExhaustedCode)
+	problems.code("behaviour.unknownHubCode", b.UnknownHubCode)
+	problems.code("behaviour.badAnswerCode", b.BadAnswerCode)
+	problems.code("behaviour.hubRefusedCode", b.HubRefusedCode)
+	return append(problems, c.checkTrouble(c.Trouble)...)
 }
 
-func (c Config) checkTrouble(t Trouble) error {
-	if err := t.check(); err != nil {
-		return err
-	}
+func (c Config) checkTrouble(t Trouble) SettingErrors {
+	problems := t.check()
 	var names []string
 	for _, hub := range c.Hubs {
 		names = append(names, strings.ToLower(hub.HostName))
 	}
 	for name := range t.Hubs {
-		if err := oneOf("trouble: hubs", strings.ToLower(name), names...); err != nil {
-			return err
-		}
+		problems.oneOf("hubs", strings.ToLower(name), names...)
 	}
-	return nil
-}
-
-func oneOf(name, value string, allowed ...string) error {
-	for _, a := range allowed {
-		if value == a {
-			return nil
-		}
+	for i := range problems {
+		problems[i].Path = "trouble." + problems[i].Path
 	}
-	return fmt.Errorf("%s: %q is none of %s", name, value, strings.Join(allowed, ", "))
+	return problems
 }
 
 // randomKey returns a key as DPS makes them: 64 bytes in base64.
 func randomKey() string {
 	key := make([]byte, 64)
-	_, _ = rand.Read(key)
+	_, _ = rand.Read(key) // never fails
 	return base64.StdEncoding.EncodeToString(key)
 }

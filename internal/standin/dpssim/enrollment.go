@@ -1,9 +1,9 @@
 package dpssim
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/x509"
-	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 
@@ -12,93 +12,47 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Buckets of the store. Keys are ids in lower case, for DPS takes ids that
-// differ in case alone for one.
+// Buckets of the store, besides those of the collections. Keys are IDs in lower case, because DPS treats IDs that
+// differ only in case as one.
 const (
-	bucketEnrollments   = "enrollments"
-	bucketGroups        = "enrollmentGroups"
 	bucketRegistrations = "registrations"
 	bucketChallenges    = "tpmChallenges"
 )
 
 func fold(id string) string { return strings.ToLower(id) }
 
-// enrollment is either kind of enrollment, with its certificates parsed.
+// enrollment is an enrollment of either kind, with its certificates parsed.
 type enrollment struct {
-	individual *model.IndividualEnrollment
-	group      *model.EnrollmentGroup
+	*model.Enrollment
+	record  model.Record
+	id      string
+	isGroup bool
 
-	// client certificates of an individual enrollment, signing certificates of
-	// either kind, those behind caReferences included.
+	// client certificates are those of an individual enrollment; signing certificates are those of either kind,
+	// including those behind caReferences.
 	client, signing []*x509.Certificate
 }
 
-func (s *Service) individualEnrollment(record *model.IndividualEnrollment) *enrollment {
-	e := &enrollment{individual: record}
-	e.parseCertificates(s.config.Certificates)
-	return e
-}
-
-func (s *Service) groupEnrollment(record *model.EnrollmentGroup) *enrollment {
-	e := &enrollment{group: record}
-	e.parseCertificates(s.config.Certificates)
-	return e
-}
-
-func (e *enrollment) id() string {
-	if e.individual != nil {
-		return e.individual.RegistrationID
+func (s *Service) newEnrollment(record model.Record) *enrollment {
+	e := &enrollment{Enrollment: record.Common(), record: record, id: *record.ID()}
+	_, e.isGroup = record.(*model.EnrollmentGroup)
+	x := e.Attestation.X509
+	if e.Attestation.Type != model.AttestationX509 || x == nil {
+		return e
 	}
-	return e.group.EnrollmentGroupID
-}
-
-// groupID is "" for an individual enrollment.
-func (e *enrollment) groupID() string {
-	if e.group == nil {
-		return ""
-	}
-	return e.group.EnrollmentGroupID
-}
-
-func (e *enrollment) attestation() *model.Attestation {
-	if e.individual != nil {
-		return &e.individual.Attestation
-	}
-	return &e.group.Attestation
-}
-
-func (e *enrollment) common() *model.Enrollment {
-	if e.individual != nil {
-		return &e.individual.Enrollment
-	}
-	return &e.group.Enrollment
-}
-
-// deviceID is the one on the hub: an individual enrollment may name it.
-func (e *enrollment) deviceID(registrationID string) string {
-	if e.individual != nil && e.individual.DeviceID != "" {
-		return e.individual.DeviceID
-	}
-	return registrationID
-}
-
-func (e *enrollment) parseCertificates(uploaded []CACertificate) {
-	x := e.attestation().X509
-	if e.attestation().Type != model.AttestationX509 || x == nil {
-		return
-	}
-	e.client = parsed(x.ClientCertificates)
-	e.signing = parsed(x.SigningCertificates)
+	e.client = parseCertificates(x.ClientCertificates)
+	e.signing = parseCertificates(x.SigningCertificates)
 	if x.CAReferences != nil {
-		for _, ca := range uploaded {
+		for _, ca := range s.config.Certificates {
 			if ca.Name == x.CAReferences.Primary || ca.Name == x.CAReferences.Secondary {
 				e.signing = append(e.signing, ca.Certificate)
 			}
 		}
 	}
+	return e
 }
 
-func parsed(pair *model.X509Certificates) (certificates []*x509.Certificate) {
+func parseCertificates(pair *model.X509Certificates) (certificates []*x509.Certificate) {
 	if pair == nil {
 		return nil
 	}
@@ -106,14 +60,30 @@ func parsed(pair *model.X509Certificates) (certificates []*x509.Certificate) {
 		if one == nil {
 			continue
 		}
-		if certificate, err := attest.ParseCertificate(one.Certificate); err == nil { // checked when it was put
+		if certificate, err := attest.ParseCertificate(one.Certificate); err == nil { // it was checked when it was put
 			certificates = append(certificates, certificate)
 		}
 	}
 	return certificates
 }
 
-// groupCache holds the groups parsed; each register call looks at all of them.
+// groupID is "" for an individual enrollment.
+func (e *enrollment) groupID() string {
+	if e.isGroup {
+		return e.id
+	}
+	return ""
+}
+
+// deviceID is the device's ID on the hub, which an individual enrollment may name.
+func (e *enrollment) deviceID(registrationID string) string {
+	if individual, ok := e.record.(*model.IndividualEnrollment); ok {
+		return cmp.Or(individual.DeviceID, registrationID)
+	}
+	return registrationID
+}
+
+// groupCache holds the parsed groups, because each register call looks at all of them.
 type groupCache struct {
 	mu     sync.Mutex
 	valid  bool
@@ -135,14 +105,13 @@ func (s *Service) groups() ([]*enrollment, error) {
 	}
 	var groups []*enrollment
 	err := s.store.View(func(tx *store.Tx) error {
-		return tx.Range(bucketGroups, "", func(_ string, data json.RawMessage) (bool, error) {
-			record := new(model.EnrollmentGroup)
-			if err := json.Unmarshal(data, record); err != nil {
-				return false, err
+		for group, err := range store.All[model.EnrollmentGroup](tx, s.Groups.bucket, "") {
+			if err != nil {
+				return err
 			}
-			groups = append(groups, s.groupEnrollment(record))
-			return true, nil
-		})
+			groups = append(groups, s.newEnrollment(&group.Value))
+		}
+		return nil
 	})
 	if err == nil {
 		c.valid, c.groups = true, groups
@@ -150,42 +119,15 @@ func (s *Service) groups() ([]*enrollment, error) {
 	return groups, err
 }
 
-// findIndividual returns nil if there is none.
-func (s *Service) findIndividual(tx *store.Tx, registrationID string) (*enrollment, error) {
-	record := new(model.IndividualEnrollment)
-	found, err := tx.Get(bucketEnrollments, fold(registrationID), record)
-	if err != nil || !found {
-		return nil, err
-	}
-	return s.individualEnrollment(record), nil
-}
-
-// findGroup returns nil if there is none.
-func (s *Service) findGroup(tx *store.Tx, groupID string) (*enrollment, error) {
-	record := new(model.EnrollmentGroup)
-	found, err := tx.Get(bucketGroups, fold(groupID), record)
-	if err != nil || !found {
-		return nil, err
-	}
-	return s.groupEnrollment(record), nil
-}
-
-// proof is how a device proved itself.
+// proof is how a device proved who it is.
 type proof struct {
 	enrollment *enrollment
-	// identity is what the hub gets to know; without DeviceID and capabilities.
+	// identity is what the hub is told, without DeviceID and capabilities.
 	identity model.DeviceIdentity
-	// leaf and signing are the device's certificate and, for a group, the one
-	// that vouched for it.
+	// leaf and signing are the device's certificate and, for a group, the one that vouched for it.
 	leaf, signing *x509.Certificate
 }
 
-// isClientCertificate compares with the certificates of an individual enrollment.
 func (e *enrollment) isClientCertificate(leaf *x509.Certificate) bool {
-	for _, certificate := range e.client {
-		if bytes.Equal(certificate.Raw, leaf.Raw) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.client, leaf.Equal)
 }

@@ -36,16 +36,15 @@ func FuzzEnrollment(f *testing.F) {
 		if json.Unmarshal(body, &e) != nil {
 			return
 		}
-		saved, err := service.PutEnrollment("d", e, "")
-		if err != nil {
+		if err := service.Enrollments.Put("d", &e, ""); err != nil {
 			_, _ = dpssim.Answer(err)
 			return
 		}
-		first, err := json.Marshal(saved)
+		first, err := json.Marshal(e)
 		if err != nil {
 			t.Fatalf("saved and cannot be written: %v", err)
 		}
-		got, err := service.Enrollment("D")
+		got, err := service.Enrollments.Get("D")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +53,7 @@ func FuzzEnrollment(f *testing.F) {
 			t.Errorf("saved %s, got %s, %v", first, second, err)
 		}
 		// A client that read it may put it back.
-		if _, err := service.PutEnrollment("d", got, got.ETag); err != nil {
+		if err := service.Enrollments.Put("d", got, got.Common().ETag); err != nil {
 			t.Errorf("read and put back: %v", err)
 		}
 	})
@@ -70,7 +69,7 @@ func FuzzBulk(f *testing.F) {
 		if json.Unmarshal(body, &operation) != nil {
 			return
 		}
-		for _, apply := range []func(model.BulkOperation) (model.BulkResult, error){service.BulkEnrollments, service.BulkGroups} {
+		for _, apply := range []func(model.BulkOperation) (model.BulkResult, error){service.Enrollments.Bulk, service.Groups.Bulk} {
 			if result, err := apply(operation); err == nil && result.IsSuccessful != (len(result.Errors) == 0) {
 				t.Errorf("got %+v", result)
 			}
@@ -80,7 +79,8 @@ func FuzzBulk(f *testing.F) {
 
 func FuzzRegistration(f *testing.F) {
 	service := fuzzService(f)
-	if _, err := service.PutGroup("toasters", customGroup(func(g *model.EnrollmentGroup) { g.AllocationPolicy = "hashed" }), ""); err != nil {
+	group := customGroup(func(g *model.EnrollmentGroup) { g.AllocationPolicy = "hashed" })
+	if err := service.Groups.Put("toasters", &group, ""); err != nil {
 		f.Fatal(err)
 	}
 	f.Add("d1", []byte(`{"registrationId":"d1","payload":{"a":1}}`))
@@ -91,7 +91,7 @@ func FuzzRegistration(f *testing.F) {
 		if json.Unmarshal(body, &request) != nil {
 			return
 		}
-		status, err := service.Register(t.Context(), groupDevice(id), request)
+		status, err := service.Register(groupDevice(id), request)
 		if err != nil {
 			refusal, _ := dpssim.Answer(err)
 			if refusal.Status >= 500 {

@@ -13,16 +13,14 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
 // stamped are members whose values the service sets.
 var stamped = regexp.MustCompile(`"(etag|createdDateTimeUtc|lastUpdatedDateTimeUtc)":("(?:[^"\\]|\\.)*")`)
 
-// TestAllocationRequestsAsCaptured enrolls what the captured requests say,
-// registers the device, and wants the very bytes that DPS posted, but for tags
-// and times.
+// TestAllocationRequestsAsCaptured enrolls what the captured requests say, registers the device, and wants the very
+// bytes that DPS posted, but for tags and times.
 func TestAllocationRequestsAsCaptured(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/req-verbatim-*.json")
@@ -92,9 +90,8 @@ func trueURL(masked string) string {
 	return strings.Replace(masked, "?****", "?code=secret&clientId=dps", 1)
 }
 
-// requestOf registers a device as often as the wanted request says and returns
-// what the webhook got last.
-func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softtpm.TPM) []byte {
+// requestOf registers a device as often as the wanted request says and returns what the webhook got last.
+func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softTPM) []byte {
 	r.t.Helper()
 	current := want.DeviceRuntimeContext.CurrentIotHubHostName
 	if current == "" {
@@ -123,10 +120,10 @@ func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm 
 }
 
 // answerChallenge plays the TPM's first register call and signs with what it gets.
-func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softtpm.TPM) string {
+func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softTPM) string {
 	r.t.Helper()
 	caller.SAS = ""
-	_, err := r.Register(r.t.Context(), caller, request)
+	_, err := r.Register(caller, request)
 	refusal := refused(r.t, err, dpssim.CodeInvalidCredentials)
 	if refusal.Status != 401 || refusal.Challenge == nil || refusal.Challenge.KeyName != "registration" {
 		r.t.Fatalf("got %+v", refusal)
@@ -142,8 +139,8 @@ func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRe
 	return token(caller.RegistrationID, key)
 }
 
-// TestAllocationRequestsAsConstructed does the same for what was never captured:
-// members and values, in any order. Keys and certificates are new ones.
+// TestAllocationRequestsAsConstructed does the same for what was never captured: members and values, in any order. Keys
+// and certificates are new ones.
 func TestAllocationRequestsAsConstructed(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/constructed-*.json")
@@ -167,15 +164,16 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 				c.Certificates = []dpssim.CACertificate{{Name: "contoso-root-ca", Certificate: root.certificate}}
 			})
 			caller := groupDevice(id)
-			var tpm *softtpm.TPM
-			fill := func(a *model.Attestation, e *model.Enrollment) {
+			var tpm *softTPM
+			fill := func(e *model.Enrollment) {
+				a := &e.Attestation
 				e.CustomAllocationDefinition.WebhookURL = trueURL(e.CustomAllocationDefinition.WebhookURL)
 				switch a.Type {
 				case model.AttestationSymmetricKey:
 					a.SymmetricKey = &model.SymmetricKey{PrimaryKey: groupKey}
 				case model.AttestationTPM:
 					var err error
-					if tpm, err = softtpm.New(); err != nil {
+					if tpm, err = newSoftTPM(); err != nil {
 						t.Fatal(err)
 					}
 					keys := tpm.Keys()
@@ -191,10 +189,10 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 				}
 			}
 			if e := want.IndividualEnrollment; e != nil {
-				fill(&e.Attestation, &e.Enrollment)
+				fill(&e.Enrollment)
 				r.putIndividual(*e)
 			} else {
-				fill(&want.EnrollmentGroup.Attestation, &want.EnrollmentGroup.Enrollment)
+				fill(&want.EnrollmentGroup.Enrollment)
 				r.putGroup(*want.EnrollmentGroup)
 			}
 			got := comparableOf(t, r.requestOf(want, caller, tpm))
@@ -210,8 +208,8 @@ func indented(value any) string {
 	return string(text)
 }
 
-// comparableOf decodes a request and puts a word for the kind in place of values
-// that differ: what the service stamps, keys, certificates and what is read from them.
+// comparableOf decodes a request and puts a word for the kind in place of values that differ: what the service stamps,
+// keys, certificates and what is read from them.
 func comparableOf(t *testing.T, document []byte) any {
 	t.Helper()
 	var value any
@@ -303,7 +301,7 @@ func TestUnknownMembersComeBack(t *testing.T) {
 	}
 	r := newRig(t, nil)
 	r.putGroup(g)
-	got, err := r.Group("g")
+	got, err := r.Groups.Get("g")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,14 +17,13 @@ const (
 	KindOperation = "operation" // a device's poll
 	KindConnect   = "connect"   // a device's MQTT CONNECT
 	KindWebhook   = "webhook"   // a call of a webhook
-	KindEffect    = "effect"    // what became of a registration
+	KindEffect    = "effect"    // the end of a registration
 	KindService   = "service"   // a call of the service API
 	KindHub       = "hub"       // a call of a hub's API
 	KindTrouble   = "trouble"   // trouble was set
 )
 
-// Entry is one call, in either direction, or one effect. Keys, tokens and codes
-// of webhooks are masked.
+// Entry is one call, in either direction, or one effect. Keys, tokens and the codes of webhooks are masked.
 type Entry struct {
 	Time           model.Time `json:"time"`
 	ID             uint64     `json:"id"` // from 1, without gaps
@@ -32,11 +31,11 @@ type Entry struct {
 	Transport      string     `json:"transport,omitempty"`
 	RegistrationID string     `json:"registrationId,omitempty"`
 	OperationID    string     `json:"operationId,omitempty"`
-	// Method and URL are those of the call, where it is HTTP.
+	// Method and URL are those of an HTTP call.
 	Method string `json:"method,omitempty"`
 	URL    string `json:"url,omitempty"`
-	// Attempt counts the calls of a webhook for one registration, from 1.
-	// Repeated marks the second of two that trouble made of one.
+	// Attempt counts the calls of a webhook for one registration, from 1. Repeated marks the second of two calls that
+	// trouble made of one.
 	Attempt  int  `json:"attempt,omitzero"`
 	Repeated bool `json:"repeated,omitzero"`
 	// Request is the body: for a webhook, the AllocationRequest as posted.
@@ -45,14 +44,12 @@ type Entry struct {
 	Status int `json:"status,omitzero"`
 	// Response is the body of the answer, as text if it is not JSON.
 	Response json.RawMessage `json:"response,omitzero"`
-	// Error is why there is no answer, or the reason behind a refusal that the
-	// answer does not tell.
+	// Error is why there is no answer, or the reason for a refusal that the answer does not give.
 	Error      string  `json:"error,omitempty"`
 	DurationMS float64 `json:"durationMs"`
-	// DPSEffect is what DPS makes of it, in words.
+	// DPSEffect is what DPS does with the answer, in words.
 	DPSEffect string `json:"dpsEffect,omitempty"`
-	// Hub, Substatus, Twin and LinkedHubs are of effects; Twin is created,
-	// migrated, reset or kept.
+	// Hub, Substatus, Twin and LinkedHubs belong to effects; Twin is created, migrated, reset or kept.
 	Hub        string   `json:"hub,omitempty"`
 	Substatus  string   `json:"substatus,omitempty"`
 	Twin       string   `json:"twin,omitempty"`
@@ -64,13 +61,13 @@ func (e Entry) Line() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %-9s", e.Time.Local().Format("15:04:05.000"), e.Kind)
 	if e.RegistrationID != "" {
-		fmt.Fprintf(&b, " %s", printable(e.RegistrationID))
+		fmt.Fprintf(&b, " %s", Printable(e.RegistrationID))
 	}
 	if e.Transport != "" {
 		fmt.Fprintf(&b, " %s", e.Transport)
 	}
 	if e.Method != "" {
-		fmt.Fprintf(&b, " %s %s", e.Method, printable(e.URL))
+		fmt.Fprintf(&b, " %s %s", e.Method, Printable(e.URL))
 	}
 	if e.Attempt > 1 {
 		fmt.Fprintf(&b, " (call %d)", e.Attempt)
@@ -82,10 +79,10 @@ func (e Entry) Line() string {
 		fmt.Fprintf(&b, " -> %d", e.Status)
 	}
 	if e.DPSEffect != "" {
-		fmt.Fprintf(&b, " %s", printable(e.DPSEffect))
+		fmt.Fprintf(&b, " %s", Printable(e.DPSEffect))
 	}
 	if e.Error != "" {
-		fmt.Fprintf(&b, " (%s)", printable(e.Error))
+		fmt.Fprintf(&b, " (%s)", Printable(e.Error))
 	}
 	if e.Kind != KindEffect && e.Kind != KindTrouble {
 		fmt.Fprintf(&b, " %.1f ms", e.DurationMS)
@@ -93,8 +90,8 @@ func (e Entry) Line() string {
 	return b.String()
 }
 
-// printable keeps what a caller sent from writing to a terminal as it likes.
-func printable(text string) string {
+// Printable replaces control characters, so that text from a caller cannot control a terminal.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return '?'
@@ -103,9 +100,8 @@ func printable(text string) string {
 	}, text)
 }
 
-// WriteEntries returns a function for [Config.OnEntry] that writes each entry as
-// a line of JSON. failed is called once, with the first error; later entries are
-// dropped.
+// WriteEntries returns a function for [Config.OnEntry] that writes each entry as a line of JSON. failed is called once,
+// with the first error; later entries are dropped.
 func WriteEntries(w io.Writer, failed func(error)) func(Entry) {
 	broken := false
 	return func(e Entry) {
@@ -123,22 +119,21 @@ func WriteEntries(w io.Writer, failed func(error)) func(Entry) {
 	}
 }
 
-// maxJournalBytes is how much the entries in memory may hold together, about:
-// bodies have up to a MiB, and a caller need not even be known to send one.
+// maxJournalBytes limits, approximately, what all entries in memory hold: bodies have up to a MiB, and even an unknown
+// caller can send one.
 const maxJournalBytes = 64 << 20
 
 // journal keeps the last entries.
 type journal struct {
 	mu      sync.Mutex
-	entries []Entry // a ring: entry n is at (n-1) % size
+	entries []Entry // the oldest first
 	size    int
-	oldest  uint64 // that is kept; 0 before the first
-	last    uint64
-	bytes   int // of what is kept
+	last    uint64 // ID of the newest
+	bytes   int    // of the entries
 	onEntry func(Entry)
 }
 
-// bytes is about what the entry holds in memory.
+// bytes is approximately what the entry holds in memory.
 func (e Entry) bytes() int {
 	const fixed = 400
 	return fixed + len(e.Request) + len(e.Response) + len(e.URL) + len(e.RegistrationID) + len(e.OperationID) + len(e.Error) + len(e.DPSEffect)
@@ -152,17 +147,12 @@ func (j *journal) add(e Entry) {
 	defer j.mu.Unlock()
 	j.last++
 	e.ID = j.last
-	j.oldest = max(j.oldest, 1)
+	j.entries = append(j.entries, e)
 	j.bytes += e.bytes()
-	for size := uint64(j.size); j.oldest < j.last && (j.last-j.oldest >= size || j.bytes > maxJournalBytes); j.oldest++ {
-		gone := &j.entries[(j.oldest-1)%size]
-		j.bytes -= gone.bytes()
-		*gone = Entry{}
-	}
-	if len(j.entries) < j.size {
-		j.entries = append(j.entries, e)
-	} else {
-		j.entries[(j.last-1)%uint64(j.size)] = e
+	for len(j.entries) > 1 && (len(j.entries) > j.size || j.bytes > maxJournalBytes) {
+		j.bytes -= j.entries[0].bytes()
+		j.entries[0] = Entry{} // so that its bodies are freed
+		j.entries = j.entries[1:]
 	}
 	if j.onEntry != nil {
 		j.onEntry(e)
@@ -172,40 +162,45 @@ func (j *journal) add(e Entry) {
 // JournalPage is a part of the journal, oldest first.
 type JournalPage struct {
 	Entries []Entry `json:"entries"`
-	// Next is what to ask for as after to go on. With no entries it is what was asked for.
+	// Next is the value of after for the next page. With no entries it is the value that was given.
 	Next uint64 `json:"next"`
-	// Oldest is the id of the oldest entry that is kept, Last that of the newest.
+	// Oldest is the ID of the oldest entry that is kept, Last that of the newest.
 	Oldest uint64 `json:"oldest"`
 	Last   uint64 `json:"last"`
 }
 
 // JournalFilter chooses entries; empty fields match all.
 type JournalFilter struct {
-	RegistrationID string // in any case of letters
+	RegistrationID string // in any case
 	Kind           string
 }
 
-// Journal returns up to limit entries with ids above after.
+// Journal returns up to limit entries with IDs above after.
 func (s *Service) Journal(after uint64, limit int, filter JournalFilter) JournalPage {
 	return s.journal.page(after, limit, filter)
 }
 
-// Record adds an entry: for calls that do not go through Service, such as those
-// of the service API. The caller masks what must not be kept, see [Mask].
+// Record adds an entry for a call that does not go through Service, such as one of the service API. The caller masks
+// what must not be kept, see [Mask].
 func (s *Service) Record(e Entry) { s.journal.add(e) }
 
 func (j *journal) page(after uint64, limit int, filter JournalFilter) JournalPage {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.oldest, Last: j.last}
-	for id := max(after+1, page.Oldest, 1); id <= j.last && len(page.Entries) < limit; id++ {
-		e := j.entries[(id-1)%uint64(j.size)]
-		page.Next = id
-		if filter.RegistrationID != "" && !strings.EqualFold(e.RegistrationID, filter.RegistrationID) ||
-			filter.Kind != "" && e.Kind != filter.Kind {
-			continue
+	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.last - uint64(len(j.entries)) + 1, Last: j.last}
+	if j.last == 0 {
+		page.Oldest = 0
+	}
+	skip := min(max(after+1, page.Oldest)-page.Oldest, uint64(len(j.entries)))
+	for _, e := range j.entries[skip:] {
+		if len(page.Entries) == limit {
+			break
 		}
-		page.Entries = append(page.Entries, e)
+		page.Next = e.ID
+		if (filter.RegistrationID == "" || strings.EqualFold(e.RegistrationID, filter.RegistrationID)) &&
+			(filter.Kind == "" || e.Kind == filter.Kind) {
+			page.Entries = append(page.Entries, e)
+		}
 	}
 	return page
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestJournal follows one registration: the register call, the webhook with the
-// request as posted, the effect, the poll.
+// TestJournal follows one registration: the register call, the webhook with the request as posted, the effect, the
+// poll.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	var file bytes.Buffer
@@ -98,8 +98,8 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 }
 
-// TestJournalIsBoundedInBytes: whoever sends long bodies, known or not, cannot
-// have the journal take all memory. The newest entry is always kept.
+// TestJournalIsBoundedInBytes: whoever sends long bodies, known or not, cannot have the journal take all memory. The
+// newest entry is always kept.
 func TestJournalIsBoundedInBytes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -168,9 +168,9 @@ func TestMask(t *testing.T) {
 	for body, want := range map[string]string{
 		``:                        "",
 		` { "b": 1, "a": 2.50 } `: `{"b":1,"a":2.50}`,
-		`{"attestation":{"symmetricKey":{"primaryKey":"s3cret","SecondaryKey":"s3cret"}}}`: `{"attestation":{"symmetricKey":{"SecondaryKey":"****","primaryKey":"****"}}}`,
+		`{"attestation":{"symmetricKey":{"primaryKey":"s3cret","SecondaryKey":"s3cret"}}}`: `{"attestation":{"symmetricKey":{"primaryKey":"****","SecondaryKey":"****"}}}`,
 		`[{"tpm":{"authenticationKey":"s3cret"}}]`:                                         `[{"tpm":{"authenticationKey":"****"}}]`,
-		`{"primary":{"certificate":"s3cret"},"n":12345678901234567890}`:                    `{"n":12345678901234567890,"primary":{"certificate":"****"}}`,
+		`{"primary":{"certificate":"s3cret"},"n":12345678901234567890}`:                    `{"primary":{"certificate":"****"},"n":12345678901234567890}`,
 		`{"webhookUrl":"https://x/y?code=s3cret"}`:                                         `{"webhookUrl":"https://x/y?****"}`,
 		`{"primaryKey":"s3cret"`:                                                           `"(22 bytes that are not JSON)"`,
 		`s3cret`:                                                                           `"(6 bytes that are not JSON)"`,
@@ -188,7 +188,7 @@ func TestNoKeyIsInTheJournal(t *testing.T) {
 	r.putGroup(customGroup(nil))
 	caller := groupDevice("device-1")
 	r.register(caller, model.RegistrationRequest{})
-	if err := r.Authenticate(t.Context(), caller); err != nil {
+	if err := r.Authenticate(caller); err != nil {
 		t.Fatal(err)
 	}
 	_, signature, _ := strings.Cut(caller.SAS, "sig=")
@@ -202,8 +202,7 @@ func TestNoKeyIsInTheJournal(t *testing.T) {
 	}
 }
 
-// TestStormIsJournalledWhole: devices that come at once are all registered, and
-// the journal has every call.
+// TestStormIsJournalledWhole: devices that come at once are all registered, and the journal has every call.
 func TestStormIsJournalledWhole(t *testing.T) {
 	t.Parallel()
 	const devices = 200
@@ -228,7 +227,7 @@ func TestStormIsJournalledWhole(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range devices {
 		wg.Go(func() {
-			if _, err := r.Register(t.Context(), groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
+			if _, err := r.Register(groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
 				t.Error(err)
 			}
 		})

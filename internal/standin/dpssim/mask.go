@@ -3,14 +3,17 @@ package dpssim
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const masked = "****"
 
-// secretMembers are members of DPS's and the hubs' bodies that no journal holds,
-// in lower case.
+// secretMembers are the members of DPS's and the hubs' bodies that must not reach the journal, in lower case.
 var secretMembers = map[string]bool{
 	"primarykey":        true,
 	"secondarykey":      true,
@@ -20,7 +23,7 @@ var secretMembers = map[string]bool{
 	"password":          true,
 }
 
-// MaskURL hides the query of a URL, which holds a webhook's code, as DPS hides it.
+// MaskURL hides the query of a URL, which holds a webhook's code, as DPS does.
 func MaskURL(url string) string {
 	if before, _, found := strings.Cut(url, "?"); found {
 		return before + "?" + masked
@@ -28,65 +31,61 @@ func MaskURL(url string) string {
 	return url
 }
 
-// Mask returns a body for the journal: JSON with keys, certificates and queries
-// of webhooks hidden, or a JSON string that tells its size. Nothing stays nil.
+// Mask returns a body for the journal: JSON with keys, certificates and queries of webhooks hidden, or, for a body that
+// is not JSON, a JSON string with its size. It returns nil for an empty body.
 func Mask(body []byte) json.RawMessage {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	var value any
-	if err := decoder.Decode(&value); err != nil || decoder.More() {
-		return notJSON(body)
-	}
-	if !hide(value) {
-		var compact bytes.Buffer
-		if json.Compact(&compact, body) == nil {
-			return compact.Bytes() // members in the order that the caller gave
+	lenient := []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+	decoder := jsontext.NewDecoder(bytes.NewReader(body), lenient...)
+	var out bytes.Buffer
+	encoder := jsontext.NewEncoder(&out, lenient...)
+	name := "" // of the member whose value is next
+	for values := 0; ; {
+		token, err := decoder.ReadToken()
+		if errors.Is(err, io.EOF) && values == 1 {
+			return bytes.TrimSpace(out.Bytes())
+		}
+		inside, read := decoder.StackIndex(decoder.StackDepth())
+		switch isString := err == nil && token.Kind() == '"'; {
+		case isString && inside == '{' && read%2 == 1:
+			name = strings.ToLower(token.String())
+		case isString && inside == '{' && secretMembers[name] && token.String() != "":
+			token = jsontext.String(masked)
+		case isString && inside == '{' && name == "webhookurl":
+			token = jsontext.String(MaskURL(token.String()))
+		}
+		if err == nil {
+			err = encoder.WriteToken(token)
+		}
+		if decoder.StackDepth() == 0 {
+			values++
+		}
+		if err != nil || values > 1 { // what cannot be read cannot be masked
+			return text(fmt.Appendf(nil, "(%d bytes that are not JSON)", len(body)))
 		}
 	}
-	out, err := json.Marshal(value)
+}
+
+// maskedJSON is [Mask] of a value's JSON; nil for nil.
+func maskedJSON(value any) json.RawMessage {
+	if value == nil {
+		return nil
+	}
+	body, err := json.Marshal(value)
 	if err != nil {
-		return notJSON(body)
+		return nil
 	}
-	return out
+	return Mask(body)
 }
 
-// notJSON tells the size alone: what cannot be read cannot be masked.
-func notJSON(body []byte) json.RawMessage {
-	return text(fmt.Appendf(nil, "(%d bytes that are not JSON)", len(body)))
-}
-
-// text is a body that is not JSON, as a JSON string, cut.
+// text is a body that is not JSON as a JSON string, cut to 2 KiB.
 func text(body []byte) json.RawMessage {
-	const most = 2 << 10
-	if len(body) > most {
-		body = append(bytes.Clone(body[:most]), "..."...)
+	const limit = 2 << 10
+	if len(body) > limit {
+		body = append(bytes.Clone(body[:limit]), "..."...)
 	}
-	out, _ := json.Marshal(string(body))
+	out, _ := json.Marshal(string(body)) // never fails
 	return out
-}
-
-// hide masks in place and reports whether there was anything.
-func hide(value any) (changed bool) {
-	switch v := value.(type) {
-	case []any:
-		for _, element := range v {
-			changed = hide(element) || changed
-		}
-	case map[string]any:
-		for name, member := range v {
-			text, isText := member.(string)
-			switch folded := strings.ToLower(name); {
-			case isText && secretMembers[folded] && text != "":
-				v[name], changed = masked, true
-			case isText && folded == "webhookurl" && MaskURL(text) != text:
-				v[name], changed = MaskURL(text), true
-			default:
-				changed = hide(member) || changed
-			}
-		}
-	}
-	return changed
 }

@@ -1,31 +1,45 @@
 package dpssim
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
 
-// window counts calls of one minute, scaled.
+// window counts the calls of one minute, scaled.
 type window struct {
 	mu    sync.Mutex
 	start time.Time
-	count int
+	count uint
 }
 
-// take reports how long to wait if the bound is reached, else counts the call.
-func (w *window) take(bound int, length time.Duration) (wait time.Duration) {
-	if bound <= 0 {
-		return 0
+// take counts a call, or refuses it if the quota is used up. A quota of 0 is no limit.
+func (w *window) take(quota uint, what string, minute time.Duration) error {
+	if quota == 0 {
+		return nil
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	if now.Sub(w.start) >= length {
+	if now.Sub(w.start) >= minute {
 		w.start, w.count = now, 0
 	}
-	if w.count >= bound {
-		return max(w.start.Add(length).Sub(now), time.Millisecond)
+	if w.count >= quota {
+		return throttled(w.start.Add(minute).Sub(now), fmt.Sprintf("the quota of %d %s per minute is used up", quota, what))
 	}
 	w.count++
-	return 0
+	return nil
+}
+
+// throttleRegistration counts a register call.
+func (s *Service) throttleRegistration() error {
+	if err := s.throttleTrouble(); err != nil {
+		return err
+	}
+	return s.registrations.take(s.config.Quota.RegistrationsPerMinute, "registrations", s.scaled(time.Minute))
+}
+
+// ThrottleService counts a call of the service API.
+func (s *Service) ThrottleService() error {
+	return s.operations.take(s.config.Quota.OperationsPerMinute, "operations", s.scaled(time.Minute))
 }

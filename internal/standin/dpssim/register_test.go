@@ -17,7 +17,6 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
@@ -42,18 +41,18 @@ func TestRefusals(t *testing.T) {
 			CAReferences: &model.X509CAReferences{Primary: "uploaded"},
 		}}
 	}))
-	individual := model.IndividualEnrollment{RegistrationID: "individual-1", Attestation: model.Attestation{
+	individual := model.IndividualEnrollment{RegistrationID: "individual-1", Enrollment: model.Enrollment{Attestation: model.Attestation{
 		Type: model.AttestationX509, X509: &model.X509{ClientCertificates: &model.X509Certificates{
 			Primary: &model.X509Certificate{Certificate: own.pem()},
 		}},
-	}}
+	}}}
 	r.putIndividual(individual)
-	byKey := model.IndividualEnrollment{RegistrationID: "individual-2", Attestation: model.Attestation{
+	byKey := model.IndividualEnrollment{RegistrationID: "individual-2", Enrollment: model.Enrollment{Attestation: model.Attestation{
 		Type: model.AttestationSymmetricKey, SymmetricKey: &model.SymmetricKey{
 			PrimaryKey:   base64.StdEncoding.EncodeToString([]byte("primary key of 32 bytes ........")),
 			SecondaryKey: base64.StdEncoding.EncodeToString([]byte("secondary key of 32 bytes ......")),
 		},
-	}}
+	}}}
 	r.putIndividual(byKey)
 
 	with := func(caller dpssim.Caller, change func(*dpssim.Caller)) dpssim.Caller {
@@ -78,7 +77,7 @@ func TestRefusals(t *testing.T) {
 		}), 401, 401002, "expired"},
 		{"no token", with(device, func(c *dpssim.Caller) { c.SAS = "" }), 401, 401002, "neither"},
 		{"broken token", with(device, func(c *dpssim.Caller) { c.SAS = "SharedAccessSignature sr=x" }), 401, 401002, "no sig"},
-		{"other scope", with(device, func(c *dpssim.Caller) { c.IDScope = "0ne00FFFFFF" }), 404, 404201, "id scope"},
+		{"other scope", with(device, func(c *dpssim.Caller) { c.IDScope = "0ne00FFFFFF" }), 404, 404201, "ID scope"},
 		{"no api-version", with(device, func(c *dpssim.Caller) { c.APIVersion = "" }), 400, 400004, "api-version"},
 		{"id that ends with a dash", groupDevice("device-"), 0, 0, ""},
 		{"id that ends with a dot", groupDevice("device."), 400, 400004, "registrationId"},
@@ -90,7 +89,7 @@ func TestRefusals(t *testing.T) {
 		{"expired certificate", certificateDevice("device-1", expired, intermediate), 401, 401002, "expired"},
 		{"individual's own certificate", certificateDevice("individual-1", own), 0, 0, ""},
 		{"an individual enrollment wins over a group that would do", certificateDevice("individual-1", root.issue(t, "individual-1", false, nextYear())), 401, 401002, "neither of those"},
-		{"a key where a certificate is wanted", groupDevice("individual-1"), 401, 401002, "wants a certificate"},
+		{"a key where a certificate is wanted", groupDevice("individual-1"), 401, 401002, "requires a certificate"},
 		{"primary key", with(groupDevice("individual-2"), func(c *dpssim.Caller) {
 			c.SAS = token("individual-2", []byte("primary key of 32 bytes ........"))
 		}), 0, 0, ""},
@@ -102,7 +101,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := r.Journal(0, 0, dpssim.JournalFilter{}).Last
-			err := r.Authenticate(t.Context(), c.caller)
+			err := r.Authenticate(c.caller)
 			if c.status == 0 {
 				if err != nil {
 					t.Fatal(err)
@@ -115,9 +114,9 @@ func TestRefusals(t *testing.T) {
 			if refusal := refused(t, err, c.code); refusal.Status != c.status || !strings.Contains(refusal.Error(), c.says) {
 				t.Errorf("got %v", refusal)
 			}
-			_, err = r.Register(t.Context(), c.caller, model.RegistrationRequest{})
+			_, err = r.Register(c.caller, model.RegistrationRequest{})
 			refused(t, err, c.code)
-			_, err = r.Operation(t.Context(), c.caller, "4.x.y")
+			_, err = r.Operation(c.caller, "4.x.y")
 			refused(t, err, c.code)
 			entries := r.Journal(before, 10, dpssim.JournalFilter{}).Entries
 			if len(entries) != 3 || entries[1].Status != c.status || entries[1].Kind != dpssim.KindRegister {
@@ -127,8 +126,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestNearestGroup: of groups by certificate DPS takes the most specific one, and
-// if that is disabled, none.
+// TestNearestGroup: of groups by certificate DPS takes the most specific one, and if that is disabled, none.
 func TestNearestGroup(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -152,7 +150,7 @@ func TestNearestGroup(t *testing.T) {
 		}
 	}
 	group("b-line", "disabled", line)
-	if got, err := r.Register(t.Context(), inLine, model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
+	if got, err := r.Register(inLine, model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
 		t.Errorf("got %+v, %v: the group further off is not asked", got, err)
 	}
 }
@@ -161,7 +159,7 @@ func TestNothingEnrolled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	for _, caller := range []dpssim.Caller{groupDevice("device-1"), {IDScope: idScope, RegistrationID: "device-1", APIVersion: modernAPI}} {
-		_, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+		_, err := r.Register(caller, model.RegistrationRequest{})
 		if refusal := refused(t, err, 404201); refusal.Status != 404 {
 			t.Errorf("got %v", refusal)
 		}
@@ -172,9 +170,9 @@ func TestBodyOfRegister(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.putGroup(customGroup(nil))
-	_, err := r.Register(t.Context(), groupDevice("device-1"), model.RegistrationRequest{RegistrationID: "device-2"})
+	_, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{RegistrationID: "device-2"})
 	refused(t, err, 400004)
-	_, err = r.Register(t.Context(), groupDevice("device-1"), model.RegistrationRequest{Payload: json.RawMessage(`"text"`)})
+	_, err = r.Register(groupDevice("device-1"), model.RegistrationRequest{Payload: json.RawMessage(`"text"`)})
 	if refusal := refused(t, err, 400004); !strings.Contains(refusal.Message, "payload") {
 		t.Errorf("got %v", refusal)
 	}
@@ -183,7 +181,7 @@ func TestBodyOfRegister(t *testing.T) {
 	if strings.Contains(string(r.hook.requests[0]), "payload") {
 		t.Errorf("posted %s", r.hook.requests[0])
 	}
-	_, err = r.Operation(t.Context(), groupDevice("device-1"), "4.0.0")
+	_, err = r.Operation(groupDevice("device-1"), "4.0.0")
 	if refusal := refused(t, err, dpssim.CodeOperationNotFound); refusal.Status != 404 {
 		t.Errorf("got %v", refusal)
 	}
@@ -196,7 +194,7 @@ func TestDisabledEnrollment(t *testing.T) {
 	}}
 	r := newRig(t, nil)
 	r.putGroup(customGroup(func(g *model.EnrollmentGroup) { g.ProvisioningStatus = "disabled" }))
-	got, err := r.Register(t.Context(), groupDevice("device-1"), model.RegistrationRequest{})
+	got, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{})
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -212,7 +210,7 @@ func TestDisabledEnrollment(t *testing.T) {
 	if err := r.SetTrouble(dpssim.Trouble{DisabledGroups: []string{"TOASTERS"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := r.Register(t.Context(), groupDevice("device-1"), model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
+	if got, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
 		t.Errorf("by trouble: %+v, %v", got, err)
 	}
 	if r.hook.calls() != 0 {
@@ -226,22 +224,21 @@ func TestDisabledEnrollment(t *testing.T) {
 	}
 }
 
-// TestTPM goes the whole way: challenge, activation, registration, and the key
-// for the hub, which the hub then knows.
+// TestTPM goes the whole way: challenge, activation, registration, and the key for the hub, which the hub then knows.
 func TestTPM(t *testing.T) {
 	t.Parallel()
-	tpm, err := softtpm.New()
+	tpm, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := softtpm.New()
+	other, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, nil)
-	enrollment := model.IndividualEnrollment{RegistrationID: "tpm-1", Attestation: model.Attestation{
+	enrollment := model.IndividualEnrollment{RegistrationID: "tpm-1", Enrollment: model.Enrollment{Attestation: model.Attestation{
 		Type: model.AttestationTPM, TPM: &model.TPM{EndorsementKey: tpm.Keys().EndorsementKey},
-	}}
+	}}}
 	r.putIndividual(enrollment)
 	keys, otherKeys := tpm.Keys(), other.Keys()
 	request := model.RegistrationRequest{TPM: &keys}
@@ -251,18 +248,18 @@ func TestTPM(t *testing.T) {
 		"another endorsement key": {TPM: &otherKeys},
 		"no keys":                 {},
 	} {
-		_, err := r.Register(t.Context(), caller, bad)
+		_, err := r.Register(caller, bad)
 		if refusal := refused(t, err, 401002); refusal.Challenge != nil {
 			t.Errorf("%s: got a challenge", name)
 		}
 	}
-	_, err = r.Register(t.Context(), dpssim.Caller{IDScope: idScope, RegistrationID: "tpm-2", APIVersion: modernAPI}, request)
+	_, err = r.Register(dpssim.Caller{IDScope: idScope, RegistrationID: "tpm-2", APIVersion: modernAPI}, request)
 	refused(t, err, 404201)
 
 	caller.SAS = r.answerChallenge(caller, request, tpm)
-	_, err = r.Register(t.Context(), caller, model.RegistrationRequest{})
+	_, err = r.Register(caller, model.RegistrationRequest{})
 	refused(t, err, 400004) // the keys are needed again
-	_, err = r.Register(t.Context(), caller, model.RegistrationRequest{TPM: &otherKeys})
+	_, err = r.Register(caller, model.RegistrationRequest{TPM: &otherKeys})
 	refused(t, err, 401002) // and are those of the enrollment
 	state := r.register(caller, request).RegistrationState
 	if state.Status != "assigned" || state.TPM == nil {
@@ -280,14 +277,14 @@ func TestTPM(t *testing.T) {
 	if err := r.hubs.AuthenticateDevice(state.AssignedHub, "tpm-1", sas, nil); err != nil {
 		t.Errorf("the hub does not know the key: %v", err)
 	}
-	if err := r.Authenticate(t.Context(), dpssim.Caller{IDScope: idScope, RegistrationID: "tpm-1", APIVersion: modernAPI}); err == nil {
+	if err := r.Authenticate(dpssim.Caller{IDScope: idScope, RegistrationID: "tpm-1", APIVersion: modernAPI}); err == nil {
 		t.Error("a TPM connected without a token")
 	} else {
 		refused(t, err, 401002)
 	}
 	// A key from an old challenge is worth nothing after a new one.
 	r.answerChallenge(caller, request, tpm)
-	_, err = r.Register(t.Context(), caller, request)
+	_, err = r.Register(caller, request)
 	refused(t, err, 401002)
 }
 
@@ -437,7 +434,7 @@ func TestTwoAtOnce(t *testing.T) {
 			var wg sync.WaitGroup
 			for range callers {
 				wg.Go(func() {
-					status, err := r.Register(t.Context(), groupDevice("device-1"), model.RegistrationRequest{})
+					status, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{})
 					mu.Lock()
 					defer mu.Unlock()
 					var refusal *dpssim.APIError
@@ -460,7 +457,7 @@ func TestTwoAtOnce(t *testing.T) {
 			for id := range operations {
 				caller := groupDevice("device-1")
 				first := r.await(caller, model.RegistrationOperationStatus{OperationID: id, Status: "assigning"})
-				second, err := r.Operation(t.Context(), caller, id)
+				second, err := r.Operation(caller, id)
 				if err != nil || !reflect.DeepEqual(first, second) {
 					t.Errorf("polled twice: %+v and %+v, %v", first, second, err)
 				}
@@ -472,8 +469,7 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 }
 
-// TestRegistrationState: the tag is base64 of a quoted one and changes; the time
-// of creation stays.
+// TestRegistrationState: the tag is base64 of a quoted one and changes; the time of creation stays.
 func TestRegistrationState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -499,8 +495,7 @@ func TestRegistrationState(t *testing.T) {
 	})
 }
 
-// TestQuota: so many registrations a minute, DPS's being a thousand, then 429001
-// until the minute is over.
+// TestQuota: so many registrations a minute, DPS's being a thousand, then 429001 until the minute is over.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	if dpssim.DefaultQuota.RegistrationsPerMinute != 1000 {
@@ -513,18 +508,18 @@ func TestQuota(t *testing.T) {
 		})
 		r.putGroup(customGroup(nil))
 		for i := range 50 {
-			if _, err := r.Register(t.Context(), groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
+			if _, err := r.Register(groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
 				t.Fatal(i, err)
 			}
 		}
 		time.Sleep(20 * time.Second)
-		_, err := r.Register(t.Context(), groupDevice("late"), model.RegistrationRequest{})
+		_, err := r.Register(groupDevice("late"), model.RegistrationRequest{})
 		refusal := refused(t, err, 429001)
 		if refusal.Status != 429 || refusal.RetryAfter != 10*time.Second || refusal.Message != "Operations are being throttled for this tenant." {
 			t.Errorf("got %+v", refusal)
 		}
 		time.Sleep(refusal.RetryAfter)
-		if _, err := r.Register(t.Context(), groupDevice("late"), model.RegistrationRequest{}); err != nil {
+		if _, err := r.Register(groupDevice("late"), model.RegistrationRequest{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -542,7 +537,7 @@ func TestPendingSurvives(t *testing.T) {
 	r.putGroup(customGroup(nil))
 	r.hook.set(answers(503, "")) // the next call is a second away
 	caller := groupDevice("device-1")
-	status, err := r.Register(t.Context(), caller, model.RegistrationRequest{Payload: json.RawMessage(`{"a":1}`)})
+	status, err := r.Register(caller, model.RegistrationRequest{Payload: json.RawMessage(`{"a":1}`)})
 	if err != nil {
 		t.Fatal(err)
 	}

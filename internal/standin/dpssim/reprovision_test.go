@@ -12,11 +12,10 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestReprovisioning is the table of what DPS documents: the reprovision policy,
-// the client's API version, whether the webhook chooses another hub the second
-// time, and whether it returns a twin; and of each, what the device, the webhook
-// and the hubs get to see. Each row says it in words of the documentation; nothing
-// is computed from the code under test.
+// TestReprovisioning is the table of what DPS documents: the reprovision policy, the client's API version, whether the
+// webhook chooses another hub the second time, and whether it returns a twin; and of each, what the device, the webhook
+// and the hubs get to see. Each row says it in words of the documentation; nothing is computed from the code under
+// test.
 func TestReprovisioning(t *testing.T) {
 	t.Parallel()
 	policies := map[string]*model.ReprovisionPolicy{
@@ -325,16 +324,14 @@ func TestReprovisioningAtTheEdges(t *testing.T) {
 	})
 }
 
-// TestDeviceIDOfTheEnrollment: an individual enrollment names the device; if the
-// name changes, the device is another one.
+// TestDeviceIDOfTheEnrollment: an individual enrollment names the device; if the name changes, the device is another
+// one.
 func TestDeviceIDOfTheEnrollment(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	key := model.SymmetricKey{PrimaryKey: groupKey}
-	enrollment := model.IndividualEnrollment{
-		RegistrationID: "reg-1", DeviceID: "Kitchen",
-		Attestation: model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &key},
-	}
+	enrollment := model.IndividualEnrollment{RegistrationID: "reg-1", DeviceID: "Kitchen"}
+	enrollment.Attestation = model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &key}
 	enrollment.AllocationPolicy = model.PolicyStatic
 	enrollment.IotHubHostName = hubB
 	enrollment.ReprovisionPolicy = &model.ReprovisionPolicy{UpdateHubAssignment: true, MigrateDeviceData: true}

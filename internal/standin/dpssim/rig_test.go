@@ -149,11 +149,8 @@ var groupKey = base64.StdEncoding.EncodeToString([]byte("a group key of thirty-t
 func customGroup(change func(*model.EnrollmentGroup)) model.EnrollmentGroup {
 	g := model.EnrollmentGroup{
 		EnrollmentGroupID: "toasters",
-		Attestation: model.Attestation{
-			Type:         model.AttestationSymmetricKey,
-			SymmetricKey: &model.SymmetricKey{PrimaryKey: groupKey},
-		},
 	}
+	g.Attestation = model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &model.SymmetricKey{PrimaryKey: groupKey}}
 	g.AllocationPolicy = model.PolicyCustom
 	g.CustomAllocationDefinition = &model.CustomAllocationDefinition{WebhookURL: hookURL, APIVersion: modernAPI}
 	if change != nil {
@@ -164,20 +161,18 @@ func customGroup(change func(*model.EnrollmentGroup)) model.EnrollmentGroup {
 
 func (r *rig) putGroup(g model.EnrollmentGroup) model.EnrollmentGroup {
 	r.t.Helper()
-	saved, err := r.PutGroup(g.EnrollmentGroupID, g, "")
-	if err != nil {
+	if err := r.Groups.Put(g.EnrollmentGroupID, &g, ""); err != nil {
 		r.t.Fatal(err)
 	}
-	return saved
+	return g
 }
 
 func (r *rig) putIndividual(e model.IndividualEnrollment) model.IndividualEnrollment {
 	r.t.Helper()
-	saved, err := r.PutEnrollment(e.RegistrationID, e, "")
-	if err != nil {
+	if err := r.Enrollments.Put(e.RegistrationID, &e, ""); err != nil {
 		r.t.Fatal(err)
 	}
-	return saved
+	return e
 }
 
 // token is what a device signs with a key.
@@ -197,7 +192,7 @@ func groupDevice(id string) dpssim.Caller {
 // register registers and polls until the operation ends.
 func (r *rig) register(caller dpssim.Caller, request model.RegistrationRequest) model.RegistrationOperationStatus {
 	r.t.Helper()
-	status, err := r.Register(r.t.Context(), caller, request)
+	status, err := r.Register(caller, request)
 	if err != nil {
 		r.t.Fatalf("register %s: %v", caller.RegistrationID, err)
 	}
@@ -221,7 +216,7 @@ func (r *rig) await(caller dpssim.Caller, status model.RegistrationOperationStat
 		case <-time.After(time.Millisecond):
 		}
 		var err error
-		if status, err = r.Operation(r.t.Context(), caller, id); err != nil {
+		if status, err = r.Operation(caller, id); err != nil {
 			r.t.Fatalf("operation of %s: %v", caller.RegistrationID, err)
 		}
 	}

@@ -1,7 +1,6 @@
-// Package dpssim is a stand-in for Azure DPS: it registers devices as DPS does,
-// asks a custom-allocation webhook as DPS asks it, and shows what came of it on
-// stand-ins for IoT hubs. It shares no code with the webhook of this module, for
-// then it would share its mistakes.
+// Package dpssim is a stand-in for Azure DPS: it registers devices as DPS does, calls a custom-allocation webhook as
+// DPS calls it, and applies the outcome to stand-ins for IoT hubs. It shares no code with this module's webhook,
+// because then it would share its mistakes.
 package dpssim
 
 import (
@@ -32,14 +31,14 @@ type Caller struct {
 	SAS            string              // the SharedAccessSignature token, or ""
 	Certificates   []*x509.Certificate // of the TLS peer, leaf first
 	APIVersion     string
-	ClientVersion  string
 	Transport      string
-	// ForceRegistration is what the device asked for; DPS registers anyway.
-	ForceRegistration bool
 }
 
 // Service is the stand-in. Make it with [New].
 type Service struct {
+	// Enrollments and Groups manage the individual enrollments and the enrollment groups.
+	Enrollments, Groups Collection
+
 	config     Config
 	store      *store.Store
 	hubs       *hub.Registry
@@ -47,21 +46,21 @@ type Service struct {
 	trouble    troubleMaker
 	groupCache groupCache
 	client     *http.Client
-	calls      chan struct{} // bounds calls of webhooks at once
+	calls      chan struct{} // bounds the concurrent calls of webhooks
 
 	registrations, operations window
 
-	// ctx ends with Close, and with it the operations, which work counts.
+	// ctx ends with Close and stops the operations, which work counts.
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 }
 
-// New makes the service of a store, with hubs over the same store, and goes on
-// with the registrations that were pending when the store was last in use.
+// New makes a service on a store, with hubs on the same store, and resumes the registrations that were pending when the
+// store was last in use.
 func New(config Config, state *store.Store, hubs *hub.Registry) (*Service, error) {
 	config = config.withDefaults()
-	if err := config.check(); err != nil {
+	if err := config.Check(); err != nil {
 		return nil, err
 	}
 	s := &Service{
@@ -72,6 +71,14 @@ func New(config Config, state *store.Store, hubs *hub.Registry) (*Service, error
 		client:  webhookClient(config.Webhook),
 		calls:   make(chan struct{}, config.Webhook.MaxConcurrent),
 	}
+	s.Enrollments = Collection{
+		service: s, bucket: "enrollments", noun: "Enrollment", idField: "registrationId",
+		newRecord: func() model.Record { return new(model.IndividualEnrollment) },
+	}
+	s.Groups = Collection{
+		service: s, bucket: "enrollmentGroups", noun: "Enrollment group", idField: "enrollmentGroupId",
+		newRecord: func() model.Record { return new(model.EnrollmentGroup) },
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.trouble.set(config.Trouble)
 	if err := s.resume(); err != nil {
@@ -81,21 +88,20 @@ func New(config Config, state *store.Store, hubs *hub.Registry) (*Service, error
 	return s, nil
 }
 
-// Close ends pending operations where they are; a store in a file has what it
-// needs to go on with them.
+// Close stops pending operations where they are. A store in a file keeps what is needed to resume them.
 func (s *Service) Close() {
 	s.cancel()
 	s.work.Wait()
 	s.client.CloseIdleConnections()
 }
 
-// Config is what the service runs with, defaults filled in, keys included.
+// Config is what the service runs with, including defaults and keys.
 func (s *Service) Config() Config { return s.config }
 
-// Trouble is what goes wrong on purpose at the moment.
+// Trouble is the trouble in force.
 func (s *Service) Trouble() Trouble { return s.trouble.get() }
 
-// SetTrouble changes what goes wrong from now on. A seed starts the chances anew.
+// SetTrouble replaces the trouble in force and restarts the random sequence at its seed.
 func (s *Service) SetTrouble(t Trouble) error {
 	if err := s.config.checkTrouble(t); err != nil {
 		return err
@@ -109,8 +115,7 @@ func (s *Service) SetTrouble(t Trouble) error {
 	return nil
 }
 
-// RetryAfter is what a pending operation's answer tells the device to wait: whole
-// seconds, at least one.
+// RetryAfter is how long a device must wait before it polls a pending operation again: whole seconds, at least one.
 func (s *Service) RetryAfter() time.Duration { return wholeSeconds(s.scaled(s.config.RetryAfter)) }
 
 func (s *Service) scaled(d time.Duration) time.Duration {
@@ -121,33 +126,38 @@ func wholeSeconds(d time.Duration) time.Duration {
 	return time.Duration(max(math.Ceil(d.Seconds()), 1)) * time.Second
 }
 
-// wait sleeps for d, scaled, or until the context ends.
-func (s *Service) wait(ctx context.Context, d time.Duration) error {
+// wait sleeps for d, scaled, or until the service is closed.
+func (s *Service) wait(d time.Duration) error {
 	timer := time.NewTimer(s.scaled(d))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-s.ctx.Done():
+		return s.ctx.Err()
 	}
 }
 
-// finishEntry fills in what all calls of devices have.
-func (s *Service) finishEntry(entry *Entry, start time.Time, answer any, err error) {
-	entry.Time = model.Time{Time: start}
-	entry.DurationMS = milliseconds(time.Since(start))
+// deviceCall runs a device's call and records it. The call may add to the entry; its error is what the device is
+// refused with.
+func deviceCall[T any](s *Service, kind string, caller Caller, call func(*Entry) (T, error)) (T, error) {
+	start := time.Now()
+	entry := Entry{
+		Time: model.Time{Time: start}, Kind: kind, Transport: caller.Transport, RegistrationID: caller.RegistrationID,
+		Status: http.StatusOK,
+	}
+	answer, err := call(&entry)
+	entry.DurationMS = Milliseconds(time.Since(start))
 	if err != nil {
 		refusal, body := Answer(err)
-		entry.Status, answer = refusal.Status, body
-		entry.DPSEffect = refusal.Message
-		entry.Error = refusal.Detail
+		entry.Status, entry.DPSEffect, entry.Error = refusal.Status, refusal.Message, refusal.Detail
+		entry.Response = maskedJSON(body)
+	} else {
+		entry.Response = maskedJSON(answer)
 	}
-	if answer != nil {
-		if body, err := json.Marshal(answer); err == nil {
-			entry.Response = Mask(body)
-		}
-	}
+	s.journal.add(entry)
+	return answer, err
 }
 
-func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+// Milliseconds is a duration as the journal has it.
+func Milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

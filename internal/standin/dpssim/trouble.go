@@ -2,6 +2,7 @@ package dpssim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -10,29 +11,27 @@ import (
 	"time"
 )
 
-// Trouble is what goes wrong on purpose. The zero value is none. Shares are from
-// 0 to 1. Chances come from a seeded generator, so that a run with one device at
-// a time can be had again.
+// Trouble is what goes wrong on purpose. The zero value is none. Shares are from 0 to 1. A seeded generator decides
+// which calls are hit, so that a run with one device at a time can be repeated.
 type Trouble struct {
 	Seed    uint64         `json:"seed"`
 	Webhook WebhookTrouble `json:"webhook"`
-	// Throttle is the share of devices' calls that is answered 429.
+	// Throttle is the share of devices' calls that are answered 429.
 	Throttle float64 `json:"throttle"`
 	// ThrottleRetryAfter goes with those answers; default 5 s.
 	ThrottleRetryAfter Duration `json:"throttleRetryAfter"`
-	// Hubs names hubs by host name: [HubUnlinked] or [HubDrained].
+	// Hubs has the state of hubs by host name: [HubUnlinked] or [HubDrained].
 	Hubs map[string]string `json:"hubs,omitzero"`
-	// DisabledEnrollments and DisabledGroups are treated as if their
-	// provisioningStatus were disabled.
+	// DisabledEnrollments and DisabledGroups are treated as if their provisioningStatus were disabled.
 	DisabledEnrollments []string `json:"disabledEnrollments,omitzero"`
 	DisabledGroups      []string `json:"disabledGroups,omitzero"`
 }
 
 // WebhookTrouble concerns the calls of webhooks.
 type WebhookTrouble struct {
-	// Repeat is the share of calls made twice; the second answer counts.
+	// Repeat is the share of calls that are made twice; the second answer counts.
 	Repeat float64 `json:"repeat"`
-	// Delay is the share of calls made late, by DelayFor; default 1 s.
+	// Delay is the share of calls that are delayed by DelayFor; default 1 s.
 	Delay    float64  `json:"delay"`
 	DelayFor Duration `json:"delayFor"`
 	// Cut is the share of calls whose answer is lost.
@@ -41,9 +40,9 @@ type WebhookTrouble struct {
 
 // States of a hub in Trouble.
 const (
-	// HubUnlinked hubs get no devices, and what they hold cannot be had.
+	// HubUnlinked hubs get no devices, and their devices cannot be read.
 	HubUnlinked = "unlinked"
-	// HubDrained hubs get no devices; those they have can move away with their data.
+	// HubDrained hubs get no devices; the devices they have can move away with their data.
 	HubDrained = "drained"
 )
 
@@ -63,7 +62,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// ParseTrouble reads Trouble from JSON; members that it does not know are errors.
+// ParseTrouble reads Trouble from JSON; an unknown member is an error.
 func ParseTrouble(data []byte) (Trouble, error) {
 	decoder := json.NewDecoder(strings.NewReader(string(data)))
 	decoder.DisallowUnknownFields()
@@ -72,32 +71,33 @@ func ParseTrouble(data []byte) (Trouble, error) {
 		return Trouble{}, err
 	}
 	if decoder.More() {
-		return Trouble{}, fmt.Errorf("there is more than one JSON value")
+		return Trouble{}, errors.New("there is more than one JSON value")
 	}
-	return t, t.check()
+	if problems := t.check(); len(problems) > 0 {
+		return Trouble{}, problems
+	}
+	return t, nil
 }
 
-func (t Trouble) check() error {
+func (t Trouble) check() (problems SettingErrors) {
 	for _, share := range []struct {
-		name  string
+		path  string
 		value float64
 	}{
 		{"webhook.repeat", t.Webhook.Repeat}, {"webhook.delay", t.Webhook.Delay},
 		{"webhook.cut", t.Webhook.Cut}, {"throttle", t.Throttle},
 	} {
 		if !(share.value >= 0 && share.value <= 1) {
-			return fmt.Errorf("trouble: %s is %v, want a share from 0 to 1", share.name, share.value)
+			problems.add(share.path, "want a share from 0 to 1, not %v", share.value)
 		}
 	}
 	for hub, state := range t.Hubs {
-		if err := oneOf("trouble: hubs: "+hub, state, HubUnlinked, HubDrained); err != nil {
-			return err
-		}
+		problems.oneOf("hubs."+hub, state, HubUnlinked, HubDrained)
 	}
-	return nil
+	return problems
 }
 
-// clone returns a copy that shares nothing.
+// clone returns a copy that shares nothing, with hubs in lower case.
 func (t Trouble) clone() Trouble {
 	hubs := make(map[string]string, len(t.Hubs))
 	for hub, state := range t.Hubs {
@@ -109,18 +109,18 @@ func (t Trouble) clone() Trouble {
 	return t
 }
 
-// troubleMaker holds the trouble in force and its chances.
+// troubleMaker holds the trouble in force and decides which calls it hits.
 type troubleMaker struct {
 	mu     sync.Mutex
 	now    Trouble
-	chance *rand.Rand
+	random *rand.Rand
 }
 
 func (m *troubleMaker) set(t Trouble) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.now = t.clone()
-	m.chance = rand.New(rand.NewPCG(t.Seed, 0x9e3779b97f4a7c15))
+	m.random = rand.New(rand.NewPCG(t.Seed, 0x9e3779b97f4a7c15))
 }
 
 func (m *troubleMaker) get() Trouble {
@@ -129,12 +129,12 @@ func (m *troubleMaker) get() Trouble {
 	return m.now.clone()
 }
 
-// hit draws once for a share.
+// hit reports whether a call is among the share that is hit.
 func (m *troubleMaker) hit(share func(*Trouble) float64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	of := share(&m.now)
-	return of > 0 && m.chance.Float64() < of
+	rate := share(&m.now)
+	return rate > 0 && m.random.Float64() < rate
 }
 
 func (m *troubleMaker) hub(hostName string) string {
@@ -146,9 +146,9 @@ func (m *troubleMaker) hub(hostName string) string {
 func (m *troubleMaker) disabled(e *enrollment) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ids := m.now.DisabledGroups
-	if e.individual != nil {
-		ids = m.now.DisabledEnrollments
+	ids := m.now.DisabledEnrollments
+	if e.isGroup {
+		ids = m.now.DisabledGroups
 	}
-	return slices.ContainsFunc(ids, func(id string) bool { return strings.EqualFold(id, e.id()) })
+	return slices.ContainsFunc(ids, func(id string) bool { return strings.EqualFold(id, e.id) })
 }

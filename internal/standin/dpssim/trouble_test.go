@@ -58,13 +58,13 @@ func TestTroubleCutsAndDelays(t *testing.T) {
 		r.setTrouble(`{"webhook":{"cut":1,"delay":1,"delayFor":"3s"}}`)
 		caller := groupDevice("device-1")
 		start := time.Now()
-		status, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+		status, err := r.Register(caller, model.RegistrationRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3*time.Second + time.Millisecond)
 		synctest.Wait()
-		if now, _ := r.Operation(t.Context(), caller, status.OperationID); now.Status != "assigning" {
+		if now, _ := r.Operation(caller, status.OperationID); now.Status != "assigning" {
 			t.Errorf("the answer that was lost counts: %+v", now)
 		}
 		if r.hook.calls() != 1 || r.hook.times[0].Sub(start) != 3*time.Second {
@@ -76,7 +76,7 @@ func TestTroubleCutsAndDelays(t *testing.T) {
 		r.setTrouble(`{}`)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if now, _ := r.Operation(t.Context(), caller, status.OperationID); now.Status != "assigned" {
+		if now, _ := r.Operation(caller, status.OperationID); now.Status != "assigned" {
 			t.Errorf("after the trouble: %+v", now)
 		}
 	})
@@ -88,11 +88,11 @@ func TestTroubleThrottles(t *testing.T) {
 	r.putGroup(customGroup(nil))
 	r.setTrouble(`{"throttle":1,"throttleRetryAfter":"7s"}`)
 	caller := groupDevice("device-1")
-	_, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+	_, err := r.Register(caller, model.RegistrationRequest{})
 	if refusal := refused(t, err, 429001); refusal.RetryAfter != 7*time.Second || refusal.Status != 429 {
 		t.Errorf("got %+v", refusal)
 	}
-	_, err = r.Operation(t.Context(), caller, "4.x.y")
+	_, err = r.Operation(caller, "4.x.y")
 	refused(t, err, 429001)
 }
 
@@ -104,7 +104,7 @@ func TestTroubleIsSeeded(t *testing.T) {
 		r.putGroup(customGroup(nil))
 		r.setTrouble(fmt.Sprintf(`{"seed":%d,"throttle":0.3}`, seed))
 		for i := range 100 {
-			if _, err := r.Register(t.Context(), groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
+			if _, err := r.Register(groupDevice(fmt.Sprint("d", i)), model.RegistrationRequest{}); err != nil {
 				refused(t, err, 429001)
 				refusals = append(refusals, i)
 			}
@@ -120,11 +120,11 @@ func TestTroubleIsSeeded(t *testing.T) {
 func TestParseTrouble(t *testing.T) {
 	t.Parallel()
 	for document, want := range map[string]string{
-		`{"webhook":{"repeat":1.5}}`:            "webhook.repeat is 1.5",
-		`{"throttle":-0.1}`:                     "throttle is -0.1",
+		`{"webhook":{"repeat":1.5}}`:            "webhook.repeat: want a share from 0 to 1, not 1.5",
+		`{"throttle":-0.1}`:                     "throttle: want a share from 0 to 1, not -0.1",
 		`{"webhook":{"delayFor":"soon"}}`:       "soon",
 		`{"webhook":{"delayFor":"-1s"}}`:        "negative",
-		`{"hubs":{"h.azure-devices.net":"on"}}`: `"on" is none of unlinked, drained`,
+		`{"hubs":{"h.azure-devices.net":"on"}}`: `want unlinked or drained, not "on"`,
 		`{"throtle":1}`:                         "throtle",
 		`{} {}`:                                 "more than one",
 		``:                                      "EOF",
@@ -140,18 +140,18 @@ func TestConfigIsChecked(t *testing.T) {
 	hubs := []dpssim.LinkedHub{{HostName: hubA}}
 	for want, config := range map[string]dpssim.Config{
 		"hubs: link at least one":                                  {},
-		"hubs[0]: the host name is empty":                          {Hubs: []dpssim.LinkedHub{{}}},
+		"hubs[0]: the hub's name is missing":                       {Hubs: []dpssim.LinkedHub{{}}},
 		"hubs[1]: CONTOSO-HUB-A.azure-devices.net is linked twice": {Hubs: []dpssim.LinkedHub{{HostName: hubA}, {HostName: "CONTOSO-HUB-A.azure-devices.net"}}},
 		"hubs[0]: the weight of":                                   {Hubs: []dpssim.LinkedHub{{HostName: hubA, Weight: -1}}},
-		"certificates[0]: name and":                                {Hubs: hubs, Certificates: []dpssim.CACertificate{{}}},
-		"timeScale":                                                {Hubs: hubs, TimeScale: -1},
-		`allocationPolicy: "custom" is none of hashed, geoLatency`: {Hubs: hubs, AllocationPolicy: "custom"},
-		"behaviour.noAnswer":                                       {Hubs: hubs, Behaviour: dpssim.Behaviour{NoAnswer: "x"}},
-		"behaviour.concurrent":                                     {Hubs: hubs, Behaviour: dpssim.Behaviour{Concurrent: "x"}},
-		"behaviour.unsetReprovision":                               {Hubs: hubs, Behaviour: dpssim.Behaviour{UnsetReprovision: "x"}},
-		"behaviour.sameHubSubstatus":                               {Hubs: hubs, Behaviour: dpssim.Behaviour{SameHubSubstatus: "x"}},
-		`trouble: hubs: "x.azure-devices.net" is none of`:          {Hubs: hubs, Trouble: dpssim.Trouble{Hubs: map[string]string{"x.azure-devices.net": "drained"}}},
-		"trouble: webhook.cut":                                     {Hubs: hubs, Trouble: dpssim.Trouble{Webhook: dpssim.WebhookTrouble{Cut: 2}}},
+		"certificates[0]: a CA certificate needs a name":           {Hubs: hubs, Certificates: []dpssim.CACertificate{{}}},
+		"timeScale": {Hubs: hubs, TimeScale: -1},
+		`allocationPolicy: want hashed or geoLatency, not "custom"`: {Hubs: hubs, AllocationPolicy: "custom"},
+		"behaviour.noAnswer":         {Hubs: hubs, Behaviour: dpssim.Behaviour{NoAnswer: "x"}},
+		"behaviour.concurrent":       {Hubs: hubs, Behaviour: dpssim.Behaviour{Concurrent: "x"}},
+		"behaviour.unsetReprovision": {Hubs: hubs, Behaviour: dpssim.Behaviour{UnsetReprovision: "x"}},
+		"behaviour.sameHubSubstatus": {Hubs: hubs, Behaviour: dpssim.Behaviour{SameHubSubstatus: "x"}},
+		`not "x.azure-devices.net"`:  {Hubs: hubs, Trouble: dpssim.Trouble{Hubs: map[string]string{"x.azure-devices.net": "drained"}}},
+		"trouble.webhook.cut":        {Hubs: hubs, Trouble: dpssim.Trouble{Webhook: dpssim.WebhookTrouble{Cut: 2}}},
 	} {
 		if _, err := dpssim.New(config, nil, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

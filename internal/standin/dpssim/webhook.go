@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,54 +29,55 @@ func webhookClient(w Webhook) *http.Client {
 	return client
 }
 
-// allocationRequest is what DPS posts: the enrollment without keys, certificates
-// and the query of the webhook, what is known of the device, and the hubs.
-func allocationRequest(e *enrollment, r registration, hubs []string) model.AllocationRequest {
+// allocationRequest is what DPS posts: the enrollment without keys, certificates and the query of the webhook's URL,
+// what is known about the device, and the hubs.
+func allocationRequest(a *attempt) model.AllocationRequest {
 	request := model.AllocationRequest{
 		DeviceRuntimeContext: model.DeviceRuntimeContext{
-			RegistrationID:        r.State.RegistrationID,
-			CurrentIotHubHostName: r.Hub,
-			CurrentDeviceID:       r.DeviceID,
-			Payload:               r.Pending.Payload,
+			RegistrationID:        a.State.RegistrationID,
+			CurrentIotHubHostName: a.Hub,
+			CurrentDeviceID:       a.DeviceID,
+			Payload:               a.Pending.Payload,
 		},
-		LinkedHubs: hubs,
+		LinkedHubs: a.hubs,
 	}
-	if e.individual != nil {
-		record := *e.individual
-		record.RegistrationState = nil
-		reduce(&record.Attestation, &record.Enrollment)
-		request.IndividualEnrollment = &record
-	} else {
-		record := *e.group
-		reduce(&record.Attestation, &record.Enrollment)
-		request.EnrollmentGroup = &record
+	switch record := a.enrollment.record.(type) {
+	case *model.IndividualEnrollment:
+		individual := *record
+		individual.RegistrationState = nil
+		individual.Enrollment = reduced(individual.Enrollment)
+		request.IndividualEnrollment = &individual
+	case *model.EnrollmentGroup:
+		group := *record
+		group.Enrollment = reduced(group.Enrollment)
+		request.EnrollmentGroup = &group
 	}
 	device := &request.DeviceRuntimeContext
-	switch e.attestation().Type {
+	switch a.enrollment.Attestation.Type {
 	case model.AttestationSymmetricKey:
 		device.SymmetricKey = &model.SymmetricKey{}
 	case model.AttestationX509:
-		device.X509 = &model.X509Device{ClientCertificate: r.Pending.Certificate}
+		device.X509 = &model.X509Device{ClientCertificate: a.Pending.Certificate}
 	case model.AttestationTPM:
-		device.TPM = r.Pending.TPM
+		device.TPM = a.Pending.TPM
 	}
 	return request
 }
 
-// reduce leaves of an enrollment what a webhook gets to see. It replaces what it
-// changes, for the enrollment goes on to be used.
-func reduce(attestation *model.Attestation, common *model.Enrollment) {
-	*attestation = withoutSecrets(*attestation)
-	if definition := common.CustomAllocationDefinition; definition != nil {
-		common.CustomAllocationDefinition = &model.CustomAllocationDefinition{
+// reduced is the part of an enrollment that a webhook sees.
+func reduced(e model.Enrollment) model.Enrollment {
+	e.Attestation = withoutSecrets(e.Attestation)
+	if definition := e.CustomAllocationDefinition; definition != nil {
+		e.CustomAllocationDefinition = &model.CustomAllocationDefinition{
 			WebhookURL: MaskURL(definition.WebhookURL),
 			APIVersion: definition.APIVersion,
 		}
 	}
+	return e
 }
 
-// withoutSecrets is an attestation as DPS gives it back: no keys but the public
-// ones of a TPM, of certificates what was read from them.
+// withoutSecrets is an attestation as DPS returns it: no keys except the public ones of a TPM, and of certificates only
+// what was read from them.
 func withoutSecrets(a model.Attestation) model.Attestation {
 	reduced := model.Attestation{Type: a.Type, TPM: a.TPM}
 	if a.X509 != nil {
@@ -101,62 +103,60 @@ func infoOnly(pair *model.X509Certificates) *model.X509Certificates {
 	return &model.X509Certificates{Primary: only(pair.Primary), Secondary: only(pair.Secondary)}
 }
 
-// webhookAnswer is one answer; status 0 if there was none.
+// webhookAnswer is one answer; if there was none, err says why.
 type webhookAnswer struct {
 	status int
 	body   []byte
 	err    error
 }
 
-// askWebhook calls the webhook until it answers something that counts, or for as
-// long as DPS tries.
-func (s *Service) askWebhook(e *enrollment, r registration, hubs []string, policy reprovisioning) (allocation, error) {
-	definition := e.common().CustomAllocationDefinition
+// callWebhook calls the webhook until it gives an answer that counts, or for as long as DPS retries.
+func (s *Service) callWebhook(a *attempt) (choice, error) {
+	definition := a.enrollment.CustomAllocationDefinition
 	if definition == nil {
-		return allocation{}, &failure{CodeInvalidArgument, "The enrollment has no customAllocationDefinition."}
+		return choice{}, &failure{CodeInvalidArgument, "The enrollment has no customAllocationDefinition."}
 	}
 	if target, err := url.Parse(definition.WebhookURL); err != nil || target.Host == "" || target.Scheme != "https" && target.Scheme != "http" {
-		return allocation{}, &failure{CodeAllocationFailed, "Custom allocation failed: webhookUrl is not an http or https URL."}
+		return choice{}, &failure{CodeAllocationFailed, "Custom allocation failed: webhookUrl is not an http or https URL."}
 	}
-	body, err := json.Marshal(allocationRequest(e, r, hubs))
+	body, err := json.Marshal(allocationRequest(a))
 	if err != nil {
-		return allocation{}, err
+		return choice{}, err
 	}
 	w := s.config.Webhook
-	for attempt := 1; ; attempt++ {
+	for call := 1; ; call++ {
 		entry := Entry{
-			Kind: KindWebhook, RegistrationID: r.State.RegistrationID, OperationID: r.OperationID,
-			Method: http.MethodPost, URL: MaskURL(definition.WebhookURL), Attempt: attempt, Request: body,
+			Kind: KindWebhook, RegistrationID: a.State.RegistrationID, OperationID: a.OperationID,
+			Method: http.MethodPost, URL: MaskURL(definition.WebhookURL), Attempt: call, Request: body,
 		}
-		answer := s.callWebhook(definition.WebhookURL, body, &entry)
+		answer := s.troubledPost(definition.WebhookURL, body, &entry)
 		if err := s.ctx.Err(); err != nil {
-			return allocation{}, err
+			return choice{}, err
 		}
-		chosen, retry, err := s.judge(answer, r, hubs, policy)
+		chosen, retry, err := s.judge(a, answer)
 		switch {
-		case !retry && err != nil:
-			entry.DPSEffect = "failed: " + err.Error()
-		case !retry:
+		case err == nil:
 			entry.DPSEffect = "assigned to " + chosen.hub
-		case attempt <= w.Retries:
-			interval := w.FirstInterval + time.Duration(attempt-1)*w.Increment
-			entry.DPSEffect = fmt.Sprintf("call again in %s (call %d of %d)", interval, attempt+1, w.Retries+1)
+		case !retry:
+			entry.DPSEffect = "failed: " + err.Error()
+		case call > w.Retries:
+			entry.DPSEffect = "failed after the last retry: " + err.Error()
+		default:
+			interval := w.FirstInterval + time.Duration(call-1)*w.Increment
+			entry.DPSEffect = fmt.Sprintf("call again in %s (call %d of %d)", interval, call+1, w.Retries+1)
 			s.journal.add(entry)
-			if err := s.wait(s.ctx, interval); err != nil {
-				return allocation{}, err
+			if err := s.wait(interval); err != nil {
+				return choice{}, err
 			}
 			continue
-		default:
-			entry.DPSEffect = "failed after the last retry: " + err.Error()
 		}
 		s.journal.add(entry)
 		return chosen, err
 	}
 }
 
-// judge makes of an answer what DPS makes of it. With retry, err is what the
-// registration ends with if there is no retry left.
-func (s *Service) judge(answer webhookAnswer, r registration, hubs []string, policy reprovisioning) (chosen allocation, retry bool, err error) {
+// judge applies DPS's rules to an answer. If retry is true, err is how the registration ends when no retry is left.
+func (s *Service) judge(a *attempt, answer webhookAnswer) (chosen choice, retry bool, err error) {
 	b := s.config.Behaviour
 	failed := func(code int) error {
 		return &failure{code, fmt.Sprintf("Custom allocation failed with status code: %d", answer.status)}
@@ -172,49 +172,46 @@ func (s *Service) judge(answer webhookAnswer, r registration, hubs []string, pol
 	case answer.status != http.StatusOK && !(s.config.Webhook.AcceptAny2xx && answer.status/100 == 2):
 		return chosen, false, failed(CodeAllocationFailed)
 	}
-	chosen, err = s.read(answer.body, r, hubs, policy)
+	chosen, err = s.readAnswer(a, answer.body)
 	return chosen, false, err
 }
 
-// read takes the answer of a successful call.
-func (s *Service) read(body []byte, r registration, hubs []string, policy reprovisioning) (allocation, error) {
+// readAnswer reads the body of a successful answer.
+func (s *Service) readAnswer(a *attempt, body []byte) (chosen choice, err error) {
 	b := s.config.Behaviour
-	var response *model.AllocationResponse
-	if int64(len(body)) > s.config.Webhook.MaxAnswer {
-		return allocation{}, &failure{b.BadAnswerCode, "Custom allocation failed: the webhook's answer is too long."}
+	if len(body) > s.config.Webhook.MaxAnswer {
+		return chosen, &failure{b.BadAnswerCode, "Custom allocation failed: the webhook's answer is too long."}
 	}
+	var response *model.AllocationResponse
 	if err := json.Unmarshal(body, &response); err != nil || response == nil {
-		return allocation{}, &failure{b.BadAnswerCode, "Custom allocation failed: the webhook's answer is not an AllocationResponse in JSON."}
+		return chosen, &failure{b.BadAnswerCode, "Custom allocation failed: the webhook's answer is not an AllocationResponse in JSON."}
 	}
 	if response.IotHubHostName == "" {
-		return allocation{}, &failure{CodeHubNotSpecified, "Custom allocation failed: the webhook's answer names no IoT hub."}
+		return chosen, &failure{CodeHubNotSpecified, "Custom allocation failed: the webhook's answer names no IoT hub."}
 	}
-	chosen := allocation{twin: response.InitialTwin}
+	chosen.twin = response.InitialTwin
 	if payload, err := objectOrNone("payload", response.Payload); err == nil {
-		chosen.payload = payload // a device never gets another kind
+		chosen.payload = payload // a device never gets another kind of value
 	}
-	if r.Hub != "" && !policy.updateHub {
-		chosen.hub = r.Hub // asked for the payload's sake
+	if a.stays() {
+		chosen.hub = a.Hub // the webhook was called only for the payload
 		return chosen, nil
 	}
-	for _, hub := range hubs {
-		if strings.EqualFold(hub, response.IotHubHostName) {
-			chosen.hub = hub
-			return chosen, nil
-		}
+	i := slices.IndexFunc(a.hubs, func(hub string) bool { return strings.EqualFold(hub, response.IotHubHostName) })
+	if i < 0 {
+		return choice{}, &failure{b.UnknownHubCode,
+			fmt.Sprintf("Custom allocation failed: the IoT hub %q is not one of linkedHubs.", cut(response.IotHubHostName))}
 	}
-	return allocation{}, &failure{b.UnknownHubCode,
-		fmt.Sprintf("Custom allocation failed: the IoT hub %q is not one of linkedHubs.", cut(response.IotHubHostName))}
+	chosen.hub = a.hubs[i]
+	return chosen, nil
 }
 
 var errCut = errors.New("trouble: the answer was lost")
 
-// callWebhook makes one call, or two where trouble repeats it, and fills in the
-// entry of the one that counts.
-func (s *Service) callWebhook(target string, body []byte, entry *Entry) webhookAnswer {
+// troubledPost makes one call, with the trouble in force, and fills in the entry of the answer that counts.
+func (s *Service) troubledPost(target string, body []byte, entry *Entry) webhookAnswer {
 	if s.trouble.hit(func(t *Trouble) float64 { return t.Webhook.Delay }) {
-		late := cmp.Or(time.Duration(s.trouble.get().Webhook.DelayFor), time.Second)
-		_ = s.wait(s.ctx, late) // the call itself fails if the service closes
+		_ = s.wait(cmp.Or(time.Duration(s.trouble.get().Webhook.DelayFor), time.Second)) // if the service closes, so does the call
 	}
 	answer := s.post(target, body, entry)
 	if s.trouble.hit(func(t *Trouble) float64 { return t.Webhook.Repeat }) {
@@ -231,8 +228,8 @@ func (s *Service) callWebhook(target string, body []byte, entry *Entry) webhookA
 	return answer
 }
 
+// post makes one call and fills in its entry.
 func (s *Service) post(target string, body []byte, entry *Entry) (answer webhookAnswer) {
-	entry.Status, entry.Response, entry.Error = 0, nil, ""
 	select {
 	case s.calls <- struct{}{}:
 		defer func() { <-s.calls }()
@@ -240,55 +237,41 @@ func (s *Service) post(target string, body []byte, entry *Entry) (answer webhook
 		return webhookAnswer{err: s.ctx.Err()}
 	}
 	start := time.Now()
-	entry.Time = model.Time{Time: start}
 	ctx, cancel := context.WithTimeout(s.ctx, s.config.Webhook.Timeout)
 	defer cancel()
-	answer.status, answer.body, answer.err = s.exchange(ctx, target, body)
-	entry.DurationMS = milliseconds(time.Since(start))
-	if answer.err != nil {
-		entry.Error = noAnswer(answer.err, s.config.Webhook.Timeout)
-		return answer
-	}
-	entry.Status = answer.status
-	if len(answer.body) > 0 {
-		entry.Response = text(answer.body)
-		if json.Valid(answer.body) {
-			entry.Response = answer.body
-		}
-	}
-	return answer
-}
-
-func (s *Service) exchange(ctx context.Context, target string, body []byte) (status int, answer []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
 	if err != nil {
-		return 0, nil, err
+		return webhookAnswer{err: err}
 	}
 	request.Header.Set("Content-Type", "application/json; charset=utf-8")
 	request.Header.Set("Accept", "application/json")
 	response, err := s.client.Do(request)
-	if err != nil {
-		return 0, nil, err
+	if err == nil {
+		defer response.Body.Close()
+		answer.status = response.StatusCode
+		answer.body, err = io.ReadAll(io.LimitReader(response.Body, int64(s.config.Webhook.MaxAnswer)+1))
 	}
-	defer response.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(response.Body, s.config.Webhook.MaxAnswer+1))
-	return response.StatusCode, answer, err
+	answer.err = err
+	entry.Time, entry.DurationMS = model.Time{Time: start}, Milliseconds(time.Since(start))
+	entry.Status, entry.Response, entry.Error = answer.status, nil, ""
+	switch {
+	case err != nil:
+		entry.Status, entry.Error = 0, s.describeNoAnswer(err)
+	case json.Valid(answer.body):
+		entry.Response = answer.body
+	case len(answer.body) > 0:
+		entry.Response = text(answer.body)
+	}
+	return answer
 }
 
-// noAnswer words an error without the URL, whose query holds the webhook's code.
-func noAnswer(err error, timeout time.Duration) string {
+// describeNoAnswer leaves the URL out of an error, because its query holds the webhook's code.
+func (s *Service) describeNoAnswer(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Sprintf("no answer within %s", timeout)
+		return fmt.Sprintf("no answer within %s", s.config.Webhook.Timeout)
 	}
-	return "no answer: " + innermost(err).Error()
-}
-
-func innermost(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
-			return err
-		}
-		err = next
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
 	}
+	return "no answer: " + err.Error()
 }

@@ -16,8 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestWebhookAnswers is DPS's published table, and the stated defaults for what
-// is in no table.
+// TestWebhookAnswers is DPS's published table, and the stated defaults for what is in no table.
 func TestWebhookAnswers(t *testing.T) {
 	t.Parallel()
 	assigned := func(body string) http.HandlerFunc { return answers(http.StatusOK, body) }
@@ -117,19 +116,19 @@ func TestWebhookRetries(t *testing.T) {
 				r.SetWebhookTransport(breaking{r.hook})
 				start := time.Now()
 				caller := groupDevice("device-1")
-				status, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+				status, err := r.Register(caller, model.RegistrationRequest{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				scaled := func(d time.Duration) time.Duration { return time.Duration(float64(d) / c.scale) }
 				time.Sleep(scaled(415*time.Second) - time.Millisecond)
 				synctest.Wait()
-				if now, err := r.Operation(t.Context(), caller, status.OperationID); err != nil || now.Status != "assigning" {
+				if now, err := r.Operation(caller, status.OperationID); err != nil || now.Status != "assigning" {
 					t.Fatalf("before the last call: %+v, %v", now, err)
 				}
 				time.Sleep(2 * time.Millisecond)
 				synctest.Wait()
-				now, err := r.Operation(t.Context(), caller, status.OperationID)
+				now, err := r.Operation(caller, status.OperationID)
 				if err != nil || now.Status != "failed" || now.RegistrationState.ErrorCode != 400207 || !strings.Contains(now.RegistrationState.ErrorMessage, c.want) {
 					t.Errorf("at the end: %+v %+v, %v", now, now.RegistrationState, err)
 				}
@@ -174,13 +173,13 @@ func TestWebhookRecovers(t *testing.T) {
 			answers(statuses[r.hook.calls()-1], `{"iotHubHostName":"`+hubC+`"}`)(w, q)
 		})
 		caller := groupDevice("device-1")
-		status, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+		status, err := r.Register(caller, model.RegistrationRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(11*time.Second + time.Millisecond)
 		synctest.Wait()
-		if now, err := r.Operation(t.Context(), caller, status.OperationID); err != nil || now.Status != "assigned" || now.RegistrationState.AssignedHub != hubC {
+		if now, err := r.Operation(caller, status.OperationID); err != nil || now.Status != "assigned" || now.RegistrationState.AssignedHub != hubC {
 			t.Errorf("got %+v, %v", now, err)
 		}
 		var effects []string
@@ -205,18 +204,18 @@ func TestWebhookTimeout(t *testing.T) {
 		r.putGroup(customGroup(nil))
 		r.hook.set(func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() })
 		caller := groupDevice("device-1")
-		status, err := r.Register(t.Context(), caller, model.RegistrationRequest{})
+		status, err := r.Register(caller, model.RegistrationRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5*time.Second - time.Millisecond)
 		synctest.Wait()
-		if now, _ := r.Operation(t.Context(), caller, status.OperationID); now.Status != "assigning" {
+		if now, _ := r.Operation(caller, status.OperationID); now.Status != "assigning" {
 			t.Errorf("before the time-out: %+v", now)
 		}
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		if now, _ := r.Operation(t.Context(), caller, status.OperationID); now.Status != "failed" || r.hook.calls() != 1 {
+		if now, _ := r.Operation(caller, status.OperationID); now.Status != "failed" || r.hook.calls() != 1 {
 			t.Errorf("after the time-out: %+v, %d calls", now, r.hook.calls())
 		}
 		entry := r.Journal(0, 1, dpssim.JournalFilter{Kind: dpssim.KindWebhook}).Entries[0]
@@ -226,8 +225,7 @@ func TestWebhookTimeout(t *testing.T) {
 	})
 }
 
-// TestWebhookOverTheNetwork: one call as it goes over a real connection; an
-// error holds nothing of the URL's query.
+// TestWebhookOverTheNetwork: one call as it goes over a real connection; an error holds nothing of the URL's query.
 func TestWebhookOverTheNetwork(t *testing.T) {
 	t.Parallel()
 	var got *http.Request

@@ -178,6 +178,9 @@ func (t *textWriter) problems() {
 	if t.PassedOver > 0 {
 		t.printf("\n%s passed over\n", count(t.PassedOver, "record of shadow rules or probes", "records of shadow rules or probes"))
 	}
+	if t.Skipped > 0 {
+		t.printf("\n%s skipped\n", count(t.Skipped, "row of an export that holds no request", "rows of exports that hold no request"))
+	}
 	for _, p := range t.Unread {
 		t.printf("\nNot read on from %s: %s\n", printable(p.Place), printable(p.Problem))
 	}

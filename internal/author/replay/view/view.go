@@ -136,7 +136,7 @@ func stateName(s replay.State, labels map[string]string) string {
 	case s.Result == "":
 		return "not known"
 	default:
-		return s.Result
+		return string(s.Result)
 	}
 }
 

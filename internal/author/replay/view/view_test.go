@@ -20,6 +20,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/replay/view"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
@@ -73,7 +74,7 @@ func sample(t testing.TB) view.Report {
 	add(2, "reject", "", "true", `{"outcome": "rejected"}`)
 	add(1, "move", "", "true", "null")
 	log.WriteString("<script>alert(1)</script>\n")
-	report, err := replay.Run(t.Context(), []replay.Log{replay.Stream("fleet.ndjson", strings.NewReader(log.String()))}, replay.Options{Rules: allocator, Examples: 2})
+	report, err := replay.Run(t.Context(), []requestlog.Log{requestlog.Stream("fleet.ndjson", strings.NewReader(log.String()))}, replay.Options{Rules: allocator, Examples: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
-// Package attest proves and checks who a device or a service client is: shared
-// access signatures, X.509 chains and TPM keys.
+// Package attest proves and checks the identity of devices and service clients: shared access signatures, X.509 chains
+// and TPM keys.
 package attest
 
 import (
@@ -19,7 +19,7 @@ const KeyNameRegistration = "registration"
 
 const (
 	tokenScheme = "SharedAccessSignature "
-	maxToken    = 4 << 10 // bytes; a real one has below 400
+	maxToken    = 4 << 10 // bytes; a real one has fewer than 400
 )
 
 // Token is a SharedAccessSignature token.
@@ -38,9 +38,7 @@ func DeviceResource(idScope, registrationID string) string {
 }
 
 // DeriveKey returns the key of one device of a group with a symmetric key.
-func DeriveKey(groupKey []byte, registrationID string) []byte {
-	return sign(groupKey, registrationID)
-}
+func DeriveKey(groupKey []byte, registrationID string) []byte { return sign(groupKey, registrationID) }
 
 func sign(key []byte, text string) []byte {
 	mac := hmac.New(sha256.New, key)
@@ -60,9 +58,8 @@ func NewToken(resource string, key []byte, expiry time.Time, keyName string) str
 	return token
 }
 
-// ParseToken reads a token. Clients spell it in several ways: fields in any
-// order, sr escaped with upper-case or lower-case hex digits or not at all.
-// Errors hold nothing of the token.
+// ParseToken reads a token. Clients spell it in several ways: fields in any order, sr escaped with upper-case or
+// lower-case hex digits or not at all. Errors contain nothing from the token.
 func ParseToken(text string) (Token, error) {
 	if len(text) > maxToken {
 		return Token{}, errors.New("the SharedAccessSignature is too long")
@@ -90,13 +87,12 @@ func ParseToken(text string) (Token, error) {
 	}
 	resource, err := url.QueryUnescape(fields["sr"])
 	if err != nil {
-		return Token{}, errors.New("the SharedAccessSignature's sr is escaped wrongly")
+		return Token{}, errors.New("the SharedAccessSignature's sr has an invalid escape")
 	}
-	// Some clients escape the signature, some do not; base64 has no %, and a
-	// plus that was not escaped is a plus.
+	// Some clients escape the signature, some do not. Base64 has no %, and an unescaped plus is a plus.
 	encoded, err := url.PathUnescape(fields["sig"])
 	if err != nil {
-		return Token{}, errors.New("the SharedAccessSignature's sig is escaped wrongly")
+		return Token{}, errors.New("the SharedAccessSignature's sig has an invalid escape")
 	}
 	signature, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -108,7 +104,7 @@ func ParseToken(text string) (Token, error) {
 	}
 	keyName, err := url.QueryUnescape(fields["skn"])
 	if err != nil {
-		return Token{}, errors.New("the SharedAccessSignature's skn is escaped wrongly")
+		return Token{}, errors.New("the SharedAccessSignature's skn has an invalid escape")
 	}
 	return Token{
 		Resource:  resource,
@@ -124,8 +120,8 @@ func (t Token) SignedWith(key []byte) bool {
 	return len(key) > 0 && hmac.Equal(t.signature, sign(key, t.signed))
 }
 
-// Check tells what is wrong with the token beside its signature: the time, or
-// a resource other than the one asked for. Case of letters does not matter.
+// Check reports what is wrong with the token apart from its signature: it expired, or it is for another resource. Case
+// does not matter.
 func (t Token) Check(resource string, now time.Time) error {
 	if !t.Expiry.After(now) {
 		return fmt.Errorf("the SharedAccessSignature expired at %s", t.Expiry.UTC().Format(time.RFC3339))
@@ -145,8 +141,8 @@ func DecodeKey(text string) ([]byte, error) {
 	return key, nil
 }
 
-// SignedWithEither reports whether the token was made with one of two keys in
-// base64; an empty one or one that cannot be decoded does not count.
+// SignedWithEither reports whether the token was made with one of two keys in base64. An empty or invalid key matches
+// nothing.
 func (t Token) SignedWithEither(primary, secondary string) bool {
 	for _, text := range []string{primary, secondary} {
 		if key, err := DecodeKey(text); err == nil && t.SignedWith(key) {

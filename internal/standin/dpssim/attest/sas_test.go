@@ -15,8 +15,7 @@ var (
 	expiry = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
-// TestTokenSpellings takes the spellings that SDKs use: the signature covers sr
-// as it is spelled.
+// TestTokenSpellings takes the spellings that SDKs use: the signature covers sr as it is spelled.
 func TestTokenSpellings(t *testing.T) {
 	t.Parallel()
 	const resource = "0ne00ABCDEF/registrations/Device:1"
@@ -99,11 +98,11 @@ func TestParseTokenRefuses(t *testing.T) {
 		"SharedAccessSignature sr=a&se=1":                        "has no sig",
 		"SharedAccessSignature sr=a&sig=Yg==":                    "has no se",
 		"SharedAccessSignature sr=a&sr=b&se=1":                   "sr twice",
-		"SharedAccessSignature sr=%zz&sig=Yg==&se=1":             "sr is escaped wrongly",
-		"SharedAccessSignature sr=a&sig=%zz&se=1":                "sig is escaped wrongly",
+		"SharedAccessSignature sr=%zz&sig=Yg==&se=1":             "sr has an invalid escape",
+		"SharedAccessSignature sr=a&sig=%zz&se=1":                "sig has an invalid escape",
 		"SharedAccessSignature sr=a&sig=!&se=1":                  "sig is not base64",
 		"SharedAccessSignature sr=a&sig=Yg==&se=soon":            "se is not a number",
-		"SharedAccessSignature sr=a&sig=Yg==&se=1&skn=%zz":       "skn is escaped wrongly",
+		"SharedAccessSignature sr=a&sig=Yg==&se=1&skn=%zz":       "skn has an invalid escape",
 		"SharedAccessSignature sr=a&sig=Yg==&se=1&x=1":           "a field other than",
 		"SharedAccessSignature sr=" + strings.Repeat("a", 5<<10): "too long",
 	} {

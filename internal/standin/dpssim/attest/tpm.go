@@ -16,24 +16,22 @@ import (
 
 const wrapKeySize = 16 // AES-128, the inner wrap
 
-// CheckEndorsementKey tells whether the text is the public part of a key that
-// others can encrypt to.
+// CheckEndorsementKey checks that the text is the public part of a key that others can encrypt to.
 func CheckEndorsementKey(text string) error {
 	_, err := parseTPMKey("endorsementKey", text)
 	return err
 }
 
-// WrapForTPM encrypts an HMAC key so that the TPM with these endorsement and
-// storage root keys alone can import it. A client feeds the parts of the result,
-// one behind the other, to ActivateCredential and Import:
+// WrapForTPM encrypts an HMAC key so that only the TPM with these endorsement and storage root keys can import it. A
+// client passes the parts of the result, one after the other, to ActivateCredential and Import:
 //
 //	TPM2B_ID_OBJECT          the inner AES key, for the TPM that holds both keys
 //	TPM2B_ENCRYPTED_SECRET   its seed, for the endorsement key
 //	TPM2B_PRIVATE            the HMAC key, wrapped twice
 //	TPM2B_ENCRYPTED_SECRET   the seed of the outer wrap, for the storage root key
 //	TPM2B_PUBLIC             the public part of the HMAC key
-//	TPM2B_DATA               uri, may be empty
-func WrapForTPM(keys model.TPM, key []byte, uri string) ([]byte, error) {
+//	TPM2B_DATA               a URI, empty
+func WrapForTPM(keys model.TPM, key []byte) ([]byte, error) {
 	endorsement, err := parseTPMKey("endorsementKey", keys.EndorsementKey)
 	if err != nil {
 		return nil, err
@@ -86,12 +84,11 @@ func WrapForTPM(keys model.TPM, key []byte, uri string) ([]byte, error) {
 		tpm2.Marshal(tpm2.TPM2BPrivate{Buffer: duplicate}),
 		tpm2.Marshal(tpm2.TPM2BEncryptedSecret{Buffer: seedSecret}),
 		tpm2.Marshal(tpm2.New2B(public)),
-		tpm2.Marshal(tpm2.TPM2BData{Buffer: []byte(uri)}),
+		tpm2.Marshal(tpm2.TPM2BData{}),
 	), nil
 }
 
-// hmacPublic is the public part of an HMAC key; its unique field binds it to the
-// secret part.
+// hmacPublic is the public part of an HMAC key; its unique field binds it to the secret part.
 func hmacPublic(obfuscation, key []byte) tpm2.TPMTPublic {
 	unique := sha256.Sum256(slices.Concat(obfuscation, key))
 	return tpm2.TPMTPublic{
@@ -109,15 +106,14 @@ func hmacPublic(obfuscation, key []byte) tpm2.TPMTPublic {
 	}
 }
 
-// wrapInner is the inner duplication wrapper of the TPM specification, part 1,
-// "Inner Duplication Wrapper", with AES-128 in CFB mode.
+// wrapInner is the inner duplication wrapper of the TPM specification, part 1, "Inner Duplication Wrapper", with
+// AES-128 in CFB mode.
 func wrapInner(key, name, sensitive []byte) ([]byte, error) {
 	integrity := sha256.Sum256(slices.Concat(sensitive, name))
 	return encryptCFB(key, slices.Concat(tpm2.Marshal(tpm2.TPM2BDigest{Buffer: integrity[:]}), sensitive))
 }
 
-// wrapOuter is the outer wrapper. [tpm2.CreateDuplicate] makes one, but of what
-// has no inner wrapper.
+// wrapOuter is the outer wrapper. [tpm2.CreateDuplicate] makes one only for data without an inner wrapper.
 func wrapOuter(parent tpm2.LabeledEncapsulationKey, seed, name, inner []byte) ([]byte, error) {
 	hash, err := parent.NameAlg().Hash()
 	if err != nil {
@@ -143,7 +139,7 @@ func encryptCFB(key, plain []byte) ([]byte, error) {
 		return nil, err
 	}
 	encrypted := make([]byte, len(plain))
-	//lint:ignore SA1019 the TPM specification asks for CFB; integrity is checked apart from it
+	//lint:ignore SA1019 the TPM specification requires CFB; integrity is checked separately
 	cipher.NewCFBEncrypter(block, make([]byte, block.BlockSize())).XORKeyStream(encrypted, plain)
 	return encrypted, nil
 }
@@ -153,8 +149,8 @@ type tpmKey struct {
 	key    tpm2.LabeledEncapsulationKey
 }
 
-// parseTPMKey reads a TPM2B_PUBLIC of a key that others can encrypt to: RSA or
-// elliptic curve, protecting with AES in CFB mode.
+// parseTPMKey reads the TPM2B_PUBLIC of a key that others can encrypt to: RSA or elliptic curve, protecting with AES in
+// CFB mode.
 func parseTPMKey(field, text string) (tpmKey, error) {
 	data, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// ParseCertificate reads one certificate as enrollments hold it: PEM, PEM in
-// base64, or DER in base64 with or without line breaks.
+// ParseCertificate reads one certificate in a form that enrollments use: PEM, PEM in base64, or DER in base64 with or
+// without line breaks.
 func ParseCertificate(text string) (*x509.Certificate, error) {
 	data := []byte(text)
 	if !strings.Contains(text, "-----BEGIN") {
@@ -51,7 +51,7 @@ func SHA256Thumbprint(certificate *x509.Certificate) string {
 	return fmt.Sprintf("%X", sha256.Sum256(certificate.Raw))
 }
 
-// CertificateInfo is what DPS tells of a certificate.
+// CertificateInfo is what DPS reports about a certificate.
 func CertificateInfo(certificate *x509.Certificate) *model.X509CertificateInfo {
 	return &model.X509CertificateInfo{
 		SubjectName:      distinguishedName(certificate.RawSubject),
@@ -60,17 +60,12 @@ func CertificateInfo(certificate *x509.Certificate) *model.X509CertificateInfo {
 		IssuerName:       distinguishedName(certificate.RawIssuer),
 		NotBeforeUTC:     model.Time{Time: certificate.NotBefore},
 		NotAfterUTC:      model.Time{Time: certificate.NotAfter},
-		SerialNumber:     serialNumber(certificate),
+		SerialNumber:     fmt.Sprintf("%X", certificate.SerialNumber.Bytes()),
 		Version:          certificate.Version,
 	}
 }
 
-func serialNumber(certificate *x509.Certificate) string {
-	return fmt.Sprintf("%X", certificate.SerialNumber.Bytes())
-}
-
-// distinguishedName writes a name as .NET does: most specific part first, parts
-// parted by ", ".
+// distinguishedName writes a name as .NET does: most specific part first, separated by ", ".
 func distinguishedName(raw []byte) string {
 	var name pkix.RDNSequence
 	if _, err := asn1.Unmarshal(raw, &name); err != nil {
@@ -83,10 +78,10 @@ func distinguishedName(raw []byte) string {
 	return strings.Join(parts, ", ")
 }
 
-// CheckLeaf tells whether a device's certificate names it and is in its time.
+// CheckLeaf checks that a device's certificate names the device and is valid now.
 func CheckLeaf(leaf *x509.Certificate, registrationID string, now time.Time) error {
 	if !strings.EqualFold(leaf.Subject.CommonName, registrationID) {
-		return fmt.Errorf("the certificate's common name is %q, which is not the registration id %q", leaf.Subject.CommonName, registrationID)
+		return fmt.Errorf("the certificate's common name is %q, which is not the registration ID %q", leaf.Subject.CommonName, registrationID)
 	}
 	if now.Before(leaf.NotBefore) {
 		return fmt.Errorf("the certificate is not valid before %s", leaf.NotBefore.UTC().Format(time.RFC3339))
@@ -97,12 +92,11 @@ func CheckLeaf(leaf *x509.Certificate, registrationID string, now time.Time) err
 	return nil
 }
 
-// VerifyChain checks that the chain that a device sent, leaf first, leads to one
-// of the signing certificates, which may be intermediates. It returns the one
-// nearest to the leaf.
+// VerifyChain checks that the chain that a device sent, leaf first, leads to one of the signing certificates, which may
+// be intermediates. It returns the signing certificate nearest to the leaf.
 func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
 	if len(chain) == 0 {
-		return nil, errors.New("the device showed no certificate")
+		return nil, errors.New("the device presented no certificate")
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	for _, certificate := range signing {
@@ -129,7 +123,7 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 		}
 	}
 	if nearest == nil {
-		return nil, errors.New("the device showed a signing certificate as its own")
+		return nil, errors.New("the device presented a signing certificate as its own")
 	}
 	return nearest, nil
 }

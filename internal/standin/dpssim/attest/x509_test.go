@@ -141,8 +141,7 @@ func TestParseCertificate(t *testing.T) {
 	}
 }
 
-// TestCertificateInfo: names are written as .NET writes them, as in captured
-// enrollments: most specific part first.
+// TestCertificateInfo: names are written as .NET writes them, as in captured enrollments: most specific part first.
 func TestCertificateInfo(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -2,22 +2,19 @@
 package configfile
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/usher-dps/usher/internal/standin/dpssim"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// Names of the shared access policies that the stand-in has: Azure's own for all rights.
+// Names of the stand-in's shared access policies: Azure's own names for all rights.
 const (
 	ServicePolicy = "provisioningserviceowner"
 	HubPolicy     = "iothubowner"
@@ -25,274 +22,176 @@ const (
 
 const (
 	hubDomain = ".azure-devices.net"
-	// apiVersion is what enrollments name that leave their webhook to the stand-in.
+	// apiVersion is for enrollments that do not define their webhook.
 	apiVersion = "2021-10-01"
-	maxFile    = 16 << 20
 )
 
 // File is what dps.yaml says.
 type File struct {
 	Config      dpssim.Config
-	HubPolicy   hub.Policy // of each hub; without keys if the file names none
+	HubPolicy   hub.Policy // of each hub; without keys if the file has none
 	Groups      []model.EnrollmentGroup
 	Enrollments []model.IndividualEnrollment
-	// GroupPlaces and EnrollmentPlaces say where each of those is in the file, as
-	// in dps.yaml:12: enrollmentGroups[0].
+	// GroupPlaces and EnrollmentPlaces say where each of those is in the file, as in dps.yaml:12: enrollmentGroups[0].
 	GroupPlaces, EnrollmentPlaces []string
 }
 
 // Options complete what the file says.
 type Options struct {
-	// Webhook is the URL for enrollments that are allocated by webhook and name none.
-	// The file's own webhook.url goes before it unless WebhookWins.
+	// Webhook is the URL for enrollments with allocationPolicy custom that name none. The file's webhook.url takes
+	// precedence unless WebhookWins.
 	Webhook     string
 	WebhookWins bool
 }
 
 // Load reads the file at path. Paths in it are relative to its folder.
 func Load(path string, options Options) (File, error) {
-	text, err := readUpTo(path, maxFile)
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return File{}, err
 	}
 	return Parse(path, text, options)
 }
 
-func readUpTo(path string, most int64) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s is larger than %d MiB", path, most>>20)
-	}
-	return text, err
-}
-
-// Parse reads a configuration; name stands before the line of what is wrong with
-// it, and its folder is what paths are relative to. The error names all that is wrong.
+// Parse reads a configuration. Errors begin with name and a line; paths in the file are relative to name's folder. The
+// error lists everything that is wrong.
 func Parse(name string, text []byte, options Options) (File, error) {
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil {
-		return File{}, fmt.Errorf("%s:%s", name, strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "line "))
+	r, content, err := newReader(name, text)
+	if err != nil {
+		return File{}, err
 	}
-	r := &fileReader{reader: reader{name: name}, folder: filepath.Dir(name), options: options}
-	root := &yaml.Node{Kind: yaml.MappingNode, Line: 1}
-	if len(document.Content) == 1 && !isNull(document.Content[0]) {
-		root = document.Content[0]
-	}
-	r.root(root)
-	if len(r.problems) > 0 {
-		return File{}, errors.Join(r.problems...)
-	}
-	return r.file, nil
+	file := r.file(content, options)
+	return file, r.err()
 }
 
-// fileReader fills a File.
-type fileReader struct {
-	reader
-	folder  string
-	options Options
-	file    File
-	webhook string
+// settings is dps.yaml without enrollments, where it differs from [dpssim.Config].
+type settings struct {
+	dpssim.Config
+	ServiceKey key `json:"serviceKey"`
+	HubKey     key `json:"hubKey"`
+	Hubs       []struct {
+		dpssim.LinkedHub
+		ApplyAllocationPolicy *bool `json:"applyAllocationPolicy"`
+	} `json:"hubs"`
+	Webhook struct {
+		dpssim.Webhook
+		URL     string `json:"url"`
+		Retries *uint  `json:"retries"`
+	} `json:"webhook"`
+	EnrollmentGroups []any `json:"enrollmentGroups"`
+	Enrollments      []any `json:"enrollments"`
 }
 
-func (r *fileReader) root(root *yaml.Node) {
-	config := &r.file.Config
-	r.file.HubPolicy.Name = HubPolicy
-	var groups, enrollments *yaml.Node
-	r.mapping(root, "", fields{
-		"name":             r.text(&config.Name),
-		"idScope":          r.text(&config.IDScope),
-		"serviceKey":       r.serviceKey,
-		"hubKey":           r.key(&r.file.HubPolicy.PrimaryKey),
-		"allocationPolicy": r.oneOf(&config.AllocationPolicy, model.PolicyHashed, model.PolicyGeoLatency),
-		"hubs": func(node *yaml.Node, path string) {
-			r.list(node, path, r.hub)
-		},
-		"certificates": func(node *yaml.Node, path string) {
-			r.list(node, path, r.certificate)
-		},
-		"webhook":     r.webhookSettings,
-		"behaviour":   r.behaviour,
-		"quotas":      r.quotas,
-		"trouble":     r.trouble,
-		"retryAfter":  r.duration(&config.RetryAfter),
-		"timeScale":   r.number(&config.TimeScale),
-		"journalSize": r.integer(&config.JournalSize, 1),
-		// Read last: they need the webhook.
-		"enrollmentGroups": func(node *yaml.Node, _ string) { groups = node },
-		"enrollments":      func(node *yaml.Node, _ string) { enrollments = node },
-	})
-	if r.options.WebhookWins || r.webhook == "" {
-		r.webhook = r.options.Webhook
+func (r *reader) file(content any, options Options) (file File) {
+	folder := files(filepath.Dir(r.name))
+	var s settings
+	r.decode("", content, &s, settingTypes(folder))
+	file.Config = s.Config
+	config := &file.Config
+	for _, hub := range s.Hubs {
+		hub.HostName = HubHostName(hub.HostName)
+		hub.ExcludeFromAllocation = hub.ApplyAllocationPolicy != nil && !*hub.ApplyAllocationPolicy
+		config.Hubs = append(config.Hubs, hub.LinkedHub)
 	}
-	if groups != nil {
-		r.list(groups, "enrollmentGroups", r.group)
+	config.Webhook = s.Webhook.Webhook
+	if retries := s.Webhook.Retries; retries != nil {
+		config.Webhook.Retries = cmp.Or(int(*retries), -1)
 	}
-	if enrollments != nil {
-		r.list(enrollments, "enrollments", r.individual)
+	if s.ServiceKey != "" {
+		config.Policies = []dpssim.AccessPolicy{{Name: ServicePolicy, PrimaryKey: string(s.ServiceKey)}}
 	}
-	if len(config.Hubs) == 0 && len(r.problems) == 0 {
-		r.wrong(root, "hubs", "link at least one hub, such as: hubs: [{name: contoso-hub}]")
+	file.HubPolicy = hub.Policy{Name: HubPolicy, PrimaryKey: string(s.HubKey)}
+	if config.Trouble.Hubs != nil {
+		hubs := map[string]string{}
+		for name, state := range config.Trouble.Hubs {
+			hubs[HubHostName(name)] = state
+		}
+		config.Trouble.Hubs = hubs
 	}
-}
-
-// key reads a key in base64, and never shows it.
-func (r *fileReader) key(target *string) func(*yaml.Node, string) {
-	return func(node *yaml.Node, path string) {
-		r.text(target)(node, path)
-		if decoded, err := attest.DecodeKey(*target); err != nil || len(decoded) < 16 {
-			r.wrong(node, path, "want a key: at least 16 bytes in base64, such as openssl rand -base64 32 gives")
+	if r.lines["timeScale"] > 0 && !(config.TimeScale > 0) {
+		r.add("timeScale", "want a number above 0, not %v", config.TimeScale)
+	}
+	for _, wrong := range config.Check() {
+		if !r.isWrong(wrong.Path) {
+			r.add(wrong.Path, "%s", wrong.Problem)
 		}
 	}
-}
 
-func (r *fileReader) serviceKey(node *yaml.Node, path string) {
-	var key string
-	r.key(&key)(node, path)
-	r.file.Config.Policies = []dpssim.AccessPolicy{{Name: ServicePolicy, PrimaryKey: key}}
-}
-
-func (r *fileReader) hub(node *yaml.Node, path string) {
-	linked := dpssim.LinkedHub{}
-	allocate := true
-	r.mapping(node, path, fields{
-		"name":                  r.text(&linked.HostName),
-		"weight":                r.integer(&linked.Weight, 1),
-		"applyAllocationPolicy": r.boolean(&allocate),
-		"latency":               r.duration(&linked.Latency),
-	})
-	if linked.HostName == "" {
-		r.wrong(node, path, "the hub's name is missing, as in {name: contoso-hub}")
-		return
+	webhook := s.Webhook.URL
+	if options.WebhookWins || webhook == "" {
+		webhook = options.Webhook
 	}
-	linked.HostName = HubHostName(linked.HostName)
-	linked.ExcludeFromAllocation = !allocate
-	r.file.Config.Hubs = append(r.file.Config.Hubs, linked)
+	e := enrollments{r, enrollmentTypes(folder), webhook, map[string]bool{}}
+	for i, item := range s.EnrollmentGroups {
+		type plain model.EnrollmentGroup // without methods, which do not report unknown members
+		var group model.EnrollmentGroup
+		path := fmt.Sprintf("enrollmentGroups[%d]", i)
+		if e.read(path, item, (*plain)(&group), &group, "enrollmentGroupId") {
+			file.Groups, file.GroupPlaces = append(file.Groups, group), append(file.GroupPlaces, r.place(path))
+		}
+	}
+	for i, item := range s.Enrollments {
+		type plain model.IndividualEnrollment
+		var individual model.IndividualEnrollment
+		path := fmt.Sprintf("enrollments[%d]", i)
+		if e.read(path, item, (*plain)(&individual), &individual, "registrationId") {
+			file.Enrollments, file.EnrollmentPlaces = append(file.Enrollments, individual), append(file.EnrollmentPlaces, r.place(path))
+		}
+	}
+	return file
 }
 
-// HubHostName completes a hub's first label to its host name.
+// HubHostName completes a hub's first label to its host name; "" stays "".
 func HubHostName(name string) string {
-	if strings.Contains(name, ".") {
+	if name == "" || strings.Contains(name, ".") {
 		return name
 	}
 	return name + hubDomain
 }
 
-func (r *fileReader) certificate(node *yaml.Node, path string) {
-	var uploaded dpssim.CACertificate
-	var file string
-	r.mapping(node, path, fields{"name": r.text(&uploaded.Name), "file": r.text(&file)})
-	if uploaded.Name == "" || file == "" {
-		r.wrong(node, path, "an uploaded CA certificate needs name and file")
-		return
-	}
-	text, ok := r.read(node, path, file)
-	if !ok {
-		return
-	}
-	certificate, err := attest.ParseCertificate(string(text))
-	if err != nil {
-		r.wrong(node, path, "%s: %v", file, err)
-		return
-	}
-	uploaded.Certificate = certificate
-	r.file.Config.Certificates = append(r.file.Config.Certificates, uploaded)
+// enrollments reads enrollments. They are written as the service API has them, with some short forms:
+//
+//   - hubs by their first label
+//   - reprovisionPolicy: migrate, reset or never
+//   - certificateFile: PATH, where the API has a certificate's text
+//   - allocationPolicy: custom without a customAllocationDefinition
+type enrollments struct {
+	*reader
+	types   types
+	webhook string
+	seen    map[string]bool // by ID, with the name of its field
 }
 
-// read reads a file beside the configuration.
-func (r *fileReader) read(node *yaml.Node, path, file string) ([]byte, bool) {
-	if !filepath.IsAbs(file) {
-		file = filepath.Join(r.folder, file)
+// read reads an enrollment into target, which is record without its methods, and reports whether nothing is wrong with
+// it.
+func (e *enrollments) read(path string, item, target any, record model.Record, idField string) bool {
+	before := len(e.problems)
+	e.decode(path, item, target, e.types)
+	common := record.Common()
+	for name := range common.Unknown {
+		e.add(below(path, name), "DPS has no such member; it has %s", fieldNames(reflect.TypeOf(record).Elem()))
 	}
-	text, err := readUpTo(file, maxFile)
-	if err != nil {
-		r.wrong(node, path, "%v", err)
-		return nil, false
+	id := idField + "=" + strings.ToLower(*record.ID())
+	switch {
+	case e.isWrong(path):
+	case *record.ID() == "":
+		e.add(path, "%s is missing", idField)
+	case e.seen[id]:
+		e.add(path, "another entry has the same %s", idField)
 	}
-	return text, true
-}
-
-func (r *fileReader) webhookSettings(node *yaml.Node, path string) {
-	webhook := &r.file.Config.Webhook
-	maxAnswer, caFile := 0, ""
-	r.mapping(node, path, fields{
-		"url":             r.text(&r.webhook),
-		"timeout":         r.duration(&webhook.Timeout),
-		"retries":         r.retries,
-		"firstInterval":   r.duration(&webhook.FirstInterval),
-		"increment":       r.duration(&webhook.Increment),
-		"maxConcurrent":   r.integer(&webhook.MaxConcurrent, 1),
-		"maxAnswer":       r.integer(&maxAnswer, 1),
-		"followRedirects": r.boolean(&webhook.FollowRedirects),
-		"acceptAny2xx":    r.boolean(&webhook.AcceptAny2xx),
-		"caFile":          r.text(&caFile),
-	})
-	webhook.MaxAnswer = int64(maxAnswer)
-	if caFile != "" {
-		if text, ok := r.read(node, below(path, "caFile"), caFile); ok {
-			webhook.RootCAs = poolOf(text)
-			if webhook.RootCAs == nil {
-				r.wrong(node, below(path, "caFile"), "%s has no certificate in PEM", caFile)
-			}
+	e.seen[id] = true
+	if common.Attestation.Type == "" && !e.isWrong(path) {
+		e.add(path, "attestation is missing, as in attestation: {type: symmetricKey}")
+	}
+	for i, name := range common.IotHubs {
+		common.IotHubs[i] = HubHostName(name)
+	}
+	common.IotHubHostName = HubHostName(common.IotHubHostName)
+	if common.AllocationPolicy == model.PolicyCustom && common.CustomAllocationDefinition == nil {
+		if e.webhook == "" {
+			e.add(path, "a webhook allocates it, and none is named: set webhook.url")
 		}
+		common.CustomAllocationDefinition = &model.CustomAllocationDefinition{WebhookURL: e.webhook, APIVersion: apiVersion}
 	}
-}
-
-// retries reads a number whose 0 means none, where that of the Service means the default.
-func (r *fileReader) retries(node *yaml.Node, path string) {
-	n := 0
-	r.integer(&n, 0)(node, path)
-	if n == 0 {
-		n = -1
-	}
-	r.file.Config.Webhook.Retries = n
-}
-
-func (r *fileReader) behaviour(node *yaml.Node, path string) {
-	b := &r.file.Config.Behaviour
-	r.mapping(node, path, fields{
-		"noAnswer":                 r.oneOf(&b.NoAnswer, dpssim.NoAnswerRetries, dpssim.NoAnswerFails),
-		"retriesExhaustedCode":     r.integer(&b.RetriesExhaustedCode, 400000),
-		"unknownHubCode":           r.integer(&b.UnknownHubCode, 400000),
-		"badAnswerCode":            r.integer(&b.BadAnswerCode, 400000),
-		"hubRefusedCode":           r.integer(&b.HubRefusedCode, 400000),
-		"sameHubSubstatus":         r.oneOf(&b.SameHubSubstatus, model.SubstatusInitialAssignment, model.SubstatusReprovisionedInitialAssignment),
-		"unsetReprovision":         r.oneOf(&b.UnsetReprovision, dpssim.ReprovisionMigrate, dpssim.ReprovisionReset, dpssim.ReprovisionNever),
-		"concurrent":               r.oneOf(&b.Concurrent, dpssim.ConcurrentRefused, dpssim.ConcurrentJoins),
-		"excludedHubsInLinkedHubs": r.boolean(&b.ExcludedHubsInLinkedHubs),
-	})
-}
-
-func (r *fileReader) quotas(node *yaml.Node, path string) {
-	q := &r.file.Config.Quota
-	r.mapping(node, path, fields{
-		"registrationsPerMinute": r.integer(&q.RegistrationsPerMinute, 0),
-		"operationsPerMinute":    r.integer(&q.OperationsPerMinute, 0),
-	})
-}
-
-// trouble is what the management endpoint takes, with hubs by first label too.
-func (r *fileReader) trouble(node *yaml.Node, path string) {
-	if isNull(node) {
-		return
-	}
-	text, ok := r.json(node, path, 0)
-	if !ok {
-		return
-	}
-	trouble, err := dpssim.ParseTrouble(text)
-	if err != nil {
-		r.wrong(node, path, "%s", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "trouble: "), "json: "))
-		return
-	}
-	hubs := map[string]string{}
-	for name, state := range trouble.Hubs {
-		hubs[HubHostName(name)] = state
-	}
-	trouble.Hubs = hubs
-	r.file.Config.Trouble = trouble
+	return len(e.problems) == before
 }

@@ -25,8 +25,8 @@ func parse(t *testing.T, text string) (configfile.File, error) {
 	return configfile.Parse("dps.yaml", []byte(text), configfile.Options{Webhook: "http://localhost:7071/api/allocate"})
 }
 
-// The example says all there is, and its commented lines are true: with them the file
-// means the same as without, where they show defaults.
+// The example says all there is, and its commented lines are true: with them the file means the same as without, where
+// they show defaults.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -240,25 +240,25 @@ func TestProblems(t *testing.T) {
 		{"not YAML", "name: [", "dps.yaml:1:"},
 		{"a list", "- name", "dps.yaml:1: (root): want a mapping"},
 		{"unknown field", hubs + "idscope: x", "dps.yaml:2: idscope: there is no such field; here can be "},
-		{"twice", hubs + "name: a\nname: b", "dps.yaml:3: name: it is there twice"},
+		{"twice", hubs + "name: a\nname: b", `dps.yaml:3: mapping key "name" already defined at [2:1]`},
 		{"not a time", hubs + "webhook:\n  timeout: soon", "dps.yaml:3: webhook.timeout: want a time such as 5s"},
 		{"not a number", "hubs:\n  - name: hub-a\n    weight: heavy", "dps.yaml:3: hubs[0].weight: want a whole number from 1, got text"},
 		{"no name", "hubs:\n  - weight: 1", "dps.yaml:2: hubs[0]: the hub's name is missing"},
-		{"word", hubs + "behaviour:\n  noAnswer: maybe", "dps.yaml:3: behaviour.noAnswer: want retry or fail, got text"},
-		{"share", hubs + "trouble:\n  throttle: 2", "dps.yaml:3: trouble: throttle is 2, want a share from 0 to 1"},
-		{"unknown trouble", hubs + "trouble: {thrott1e: 1}", "dps.yaml:2: trouble: unknown field \"thrott1e\""},
+		{"word", hubs + "behaviour:\n  noAnswer: maybe", `dps.yaml:3: behaviour.noAnswer: want retry or fail, not "maybe"`},
+		{"share", hubs + "trouble:\n  throttle: 2", "dps.yaml:3: trouble.throttle: want a share from 0 to 1, not 2"},
+		{"unknown trouble", hubs + "trouble: {thrott1e: 1}", "dps.yaml:2: trouble.thrott1e: there is no such field; here can be "},
 		{"key", hubs + "serviceKey: hello world", "dps.yaml:2: serviceKey: want a key"},
 		{"group without id", hubs + "enrollmentGroups:\n  - attestation: {type: none}", "dps.yaml:3: enrollmentGroups[0]: enrollmentGroupId is missing"},
 		{"group without attestation", hubs + "enrollmentGroups:\n  - enrollmentGroupId: g", "attestation is missing"},
 		{"unknown member", group + "    iotHub: [a]", "dps.yaml:5: enrollmentGroups[0].iotHub: DPS has no such member"},
 		{"unknown member below", hubs + "enrollmentGroups:\n  - enrollmentGroupId: g\n    attestation:\n      type: symmetricKey\n      symetricKey: {primaryKey: x}",
-			"dps.yaml:6: enrollmentGroups[0].attestation.symetricKey: DPS has no such member"},
-		{"wrong type", group + "    iotHubs: hub-a", "enrollmentGroups[0]: it is not as DPS's service API takes it"},
+			"dps.yaml:6: enrollmentGroups[0].attestation.symetricKey: there is no such field; here can be symmetricKey, tpm, type, x509"},
+		{"wrong type", group + "    iotHubs: hub-a", "dps.yaml:5: enrollmentGroups[0].iotHubs: want a list (- item), got text"},
 		{"policy", group + "    reprovisionPolicy: move", "dps.yaml:5: enrollmentGroups[0].reprovisionPolicy: want migrate, reset or never"},
-		{"no file", group + "    attestation: {type: x509, x509: {signingCertificates: {primary: {certificateFile: nowhere.pem}}}}",
-			"enrollmentGroups[0].attestation"},
-		{"twice the same group", group + "  - enrollmentGroupId: G\n    attestation: {type: symmetricKey}", "dps.yaml:5: enrollmentGroups[1]: there is another group"},
-		{"alias", hubs + "enrollments: [&a {registrationId: x}, *a]", "enrollments[1]: want a mapping (name: value), got an alias"},
+		{"no file", hubs + "enrollmentGroups:\n  - enrollmentGroupId: g\n    attestation: {type: x509, x509: {signingCertificates: {primary: {certificateFile: nowhere.pem}}}}",
+			"dps.yaml:4: enrollmentGroups[0].attestation.x509.signingCertificates.primary.certificateFile: open nowhere.pem"},
+		{"twice the same group", group + "  - enrollmentGroupId: G\n    attestation: {type: symmetricKey}", "dps.yaml:5: enrollmentGroups[1]: another entry has the same enrollmentGroupId"},
+		{"alias", hubs + "enrollments: [&a {registrationId: x}, *a]", "dps.yaml:2: enrollments[1]: another entry has the same registrationId"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -289,10 +289,11 @@ func TestProblemsAreToldAllAtOnceAndWithoutKeys(t *testing.T) {
 func TestLoadReadsFilesBesideIt(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
-	issuer, err := pki.NewRoot("plant")
+	authority, err := pki.Load(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	issuer := authority.Devices()
 	for name, text := range map[string][]byte{
 		"plant.pem": issuer.PEM(),
 		"dps.yaml": []byte("hubs: [{name: hub-a}]\ncertificates: [{name: plant, file: plant.pem}]\nwebhook: {caFile: plant.pem}\n" +
@@ -333,8 +334,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The example shows the defaults that the service takes, and so does the page on what
-// nobody has published.
+// The example shows the defaults that the service takes, and so does the page on what nobody has published.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	text := configfile.Example("ca.pem")

@@ -10,9 +10,8 @@ import (
 //go:embed example.yaml
 var example string
 
-// Example is a commented configuration for the starter rules, with new keys.
-// deviceCA is the path of the certificate that signs made-up devices, as the file
-// is to name it.
+// Example is a commented configuration for the starter rules, with new keys. deviceCA is the path of the certificate
+// that signs made-up devices, as the file is to name it.
 func Example(deviceCA string) string {
 	text := strings.ReplaceAll(example, "@DEVICE_CA@", deviceCA)
 	for strings.Contains(text, "@KEY@") {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -19,35 +18,35 @@ const (
 	// defaultPoll is how long SDKs wait if DPS does not say.
 	defaultPoll = 2 * time.Second
 	tokenLife   = time.Hour
-	// maxAnswer is far above what DPS answers, whose messages end at 96 KB.
+	// maxAnswer is far above DPS's limit for a message, 96 KB.
 	maxAnswer = 1 << 20
 )
 
-// door is one way in: a connection of one device.
-type door interface {
+// session is a device's connection to DPS.
+type session interface {
 	register(ctx context.Context, body []byte) (answer, error)
 	operation(ctx context.Context, id string) (answer, error)
 	close()
 }
 
-// answer is what came back through a door.
+// answer is DPS's answer to a call.
 type answer struct {
 	status     int // as in HTTP
 	retryAfter time.Duration
 	body       []byte
 }
 
-// again reports whether the device is to ask again: SDKs take 429 and above so.
-func (a answer) again() bool { return a.status >= 429 }
+// retry reports whether the device must repeat the call. SDKs do so for 429 and above.
+func (a answer) retry() bool { return a.status >= 429 }
 
 type kind int
 
 const (
 	assigned kind = iota
-	failed        // the registration: the webhook said no, or gave no answer
-	refused       // the call: credentials, no enrollment
+	failed        // the registration: the webhook rejected it or did not answer
+	refused       // the call: bad credentials, no enrollment
 	disabled
-	lost // no answer that can be used
+	lost // no usable answer
 )
 
 // result is how a registration ended.
@@ -63,9 +62,7 @@ type device struct {
 	options *Options
 }
 
-func (f *Fleet) newDevice(id string) device { return device{id, &f.options} }
-
-// register goes through a registration to its end. It calls throttled whenever it is told to come back later.
+// register runs a registration to its end. It calls throttled each time DPS tells the device to retry later.
 func (d device) register(ctx context.Context, throttled func()) result {
 	body, err := json.Marshal(struct {
 		RegistrationID string          `json:"registrationId"`
@@ -74,22 +71,22 @@ func (d device) register(ctx context.Context, throttled func()) result {
 	if err != nil {
 		return result{kind: lost, message: err.Error()}
 	}
-	opened, refusal, err := d.open(ctx)
+	s, refusal, err := d.connect(ctx)
 	if err != nil {
 		return result{kind: lost, message: err.Error()}
 	}
 	if refusal != nil {
 		return *refusal
 	}
-	defer opened.close()
-	reply, err := opened.register(ctx, body)
+	defer s.close()
+	reply, err := s.register(ctx, body)
 	for operation := ""; ; {
 		if err != nil {
 			return result{kind: lost, message: err.Error()}
 		}
 		var status operationStatus
 		switch {
-		case reply.again():
+		case reply.retry():
 			throttled()
 		case reply.status >= 300:
 			return refusalOf(reply)
@@ -106,14 +103,15 @@ func (d device) register(ctx context.Context, throttled func()) result {
 			return result{kind: lost, message: "gave up waiting: " + context.Cause(ctx).Error()}
 		}
 		if operation == "" {
-			reply, err = opened.register(ctx, body)
+			reply, err = s.register(ctx, body)
 		} else {
-			reply, err = opened.operation(ctx, operation)
+			reply, err = s.operation(ctx, operation)
 		}
 	}
 }
 
-func (d device) open(ctx context.Context) (door, *result, error) {
+// connect opens a session. refusal is set if DPS refused the device.
+func (d device) connect(ctx context.Context) (s session, refusal *result, err error) {
 	config := &tls.Config{ServerName: d.options.Host, RootCAs: d.options.RootCAs, MinVersion: tls.VersionTLS12}
 	token := ""
 	if d.options.Certificate != nil {
@@ -128,20 +126,16 @@ func (d device) open(ctx context.Context) (door, *result, error) {
 		token = attest.NewToken(resource, key, time.Now().Add(tokenLife), attest.KeyNameRegistration)
 	}
 	if d.options.Transport == HTTP {
-		return newHTTPDoor(d, config, token), nil, nil
+		return newHTTPSession(d, config, token), nil, nil
 	}
-	opened, err := dialMQTT(ctx, d, config, token)
-	if refused := (*connectRefused)(nil); errors.As(err, &refused) {
-		return nil, refused.result(), nil
-	}
-	return opened, nil, err
+	return dialMQTT(ctx, d, config, token)
 }
 
 func (d device) dial(ctx context.Context, config *tls.Config) (net.Conn, error) {
 	return (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", d.options.Address)
 }
 
-// operationStatus is what a device reads of DPS's answers.
+// operationStatus is the part of DPS's answers that a device reads.
 type operationStatus struct {
 	OperationID       string `json:"operationId"`
 	Status            string `json:"status"`
@@ -157,7 +151,7 @@ func (s operationStatus) result() result {
 	switch s.Status {
 	case "assigned":
 		if state.AssignedHub == "" {
-			return result{kind: lost, message: "assigned, and no hub is named"}
+			return result{kind: lost, message: "assigned, but no hub is named"}
 		}
 		return result{kind: assigned, hub: state.AssignedHub}
 	case "failed":
@@ -174,7 +168,7 @@ func refusalOf(a answer) result {
 		Message   string `json:"message"`
 	}
 	if err := json.Unmarshal(a.body, &body); err != nil || body.ErrorCode == 0 {
-		return result{kind: lost, message: fmt.Sprintf("status %d with no error of DPS's in it", a.status)}
+		return result{kind: lost, message: fmt.Sprintf("status %d without an error of DPS", a.status)}
 	}
 	return result{kind: refused, code: body.ErrorCode, message: body.Message}
 }

@@ -1,9 +1,9 @@
-// Package fleet registers made-up devices with the stand-in for DPS through the
-// doors that real ones use, HTTP and MQTT over TLS, and counts where they land. It
-// speaks the protocol itself: it shares no code with the stand-in's own doors.
+// Package fleet registers made-up devices with the stand-in for DPS over the protocols of real ones, HTTP and MQTT over
+// TLS, and counts their hubs. It shares no protocol code with the stand-in's servers.
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,75 +26,62 @@ const (
 // Number stands for a device's number in [Options].
 const Number = "{n}"
 
-// DefaultHost is the host name under which devices know DPS.
+// DefaultHost is the host name of DPS for devices.
 const DefaultHost = "global.azure-devices-provisioning.net"
 
-// DefaultParallel is how many devices are on line at the same time unless
-// [Options] says otherwise.
+// DefaultParallel is how many devices are online at the same time by default.
 const DefaultParallel = 1000
 
-// DefaultTimeout is longer than DPS takes to give a webhook up: ten retries, 415 s.
+// DefaultTimeout is longer than DPS retries a webhook: ten times, 415 s.
 const DefaultTimeout = 10 * time.Minute
 
-// Options say what the devices are and where they register.
+// Options describe the devices and where they register.
 type Options struct {
 	Devices   int
 	ID        string // registration ID of each, with [Number] for its number
 	Transport string // [HTTP] or [MQTT]
 	Address   string // where the stand-in listens for that transport: host:port
-	Host      string // what devices call DPS; DefaultHost if empty
+	Host      string // DPS's host name for the devices; DefaultHost if empty
 	IDScope   string
 	RootCAs   *x509.CertPool // what devices trust
 
-	// Either of the two: the key of an enrollment group, or what gives a device
-	// its certificate.
+	// One of the two: the key of an enrollment group, or a function that issues a device's certificate.
 	GroupKey    []byte
 	Certificate func(registrationID string) (tls.Certificate, error)
 
-	Payload  json.RawMessage // what each device sends along; nil for nothing
-	Parallel int             // devices on line at the same time; DefaultParallel if 0
-	Timeout  time.Duration   // for one registration with all its waiting; DefaultTimeout if 0
+	Payload  json.RawMessage // of each device; nil for none
+	Parallel int             // devices online at the same time; DefaultParallel if 0
+	Timeout  time.Duration   // for one registration including waits; DefaultTimeout if 0
 }
 
-// Fleet is a number of devices, which can register again and again.
+// Fleet is a set of devices, which can register repeatedly.
 type Fleet struct {
 	options Options
-	width   int // digits of a device's number
-
-	mu   sync.Mutex
-	hubs []string // of each device, "" before its first assignment
-
-	round tally
+	width   int      // digits of a device's number
+	hubs    []string // of each device, "" before its first assignment
+	round   atomic.Pointer[round]
 }
 
-// New checks the options. No device calls yet.
+// New checks the options. No device connects yet.
 func New(options Options) (*Fleet, error) {
 	switch {
 	case options.Devices < 1:
 		return nil, errors.New("a fleet has at least one device")
 	case options.Devices > 1 && !strings.Contains(options.ID, Number):
-		return nil, fmt.Errorf("the registration ID %q is the same for all devices: put %s where the number goes", options.ID, Number)
+		return nil, fmt.Errorf("the registration ID %q is the same for all devices: put %s in place of the number", options.ID, Number)
 	case options.Transport != HTTP && options.Transport != MQTT:
 		return nil, fmt.Errorf("transport %q: it is %s or %s", options.Transport, HTTP, MQTT)
 	case (options.GroupKey == nil) == (options.Certificate == nil):
 		return nil, errors.New("a fleet needs either the key of an enrollment group or certificates")
 	case options.Parallel < 0:
-		return nil, errors.New("at least one device has to be on line")
+		return nil, errors.New("at least one device must be online")
 	}
-	if options.Host == "" {
-		options.Host = DefaultHost
-	}
-	if options.Parallel == 0 {
-		options.Parallel = DefaultParallel
-	}
-	if options.Timeout == 0 {
-		options.Timeout = DefaultTimeout
-	}
-	return &Fleet{
-		options: options,
-		width:   len(strconv.Itoa(options.Devices)),
-		hubs:    make([]string, options.Devices),
-	}, nil
+	options.Host = cmp.Or(options.Host, DefaultHost)
+	options.Parallel = cmp.Or(options.Parallel, DefaultParallel)
+	options.Timeout = cmp.Or(options.Timeout, DefaultTimeout)
+	f := &Fleet{options: options, width: len(strconv.Itoa(options.Devices)), hubs: make([]string, options.Devices)}
+	f.round.Store(newRound(options.Devices))
+	return f, nil
 }
 
 // RegistrationID of device i, counted from 0.
@@ -101,11 +89,11 @@ func (f *Fleet) RegistrationID(i int) string {
 	return strings.ReplaceAll(f.options.ID, Number, fmt.Sprintf("%0*d", f.width, i+1))
 }
 
-// Register has each device register once, rate of them a minute, or all at once
-// with rate 0, and returns when all are through or ctx ends. Devices that have a
-// hub from a round before register again.
+// Register registers each device once, at a rate per minute, or all at once with rate 0. It returns when all are done
+// or ctx ends. Devices that got a hub in an earlier round register again.
 func (f *Fleet) Register(ctx context.Context, rate float64) Summary {
-	f.round.begin(f.options.Devices)
+	round := newRound(f.options.Devices)
+	f.round.Store(round)
 	var interval time.Duration
 	if rate > 0 {
 		interval = time.Duration(float64(time.Minute) / rate)
@@ -121,36 +109,28 @@ func (f *Fleet) Register(ctx context.Context, rate float64) Summary {
 		select {
 		case online <- struct{}{}:
 		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
+			continue // wait ends the loop
 		}
 		running.Go(func() {
 			defer func() { <-online }()
-			f.registerOne(ctx, i, due)
+			f.registerOne(ctx, round, i, due)
 		})
 	}
 	running.Wait()
-	return f.round.end()
+	return round.snapshot(true)
 }
 
-// Snapshot is how far the current round is, without latencies.
-func (f *Fleet) Snapshot() Summary { return f.round.snapshot() }
+// Snapshot is the progress of the current round, without latencies.
+func (f *Fleet) Snapshot() Summary { return f.round.Load().snapshot(false) }
 
-func (f *Fleet) registerOne(parent context.Context, i int, due time.Time) {
+func (f *Fleet) registerOne(parent context.Context, round *round, i int, due time.Time) {
 	ctx, cancel := context.WithTimeout(parent, f.options.Timeout)
 	defer cancel()
-	result := f.newDevice(f.RegistrationID(i)).register(ctx, f.round.throttle)
+	result := device{f.RegistrationID(i), &f.options}.register(ctx, round.throttled)
 	if parent.Err() != nil && result.kind == lost {
-		return // cut short, not lost
+		return // it was interrupted, not lost
 	}
-	f.mu.Lock()
-	before := f.hubs[i]
-	if result.kind == assigned {
-		f.hubs[i] = result.hub
-	}
-	f.mu.Unlock()
-	f.round.count(result, before, time.Since(due))
+	round.count(result, &f.hubs[i], time.Since(due))
 }
 
 // wait reports whether the time passed before ctx ended.

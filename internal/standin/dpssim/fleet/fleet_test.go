@@ -21,8 +21,8 @@ import (
 
 var groupKey = []byte("a key of thirty-two bytes, or so")
 
-// service answers as the wire's description says. Tests of the stand-in itself are elsewhere; here the
-// fleet must cope with whatever comes.
+// service answers as the wire's description says. Tests of the stand-in itself are elsewhere; here the fleet must cope
+// with whatever comes.
 func service(t *testing.T, handler http.HandlerFunc) fleet.Options {
 	t.Helper()
 	server := httptest.NewTLSServer(handler)
@@ -149,9 +149,9 @@ func TestWhatCanGoWrong(t *testing.T) {
 			fleet.Summary{Refused: map[string]int{"401002": 10}, Examples: map[string]string{"401002": "Unauthorized"}}},
 		{"disabled", 200, `{"operationId":"","status":"disabled","registrationState":{"status":"disabled"}}`, fleet.Summary{Disabled: 10}},
 		{"no hub", 200, `{"status":"assigned","registrationState":{}}`,
-			fleet.Summary{Lost: 10, Examples: map[string]string{"lost": "assigned, and no hub is named"}}},
+			fleet.Summary{Lost: 10, Examples: map[string]string{"lost": "assigned, but no hub is named"}}},
 		{"unknown status", 200, `{"status":"lost in space"}`, fleet.Summary{Lost: 10, Examples: map[string]string{"lost": `status "lost in space"`}}},
-		{"no error in it", 404, `not found`, fleet.Summary{Lost: 10, Examples: map[string]string{"lost": "status 404 with no error of DPS's in it"}}},
+		{"no error in it", 404, `not found`, fleet.Summary{Lost: 10, Examples: map[string]string{"lost": "status 404 without an error of DPS"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -249,7 +249,7 @@ func TestOptions(t *testing.T) {
 		{func(o *fleet.Options) { o.ID = "x" }, "the same for all devices"},
 		{func(o *fleet.Options) { o.Transport = "amqp" }, `transport "amqp"`},
 		{func(o *fleet.Options) { o.GroupKey = nil }, "either the key of an enrollment group or certificates"},
-		{func(o *fleet.Options) { o.Parallel = -1 }, "on line"},
+		{func(o *fleet.Options) { o.Parallel = -1 }, "online"},
 	} {
 		options := fleet.Options{Devices: 2, ID: "x-{n}", Transport: fleet.HTTP, GroupKey: groupKey}
 		c.change(&options)

@@ -11,20 +11,19 @@ import (
 	"time"
 )
 
-// httpDoor is a device that registers over HTTP, on one connection of its own.
-type httpDoor struct {
+// httpSession is a device that registers over HTTP, on one connection of its own.
+type httpSession struct {
 	client *http.Client
 	base   string // URL of the registration
 	token  string
 }
 
-func newHTTPDoor(d device, config *tls.Config, token string) *httpDoor {
-	return &httpDoor{
+func newHTTPSession(d device, config *tls.Config, token string) *httpSession {
+	return &httpSession{
 		client: &http.Client{
 			Transport: &http.Transport{
 				DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.dial(ctx, config) },
-				// Not far above what DPS asks a device to wait: a connection that is lost
-				// meanwhile is opened anew.
+				// A little longer than DPS makes a device wait. A connection that is lost meanwhile is opened again.
 				IdleConnTimeout: 10 * time.Second,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -34,15 +33,15 @@ func newHTTPDoor(d device, config *tls.Config, token string) *httpDoor {
 	}
 }
 
-func (h *httpDoor) register(ctx context.Context, body []byte) (answer, error) {
+func (h *httpSession) register(ctx context.Context, body []byte) (answer, error) {
 	return h.call(ctx, http.MethodPut, "/register", body)
 }
 
-func (h *httpDoor) operation(ctx context.Context, id string) (answer, error) {
+func (h *httpSession) operation(ctx context.Context, id string) (answer, error) {
 	return h.call(ctx, http.MethodGet, "/operations/"+url.PathEscape(id), nil)
 }
 
-func (h *httpDoor) call(ctx context.Context, method, path string, body []byte) (answer, error) {
+func (h *httpSession) call(ctx context.Context, method, path string, body []byte) (answer, error) {
 	request, err := http.NewRequestWithContext(ctx, method, h.base+path+"?api-version="+apiVersion, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -61,10 +60,7 @@ func (h *httpDoor) call(ctx context.Context, method, path string, body []byte) (
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return answer{}, err
-	}
-	return answer{response.StatusCode, retryAfter(response.Header.Get("Retry-After")), text}, nil
+	return answer{response.StatusCode, retryAfter(response.Header.Get("Retry-After")), text}, err
 }
 
-func (h *httpDoor) close() { h.client.CloseIdleConnections() }
+func (h *httpSession) close() { h.client.CloseIdleConnections() }

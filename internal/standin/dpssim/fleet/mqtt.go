@@ -1,155 +1,105 @@
 package fleet
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/mochi-mqtt/server/v2/packets"
+	paho "github.com/eclipse/paho.mqtt.golang"
 )
 
 const (
-	mqttVersion      = 4 // MQTT 3.1.1
-	badCredentials   = 4 // codes of CONNACK
-	notAuthorized    = 5
-	keepAliveSeconds = 1800
-	topicResponses   = "$dps/registrations/res/#"
-	topicRegister    = "$dps/registrations/PUT/iotdps-register/?$rid="
-	topicOperation   = "$dps/registrations/GET/iotdps-get-operationstatus/?$rid="
-	topicResponse    = "$dps/registrations/res/"
+	badCredentials = 4 // codes of CONNACK
+	notAuthorized  = 5
+	keepAlive      = 30 * time.Minute
+
+	topicRegister  = "$dps/registrations/PUT/iotdps-register/?$rid="
+	topicOperation = "$dps/registrations/GET/iotdps-get-operationstatus/?$rid="
+	topicResponse  = "$dps/registrations/res/"
 )
 
-// connectRefused is the answer to CONNECT if it is no.
-type connectRefused struct{ code byte }
-
-func (e *connectRefused) Error() string { return fmt.Sprintf("CONNECT refused with code %d", e.code) }
-
-// result gives the refusal the code under which HTTP would tell it. DPS has a code
-// of its own for no other.
-func (e *connectRefused) result() *result {
-	if e.code == badCredentials || e.code == notAuthorized {
-		return &result{kind: refused, code: 401002, message: e.Error()}
-	}
-	return &result{kind: lost, message: e.Error()}
+// mqttSession is a device that registers over MQTT, one request at a time.
+type mqttSession struct {
+	client    paho.Client
+	responses chan paho.Message
+	lost      chan error
+	request   int // number of the last request
 }
 
-// mqttDoor is a device that registers over MQTT. It sends one request at a time.
-type mqttDoor struct {
-	conn    net.Conn
-	reader  *bufio.Reader
-	request int    // number of the last request
-	packet  uint16 // ID of the last packet
-}
-
-func dialMQTT(ctx context.Context, d device, config *tls.Config, token string) (*mqttDoor, error) {
-	conn, err := d.dial(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	m := &mqttDoor{conn: conn, reader: bufio.NewReader(conn)}
-	if err := m.greet(ctx, d, token); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return m, nil
-}
-
-func (m *mqttDoor) greet(ctx context.Context, d device, token string) error {
-	defer m.until(ctx)()
+// dialMQTT connects a device. refusal is set if DPS refused it. The connection ends with ctx.
+func dialMQTT(ctx context.Context, d device, config *tls.Config, token string) (m *mqttSession, refusal *result, err error) {
+	m = &mqttSession{responses: make(chan paho.Message, 8), lost: make(chan error, 1)}
 	username := d.options.IDScope + "/registrations/" + d.id + "/api-version=" + apiVersion + "&ClientVersion=" + url.QueryEscape(userAgent)
-	connect := packets.Packet{
-		ProtocolVersion: mqttVersion,
-		FixedHeader:     packets.FixedHeader{Type: packets.Connect},
-		Connect: packets.ConnectParams{
-			ProtocolName: []byte("MQTT"), Clean: true, Keepalive: keepAliveSeconds, ClientIdentifier: d.id,
-			UsernameFlag: true, Username: []byte(username), PasswordFlag: token != "", Password: []byte(token),
-		},
+	m.client = paho.NewClient(paho.NewClientOptions().
+		AddBroker("tls://" + d.options.Address).
+		SetProtocolVersion(4).
+		SetClientID(d.id).SetUsername(username).SetPassword(token).
+		SetAutoReconnect(false).SetKeepAlive(keepAlive).
+		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
+			conn, err := d.dial(ctx, config)
+			if err == nil {
+				context.AfterFunc(ctx, func() { conn.Close() })
+			}
+			return conn, err
+		}).
+		SetDefaultPublishHandler(func(_ paho.Client, message paho.Message) { m.responses <- message }).
+		SetConnectionLostHandler(func(_ paho.Client, err error) { m.lost <- err }))
+	connect := m.client.Connect().(*paho.ConnectToken)
+	if err := m.await(ctx, connect); err != nil {
+		// HTTP refuses the same devices with 401002. DPS has a code for no other refusal of a CONNECT.
+		if code := connect.ReturnCode(); code == badCredentials || code == notAuthorized {
+			return nil, &result{kind: refused, code: 401002, message: fmt.Sprintf("CONNECT refused with code %d", code)}, nil
+		}
+		return nil, nil, err
 	}
-	if err := m.write(connect.ConnectEncode); err != nil {
-		return err
+	if err := m.await(ctx, m.client.Subscribe(topicResponse+"#", 1, nil)); err != nil {
+		m.close()
+		return nil, nil, err
 	}
-	reply, err := m.read()
-	switch {
-	case err != nil:
-		return err
-	case reply.FixedHeader.Type != packets.Connack:
-		return errors.New("CONNECT was not answered by CONNACK")
-	case reply.ReasonCode != 0:
-		return &connectRefused{reply.ReasonCode}
-	}
-	m.packet++
-	subscribe := packets.Packet{
-		ProtocolVersion: mqttVersion,
-		FixedHeader:     packets.FixedHeader{Type: packets.Subscribe, Qos: 1},
-		PacketID:        m.packet,
-		Filters:         packets.Subscriptions{{Filter: topicResponses, Qos: 1}},
-	}
-	if err := m.write(subscribe.SubscribeEncode); err != nil {
-		return err
-	}
-	reply, err = m.read()
-	switch {
-	case err != nil:
-		return err
-	case reply.FixedHeader.Type != packets.Suback || len(reply.ReasonCodes) != 1 || reply.ReasonCodes[0] > 1:
-		return errors.New("SUBSCRIBE was not granted")
-	}
-	return nil
+	return m, nil, nil
 }
 
-func (m *mqttDoor) register(ctx context.Context, body []byte) (answer, error) {
+// await waits for the end of an operation of the client.
+func (m *mqttSession) await(ctx context.Context, token paho.Token) error {
+	select {
+	case <-token.Done():
+		return token.Error()
+	case err := <-m.lost:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (m *mqttSession) register(ctx context.Context, body []byte) (answer, error) {
 	return m.call(ctx, topicRegister, "", body)
 }
 
-func (m *mqttDoor) operation(ctx context.Context, id string) (answer, error) {
+func (m *mqttSession) operation(ctx context.Context, id string) (answer, error) {
 	return m.call(ctx, topicOperation, "&operationId="+id, []byte(" "))
 }
 
-func (m *mqttDoor) call(ctx context.Context, topic, parameters string, body []byte) (answer, error) {
-	defer m.until(ctx)()
+func (m *mqttSession) call(ctx context.Context, topic, parameters string, body []byte) (answer, error) {
 	m.request++
-	m.packet++
-	publish := packets.Packet{
-		ProtocolVersion: mqttVersion,
-		FixedHeader:     packets.FixedHeader{Type: packets.Publish, Qos: 1},
-		PacketID:        m.packet,
-		TopicName:       topic + strconv.Itoa(m.request) + parameters,
-		Payload:         body,
-	}
-	if err := m.write(publish.PublishEncode); err != nil {
-		return answer{}, err
-	}
+	rid := strconv.Itoa(m.request)
+	m.client.Publish(topic+rid+parameters, 1, false, body) // the response says that it arrived
 	for {
-		reply, err := m.read()
-		if err != nil {
-			return answer{}, err
-		}
-		if reply.FixedHeader.Type != packets.Publish {
-			continue // PUBACK
-		}
-		if reply.FixedHeader.Qos > 0 {
-			ack := packets.Packet{
-				ProtocolVersion: mqttVersion, FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: reply.PacketID,
+		select {
+		case message := <-m.responses:
+			response, answered, err := parseResponse(message.Topic())
+			if err != nil || answered == rid {
+				response.body = message.Payload()
+				return response, err
 			}
-			if err := m.write(ack.PubackEncode); err != nil {
-				return answer{}, err
-			}
-		}
-		response, rid, err := parseResponse(reply.TopicName)
-		if err != nil {
+		case err := <-m.lost:
 			return answer{}, err
-		}
-		if rid == strconv.Itoa(m.request) {
-			response.body = reply.Payload
-			return response, nil
+		case <-ctx.Done():
+			return answer{}, context.Cause(ctx)
 		}
 	}
 }
@@ -159,7 +109,7 @@ func parseResponse(topic string) (response answer, rid string, err error) {
 	rest, ok := strings.CutPrefix(topic, topicResponse)
 	status, query, found := strings.Cut(rest, "/?")
 	if !ok || !found {
-		return answer{}, "", fmt.Errorf("topic %q is no answer of DPS", topic)
+		return answer{}, "", fmt.Errorf("topic %q is not an answer of DPS", topic)
 	}
 	if response.status, err = strconv.Atoi(status); err != nil {
 		return answer{}, "", fmt.Errorf("topic %q has no status", topic)
@@ -172,57 +122,4 @@ func parseResponse(topic string) (response answer, rid string, err error) {
 	return response, values.Get("$rid"), nil
 }
 
-// until ends reads and writes with ctx, until the function that it returns is called.
-func (m *mqttDoor) until(ctx context.Context) (release func()) {
-	stop := context.AfterFunc(ctx, func() { m.conn.Close() })
-	return func() { stop() }
-}
-
-func (m *mqttDoor) write(encode func(*bytes.Buffer) error) error {
-	var buffer bytes.Buffer
-	if err := encode(&buffer); err != nil {
-		return err
-	}
-	_, err := m.conn.Write(buffer.Bytes())
-	return err
-}
-
-func (m *mqttDoor) read() (packets.Packet, error) {
-	packet := packets.Packet{ProtocolVersion: mqttVersion}
-	first, err := m.reader.ReadByte()
-	if err != nil {
-		return packet, err
-	}
-	if err := packet.FixedHeader.Decode(first); err != nil {
-		return packet, err
-	}
-	if packet.FixedHeader.Remaining, _, err = packets.DecodeLength(m.reader); err != nil {
-		return packet, err
-	}
-	if packet.FixedHeader.Remaining > maxAnswer {
-		return packet, errors.New("a packet is too large")
-	}
-	body := make([]byte, packet.FixedHeader.Remaining)
-	if _, err := io.ReadFull(m.reader, body); err != nil {
-		return packet, err
-	}
-	switch packet.FixedHeader.Type {
-	case packets.Connack:
-		err = packet.ConnackDecode(body)
-	case packets.Suback:
-		err = packet.SubackDecode(body)
-	case packets.Puback:
-		err = packet.PubackDecode(body)
-	case packets.Publish:
-		err = packet.PublishDecode(body)
-	default:
-		err = fmt.Errorf("packet of type %d", packet.FixedHeader.Type)
-	}
-	return packet, err
-}
-
-func (m *mqttDoor) close() {
-	goodbye := packets.Packet{ProtocolVersion: mqttVersion, FixedHeader: packets.FixedHeader{Type: packets.Disconnect}}
-	_ = m.write(goodbye.DisconnectEncode) // the connection ends either way
-	m.conn.Close()
-}
+func (m *mqttSession) close() { m.client.Disconnect(0) }

@@ -1,13 +1,14 @@
 package fleet
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// Summary is what came of a round of registrations.
+// Summary is the outcome of a round of registrations.
 type Summary struct {
 	Devices  int `json:"devices"`
 	Assigned int `json:"assigned"`
@@ -16,14 +17,14 @@ type Summary struct {
 	Refused  map[string]int `json:"refused"`
 	Disabled int            `json:"disabled"`
 	Lost     int            `json:"lost"` // connections and answers that could not be used
-	// Throttled counts answers, not devices: 429 or above, after each of which the device came back.
+	// Throttled counts answers of 429 or above, not devices; the device retried after each.
 	Throttled int            `json:"throttled"`
 	Hubs      map[string]int `json:"hubs"`  // devices assigned in this round, by hub
-	Moved     int            `json:"moved"` // of those, devices that were on another hub in an earlier round
+	Moved     int            `json:"moved"` // of those, devices that an earlier round assigned to another hub
 	// Examples has the first message of each code, and of losses under "lost".
 	Examples   map[string]string `json:"examples"`
 	DurationMS int64             `json:"durationMs"`
-	// LatencyMS is from when a device was due to register until it was through.
+	// LatencyMS is the time from when a device was due to register until it was done.
 	LatencyMS *Latency `json:"latencyMs,omitempty"`
 }
 
@@ -35,42 +36,40 @@ type Latency struct {
 	Max int64 `json:"max"`
 }
 
-// Done is the number of devices that are through.
+// Done is the number of devices that are done.
 func (s Summary) Done() int {
 	n := s.Assigned + s.Disabled + s.Lost
-	for _, by := range []map[string]int{s.Failed, s.Refused} {
-		for _, count := range by {
-			n += count
-		}
+	for _, count := range s.Failed {
+		n += count
+	}
+	for _, count := range s.Refused {
+		n += count
 	}
 	return n
 }
 
-// tally counts a round while it goes on.
-type tally struct {
+// round counts while it runs.
+type round struct {
 	mu        sync.Mutex
 	start     time.Time
 	summary   Summary
 	latencies []time.Duration
 }
 
-func (t *tally) begin(devices int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.start, t.latencies = time.Now(), make([]time.Duration, 0, devices)
-	t.summary = Summary{
+func newRound(devices int) *round {
+	return &round{start: time.Now(), latencies: make([]time.Duration, 0, devices), summary: Summary{
 		Devices: devices, Failed: map[string]int{}, Refused: map[string]int{}, Hubs: map[string]int{}, Examples: map[string]string{},
-	}
+	}}
 }
 
-func (t *tally) throttle() {
+func (t *round) throttled() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.summary.Throttled++
 }
 
-// count takes in a result of a device that was on hub before, "" for none.
-func (t *tally) count(r result, before string, latency time.Duration) {
+// count adds the result of a device. hub is its hub before and after, "" for none.
+func (t *round) count(r result, hub *string, latency time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.latencies = append(t.latencies, latency)
@@ -79,17 +78,18 @@ func (t *tally) count(r result, before string, latency time.Duration) {
 	case assigned:
 		t.summary.Assigned++
 		t.summary.Hubs[r.hub]++
-		if before != "" && before != r.hub {
+		if *hub != "" && *hub != r.hub {
 			t.summary.Moved++
 		}
+		*hub = r.hub
+		return
+	case disabled:
+		t.summary.Disabled++
 		return
 	case failed:
 		t.summary.Failed[example]++
 	case refused:
 		t.summary.Refused[example]++
-	case disabled:
-		t.summary.Disabled++
-		return
 	default:
 		t.summary.Lost++
 		example = "lost"
@@ -99,37 +99,18 @@ func (t *tally) count(r result, before string, latency time.Duration) {
 	}
 }
 
-func (t *tally) snapshot() Summary {
+// snapshot is the round's progress; at its end, with latencies.
+func (t *round) snapshot(ended bool) Summary {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.copyLocked()
-}
-
-func (t *tally) end() Summary {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	summary := t.copyLocked()
-	if n := len(t.latencies); n > 0 {
+	s := t.summary
+	s.Failed, s.Refused = maps.Clone(s.Failed), maps.Clone(s.Refused)
+	s.Hubs, s.Examples = maps.Clone(s.Hubs), maps.Clone(s.Examples)
+	s.DurationMS = time.Since(t.start).Milliseconds()
+	if n := len(t.latencies); ended && n > 0 {
 		slices.Sort(t.latencies)
 		at := func(percent int) int64 { return t.latencies[(n-1)*percent/100].Milliseconds() }
-		summary.LatencyMS = &Latency{at(50), at(95), at(99), at(100)}
+		s.LatencyMS = &Latency{at(50), at(95), at(99), at(100)}
 	}
-	return summary
-}
-
-func (t *tally) copyLocked() Summary {
-	copied := t.summary
-	copied.Failed, copied.Refused = clone(copied.Failed), clone(copied.Refused)
-	copied.Hubs, copied.Examples = clone(copied.Hubs), clone(copied.Examples)
-	copied.DurationMS = time.Since(t.start).Milliseconds()
-	return copied
-}
-
-// clone is maps.Clone, but never nil: in JSON an empty object is {}.
-func clone[V any](m map[string]V) map[string]V {
-	copied := make(map[string]V, len(m))
-	for key, value := range m {
-		copied[key] = value
-	}
-	return copied
+	return s
 }

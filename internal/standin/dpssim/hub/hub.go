@@ -1,24 +1,24 @@
-// Package hub is the sliver of IoT Hub that shows what DPS did: device identities
-// and twins, over the service API and for the devices themselves.
+// Package hub is the small part of IoT Hub that shows what DPS did: device identities and twins.
 //
-// One Registry holds the devices of all hubs. A hub is named by its host name, in
-// any case of letters; device IDs are case-sensitive, as IoT Hub's are.
+// One Registry holds the devices of all hubs. A hub is named by its host name, in any case; device IDs are
+// case-sensitive, as IoT Hub's are.
 //
-// Beside what is not there at all (modules, messages to devices, methods, jobs, files,
-// bulk calls, other queries than two), it differs from IoT Hub in this: any policy
-// opens everything, messages of devices are counted and dropped, and a device stays
-// connected when its token has expired.
+// It has no modules, messages to devices, methods, jobs, files and bulk calls. It differs from IoT Hub in that any
+// policy has all rights, messages from devices are dropped, and a device stays connected after its token expires.
 package hub
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -37,8 +37,12 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-func notFound(id string) error {
-	return &Error{http.StatusNotFound, "DeviceNotFound", id}
+// AsError returns the refusal for an error of a [Registry]. An error that is not an *[Error] is a failure of the store.
+func AsError(err error) *Error {
+	if refused, ok := errors.AsType[*Error](err); ok {
+		return refused
+	}
+	return &Error{http.StatusInternalServerError, "ServerError", "the state cannot be read or written"}
 }
 
 func invalid(format string, args ...any) error {
@@ -47,19 +51,22 @@ func invalid(format string, args ...any) error {
 
 func stale(what string) error {
 	return &Error{http.StatusPreconditionFailed, "PreconditionFailed",
-		"Precondition failed: " + what + " was changed since it was read, If-Match names an older ETag"}
+		"Precondition failed: " + what + " changed since it was read, If-Match names an older ETag"}
 }
 
-// Registry is the devices of all hubs. It may be used by many goroutines.
+func unauthorized() error {
+	return &Error{http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized"}
+}
+
+// Registry is the devices of all hubs. It is safe for concurrent use.
 type Registry struct {
 	store *store.Store
 	now   func() time.Time
 
-	telling sync.Mutex // held while a change is made and told, so that changes are told in order
+	notifying sync.Mutex // held while a change is made and sent, so that changes are sent in order
 
 	mu       sync.Mutex
 	sessions map[place]*Session
-	messages map[string]int64 // by hub
 }
 
 type place struct{ hub, device string }
@@ -68,7 +75,7 @@ func at(hub, device string) place { return place{strings.ToLower(hub), device} }
 
 // New makes a registry whose devices are in the store.
 func New(s *store.Store, now func() time.Time) *Registry {
-	return &Registry{store: s, now: now, sessions: map[place]*Session{}, messages: map[string]int64{}}
+	return &Registry{store: s, now: now, sessions: map[place]*Session{}}
 }
 
 // device is what the store holds of one.
@@ -93,24 +100,28 @@ const (
 	disabled = "disabled"
 )
 
-// bucket is where the devices of a hub are.
+// bucket holds the devices of a hub.
 func bucket(hub string) string { return "hub devices of " + strings.ToLower(hub) }
 
-func load(tx *store.Tx, hub, id string) (device, error) {
-	var d device
+func load(tx *store.Tx, hub, id string) (d device, err error) {
 	found, err := tx.Get(bucket(hub), id, &d)
-	if err != nil {
-		return device{}, err
+	if err == nil && !found {
+		err = &Error{http.StatusNotFound, "DeviceNotFound", id}
 	}
-	if !found {
-		return device{}, notFound(id)
-	}
-	return d, nil
+	return d, err
 }
 
-// Create writes a device to a hub with its keys or thumbprints and its initial twin,
-// which may be nil. A device of that ID that is there already is replaced, twin and
-// all: what DPS does then is not published.
+// read loads a device in a transaction of its own.
+func (r *Registry) read(hub, id string) (d device, err error) {
+	err = r.store.View(func(tx *store.Tx) (err error) {
+		d, err = load(tx, hub, id)
+		return err
+	})
+	return d, err
+}
+
+// Create writes a device to a hub with its keys or thumbprints and its initial twin, which may be nil. It replaces a
+// device of that ID together with its twin; what DPS does in that case is not published.
 func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentity, twin *model.InitialTwin) error {
 	d, err := r.fresh(identity, twin)
 	if err != nil {
@@ -120,8 +131,8 @@ func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentit
 	return tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
-// Renew gives a device that stays on its hub the keys or thumbprints of its latest
-// registration and leaves its twin alone. It reports false if it is not there.
+// Renew gives a device that stays on its hub the keys or thumbprints of its latest registration and keeps its twin. It
+// reports false if the device does not exist.
 func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity) (found bool, err error) {
 	var d device
 	if found, err = tx.Get(bucket(hub), identity.DeviceID, &d); err != nil || !found {
@@ -135,8 +146,8 @@ func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity
 	return true, tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
-// Migrate moves a device with its whole twin, versions included, and ends its session
-// at the old hub. It reports false and does nothing if it is not there.
+// Migrate moves a device with its whole twin, including versions, and ends its session at the old hub. It reports false
+// and does nothing if the device does not exist.
 func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.DeviceIdentity) (found bool, err error) {
 	var old device
 	if found, err = tx.Get(bucket(fromHub), identity.DeviceID, &old); err != nil || !found {
@@ -155,90 +166,119 @@ func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.D
 	return true, tx.Put(bucket(toHub), identity.DeviceID, d)
 }
 
-// Remove deletes a device, if it is there, and ends its session.
+// Remove deletes a device, if it exists, and ends its session.
 func (r *Registry) Remove(tx *store.Tx, hub, id string) error {
 	r.end(hub, id)
 	return tx.Delete(bucket(hub), id)
 }
 
-// parseInitialTwin gives the two parts that a hub would take; a nil twin has none.
-func parseInitialTwin(twin *model.InitialTwin) (tags, desired Object, err error) {
-	tags, desired = Object{}, Object{}
+// section is what a twin or a patch of one says about its tags or its desired properties.
+type section struct {
+	values Object
+	set    bool // false if it says nothing
+	null   bool // if it empties the section
+}
+
+// parseTwin reads the two sections that the service side of a twin has.
+func parseTwin(twin *model.InitialTwin) (tags, desired section, err error) {
 	if twin == nil {
 		return tags, desired, nil
 	}
-	if present(twin.Tags) {
-		if tags, err = ParseObject(twin.Tags); err != nil {
-			return nil, nil, invalid("tags: %v", err)
-		}
+	if tags, err = parseSection("tags", twin.Tags); err == nil && twin.Properties != nil {
+		desired, err = parseSection("properties.desired", twin.Properties.Desired)
 	}
-	if twin.Properties != nil && present(twin.Properties.Desired) {
-		if desired, err = ParseObject(twin.Properties.Desired); err != nil {
-			return nil, nil, invalid("properties.desired: %v", err)
-		}
-		desired = withoutSystem(desired)
-	}
-	if err := check("tags", tags, maxTagBytes); err != nil {
-		return nil, nil, invalid("%v", err)
-	}
-	if err := check("properties.desired", desired, maxPropertyBytes); err != nil {
-		return nil, nil, invalid("%v", err)
-	}
-	return tags, desired, nil
+	return tags, desired, err
 }
 
-func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
-
-func (r *Registry) fresh(identity model.DeviceIdentity, twin *model.InitialTwin) (device, error) {
-	if err := checkDeviceID(identity.DeviceID); err != nil {
-		return device{}, err
+func parseSection(name string, raw json.RawMessage) (section, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return section{set: raw != nil, null: true}, nil
 	}
-	initialTags, desired, err := parseInitialTwin(twin)
+	values, err := ParseObject(raw)
+	if err != nil {
+		return section{}, invalid("%s: %v", name, err)
+	}
+	values = withoutSystem(values)
+	if err := checkValue(name, map[string]any(values), 0); err != nil {
+		return section{}, invalid("%v", err)
+	}
+	return section{values: values, set: true}, nil
+}
+
+// patch applies the sections of a patch. With replace they replace those of the twin. The result is what a device must
+// be sent; nil if its desired properties do not change.
+func (d *device) patch(tags, desired section, replace bool, now time.Time) (sent Object, err error) {
+	if tags.set {
+		if replace || tags.null {
+			d.Tags = Object{}
+		}
+		merge(d.Tags, map[string]any{}, tags.values, func() map[string]any { return map[string]any{} })
+		if err := check("tags", d.Tags, maxTagBytes); err != nil {
+			return nil, invalid("%v", err)
+		}
+	}
+	if desired.set {
+		patch := desired.values
+		if replace || desired.null {
+			patch = replacing(d.Desired.Values, patch)
+		}
+		d.Desired.patch(patch, true, now)
+		if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
+			return nil, invalid("%v", err)
+		}
+		sent = Object{versionKey: d.Desired.Version}
+		maps.Copy(sent, patch)
+	}
+	return sent, nil
+}
+
+// fresh makes a device with its initial twin, which may be nil.
+func (r *Registry) fresh(identity model.DeviceIdentity, twin *model.InitialTwin) (device, error) {
+	if !deviceIDs.MatchString(identity.DeviceID) {
+		return device{}, invalid("device ID %q: IoT Hub accepts 1 to 128 letters, digits and some other characters", identity.DeviceID)
+	}
+	tags, desired, err := parseTwin(twin)
 	if err != nil {
 		return device{}, err
 	}
 	now := r.now()
-	tags := Object{}
-	merge(tags, map[string]any{}, initialTags, func() map[string]any { return map[string]any{} })
 	d := device{
 		GenerationID: fmt.Sprint(now.UnixNano()),
 		Status:       enabled,
-		Tags:         tags,
-		Desired:      newProperties(desired, true, now),
-		Reported:     newProperties(Object{}, false, now),
+		Tags:         Object{},
+		Desired:      newProperties(),
+		Reported:     newProperties(),
 		TwinETag:     1,
 		TwinVersion:  1,
 	}
+	d.Reported.patch(nil, false, now)
+	desired.set = true // its version is 1 from the start
 	d.setIdentity(identity)
-	return d, nil
+	_, err = d.patch(tags, desired, false, now)
+	return d, err
 }
 
-// setIdentity sets how the device proves itself; without keys and thumbprints it
-// gets keys of chance, as IoT Hub gives them.
+// deviceIDs are the IDs that IoT Hub accepts.
+var deviceIDs = regexp.MustCompile(`^[A-Za-z0-9\-.%_*?!(),:=@$'+#]{1,128}$`)
+
+// setIdentity sets how the device proves who it is. Without keys and thumbprints it gets random keys, as at IoT Hub.
 func (d *device) setIdentity(identity model.DeviceIdentity) {
 	d.Type = "sas"
 	if identity.PrimaryThumbprint != "" || identity.SecondaryThumbprint != "" {
 		d.Type = "selfSigned"
 		identity.SymmetricKey = nil
 	} else {
-		keys := model.SymmetricKey{}
-		if identity.SymmetricKey != nil {
-			keys = *identity.SymmetricKey
+		given := cmp.Or(identity.SymmetricKey, &model.SymmetricKey{})
+		identity.SymmetricKey = &model.SymmetricKey{
+			PrimaryKey: cmp.Or(given.PrimaryKey, randomKey()), SecondaryKey: cmp.Or(given.SecondaryKey, randomKey()),
 		}
-		if keys.PrimaryKey == "" {
-			keys.PrimaryKey = randomKey()
-		}
-		if keys.SecondaryKey == "" {
-			keys.SecondaryKey = randomKey()
-		}
-		identity.SymmetricKey = &keys
 	}
 	d.Identity = identity
 	d.ETag++
 }
 
-// sameIdentity tells whether a registration brings nothing new. An absent secondary
-// key matches any: it was made by chance.
+// sameIdentity reports whether a registration changes nothing. An absent secondary key matches any, because the hub
+// made a random one.
 func sameIdentity(held, registered model.DeviceIdentity) bool {
 	if held.IoTEdge != registered.IoTEdge ||
 		!strings.EqualFold(held.PrimaryThumbprint, registered.PrimaryThumbprint) ||
@@ -258,43 +298,23 @@ func randomKey() string {
 	return base64.StdEncoding.EncodeToString(key)
 }
 
-// checkDeviceID holds IoT Hub's rule: up to 128 characters, ASCII letters and digits
-// and some signs.
-func checkDeviceID(id string) error {
-	if id == "" || len(id) > 128 {
-		return invalid("the device ID has %d characters, want 1 to 128", len(id))
-	}
-	for _, r := range id {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-.%_*?!(),:=@$'+#", r) {
-			return invalid("the device ID has %q in it, which IoT Hub does not take", r)
-		}
-	}
-	return nil
-}
-
-// AuthenticateDevice tells whether a device may connect: by a SAS token for
-// {hub}/devices/{id} made with one of its keys, or by a certificate whose thumbprint
-// the hub knows. The error does not say which part was wrong, as IoT Hub's does not.
+// AuthenticateDevice checks that a device may connect: with a SAS token for {hub}/devices/{id} made with one of its
+// keys, or with a certificate whose thumbprint the hub knows. As at IoT Hub, the error does not say what is wrong.
 func (r *Registry) AuthenticateDevice(hub, id, sas string, certificates []*x509.Certificate) error {
-	refused := &Error{http.StatusUnauthorized, "IotHubUnauthorizedAccess", "Unauthorized"}
-	var d device
-	err := r.store.View(func(tx *store.Tx) (err error) {
-		d, err = load(tx, hub, id)
-		return err
-	})
+	d, err := r.read(hub, id)
 	if err != nil || d.Status != enabled {
-		return refused
+		return unauthorized()
 	}
 	if d.Type == "sas" {
 		token, err := attest.ParseToken(sas)
 		if err != nil || token.Check(hub+"/devices/"+id, r.now()) != nil ||
 			!token.SignedWithEither(d.Identity.SymmetricKey.PrimaryKey, d.Identity.SymmetricKey.SecondaryKey) {
-			return refused
+			return unauthorized()
 		}
 		return nil
 	}
 	if len(certificates) == 0 {
-		return refused
+		return unauthorized()
 	}
 	leaf, now := certificates[0], r.now()
 	for _, held := range []string{d.Identity.PrimaryThumbprint, d.Identity.SecondaryThumbprint} {
@@ -302,15 +322,15 @@ func (r *Registry) AuthenticateDevice(hub, id, sas string, certificates []*x509.
 			return nil
 		}
 	}
-	return refused
+	return unauthorized()
 }
 
 func matches(thumbprint string, certificate *x509.Certificate) bool {
 	return strings.EqualFold(thumbprint, attest.SHA1Thumbprint(certificate)) || strings.EqualFold(thumbprint, attest.SHA256Thumbprint(certificate))
 }
 
-// UpdateReported merges a device's patch of its reported properties and gives their
-// new version. patch is a JSON object; null deletes.
+// UpdateReported merges a device's patch of its reported properties and returns their new version. patch is a JSON
+// object; null deletes.
 func (r *Registry) UpdateReported(hub, id string, patch []byte) (version int64, err error) {
 	parsed, err := ParseObject(patch)
 	if err != nil {
@@ -336,66 +356,43 @@ func (r *Registry) UpdateReported(hub, id string, patch []byte) (version int64, 
 	return version, err
 }
 
-// DeviceTwin is the twin as its device reads it: {"desired": {...}, "reported":
-// {...}}, each with $version.
+// DeviceTwin is the twin as its device reads it: {"desired": {...}, "reported": {...}}, each with $version.
 func (r *Registry) DeviceTwin(hub, id string) ([]byte, error) {
-	var d device
-	err := r.store.View(func(tx *store.Tx) (err error) {
-		d, err = load(tx, hub, id)
-		return err
-	})
+	d, err := r.read(hub, id)
 	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(map[string]any{"desired": d.Desired.document(false), "reported": d.Reported.document(false)})
 }
 
-// UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with
-// replace puts its parts in place of the twin's, and tells a connected device of the
-// desired properties that changed. A part that is null is emptied, an absent one left
-// alone. ifMatch is the header of that name, "" for none.
+// UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with replace puts its parts in place
+// of the twin's, and sends a connected device the desired properties that changed. A part that is null is emptied, an
+// absent one does not change. ifMatch is the header of that name, "" for none.
 func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch string) (Twin, error) {
-	tags, desired, err := parsePatch(body, replace)
+	if _, err := ParseObject(body); err != nil {
+		return Twin{}, invalid("the twin: %v", err)
+	}
+	patch := new(model.InitialTwin) // a patch has the same shape
+	if err := json.Unmarshal(body, patch); err != nil {
+		return Twin{}, invalid("the twin: %v", err)
+	}
+	tags, desired, err := parseTwin(patch)
 	if err != nil {
 		return Twin{}, err
 	}
-	r.telling.Lock()
-	defer r.telling.Unlock()
+	r.notifying.Lock()
+	defer r.notifying.Unlock()
 	var d device
-	var push []byte
-	err = r.store.Update(func(tx *store.Tx) error {
+	var sent Object
+	err = r.store.Update(func(tx *store.Tx) (err error) {
 		if d, err = load(tx, hub, id); err != nil {
 			return err
 		}
 		if !etagMatches(ifMatch, encodeETag(d.TwinETag)) {
 			return stale("the twin")
 		}
-		now := r.now()
-		if tags.set {
-			if tags.replace {
-				d.Tags = Object{}
-			}
-			merge(d.Tags, map[string]any{}, tags.patch, func() map[string]any { return map[string]any{} })
-			if err := check("tags", d.Tags, maxTagBytes); err != nil {
-				return invalid("%v", err)
-			}
-		}
-		if desired.set {
-			if desired.replace {
-				desired.patch = replacing(d.Desired.Values, desired.patch)
-			}
-			d.Desired.patch(desired.patch, true, now)
-			if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
-				return invalid("%v", err)
-			}
-			told := maps.Clone(desired.patch)
-			if told == nil {
-				told = Object{}
-			}
-			told[versionKey] = d.Desired.Version
-			if push, err = json.Marshal(told); err != nil {
-				return err
-			}
+		if sent, err = d.patch(tags, desired, replace, r.now()); err != nil {
+			return err
 		}
 		d.TwinETag++
 		d.TwinVersion++
@@ -404,57 +401,17 @@ func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch
 	if err != nil {
 		return Twin{}, err
 	}
-	if push != nil {
-		r.tell(hub, id, Desired{Patch: push, Version: d.Desired.Version})
+	if sent != nil {
+		push, err := json.Marshal(sent)
+		if err != nil {
+			return Twin{}, err
+		}
+		r.notify(hub, id, Desired{Patch: push, Version: d.Desired.Version})
 	}
 	return r.twinOf(hub, d), nil
 }
 
-// change is what a patch says of one section.
-type change struct {
-	patch        Object
-	set, replace bool
-}
-
-func parsePatch(body []byte, replace bool) (tags, desired change, err error) {
-	if _, err := ParseObject(body); err != nil {
-		return tags, desired, invalid("the twin: %v", err)
-	}
-	var members, properties map[string]json.RawMessage // raw, so that null and absent differ
-	if err := json.Unmarshal(body, &members); err != nil {
-		return tags, desired, invalid("the twin: %v", err)
-	}
-	if present(members["properties"]) {
-		if err := json.Unmarshal(members["properties"], &properties); err != nil {
-			return tags, desired, invalid("properties: not a JSON object")
-		}
-	}
-	if tags, err = parseChange("tags", members["tags"], replace); err != nil {
-		return tags, desired, err
-	}
-	desired, err = parseChange("properties.desired", properties["desired"], replace)
-	return tags, desired, err
-}
-
-func parseChange(name string, raw json.RawMessage, replace bool) (change, error) {
-	if raw == nil {
-		return change{}, nil
-	}
-	if !present(raw) {
-		return change{set: true, replace: true}, nil
-	}
-	patch, err := ParseObject(raw)
-	if err != nil {
-		return change{}, invalid("%s: %v", name, err)
-	}
-	patch = withoutSystem(patch)
-	if err := checkValue(name, map[string]any(patch), 0); err != nil {
-		return change{}, invalid("%v", err)
-	}
-	return change{patch: patch, set: true, replace: replace}, nil
-}
-
-// replacing turns new values into the patch that makes them of the old ones.
+// replacing returns the patch that turns the old values into the new ones.
 func replacing(old, values map[string]any) map[string]any {
 	patch := map[string]any{}
 	for key := range old {
@@ -474,21 +431,18 @@ func replacing(old, values map[string]any) map[string]any {
 func (r *Registry) Statistics(hub string) (Statistics, error) {
 	var s Statistics
 	err := r.store.View(func(tx *store.Tx) error {
-		return tx.Range(bucket(hub), "", func(_ string, data json.RawMessage) (bool, error) {
-			var d struct {
-				Status string `json:"status"`
-			}
-			if err := json.Unmarshal(data, &d); err != nil {
-				return false, err
+		for d, err := range store.All[device](tx, bucket(hub), "") {
+			if err != nil {
+				return err
 			}
 			s.Total++
-			if d.Status == disabled {
+			if d.Value.Status == disabled {
 				s.Disabled++
 			} else {
 				s.Enabled++
 			}
-			return true, nil
-		})
+		}
+		return nil
 	})
 	return s, err
 }
@@ -505,13 +459,13 @@ func encodeETag(n uint64) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, n))
 }
 
-// etagMatches takes If-Match: nothing, *, or a list of tags with or without quotes.
+// etagMatches reports whether an If-Match header (empty, *, or a list of tags with or without quotes) matches a tag.
 func etagMatches(header, etag string) bool {
 	if header == "" {
 		return true
 	}
 	for tag := range strings.SplitSeq(header, ",") {
-		// The registry SDKs quote whatever they are given: "*" means * too.
+		// The registry SDKs quote whatever they are given: "*" also means *.
 		tag = strings.Trim(strings.TrimSpace(tag), `"`)
 		if tag == "*" || tag == etag {
 			return true

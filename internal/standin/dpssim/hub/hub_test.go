@@ -3,6 +3,7 @@ package hub_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -402,15 +403,16 @@ func TestRenewLeavesTheTwin(t *testing.T) {
 func TestAuthenticateDevice(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	issuer, err := pki.NewRoot("factory")
+	authority, err := pki.Load(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	valid, err := issuer.IssueFor("x", f.time.Add(-time.Hour), f.time.Add(time.Hour))
+	issuer, subject := authority.Devices(), pkix.Name{CommonName: "x"}
+	valid, err := issuer.IssueFor(subject, f.time.Add(-time.Hour), f.time.Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, err := issuer.IssueFor("x", f.time.Add(-2*time.Hour), f.time.Add(-time.Hour))
+	over, err := issuer.IssueFor(subject, f.time.Add(-2*time.Hour), f.time.Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -564,8 +566,7 @@ func sameJSON(t *testing.T, what, got, want string) {
 	}
 }
 
-// FuzzTwin puts bodies through both doors: whatever was taken must be within the
-// limits and must come back.
+// FuzzTwin puts bodies through both doors: whatever was taken must be within the limits and must come back.
 func FuzzTwin(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"tags":{"a":1},"properties":{"desired":{"b":{"c":null}}}}`, `{"tags":null}`, `{"properties":[]}`, `{"a":{"b":[1,{"c":null}]}}`, `{"$version":1}`, `nul`, `{"a":1}{`} {
 		f.Add([]byte(seed))

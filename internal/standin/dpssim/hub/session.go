@@ -1,13 +1,8 @@
 package hub
 
-import (
-	"github.com/usher-dps/usher/internal/standin/dpssim/store"
-)
-
-// pending is how many desired patches may wait for a device that is slow to take
-// them. One more ends its session: it will connect again and read its twin, so that
-// nothing is lost in silence.
-const pending = 64
+// maxPending is how many changes may wait for a slow device. One more ends its session: the device then connects again
+// and reads its twin, so that no change is lost silently.
+const maxPending = 64
 
 // Desired is a change of desired properties on its way to the device.
 type Desired struct {
@@ -17,9 +12,8 @@ type Desired struct {
 
 // Session is a device's connection to its hub.
 type Session struct {
-	// Desired gives the changes of desired properties. It is closed when the hub ends
-	// the session: the device was removed, moved or disabled, got other keys, connected
-	// a second time, or was too slow.
+	// Desired yields the changes of desired properties. It is closed when the hub ends the session: because the device
+	// was removed, moved or disabled, got other keys, connected a second time, or was too slow.
 	Desired <-chan Desired
 
 	desired  chan Desired
@@ -27,35 +21,27 @@ type Session struct {
 	place    place
 }
 
-// Connect begins a session for a device that was authenticated. It ends the one that
-// the device had, as a second connection of a device does at IoT Hub. The caller must
-// Close it.
+// Connect begins a session for a device that was authenticated. As at IoT Hub, it ends the session that the device had.
+// The caller must Close the session.
 func (r *Registry) Connect(hub, id string) (*Session, error) {
-	err := r.store.View(func(tx *store.Tx) error {
-		_, err := load(tx, hub, id)
-		return err
-	})
-	if err != nil {
+	if _, err := r.read(hub, id); err != nil {
 		return nil, err
 	}
-	desired := make(chan Desired, pending)
+	desired := make(chan Desired, maxPending)
 	s := &Session{Desired: desired, desired: desired, registry: r, place: at(hub, id)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old := r.sessions[s.place]; old != nil {
-		close(old.desired)
-	}
+	r.endLocked(s.place)
 	r.sessions[s.place] = s
 	return s, nil
 }
 
-// Close ends the session, if the hub has not.
+// Close ends the session, unless the hub already did.
 func (s *Session) Close() {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
 	if s.registry.sessions[s.place] == s {
-		delete(s.registry.sessions, s.place)
-		close(s.desired)
+		s.registry.endLocked(s.place)
 	}
 }
 
@@ -71,20 +57,6 @@ func (r *Registry) Connected(hub string) int {
 		}
 	}
 	return n
-}
-
-// CountMessage counts a message that the device sent; nothing else is done with it.
-func (s *Session) CountMessage() {
-	s.registry.mu.Lock()
-	defer s.registry.mu.Unlock()
-	s.registry.messages[s.place.hub]++
-}
-
-// Messages counts the device-to-cloud messages that a hub took since the start.
-func (r *Registry) Messages(hub string) int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.messages[at(hub, "").hub]
 }
 
 func (r *Registry) isConnected(hub, id string) bool {
@@ -107,8 +79,8 @@ func (r *Registry) endLocked(p place) {
 	}
 }
 
-// tell hands a change to a device that is connected.
-func (r *Registry) tell(hub, id string, change Desired) {
+// notify sends a change to a device, if it is connected.
+func (r *Registry) notify(hub, id string, change Desired) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.sessions[at(hub, id)]

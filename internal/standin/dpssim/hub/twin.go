@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/big"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
@@ -34,37 +34,26 @@ const (
 	lastUpdatedVer = "$lastUpdatedVersion"
 )
 
-// Object is a JSON object. Numbers in it are json.Number, so that they come back as
-// they came in.
+// Object is a JSON object. Its numbers are json.Number, so that they are written as they were read.
 type Object map[string]any
 
 // UnmarshalJSON implements [json.Unmarshaler].
 func (o *Object) UnmarshalJSON(data []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
-	var m map[string]any
-	if err := decoder.Decode(&m); err != nil {
-		return err
-	}
-	*o = m
-	return nil
+	*o = nil // Decode would add to it
+	return decoder.Decode((*map[string]any)(o))
 }
 
 // ParseObject reads one JSON object and nothing after it.
-func ParseObject(data []byte) (Object, error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.UseNumber()
-	var m map[string]any
-	if err := decoder.Decode(&m); err != nil {
+func ParseObject(data []byte) (o Object, err error) {
+	if err := json.Unmarshal(data, &o); err != nil {
 		return nil, fmt.Errorf("not a JSON object: %w", err)
 	}
-	if m == nil {
+	if o == nil {
 		return nil, errors.New("not a JSON object: null")
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is more after the JSON object")
-	}
-	return m, nil
+	return o, nil
 }
 
 // Properties is the desired or the reported part of a twin.
@@ -74,13 +63,9 @@ type Properties struct {
 	Version  int64  `json:"version"`
 }
 
-func newProperties(values Object, desired bool, now time.Time) Properties {
-	p := Properties{Values: Object{}, Metadata: Object{}}
-	p.patch(values, desired, now)
-	return p
-}
+func newProperties() Properties { return Properties{Values: Object{}, Metadata: Object{}} }
 
-// patch merges a patch: members that are null are deleted. It bumps the version.
+// patch merges a patch, in which null deletes a member, and increments the version.
 func (p *Properties) patch(patch Object, desired bool, now time.Time) {
 	p.Version++
 	stamp := func() map[string]any {
@@ -93,21 +78,18 @@ func (p *Properties) patch(patch Object, desired bool, now time.Time) {
 	merge(p.Values, p.Metadata, patch, stamp)
 }
 
-// document gives the values with their $version and, if asked, $metadata.
+// document returns the values with their $version and, if wanted, their $metadata.
 func (p Properties) document(metadata bool) Object {
-	document := maps.Clone(p.Values)
-	if document == nil {
-		document = Object{}
-	}
+	document := Object{versionKey: p.Version}
+	maps.Copy(document, p.Values)
 	if metadata {
 		document[metadataKey] = p.Metadata
 	}
-	document[versionKey] = p.Version
 	return document
 }
 
-// merge applies patch to values, and stamps the metadata of what changed and of all
-// above it. stamp makes a new stamp.
+// merge applies patch to values, and stamps the metadata of what changed and of everything above it. stamp makes a new
+// stamp.
 func merge(values, metadata, patch map[string]any, stamp func() map[string]any) {
 	maps.Copy(metadata, stamp())
 	for key, value := range patch {
@@ -136,8 +118,8 @@ func merge(values, metadata, patch map[string]any, stamp func() map[string]any) 
 	}
 }
 
-// withoutSystem drops the two members that documents carry and patches must not set,
-// for there are clients that send back what they got.
+// withoutSystem drops the two members that documents have and patches must not set, because some clients send back what
+// they received.
 func withoutSystem(patch Object) Object {
 	patch = maps.Clone(patch)
 	delete(patch, metadataKey)
@@ -145,14 +127,13 @@ func withoutSystem(patch Object) Object {
 	return patch
 }
 
-// check tells what of a section breaks a limit. name is "tags", "properties.desired"
-// or "properties.reported".
+// check reports what in a section exceeds a limit. name is "tags", "properties.desired" or "properties.reported".
 func check(name string, section Object, maxBytes int) error {
 	if err := checkValue(name, map[string]any(section), 0); err != nil {
 		return err
 	}
 	if size := sizeOf(map[string]any(section)); size > maxBytes {
-		return fmt.Errorf("%s has %d bytes, more than the %d that IoT Hub takes", name, size, maxBytes)
+		return fmt.Errorf("%s has %d bytes, more than the %d that IoT Hub accepts", name, size, maxBytes)
 	}
 	return nil
 }
@@ -205,15 +186,15 @@ func checkKey(name, key string) error {
 		return fmt.Errorf("%s has a member name that is not UTF-8", name)
 	}
 	for _, r := range key {
-		if r == '.' || r == '$' || r == ' ' || r < 0x20 || r >= 0x7f && r <= 0x9f {
-			return fmt.Errorf("%s has a member name with %q: no dot, dollar, space or control character may be in one", name, r)
+		if strings.ContainsRune(".$ ", r) || unicode.IsControl(r) {
+			return fmt.Errorf("%s has a member name with %q: dots, dollar signs, spaces and control characters are not allowed", name, r)
 		}
 	}
 	return nil
 }
 
-// sizeOf counts as IoT Hub does: names and strings by length, 8 for a number, 4 for a
-// boolean, and what is nested by its parts.
+// sizeOf counts as IoT Hub does: names and strings by length, 8 for a number, 4 for a boolean, and the sum of the parts
+// for an object or array.
 func sizeOf(value any) int {
 	size := 0
 	switch value := value.(type) {

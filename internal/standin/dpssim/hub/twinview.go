@@ -1,8 +1,6 @@
 package hub
 
 import (
-	"encoding/json"
-
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
@@ -12,7 +10,7 @@ const (
 	disconnected = "Disconnected"
 )
 
-// Twin is a device's twin as the hub's service API gives it.
+// Twin is a device's twin as the hub's service API returns it.
 type Twin struct {
 	DeviceID                  string             `json:"deviceId"`
 	ETag                      string             `json:"etag"`
@@ -44,7 +42,7 @@ type Thumbprints struct {
 	Secondary *string `json:"secondaryThumbprint"`
 }
 
-// Device is a device's identity as the hub's service API gives it, keys included.
+// Device is a device's identity as the hub's service API returns it, including keys.
 type Device struct {
 	DeviceID                   string             `json:"deviceId"`
 	GenerationID               string             `json:"generationId"`
@@ -60,7 +58,7 @@ type Device struct {
 	Authentication             Authentication     `json:"authentication"`
 }
 
-// Authentication is how a device proves itself to its hub.
+// Authentication is how a device proves who it is to its hub.
 type Authentication struct {
 	SymmetricKey   Keys        `json:"symmetricKey"`
 	X509Thumbprint Thumbprints `json:"x509Thumbprint"`
@@ -73,64 +71,48 @@ type Keys struct {
 	Secondary *string `json:"secondaryKey"`
 }
 
-// Device gives the identity of a device.
+// Device returns the identity of a device.
 func (r *Registry) Device(hub, id string) (Device, error) {
-	var d device
-	err := r.store.View(func(tx *store.Tx) (err error) {
-		d, err = load(tx, hub, id)
-		return err
-	})
-	if err != nil {
-		return Device{}, err
-	}
-	return r.deviceOf(hub, d), nil
+	d, err := r.read(hub, id)
+	return r.deviceOf(hub, d), err
 }
 
-// Twin gives the twin of a device.
+// Twin returns the twin of a device.
 func (r *Registry) Twin(hub, id string) (Twin, error) {
-	var d device
-	err := r.store.View(func(tx *store.Tx) (err error) {
-		d, err = load(tx, hub, id)
-		return err
-	})
-	if err != nil {
-		return Twin{}, err
-	}
-	return r.twinOf(hub, d), nil
+	d, err := r.read(hub, id)
+	return r.twinOf(hub, d), err
 }
 
-// Twins gives up to most twins of a hub in the order of their device IDs, after the
-// ID that is given, "" for the first; next is what to give for the rest, "" if there
-// is none.
-func (r *Registry) Twins(hub, after string, most int) (twins []Twin, next string, err error) {
+// Twins returns up to limit twins of a hub in the order of their device IDs, starting after an ID, "" for the first.
+// next is the ID to continue after, "" at the end.
+func (r *Registry) Twins(hub, after string, limit int) (twins []Twin, next string, err error) {
 	twins = []Twin{}
-	err = r.each(hub, after, most, func(d device) { twins = append(twins, r.twinOf(hub, d)) }, &next)
+	err = r.each(hub, after, limit, func(d device) { twins = append(twins, r.twinOf(hub, d)) }, &next)
 	return twins, next, err
 }
 
-// Devices gives identities as Twins gives twins.
-func (r *Registry) Devices(hub, after string, most int) (devices []Device, next string, err error) {
+// Devices returns identities as Twins returns twins.
+func (r *Registry) Devices(hub, after string, limit int) (devices []Device, next string, err error) {
 	devices = []Device{}
-	err = r.each(hub, after, most, func(d device) { devices = append(devices, r.deviceOf(hub, d)) }, &next)
+	err = r.each(hub, after, limit, func(d device) { devices = append(devices, r.deviceOf(hub, d)) }, &next)
 	return devices, next, err
 }
 
-func (r *Registry) each(hub, after string, most int, f func(device), next *string) error {
+func (r *Registry) each(hub, after string, limit int, f func(device), next *string) error {
 	return r.store.View(func(tx *store.Tx) error {
 		n, last := 0, ""
-		return tx.Range(bucket(hub), after, func(id string, data json.RawMessage) (bool, error) {
-			if n == most {
+		for d, err := range store.All[device](tx, bucket(hub), after) {
+			if err != nil {
+				return err
+			}
+			if n == limit {
 				*next = last
-				return false, nil
+				break
 			}
-			var d device
-			if err := json.Unmarshal(data, &d); err != nil {
-				return false, err
-			}
-			f(d)
-			n, last = n+1, id
-			return true, nil
-		})
+			f(d.Value)
+			n, last = n+1, d.Key
+		}
+		return nil
 	})
 }
 

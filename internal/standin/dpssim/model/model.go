@@ -1,6 +1,5 @@
-// Package model holds what goes over the wire between devices, service clients,
-// DPS and a custom-allocation webhook. Member names and their order are those of
-// DPS's data-plane specification (2021-10-01) and of captured requests.
+// Package model holds what devices, service clients, DPS and a custom-allocation webhook send each other. Member names
+// and their order are those of DPS's data-plane specification (2021-10-01) and of captured requests.
 package model
 
 import (
@@ -12,7 +11,6 @@ import (
 
 // Kinds of attestation.
 const (
-	AttestationNone         = "none"
 	AttestationTPM          = "tpm"
 	AttestationX509         = "x509"
 	AttestationSymmetricKey = "symmetricKey"
@@ -28,11 +26,10 @@ const (
 
 // States of a registration.
 const (
-	StatusUnassigned = "unassigned"
-	StatusAssigning  = "assigning"
-	StatusAssigned   = "assigned"
-	StatusFailed     = "failed"
-	StatusDisabled   = "disabled"
+	StatusAssigning = "assigning"
+	StatusAssigned  = "assigned"
+	StatusFailed    = "failed"
+	StatusDisabled  = "disabled"
 )
 
 // Substates of an assigned registration.
@@ -49,34 +46,18 @@ const (
 	ProvisioningDisabled = "disabled"
 )
 
-// Time is a point in time as DPS writes it: UTC, up to seven digits of a second,
-// trailing zeros cut.
+// Time is a point in time as DPS writes it: in UTC, with up to seven digits after the second and no trailing zeros.
 type Time struct{ time.Time }
 
-const timeLayout = "2006-01-02T15:04:05.9999999Z07:00"
-
-// MarshalText implements [encoding.TextMarshaler].
-func (t Time) MarshalText() ([]byte, error) { return t.UTC().AppendFormat(nil, timeLayout), nil }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (t *Time) UnmarshalText(text []byte) (err error) {
-	t.Time, err = time.Parse(time.RFC3339Nano, string(text))
-	return err
-}
-
-// MarshalJSON implements [json.Marshaler]; without it time.Time's would be taken.
+// MarshalJSON implements [json.Marshaler].
 func (t Time) MarshalJSON() ([]byte, error) {
-	text, _ := t.MarshalText()
-	return append(append([]byte{'"'}, text...), '"'), nil
+	return t.UTC().AppendFormat(nil, `"2006-01-02T15:04:05.9999999Z07:00"`), nil
 }
 
 // UnmarshalJSON implements [json.Unmarshaler].
-func (t *Time) UnmarshalJSON(data []byte) error {
-	var text string
-	if err := json.Unmarshal(data, &text); err != nil {
-		return err
-	}
-	return t.UnmarshalText([]byte(text))
+func (t *Time) UnmarshalJSON(data []byte) (err error) {
+	t.Time, err = time.Parse(`"`+time.RFC3339Nano+`"`, string(data))
+	return err
 }
 
 // Attestation says how a device proves who it is.
@@ -87,27 +68,27 @@ type Attestation struct {
 	SymmetricKey *SymmetricKey `json:"symmetricKey,omitzero"`
 }
 
-// TPM holds two TPM2B_PUBLIC in base64.
+// TPM holds two TPM2B_PUBLIC structures in base64.
 type TPM struct {
 	EndorsementKey string `json:"endorsementKey"`
 	StorageRootKey string `json:"storageRootKey,omitempty"`
 }
 
-// SymmetricKey holds keys in base64. Without keys it is {}, as in answers of DPS.
+// SymmetricKey holds keys in base64. Without keys it is {}, as in DPS's answers.
 type SymmetricKey struct {
 	PrimaryKey   string `json:"primaryKey,omitempty"`
 	SecondaryKey string `json:"secondaryKey,omitempty"`
 }
 
-// X509 names the certificates of an individual enrollment (client), of a group
-// (signing), or the CA certificates that were uploaded to DPS, by name.
+// X509 names the certificates of an individual enrollment (client) or of a group (signing), or the CA certificates that
+// were uploaded to DPS, by name.
 type X509 struct {
 	ClientCertificates  *X509Certificates `json:"clientCertificates,omitzero"`
 	SigningCertificates *X509Certificates `json:"signingCertificates,omitzero"`
 	CAReferences        *X509CAReferences `json:"caReferences,omitzero"`
 }
 
-// X509Certificates are up to two certificates, either of which will do.
+// X509Certificates are up to two certificates, either of which is enough.
 type X509Certificates struct {
 	Primary   *X509Certificate `json:"primary,omitzero"`
 	Secondary *X509Certificate `json:"secondary,omitzero"`
@@ -119,14 +100,14 @@ type X509CAReferences struct {
 	Secondary string `json:"secondary,omitempty"`
 }
 
-// X509Certificate is a certificate, in PEM or as base64 of DER, and what DPS reads from it.
-// DPS never gives the certificate back.
+// X509Certificate is a certificate, in PEM or as DER in base64, and what DPS reads from it. DPS never returns the
+// certificate itself.
 type X509Certificate struct {
 	Certificate string               `json:"certificate,omitempty"`
 	Info        *X509CertificateInfo `json:"info,omitzero"`
 }
 
-// X509CertificateInfo is what DPS tells of a certificate; thumbprints are upper-case hex.
+// X509CertificateInfo is what DPS reports about a certificate; thumbprints are upper-case hex.
 type X509CertificateInfo struct {
 	SubjectName      string `json:"subjectName"`
 	SHA1Thumbprint   string `json:"sha1Thumbprint"`
@@ -155,7 +136,7 @@ type CustomAllocationDefinition struct {
 	APIVersion string `json:"apiVersion"`
 }
 
-// InitialTwin is what a device's twin starts with; both parts are free JSON objects.
+// InitialTwin is what a device's twin starts with; both parts are arbitrary JSON objects.
 type InitialTwin struct {
 	Tags       json.RawMessage `json:"tags,omitzero"`
 	Properties *TwinProperties `json:"properties,omitzero"`
@@ -166,25 +147,38 @@ type TwinProperties struct {
 	Desired json.RawMessage `json:"desired,omitzero"`
 }
 
+// Record is an enrollment of either kind: an *[IndividualEnrollment] or an *[EnrollmentGroup].
+type Record interface {
+	// ID is the field that names the enrollment.
+	ID() *string
+	// Common is the part that both kinds have.
+	Common() *Enrollment
+}
+
 // IndividualEnrollment enrolls one device.
 type IndividualEnrollment struct {
 	RegistrationID            string                   `json:"registrationId"`
 	DeviceID                  string                   `json:"deviceId,omitempty"`
 	RegistrationState         *DeviceRegistrationState `json:"registrationState,omitzero"`
 	OptionalDeviceInformation json.RawMessage          `json:"optionalDeviceInformation,omitzero"`
-	Attestation               Attestation              `json:"attestation"`
 	Enrollment
 }
+
+// ID implements [Record].
+func (e *IndividualEnrollment) ID() *string { return &e.RegistrationID }
 
 // EnrollmentGroup enrolls all devices that a key or a certificate vouches for.
 type EnrollmentGroup struct {
-	EnrollmentGroupID string      `json:"enrollmentGroupId"`
-	Attestation       Attestation `json:"attestation"`
+	EnrollmentGroupID string `json:"enrollmentGroupId"`
 	Enrollment
 }
 
+// ID implements [Record].
+func (g *EnrollmentGroup) ID() *string { return &g.EnrollmentGroupID }
+
 // Enrollment is what both kinds of enrollment have. DPS leaves out what is not set.
 type Enrollment struct {
+	Attestation                Attestation                 `json:"attestation"`
 	Capabilities               *Capabilities               `json:"capabilities,omitzero"`
 	IotHubHostName             string                      `json:"iotHubHostName,omitempty"`
 	InitialTwin                *InitialTwin                `json:"initialTwin,omitzero"`
@@ -196,16 +190,18 @@ type Enrollment struct {
 	AllocationPolicy           string                      `json:"allocationPolicy,omitempty"`
 	IotHubs                    []string                    `json:"iotHubs,omitzero"`
 	CustomAllocationDefinition *CustomAllocationDefinition `json:"customAllocationDefinition,omitzero"`
-	// Unknown holds members that this package does not know, such as those of
-	// later API versions: they come back as they came in.
+	// Unknown holds members that this package does not know, such as those of later API versions: DPS returns them as
+	// they were sent.
 	Unknown map[string]json.RawMessage `json:",embed"`
 }
 
-// The options under which records are read as DPS reads them, in any case of
-// letters, and written in one order.
+// Common implements [Record].
+func (e *Enrollment) Common() *Enrollment { return e }
+
+// DPS reads names in any case. Records are written with their members in one order.
 var (
-	readOptions  = jsonv2.JoinOptions(jsonv2.MatchCaseInsensitiveNames(true))
-	writeOptions = jsonv2.JoinOptions(jsonv2.Deterministic(true))
+	readOptions  = jsonv2.MatchCaseInsensitiveNames(true)
+	writeOptions = jsonv2.Deterministic(true)
 )
 
 // MarshalJSON implements [json.Marshaler].
@@ -270,14 +266,14 @@ type DeviceRegistrationState struct {
 	Payload                json.RawMessage                 `json:"payload,omitzero"`
 }
 
-// X509RegistrationResult tells a device which certificate DPS saw.
+// X509RegistrationResult says which certificate DPS saw.
 type X509RegistrationResult struct {
 	CertificateInfo        *X509CertificateInfo `json:"certificateInfo,omitzero"`
 	EnrollmentGroupID      string               `json:"enrollmentGroupId,omitempty"`
 	SigningCertificateInfo *X509CertificateInfo `json:"signingCertificateInfo,omitzero"`
 }
 
-// TPMRegistrationResult carries the device key for the hub, readable by the device's TPM alone.
+// TPMRegistrationResult carries the device's key for the hub, which only the device's TPM can read.
 type TPMRegistrationResult struct {
 	AuthenticationKey string `json:"authenticationKey"`
 }
@@ -311,10 +307,10 @@ type AllocationRequest struct {
 	LinkedHubs           []string              `json:"linkedHubs"`
 }
 
-// DeviceRuntimeContext is what DPS knows of the device that registers.
+// DeviceRuntimeContext is what DPS knows about the device that registers.
 type DeviceRuntimeContext struct {
 	RegistrationID string `json:"registrationId"`
-	// CurrentIotHubHostName and CurrentDeviceID are there after the first assignment.
+	// CurrentIotHubHostName and CurrentDeviceID are set once the device was assigned.
 	CurrentIotHubHostName string          `json:"currentIotHubHostName,omitempty"`
 	CurrentDeviceID       string          `json:"currentDeviceId,omitempty"`
 	SymmetricKey          *SymmetricKey   `json:"symmetricKey,omitzero"` // always {}
@@ -323,7 +319,7 @@ type DeviceRuntimeContext struct {
 	Payload               json.RawMessage `json:"payload,omitzero"`
 }
 
-// X509Device is the certificate that the device showed.
+// X509Device is the certificate that the device presented.
 type X509Device struct {
 	ClientCertificate []byte `json:"clientCertificate"` // DER, in JSON as base64
 }
@@ -341,8 +337,7 @@ func (r *AllocationResponse) UnmarshalJSON(data []byte) error {
 	return jsonv2.Unmarshal(data, (*response)(r), readOptions)
 }
 
-// BulkOperation asks for up to ten changes of enrollments; Mode is create,
-// update, updateIfMatchETag or delete.
+// BulkOperation asks for up to ten changes of enrollments; Mode is create, update, updateIfMatchETag or delete.
 type BulkOperation struct {
 	Mode             string                 `json:"mode"`
 	Enrollments      []IndividualEnrollment `json:"enrollments,omitzero"`
@@ -361,7 +356,7 @@ type BulkResult struct {
 	Errors       []BulkError `json:"errors"`
 }
 
-// BulkError is one change that was refused. Of the ids, one is set.
+// BulkError is one change that was refused. One of the two IDs is set.
 type BulkError struct {
 	RegistrationID    string `json:"registrationId,omitempty"`
 	EnrollmentGroupID string `json:"enrollmentGroupId,omitempty"`
@@ -374,14 +369,12 @@ type Query struct {
 	Query string `json:"query"`
 }
 
-// DeviceIdentity is what DPS writes to a hub for a device. Either the keys or
-// the thumbprints are set.
+// DeviceIdentity is what DPS writes to a hub for a device. Either the keys or the thumbprints are set.
 type DeviceIdentity struct {
 	DeviceID     string        `json:"deviceId"`
 	SymmetricKey *SymmetricKey `json:"symmetricKey,omitzero"` // base64
-	// PrimaryThumbprint and SecondaryThumbprint are SHA-1 or SHA-256 of the
-	// device's certificates in upper-case hex. DPS writes that of the leaf that
-	// the device registered with.
+	// PrimaryThumbprint and SecondaryThumbprint are SHA-1 or SHA-256 of the device's certificates in upper-case hex.
+	// DPS writes that of the leaf certificate that the device registered with.
 	PrimaryThumbprint   string `json:"primaryThumbprint,omitempty"`
 	SecondaryThumbprint string `json:"secondaryThumbprint,omitempty"`
 	IoTEdge             bool   `json:"iotEdge,omitempty"`

@@ -37,8 +37,7 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// TestEveryMemberOfTheSpecification reads the example that has all of them and
-// writes the same, in the same order.
+// TestEveryMemberOfTheSpecification reads the example that has all of them and writes the same, in the same order.
 func TestEveryMemberOfTheSpecification(t *testing.T) {
 	t.Parallel()
 	document, err := os.ReadFile("testdata/individualEnrollment-2021-10-01-maximum.json")

@@ -25,9 +25,9 @@ import (
 )
 
 const (
-	connectTimeout = 30 * time.Second // for the handshake and for the CONNECT, each
+	connectTimeout = 30 * time.Second // for the handshake, and again for the CONNECT
 	writeTimeout   = 30 * time.Second
-	maxPacket      = 256 << 10 // what IoT Hub takes
+	maxPacket      = 256 << 10 // IoT Hub's limit
 	maxHeader      = 5
 	maxFilters     = 64 // subscriptions of one connection; SDKs have five
 )
@@ -41,13 +41,13 @@ const (
 	notAuthorized     = 5
 )
 
-// The most QoS that DPS and IoT Hub have, and what a SUBACK says of a refused filter.
+// The highest QoS of DPS and IoT Hub, and the code of a refused filter in a SUBACK.
 const (
 	maxQoS        = 1
 	refusedFilter = 0x80
 )
 
-// conn is one connection, after its CONNECT was taken.
+// conn is one connection.
 type conn struct {
 	server  *Server
 	net     net.Conn
@@ -56,7 +56,7 @@ type conn struct {
 	caller  dpssim.Caller
 	session *hub.Session // nil for DPS
 
-	mu       sync.Mutex // over the rest, and over writing
+	mu       sync.Mutex // for the fields below, and for writing
 	granted  map[string]byte
 	packetID uint16
 }
@@ -68,7 +68,7 @@ func (s *Server) serveConn(nc net.Conn, certificates []*x509.Certificate, transp
 	defer nc.Close()
 	c := &conn{server: s, net: nc, reader: bufio.NewReaderSize(nc, 2<<10), granted: map[string]byte{}}
 	c.caller.Certificates, c.caller.Transport = certificates, transport
-	keepAlive, err := c.connect(s.ctx)
+	keepAlive, err := c.connect()
 	log := s.log.With("remote", nc.RemoteAddr().String(), "transport", transport)
 	if err != nil {
 		log.Debug("MQTT: CONNECT refused", "error", err)
@@ -81,12 +81,12 @@ func (s *Server) serveConn(nc net.Conn, certificates []*x509.Certificate, transp
 		defer c.session.Close()
 	}
 	log.Debug("MQTT: connected", "hub", c.user.hub, "device_id", c.user.deviceID, "registration_id", c.user.registrationID)
-	err = c.serve(s.ctx, keepAlive)
+	err = c.serve(keepAlive)
 	log.Debug("MQTT: disconnected", "error", err)
 }
 
-// connect takes the CONNECT, checks who it is and answers.
-func (c *conn) connect(ctx context.Context) (keepAlive time.Duration, err error) {
+// connect reads the CONNECT, authenticates the device and answers.
+func (c *conn) connect() (keepAlive time.Duration, err error) {
 	if err := c.net.SetReadDeadline(time.Now().Add(connectTimeout)); err != nil {
 		return 0, err
 	}
@@ -95,23 +95,21 @@ func (c *conn) connect(ctx context.Context) (keepAlive time.Duration, err error)
 		return 0, err
 	}
 	if pk.FixedHeader.Type != packets.Connect {
-		return 0, errors.New("the first packet is no CONNECT")
+		return 0, errors.New("the first packet is not a CONNECT")
 	}
-	code, err := c.admit(ctx, pk)
+	code, err := c.admit(pk)
 	if err != nil {
-		return 0, errors.Join(err, c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: code}))
+		return 0, errors.Join(err, c.write(packets.Connack, packets.Packet{ReasonCode: code}))
 	}
-	if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: accepted}); err != nil {
-		if c.session != nil {
-			c.session.Close()
-		}
-		return 0, err
+	err = c.write(packets.Connack, packets.Packet{ReasonCode: accepted})
+	if err != nil && c.session != nil {
+		c.session.Close()
 	}
-	return time.Duration(pk.Connect.Keepalive) * time.Second, nil
+	return time.Duration(pk.Connect.Keepalive) * time.Second, err
 }
 
-// admit gives the code of the CONNACK, and an error if it is a refusal.
-func (c *conn) admit(ctx context.Context, pk packets.Packet) (code byte, err error) {
+// admit returns the code of the CONNACK, and an error if it is a refusal.
+func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 	start := time.Now()
 	refuse := func(code byte, status int, err error) (byte, error) {
 		c.record(dpssim.KindConnect, "CONNECT", "", start, nil, status, nil, err)
@@ -144,21 +142,19 @@ func (c *conn) admit(ctx context.Context, pk packets.Packet) (code byte, err err
 		return refuse(badIdentifier, http.StatusBadRequest, errors.New("the client ID is not the registration ID of the user name"))
 	}
 	c.caller.IDScope, c.caller.RegistrationID = c.user.idScope, c.user.registrationID
-	c.caller.APIVersion, c.caller.ClientVersion = c.user.apiVersion, c.user.clientVersion
-	err = c.server.provisioner.Authenticate(ctx, c.caller) // which records the call
-	var refused *dpssim.APIError
-	switch {
-	case err == nil:
+	c.caller.APIVersion = c.user.apiVersion
+	err = c.server.service.Authenticate(c.caller) // which records the call
+	if err == nil {
 		return accepted, nil
-	case errors.As(err, &refused) && refused.Status < http.StatusTooManyRequests:
-		return notAuthorized, err
-	default:
-		return serverUnavailable, err
 	}
+	if refused, _ := dpssim.Answer(err); refused.Status < http.StatusTooManyRequests {
+		return notAuthorized, err
+	}
+	return serverUnavailable, err
 }
 
 // serve answers packets until the connection ends.
-func (c *conn) serve(ctx context.Context, keepAlive time.Duration) error {
+func (c *conn) serve(keepAlive time.Duration) error {
 	for {
 		deadline := time.Time{}
 		if keepAlive > 0 {
@@ -173,16 +169,16 @@ func (c *conn) serve(ctx context.Context, keepAlive time.Duration) error {
 		}
 		switch pk.FixedHeader.Type {
 		case packets.Publish:
-			err = c.publish(ctx, pk)
+			err = c.publish(pk)
 		case packets.Subscribe:
 			err = c.subscribe(pk)
 		case packets.Unsubscribe:
 			err = c.unsubscribe(pk)
 		case packets.Pingreq:
-			err = c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}})
+			err = c.write(packets.Pingresp, packets.Packet{})
 		case packets.Puback:
-			// Nothing is sent twice: a connection that breaks loses its answers, and
-			// the client asks again.
+			// Nothing is sent twice: if the connection breaks, its answers are lost and the client repeats its
+			// requests.
 		case packets.Disconnect:
 			return nil
 		default:
@@ -209,7 +205,7 @@ func (c *conn) subscribe(pk packets.Packet) error {
 		c.granted[filter.Filter] = codes[i]
 	}
 	c.mu.Unlock()
-	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Suback}, PacketID: pk.PacketID, ReasonCodes: codes})
+	return c.write(packets.Suback, packets.Packet{PacketID: pk.PacketID, ReasonCodes: codes})
 }
 
 func (c *conn) unsubscribe(pk packets.Packet) error {
@@ -221,18 +217,18 @@ func (c *conn) unsubscribe(pk packets.Packet) error {
 		delete(c.granted, filter.Filter)
 	}
 	c.mu.Unlock()
-	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Unsuback}, PacketID: pk.PacketID})
+	return c.write(packets.Unsuback, packets.Packet{PacketID: pk.PacketID})
 }
 
-// publish takes a request: acknowledges it, then answers. An error ends the
-// connection, which is how DPS and IoT Hub answer a topic that they do not know.
-func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
+// publish acknowledges a request, then answers it. An error ends the connection, which is how DPS and IoT Hub answer an
+// unknown topic.
+func (c *conn) publish(pk packets.Packet) error {
 	if code := pk.PublishValidate(0); code != packets.CodeSuccess {
 		return code
 	}
 	r, err := c.user.parseTopic(pk.TopicName)
 	if pk.FixedHeader.Qos > maxQoS {
-		err = errors.New("QoS 2, which neither DPS nor IoT Hub takes")
+		err = errors.New("neither DPS nor IoT Hub supports QoS 2")
 	}
 	if err != nil {
 		kind := dpssim.KindHub
@@ -244,18 +240,17 @@ func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
 		return err
 	}
 	if pk.FixedHeader.Qos == 1 {
-		if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}); err != nil {
+		if err := c.write(packets.Puback, packets.Packet{PacketID: pk.PacketID}); err != nil {
 			return err
 		}
 	}
-	switch r.kind {
-	case register:
-		return c.register(ctx, r, pk.Payload)
-	case operation:
-		caller := c.caller
-		status, err := c.server.provisioner.Operation(ctx, caller, r.operationID)
+	switch r.topic {
+	case registerTopic:
+		return c.register(r, pk.Payload)
+	case operationTopic:
+		status, err := c.server.service.Operation(c.caller, r.operationID)
 		return c.answerOperation(r, status, err)
-	case twinGet:
+	case twinGetTopic:
 		start := time.Now()
 		twin, err := c.server.hubs.DeviceTwin(c.user.hub, c.user.deviceID)
 		c.record(dpssim.KindHub, "GET", twinGetTopic, start, nil, statusOf(err), twin, err)
@@ -263,7 +258,7 @@ func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
 			return c.refuseTwin(r, err)
 		}
 		return c.send(twinResponses, r.responseTopic(http.StatusOK, 0), twin)
-	case twinReported:
+	case twinReportedTopic:
 		start := time.Now()
 		version, err := c.server.hubs.UpdateReported(c.user.hub, c.user.deviceID, pk.Payload)
 		status := statusOf(err)
@@ -275,37 +270,22 @@ func (c *conn) publish(ctx context.Context, pk packets.Packet) error {
 			return c.refuseTwin(r, err)
 		}
 		return c.send(twinResponses, r.responseTopic(http.StatusNoContent, 0)+"&$version="+strconv.FormatInt(version, 10), nil)
-	case telemetry:
-		c.session.CountMessage()
 	}
 	return nil
 }
 
-func (c *conn) register(ctx context.Context, r request, body []byte) error {
-	var registration model.RegistrationRequest
-	if len(body) > dpssim.MaxMessage {
-		refused := &dpssim.APIError{Status: http.StatusRequestEntityTooLarge, Code: dpssim.CodeTooLarge,
-			Message: "The body is longer than " + strconv.Itoa(dpssim.MaxMessage) + " bytes."}
-		c.record(dpssim.KindRegister, "", "", time.Now(), nil, refused.Status, nil, refused)
-		return c.answerOperation(r, model.RegistrationOperationStatus{}, refused)
+func (c *conn) register(r request, body []byte) error {
+	registration, err := dpssim.ParseRequest(body)
+	if err != nil {
+		refused, _ := dpssim.Answer(err)
+		c.record(dpssim.KindRegister, "", "", time.Now(), body, refused.Status, nil, err)
+		return c.answerOperation(r, model.RegistrationOperationStatus{}, err)
 	}
-	if len(bytes.TrimSpace(body)) > 0 {
-		if err := json.Unmarshal(body, &registration); err != nil {
-			refused := &dpssim.APIError{
-				Status: http.StatusBadRequest, Code: dpssim.CodeInvalidArgument, Message: "The registration request is not as expected: " + err.Error(),
-			}
-			c.record(dpssim.KindRegister, "", "", time.Now(), body, refused.Status, nil, refused)
-			return c.answerOperation(r, model.RegistrationOperationStatus{}, refused)
-		}
-	}
-	caller := c.caller
-	caller.ForceRegistration = r.force
-	status, err := c.server.provisioner.Register(ctx, caller, registration)
+	status, err := c.server.service.Register(c.caller, registration)
 	return c.answerOperation(r, status, err)
 }
 
-// answerOperation answers 202 while DPS still assigns, 200 when it has done, and what
-// the error says otherwise.
+// answerOperation answers 202 while DPS assigns, 200 when it is done, and with the error otherwise.
 func (c *conn) answerOperation(r request, status model.RegistrationOperationStatus, err error) error {
 	if err != nil {
 		refused, body := dpssim.Answer(err)
@@ -313,18 +293,17 @@ func (c *conn) answerOperation(r request, status model.RegistrationOperationStat
 	}
 	code, retryAfter := dpssim.RegisterStatus(status), time.Duration(0)
 	if code == http.StatusAccepted {
-		retryAfter = c.server.provisioner.RetryAfter()
+		retryAfter = c.server.service.RetryAfter()
 	}
 	return c.sendJSON(dpsResponses, r.responseTopic(code, retryAfter), status)
 }
 
-// record puts a call into the journal. What the device and its hub say to each other
-// goes by the name of a URL, though it is none: mqtts://{hub}/{deviceId}/{topic}.
+// record puts a call into the journal. The URL of a call to a hub has the form mqtts://{hub}/{deviceId}/{topic}.
 func (c *conn) record(kind, method, topic string, start time.Time, request []byte, status int, response []byte, err error) {
 	entry := dpssim.Entry{
 		Time: model.Time{Time: start}, Kind: kind, Transport: c.caller.Transport, RegistrationID: c.user.registrationID,
 		Method: method, Request: dpssim.Mask(request), Status: status, Response: dpssim.Mask(response),
-		DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+		DurationMS: dpssim.Milliseconds(time.Since(start)),
 	}
 	if c.user.hub != "" {
 		topic = "mqtts://" + c.user.hub + "/" + c.user.deviceID + "/" + topic
@@ -333,37 +312,31 @@ func (c *conn) record(kind, method, topic string, start time.Time, request []byt
 	if err != nil {
 		entry.Error = err.Error()
 	}
-	c.server.provisioner.Record(entry)
+	c.server.service.Record(entry)
 }
 
-// statusOf is the HTTP status that stands for a hub's error, 200 for none.
+// statusOf is the HTTP status for a hub's error, 200 for none.
 func statusOf(err error) int {
-	var refused *hub.Error
-	switch {
-	case err == nil:
+	if err == nil {
 		return http.StatusOK
-	case errors.As(err, &refused):
-		return refused.Status
 	}
-	return http.StatusInternalServerError
+	return hub.AsError(err).Status
 }
 
-// refuseTwin answers what the device did wrong. If the device is gone from the hub,
-// the connection ends.
+// refuseTwin answers what the device did wrong. If the device no longer exists on the hub, the connection ends.
 func (c *conn) refuseTwin(r request, err error) error {
-	refused := &hub.Error{Status: http.StatusInternalServerError, Code: "ServerError", Message: "the state cannot be read or written"}
-	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+	refused := hub.AsError(err)
+	if refused.Status == http.StatusNotFound {
 		return err
 	}
 	return c.sendJSON(twinResponses, r.responseTopic(refused.Status, 0), map[string]string{
 		"message":      refused.Code + ": " + refused.Message,
 		"trackingId":   uuid.NewString(),
-		"timestampUtc": c.server.now().UTC().Format(time.RFC3339),
+		"timestampUtc": time.Now().UTC().Format(time.RFC3339),
 	})
 }
 
-// push sends changes of desired properties until the session ends, by either side,
-// and ends the connection with it.
+// push sends changes of desired properties until either side ends the session, then ends the connection.
 func (c *conn) push() {
 	for change := range c.session.Desired {
 		topic := twinDesiredTopic + "?$version=" + strconv.FormatInt(change.Version, 10)
@@ -381,12 +354,12 @@ func (c *conn) push() {
 func (c *conn) sendJSON(prefix, topic string, body any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
-		return fmt.Errorf("encoding an answer: %w", err)
+		return fmt.Errorf("encode an answer: %w", err)
 	}
 	return c.send(prefix, topic, data)
 }
 
-// send publishes to this device, if it subscribed to prefix and all below.
+// send publishes to this device, if it subscribed to prefix#.
 func (c *conn) send(prefix, topic string, body []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -404,41 +377,27 @@ func (c *conn) send(prefix, topic string, body []byte) error {
 	return c.writeLocked(pk)
 }
 
-func (c *conn) write(pk packets.Packet) error {
+func (c *conn) write(kind byte, pk packets.Packet) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	pk.FixedHeader.Type = kind
 	return c.writeLocked(pk)
 }
 
 func (c *conn) writeLocked(pk packets.Packet) error {
 	pk.ProtocolVersion = 4
 	var buffer bytes.Buffer
-	var err error
-	switch pk.FixedHeader.Type {
-	case packets.Connack:
-		err = pk.ConnackEncode(&buffer)
-	case packets.Publish:
-		err = pk.PublishEncode(&buffer)
-	case packets.Puback:
-		err = pk.PubackEncode(&buffer)
-	case packets.Suback:
-		err = pk.SubackEncode(&buffer)
-	case packets.Unsuback:
-		err = pk.UnsubackEncode(&buffer)
-	case packets.Pingresp:
-		err = pk.PingrespEncode(&buffer)
-	}
-	if err != nil {
-		return fmt.Errorf("encoding a %s: %w", packets.PacketNames[pk.FixedHeader.Type], err)
+	if err := encoders[pk.FixedHeader.Type](&pk, &buffer); err != nil {
+		return fmt.Errorf("encode a %s: %w", packets.PacketNames[pk.FixedHeader.Type], err)
 	}
 	if err := c.net.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	_, err = c.net.Write(buffer.Bytes())
+	_, err := c.net.Write(buffer.Bytes())
 	return err
 }
 
-// read gives the next packet.
+// read reads the next packet.
 func (c *conn) read() (packets.Packet, error) {
 	var header packets.FixedHeader
 	first, err := c.reader.ReadByte()
@@ -452,27 +411,32 @@ func (c *conn) read() (packets.Packet, error) {
 		return packets.Packet{}, err
 	}
 	if header.Remaining > maxPacket {
-		return packets.Packet{}, fmt.Errorf("a packet of %d bytes, more than %d", header.Remaining, maxPacket)
+		return packets.Packet{}, fmt.Errorf("a packet has %d bytes, more than %d", header.Remaining, maxPacket)
 	}
 	body := make([]byte, header.Remaining)
 	if _, err := io.ReadFull(c.reader, body); err != nil {
 		return packets.Packet{}, err
 	}
 	pk := packets.Packet{FixedHeader: header, ProtocolVersion: 4}
-	switch header.Type {
-	case packets.Connect:
-		err = pk.ConnectDecode(body)
-	case packets.Publish:
-		err = pk.PublishDecode(body)
-	case packets.Puback:
-		err = pk.PubackDecode(body)
-	case packets.Subscribe:
-		err = pk.SubscribeDecode(body)
-	case packets.Unsubscribe:
-		err = pk.UnsubscribeDecode(body)
-	case packets.Pingreq, packets.Disconnect:
-	default:
-		err = fmt.Errorf("a %s is not expected from a client", packets.PacketNames[header.Type])
+	decode, known := decoders[header.Type]
+	if !known {
+		return pk, fmt.Errorf("a %s is not expected from a client", packets.PacketNames[header.Type])
 	}
-	return pk, err
+	return pk, decode(&pk, body)
 }
+
+// The packets that a server sends and that it receives.
+var (
+	encoders = map[byte]func(*packets.Packet, *bytes.Buffer) error{
+		packets.Connack: (*packets.Packet).ConnackEncode, packets.Publish: (*packets.Packet).PublishEncode,
+		packets.Puback: (*packets.Packet).PubackEncode, packets.Suback: (*packets.Packet).SubackEncode,
+		packets.Unsuback: (*packets.Packet).UnsubackEncode, packets.Pingresp: (*packets.Packet).PingrespEncode,
+	}
+	decoders = map[byte]func(*packets.Packet, []byte) error{
+		packets.Connect: (*packets.Packet).ConnectDecode, packets.Publish: (*packets.Packet).PublishDecode,
+		packets.Puback: (*packets.Packet).PubackDecode, packets.Subscribe: (*packets.Packet).SubscribeDecode,
+		packets.Unsubscribe: (*packets.Packet).UnsubscribeDecode,
+		packets.Pingreq:     func(*packets.Packet, []byte) error { return nil },
+		packets.Disconnect:  func(*packets.Packet, []byte) error { return nil },
+	}
+)

@@ -2,7 +2,6 @@ package mqtt_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -16,8 +15,8 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
-	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/mqtt"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
@@ -53,27 +52,20 @@ func (p *pipes) dial() net.Conn {
 	return client
 }
 
-// open admits everyone.
-type open struct{}
-
-func (open) Authenticate(context.Context, dpssim.Caller) error { return nil }
-
-func (open) Register(context.Context, dpssim.Caller, model.RegistrationRequest) (model.RegistrationOperationStatus, error) {
-	return model.RegistrationOperationStatus{Status: model.StatusAssigning}, nil
-}
-
-func (open) Operation(context.Context, dpssim.Caller, string) (model.RegistrationOperationStatus, error) {
-	return model.RegistrationOperationStatus{Status: model.StatusAssigning}, nil
-}
-
-func (open) Record(dpssim.Entry) {}
-
-func (open) RetryAfter() time.Duration { return time.Second }
-
 // servePipes serves in memory until the test ends.
 func servePipes(t *testing.T) (listener *pipes, stop func()) {
 	t.Helper()
-	server := mqtt.New(open{}, hub.New(store.Memory(), time.Now), time.Now, slog.New(slog.DiscardHandler))
+	state := store.Memory()
+	hubs := hub.New(state, time.Now)
+	service, err := dpssim.New(dpssim.Config{IDScope: "0ne1", Hubs: []dpssim.LinkedHub{{HostName: hubA}}}, state, hubs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := keyGroup()
+	if err := service.Groups.Put(group.EnrollmentGroupID, &group, ""); err != nil {
+		t.Fatal(err)
+	}
+	server := mqtt.New(service, hubs, slog.New(slog.DiscardHandler))
 	listener = newPipes()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -87,6 +79,7 @@ func servePipes(t *testing.T) (listener *pipes, stop func()) {
 		if err := server.Serve(newPipes()); !errors.Is(err, mqtt.ErrClosed) {
 			t.Errorf("Serve after Close: %v", err)
 		}
+		service.Close()
 	}
 }
 
@@ -97,6 +90,8 @@ func connectPacket(keepAlive uint16, change func(*packets.Packet)) []byte {
 		Connect: packets.ConnectParams{
 			ProtocolName: []byte("MQTT"), Clean: true, Keepalive: keepAlive, ClientIdentifier: "d",
 			UsernameFlag: true, Username: []byte("0ne1/registrations/d/api-version=2019-03-31"),
+			PasswordFlag: true, Password: []byte(attest.NewToken(attest.DeviceResource("0ne1", "d"), attest.DeriveKey(groupKey, "d"),
+				time.Now().AddDate(1, 0, 0), attest.KeyNameRegistration)),
 		},
 	}
 	if change != nil {
@@ -242,8 +237,8 @@ func expect(t *testing.T, conn net.Conn, want []byte) {
 	}
 }
 
-// FuzzPackets sends a user name, a topic and then anything: the server must neither
-// fall nor answer anywhere but below the response topics, and it must always end.
+// FuzzPackets sends a user name, a topic and then anything: the server must neither fall nor answer anywhere but below
+// the response topics, and it must always end.
 func FuzzPackets(f *testing.F) {
 	f.Add("0ne1/registrations/d/api-version=2019-03-31&ClientVersion=x", "$dps/registrations/PUT/iotdps-register/?$rid=1", []byte(`{"registrationId":"d"}`))
 	f.Add("0ne1/registrations/d/api-version=1", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=%31&operationId=%2f", []byte{0xc0, 0})

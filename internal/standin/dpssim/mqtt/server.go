@@ -1,16 +1,13 @@
-// Package mqtt is the door for devices that speak MQTT 3.1.1, over TLS or over
-// WebSocket: the registration topics of DPS and the twin topics of IoT Hub. The user
-// name of the CONNECT says which of the two is meant.
+// Package mqtt is the entry point for devices that use MQTT 3.1.1, over TLS or over a WebSocket: the registration
+// topics of DPS and the twin topics of IoT Hub. The user name in the CONNECT says which of the two is meant.
 //
-// Both are calls with answers, never publish and subscribe between devices. So this
-// is no broker: an answer goes to the connection that asked, if it subscribed, and to
-// no other. A device may be connected to DPS and to its hub at the same time under
-// one client ID, as these are two services in Azure.
+// Both are calls with answers, and devices never exchange messages with each other. So this is not a broker: an answer
+// goes only to the connection that asked, if it subscribed. A device may be connected to DPS and to its hub at the same
+// time under one client ID, because in Azure these are two services.
 //
-// It differs from both in this: a session ends with its connection, whatever the
-// CONNECT asks; wills are dropped; nothing is sent a second time; MQTT 5 is refused;
-// and two connections to DPS under one registration ID stand side by side, so that it
-// shows how DPS takes two registrations at once.
+// It differs from both: a session ends with its connection, whatever the CONNECT asks for; wills are dropped; nothing
+// is sent a second time; MQTT 5 is refused; and two connections to DPS under one registration ID coexist, which shows
+// how DPS handles two registrations at once.
 package mqtt
 
 import (
@@ -30,29 +27,16 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
-	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
 // subprotocol is that of WebSocket.
 const subprotocol = "mqtt"
 
-// Provisioner is DPS itself: *dpssim.Service.
-type Provisioner interface {
-	Authenticate(context.Context, dpssim.Caller) error
-	Register(context.Context, dpssim.Caller, model.RegistrationRequest) (model.RegistrationOperationStatus, error)
-	Operation(ctx context.Context, caller dpssim.Caller, operationID string) (model.RegistrationOperationStatus, error)
-	RetryAfter() time.Duration
-	// Record takes what a device and its hub said to each other for the journal; the
-	// other calls are recorded by their methods.
-	Record(dpssim.Entry)
-}
-
 // Server serves the connections of devices. Make it with New, end it with Close.
 type Server struct {
-	provisioner Provisioner
-	hubs        *hub.Registry
-	log         *slog.Logger
-	now         func() time.Time // of answers' timestamps
+	service *dpssim.Service
+	hubs    *hub.Registry
+	log     *slog.Logger
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -63,10 +47,10 @@ type Server struct {
 	running   sync.WaitGroup
 }
 
-// New makes a server. Nothing secret is logged: failed TLS handshakes, mostly of
-// devices that do not trust the certificate, as warnings, connections at debug level.
-func New(provisioner Provisioner, hubs *hub.Registry, now func() time.Time, log *slog.Logger) *Server {
-	s := &Server{provisioner: provisioner, hubs: hubs, now: now, log: log, listeners: map[net.Listener]struct{}{}}
+// New makes a server. It logs failed TLS handshakes, mostly of devices that do not trust the certificate, as warnings,
+// and connections at debug level. It logs nothing secret.
+func New(service *dpssim.Service, hubs *hub.Registry, log *slog.Logger) *Server {
+	s := &Server{service: service, hubs: hubs, log: log, listeners: map[net.Listener]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -74,8 +58,8 @@ func New(provisioner Provisioner, hubs *hub.Registry, now func() time.Time, log 
 // ErrClosed is what Serve returns after Close.
 var ErrClosed = errors.New("the MQTT server is closed")
 
-// Serve takes connections until the listener fails or Close is called. The
-// connections should be TLS ones, from tls.NewListener or tls.Listen.
+// Serve accepts connections until the listener fails or Close is called. The connections should be TLS connections,
+// from tls.NewListener or tls.Listen.
 func (s *Server) Serve(listener net.Listener) error {
 	s.mu.Lock()
 	if s.closed {
@@ -99,7 +83,7 @@ func (s *Server) Serve(listener net.Listener) error {
 			if !errors.As(err, &timeout) || !timeout.Timeout() && !isTemporary(err) {
 				return fmt.Errorf("accepting MQTT connections: %w", err)
 			}
-			// Out of file descriptors, most likely: as net/http, wait and go on.
+			// Most likely there are no file descriptors left. Wait and continue, as net/http does.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			s.log.Warn("cannot accept an MQTT connection", "error", err, "pause", pause)
 			select {
@@ -120,7 +104,7 @@ func (s *Server) Serve(listener net.Listener) error {
 	}
 }
 
-// isTemporary tells of the errors after which accepting may go on.
+// isTemporary reports whether accepting may continue after an error.
 func isTemporary(err error) bool {
 	var temporary interface{ Temporary() bool }
 	return errors.As(err, &temporary) && temporary.Temporary()
@@ -136,11 +120,11 @@ func (s *Server) begin() bool {
 	return true
 }
 
-// Close ends all connections and waits for them. Listeners are closed with it.
+// Close closes the listeners, ends all connections and waits for them.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	s.cancel() // before the listeners: Serve tells by it why its Accept failed
+	s.cancel() // before the listeners close, so that Serve knows why its Accept fails
 	var err error
 	for listener := range s.listeners {
 		if e := listener.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
@@ -168,7 +152,7 @@ func (s *Server) serveTCP(conn net.Conn) {
 	s.serveConn(conn, certificates, dpssim.TransportMQTT)
 }
 
-// ServeHTTP takes MQTT over WebSocket. DPS and IoT Hub have it at /$iothub/websocket.
+// ServeHTTP serves MQTT over a WebSocket. DPS and IoT Hub have it at /$iothub/websocket.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	offered := false
 	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
@@ -177,7 +161,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if !offered {
-		http.Error(w, "this is MQTT over WebSocket: ask for the sub-protocol mqtt", http.StatusBadRequest)
+		http.Error(w, "this is MQTT over a WebSocket: request the sub-protocol mqtt", http.StatusBadRequest)
 		return
 	}
 	if !s.begin() {
@@ -185,8 +169,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.running.Done()
-	// Accept compares sub-protocols in any case of letters, and answers with the
-	// client's spelling. Devices have no origin.
+	// Accept ignores the case of sub-protocols and answers with the client's spelling. Devices send no origin.
 	socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{subprotocol}})
 	if err != nil {
 		s.log.Debug("MQTT: WebSocket refused", "remote", r.RemoteAddr, "error", err)

@@ -1,13 +1,12 @@
-// Package pki keeps the development certificates of the stand-in for DPS in a
-// folder: an authority for the server's certificate, which device SDKs are told to
-// trust, and another one for made-up devices.
+// Package pki keeps the development certificates of the stand-in for DPS in a folder: an authority for the server's
+// certificate, which device SDKs are configured to trust, and another one for made-up devices.
 //
-// The authority may only vouch for the stand-in's own names (X.509 name
-// constraints), so that whoever gets hold of its key cannot use a machine's trust in
-// it against other sites.
+// The server's authority may vouch only for the stand-in's own names (X.509 name constraints), so that a stolen key
+// cannot be used to impersonate other sites on machines that trust it.
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -23,55 +22,52 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 )
 
-// The files of a folder. A .key file holds a private key and its certificate, so
-// that the two are always written together.
+// The files of a folder. A .key file holds a private key and its certificate, so that the two are always written
+// together.
 const (
 	caFile        = "ca.pem"        // what SDKs trust
 	caKeyFile     = "ca.key"        // authority of the server's certificate
 	serverKeyFile = "server.key"    // the server's own
-	deviceCAFile  = "device-ca.pem" // what an enrollment group can name as signing certificate
+	deviceCAFile  = "device-ca.pem" // the signing certificate for an enrollment group
 	deviceKeyFile = "device-ca.key" // authority of made-up devices
 )
 
 const (
 	caLife     = 10 * 365 * 24 * time.Hour
-	caRenew    = 365 * 24 * time.Hour // left when an authority is renewed; longer than serverLife - serverRenew
-	serverLife = 397 * 24 * time.Hour // the longest that Apple's and Chrome's rules take
-	// serverRenew is long enough that a stand-in started on the last day still runs for months.
+	caRenew    = 365 * 24 * time.Hour // remaining life at which an authority is renewed; longer than serverLife - serverRenew
+	serverLife = 397 * 24 * time.Hour // the maximum that Apple and Chrome accept
+	// serverRenew is long enough that a stand-in started on the last day can run for months.
 	serverRenew = serverLife / 3
 	deviceLife  = 365 * 24 * time.Hour
-	// backdate lets clocks differ.
+	// backdate allows for clocks that differ.
 	backdate = time.Hour
 )
 
-// serverNames are the names that every server certificate holds.
-func serverNames() []string {
-	return []string{
-		"localhost", "127.0.0.1", "::1",
-		"global.azure-devices-provisioning.net", "*.azure-devices-provisioning.net", "*.azure-devices.net",
-	}
+// serverNames are the names in every server certificate.
+var serverNames = []string{
+	"localhost", "127.0.0.1", "::1",
+	"global.azure-devices-provisioning.net", "*.azure-devices-provisioning.net", "*.azure-devices.net",
 }
 
 // Authority is what a folder holds.
 type Authority struct {
-	server  tls.Certificate
-	root    *Issuer
-	devices *Issuer
-	dir     string
+	server        tls.Certificate
+	root, devices *Issuer
+	dir           string
 }
 
-// Load reads the certificates in dir and makes those that are missing, near their
-// end or, for the server's, without one of the hosts: names or IP addresses besides
-// localhost and Azure's. The folder is made with mode 0700, keys have mode 0600. Two
-// processes may load one folder at the same time.
+// Load reads the certificates in dir. It makes those that are missing or about to expire, and the server's if it lacks
+// one of the hosts: names or IP addresses besides localhost and Azure's. The folder is created with mode 0700, keys
+// with mode 0600. Two processes may load one folder at the same time.
 //
-// A renewed authority keeps its key and name: who trusts the certificate of before
-// goes on to trust the server until that certificate ends.
+// A renewed authority keeps its key and name: clients that trust the old certificate trust the server until that
+// certificate expires.
 func Load(dir string, hosts ...string) (*Authority, error) {
 	return LoadAt(time.Now(), dir, hosts...)
 }
@@ -79,49 +75,48 @@ func Load(dir string, hosts ...string) (*Authority, error) {
 // LoadAt is Load at a given time.
 func LoadAt(now time.Time, dir string, hosts ...string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the folder of certificates: %w", err)
+		return nil, fmt.Errorf("create the folder of certificates: %w", err)
 	}
-	names := serverNames()
+	names := slices.Clone(serverNames)
 	for _, host := range hosts {
-		if !validHost(host) {
+		if net.ParseIP(host) == nil && (len(host) > 253 || !hostNames.MatchString(host)) {
 			return nil, fmt.Errorf("host %q is neither a host name nor an IP address: give it without scheme and port", host)
 		}
 		if !slices.Contains(names, host) {
 			names = append(names, host)
 		}
 	}
-	root, err := loadIssuer(now, filepath.Join(dir, caKeyFile), "Usher development CA (not Azure)", names)
-	if err != nil {
+	a := &Authority{dir: dir}
+	var err error
+	if a.root, err = loadIssuer(now, filepath.Join(dir, caKeyFile), "Usher development CA (not Azure)", names); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		if !mayVouch(root.Certificate, name) {
-			return nil, fmt.Errorf("%s may not vouch for host %q: it was made without it. Remove the folder %s for a new authority, and let devices trust that",
+		if !mayVouch(a.root.Certificate, name) {
+			return nil, fmt.Errorf("%s may not vouch for host %q, because it was made without that host. Remove the folder %s to get a new authority, and make devices trust it",
 				filepath.Join(dir, caKeyFile), name, dir)
 		}
 	}
-	devices, err := loadIssuer(now, filepath.Join(dir, deviceKeyFile), "Usher development device CA", nil)
-	if err != nil {
+	if a.devices, err = loadIssuer(now, filepath.Join(dir, deviceKeyFile), "Usher development device CA", nil); err != nil {
 		return nil, err
 	}
-	a := &Authority{root: root, devices: devices, dir: dir}
-	for file, issuer := range map[string]*Issuer{caFile: root, deviceCAFile: devices} {
-		if err := writeIfOther(filepath.Join(dir, file), issuer.PEM()); err != nil {
+	for file, issuer := range map[string]*Issuer{a.CAFile(): a.root, a.DeviceCAFile(): a.devices} {
+		if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, issuer.PEM()) {
+			continue
+		}
+		if err := write(file, issuer.PEM(), 0o644, os.Rename); err != nil {
 			return nil, err
 		}
 	}
-	a.server, err = loadServer(now, filepath.Join(dir, serverKeyFile), root, names)
-	if err != nil {
-		return nil, err
-	}
-	return a, nil
+	a.server, err = loadServer(now, filepath.Join(dir, serverKeyFile), a.root, names)
+	return a, err
 }
 
-// CAFile is the path of the certificate that SDKs must trust, PEM.
+// CAFile is the path of the certificate that SDKs must trust, in PEM.
 func (a *Authority) CAFile() string { return filepath.Join(a.dir, caFile) }
 
-// DeviceCAFile is the path of the certificate that signs made-up devices, PEM: the
-// signing certificate for an X.509 enrollment group.
+// DeviceCAFile is the path of the certificate that signs made-up devices, in PEM: the signing certificate for an X.509
+// enrollment group.
 func (a *Authority) DeviceCAFile() string { return filepath.Join(a.dir, deviceCAFile) }
 
 // Pool holds the certificate that clients of the server must trust.
@@ -134,12 +129,8 @@ func (a *Authority) Pool() *x509.CertPool {
 // Devices issues certificates to made-up devices.
 func (a *Authority) Devices() *Issuer { return a.devices }
 
-// Issue makes a client certificate for a device: Devices().Issue.
-func (a *Authority) Issue(cn string) (tls.Certificate, error) { return a.devices.Issue(cn) }
-
-// ServerConfig is the TLS side of the stand-in's listeners. It asks for a client
-// certificate without verifying it, since that depends on the enrollment, and
-// devices with keys have none.
+// ServerConfig is the TLS configuration of the stand-in's listeners. It requests a client certificate without verifying
+// it, because verification depends on the enrollment, and devices with keys have no certificate.
 func (a *Authority) ServerConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{a.server},
@@ -155,121 +146,88 @@ type Issuer struct {
 	chain       [][]byte // certificates between an issued one and the root, without the root, DER
 }
 
-// NewRoot makes a root that is kept nowhere: a foreign authority for tests and
-// trials.
-func NewRoot(cn string) (*Issuer, error) { return newRoot(time.Now(), cn, nil, nil) }
-
 // Intermediate makes an authority below this one.
 func (i *Issuer) Intermediate(cn string) (*Issuer, error) {
-	key, err := newKey()
-	if err != nil {
-		return nil, err
-	}
 	template := authorityTemplate(time.Now(), cn)
-	template.NotAfter = earlier(template.NotAfter, i.Certificate.NotAfter)
-	certificate, err := sign(template, i.Certificate, key.Public(), i.key)
+	if i.Certificate.NotAfter.Before(template.NotAfter) {
+		template.NotAfter = i.Certificate.NotAfter
+	}
+	made, err := i.sign(template, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &Issuer{Certificate: certificate, key: key, chain: append([][]byte{certificate.Raw}, i.chain...)}, nil
+	return &Issuer{made.Leaf, made.PrivateKey.(crypto.Signer), made.Certificate}, nil
 }
 
-// Issue makes a client certificate for a device whose registration ID is cn, with a
-// new key and the chain up to the root, which it leaves out.
+// Issue makes a client certificate for a device whose registration ID is cn, with a new key and the chain up to the
+// root, which is left out.
 func (i *Issuer) Issue(cn string) (tls.Certificate, error) {
 	now := time.Now()
-	return i.IssueFor(cn, now.Add(-backdate), now.Add(deviceLife))
+	return i.IssueFor(pkix.Name{CommonName: cn}, now.Add(-backdate), now.Add(deviceLife))
 }
 
-// IssueFor is Issue for a given time, which may be over: expired certificates show
-// how they are refused.
-func (i *Issuer) IssueFor(cn string, notBefore, notAfter time.Time) (tls.Certificate, error) {
-	return i.IssueSubject(pkix.Name{CommonName: cn}, notBefore, notAfter)
-}
-
-// IssueSubject is IssueFor for a subject with more than a common name, such as the
-// organization that a rule reads.
-func (i *Issuer) IssueSubject(subject pkix.Name, notBefore, notAfter time.Time) (tls.Certificate, error) {
-	key, err := newKey()
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	certificate, err := sign(&x509.Certificate{
+// IssueFor is Issue for a subject with more than a common name, such as the organization that a rule reads, and for a
+// given time, which may be in the past: expired certificates show how they are refused.
+func (i *Issuer) IssueFor(subject pkix.Name, notBefore, notAfter time.Time) (tls.Certificate, error) {
+	return i.sign(&x509.Certificate{
 		Subject:     subject,
 		NotBefore:   notBefore,
 		NotAfter:    notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, i.Certificate, key.Public(), i.key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: append([][]byte{certificate.Raw}, i.chain...), PrivateKey: key, Leaf: certificate}, nil
+	}, nil)
 }
 
 // PEM is the certificate, never the key.
 func (i *Issuer) PEM() []byte { return certificatePEM(i.Certificate.Raw) }
 
-// Encode gives a certificate with its chain and its key as PEM, as SDKs take them.
+// Encode returns a certificate with its chain, and its key, in PEM, which SDKs read.
 func Encode(c tls.Certificate) (chain, key []byte, err error) {
 	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
 	if err != nil {
-		return nil, nil, fmt.Errorf("encoding the key of %s: %w", c.Leaf.Subject, err)
+		return nil, nil, fmt.Errorf("encode the key of %s: %w", c.Leaf.Subject, err)
 	}
 	return certificatePEM(c.Certificate...), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-func certificatePEM(chain ...[]byte) []byte {
-	var out []byte
+func certificatePEM(chain ...[]byte) (out []byte) {
 	for _, der := range chain {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 	}
 	return out
 }
 
+// loadIssuer reads an authority from a .key file, makes it if there is none, and renews it if it is about to expire.
 func loadIssuer(now time.Time, file, cn string, names []string) (*Issuer, error) {
-	certificate, err := readPair(file)
+	pair, err := readPair(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		fresh, err := newRoot(now, cn, names, nil)
-		if err != nil {
+		if pair, err = newRoot(now, cn, names, nil); err != nil {
 			return nil, err
 		}
-		if certificate, err = createPair(file, fresh.Certificate.Raw, fresh.key); err != nil {
+		if err := writePair(file, pair, linkUnlessExists); err != nil {
 			return nil, err
 		}
-	} else if err != nil {
+		pair, err = readPair(file) // another process may have been faster
+	}
+	if err != nil {
 		return nil, err
 	}
-	key := certificate.PrivateKey.(crypto.Signer) // tls.X509KeyPair takes no other
-	if !certificate.Leaf.IsCA {
-		return nil, fmt.Errorf("%s holds a certificate that is no authority: remove the file for a new one", file)
+	if !pair.Leaf.IsCA {
+		return nil, fmt.Errorf("%s contains a certificate that is not an authority: remove the file to get a new one", file)
 	}
-	if now.Add(caRenew).After(certificate.Leaf.NotAfter) {
-		renewed, err := newRoot(now, cn, names, key)
-		if err != nil {
+	key := pair.PrivateKey.(crypto.Signer) // tls.X509KeyPair accepts no other
+	if now.Add(caRenew).After(pair.Leaf.NotAfter) {
+		if pair, err = newRoot(now, cn, names, key); err != nil {
 			return nil, err
 		}
-		if err := replacePair(file, key, renewed.Certificate.Raw); err != nil {
+		if err := writePair(file, pair, os.Rename); err != nil {
 			return nil, err
 		}
-		return renewed, nil
 	}
-	return &Issuer{Certificate: certificate.Leaf, key: key}, nil
+	return &Issuer{Certificate: pair.Leaf, key: key}, nil
 }
 
 func loadServer(now time.Time, file string, root *Issuer, names []string) (tls.Certificate, error) {
-	certificate, err := readPair(file)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return tls.Certificate{}, err
-	}
-	if err == nil && now.Add(serverRenew).Before(certificate.Leaf.NotAfter) &&
-		certificate.Leaf.CheckSignatureFrom(root.Certificate) == nil && holds(certificate.Leaf, names) {
-		return certificate, nil
-	}
-	key, err := newKey()
-	if err != nil {
-		return tls.Certificate{}, err
-	}
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "usher dps"},
 		NotBefore:   now.Add(-backdate),
@@ -284,25 +242,32 @@ func loadServer(now time.Time, file string, root *Issuer, names []string) (tls.C
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	issued, err := sign(template, root.Certificate, key.Public(), root.key)
-	if err != nil {
+	pair, err := readPair(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return tls.Certificate{}, err
 	}
-	if err := replacePair(file, key, issued.Raw); err != nil {
+	if err == nil && now.Add(serverRenew).Before(pair.Leaf.NotAfter) &&
+		pair.Leaf.CheckSignatureFrom(root.Certificate) == nil && slices.Equal(hostsOf(pair.Leaf), hostsOf(template)) {
+		return pair, nil
+	}
+	if pair, err = root.sign(template, nil); err != nil {
 		return tls.Certificate{}, err
 	}
-	return tls.Certificate{Certificate: [][]byte{issued.Raw}, PrivateKey: key, Leaf: issued}, nil
+	return pair, writePair(file, pair, os.Rename)
 }
 
-// newRoot makes a self-signed authority, limited to names if there are any, with a
-// new key unless one is given.
-func newRoot(now time.Time, cn string, names []string, key crypto.Signer) (*Issuer, error) {
-	if key == nil {
-		var err error
-		if key, err = newKey(); err != nil {
-			return nil, err
-		}
+// hostsOf are the names and addresses in a certificate, sorted.
+func hostsOf(certificate *x509.Certificate) []string {
+	hosts := slices.Clone(certificate.DNSNames)
+	for _, ip := range certificate.IPAddresses {
+		hosts = append(hosts, ip.String())
 	}
+	slices.Sort(hosts)
+	return hosts
+}
+
+// newRoot makes a self-signed authority, limited to names if there are any, with a new key unless one is given.
+func newRoot(now time.Time, cn string, names []string, key crypto.Signer) (tls.Certificate, error) {
 	template := authorityTemplate(now, cn)
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
@@ -311,14 +276,10 @@ func newRoot(now time.Time, cn string, names []string, key crypto.Signer) (*Issu
 			template.PermittedDNSDomains = append(template.PermittedDNSDomains, strings.TrimPrefix(name, "*."))
 		}
 	}
-	// Not critical, against RFC 5280: the TLS libraries of small devices refuse what
-	// they do not know, and those that know the extension obey it all the same.
+	// Not critical, contrary to RFC 5280: the TLS libraries of small devices refuse unknown extensions, and those that
+	// know this one apply it either way.
 	template.PermittedDNSDomainsCritical = false
-	certificate, err := sign(template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	return &Issuer{Certificate: certificate, key: key}, nil
+	return (*Issuer)(nil).sign(template, key)
 }
 
 func authorityTemplate(now time.Time, cn string) *x509.Certificate {
@@ -332,126 +293,77 @@ func authorityTemplate(now time.Time, cn string) *x509.Certificate {
 	}
 }
 
-func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		return nil, fmt.Errorf("making a serial number: %w", err)
+// sign makes a certificate, self-signed if the issuer is nil, with a new key unless one is given. New keys are P-256,
+// which every SDK's TLS supports and which are made quickly.
+func (i *Issuer) sign(template *x509.Certificate, key crypto.Signer) (tls.Certificate, error) {
+	var err error
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return tls.Certificate{}, fmt.Errorf("make a serial number: %w", err)
 	}
-	template.SerialNumber = serial
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
-	if err != nil {
-		return nil, fmt.Errorf("signing a certificate for %s: %w", template.Subject, err)
+	if key == nil {
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return tls.Certificate{}, fmt.Errorf("make a key: %w", err)
+		}
 	}
-	return x509.ParseCertificate(der)
-}
-
-// newKey makes a P-256 key: every SDK's TLS takes it, and it is made in no time.
-func newKey() (crypto.Signer, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
+	parent := &Issuer{Certificate: template, key: key}
+	if i != nil {
+		parent = i
 	}
-	return key, nil
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.Certificate, key.Public(), parent.key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("sign a certificate for %s: %w", template.Subject, err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	return tls.Certificate{Certificate: append([][]byte{der}, parent.chain...), PrivateKey: key, Leaf: leaf}, err
 }
 
 // readPair reads a .key file. Its error is fs.ErrNotExist if there is none.
 func readPair(file string) (tls.Certificate, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("reading a development key: %w", err)
+		return tls.Certificate{}, fmt.Errorf("read a development key: %w", err)
 	}
-	certificate, err := tls.X509KeyPair(content, content)
+	pair, err := tls.X509KeyPair(content, content)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("%s holds no key with its certificate (%w): remove the file for a new one", file, err)
+		return pair, fmt.Errorf("%s does not contain a key with its certificate (%w): remove the file to get a new one", file, err)
 	}
-	return certificate, nil
+	return pair, nil
 }
 
-func encodePair(key crypto.Signer, der []byte) ([]byte, error) {
-	encoded, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a key: %w", err)
-	}
-	return append(certificatePEM(der), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})...), nil
-}
-
-// createPair writes a file that must not exist and gives what it holds then: if
-// another process was quicker, that one's.
-func createPair(file string, der []byte, key crypto.Signer) (tls.Certificate, error) {
-	content, err := encodePair(key, der)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	temporary, err := writeTemporary(file, content, 0o600)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	defer os.Remove(temporary) // its other name stays
-	if err := os.Link(temporary, file); err != nil && !errors.Is(err, fs.ErrExist) {
-		return tls.Certificate{}, fmt.Errorf("writing a development key: %w", err)
-	}
-	return readPair(file)
-}
-
-func replacePair(file string, key crypto.Signer, der []byte) error {
-	content, err := encodePair(key, der)
+func writePair(file string, pair tls.Certificate, publish func(temporary, file string) error) error {
+	chain, key, err := Encode(pair)
 	if err != nil {
 		return err
 	}
-	return replace(file, content, 0o600)
+	return write(file, append(chain, key...), 0o600, publish)
 }
 
-func writeIfOther(file string, content []byte) error {
-	if old, err := os.ReadFile(file); err == nil && string(old) == string(content) {
-		return nil
-	}
-	return replace(file, content, 0o644)
-}
-
-func replace(file string, content []byte, mode fs.FileMode) error {
-	temporary, err := writeTemporary(file, content, mode)
-	if err != nil {
+// linkUnlessExists publishes a new file, unless another process was faster.
+func linkUnlessExists(temporary, file string) error {
+	if err := os.Link(temporary, file); !errors.Is(err, fs.ErrExist) {
 		return err
-	}
-	if err := os.Rename(temporary, file); err != nil {
-		_ = os.Remove(temporary) // the first error counts
-		return fmt.Errorf("writing %s: %w", file, err)
 	}
 	return nil
 }
 
-func writeTemporary(file string, content []byte, mode fs.FileMode) (string, error) {
+// write writes a temporary file and publishes it as file.
+func write(file string, content []byte, mode fs.FileMode, publish func(temporary, file string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*") // mode 0600
-	if err != nil {
-		return "", fmt.Errorf("writing %s: %w", file, err)
+	if err == nil {
+		defer os.Remove(f.Name()) // already gone if it was renamed
+		_, err = f.Write(content)
+		err = errors.Join(err, f.Chmod(mode), f.Close())
 	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Close())
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error counts
-		return "", fmt.Errorf("writing %s: %w", file, err)
+	if err == nil {
+		err = publish(f.Name(), file)
 	}
-	return f.Name(), nil
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return nil
 }
 
-// holds tells whether a certificate names exactly names.
-func holds(certificate *x509.Certificate, names []string) bool {
-	held := slices.Clone(certificate.DNSNames)
-	for _, ip := range certificate.IPAddresses {
-		held = append(held, ip.String())
-	}
-	wanted := slices.Clone(names)
-	for i, name := range wanted {
-		if ip := net.ParseIP(name); ip != nil {
-			wanted[i] = ip.String()
-		}
-	}
-	slices.Sort(held)
-	slices.Sort(wanted)
-	return slices.Equal(held, wanted)
-}
-
-// mayVouch tells whether the name constraints of an authority allow a name.
+// mayVouch reports whether the name constraints of an authority allow a name.
 func mayVouch(authority *x509.Certificate, name string) bool {
 	if ip := net.ParseIP(name); ip != nil {
 		return slices.ContainsFunc(authority.PermittedIPRanges, func(r *net.IPNet) bool { return r.Contains(ip) })
@@ -474,29 +386,6 @@ func hostRange(ip net.IP) *net.IPNet {
 	return &net.IPNet{IP: ip, Mask: net.CIDRMask(128, 128)}
 }
 
-func validHost(host string) bool {
-	if net.ParseIP(host) != nil {
-		return true
-	}
-	if host == "" || len(host) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(strings.TrimPrefix(host, "*."), ".") {
-		if label == "" || len(label) > 63 || strings.Trim(label, "-") != label {
-			return false
-		}
-		for _, r := range label {
-			if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' {
-				return false
-			}
-		}
-	}
-	return true
-}
+const label = `[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?`
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
+var hostNames = regexp.MustCompile(`^(\*\.)?` + label + `(\.` + label + `)*$`)

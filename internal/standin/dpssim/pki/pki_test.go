@@ -37,8 +37,8 @@ func TestServerNamesAreTrusted(t *testing.T) {
 	}
 }
 
-// TestAuthorityVouchesForItsNamesAlone signs a certificate for another site with the
-// authority's key, as a thief of the key would.
+// TestAuthorityVouchesForItsNamesAlone signs a certificate for another site with the authority's key, as a thief of the
+// key would.
 func TestAuthorityVouchesForItsNamesAlone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -176,8 +176,7 @@ func TestKeysAreForTheOwnerAlone(t *testing.T) {
 	}
 }
 
-// TestLoadTogether loads one new folder many times at once: all must end with the
-// same authority.
+// TestLoadTogether loads one new folder many times at once: all must end with the same authority.
 func TestLoadTogether(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -291,8 +290,7 @@ func TestTrustLines(t *testing.T) {
 	}
 }
 
-// handshake connects over TCP as a client that trusts pool, and gives the client's
-// certificates as the server saw them.
+// handshake connects over TCP as a client that trusts pool, and gives the client's certificates as the server saw them.
 func handshake(t *testing.T, authority *pki.Authority, pool *x509.CertPool, name string, device *tls.Certificate) ([]*x509.Certificate, error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

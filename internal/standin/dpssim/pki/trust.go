@@ -3,47 +3,49 @@ package pki
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 )
 
-// The ports that device SDKs use, most of them with no way to change it.
+// The ports that device SDKs use; most SDKs cannot be configured to use others.
 const (
 	httpsPort = 443
 	mqttPort  = 8883
 )
 
-// SDKLines say how one SDK is made to trust and find the stand-in.
+// SDKLines say how to make one SDK trust and find the stand-in.
 type SDKLines struct {
 	SDK   string   // "Node", "Python", "C", "C#", "Java"
 	Lines []string // code or shell, one line each, with the file and ports filled in
-	Needs string   // what does not work on the given ports, and the way round; "" if all works
+	Needs string   // what does not work on the given ports, and the workaround; "" if everything works
 }
 
-// TrustLines are those lines for the five SDKs. caFile is the path of the
-// authority's certificate; httpsPort and mqttPort are where the stand-in listens.
+// TrustLines returns the lines for the five SDKs. caFile is the path of the authority's certificate; httpsAt and mqttAt
+// are the ports on which the stand-in listens.
 func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
 	if full, err := filepath.Abs(caFile); err == nil {
-		caFile = full // the lines go into programs that run elsewhere
+		caFile = full // the lines go into programs that run in other folders
 	}
 	mqttHost := withPort("localhost", mqttAt, mqttPort)
 	fixed := ""
 	switch {
 	case httpsAt != httpsPort && mqttAt != mqttPort:
-		fixed = fmt.Sprintf("its ports %d and %d are fixed: let them lead to %d and %d (firewall rule, container -p)", httpsPort, mqttPort, httpsAt, mqttAt)
+		fixed = fmt.Sprintf("its ports %d and %d are fixed: redirect them to %d and %d (firewall rule, container -p)", httpsPort, mqttPort, httpsAt, mqttAt)
 	case httpsAt != httpsPort:
-		fixed = fmt.Sprintf("its port %d for HTTP and WebSocket is fixed: use MQTT, or let %d lead to %d (firewall rule, container -p)", httpsPort, httpsPort, httpsAt)
+		fixed = fmt.Sprintf("its port %d for HTTP and WebSocket is fixed: use MQTT, or redirect %d to %d (firewall rule, container -p)", httpsPort, httpsPort, httpsAt)
 	case mqttAt != mqttPort:
-		fixed = fmt.Sprintf("its port %d for MQTT is fixed: use WebSocket or HTTP, or let %d lead to %d (firewall rule, container -p)", mqttPort, mqttPort, mqttAt)
+		fixed = fmt.Sprintf("its port %d for MQTT is fixed: use WebSocket or HTTP, or redirect %d to %d (firewall rule, container -p)", mqttPort, mqttPort, mqttAt)
 	}
 	node := ""
 	if httpsAt != httpsPort {
-		node = fmt.Sprintf("HTTP and WebSocket go to port %d whatever the host says: use MQTT, or hand the HTTP transport an httpBase that asks for port %d", httpsPort, httpsAt)
+		node = fmt.Sprintf("HTTP and WebSocket use port %d whatever the host says: use MQTT, or give the HTTP transport an httpBase that uses port %d", httpsPort, httpsAt)
 	}
 	return []SDKLines{
 		{"Node", []string{
 			"export NODE_EXTRA_CA_CERTS=" + shellQuote(caFile),
 			fmt.Sprintf("const provisioningHost = '%s' // Mqtt; 'localhost' for Http and MqttWs", mqttHost),
-			fmt.Sprintf("const hub = `HostName=${result.assignedHub};GatewayHostName=%s;DeviceId=...` // by key; by X.509 the SDK passes over GatewayHostName", mqttHost),
+			fmt.Sprintf("const hub = `HostName=${result.assignedHub};GatewayHostName=%s;DeviceId=...` // with a key; with X.509 the SDK ignores GatewayHostName", mqttHost),
 		}, node},
 		{"Python", []string{
 			fmt.Sprintf("ca = open(%s).read()", strconv.Quote(caFile)),
@@ -68,31 +70,19 @@ func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
 	}
 }
 
-func withPort(host string, port, usual int) string {
-	if port == usual {
+func withPort(host string, port, byDefault int) string {
+	if port == byDefault {
 		return host
 	}
 	return host + ":" + strconv.Itoa(port)
 }
 
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/._-]+$`)
+
 // shellQuote quotes a path for a POSIX shell, if it needs that.
-func shellQuote(s string) string {
-	plain := s != ""
-	for _, r := range s {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '/' && r != '.' && r != '-' && r != '_' {
-			plain = false
-		}
+func shellQuote(path string) string {
+	if plainPath.MatchString(path) {
+		return path
 	}
-	if plain {
-		return s
-	}
-	out := []byte{'\''}
-	for _, b := range []byte(s) {
-		if b == '\'' {
-			out = append(out, `'\''`...)
-			continue
-		}
-		out = append(out, b)
-	}
-	return string(append(out, '\''))
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }

@@ -1,170 +1,113 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
-	"strings"
 	"sync"
+
+	"github.com/google/btree"
 )
 
 var (
-	errReadOnly = errors.New("state: a transaction of View cannot write")
-	errEmptyKey = errors.New("state: the key is empty")
+	errReadOnly = errors.New("a transaction of View cannot write")
+	errEmptyKey = errors.New("the key is empty")
 )
 
-type memory struct {
-	mu      sync.RWMutex
-	buckets map[string]*memoryBucket
+type (
+	entry = Item[[]byte]
+	tree  = btree.BTreeG[entry]
+
+	// memory holds each bucket as a tree.
+	memory struct {
+		mu    sync.RWMutex
+		trees map[string]*tree
+	}
+	// memoryTx is a transaction on memory.
+	memoryTx struct {
+		trees    map[string]*tree
+		writable bool
+		undo     []func() // newest last
+	}
+)
+
+func newTree() *tree {
+	return btree.NewG(32, func(a, b entry) bool { return a.Key < b.Key })
 }
-
-// memoryBucket has its keys in chunks, so that one more key moves those of one
-// chunk, not a million.
-type memoryBucket struct {
-	chunks [][]string // in order, each sorted and none empty
-	values map[string][]byte
-}
-
-const maxChunk = 512
-
-type memoryTx struct {
-	memory *memory
-	write  bool
-	undo   []func() // newest last
-}
-
-func newMemory() *memory { return &memory{buckets: map[string]*memoryBucket{}} }
 
 func (m *memory) update(f func(*Tx) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	tx := &memoryTx{memory: m, write: true}
-	kept := false
-	defer func() {
-		if !kept {
+	tx := &memoryTx{trees: m.trees, writable: true}
+	committed := false
+	defer func() { // also if f panics
+		if !committed {
 			for _, undo := range slices.Backward(tx.undo) {
 				undo()
 			}
 		}
 	}()
-	err := f(&Tx{memory: tx})
-	kept = err == nil
+	err := f(&Tx{tx})
+	committed = err == nil
 	return err
 }
 
 func (m *memory) view(f func(*Tx) error) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return f(&Tx{memory: &memoryTx{memory: m}})
+	return f(&Tx{&memoryTx{trees: m.trees}})
 }
 
 func (tx *memoryTx) get(bucket, key string) []byte {
-	b := tx.memory.buckets[bucket]
-	if b == nil {
-		return nil
+	if t := tx.trees[bucket]; t != nil {
+		item, _ := t.Get(entry{Key: key})
+		return item.Value
 	}
-	return b.values[key]
+	return nil
 }
 
 func (tx *memoryTx) put(bucket, key string, data []byte) error {
-	if !tx.write {
+	if !tx.writable {
 		return errReadOnly
 	}
 	if key == "" {
 		return errEmptyKey
 	}
-	b := tx.memory.buckets[bucket]
-	if b == nil {
-		b = &memoryBucket{values: map[string][]byte{}}
-		tx.memory.buckets[bucket] = b
+	t := tx.trees[bucket]
+	if t == nil {
+		t = newTree()
+		tx.trees[bucket] = t
 	}
-	if old, ok := b.values[key]; ok {
-		tx.undo = append(tx.undo, func() { b.set(key, old) })
+	if old, replaced := t.ReplaceOrInsert(entry{key, data}); replaced {
+		tx.undo = append(tx.undo, func() { t.ReplaceOrInsert(old) })
 	} else {
-		tx.undo = append(tx.undo, func() { b.remove(key) })
+		tx.undo = append(tx.undo, func() { t.Delete(entry{Key: key}) })
 	}
-	b.set(key, data)
 	return nil
 }
 
 func (tx *memoryTx) delete(bucket, key string) error {
-	if !tx.write {
+	if !tx.writable {
 		return errReadOnly
 	}
-	b := tx.memory.buckets[bucket]
-	if b == nil {
-		return nil
-	}
-	if old, ok := b.values[key]; ok {
-		tx.undo = append(tx.undo, func() { b.set(key, old) })
-		b.remove(key)
-	}
-	return nil
-}
-
-func (tx *memoryTx) count(bucket string) int {
-	if b := tx.memory.buckets[bucket]; b != nil {
-		return len(b.values)
-	}
-	return 0
-}
-
-func (tx *memoryTx) each(bucket, after string, f func(string, json.RawMessage) (bool, error)) error {
-	b := tx.memory.buckets[bucket]
-	if b == nil {
-		return nil
-	}
-	i, place, found := b.find(after)
-	if found {
-		place++
-	}
-	for ; i < len(b.chunks); i, place = i+1, 0 {
-		for _, key := range b.chunks[i][place:] {
-			if more, err := f(key, b.values[key]); err != nil || !more {
-				return err
-			}
+	if t := tx.trees[bucket]; t != nil {
+		if old, found := t.Delete(entry{Key: key}); found {
+			tx.undo = append(tx.undo, func() { t.ReplaceOrInsert(old) })
 		}
 	}
 	return nil
 }
 
-// find is where a key is or belongs: the chunk, and the place in it.
-func (b *memoryBucket) find(key string) (i, place int, found bool) {
-	i, found = slices.BinarySearchFunc(b.chunks, key, func(keys []string, key string) int { return strings.Compare(keys[0], key) })
-	if found || len(b.chunks) == 0 {
-		return i, 0, found
+func (tx *memoryTx) count(bucket string) int {
+	if t := tx.trees[bucket]; t != nil {
+		return t.Len()
 	}
-	i = max(i-1, 0)
-	place, found = slices.BinarySearch(b.chunks[i], key)
-	return i, place, found
+	return 0
 }
 
-func (b *memoryBucket) set(key string, data []byte) {
-	_, known := b.values[key]
-	b.values[key] = data
-	if known {
-		return
-	}
-	if len(b.chunks) == 0 {
-		b.chunks = [][]string{{key}}
-		return
-	}
-	i, place, _ := b.find(key)
-	keys := slices.Insert(b.chunks[i], place, key)
-	if half := len(keys) / 2; len(keys) > maxChunk {
-		b.chunks = slices.Insert(b.chunks, i+1, slices.Clone(keys[half:]))
-		keys = slices.Clone(keys[:half])
-	}
-	b.chunks[i] = keys
-}
-
-func (b *memoryBucket) remove(key string) {
-	delete(b.values, key)
-	i, place, found := b.find(key)
-	if !found {
-		return
-	}
-	if b.chunks[i] = slices.Delete(b.chunks[i], place, place+1); len(b.chunks[i]) == 0 {
-		b.chunks = slices.Delete(b.chunks, i, i+1)
+func (tx *memoryTx) each(bucket, after string, f func(string, []byte) bool) {
+	if t := tx.trees[bucket]; t != nil {
+		t.AscendGreaterOrEqual(entry{Key: after}, func(item entry) bool {
+			return item.Key == after || f(item.Key, item.Value)
+		})
 	}
 }

@@ -59,10 +59,13 @@ func put(t *testing.T, s *store.Store, keys ...string) {
 func all(t *testing.T, s *store.Store, after string) (got []string) {
 	t.Helper()
 	if err := s.View(func(tx *store.Tx) error {
-		return tx.Range("bucket", after, func(key string, data json.RawMessage) (bool, error) {
-			got = append(got, key+string(data))
-			return true, nil
-		})
+		for item, err := range store.All[json.RawMessage](tx, "bucket", after) {
+			if err != nil {
+				return err
+			}
+			got = append(got, item.Key+string(item.Value))
+		}
+		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -136,17 +139,22 @@ func TestRange(t *testing.T) {
 				t.Errorf("after %q: %v, want %v", after, got, want)
 			}
 		}
-		stop := errors.New("stop")
-		calls := 0
-		err := s.View(func(tx *store.Tx) error {
-			if err := tx.Range("bucket", "", func(string, json.RawMessage) (bool, error) { calls++; return false, nil }); err != nil {
-				t.Error(err)
+		_ = s.View(func(tx *store.Tx) error {
+			items := 0
+			for range store.All[value](tx, "bucket", "") {
+				items++
+				break
 			}
-			return tx.Range("bucket", "", func(string, json.RawMessage) (bool, error) { calls++; return true, stop })
+			for _, err := range store.All[string](tx, "bucket", "") {
+				if items++; err == nil || !strings.Contains(err.Error(), `bucket "a"`) {
+					t.Errorf("wrong type: %v", err)
+				}
+			}
+			if items != 2 {
+				t.Errorf("%d items, want one of each loop", items)
+			}
+			return nil
 		})
-		if !errors.Is(err, stop) || calls != 2 {
-			t.Errorf("%v after %d calls", err, calls)
-		}
 	})
 }
 
@@ -349,8 +357,8 @@ func writeForever(path string) {
 	}
 }
 
-// TestKill kills a writer in the middle of its work, many times over: what it
-// said was committed is there, whole, and the file opens.
+// TestKill kills a writer in the middle of its work, many times over: what it said was committed is there, whole, and
+// the file opens.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -10,122 +9,97 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// serviceRoots are the first segments of the service API's paths, in lower case:
-// SDKs spell them in several ways.
+// serviceRoots are the first segments of the service API's paths, in lower case, because SDKs spell them in several
+// ways.
 var serviceRoots = map[string]bool{"enrollments": true, "enrollmentgroups": true, "registrations": true}
 
-// serviceAPI is what service clients manage enrollments with.
-func (s *server) serviceAPI(w http.ResponseWriter, r *http.Request) {
-	segments, _ := pathSegments(r.URL) // read once before
-	if err := s.admit(r); err != nil {
-		s.refuse(w, err)
-		return
+// serviceAPI is the API with which service clients manage enrollments and registrations. No value means 204.
+func (s *server) serviceAPI(w http.ResponseWriter, r *http.Request) (any, error) {
+	segments, err := pathSegments(r.URL)
+	if err == nil {
+		err = s.admit(r)
+	}
+	if err != nil {
+		return nil, err
 	}
 	root, rest := strings.ToLower(segments[0]), segments[1:]
 	last := strings.ToLower(segments[len(segments)-1])
+	collection, itemType := &s.service.Enrollments, "enrollment"
+	if root == "enrollmentgroups" {
+		collection, itemType = &s.service.Groups, "enrollmentGroup"
+	}
 	switch {
 	case root == "registrations" && len(rest) == 2 && last == "query":
-		if allowed(s, w, r, http.MethodPost) {
-			s.query(w, r, "deviceRegistration", func(query string, limit int, continuation string) (dpssim.Page, error) {
-				return s.service.QueryRegistrations(rest[0], query, limit, continuation)
-			})
-		}
+		return query(w, r, "deviceRegistration", func(query string, limit int, continuation string) (dpssim.Page, error) {
+			return s.service.QueryRegistrations(rest[0], query, limit, continuation)
+		})
 	case root == "registrations" && len(rest) == 1:
-		s.registration(w, r, rest[0])
-	case len(rest) == 0 && root == "enrollments":
-		bulk(s, w, r, s.service.BulkEnrollments)
-	case len(rest) == 0 && root == "enrollmentgroups":
-		bulk(s, w, r, s.service.BulkGroups)
-	case len(rest) == 1 && last == "query" && r.Method == http.MethodPost && root == "enrollments":
-		s.query(w, r, "enrollment", s.service.QueryEnrollments)
-	case len(rest) == 1 && last == "query" && r.Method == http.MethodPost && root == "enrollmentgroups":
-		s.query(w, r, "enrollmentGroup", s.service.QueryGroups)
-	case len(rest) == 1 && root == "enrollments":
-		resource(s, w, r, rest[0], s.service.Enrollment, s.service.PutEnrollment, s.service.DeleteEnrollment)
-	case len(rest) == 1 && root == "enrollmentgroups":
-		resource(s, w, r, rest[0], s.service.Group, s.service.PutGroup, s.service.DeleteGroup)
-	case len(rest) == 2 && last == "attestationmechanism" && root == "enrollments":
-		s.attestation(w, r, rest[0], s.service.EnrollmentAttestation)
-	case len(rest) == 2 && last == "attestationmechanism" && root == "enrollmentgroups":
-		s.attestation(w, r, rest[0], s.service.GroupAttestation)
-	default:
-		s.refuse(w, notFound("There is nothing at this path."))
+		return s.registration(w, r, rest[0])
+	case root == "registrations":
+		return nil, notFound()
+	case len(rest) == 0:
+		return bulk(w, r, collection)
+	case len(rest) == 1 && last == "query" && r.Method == http.MethodPost:
+		return query(w, r, itemType, collection.Query)
+	case len(rest) == 1:
+		return enrollment(w, r, collection, rest[0])
+	case len(rest) == 2 && last == "attestationmechanism":
+		if err := allow(w, r, http.MethodPost); err != nil {
+			return nil, err
+		}
+		return collection.Attestation(rest[0])
 	}
+	return nil, notFound()
 }
 
-// admit checks what all calls need.
+// admit checks what every call needs.
 func (s *server) admit(r *http.Request) error {
 	if err := s.service.Authorize(r.Header.Get("Authorization")); err != nil {
 		return err
 	}
 	if r.URL.Query().Get("api-version") == "" {
-		return invalid("api-version: it is missing")
+		return invalid("api-version is missing")
 	}
 	return s.service.ThrottleService()
 }
 
-func resource[T any](s *server, w http.ResponseWriter, r *http.Request, id string,
-	get func(string) (T, error), put func(string, T, string) (T, error), remove func(string, string) error,
-) {
-	if !allowed(s, w, r, http.MethodGet, http.MethodPut, http.MethodDelete) {
-		return
+func enrollment(w http.ResponseWriter, r *http.Request, collection *dpssim.Collection, id string) (any, error) {
+	if err := allow(w, r, http.MethodGet, http.MethodPut, http.MethodDelete); err != nil {
+		return nil, err
 	}
 	ifMatch := r.Header.Get("If-Match")
 	switch r.Method {
 	case http.MethodGet:
-		value, err := get(id)
-		s.answer(w, http.StatusOK, value, err)
+		return collection.Get(id)
 	case http.MethodDelete:
-		s.answerDelete(w, remove(id, ifMatch))
-	case http.MethodPut:
-		var value T
-		if err := decode(w, r, &value); err != nil {
-			s.refuse(w, err)
-			return
-		}
-		saved, err := put(id, value, ifMatch)
-		s.answer(w, http.StatusOK, saved, err)
+		return nil, collection.Delete(id, ifMatch)
 	}
+	record := collection.New()
+	if err := decode(w, r, maxBody, record); err != nil {
+		return nil, err
+	}
+	return record, collection.Put(id, record, ifMatch)
 }
 
-func (s *server) answerDelete(w http.ResponseWriter, err error) {
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *server) registration(w http.ResponseWriter, r *http.Request, id string) {
-	if !allowed(s, w, r, http.MethodGet, http.MethodDelete) {
-		return
-	}
-	if r.Method == http.MethodDelete {
-		s.answerDelete(w, s.service.DeleteRegistration(id, r.Header.Get("If-Match")))
-		return
-	}
-	state, err := s.service.Registration(id)
-	s.answer(w, http.StatusOK, state, err)
-}
-
-func (s *server) attestation(w http.ResponseWriter, r *http.Request, id string, get func(string) (model.Attestation, error)) {
-	if allowed(s, w, r, http.MethodPost) {
-		attestation, err := get(id)
-		s.answer(w, http.StatusOK, attestation, err)
-	}
-}
-
-func bulk(s *server, w http.ResponseWriter, r *http.Request, apply func(model.BulkOperation) (model.BulkResult, error)) {
-	if !allowed(s, w, r, http.MethodPost) {
-		return
+func bulk(w http.ResponseWriter, r *http.Request, collection *dpssim.Collection) (any, error) {
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return nil, err
 	}
 	var operation model.BulkOperation
-	if err := decode(w, r, &operation); err != nil {
-		s.refuse(w, err)
-		return
+	if err := decode(w, r, maxBody, &operation); err != nil {
+		return nil, err
 	}
-	result, err := apply(operation)
-	s.answer(w, http.StatusOK, result, err)
+	return collection.Bulk(operation)
+}
+
+func (s *server) registration(w http.ResponseWriter, r *http.Request, id string) (any, error) {
+	if err := allow(w, r, http.MethodGet, http.MethodDelete); err != nil {
+		return nil, err
+	}
+	if r.Method == http.MethodDelete {
+		return nil, s.service.DeleteRegistration(id, r.Header.Get("If-Match"))
+	}
+	return s.service.Registration(id)
 }
 
 const (
@@ -134,37 +108,28 @@ const (
 	headerItemType     = "x-ms-item-type"
 )
 
-func (s *server) query(w http.ResponseWriter, r *http.Request, itemType string, run func(query string, limit int, continuation string) (dpssim.Page, error)) {
+func query(w http.ResponseWriter, r *http.Request, itemType string, run func(query string, limit int, continuation string) (dpssim.Page, error)) (any, error) {
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return nil, err
+	}
 	var query model.Query
-	if err := decode(w, r, &query); err != nil {
-		s.refuse(w, err)
-		return
+	if err := decode(w, r, maxBody, &query); err != nil {
+		return nil, err
 	}
 	limit := 0
 	if text := r.Header.Get(headerMaxItems); text != "" {
 		var err error
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 && limit != -1 {
-			s.refuse(w, invalid(headerMaxItems+": "+strconv.Quote(text)+" is not a number of items"))
-			return
+			return nil, invalid(headerMaxItems + ": " + strconv.Quote(text) + " is not a number of items")
 		}
 	}
 	page, err := run(query.Query, limit, r.Header.Get(headerContinuation))
-	if err == nil {
-		w.Header().Set(headerItemType, itemType)
-		if page.Continuation != "" {
-			w.Header().Set(headerContinuation, page.Continuation)
-		}
-	}
-	s.answer(w, http.StatusOK, page.Items, err)
-}
-
-func decode(w http.ResponseWriter, r *http.Request, value any) error {
-	body, err := readBody(w, r, maxServiceBody)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := json.Unmarshal(body, value); err != nil {
-		return badJSON(err)
+	w.Header().Set(headerItemType, itemType)
+	if page.Continuation != "" {
+		w.Header().Set(headerContinuation, page.Continuation)
 	}
-	return nil
+	return page.Items, nil
 }

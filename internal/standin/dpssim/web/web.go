@@ -1,6 +1,5 @@
-// Package web serves a [dpssim.Service] over HTTP: the device API and the service
-// API of DPS, and what the stand-in has beside them, under /_/. One handler
-// serves all host names; those of hubs go to a handler of their own.
+// Package web serves a [dpssim.Service] and its hubs over HTTP: the device API and the service API of DPS, the service
+// API of IoT Hub, and the stand-in's own endpoints, under /_/. One handler serves all host names.
 package web
 
 import (
@@ -11,29 +10,31 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// WebSocketPath is where devices speak MQTT over a WebSocket.
+// WebSocketPath is where devices use MQTT over a WebSocket.
 const WebSocketPath = "/$iothub/websocket"
 
 const (
 	hubSuffix = ".azure-devices.net"
 	dpsSuffix = ".azure-devices-provisioning.net"
 
-	maxServiceBody = 1 << 20
+	maxBody = 1 << 20 // of the service APIs
 )
 
 // Options are what a handler serves.
 type Options struct {
 	Service *dpssim.Service
-	// Hubs serves hosts below azure-devices.net; nil for none.
+	// Hubs serves hosts below azure-devices.net, see [HubAPI]; nil for none.
 	Hubs http.Handler
 	// WebSocket serves [WebSocketPath] on every host; nil for none.
 	WebSocket http.Handler
@@ -42,29 +43,35 @@ type Options struct {
 // New makes the handler of everything.
 func New(options Options) http.Handler {
 	s := &server{service: options.Service}
-	protection := http.NewCrossOriginProtection()
-	management := protection.Handler(s.managementHandler())
+	management := http.NewCrossOriginProtection().Handler(s.managementHandler())
 	hubs := options.Hubs
 	if hubs != nil {
 		hubs = s.journalled(dpssim.KindHub, hubs)
 	}
-	serviceAPI := s.journalled(dpssim.KindService, http.HandlerFunc(s.serviceAPI))
+	serviceAPI := s.journalled(dpssim.KindService, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		value, err := s.serviceAPI(w, r)
+		answer(w, http.StatusOK, value, err)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := hostName(r)
 		segments, err := pathSegments(r.URL)
 		switch {
 		case err != nil:
-			s.refuse(w, &dpssim.APIError{Status: http.StatusBadRequest, Code: dpssim.CodeInvalidArgument, Message: "The path is escaped wrongly."})
+			refuse(w, err)
 		case options.WebSocket != nil && strings.EqualFold(r.URL.Path, WebSocketPath):
 			options.WebSocket.ServeHTTP(w, r)
 		case strings.HasSuffix(host, hubSuffix) && hubs != nil:
 			hubs.ServeHTTP(w, r)
-		case segments[0] == "_":
-			management.ServeHTTP(w, r)
-		case serviceRoots[strings.ToLower(segments[0])]:
-			serviceAPI.ServeHTTP(w, r)
 		default:
-			s.deviceAPI(w, r, segments)
+			w.Header().Set("x-ms-request-id", uuid.NewString())
+			switch root := strings.ToLower(segments[0]); {
+			case root == "_":
+				management.ServeHTTP(w, r)
+			case serviceRoots[root]:
+				serviceAPI.ServeHTTP(w, r)
+			default:
+				s.deviceAPI(w, r, segments)
+			}
 		}
 	})
 }
@@ -79,97 +86,73 @@ func hostName(r *http.Request) string {
 	return strings.ToLower(strings.Trim(host, "[]"))
 }
 
-// pathSegments are at least one.
+// pathSegments returns at least one segment. An ID in a path may contain an escaped slash.
 func pathSegments(u *url.URL) ([]string, error) {
 	segments := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
 	for i, segment := range segments {
-		unescaped, err := url.PathUnescape(segment)
-		if err != nil {
-			return nil, err
+		var err error
+		if segments[i], err = url.PathUnescape(segment); err != nil {
+			return nil, invalid("The path has an invalid escape.")
 		}
-		segments[i] = unescaped
 	}
 	return segments, nil
 }
 
 func (s *server) deviceAPI(w http.ResponseWriter, r *http.Request, segments []string) {
 	if len(segments) < 3 || !strings.EqualFold(segments[1], "registrations") {
-		s.refuseDevice(w, r, dpssim.Caller{}, notFound("There is nothing at this path."))
+		s.refuseDevice(w, r, "", notFound())
 		return
 	}
 	caller := dpssim.Caller{
-		IDScope:           segments[0],
-		RegistrationID:    segments[2],
-		SAS:               r.Header.Get("Authorization"),
-		APIVersion:        r.URL.Query().Get("api-version"),
-		ClientVersion:     r.UserAgent(),
-		Transport:         dpssim.TransportHTTP,
-		ForceRegistration: strings.EqualFold(r.URL.Query().Get("forceRegistration"), "true"),
+		IDScope:        segments[0],
+		RegistrationID: segments[2],
+		SAS:            r.Header.Get("Authorization"),
+		APIVersion:     r.URL.Query().Get("api-version"),
+		Transport:      dpssim.TransportHTTP,
 	}
 	if r.TLS != nil {
 		caller.Certificates = r.TLS.PeerCertificates
 	}
-	rest := segments[3:]
+	rest, err := segments[3:], notFound()
 	switch {
 	case len(rest) == 1 && strings.EqualFold(rest[0], "register"):
-		if s.deviceMethod(w, r, caller, http.MethodPut) {
-			s.register(w, r, caller)
+		var body []byte
+		if err = allow(w, r, http.MethodPut); err == nil {
+			body, err = readBody(w, r, dpssim.MaxMessage)
+		}
+		var request model.RegistrationRequest
+		if err == nil {
+			request, err = dpssim.ParseRequest(body)
+		}
+		if err == nil {
+			status, err := s.service.Register(caller, request)
+			s.answerOperation(w, r, caller, status, err)
 		}
 	case len(rest) == 2 && strings.EqualFold(rest[0], "operations"):
-		if s.deviceMethod(w, r, caller, http.MethodGet) {
-			status, err := s.service.Operation(r.Context(), caller, rest[1])
+		if err = allow(w, r, http.MethodGet); err == nil {
+			status, err := s.service.Operation(caller, rest[1])
 			s.answerOperation(w, r, caller, status, err)
 		}
 	case len(rest) == 0:
-		if s.deviceMethod(w, r, caller, http.MethodPost) {
-			state, err := s.service.LookUp(r.Context(), caller)
-			s.answer(w, http.StatusOK, state, err)
+		if err = allow(w, r, http.MethodPost); err == nil {
+			state, err := s.service.LookUp(caller)
+			answer(w, http.StatusOK, state, err)
 		}
-	default:
-		s.refuseDevice(w, r, caller, notFound("There is nothing at this path."))
 	}
-}
-
-func (s *server) deviceMethod(w http.ResponseWriter, r *http.Request, caller dpssim.Caller, method string) bool {
-	if r.Method == method {
-		return true
-	}
-	w.Header().Set("Allow", method)
-	s.refuseDevice(w, r, caller, notAllowed(r.Method))
-	return false
-}
-
-// refuseDevice refuses a call that the service never gets to see, and records it.
-func (s *server) refuseDevice(w http.ResponseWriter, r *http.Request, caller dpssim.Caller, err error) {
-	refusal, body := dpssim.Answer(err)
-	answer, _ := json.Marshal(body)
-	s.service.Record(dpssim.Entry{
-		Kind: dpssim.KindRegister, Transport: dpssim.TransportHTTP, RegistrationID: caller.RegistrationID,
-		Method: r.Method, URL: r.URL.Path, Status: refusal.Status, Response: answer, DPSEffect: refusal.Message,
-	})
-	s.refuse(w, err)
-}
-
-func notAllowed(method string) error {
-	return &dpssim.APIError{Status: http.StatusMethodNotAllowed, Code: dpssim.CodeMethodNotAllowed,
-		Message: method + " is not allowed here."}
-}
-
-func (s *server) register(w http.ResponseWriter, r *http.Request, caller dpssim.Caller) {
-	body, err := readBody(w, r, dpssim.MaxMessage)
 	if err != nil {
-		s.refuseDevice(w, r, caller, err)
-		return
+		s.refuseDevice(w, r, caller.RegistrationID, err)
 	}
-	var request model.RegistrationRequest
-	if len(bytes.TrimSpace(body)) > 0 {
-		if err := json.Unmarshal(body, &request); err != nil {
-			s.refuseDevice(w, r, caller, badJSON(err))
-			return
-		}
-	}
-	status, err := s.service.Register(r.Context(), caller, request)
-	s.answerOperation(w, r, caller, status, err)
+}
+
+// refuseDevice refuses and records a call that does not reach the service.
+func (s *server) refuseDevice(w http.ResponseWriter, r *http.Request, registrationID string, err error) {
+	refusal, body := dpssim.Answer(err)
+	response, _ := json.Marshal(body) // never fails
+	s.service.Record(dpssim.Entry{
+		Kind: dpssim.KindRegister, Transport: dpssim.TransportHTTP, RegistrationID: registrationID,
+		Method: r.Method, URL: r.URL.Path, Status: refusal.Status, Response: response, DPSEffect: refusal.Message,
+	})
+	refuse(w, err)
 }
 
 func (s *server) answerOperation(w http.ResponseWriter, r *http.Request, caller dpssim.Caller, status model.RegistrationOperationStatus, err error) {
@@ -182,57 +165,64 @@ func (s *server) answerOperation(w http.ResponseWriter, r *http.Request, caller 
 		}
 		w.Header().Set("Location", location.String())
 	}
-	s.answer(w, dpssim.RegisterStatus(status), status, err)
+	answer(w, dpssim.RegisterStatus(status), status, err)
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
 
-func notFound(message string) error {
-	return &dpssim.APIError{Status: http.StatusNotFound, Code: dpssim.CodeNotFound, Message: message}
+func notFound() error {
+	return &dpssim.APIError{Status: http.StatusNotFound, Code: dpssim.CodeNotFound, Message: "There is nothing at this path."}
 }
 
 func invalid(message string) error {
 	return &dpssim.APIError{Status: http.StatusBadRequest, Code: dpssim.CodeInvalidArgument, Message: message}
 }
 
-func badJSON(err error) error {
-	return invalid("The body is not the JSON that is asked for: " + err.Error())
-}
-
-func allowed(s *server, w http.ResponseWriter, r *http.Request, methods ...string) bool {
-	for _, method := range methods {
-		if r.Method == method {
-			return true
-		}
+// allow refuses other methods than these.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
+	if slices.Contains(methods, r.Method) {
+		return nil
 	}
 	w.Header().Set("Allow", strings.Join(methods, ", "))
-	s.refuse(w, notAllowed(r.Method))
-	return false
+	return &dpssim.APIError{Status: http.StatusMethodNotAllowed, Code: dpssim.CodeMethodNotAllowed, Message: r.Method + " is not allowed here."}
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, &dpssim.APIError{Status: http.StatusRequestEntityTooLarge, Code: dpssim.CodeTooLarge,
-			Message: "The body is longer than " + strconv.FormatInt(limit, 10) + " bytes."}
-	case err != nil:
+func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, dpssim.TooLarge(limit)
+	}
+	if err != nil {
 		return nil, invalid("The body could not be read.")
 	}
 	return body, nil
 }
 
-// answer writes a value, or the refusal that err stands for.
-func (s *server) answer(w http.ResponseWriter, status int, value any, err error) {
+// decode reads a body in JSON.
+func decode(w http.ResponseWriter, r *http.Request, limit int, value any) error {
+	body, err := readBody(w, r, limit)
 	if err != nil {
-		s.refuse(w, err)
-		return
+		return err
 	}
-	write(w, status, value)
+	if err := json.Unmarshal(body, value); err != nil {
+		return invalid("The body is not the expected JSON: " + err.Error())
+	}
+	return nil
 }
 
-func (s *server) refuse(w http.ResponseWriter, err error) {
+// answer writes a value, nothing if it is nil, or the refusal that err stands for.
+func answer(w http.ResponseWriter, status int, value any, err error) {
+	switch {
+	case err != nil:
+		refuse(w, err)
+	case value == nil:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		write(w, status, value)
+	}
+}
+
+func refuse(w http.ResponseWriter, err error) {
 	refusal, body := dpssim.Answer(err)
 	w.Header().Set("x-ms-error-code", strconv.Itoa(refusal.Code))
 	if refusal.RetryAfter > 0 {
@@ -248,7 +238,6 @@ func write(w http.ResponseWriter, status int, value any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("x-ms-request-id", uuid.NewString())
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a caller that is gone needs no answer
 }
@@ -257,10 +246,10 @@ func write(w http.ResponseWriter, status int, value any) {
 func (s *server) journalled(kind string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		body, err := readBody(w, r, maxServiceBody)
+		body, err := readBody(w, r, maxBody)
 		recorder := &recorder{ResponseWriter: w, status: http.StatusOK}
 		if err != nil {
-			s.refuse(recorder, err)
+			refuse(recorder, err)
 		} else {
 			r.Body = io.NopCloser(bytes.NewReader(body))
 			next.ServeHTTP(recorder, r)
@@ -269,7 +258,7 @@ func (s *server) journalled(kind string, next http.Handler) http.Handler {
 			Time: model.Time{Time: start}, Kind: kind, Transport: dpssim.TransportHTTP,
 			Method: r.Method, URL: r.URL.Path, Request: dpssim.Mask(body),
 			Status: recorder.status, Response: dpssim.Mask(recorder.body.Bytes()),
-			DurationMS: float64(time.Since(start).Microseconds()) / 1000,
+			DurationMS: dpssim.Milliseconds(time.Since(start)),
 		}
 		if kind == dpssim.KindHub {
 			entry.URL = "https://" + hostName(r) + r.URL.Path

@@ -1,7 +1,4 @@
-// Package softtpm does in software what a device's TPM does with the keys that
-// DPS wraps for it, for tests. It undoes each step with its own private keys and
-// checks each that the TPM specification says a TPM checks. It keeps nothing safe.
-package softtpm
+package dpssim_test
 
 import (
 	"bytes"
@@ -18,18 +15,21 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TPM has an endorsement key and a storage root key, both RSA of 2048 bits.
-type TPM struct {
+// softTPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its own
+// private keys and makes every check that the TPM specification requires. Its endorsement key and its storage root key are
+// RSA of 2048 bits.
+type softTPM struct {
 	endorsement, storage             *rsa.PrivateKey
 	endorsementPublic, storagePublic tpm2.TPMTPublic
 }
 
-// New makes a TPM with new keys.
-func New() (*TPM, error) {
-	t := &TPM{}
+// newSoftTPM makes a TPM with new keys.
+func newSoftTPM() (*softTPM, error) {
+	t := &softTPM{}
 	var err error
 	if t.endorsement, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		return nil, err
@@ -48,27 +48,24 @@ func withKey(template tpm2.TPMTPublic, key *rsa.PrivateKey) tpm2.TPMTPublic {
 }
 
 // Keys are the public parts, as the device sends them.
-func (t *TPM) Keys() model.TPM {
+func (t *softTPM) Keys() model.TPM {
 	encode := func(public tpm2.TPMTPublic) string {
 		return base64.StdEncoding.EncodeToString(tpm2.Marshal(tpm2.New2B(public)))
 	}
 	return model.TPM{EndorsementKey: encode(t.endorsementPublic), StorageRootKey: encode(t.storagePublic)}
 }
 
-// Import takes the blob of a challenge or of a registration and returns the HMAC
-// key in it.
-func (t *TPM) Import(blob []byte) ([]byte, error) {
+// Import returns the HMAC key in the blob of a challenge or of a registration.
+func (t *softTPM) Import(blob []byte) ([]byte, error) {
 	var parts [6][]byte
-	rest := blob
 	for i := range parts {
-		if len(rest) < 2 || len(rest)-2 < int(binary.BigEndian.Uint16(rest)) {
-			return nil, fmt.Errorf("part %d of the blob is cut short", i)
+		var err error
+		if parts[i], err = sizedPrefix(&blob); err != nil {
+			return nil, fmt.Errorf("part %d of the blob: %w", i, err)
 		}
-		size := int(binary.BigEndian.Uint16(rest))
-		parts[i], rest = rest[2:2+size], rest[2+size:]
 	}
-	if len(rest) != 0 {
-		return nil, fmt.Errorf("%d bytes follow the blob", len(rest))
+	if len(blob) != 0 {
+		return nil, fmt.Errorf("%d bytes follow the blob", len(blob))
 	}
 	innerKey, err := t.activateCredential(parts[0], parts[1])
 	if err != nil {
@@ -81,9 +78,8 @@ func (t *TPM) Import(blob []byte) ([]byte, error) {
 	return key, nil
 }
 
-// activateCredential is TPM2_ActivateCredential of the storage root key with the
-// endorsement key.
-func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
+// activateCredential is TPM2_ActivateCredential of the storage root key with the endorsement key.
+func (t *softTPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 	seed, err := decapsulate(t.endorsement, secret, "IDENTITY")
 	if err != nil {
 		return nil, err
@@ -99,9 +95,9 @@ func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 	return sized(plain)
 }
 
-// importDuplicate is TPM2_Import under the storage root key, and the check of
-// TPM2_Load that public and secret part belong together.
-func (t *TPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
+// importDuplicate is TPM2_Import under the storage root key, and the check of TPM2_Load that the public and the secret
+// part belong together.
+func (t *softTPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
 	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
 	if err != nil {
 		return nil, err
@@ -159,8 +155,7 @@ func decapsulate(key *rsa.PrivateKey, secret []byte, label string) ([]byte, erro
 	return rsa.DecryptOAEP(sha256.New(), nil, key, secret, append([]byte(label), 0))
 }
 
-// unprotect undoes what a storage key protects: TPM2B_DIGEST of an HMAC, then
-// what is encrypted.
+// unprotect undoes the protection of a storage key: a TPM2B_DIGEST with an HMAC, then the encrypted data.
 func unprotect(seed, name, protected []byte) ([]byte, error) {
 	mac, err := sizedPrefix(&protected)
 	if err != nil {
@@ -181,23 +176,25 @@ func decryptCFB(key, encrypted []byte) ([]byte, error) {
 		return nil, err
 	}
 	plain := make([]byte, len(encrypted))
-	//lint:ignore SA1019 the TPM specification asks for CFB
+	//lint:ignore SA1019 the TPM specification requires CFB
 	cipher.NewCFBDecrypter(block, make([]byte, block.BlockSize())).XORKeyStream(plain, encrypted)
 	return plain, nil
 }
 
-// sizedPrefix takes a TPM2B off the front.
+// sizedPrefix cuts a TPM2B off the front.
 func sizedPrefix(data *[]byte) ([]byte, error) {
-	if len(*data) < 2 || len(*data)-2 < int(binary.BigEndian.Uint16(*data)) {
+	if len(*data) < 2 {
 		return nil, errors.New("a field is cut short")
 	}
-	size := int(binary.BigEndian.Uint16(*data))
-	field := (*data)[2 : 2+size]
-	*data = (*data)[2+size:]
-	return field, nil
+	size, rest := int(binary.BigEndian.Uint16(*data)), (*data)[2:]
+	if len(rest) < size {
+		return nil, errors.New("a field is cut short")
+	}
+	*data = rest[size:]
+	return rest[:size], nil
 }
 
-// sized is a TPM2B and nothing behind it.
+// sized reads a TPM2B that nothing follows.
 func sized(data []byte) ([]byte, error) {
 	field, err := sizedPrefix(&data)
 	if err == nil && len(data) != 0 {

@@ -1,4 +1,4 @@
-package hub_test
+package web_test
 
 import (
 	"bytes"
@@ -16,23 +16,49 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/store"
+	"github.com/usher-dps/usher/internal/standin/dpssim/web"
 )
 
-var policyKey = base64.StdEncoding.EncodeToString([]byte("the key of iothubowner in the tests"))
+// hubStore is a registry with a clock that stands still.
+type hubStore struct {
+	*hub.Registry
+	store *store.Store
+	time  time.Time
+}
+
+func newHubStore() *hubStore {
+	f := &hubStore{store: store.Memory(), time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	f.Registry = hub.New(f.store, func() time.Time { return f.time })
+	return f
+}
+
+func (f *hubStore) create(t *testing.T, host, id, twin string) {
+	t.Helper()
+	initial := new(model.InitialTwin)
+	if twin != "" {
+		if err := json.Unmarshal([]byte(twin), initial); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.store.Update(func(tx *store.Tx) error {
+		return f.Create(tx, host, model.DeviceIdentity{DeviceID: id}, initial)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // apiFixture serves the API over HTTP for hubA and hubB.
 type apiFixture struct {
-	*fixture
+	*hubStore
 	server *httptest.Server
 }
 
 func newAPI(t *testing.T) *apiFixture {
 	t.Helper()
-	f := newFixture(t)
-	policies := func(host string) ([]hub.Policy, bool) {
-		return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, host == hubA || host == hubB
-	}
-	server := httptest.NewServer(hub.API(f.Registry, policies))
+	f := newHubStore()
+	server := httptest.NewServer(web.HubAPI(f.Registry, hub.Policy{Name: "iothubowner", PrimaryKey: policyKey}, hubA, hubB))
 	t.Cleanup(server.Close)
 	return &apiFixture{f, server}
 }
@@ -237,7 +263,11 @@ func TestAPIQuery(t *testing.T) {
 func TestAPIAuthentication(t *testing.T) {
 	t.Parallel()
 	f := newAPI(t)
-	key, other := []byte("the key of iothubowner in the tests"), []byte("another")
+	key, err := base64.StdEncoding.DecodeString(policyKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := []byte("another")
 	hour := f.time.Add(time.Hour)
 	for _, test := range []struct{ name, host, path, token, want string }{
 		{"the policy", hubA, "/devices?api-version=1", attest.NewToken(hubA, key, hour, "iothubowner"), ""},
@@ -272,8 +302,7 @@ func TestAPIAuthentication(t *testing.T) {
 	}
 }
 
-// FuzzAPI sends any call with a good token: it must be answered, with JSON, and never
-// by a fault of the stand-in's own.
+// FuzzAPI sends any call with a good token: it must be answered, with JSON, and never by a fault of the stand-in's own.
 func FuzzAPI(f *testing.F) {
 	for _, seed := range []struct{ method, path, ifMatch, body string }{
 		{"PUT", "/devices/d", "", `{"deviceId":"d","authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"AA"}}}`},
@@ -285,11 +314,9 @@ func FuzzAPI(f *testing.F) {
 		f.Add(seed.method, seed.path, seed.ifMatch, []byte(seed.body))
 	}
 	f.Fuzz(func(t *testing.T, method, path, ifMatch string, body []byte) {
-		s := newFixture(t)
+		s := newHubStore()
 		s.create(t, hubA, "e", `{"tags":{"a":1}}`)
-		handler := hub.API(s.Registry, func(string) ([]hub.Policy, bool) {
-			return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, true
-		})
+		handler := web.HubAPI(s.Registry, hub.Policy{Name: "iothubowner", PrimaryKey: policyKey}, hubA)
 		u, err := url.ParseRequestURI(path)
 		if err != nil || u.Host != "" {
 			t.Skip()
