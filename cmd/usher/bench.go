@@ -254,7 +254,7 @@ func (flags *benchFlags) makeRequests(ctx context.Context, rules *decider.Rules,
 	bar := newProgress(stderr, "rules")
 	defer bar.done()
 	made, err := verify.Generate(ctx, verify.Options{
-		Rules: rules, Files: files, Loading: flags.rules.options(), Only: flags.only, Budget: flags.generate, Seed: flags.seed,
+		Rules: rules, Files: files, Only: flags.only, Budget: flags.generate, Seed: flags.seed,
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
 	})
 	switch {

@@ -104,10 +104,7 @@ func explainLint(w io.Writer, id string) error {
 }
 
 func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer) error {
-	options := lint.Options{
-		Name: flags.rules.path, AllowBuiltins: flags.rules.builtins, AllowNet: flags.rules.allowNet, Hubs: flags.hubs,
-		NoTestFiles: !flags.rules.isFolder(), // most bundles contain none
-	}
+	options := lint.Options{Hubs: flags.hubs, NoTestFiles: !flags.rules.isFolder()} // most bundles contain no tests
 	for _, name := range flags.enrollments {
 		enrollments, err := readEnrollments(name)
 		if err != nil {
