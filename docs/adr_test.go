@@ -8,7 +8,8 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // pureRegoChoice is a weighted rendezvous choice in Rego alone: each hub scores
@@ -77,22 +78,22 @@ func BenchmarkADR0005(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			rules, err := allocation.LoadRules(b.Context(), fstest.MapFS{
+			rules, err := decider.LoadRules(b.Context(), fstest.MapFS{
 				"rule.rego": {Data: []byte(c.rule)},
 				"dps.rego":  {Data: library},
-			}, allocation.RulesOptions{})
+			}, decider.RulesOptions{})
 			if err != nil {
 				b.Fatal(err)
 			}
-			allocator, err := allocation.New(allocation.Options{Rules: rules})
+			allocator, err := decider.New(decider.Options{Rules: rules})
 			if err != nil {
 				b.Fatal(err)
 			}
 			body := []byte(c.request)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, decision, err := allocator.AllocateJSON(b.Context(), body); err != nil || decision.Outcome != allocation.Assigned {
-					b.Fatal(decision, err)
+				if _, a := allocator.AllocateJSON(b.Context(), body); a.Result != answer.Assigned {
+					b.Fatal(a.Summary())
 				}
 			}
 		})

@@ -34,8 +34,8 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // root is the repository seen from this folder.
@@ -211,7 +211,7 @@ func (s *section) add(name, text string) {
 
 // load loads the section's rules with what they stand beside: in the README all
 // the rules that ship, as for somebody who follows it; elsewhere the library.
-func (s *section) load(t *testing.T, strict bool) (*allocation.Rules, error) {
+func (s *section) load(t *testing.T, strict bool) (*decider.Rules, error) {
 	t.Helper()
 	shipped := filepath.Join(root, "rules")
 	all := fstest.MapFS{}
@@ -232,7 +232,7 @@ func (s *section) load(t *testing.T, strict bool) (*allocation.Rules, error) {
 		}
 		all[name] = file
 	}
-	return allocation.LoadRules(t.Context(), all, allocation.RulesOptions{Name: "rules", Strict: strict})
+	return decider.LoadRules(t.Context(), all, decider.RulesOptions{Name: "rules", Strict: strict})
 }
 
 func (s *section) fragment(t *testing.T, text string) {
@@ -310,9 +310,9 @@ func (s *section) ask(t *testing.T, body string) {
 }
 
 // post asks the webhook over HTTP.
-func post(t *testing.T, rules *allocation.Rules, body string) (*http.Response, []byte) {
+func post(t *testing.T, rules *decider.Rules, body string) (*http.Response, []byte) {
 	t.Helper()
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}

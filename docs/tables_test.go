@@ -28,9 +28,9 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	opa "github.com/open-policy-agent/opa/v1/ast"
 
-	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -351,21 +351,21 @@ const firstRequest = `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "deviceRun
 // and the log line.
 func (c exchangeCase) exchange(t *testing.T, fallback string) (status int, code string, line map[string]any) {
 	t.Helper()
-	options := allocation.Options{Timeout: 20 * time.Millisecond}
+	options := decider.Options{Timeout: 20 * time.Millisecond}
 	if c.rule != "" {
-		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{
-			"rule.rego": {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, allocation.RulesOptions{Revision: "v1"})
+		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{
+			"rule.rego": {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, decider.RulesOptions{Revision: "v1"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		options.Rules = rules
 	}
-	allocator, err := allocation.New(options)
+	allocator, err := decider.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.canary {
-		allocator.Try(&allocation.Trial{Rules: options.Rules, Canary: allocation.Shares{{Pattern: "*", Percent: 100}}})
+		allocator.Try(&decider.Trial{Rules: options.Rules, Canary: decider.Shares{{Pattern: "*", Percent: 100}}})
 	}
 	if c.stale {
 		allocator.Stop("the source of the rules is silent")
@@ -408,8 +408,16 @@ func TestOutcomeTables(t *testing.T) {
 	operations := readDocument(t, "docs/operations.md")
 	outcomes := tableUnder(t, operations, "outcome", "status", "level", "DPS")
 	faults := tableUnder(t, operations, "fault", "status", "level", "what it means", "what to do")
-	sameNames(t, "outcomes", outcomes.column(0), constantsOf(t, "allocation/decision.go", "Outcome", ""))
-	sameNames(t, "faults", faults.column(0), constantsOf(t, "allocation/decision.go", "FaultKind", ""))
+	var wantOutcomes, wantFaults []string
+	for _, result := range answer.Results() {
+		if result.IsOutcome() {
+			wantOutcomes = append(wantOutcomes, string(result))
+		} else {
+			wantFaults = append(wantFaults, string(result))
+		}
+	}
+	sameNames(t, "outcomes", outcomes.column(0), wantOutcomes)
+	sameNames(t, "faults", faults.column(0), wantFaults)
 	for _, row := range slices.Concat(outcomes.rows, faults.rows) {
 		name := strings.Trim(row[0], "`")
 		t.Run(name, func(t *testing.T) {
@@ -494,9 +502,9 @@ func TestOnUndecidedTable(t *testing.T) {
 	sameNames(t, "values of on_undecided", documented.column(0), constantsOf(t, "internal/decide/ruleset/ruleset.go", "OnUndecided", ""))
 	for _, row := range documented.rows {
 		value := strings.Trim(row[0], "`")
-		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(
+		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(
 			"# METADATA\n# custom:\n#   enrollment_groups: [g]\n#   on_undecided: " + value + "\npackage allocation.g\n\nhub := input.linkedHubs[9]\n")}},
-			allocation.RulesOptions{})
+			decider.RulesOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -554,14 +562,15 @@ func TestLogHoldsNoSecrets(t *testing.T) {
 // The page on DPS gives the retry schedule that the code states.
 func TestRetrySchedule(t *testing.T) {
 	t.Parallel()
-	sum, wait := 0, dps.WebhookRetryInitialSeconds
-	for range dps.WebhookRetries {
+	const retries, initialSeconds, increaseSeconds = 10, 1, 9
+	sum, wait := 0, initialSeconds
+	for range retries {
 		sum += wait
-		wait += dps.WebhookRetryIncreaseSeconds
+		wait += increaseSeconds
 	}
 	behaviours := readDocument(t, "docs/dps-behaviours.md")
 	for _, want := range []string{
-		fmt.Sprintf("%d times, first after %d s, then %d s longer each time", dps.WebhookRetries, dps.WebhookRetryInitialSeconds, dps.WebhookRetryIncreaseSeconds),
+		fmt.Sprintf("%d times, first after %d s, then after %d s more each time", retries, initialSeconds, increaseSeconds),
 		fmt.Sprintf("%d s, about 7 minutes", sum),
 	} {
 		if !strings.Contains(behaviours, want) {
@@ -574,7 +583,7 @@ func TestRetrySchedule(t *testing.T) {
 func TestOverridesAreExplained(t *testing.T) {
 	t.Parallel()
 	operations := readDocument(t, "docs/operations.md")
-	for _, override := range constantsOf(t, "allocation/decision.go", "Override", "") {
+	for _, override := range constantsOf(t, "answer/answer.go", "Override", "") {
 		if !strings.Contains(operations, "`"+override+"`") {
 			t.Errorf("docs/operations.md does not say what %s is", override)
 		}

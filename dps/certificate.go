@@ -13,14 +13,12 @@ import (
 	"time"
 )
 
-// maxCertificateText bounds what ParseCertificate looks at, in bytes. A leaf
-// certificate with a 4096-bit RSA key and generous extensions has about 3 KB in
-// DER, hence about 4 KB in base64; this leaves room for four times as much.
+// maxCertificateText bounds what ParseCertificate reads, in bytes. A leaf certificate with a 4096-bit RSA key and generous
+// extensions has about 3 KB in DER, hence about 4 KB in base64; this allows four times as much.
 const maxCertificateText = 16 << 10
 
-// Certificate is what a rule may ask of a device's X.509 certificate. It has no
-// key material. Where DPS reports the same of an enrollment's certificate
-// (X509CertificateInfo), the form is the same.
+// Certificate is what a rule can see of a device's X.509 certificate. It has no key material. What DPS also reports of an
+// enrollment's certificate (X509CertificateInfo) has the same form.
 type Certificate struct {
 	Subject, Issuer CertificateName
 
@@ -28,8 +26,8 @@ type Certificate struct {
 	SerialNumber string
 	// Version of X.509: 1, 2 or 3.
 	Version int
-	// NotBefore and NotAfter bound the validity, in UTC with whole seconds.
-	// Whether they hold now is not checked here: DPS has authenticated the device.
+	// NotBefore and NotAfter bound the validity, in UTC with whole seconds. They are not compared with the time: DPS has
+	// authenticated the device.
 	NotBefore, NotAfter time.Time
 
 	// DNSNames and URIs of the subject's alternative name, nil without any.
@@ -39,8 +37,8 @@ type Certificate struct {
 	SHA1Thumbprint, SHA256Thumbprint string
 }
 
-// CertificateName is a distinguished name by its common attributes. Attributes
-// that may occur several times keep the certificate's order; absent ones are nil or "".
+// CertificateName has the common attributes of a distinguished name. Attributes that can occur several times keep the
+// certificate's order; absent ones are nil or "".
 type CertificateName struct {
 	CommonName         string
 	SerialNumber       string
@@ -51,14 +49,12 @@ type CertificateName struct {
 	Locality           []string
 }
 
-// ParseCertificate reads a certificate from text: DER in base64 as DPS sends it
-// in deviceRuntimeContext.x509.clientCertificate, with or without line breaks, or
-// PEM. Of several PEM blocks it takes the first certificate, which in a chain is
-// the leaf. Text of more than 16 KiB is refused unread.
+// ParseCertificate reads a certificate from text: DER in base64 as DPS sends it in
+// deviceRuntimeContext.x509.clientCertificate, with or without line breaks, or PEM. Of several PEM blocks it takes the first
+// certificate, which in a chain is the leaf. It refuses a text of more than 16 KiB.
 //
-// Nothing of the certificate is checked but its form: not the signature, the
-// chain or the dates. Errors do not quote the text, which may be a private key
-// sent by mistake.
+// It checks only the form of the certificate, not the signature, the chain or the dates. Errors do not quote the text, which
+// may be a private key sent by mistake.
 func ParseCertificate(text string) (*Certificate, error) {
 	if len(text) > maxCertificateText {
 		return nil, fmt.Errorf("certificate text has %d bytes, at most %d are read", len(text), maxCertificateText)
@@ -98,7 +94,7 @@ func ParseCertificate(text string) (*Certificate, error) {
 	}, nil
 }
 
-// certificateDER undoes the text encoding.
+// certificateDER decodes the text.
 func certificateDER(text string) ([]byte, error) {
 	if strings.Contains(text, "-----BEGIN ") {
 		for rest := []byte(text); ; {
@@ -111,7 +107,7 @@ func certificateDER(text string) ([]byte, error) {
 			}
 		}
 	}
-	// The decoder skips line breaks by itself; blanks and tabs it does not.
+	// The decoder skips line breaks, but not blanks and tabs.
 	text = strings.Join(strings.Fields(text), "")
 	if text == "" {
 		return nil, errors.New("certificate text is empty")

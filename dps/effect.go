@@ -2,7 +2,7 @@ package dps
 
 import "net/http"
 
-// Result is the state that a registration reaches by one answer of the webhook.
+// Result is the state of a registration after one answer of the webhook.
 type Result string
 
 // The results, in the words of DPS's registration state.
@@ -12,7 +12,7 @@ const (
 	Assigning Result = "assigning" // DPS calls the webhook again
 )
 
-// Error codes that a device, and DPS's own log, gets to see.
+// Error codes that the device and DPS's own log show.
 const (
 	CustomAllocationFailed             = 400207
 	CustomAllocationIotHubNotSpecified = 400208
@@ -20,33 +20,26 @@ const (
 )
 
 // MaxMessageSize is DPS's limit for a message, in bytes. Source:
-// https://learn.microsoft.com/azure/iot-dps/about-iot-dps#quotas-and-limits. That
-// it bounds a webhook's payload for the device, too, is an assumption.
+// https://learn.microsoft.com/azure/iot-dps/about-iot-dps#quotas-and-limits. That it also bounds a webhook's payload for the
+// device is an assumption.
 const MaxMessageSize = 96 << 10
-
-// Retries of a webhook call: after 1 s, and each time 9 s longer. Eleven calls
-// in all take 1+10+19+...+82 = 415 s.
-const (
-	WebhookRetries              = 10
-	WebhookRetryInitialSeconds  = 1
-	WebhookRetryIncreaseSeconds = 9
-)
 
 // Effect is what DPS does with an answer.
 type Effect struct {
 	Result Result
 	// ErrorCode is 0 unless Result is Failed.
 	ErrorCode int
-	// Message says it for people.
+	// Message describes it to people.
 	Message string
 }
 
-// EffectOf tells what DPS does with an answer of this HTTP status that names
-// this hub (empty where it names none). The hub is taken as one of linkedHubs.
+// EffectOf returns what DPS does with an answer that has this HTTP status and names this hub, which may be empty. It assumes
+// that the hub is one of linkedHubs. On 429 and above DPS calls again after 1 s, then 9 s later each time: 11 calls in all,
+// over 415 s.
 //
 // Source: "Troubleshoot custom allocation policies" in
-// https://learn.microsoft.com/azure/iot-dps/tutorial-custom-allocation-policies.
-// A 2xx other than 200 is not described there and counted as any other status.
+// https://learn.microsoft.com/azure/iot-dps/tutorial-custom-allocation-policies. It does not describe a 2xx other than 200,
+// which is treated like any other status.
 func EffectOf(status int, hub string) Effect {
 	switch {
 	case status == http.StatusOK && hub != "":
@@ -62,24 +55,23 @@ func EffectOf(status int, hub string) Effect {
 	}
 }
 
-// InitialTwinUse tells whether DPS applies an initial twin, and why not.
+// InitialTwinUse says whether DPS applies an initial twin, or why it does not.
 type InitialTwinUse string
 
 // Cases of an initial twin, from "Initial twin" in
 // https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation.
 const (
-	// InitialTwinNone: the response holds none, so on a first assignment or a
-	// reset DPS takes that of the enrollment.
+	// InitialTwinNone: the response has none, so on a first assignment or a reset DPS applies that of the enrollment.
 	InitialTwinNone InitialTwinUse = "none"
-	// InitialTwinApplied: it becomes the twin of the device.
+	// InitialTwinApplied: it becomes the device's twin.
 	InitialTwinApplied InitialTwinUse = "applied"
-	// InitialTwinIgnoredSameHub: the device has its twin on that hub already.
+	// InitialTwinIgnoredSameHub: the device already has a twin on that hub.
 	InitialTwinIgnoredSameHub InitialTwinUse = "ignored: the device stays on its hub"
 	// InitialTwinIgnoredMigrated: the device's data moves to the new hub.
 	InitialTwinIgnoredMigrated InitialTwinUse = "ignored: the device moves and its twin is migrated"
 )
 
-// UseOfInitialTwin tells what DPS does with the twin of a response.
+// UseOfInitialTwin returns what DPS does with the twin of a response.
 func UseOfInitialTwin(request *AllocationRequest, response *AllocationResponse) InitialTwinUse {
 	switch {
 	case response.InitialTwin == nil:

@@ -65,19 +65,6 @@ func TestEffectOfNoHub(t *testing.T) {
 	}
 }
 
-// 10 retries after 1 s, 10 s, ... 82 s.
-func TestWebhookRetries(t *testing.T) {
-	t.Parallel()
-	total, wait := 0, dps.WebhookRetryInitialSeconds
-	for range dps.WebhookRetries {
-		total += wait
-		wait += dps.WebhookRetryIncreaseSeconds
-	}
-	if total != 415 {
-		t.Errorf("retries take %d s, want 415", total)
-	}
-}
-
 func TestUseOfInitialTwin(t *testing.T) {
 	t.Parallel()
 	const here, there = "contoso-eu.azure-devices.net", "contoso-us.azure-devices.net"

@@ -15,27 +15,25 @@ import (
 
 // Limits of a body. DPS's bodies stay far below all of them.
 const (
-	// MaxDepth is how deep objects and arrays may nest. DPS's own members nest
-	// 6 deep and a twin in an enrollment 12; the rest is room for the device's
-	// payload.
+	// MaxDepth is how deep objects and arrays may nest. DPS's own members nest 6 deep, and a twin in an enrollment 12; the
+	// rest is room for the device's payload.
 	MaxDepth = 64
-	// maxNumberLength bounds a number's text. Every float64 and every 64-bit
-	// integer is shorter.
+	// maxNumberLength bounds a number's text. Every float64 and every 64-bit integer is shorter.
 	maxNumberLength = 64
-	// maxExponent bounds a number's exponent; float64 ends at 308. A validator
-	// or a rule that meets 1e999999 would compute with a million digits.
+	// maxExponent bounds a number's exponent; float64 ends at 308. A validator or a rule would compute with a million
+	// digits if it met 1e999999.
 	maxExponent = 308
 )
 
-// MalformedError says why a body is no JSON document that DPS could have sent.
-// Its text never holds a value of the body.
+// MalformedError says why a body is not a JSON document that DPS could have sent. Its text never contains a value of the
+// body.
 type MalformedError struct {
-	// Pointer is the JSON pointer (RFC 6901) of the place; empty for the root.
-	// It is cut after 256 bytes: names of members can be of any length.
+	// Pointer is the JSON pointer (RFC 6901) of the place; empty for the root. It is cut off after 256 bytes: names of
+	// members can have any length.
 	Pointer string
 	// Offset is the place in bytes from the start of the body.
 	Offset int64
-	// Problem is what is wrong there, for people.
+	// Problem describes what is wrong there.
 	Problem string
 }
 
@@ -47,16 +45,14 @@ func (e *MalformedError) Error() string {
 	return fmt.Sprintf("%s at %s (byte %d)", e.Problem, place, e.Offset)
 }
 
-// ParseAllocationRequest reads one JSON object. It refuses, with a
-// *MalformedError, what encoding/json would let pass: duplicate member names,
-// invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and
-// numbers that are out of reach of a float64. The size of the body is the
-// caller's to bound. The result shares no memory with body.
+// ParseAllocationRequest reads one JSON object. It refuses, with a *MalformedError, what encoding/json would accept:
+// duplicate member names, invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and numbers outside the
+// range of a float64. The caller bounds the size of the body. The result shares no memory with body.
 func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
-	p.source = *bytes.NewBuffer(body) // which the decoder reads in place
-	p.text = string(body)             // one copy, of which most strings are parts
+	p.source = *bytes.NewBuffer(body) // the decoder reads it in place
+	p.text = string(body)             // one copy; most strings are parts of it
 	p.decoder.Reset(&p.source, decoderOptions)
 
 	if p.decoder.PeekKind() != '{' {
@@ -84,8 +80,7 @@ var parsers = sync.Pool{New: func() any {
 	return p
 }}
 
-// decoderOptions leave finding duplicate names to the parser, which puts every
-// name into a map anyway.
+// decoderOptions let the parser find duplicate names, since it puts every name into a map anyway.
 var decoderOptions = jsontext.AllowDuplicateNames(true)
 
 type parser struct {
@@ -100,8 +95,8 @@ func (p *parser) release() {
 	parsers.Put(p)
 }
 
-// value reads the next value. shape tells which of an object's members are
-// DPS's own; it is nil below a member whose content DPS does not define.
+// value reads the next value. shape says which of an object's members are DPS's own; it is nil below a member whose content
+// DPS does not define.
 func (p *parser) value(shape *shape) (any, error) {
 	switch p.decoder.PeekKind() {
 	case '{':
@@ -157,7 +152,7 @@ func (p *parser) object(shape *shape) (map[string]any, error) {
 		return nil, p.malformed(err)
 	}
 	for _, name := range nulls {
-		delete(members, name) // a null of DPS's own is an absence
+		delete(members, name) // a null among DPS's own members means that it is absent
 	}
 	shape.settle(members, variants)
 	return members, nil
@@ -200,8 +195,8 @@ func (p *parser) string() (string, error) {
 	return p.unquote(raw), nil
 }
 
-// name reads a member's name, without an allocation for the names of DPS, and
-// what shape says of the member: nothing if it is not one of DPS's own.
+// name reads a member's name, without an allocation for DPS's own names, and looks the member up in shape. The result is
+// empty if it is not one of DPS's own.
 func (p *parser) name(shape *shape) (string, shapeMember, error) {
 	raw, err := p.decoder.ReadValue()
 	if err != nil {
@@ -257,7 +252,7 @@ func (p *parser) number() (json.Number, error) {
 	return json.Number(p.read(raw)), nil
 }
 
-// problem is a fault at the place that the decoder has reached.
+// problem is an error at the place that the decoder has reached.
 func (p *parser) problem(problem string) error {
 	return &MalformedError{Pointer: pointer(p.decoder.StackPointer()), Offset: p.decoder.InputOffset(), Problem: problem}
 }
@@ -270,7 +265,7 @@ func pointer(p jsontext.Pointer) string {
 	return strings.ToValidUTF8(string(p[:most]), "") + "…"
 }
 
-// malformed words a decoder's error without quoting the body.
+// malformed describes a decoder's error without quoting the body.
 func (p *parser) malformed(err error) error {
 	malformed := &MalformedError{
 		Pointer: pointer(p.decoder.StackPointer()),
@@ -279,7 +274,7 @@ func (p *parser) malformed(err error) error {
 	}
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		malformed.Pointer, malformed.Offset = pointer(syntactic.JSONPointer), syntactic.ByteOffset
-		err = syntactic.Err // without the pointer, whose names could read like any error
+		err = syntactic.Err // without the pointer, whose names could look like an error
 	}
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

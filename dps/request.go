@@ -6,31 +6,27 @@ import (
 
 // AllocationRequest is the body that DPS posts to a custom-allocation webhook.
 //
-// The typed fields are those that a decision needs. They are read leniently: a
-// member of the wrong type leaves its field zero, because the JSON Schema check
-// that follows names every such member at once. Document is the whole body.
+// The typed fields are those that a decision needs. They are read leniently: a member of the wrong type leaves its field
+// empty, because the JSON Schema check that follows reports all such members at once. Document is the whole body.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationRequest struct {
-	// Enrollment is the record of the individual enrollment or enrollment
-	// group that the device came by.
+	// Enrollment is the individual enrollment or enrollment group that the device registers with.
 	Enrollment Enrollment
-	// Device is what DPS knows of the device at this moment.
+	// Device is what DPS knows about the device at this moment.
 	Device DeviceRuntimeContext
-	// LinkedHubs are the host names that the answer may choose from, in the
-	// order and spelling of DPS.
+	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
-	// Document is the body as DPS sent it, built of map[string]any, []any,
-	// string, json.Number, bool and nil. It differs from the bytes in two
-	// ways only: a property of DPS's own is found under one spelling, and one
-	// that is null is absent. Schemas and rules read it; nobody may change it.
+	// Document is the body as DPS sent it, made of map[string]any, []any, string, json.Number, bool and nil. It differs
+	// from the bytes in only two ways: DPS's own properties have one spelling, and those that are null are absent. Schemas
+	// and rules read it; it must not be changed.
 	Document map[string]any
 }
 
-// EnrollmentKind says which of DPS's two kinds of enrollment a record is.
+// EnrollmentKind is one of DPS's two kinds of enrollment.
 type EnrollmentKind string
 
-// The two kinds, named as the member of the AllocationRequest that holds them.
+// The two kinds, named like the members of the AllocationRequest that hold them.
 const (
 	IndividualEnrollment EnrollmentKind = "individualEnrollment"
 	EnrollmentGroup      EnrollmentKind = "enrollmentGroup"
@@ -39,8 +35,8 @@ const (
 // Enrollment is the part of an enrollment record that decisions need.
 type Enrollment struct {
 	Kind EnrollmentKind
-	// ID is the registrationId of an individual enrollment or the
-	// enrollmentGroupId of a group, as sent. DPS compares both without case.
+	// ID is the registrationId of an individual enrollment or the enrollmentGroupId of a group, as sent. DPS compares both
+	// without case.
 	ID string
 	// Reprovision is what DPS does with a device that registers again.
 	Reprovision ReprovisionPolicy
@@ -50,11 +46,9 @@ type Enrollment struct {
 type DeviceRuntimeContext struct {
 	// RegistrationID is the device's registration ID, as the device sent it.
 	RegistrationID string
-	// CurrentIotHubHostName is the hub that the device is assigned to; empty
-	// before the first assignment.
+	// CurrentIotHubHostName is the hub that the device is assigned to; empty before the first assignment.
 	CurrentIotHubHostName string
-	// CurrentDeviceID is the device's identity there; empty before the first
-	// assignment.
+	// CurrentDeviceID is the device's identity there; empty before the first assignment.
 	CurrentDeviceID string
 }
 
@@ -63,8 +57,7 @@ func (r *AllocationRequest) FirstAssignment() bool {
 	return r.Device.CurrentIotHubHostName == ""
 }
 
-// LinkedHub finds a hub among LinkedHubs, without case, and returns it in the
-// spelling of LinkedHubs.
+// LinkedHub finds a hub in LinkedHubs without case, and returns the spelling there.
 func (r *AllocationRequest) LinkedHub(name string) (string, bool) {
 	for _, hub := range r.LinkedHubs {
 		if SameHub(hub, name) {
@@ -77,13 +70,11 @@ func (r *AllocationRequest) LinkedHub(name string) (string, bool) {
 // SameHub compares two host names as DNS does, without case.
 func SameHub(a, b string) bool { return strings.EqualFold(a, b) }
 
-// ReprovisionPolicy is what DPS does with the hub and the twin of a device that
-// registers again.
+// ReprovisionPolicy is what DPS does with the hub and the twin of a device that registers again.
 type ReprovisionPolicy string
 
-// The three policies that the portal offers. A record without the member is
-// taken as ReprovisionMigrate, the default that the REST specification gives to
-// both of its members.
+// The three policies that the portal offers. An enrollment without one has ReprovisionMigrate, the default that the REST
+// specification gives to both members.
 const (
 	ReprovisionMigrate ReprovisionPolicy = "migrate" // hub may change, device data moves along
 	ReprovisionReset   ReprovisionPolicy = "reset"   // hub may change, the initial state is applied

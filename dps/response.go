@@ -9,23 +9,21 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// AllocationResponse is the body that DPS obeys. InitialTwin and Payload are
-// built of the types of [AllocationRequest.Document]; nil leaves them out.
+// AllocationResponse is the body that DPS obeys. InitialTwin and Payload have the types of [AllocationRequest.Document]; nil
+// leaves them out.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationResponse struct {
 	// IotHubHostName is one of the request's linkedHubs.
 	IotHubHostName string
-	// InitialTwin is {tags, properties: {desired}}. DPS puts it in place of the
-	// enrollment's own; it merges nothing.
+	// InitialTwin is {tags, properties: {desired}}. It replaces the enrollment's own; DPS merges nothing.
 	InitialTwin map[string]any
 	// Payload is returned to the device, on each registration.
 	Payload map[string]any
 }
 
-// AppendJSON appends the response to b. Members are in a fixed order, those of
-// the twin and the payload in the order of their names, so that equal responses
-// are equal bytes.
+// AppendJSON appends the response to b. Members are in a fixed order, those of the twin and the payload in the order of
+// their names, so that equal responses are equal bytes.
 func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 	b = append(b, `{"iotHubHostName":`...)
 	b = AppendString(b, r.IotHubHostName)
@@ -40,8 +38,8 @@ func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
-// AppendValue appends a JSON value that is built of the types of
-// [AllocationRequest.Document], members in the order of their names.
+// AppendValue appends a JSON value that has the types of [AllocationRequest.Document], with members in the order of their
+// names.
 func AppendValue(b []byte, value any) []byte {
 	switch v := value.(type) {
 	case nil:
@@ -76,13 +74,13 @@ func AppendValue(b []byte, value any) []byte {
 		}
 		return append(b, '}')
 	default:
-		panic("dps: not a JSON value") // a bug of the caller, not of its input
+		panic("dps: not a JSON value") // a bug in the caller
 	}
 }
 
 // AppendString appends a text as a JSON string.
 func AppendString(b []byte, text string) []byte {
-	// The only error is invalid UTF-8, of which AppendQuote makes U+FFFD.
+	// The only error is invalid UTF-8, which AppendQuote replaces by U+FFFD.
 	b, _ = jsontext.AppendQuote(b, text)
 	return b
 }

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// shape names the members of an object that DPS defines, and the objects below
-// them. What no shape names is kept exactly as sent.
+// shape names the members of an object that DPS defines, and the objects below them. All other members are kept exactly as
+// sent.
 type shape struct {
 	members map[string]shapeMember
 }
@@ -16,7 +16,7 @@ type shapeMember struct {
 	below *shape // nil: a scalar, an array, or JSON that DPS does not define
 }
 
-// object makes a shape of members without objects below them.
+// object returns a shape of members without objects below them.
 func object(names ...string) shape {
 	s := shape{members: make(map[string]shapeMember, len(names))}
 	for _, name := range names {
@@ -31,7 +31,7 @@ func (s shape) with(name string, below shape) shape {
 	return s
 }
 
-// The record's members over all api-versions of the service API.
+// requestShape has the members of an enrollment in all api-versions of the service API.
 var requestShape = func() shape {
 	certificate := object("certificate").with("info", object("subjectName", "sha1Thumbprint", "sha256Thumbprint",
 		"issuerName", "notBeforeUtc", "notAfterUtc", "serialNumber", "version"))
@@ -65,8 +65,8 @@ var requestShape = func() shape {
 			with("x509", object("clientCertificate")))
 }()
 
-// usualSize is how many members an object of the shape has: a map that grows
-// costs a second allocation. Only enrollment records outgrow the least size.
+// usualSize is how many members an object of the shape usually has: a map that grows costs a second allocation. Only
+// enrollments outgrow the smallest size.
 func (s *shape) usualSize() int {
 	if s != nil && len(s.members) > 12 {
 		return 14
@@ -74,10 +74,10 @@ func (s *shape) usualSize() int {
 	return 8
 }
 
-// find returns the member of DPS's own that name means, in any spelling.
+// find returns DPS's own member of that name, in any spelling.
 func (s *shape) find(name string) (shapeMember, bool) {
 	if m, ok := s.members[name]; ok {
-		return m, true // spelled so, but written with escapes
+		return m, true // the same spelling, but with escapes
 	}
 	for known, m := range s.members {
 		if len(known) == len(name) && strings.EqualFold(known, name) {
@@ -87,13 +87,12 @@ func (s *shape) find(name string) (shapeMember, bool) {
 	return shapeMember{}, false
 }
 
-// settle gives members in another spelling the one that DPS sends, so that
-// schemas and rules find them. The documents of DPS itself spell
-// currentIotHubHostName in three ways. Where an object has the right spelling
-// too, that one counts and the other stays as it is.
+// settle renames members in another spelling to the one that DPS sends, so that schemas and rules find them. DPS's own
+// documentation spells currentIotHubHostName in three ways. If an object also has the right spelling, that one counts, and
+// the other stays as it is.
 func (s *shape) settle(members map[string]any, variants []string) {
-	// Of several variants the first in the alphabet counts, not the first in
-	// the body: JSON gives the order of members no meaning.
+	// Of several variants the first in the alphabet counts, not the first in the body: the order of members has no meaning
+	// in JSON.
 	slices.Sort(variants)
 	for _, name := range variants {
 		m, _ := s.find(name)

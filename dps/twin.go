@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"slices"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Limits that IoT Hub puts on a device twin. Source:
+// Limits of IoT Hub for a device twin. Source:
 // https://learn.microsoft.com/azure/iot-hub/iot-hub-devguide-device-twins
 const (
 	MaxTagsSize        = 8 << 10
@@ -21,8 +24,7 @@ const (
 	minTwinInteger     = -(1 << 52) // -4503599627370496
 )
 
-// TwinProblem is one thing in an initial twin that IoT Hub would refuse, or of
-// which DPS would make nothing.
+// TwinProblem is a part of an initial twin that IoT Hub would refuse or DPS would ignore.
 type TwinProblem struct {
 	Pointer string // JSON pointer from the twin, such as /tags/site
 	Problem string
@@ -30,8 +32,8 @@ type TwinProblem struct {
 
 func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
 
-// CheckInitialTwin lists what IoT Hub would refuse in an initial twin; it is
-// empty for a good one. Problems name keys and limits, never values.
+// CheckInitialTwin lists what IoT Hub would refuse in an initial twin; nothing if it is good. Problems name keys and limits,
+// never values.
 func CheckInitialTwin(twin map[string]any) []TwinProblem {
 	var c twinCheck
 	c.initialTwin(twin)
@@ -63,9 +65,9 @@ func (c *twinCheck) add(pointer, format string, args ...any) {
 }
 
 func (c *twinCheck) onlyMembers(pointer string, object map[string]any, allowed ...string) {
-	for _, name := range sortedNames(object) {
+	for _, name := range slices.Sorted(maps.Keys(object)) {
 		if !slices.Contains(allowed, name) {
-			c.add(pointer+"/"+escape(name), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
+			c.add(member(pointer, name), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
 		}
 	}
 }
@@ -88,7 +90,7 @@ func (c *twinCheck) sized(pointer string, section map[string]any, limit int) {
 	}
 }
 
-// object returns the size of an object as IoT Hub counts it.
+// object checks an object and returns its size as IoT Hub counts it.
 func (c *twinCheck) object(pointer string, object map[string]any, depth int) int {
 	if depth > MaxTwinDepth {
 		c.add(pointer, "nested deeper than %d objects", MaxTwinDepth)
@@ -97,10 +99,10 @@ func (c *twinCheck) object(pointer string, object map[string]any, depth int) int
 	size := 0
 	for name, value := range object {
 		if depth == 0 && (name == "$version" || name == "$metadata") {
-			continue // written by IoT Hub itself, outside its count
+			continue // IoT Hub writes them itself, and does not count them
 		}
 		if problem := keyProblem(name); problem != "" {
-			c.add(pointer+"/"+escape(name), "%s", problem)
+			c.add(member(pointer, name), "%s", problem)
 		}
 		size += textSize(name)
 		size += c.value(pointer, name, value, depth)
@@ -108,9 +110,9 @@ func (c *twinCheck) object(pointer string, object map[string]any, depth int) int
 	return size
 }
 
-// value checks the member or array element called name of the value at parent.
+// value checks the member or array element called name of the value at parent, and returns its size.
 func (c *twinCheck) value(parent, name string, value any, depth int) int {
-	place := func() string { return parent + "/" + escape(name) }
+	place := func() string { return member(parent, name) }
 	switch v := value.(type) {
 	case map[string]any:
 		return c.object(place(), v, depth+1)
@@ -132,12 +134,12 @@ func (c *twinCheck) value(parent, name string, value any, depth int) int {
 		return 8
 	case bool:
 		return 4
-	default: // null deletes a property in a patch; here it is as if absent
+	default: // null deletes a property in a patch; here it means absent
 		return 0
 	}
 }
 
-// textSize counts as IoT Hub does: characters, but not the control characters C0 and C1.
+// textSize counts characters as IoT Hub does, without the control characters C0 and C1.
 func textSize(text string) int {
 	size := 0
 	for _, r := range text {
@@ -165,8 +167,7 @@ func keyProblem(name string) string {
 	return ""
 }
 
-// twinNumber reports whether IoT Hub takes the number. The limit holds for
-// integers alone.
+// twinNumber reports whether IoT Hub accepts the number. Only integers have a limit.
 func twinNumber(number json.Number) bool {
 	if i, err := number.Int64(); err == nil {
 		return minTwinInteger <= i && i <= maxTwinInteger
@@ -181,15 +182,5 @@ func twinNumber(number json.Number) bool {
 	return f.Cmp(big.NewFloat(minTwinInteger)) >= 0 && f.Cmp(big.NewFloat(maxTwinInteger)) <= 0
 }
 
-func sortedNames(object map[string]any) []string {
-	names := make([]string, 0, len(object))
-	for name := range object {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
-
-func escape(name string) string { return pointerEscapes.Replace(name) }
+// member is the JSON pointer of a member.
+func member(pointer, name string) string { return string(jsontext.Pointer(pointer).AppendToken(name)) }

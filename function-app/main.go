@@ -1,9 +1,8 @@
-// Command function-app is the webhook as a program: the custom handler that the
-// Azure Functions host starts, or a server of its own in a container or a VM.
+// Command function-app is the webhook as a program: the custom handler that the Azure Functions host starts, or a server in
+// a container or on a VM.
 //
-// It takes its settings from the environment; local.settings.json.example
-// documents them. It never exits with status 0 unless it was told to stop, since
-// the Functions host would take that for an end that it must not repair.
+// It reads its settings from the environment; local.settings.json.example documents them. It exits with status 0 only when
+// it was told to stop, because the Functions host does not restart a handler that exited with 0.
 package main
 
 import (
@@ -20,14 +19,19 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	_ "time/tzdata" // rules name time zones, and an image may have none
+	_ "time/tzdata" // rules name time zones, and an image may lack them
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
 func main() {
-	host := os.Getppid() // first of all: who knows how long it lives
+	host := os.Getppid() // first, because it may exit at any time
 	tuneCollector(os.Getenv)
 	time.Local = time.UTC // to a rule, "Local" must be the same on every instance
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -37,15 +41,13 @@ func main() {
 	}
 	err := run(ctx, os.Getenv, os.Stdout)
 	if err != nil {
-		// Standard error is where a person looks; the Functions host shows it
-		// as an error, too.
+		// People look at standard error, and the Functions host shows it as an error.
 		fmt.Fprintln(os.Stderr, "usher: "+err.Error())
 	}
 	os.Exit(exitCode(err))
 }
 
-// errStoppedByHost is the end under the Functions host, which has no good end:
-// it does not start a handler again that exited with 0.
+// errStoppedByHost ends the program under the Functions host, which does not restart a handler that exited with 0.
 var errStoppedByHost = errors.New("stopped by a signal")
 
 func exitCode(err error) int {
@@ -59,9 +61,8 @@ func exitCode(err error) int {
 	}
 }
 
-// tuneCollector trades some 20 MB of memory for a tenth to a quarter of the CPU
-// of a request, unless the environment tunes the collector itself. The soft
-// limit keeps that from growing where memory is short.
+// tuneCollector trades about 20 MB of memory for a tenth to a quarter of the CPU of a request, unless the environment tunes
+// the collector. The soft limit bounds the trade where memory is short.
 func tuneCollector(getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
@@ -71,8 +72,7 @@ func tuneCollector(getenv func(string) string) {
 	}
 }
 
-// run serves until ctx ends. Wiring and order are all here: settings, rules,
-// listener last.
+// run serves until ctx ends. All wiring is here, in order: settings, rules, and the listener last.
 func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
 	settings, err := readSettings(getenv)
 	telemetrySettings, telemetryErr := telemetry.ReadSettings(getenv)
@@ -84,23 +84,27 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	defer stopTelemetry(signals) // the last of all, to send what the others said
+	defer stopTelemetry(signals) // last, to send what the others reported
 	log := slog.New(signals.LogHandler(output))
 
-	records, err := openRecords(settings.records, getenv, stdout, log)
+	records, err := sink.Open(sink.Options{Settings: settings.records, Log: log, Stdout: stdout, Getenv: getenv,
+		Credential: func() (azcore.TokenCredential, error) { return azureauth.Credential(getenv) }})
+	if err != nil {
+		return fmt.Errorf("%s: %w", settingRecordSinks, err)
+	}
+	defer records.Close()
+	rules, err := startRules(ctx, settings, getenv, log, records.Observe)
 	if err != nil {
 		return err
 	}
-	defer records.close()
-	rules, err := startRules(ctx, settings, getenv, log, records.observe)
-	if err != nil {
-		return err
+	observers := []answer.Observer{records.Observe}
+	if settings.logsCalls() {
+		observers = append(observers, answer.LogCalls(log))
 	}
-	observers := records.observers(settings.records, log)
 	if observer := signals.Observer(); observer != nil {
 		observers = append(observers, observer)
 	}
-	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.states, Comparisons: rules.comparisons}); err != nil {
+	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.States, Comparisons: rules.comparisons}); err != nil {
 		return err
 	}
 	if rules.shadow != nil {
@@ -117,16 +121,15 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 			Keys:      settings.keys,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
-		// Body and decision must fit into the 4 s that are advisable for DPS;
-		// a body that takes longer comes from elsewhere.
+		// Body and decision must fit into the 4 s that are advisable for DPS. A body that takes longer does not come from it.
 		ReadTimeout:  10 * time.Second,
 		WriteTimeout: 10*time.Second + settings.decisionTimeout + 5*time.Second,
-		// Longer than the host keeps its connections, so that it, and not we,
-		// closes them: a request on a connection that closes would fail.
+		// Longer than the Functions host keeps its connections, so that the host closes them: a request on a connection that
+		// we close would fail.
 		IdleTimeout: 10 * time.Minute,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	// Last: the Functions host takes any answer for readiness.
+	// Last: the Functions host takes any response as readiness.
 	listener, err := net.Listen("tcp", settings.listen)
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s (setting %s): %w", settings.listen, settings.listenSetting, err)
@@ -137,7 +140,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	upkeep, stopUpkeep := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { rules.run(upkeep) })
-	defer func() { // before the records are closed, in which rules on trial have a part
+	defer func() { // before the records are closed, because rules on trial are recorded
 		stopUpkeep()
 		group.Wait()
 	}()
@@ -164,10 +167,9 @@ func serve(ctx context.Context, server *http.Server, listener net.Listener, sett
 	return nil
 }
 
-// exitWithParent ends the process when the Functions host is gone. The host
-// sends no signal when it dies, and on Linux nothing else ends its children.
-// Polling, because the kernel's parent-death signal comes when the *thread* dies
-// that started this process, which in the host is one of a pool.
+// exitWithParent ends the process when the Functions host is gone. The host sends no signal when it dies, and on Linux
+// nothing else ends its children. It polls because the kernel's parent-death signal comes when the *thread* that started
+// this process ends, and in the host that is one of a pool.
 func exitWithParent(host int, parent func() int, tick <-chan time.Time, exit func(int)) {
 	for range tick {
 		if parent() != host {

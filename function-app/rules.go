@@ -9,34 +9,32 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
-	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/azureauth"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 	"github.com/usher-dps/usher/internal/serve/shadow"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
-// liveRules are the rules that answer, those on trial beside them, and what keeps
-// both up to date.
+// liveRules are the rules that answer, the rules on trial next to them, and what keeps both up to date.
 type liveRules struct {
-	allocator *allocation.Allocator
+	allocator *decider.Decider
 	current   *rulesource.Keeper
 	// second and shadow are nil without rules on trial.
 	second *rulesource.Keeper
 	shadow *shadow.Shadow
-	// started is set where second has its first rules, or has none for now.
+	// started is set if second was started, whether it found rules or not.
 	started bool
 	log     *slog.Logger
 }
 
-// startRules puts the first rules into use. It compiles them and the schema side
-// by side: each takes about half of the time from the start to the first answer.
-// What rules on trial decide in shadow goes to record, which may be nil.
-func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record handler.Observer) (*liveRules, error) {
+// startRules puts the first rules into use. It compiles them and the schema at the same time: each takes about half of the
+// time from the start to the first answer. record receives what shadow rules decide; it may be nil.
+func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer) (*liveRules, error) {
 	r := &liveRules{log: log}
 	options := rulesource.Options{
-		Rules:      allocation.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
+		Rules:      decider.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
 		CheckAfter: settings.rulesCheck == checkAfter,
 		NoSelfTest: settings.rules.NoTest,
 		Timeout:    settings.decisionTimeout,
@@ -53,7 +51,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	current := options
 	current.Location = settings.rules.Source
 	current.MaxAge = settings.rules.MaxAge
-	current.Use = func(rules *allocation.Rules) {
+	current.Use = func(rules *decider.Rules) {
 		if <-built; r.allocator != nil {
 			r.allocator.Use(rules)
 		}
@@ -70,7 +68,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	group.Go(func() { rulesErr = r.current.Start(ctx) })
 	group.Go(func() {
 		defer close(built)
-		r.allocator, allocatorErr = allocation.New(allocation.Options{Timeout: settings.decisionTimeout})
+		r.allocator, allocatorErr = decider.New(decider.Options{Timeout: settings.decisionTimeout})
 		if allocatorErr == nil && settings.rules.Second.Kind != "" {
 			allocatorErr = r.newSecond(options, settings, record)
 		}
@@ -83,34 +81,32 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 		return nil, fmt.Errorf("%s: %w", settingRules, rulesErr)
 	}
 	if len(settings.rules.Canary) > 0 {
-		r.startSecond(ctx) // before the first answer: a device of the canary must not meet the other rules first
+		r.startSecond(ctx) // before the first answer: the canary's devices must not be decided by the other rules first
 	}
 	return r, nil
 }
 
-// newSecond prepares the rules on trial. They have an allocator of their own for
-// shadow decisions, so that rules which compute on past their deadlines take nothing
-// from devices that are answered.
-func (r *liveRules) newSecond(options rulesource.Options, settings settings, record handler.Observer) error {
-	apart, err := allocation.New(allocation.Options{Timeout: settings.decisionTimeout})
+// newSecond prepares the rules on trial. They have a decider of their own for shadow decisions, so that rules which run on
+// past their time limits take nothing from devices that are answered.
+func (r *liveRules) newSecond(options rulesource.Options, settings settings, record answer.Observer) error {
+	apart, err := decider.New(decider.Options{Timeout: settings.decisionTimeout})
 	if err != nil {
 		return err
 	}
 	options.Location, options.Name = settings.rules.Second, "shadow"
 	if first := settings.rules.Source; first.Kind == rulesource.HTTPS && first.Host() != options.Location.Host() {
-		options.Token = "" // it is for the other host
+		options.Token = "" // it belongs to the other host
 	}
-	options.Use = func(rules *allocation.Rules) {
+	options.Use = func(rules *decider.Rules) {
 		apart.Use(rules)
-		r.allocator.Try(&allocation.Trial{Rules: rules, Canary: settings.rules.Canary})
+		r.allocator.Try(&decider.Trial{Rules: rules, Canary: settings.rules.Canary})
 	}
 	r.second = rulesource.New(options)
-	r.shadow = shadow.New(shadow.Options{Allocator: apart, Shares: settings.rules.Shadow, Record: record})
+	r.shadow = shadow.New(shadow.Options{Decider: apart, Shares: settings.rules.Shadow, Record: record})
 	return nil
 }
 
-// startSecond loads the rules on trial. Those that answer do not wait for them to
-// be good.
+// startSecond loads the rules on trial. If they are not good, the rules that answer are not affected.
 func (r *liveRules) startSecond(ctx context.Context) {
 	r.started = true
 	if err := r.second.Start(ctx); err != nil && ctx.Err() == nil {
@@ -118,11 +114,11 @@ func (r *liveRules) startSecond(ctx context.Context) {
 	}
 }
 
-// holdStale has devices wait while nobody knows whether the rules still hold.
+// holdStale holds devices while the rules may be out of date.
 func (r *liveRules) holdStale(stale bool) {
 	detail := ""
 	if stale {
-		detail = "the source of the rules has been silent for longer than it may (" + settingRulesMaxAge + ")"
+		detail = "the source of the rules has been silent for too long (" + settingRulesMaxAge + ")"
 	}
 	r.allocator.Stop(detail)
 }
@@ -143,8 +139,7 @@ func (r *liveRules) run(ctx context.Context) {
 	group.Wait()
 }
 
-// sourceDetails is what GET /readyz tells of a source of rules. It asks for no
-// key, so it names no place; the log does.
+// sourceDetails is what GET /readyz shows of a source of rules. It needs no key, so it shows no location; the log does.
 type sourceDetails struct {
 	Revision    string    `json:"revision,omitempty"`
 	Digest      string    `json:"digest,omitempty"`
@@ -154,11 +149,11 @@ type sourceDetails struct {
 	LastAttempt time.Time `json:"lastAttempt,omitzero"`
 	AgeSeconds  int64     `json:"ageSeconds"`
 	Stale       bool      `json:"stale"`
-	Refused     bool      `json:"refused"` // what the source has
-	Failing     bool      `json:"failing"` // the last look at it
+	Refused     bool      `json:"refused"` // the rules at the source are not good
+	Failing     bool      `json:"failing"` // the last read
 }
 
-// details tells how the sources of the rules are.
+// details describes the sources of the rules.
 func (r *liveRules) details() any {
 	details := struct {
 		Rules  sourceDetails  `json:"rules"`
@@ -183,9 +178,9 @@ func (r *liveRules) states() []telemetry.Rules {
 		return telemetry.Rules{Source: name, Revision: s.Revision, Digest: s.Digest, Refreshed: s.LastSuccess, Age: s.Age,
 			Stale: s.Stale, Refusals: s.Refusals, Failures: s.Failures}
 	}
-	states := []telemetry.Rules{state(string(allocation.SourceCurrent), r.current.Stats())}
+	states := []telemetry.Rules{state(string(answer.SourceCurrent), r.current.Stats())}
 	if r.second != nil {
-		states = append(states, state(string(allocation.SourceShadow), r.second.Stats()))
+		states = append(states, state(string(answer.SourceShadow), r.second.Stats()))
 	}
 	return states
 }
@@ -199,7 +194,7 @@ func (r *liveRules) comparisons() []telemetry.Comparisons {
 	list := []telemetry.Comparisons{{Comparison: "dropped", Count: stats.Dropped}}
 	for _, c := range stats.Enrollments {
 		list = append(list, telemetry.Comparisons{Kind: c.Kind, Enrollment: c.Enrollment, Comparison: "agreed", Count: c.Agreed})
-		for _, kind := range shadow.Kinds() {
+		for _, kind := range answer.Differences() {
 			if n := c.Differences[kind]; n > 0 {
 				list = append(list, telemetry.Comparisons{Kind: c.Kind, Enrollment: c.Enrollment, Comparison: string(kind), Count: n})
 			}

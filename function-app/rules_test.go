@@ -64,7 +64,7 @@ func startProgram(t *testing.T, settings map[string]string) *program {
 	p := &program{t: t, log: newOutput()}
 	p.log.lines = make(chan map[string]any, 10000)
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, environment(settings), p.log) }()
+	go func() { ended <- run(ctx, variables(settings), p.log) }()
 	p.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -275,9 +275,9 @@ func TestRulesSettings(t *testing.T) {
 			settingRulesKey: secret, settingRulesAlgorithm: "HS512", settingRulesCache: noCache, settingRulesMaxAge: "1m", settingRulesStale: staleHold,
 			settingRulesSelfTest: off, settingShadow: "next", settingShadowEnrollment: "line-*, toasters", settingCanary: "10"}, ""},
 		"a strange URL":              {map[string]string{settingRules: "ftp://" + secret + "@x/y"}, "USHER_RULES: ftp is not supported"},
-		"a strange second URL":       {map[string]string{settingShadow: "http://x.example.com/y", settingCanary: "10"}, "USHER_RULES_SHADOW: http is for the loopback"},
-		"asked too often":            {map[string]string{settingRulesPoll: "1ms"}, "USHER_RULES_POLL: not a duration from 1s to 24h0m0s"},
-		"watch perhaps":              {map[string]string{settingRulesWatch: "maybe"}, "USHER_RULES_WATCH: none of on, off"},
+		"a strange second URL":       {map[string]string{settingShadow: "http://x.example.com/y", settingCanary: "10"}, "USHER_RULES_SHADOW: http is allowed only for the loopback"},
+		"asked too often":            {map[string]string{settingRulesPoll: "1ms"}, "USHER_RULES_POLL: not a duration from 1s to 24h, such as 1m"},
+		"watch perhaps":              {map[string]string{settingRulesWatch: "maybe"}, "USHER_RULES_WATCH: neither on nor off"},
 		"two keys":                   {map[string]string{settingRules: url, settingRulesKey: secret, settingRulesKeyFile: "x"}, "USHER_RULES_KEY: set besides USHER_RULES_KEY_FILE"},
 		"a key that is none":         {map[string]string{settingRules: url, settingRulesKey: secret}, "USHER_RULES_KEY: the key is no PEM block, which RS256 needs"},
 		"a key that signs":           {map[string]string{settingRules: url, settingRulesKey: `-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----`}, "that is the private key"},
@@ -292,7 +292,7 @@ func TestRulesSettings(t *testing.T) {
 		"a percentage in the shadow": {map[string]string{settingShadow: "next", settingShadowEnrollment: "a=10"}, "USHER_RULES_SHADOW_ENROLLMENTS: \"a=10\""},
 	} {
 		c.environment[settingListen] = "127.0.0.1:0"
-		got, err := readSettings(environment(c.environment))
+		got, err := readSettings(variables(c.environment))
 		switch {
 		case c.want == "" && err != nil, c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -306,7 +306,7 @@ func TestRulesSettings(t *testing.T) {
 			}
 		}
 	}
-	got, err := readSettings(environment(map[string]string{settingListen: "127.0.0.1:0", settingEnvironment: "Development"}))
+	got, err := readSettings(variables(map[string]string{settingListen: "127.0.0.1:0", settingEnvironment: "Development"}))
 	if err != nil || !got.rules.Watch {
 		t.Errorf("in development: %+v, %v", got.rules, err)
 	}

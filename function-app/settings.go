@@ -1,16 +1,18 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/serve/environment"
 )
 
 // Names of the settings. local.settings.json.example says what each is for.
@@ -52,12 +54,11 @@ const (
 // When rules are compiled, the values of USHER_RULES_CHECK.
 const (
 	checkBefore = "before" // all of them before the first answer
-	checkAfter  = "after"  // each when first asked for, all right after the start
+	checkAfter  = "after"  // each at its first request, and all in the background right after the start
 )
 
-// Bounds of USHER_DECISION_TIMEOUT: 4 s is the longest that is advisable for
-// an answer to DPS, whose own limit is not published. It lies far below
-// functionTimeout in host.json, whose end kills the whole process.
+// Bounds of USHER_DECISION_TIMEOUT. An answer to DPS, whose own limit is not published, should take no more than 4 s. That
+// is far below functionTimeout in host.json, which kills the whole process.
 const (
 	minDecisionTimeout = 10 * time.Millisecond
 	maxDecisionTimeout = 4 * time.Second
@@ -76,97 +77,74 @@ type settings struct {
 	keys            []string
 	drainTimeout    time.Duration
 	metricsListen   string
-	records         recordSettings
+	records         sink.Settings
 }
 
 // underHost reports whether the Functions host started the process.
 func (s settings) underHost() bool { return s.listenSetting == settingHostPort }
 
-// readSettings reads and checks all settings. The error names every setting
-// that is wrong, none of their values where those are secret.
+// logsCalls reports whether each call has a line in the log. It replaces a record on standard output, but shows
+// registration IDs.
+func (s settings) logsCalls() bool {
+	return !s.records.ToStdout() && s.records.IDs == decisionlog.Plain
+}
+
+// readSettings reads and checks all settings. The error names every setting that is wrong, and no value that is secret.
 func readSettings(getenv func(string) string) (settings, error) {
-	var problems []error
-	wrong := func(name, format string, args ...any) {
-		problems = append(problems, fmt.Errorf("%s: %s", name, fmt.Sprintf(format, args...)))
-	}
-	get := func(name, fallback string) string {
-		if value := strings.TrimSpace(getenv(name)); value != "" {
-			return value
-		}
-		return fallback
-	}
-	duration := func(name string, fallback, least, most time.Duration) time.Duration {
-		value, err := time.ParseDuration(get(name, fallback.String()))
-		if err != nil || value < least || value > most {
-			wrong(name, "not a duration from %s to %s, such as %s", least, most, fallback)
-		}
-		return value
-	}
+	r := environment.NewReader(getenv)
 	s := settings{
-		rulesCheck:      get(settingRulesCheck, checkBefore),
-		builtins:        list(get(settingRulesBuiltins, "")),
-		allowNet:        list(get(settingRulesAllowNet, "")),
-		decisionTimeout: duration(settingDecisionTimeout, allocation.DefaultTimeout, minDecisionTimeout, maxDecisionTimeout),
-		keys:            list(get(settingFunctionKeys, "")),
-		drainTimeout:    duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),
+		rules:           readRules(r),
+		rulesCheck:      r.OneOf(settingRulesCheck, checkBefore, checkBefore, checkAfter),
+		builtins:        r.List(settingRulesBuiltins),
+		allowNet:        r.List(settingRulesAllowNet),
+		decisionTimeout: r.Duration(settingDecisionTimeout, decider.DefaultTimeout, minDecisionTimeout, maxDecisionTimeout),
+		maxBody:         r.Int(settingMaxBody, "number of bytes", handler.DefaultMaxBody, 1<<10, 16<<20),
+		keys:            r.List(settingFunctionKeys),
+		drainTimeout:    r.Duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),
+		records:         readRecords(r),
 	}
-	s.readRules(get, wrong)
-	if s.rulesCheck != checkBefore && s.rulesCheck != checkAfter {
-		wrong(settingRulesCheck, "neither %s nor %s", checkBefore, checkAfter)
-	}
-	var err error
-	s.maxBody, err = strconv.ParseInt(get(settingMaxBody, strconv.Itoa(handler.DefaultMaxBody)), 10, 64)
-	if err != nil || s.maxBody < 1<<10 || s.maxBody > 16<<20 {
-		wrong(settingMaxBody, "not a number of bytes from 1024 to 16777216")
-	}
-	if err := s.logLevel.UnmarshalText([]byte(get(settingLogLevel, "info"))); err != nil {
-		wrong(settingLogLevel, "none of debug, info, warn, error")
+	if err := s.logLevel.UnmarshalText([]byte(r.Get(settingLogLevel, "info"))); err != nil {
+		r.Wrong(settingLogLevel, "none of debug, info, warn, error")
 	}
 	if len(s.keys) > 2 {
-		wrong(settingFunctionKeys, "%d keys; at most two are valid at once, the old and the new one of a rotation", len(s.keys))
+		r.Wrong(settingFunctionKeys, "%d keys; at most two are valid at once, the old and the new one of a rotation", len(s.keys))
 	}
-	for _, key := range s.keys {
-		if len(key) < 20 {
-			wrong(settingFunctionKeys, "a key has fewer than 20 characters; use a random one")
-		}
+	if slices.ContainsFunc(s.keys, func(key string) bool { return len(key) < 20 }) {
+		r.Wrong(settingFunctionKeys, "a key has fewer than 20 characters; use a random one")
 	}
-	s.readListen(get, wrong)
-	s.readMetricsListen(get, wrong)
-	s.readRecords(get, wrong)
-	return s, errors.Join(problems...)
+	s.listenSetting, s.listen = readListen(r, len(s.keys) > 0)
+	s.metricsListen = readMetricsListen(r, s.listen)
+	return s, r.Err()
 }
 
-func (s *settings) readListen(get func(name, fallback string) string, wrong func(name, format string, args ...any)) {
-	port, address := get(settingHostPort, ""), get(settingListen, "")
-	switch {
-	case port != "":
-		// The host calls on the loopback address and checks keys itself.
-		s.listenSetting, s.listen = settingHostPort, net.JoinHostPort("127.0.0.1", port)
+// readListen returns the address to listen on, and the setting that it comes from.
+func readListen(r *environment.Reader, hasKeys bool) (setting, listen string) {
+	if port := r.Get(settingHostPort, ""); port != "" {
 		if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
-			wrong(settingHostPort, "not a port")
+			r.Wrong(settingHostPort, "not a port")
 		}
-	case address != "":
-		s.listenSetting, s.listen = settingListen, address
-		host, _, err := net.SplitHostPort(address)
-		if err != nil {
-			wrong(settingListen, "not an address of the form host:port, such as 127.0.0.1:8080")
-			return
-		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(s.keys) == 0 {
-			wrong(settingListen, "%s is reachable from elsewhere, and %s is empty: give a key that callers must show", address, settingFunctionKeys)
-		}
-	default:
-		wrong(settingListen, "empty, and the Functions host did not start this process (%s is empty): "+
-			"run `func start` or `make run`, or give an address such as 127.0.0.1:8080", settingHostPort)
+		// The host calls on the loopback address and checks keys itself.
+		return settingHostPort, net.JoinHostPort("127.0.0.1", port)
 	}
+	listen = r.Get(settingListen, "")
+	host, _, err := net.SplitHostPort(listen)
+	ip := net.ParseIP(host)
+	switch {
+	case listen == "":
+		r.Wrong(settingListen, "empty, and the Functions host did not start this process (%s is empty): "+
+			"run `func start` or `make run`, or give an address such as 127.0.0.1:8080", settingHostPort)
+	case err != nil:
+		r.Wrong(settingListen, "not an address of the form host:port, such as 127.0.0.1:8080")
+	case host != "localhost" && (ip == nil || !ip.IsLoopback()) && !hasKeys:
+		r.Wrong(settingListen, "%s can be reached from other machines, and %s is empty: give a key that callers must send", listen, settingFunctionKeys)
+	}
+	return settingListen, listen
 }
 
-func list(text string) []string {
-	var parts []string
-	for part := range strings.SplitSeq(text, ",") {
-		if part = strings.TrimSpace(part); part != "" {
-			parts = append(parts, part)
-		}
+// inAppRoot resolves a path that is relative to the Function App's root.
+func inAppRoot(r *environment.Reader, path string) string {
+	if root := r.Get(settingAppRoot, ""); path != "" && !filepath.IsAbs(path) && root != "" {
+		return filepath.Join(root, path)
 	}
-	return parts
+	return path
 }

@@ -5,12 +5,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/serve/environment"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
-// rulesSettings say where rules come from and which rules answer whom.
+// rulesSettings say where rules come from, and which rules answer which devices.
 type rulesSettings struct {
 	Source    rulesource.Location
 	Poll      time.Duration
@@ -18,139 +19,119 @@ type rulesSettings struct {
 	Token     string
 	Key       *rulebundle.Key // nil takes unsigned bundles
 	Cache     string          // folder; empty for none
-	MaxAge    time.Duration   // 0 for ever
+	MaxAge    time.Duration   // 0 for no limit
 	HoldStale bool
 	NoTest    bool
 
 	Second rulesource.Location // its Kind is empty if there is none
-	Shadow allocation.Shares
-	Canary allocation.Shares
+	Shadow decider.Shares
+	Canary decider.Shares
 }
 
 // Values of settings.
 const (
 	on, off    = "on", "off"
-	staleServe = "serve" // go on with the rules that there are
+	staleServe = "serve" // go on with the last rules
 	staleHold  = "hold"  // hold all devices
 	noCache    = "none"
 )
 
-func (s *settings) readRules(get func(name, fallback string) string, wrong func(name, format string, args ...any)) {
-	root := get(settingAppRoot, "")
-	inRoot := func(path string) string {
-		if !filepath.IsAbs(path) && root != "" {
-			path = filepath.Join(root, path)
-		}
-		return path
-	}
-	location := func(name, fallback string) rulesource.Location {
-		text := get(name, fallback)
-		if text == "" {
-			return rulesource.Location{}
-		}
-		l, err := rulesource.ParseLocation(text)
-		if err != nil {
-			wrong(name, "%v", err)
-		}
-		if l.Kind == rulesource.Folder {
-			l.Path = inRoot(l.Path)
-		}
-		return l
-	}
-	choice := func(name, fallback string, values ...string) string {
-		value := get(name, fallback)
-		for _, v := range values {
-			if value == v {
-				return value
-			}
-		}
-		wrong(name, "none of %s", strings.Join(values, ", "))
-		return fallback
-	}
-	r := &s.rules
-	r.Source = location(settingRules, "rules")
-	r.Second = location(settingShadow, "")
-
-	var err error
-	if r.Poll, err = time.ParseDuration(get(settingRulesPoll, "1m")); err != nil || r.Poll < rulesource.MinPoll || r.Poll > rulesource.MaxPoll {
-		wrong(settingRulesPoll, "not a duration from %s to %s, such as 1m", rulesource.MinPoll, rulesource.MaxPoll)
-	}
+func readRules(r *environment.Reader) rulesSettings {
 	watch := off
-	if get(settingEnvironment, "") == "Development" {
+	if r.Get(settingEnvironment, "") == "Development" {
 		watch = on
 	}
-	r.Watch = choice(settingRulesWatch, watch, on, off) == on
-	r.NoTest = choice(settingRulesSelfTest, on, on, off) == off
-	r.Token = get(settingRulesToken, "")
-	if r.Cache = get(settingRulesCache, "/tmp/usher-rules"); r.Cache == noCache {
-		r.Cache = ""
-	} else {
-		r.Cache = inRoot(filepath.FromSlash(r.Cache))
+	s := rulesSettings{
+		Source:    readLocation(r, settingRules, "rules"),
+		Second:    readLocation(r, settingShadow, ""),
+		Poll:      r.Duration(settingRulesPoll, time.Minute, rulesource.MinPoll, rulesource.MaxPoll),
+		Watch:     r.OneOf(settingRulesWatch, watch, on, off) == on,
+		NoTest:    r.OneOf(settingRulesSelfTest, on, on, off) == off,
+		Token:     r.Get(settingRulesToken, ""),
+		HoldStale: r.OneOf(settingRulesStale, staleServe, staleServe, staleHold) == staleHold,
 	}
-	s.readRulesKey(get, wrong)
-	s.readRulesAge(get, wrong, choice(settingRulesStale, staleServe, staleServe, staleHold))
-	s.readTrial(get, wrong)
+	if cache := r.Get(settingRulesCache, "/tmp/usher-rules"); cache != noCache {
+		s.Cache = inAppRoot(r, filepath.FromSlash(cache))
+	}
+	s.readKey(r)
+	s.readMaxAge(r)
+	s.readTrial(r)
+	return s
 }
 
-func (s *settings) readRulesKey(get func(name, fallback string) string, wrong func(name, format string, args ...any)) {
-	key := rulebundle.Key{File: get(settingRulesKeyFile, ""), Algorithm: get(settingRulesAlgorithm, "RS256"),
+func readLocation(r *environment.Reader, name, fallback string) rulesource.Location {
+	text := r.Get(name, fallback)
+	if text == "" {
+		return rulesource.Location{}
+	}
+	l, err := rulesource.ParseLocation(text)
+	if err != nil {
+		r.Wrong(name, "%v", err)
+	}
+	if l.Kind == rulesource.Folder {
+		l.Path = inAppRoot(r, l.Path)
+	}
+	return l
+}
+
+func (s *rulesSettings) readKey(r *environment.Reader) {
+	key := rulebundle.Key{
+		File: r.Get(settingRulesKeyFile, ""), Algorithm: r.Get(settingRulesAlgorithm, "RS256"),
 		// App settings are one line; PEM is several.
-		Text: strings.ReplaceAll(get(settingRulesKey, ""), `\n`, "\n")}
+		Text: strings.ReplaceAll(r.Get(settingRulesKey, ""), `\n`, "\n"),
+	}
+	if key.File == "" && key.Text == "" {
+		return
+	}
+	if key.File != "" && key.Text != "" {
+		r.Wrong(settingRulesKey, "set besides %s: give one of them", settingRulesKeyFile)
+		return
+	}
 	name := settingRulesKeyFile
-	switch {
-	case key.File == "" && key.Text == "":
-		return
-	case key.File != "" && key.Text != "":
-		wrong(settingRulesKey, "set besides %s: give one of them", settingRulesKeyFile)
-		return
-	case key.Text != "":
+	if key.Text != "" {
 		name = settingRulesKey
 	}
-	if !s.rules.Source.Bundle() && (s.rules.Second == rulesource.Location{} || !s.rules.Second.Bundle()) {
-		wrong(name, "a key is for bundles, and %s is a folder: its rules would not be verified", settingRules)
+	if !s.Source.Bundle() && (s.Second == rulesource.Location{} || !s.Second.Bundle()) {
+		r.Wrong(name, "a key is for bundles, and %s is a folder: its rules would not be verified", settingRules)
 	}
 	if err := key.Check(); err != nil {
-		wrong(name, "%v (%s is %s)", err, settingRulesAlgorithm, key.Algorithm)
+		r.Wrong(name, "%v (%s is %s)", err, settingRulesAlgorithm, key.Algorithm)
 	}
-	s.rules.Key = &key
+	s.Key = &key
 }
 
-func (s *settings) readRulesAge(get func(name, fallback string) string, wrong func(name, format string, args ...any), stale string) {
-	s.rules.HoldStale = stale == staleHold
-	text := get(settingRulesMaxAge, "")
+func (s *rulesSettings) readMaxAge(r *environment.Reader) {
+	text := r.Get(settingRulesMaxAge, "")
 	if text == "" {
-		if s.rules.HoldStale {
-			wrong(settingRulesStale, "hold, and %s is empty: say after which time", settingRulesMaxAge)
+		if s.HoldStale {
+			r.Wrong(settingRulesStale, "hold, and %s is empty: set the time after which devices are held", settingRulesMaxAge)
 		}
 		return
 	}
 	var err error
-	s.rules.MaxAge, err = time.ParseDuration(text)
+	s.MaxAge, err = time.ParseDuration(text)
 	switch {
-	case err != nil || s.rules.MaxAge < 2*s.rules.Poll:
-		wrong(settingRulesMaxAge, "not a duration of at least twice %s, such as 1h", settingRulesPoll)
-	case s.rules.Source.Kind == rulesource.Folder:
-		wrong(settingRulesMaxAge, "%s is a folder, which has no age: leave it empty", settingRules)
+	case err != nil || s.MaxAge < 2*s.Poll:
+		r.Wrong(settingRulesMaxAge, "not a duration of at least twice %s, such as 1h", settingRulesPoll)
+	case s.Source.Kind == rulesource.Folder:
+		r.Wrong(settingRulesMaxAge, "%s is a folder, which has no age: leave it empty", settingRules)
 	}
 }
 
-func (s *settings) readTrial(get func(name, fallback string) string, wrong func(name, format string, args ...any)) {
-	canary, shadowed := get(settingCanary, ""), get(settingShadowEnrollment, "")
-	if s.rules.Second.Kind == "" {
-		for name, value := range map[string]string{settingCanary: canary, settingShadowEnrollment: shadowed} {
-			if value != "" && get(settingShadow, "") == "" {
-				wrong(name, "set, and %s is empty: name the rules on trial", settingShadow)
-			}
+func (s *rulesSettings) readTrial(r *environment.Reader) {
+	for _, name := range []string{settingCanary, settingShadowEnrollment} {
+		if r.Get(name, "") != "" && r.Get(settingShadow, "") == "" {
+			r.Wrong(name, "set, and %s is empty: name the rules on trial", settingShadow)
 		}
 	}
 	var err error
-	if s.rules.Canary, err = allocation.ParseShares(canary); err != nil {
-		wrong(settingCanary, "%v", err)
+	if s.Canary, err = decider.ParseShares(r.Get(settingCanary, "")); err != nil {
+		r.Wrong(settingCanary, "%v", err)
 	}
-	for _, pattern := range list(shadowed) {
+	for _, pattern := range r.List(settingShadowEnrollment) {
 		if strings.Contains(pattern, "=") {
-			wrong(settingShadowEnrollment, "%q: these are names and globs, without percentages", pattern)
+			r.Wrong(settingShadowEnrollment, "%q: only names and globs are allowed here, without percentages", pattern)
 		}
-		s.rules.Shadow = append(s.rules.Shadow, allocation.Share{Pattern: strings.ToLower(pattern), Percent: 100})
+		s.Shadow = append(s.Shadow, decider.Share{Pattern: strings.ToLower(pattern), Percent: 100})
 	}
 }

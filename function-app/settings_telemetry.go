@@ -7,29 +7,29 @@ import (
 	"net"
 	"time"
 
-	"github.com/usher-dps/usher/internal/serve/decisionlog"
+	"github.com/usher-dps/usher/internal/serve/environment"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
-// readMetricsListen reads where Prometheus may ask. The variables of
-// OpenTelemetry are read by package telemetry, under their standard names.
-func (s *settings) readMetricsListen(get func(name, fallback string) string, wrong func(name, format string, args ...any)) {
-	s.metricsListen = get(settingMetricsListen, "")
-	if s.metricsListen == "" {
-		return
+// readMetricsListen reads the address for Prometheus. Package telemetry reads OpenTelemetry's standard variables.
+func readMetricsListen(r *environment.Reader, webhook string) string {
+	address := r.Get(settingMetricsListen, "")
+	if address == "" {
+		return ""
 	}
-	_, port, err := net.SplitHostPort(s.metricsListen)
+	_, port, err := net.SplitHostPort(address)
 	switch {
 	case err != nil:
-		wrong(settingMetricsListen, "not an address of the form host:port, such as 127.0.0.1:9090")
-	case s.metricsListen == s.listen && port != "0": // 0 is another free port each time
-		wrong(settingMetricsListen, "the webhook's own address; metrics need another, for they are signals without a key")
+		r.Wrong(settingMetricsListen, "not an address of the form host:port, such as 127.0.0.1:9090")
+	case address == webhook && port != "0": // 0 is another free port each time
+		r.Wrong(settingMetricsListen, "the webhook's own address; metrics need another one, since they are served without a key")
 	}
+	return address
 }
 
 func startTelemetry(settings settings, standard telemetry.Settings, output slog.Handler) (*telemetry.Telemetry, error) {
 	signals, err := telemetry.Start(telemetry.Options{Settings: standard, Listen: settings.metricsListen, Log: output,
-		RegistrationID: settings.records.registrationID})
+		RegistrationID: settings.records.RegistrationID})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", settingMetricsListen, err)
 	}
@@ -39,24 +39,12 @@ func startTelemetry(settings settings, standard telemetry.Settings, output slog.
 	return signals, nil
 }
 
-// registrationID is how a device may be named outside of records: as in them.
-func (r recordSettings) registrationID(id string) string {
-	switch r.IDs {
-	case decisionlog.Plain:
-		return id
-	case decisionlog.Hashed:
-		return decisionlog.HashID([]byte(r.IDKey), id)
-	default:
-		return ""
-	}
-}
-
-// telemetryFlush is how long the end may wait for a collector. Together with
-// USHER_DRAIN_TIMEOUT it stays below the 30 s that containers are given.
+// telemetryFlush bounds the wait for a collector at the end. Together with USHER_DRAIN_TIMEOUT it is below the 30 s that
+// containers get.
 const telemetryFlush = 3 * time.Second
 
 func stopTelemetry(signals *telemetry.Telemetry) {
 	ctx, cancel := context.WithTimeout(context.Background(), telemetryFlush)
 	defer cancel()
-	_ = signals.Shutdown(ctx) // there is nobody left to tell; what was not sent was told by then
+	_ = signals.Shutdown(ctx) // logs its error
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
-func environment(values map[string]string) func(string) string {
+func variables(values map[string]string) func(string) string {
 	return func(name string) string { return values[name] }
 }
 
@@ -25,8 +25,8 @@ func rulesIn(folder string) rulesSettings {
 }
 
 // defaultRecords are the defaults for records.
-func defaultRecords() recordSettings {
-	return recordSettings{Sinks: []sink.Spec{{Kind: sink.KindStdout}}, Sync: appender.Interval, SpoolBytes: 256 << 20,
+func defaultRecords() sink.Settings {
+	return sink.Settings{Sinks: []sink.Spec{{Kind: sink.KindStdout}}, Sync: appender.Interval, SpoolBytes: 256 << 20,
 		FileBytes: 100 << 20, FileAge: 24 * time.Hour, FileKeep: 14, IDs: decisionlog.Plain}
 }
 
@@ -65,7 +65,7 @@ func TestSettings(t *testing.T) {
 			},
 		},
 	} {
-		got, err := readSettings(environment(c.environment))
+		got, err := readSettings(variables(c.environment))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -101,7 +101,7 @@ func TestSettingsNameEveryProblem(t *testing.T) {
 		"three keys":                         {map[string]string{settingListen: "[::1]:1", settingFunctionKeys: strings.Repeat(secret+secret+",", 3)}, []string{"3 keys; at most two"}},
 		"a port of the host that is no port": {map[string]string{settingHostPort: "x"}, []string{"FUNCTIONS_CUSTOMHANDLER_PORT: not a port"}},
 	} {
-		_, err := readSettings(environment(c.environment))
+		_, err := readSettings(variables(c.environment))
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue

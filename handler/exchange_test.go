@@ -19,9 +19,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 var update = flag.Bool("update", false, "rewrite what the exchanges in testdata want")
@@ -123,11 +123,11 @@ func rewrite(t *testing.T, path string, archive *txtar.Archive, got map[string]s
 // serve starts the webhook over real HTTP and returns its URL.
 func serve(t testing.TB, rules fstest.MapFS, timeout time.Duration, log io.Writer, options handler.Options) string {
 	t.Helper()
-	loaded, err := allocation.LoadRules(t.Context(), rules, allocation.RulesOptions{Name: "rules", Strict: true})
+	loaded, err := decider.LoadRules(t.Context(), rules, decider.RulesOptions{Name: "rules", Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	options.Allocator, err = allocation.New(allocation.Options{Rules: loaded, Timeout: timeout})
+	options.Allocator, err = decider.New(decider.Options{Rules: loaded, Timeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}

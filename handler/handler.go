@@ -1,6 +1,5 @@
-// Package handler is the webhook's HTTP side: it reads the body under a limit,
-// has package allocation decide, and answers in the way that makes DPS do what
-// was decided. It writes one log line for each allocation.
+// Package handler is the HTTP side of the webhook: it reads the body under a size limit, lets an [Allocator] decide, and
+// answers so that DPS does what was decided. It logs one line per call.
 //
 // The result is an http.Handler, so the webhook can be part of any Go service.
 package handler
@@ -10,9 +9,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -25,50 +21,53 @@ import (
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 )
 
-// Paths that the handler serves. AllocatePath is the route in
-// allocate/function.json under the Functions host's prefix.
+// Paths that the handler serves. AllocatePath is the route in allocate/function.json under the Functions host's prefix.
 const (
 	AllocatePath  = "/api/allocate"
 	LivenessPath  = "/livez"
 	ReadinessPath = "/readyz"
 )
 
-// DecisionIDHeader is the header of each answer that names the decision, by
-// which its log line is found.
+// DecisionIDHeader is the header of each answer that names the decision, by which its log line is found.
 const DecisionIDHeader = "Usher-Decision-Id"
 
-// ProbeHeader marks a call behind which no device stands, such as one of `usher
-// doctor`. It is decided as any other; the record tells, and alarms leave it out.
+// ProbeHeader marks a call behind which no device stands, such as one of `usher doctor`. It is decided like any other;
+// its record is marked, and alarms ignore it.
 const ProbeHeader = "Usher-Probe"
 
-// DefaultMaxBody bounds a body, in bytes. DPS bounds its own messages at 96 KB;
-// an AllocationRequest holds a device's payload and an enrollment with a twin of
-// at most 40 KB.
+// DefaultMaxBody bounds a body, in bytes. DPS bounds its own messages at 96 KB; an AllocationRequest holds a device's
+// payload and an enrollment with a twin of at most 40 KB.
 const DefaultMaxBody = 256 << 10
+
+// Allocator decides, such as an *allocation.Allocator.
+type Allocator interface {
+	// AllocateJSON answers a body as DPS posts it. The request is nil if the body could not be read.
+	AllocateJSON(ctx context.Context, body []byte) (*dps.AllocationRequest, answer.Answer)
+	// Ready returns the digest of the rules in use. The result is empty if they decide, or says why they do not.
+	Ready() (rules string, fault answer.Result)
+}
 
 // Options configure the webhook.
 type Options struct {
 	// Allocator decides. Required.
-	Allocator *allocation.Allocator
-	// Log gets a line for each refused call, and for each allocation unless
-	// there are Observers; nil discards them.
+	Allocator Allocator
+	// Log receives a line for each refused call, and for each allocation unless there are Observers; nil discards them.
 	Log *slog.Logger
-	// Observers see each allocation before it is answered, in this order. None
-	// means one, [LogLine] of Log.
-	Observers []Observer
+	// Observers see each call before it is answered, in this order. None means one, [answer.LogCalls] of Log.
+	Observers []answer.Observer
 	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
 	MaxBody int64
-	// Keys are function keys of which a caller must show one. None admits
-	// everybody, which is right behind the Functions host: it checks keys itself.
+	// Keys are function keys. A caller must present one of them. None admits everyone, which is right behind the Functions
+	// host: it checks keys itself.
 	Keys []string
-	// Tracer opens a span for each allocation, below the caller's traceparent;
-	// nil opens none. Stages of a decision are spans below it.
+	// Tracer opens a span for each call, below the caller's traceparent; nil opens none. The stages of a decision are
+	// spans below it.
 	Tracer trace.Tracer
-	// Details is asked for what [ReadinessPath] tells beside the digest of the
-	// rules, as JSON; nil for nothing.
+	// Details returns what [ReadinessPath] reports, as JSON, in addition to the digest of the rules; nil for nothing.
 	Details func() any
 }
 
@@ -84,24 +83,23 @@ func New(options Options) http.Handler {
 		details:   options.Details,
 	}
 	if len(h.observers) == 0 {
-		h.observers = []Observer{LogLine(h.log)}
+		h.observers = []answer.Observer{answer.LogCalls(h.log)}
 	}
 	e := echo.New()
-	e.HTTPErrorHandler = func(err error, c echo.Context) { h.noSuchRoute(c, err) }
+	e.HTTPErrorHandler = func(err error, c echo.Context) { h.refuseRoute(c, err) }
 	e.Pre(h.guard, likeTheHost)
 	e.POST(AllocatePath, h.allocate)
 	e.OPTIONS(AllocatePath, func(echo.Context) error { return echo.ErrMethodNotAllowed }) // else echo answers 204
 	probes := []string{http.MethodGet, http.MethodHead}
-	// The Functions host takes any answer to GET / for readiness and asks again
-	// as a ping; this must stay cheap.
+	// The Functions host takes any answer to GET / as readiness, and repeats the call as a ping: it must stay cheap.
 	e.Match(probes, "/", h.live)
 	e.Match(probes, LivenessPath, h.live)
 	e.Match(probes, ReadinessPath, h.ready)
 	return e
 }
 
-// likeTheHost takes paths as the Functions host does: without case, and with a
-// slash at the end or without. It hands them on as they came.
+// likeTheHost matches paths as the Functions host does, which passes them on as they came: without case, and with or
+// without a slash at the end.
 func likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		url := c.Request().URL
@@ -112,13 +110,14 @@ func likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// guard answers in place of a panic. A connection that closes without an answer
-// would make the Functions host send the request again, and DPS wait.
+// guard answers in place of a panic. If the connection closed without an answer, the Functions host would send the
+// request again and DPS would wait.
 func (h *handler) guard(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		defer func() {
 			if p := recover(); p != nil && !c.Response().Committed {
-				err = problem(c, answers[string(allocation.Internal)], problemDocument{Code: string(allocation.Internal)})
+				meaning := answer.Internal.Meaning()
+				err = writeProblem(c, problem{Code: string(answer.Internal), Title: meaning.Title, Status: meaning.Status})
 			}
 		}()
 		return next(c)
@@ -126,9 +125,9 @@ func (h *handler) guard(next echo.HandlerFunc) echo.HandlerFunc {
 }
 
 type handler struct {
-	allocator *allocation.Allocator
+	allocator Allocator
 	log       *slog.Logger
-	observers []Observer
+	observers []answer.Observer
 	maxBody   int64
 	keys      keys
 	tracer    trace.Tracer
@@ -138,26 +137,23 @@ type handler struct {
 
 func (h *handler) live(c echo.Context) error { return c.NoContent(http.StatusOK) }
 
-// ready reports whether there are rules to decide by.
+// ready reports whether there are rules that decide.
 func (h *handler) ready(c echo.Context) error {
-	answer := struct {
+	var body struct {
 		Status  string `json:"status"`
 		Rules   string `json:"rules,omitempty"`
 		Details any    `json:"details,omitempty"`
-	}{Status: "ready"}
+	}
+	rules, fault := h.allocator.Ready()
+	body.Status, body.Rules = cmp.Or(string(fault), "ready"), rules
 	if h.details != nil {
-		answer.Details = h.details()
+		body.Details = h.details()
 	}
 	status := http.StatusOK
-	if rules := h.allocator.Rules(); rules == nil {
-		status, answer.Status = http.StatusServiceUnavailable, string(allocation.NotReady)
-	} else {
-		answer.Rules = rules.Digest()
-		if h.allocator.Stopped() != "" {
-			status, answer.Status = http.StatusServiceUnavailable, string(allocation.RulesStale)
-		}
+	if fault != "" {
+		status = http.StatusServiceUnavailable
 	}
-	return c.JSON(status, answer)
+	return c.JSON(status, body)
 }
 
 // allocate serves one AllocationRequest.
@@ -166,39 +162,26 @@ func (h *handler) allocate(c echo.Context) error {
 	if !h.keys.admit(request) {
 		return h.refuse(c, unauthorized, "the webhook URL of the enrollment must end in ?code=KEY")
 	}
-	a := Allocation{
+	call := answer.Call{
 		DecisionID: rand.Text(), Start: time.Now(),
 		Probe:        request.Header.Get(ProbeHeader) != "",
 		InvocationID: bounded(request.Header.Get("X-Azure-Functions-Invocationid")),
 	}
-	ctx, span := h.begin(request, &a)
+	ctx, span := h.begin(request, &call)
 	defer span.End()
-	h.decide(ctx, request, &a)
-	answer := a.answer()
-	a.Status = answer.status
-	a.Duration = time.Since(a.Start)
+	h.decide(ctx, request, &call)
+	call.Duration = time.Since(call.Start)
 	// Observed first: an answer that DPS acts on must not go unrecorded.
-	h.record(ctx, &a)
-	a.finish(span)
-	return a.write(c, answer)
+	h.observe(ctx, &call)
+	finish(span, &call)
+	return write(c, &call)
 }
 
-func (h *handler) record(ctx context.Context, a *Allocation) {
-	span := stage(ctx, stageRecord)
-	defer span.End()
-	for _, observe := range h.observers {
-		observe(ctx, a)
-	}
-}
-
-// decide fills in the decision or the fault. A panic is a fault, too, and recorded
-// as one.
-func (h *handler) decide(ctx context.Context, r *http.Request, a *Allocation) {
+// decide reads the body and fills in the request and the answer. A panic is an answer as well, and is recorded as one.
+func (h *handler) decide(ctx context.Context, r *http.Request, call *answer.Call) {
 	defer func() {
 		if p := recover(); p != nil {
-			a.Fault = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself",
-				// The value of a panic can quote the request; its type cannot.
-				Cause: fmt.Errorf("panic of type %T\n%s", p, debug.Stack())}
+			call.Answer = answer.Panicked(p, debug.Stack())
 		}
 	}()
 	body, _ := h.bodies.Get().(*bytes.Buffer)
@@ -207,101 +190,66 @@ func (h *handler) decide(ctx context.Context, r *http.Request, a *Allocation) {
 	}
 	body.Reset()
 	defer h.bodies.Put(body)
-	if a.Fault = h.read(r, body); a.Fault != nil {
-		return
-	}
-	var err error
-	a.Request, a.Decision, err = h.allocator.AllocateJSON(ctx, body.Bytes())
-	if err != nil {
-		a.Fault, _ = errors.AsType[*allocation.Fault](err)
+	call.Answer = h.read(r, body)
+	if call.Answer.Result == "" {
+		call.Request, call.Answer = h.allocator.AllocateJSON(ctx, body.Bytes())
 	}
 }
 
-func (h *handler) read(r *http.Request, body *bytes.Buffer) *allocation.Fault {
-	tooLarge := &allocation.Fault{Kind: allocation.Malformed,
+// read reads the body under the size limit. The answer is empty unless that failed.
+func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
+	tooLarge := answer.Answer{Result: answer.Malformed,
 		Detail: "the body is larger than " + strconv.FormatInt(h.maxBody, 10) + " bytes"}
 	if r.ContentLength > h.maxBody {
 		return tooLarge
 	}
-	// One byte over the limit tells a body that is too large.
+	// One byte over the limit shows that a body is too large.
 	n, err := body.ReadFrom(io.LimitReader(r.Body, h.maxBody+1))
 	switch {
 	case err != nil:
-		return &allocation.Fault{Kind: allocation.Canceled, Detail: "the body did not arrive whole", Cause: err}
+		return answer.Answer{Result: answer.Canceled, Detail: "the body did not arrive whole", Cause: err}
 	case n > h.maxBody:
 		return tooLarge
 	default:
-		return nil
+		return answer.Answer{}
 	}
 }
 
-func (a *Allocation) write(c echo.Context, answer answer) error {
-	header := c.Response().Header()
-	header.Set(DecisionIDHeader, a.DecisionID)
-	if answer.status >= throttled {
-		header.Set(echo.HeaderRetryAfter, retryAfter(a.Decision.RetryAfter))
+func (h *handler) observe(ctx context.Context, call *answer.Call) {
+	span := stage(ctx, stageRecord)
+	defer span.End()
+	for _, observe := range h.observers {
+		observe(ctx, call)
 	}
-	if a.Fault == nil && a.Decision.Outcome == allocation.Assigned {
+}
+
+func write(c echo.Context, call *answer.Call) error {
+	a, header := &call.Answer, c.Response().Header()
+	header.Set(DecisionIDHeader, call.DecisionID)
+	if a.Status() >= http.StatusTooManyRequests {
+		header.Set(echo.HeaderRetryAfter, retryAfter(a.RetryAfter))
+	}
+	if a.Result == answer.Assigned {
 		var few [1024]byte
-		return c.Blob(answer.status, echo.MIMEApplicationJSON, a.Decision.Response.AppendJSON(few[:0]))
+		return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, a.Response.AppendJSON(few[:0]))
 	}
-	document := problemDocument{
-		Code:       a.Result(),
-		DecisionID: a.DecisionID,
-		Reasons:    a.Decision.Reasons,
-	}
-	if a.Fault != nil {
-		document.Detail, document.Violations = a.Fault.Detail, a.Fault.Violations
-	}
-	return problem(c, answer, document)
+	return writeProblem(c, problem{
+		Title: a.Result.Meaning().Title, Status: a.Status(), Code: string(a.Result), DecisionID: call.DecisionID,
+		Detail: a.Detail, Reasons: a.Reasons, Violations: a.Violations,
+	})
 }
 
-// problemDocument is an application/problem+json body (RFC 9457). DPS does not
-// read it: it is for people who call the webhook themselves.
-type problemDocument struct {
-	Type       string                 `json:"type"`
-	Title      string                 `json:"title"`
-	Status     int                    `json:"status"`
-	Detail     string                 `json:"detail,omitempty"`
-	Code       string                 `json:"code"`
-	DecisionID string                 `json:"decisionId,omitempty"`
-	Reasons    []string               `json:"reasons,omitempty"`
-	Violations []allocation.Violation `json:"violations,omitempty"`
+// defaultRetryAfter accompanies a 503 or 429 if the rule names no time. DPS follows a schedule of its own (1 s, then 9 s
+// longer each time); this is for callers that read the header.
+const defaultRetryAfter = 10 * time.Second
+
+// retryAfter is the value of the header in whole seconds, rounded up.
+func retryAfter(wish time.Duration) string {
+	if wish <= 0 {
+		wish = defaultRetryAfter
+	}
+	return strconv.Itoa(int((wish + time.Second - 1) / time.Second))
 }
 
-func problem(c echo.Context, answer answer, document problemDocument) error {
-	document.Type = "urn:usher:problem:" + document.Code
-	document.Title, document.Status = answer.title, answer.status
-	body, err := json.Marshal(document)
-	if err != nil {
-		return err
-	}
-	return c.Blob(document.Status, "application/problem+json", body)
-}
-
-// noSuchRoute answers what echo could not route, and errors in writing, of
-// which there is nobody left to tell.
-func (h *handler) noSuchRoute(c echo.Context, err error) {
-	if c.Response().Committed {
-		return
-	}
-	code := string(allocation.Internal)
-	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
-		switch e.Code {
-		case http.StatusNotFound:
-			code = notFound
-		case http.StatusMethodNotAllowed:
-			code = methodNotAllowed
-		}
-	}
-	_ = h.refuse(c, code, "the webhook is POST "+AllocatePath)
-}
-
-// refuse answers what is no allocation, and leaves a line: a wrong URL in an
-// enrollment fails all of its devices.
-func (h *handler) refuse(c echo.Context, code, detail string) error {
-	r := c.Request()
-	h.log.Warn("refused", "result", code, "status", answers[code].status,
-		"method", bounded(r.Method), "path", bounded(r.URL.Path)) // not the query: it can hold a key
-	return problem(c, answers[code], problemDocument{Code: code, Detail: detail})
-}
+// bounded keeps what a caller sends from swelling the log.
+func bounded(text string) string { return text[:min(len(text), 256)] }

@@ -19,9 +19,9 @@ import (
 	"testing/fstest"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -118,13 +118,13 @@ func TestPanicIsAnswered(t *testing.T) {
 	}
 }
 
-func newAllocator(t testing.TB, rules fstest.MapFS) *allocation.Allocator {
+func newAllocator(t testing.TB, rules fstest.MapFS) *decider.Decider {
 	t.Helper()
-	loaded, err := allocation.LoadRules(t.Context(), rules, allocation.RulesOptions{Name: "rules"})
+	loaded, err := decider.LoadRules(t.Context(), rules, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: loaded, Timeout: 10 * time.Second})
+	allocator, err := decider.New(decider.Options{Rules: loaded, Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestKeys(t *testing.T) {
 func TestOtherPaths(t *testing.T) {
 	t.Parallel()
 	webhook := handler.New(handler.Options{Allocator: newAllocator(t, firstHub)})
-	empty, err := allocation.New(allocation.Options{})
+	empty, err := decider.New(decider.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

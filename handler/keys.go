@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// keys are the function keys that a caller may show, as digests: those have one
-// length, so a comparison takes the same time for any guess.
+// keys are digests of the function keys that a caller may present. Digests have one length, so a comparison takes the same
+// time for every guess.
 type keys [][sha256.Size]byte
 
 func newKeys(texts []string) keys {
@@ -18,9 +18,8 @@ func newKeys(texts []string) keys {
 	return digests
 }
 
-// admit reports whether a request shows one of the keys, in the places where
-// the Azure Functions host looks: the query parameter code, which is all that
-// DPS can send, and the header x-functions-key. Without keys all are admitted.
+// admit reports whether a request presents one of the keys where the Azure Functions host looks for it: in the query
+// parameter code, which is all that DPS can send, or in the header x-functions-key. Without keys it admits every request.
 func (k keys) admit(r *http.Request) bool {
 	if len(k) == 0 {
 		return true

@@ -7,20 +7,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// A probe is decided as any other call, and calls nobody out of bed.
+// A probe is decided like any other call, and alarms no one.
 func TestProbe(t *testing.T) {
 	t.Parallel()
-	allocator, err := allocation.New(allocation.Options{}) // without rules: each call is an operator's concern
+	allocator, err := decider.New(decider.Options{}) // without rules: each call is an operator's concern
 	if err != nil {
 		t.Fatal(err)
 	}
-	var seen []handler.Allocation
-	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{
-		func(_ context.Context, a *handler.Allocation) { seen = append(seen, *a) },
+	var seen []answer.Call
+	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []answer.Observer{
+		func(_ context.Context, a *answer.Call) { seen = append(seen, *a) },
 	}})
 	for _, mark := range []string{"", "1"} {
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(
@@ -34,7 +35,7 @@ func TestProbe(t *testing.T) {
 			t.Errorf("mark %q: status %d", mark, answer.Code)
 		}
 	}
-	if len(seen) != 2 || seen[0].Probe || !seen[0].Ours() || !seen[1].Probe || seen[1].Ours() || seen[0].Result() != seen[1].Result() {
+	if len(seen) != 2 || seen[0].Probe || !seen[0].NeedsAttention() || !seen[1].Probe || seen[1].NeedsAttention() || seen[0].Answer.Result != seen[1].Answer.Result {
 		t.Errorf("observers saw %+v", seen)
 	}
 }

@@ -1,21 +1,20 @@
 package handler_test
 
 import (
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// StatusOf tells what the webhook answers.
-func TestStatusOf(t *testing.T) {
+// The webhook answers with the status of the answer.
+func TestStatus(t *testing.T) {
 	t.Parallel()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
 # custom:
 #   enrollment_groups: [line-a]
 package allocation.a
@@ -25,11 +24,11 @@ hub := input.deviceRuntimeContext.payload.hub
 reject contains "refused" if input.deviceRuntimeContext.payload.reject
 
 hold contains {"reason": "wait", "status": input.deviceRuntimeContext.payload.hold}
-`)}}, allocation.RulesOptions{Name: "rules"})
+`)}}, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,15 +49,14 @@ hold contains {"reason": "wait", "status": input.deviceRuntimeContext.payload.ho
 	} {
 		body := `{"enrollmentGroup": {"enrollmentGroupId": "line-a"}, "linkedHubs": ["a.azure-devices.net"],
 			"deviceRuntimeContext": {"registrationId": "press-1", "payload": ` + test.payload + `}}`
-		_, decision, err := allocator.AllocateJSON(t.Context(), []byte(body))
-		fault, _ := errors.AsType[*allocation.Fault](err)
-		answer := httptest.NewRecorder()
+		_, decided := allocator.AllocateJSON(t.Context(), []byte(body))
+		response := httptest.NewRecorder()
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(body))
-		webhook.ServeHTTP(answer, request)
-		if got := handler.StatusOf(decision, fault); got != answer.Code || got != test.want {
-			t.Errorf("%s: StatusOf tells %d, the webhook answers %d, want %d", test.payload, got, answer.Code, test.want)
+		webhook.ServeHTTP(response, request)
+		if got := decided.Status(); got != response.Code || got != test.want {
+			t.Errorf("%s: Status is %d, the webhook answers %d, want %d", test.payload, got, response.Code, test.want)
 		}
-		seen[answer.Code] = true
+		seen[response.Code] = true
 	}
 	if len(seen) != 5 {
 		t.Errorf("only the statuses %v were seen", seen)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +15,7 @@ import (
 	"github.com/usher-dps/usher/internal/author/report"
 )
 
-// checkFlags are those of `usher check`.
+// checkFlags are the flags of `usher check`.
 type checkFlags struct {
 	rules       rulesFlags
 	hubs        []string
@@ -33,22 +32,23 @@ func newCheckCommand() *cobra.Command {
 	var flags checkFlags
 	cmd := &cobra.Command{
 		Use:   "check [path]",
-		Short: "Find what is wrong with rules before a device does",
-		Long: `Check loads rules as the webhook does, strictly: against the schema of the
-AllocationRequest, with unused variables and imports refused, and no enrollment
-served twice. It then looks for mistakes that only show with devices, such as a
-hub that the device chooses for itself. Each of these lints has an ID; --list
-lists them, --explain ID says what is wrong and what to do instead.
+		Short: "Find mistakes in rules before devices do",
+		Long: `Check loads rules as the webhook does, but strictly: it checks them against the
+schema of the AllocationRequest, and refuses unused variables, unused imports and
+enrollments that two rules serve. It then looks for mistakes that otherwise show
+only with devices, such as a hub that the device chooses for itself. Each of these
+lints has an ID; --list lists them, and --explain ID says what is wrong and what to
+do instead.
 
-Some need to know the hubs that are linked to the DPS or its enrollments:
+Some lints need to know the hubs that are linked to the DPS or its enrollments:
 
   az iot dps enrollment-group list -g GROUP --dps-name DPS >groups.json
 
-A finding that is right for one rule is silenced in the rule's METADATA, with the
+To accept a finding in one rule, silence it in the rule's METADATA and give the
 reason: see usher check --explain silence.
 
-It exits with 3 if the rules do not load, and with 7 if an error is found; with
---fail-on warning also for warnings.`,
+It exits with 3 if the rules do not load, and with 7 if it finds an error or, with
+--fail-on warning, a warning.`,
 		Example: `  usher check
   usher check rules --hubs contoso-eu,contoso-us
   usher check --enrollments groups.json --fail-on warning
@@ -56,7 +56,7 @@ It exits with 3 if the rules do not load, and with 7 if an error is found; with
   usher check --explain payload-decides`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.check(cmd, args); err != nil {
+			if err := flags.rules.setPath(cmd, args); err != nil {
 				return err
 			}
 			switch {
@@ -73,13 +73,11 @@ It exits with 3 if the rules do not load, and with 7 if an error is found; with
 	flags.rules.register(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
-	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollment records, as az iot dps lists them; may be given for groups and individuals apart")
-	f.StringVar(&flags.failOn, "fail-on", "error", "level that makes the exit code 7: error or warning")
-	f.StringVarP(&flags.format, "output", "o", "text", strings.Join(checkFormats[:len(checkFormats)-1], ", ")+" or "+checkFormats[len(checkFormats)-1])
+	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollments, as az iot dps lists them; may be repeated, such as for groups and individual enrollments")
+	addChoice(cmd, &flags.failOn, "fail-on", "", "level that makes the exit code 7: error or warning", string(lint.Error), string(lint.Warning))
+	addOutputFlag(cmd, &flags.format, checkFormats...)
 	f.BoolVar(&flags.list, "list", false, "list the lints")
 	f.StringVar(&flags.explain, "explain", "", "explain the lint with this ID")
-	completeWith(cmd, "output", checkFormats...)
-	completeWith(cmd, "fail-on", string(lint.Error), string(lint.Warning))
 	var ids []string
 	for _, l := range lint.Lints() {
 		ids = append(ids, l.ID+"\t"+l.Title)
@@ -88,50 +86,31 @@ It exits with 3 if the rules do not load, and with 7 if an error is found; with
 	return cmd
 }
 
-func (flags *checkFlags) check(cmd *cobra.Command, args []string) error {
-	if len(args) == 1 {
-		if cmd.Flags().Changed("rules") && flags.rules.path != args[0] {
-			return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], flags.rules.path))
-		}
-		flags.rules.path = args[0]
-	}
-	if !slices.Contains(checkFormats, flags.format) {
-		return usageError(fmt.Errorf("--output is %q: use one of %s", flags.format, strings.Join(checkFormats, ", ")))
-	}
-	if flags.failOn != string(lint.Error) && flags.failOn != string(lint.Warning) {
-		return usageError(fmt.Errorf("--fail-on is %q: use error or warning", flags.failOn))
-	}
-	return nil
-}
-
 func listLints(w io.Writer) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var rows []string
 	for _, l := range lint.Lints() {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", l.ID, l.Level, l.Title)
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s", l.ID, l.Level, l.Title))
 	}
-	return table.Flush()
+	return writeTable(w, rows)
 }
 
 func explainLint(w io.Writer, id string) error {
 	l, ok := lint.Find(id)
 	if !ok {
-		return usageError(fmt.Errorf("there is no lint %q: usher check --list has them all", id))
+		return usageError(fmt.Errorf("there is no lint %q: usher check --list lists them", id))
 	}
 	_, err := fmt.Fprintf(w, "%s (%s): %s\n\n%s\n", l.ID, l.Level, l.Title, l.Explanation)
 	return err
 }
 
 func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer) error {
-	options := lint.Options{Name: flags.rules.path, AllowBuiltins: flags.rules.builtins, AllowNet: flags.rules.allowNet, Hubs: flags.hubs}
+	options := lint.Options{Hubs: flags.hubs, NoTestFiles: !flags.rules.isFolder()} // most bundles contain no tests
 	for _, name := range flags.enrollments {
 		enrollments, err := readEnrollments(name)
 		if err != nil {
 			return err
 		}
 		options.Enrollments = append(options.Enrollments, enrollments...)
-	}
-	if info, err := os.Stat(flags.rules.path); err == nil && !info.IsDir() {
-		options.NoTestFiles = true // a bundle has none, unless it was asked for
 	}
 	strict := flags.rules.options()
 	strict.Strict = true
@@ -153,7 +132,7 @@ func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer)
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.Bindings()), "rule"))
+		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.All()), "rule"))
 	}
 	errorCount, warnings := found.Count(lint.Error), found.Count(lint.Warning)
 	if errorCount > 0 || warnings > 0 && flags.failOn == string(lint.Warning) {
@@ -170,7 +149,7 @@ func readEnrollments(name string) ([]lint.Enrollment, error) {
 	defer file.Close()
 	enrollments, err := lint.ReadEnrollments(file)
 	if err != nil {
-		return nil, fmt.Errorf("%s is no list of enrollments: %w", name, err)
+		return nil, fmt.Errorf("%s is not a list of enrollments: %w", name, err)
 	}
 	return enrollments, nil
 }
@@ -185,12 +164,7 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 		return report.WriteGitHub(w, lintFindings(found))
 	case "junit":
 		return report.WriteJUnit(w, "usher check", lintSuites(found, lint.Level(flags.failOn)))
-	default:
-		return flags.writeText(w, found)
 	}
-}
-
-func (flags *checkFlags) writeText(w io.Writer, found lint.Report) error {
 	p := painterFor(w)
 	for _, f := range found.Findings {
 		level := string(f.Level)
@@ -208,30 +182,27 @@ func (flags *checkFlags) writeText(w io.Writer, found lint.Report) error {
 	if len(found.Findings) == 0 {
 		line = p.paint(green, line)
 	}
-	fmt.Fprintln(w, line)
+	_, err := fmt.Fprintln(w, line)
 	if len(found.Skipped) > 0 {
-		fmt.Fprintf(w, "Not looked for, as nothing says what is there: %s\n", strings.Join(found.Skipped, ", "))
+		_, err = fmt.Fprintf(w, "Not checked, for lack of information: %s\n", strings.Join(found.Skipped, ", "))
 	}
-	return nil
+	return err
 }
 
-// lintChecks are the lints, and what stands for them where the rules do not load.
+// lintChecks returns the lints, and the check that reports rules that do not load.
 func lintChecks() []report.Check {
 	var checks []report.Check
 	for _, l := range lint.Lints() {
 		checks = append(checks, report.Check{ID: l.ID, Title: l.Title, Explanation: l.Explanation, Level: report.Level(l.Level)})
 	}
 	return append(checks, report.Check{ID: lint.NotLoaded, Title: "the rules do not load",
-		Explanation: "What OPA's compiler refuses cannot be served.", Level: report.Error})
+		Explanation: "The webhook cannot serve rules that OPA's compiler refuses.", Level: report.Error})
 }
 
 func lintFindings(found lint.Report) []report.Finding {
 	var findings []report.Finding
 	add := func(f lint.Finding, silenced string) {
-		message := f.Message
-		if f.Mend != "" {
-			message += "\n" + f.Mend
-		}
+		message := strings.TrimSuffix(f.Message+"\n"+f.Mend, "\n")
 		findings = append(findings, report.Finding{Check: f.Lint, Level: report.Level(f.Level), File: f.File, Line: f.Line, Column: f.Column,
 			Package: f.Rule, Message: message, Suppressed: silenced})
 	}
@@ -244,45 +215,41 @@ func lintFindings(found lint.Report) []report.Finding {
 	return findings
 }
 
-// lintSuites has a case for each lint of each rule. One with findings of at least the
-// level failOn has failed; one that was silenced is skipped.
+// lintSuites returns a suite for each rule with a case for each lint. A case fails if the lint has a finding of at least
+// the level failOn.
 func lintSuites(found lint.Report, failOn lint.Level) []report.Suite {
 	var suites []report.Suite
-	var ids []string
-	for _, l := range lint.Lints() {
-		ids = append(ids, l.ID)
-	}
 	for _, rule := range found.Rules {
-		suites = append(suites, report.Suite{Name: rule, Cases: lintCases(found, rule, ids, failOn)})
+		suite := report.Suite{Name: rule}
+		for _, l := range lint.Lints() {
+			suite.Cases = append(suite.Cases, lintCase(found, rule, l.ID, failOn))
+		}
+		suites = append(suites, suite)
 	}
-	if slices.ContainsFunc(found.Findings, func(f lint.Finding) bool { return f.Rule == "" }) {
-		// What does not load belongs to no rule.
-		suites = append(suites, report.Suite{Cases: lintCases(found, "", []string{lint.NotLoaded}, failOn)})
+	// Rules that do not load have findings without a rule.
+	if c := lintCase(found, "", lint.NotLoaded, failOn); c.Failure != nil {
+		suites = append(suites, report.Suite{Cases: []report.Case{c}})
 	}
 	return suites
 }
 
-func lintCases(found lint.Report, rule string, ids []string, failOn lint.Level) []report.Case {
-	var cases []report.Case
-	for _, id := range ids {
-		c := report.Case{Name: id}
-		var lines []string
-		for _, f := range found.Findings {
-			if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || failOn == lint.Warning) {
-				c.File = f.File
-				lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Mend))
-			}
+func lintCase(found lint.Report, rule, id string, failOn lint.Level) report.Case {
+	c := report.Case{Name: id}
+	var lines []string
+	for _, f := range found.Findings {
+		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || failOn == lint.Warning) {
+			c.File = f.File
+			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Mend))
 		}
-		silenced := slices.IndexFunc(found.Silenced, func(s lint.Silenced) bool { return s.Rule == rule && s.Lint == id })
-		switch {
-		case len(lines) > 0:
-			c.Result, c.Message, c.Text = report.Failed, lines[0], strings.Join(lines, "\n")
-		case silenced >= 0:
-			c.Result, c.Message = report.Skipped, found.Silenced[silenced].Reason
-		case slices.Contains(found.Skipped, id):
-			c.Result, c.Message = report.Skipped, "there is nothing to go by"
-		}
-		cases = append(cases, c)
 	}
-	return cases
+	silenced := slices.IndexFunc(found.Silenced, func(s lint.Silenced) bool { return s.Rule == rule && s.Lint == id })
+	switch {
+	case len(lines) > 0:
+		c.Failure = &report.Detail{Message: lines[0], Text: strings.Join(lines, "\n")}
+	case silenced >= 0:
+		c.Skipped = &report.Detail{Message: found.Silenced[silenced].Reason}
+	case slices.Contains(found.Skipped, id):
+		c.Skipped = &report.Detail{Message: "there is not enough information"}
+	}
+	return c
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/usher-dps/usher/internal/author/lint"
-	"github.com/usher-dps/usher/internal/author/report"
 )
 
 func TestExitCodesOfCheck(t *testing.T) {
@@ -19,7 +18,7 @@ func TestExitCodesOfCheck(t *testing.T) {
 	usher(t, exitOK, "check", "--rules", dir, "--fail-on", "warning", "-o", "json")
 	usher(t, exitOK, "check", "--list")
 	usher(t, exitRules, "check", dir+"/nowhere")
-	usher(t, exitRules, "check", "testdata") // where there are no rules
+	usher(t, exitRules, "check", "testdata") // contains no rules
 	usher(t, exitRules, "check", "testdata", "-o", "sarif")
 	usher(t, exitLint, "check", "../../rules", "--hubs", "contoso-eu-hub")
 	usher(t, exitFailure, "check", dir, "--enrollments", dir+"/nowhere.json")
@@ -28,8 +27,8 @@ func TestExitCodesOfCheck(t *testing.T) {
 	usher(t, exitUsage, "check", dir, "-o", "tap")
 }
 
-// Whoever has enough gets what was found so far, and no good exit code.
-func TestCheckIsCutShort(t *testing.T) {
+// After Ctrl-C, check prints what it has found so far and fails.
+func TestCheckIsInterrupted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -44,7 +43,7 @@ func TestCheckIsCutShort(t *testing.T) {
 	}
 }
 
-// A lint fails in JUnit if its level is that of --fail-on, and is skipped where it is silenced.
+// In JUnit a lint fails if its level is that of --fail-on, and is skipped if it is silenced.
 func TestLintSuites(t *testing.T) {
 	t.Parallel()
 	found := lint.Report{
@@ -66,11 +65,11 @@ func TestLintSuites(t *testing.T) {
 		for _, suite := range lintSuites(found, failOn) {
 			for _, c := range suite.Cases {
 				cases++
-				switch c.Result {
-				case report.Failed:
-					failed[suite.Name+" "+c.Name] = c.Text
-				case report.Skipped:
-					skipped[suite.Name+" "+c.Name] = c.Message
+				switch {
+				case c.Failure != nil:
+					failed[suite.Name+" "+c.Name] = c.Failure.Text
+				case c.Skipped != nil:
+					skipped[suite.Name+" "+c.Name] = c.Skipped.Message
 				}
 			}
 		}
@@ -81,13 +80,13 @@ func TestLintSuites(t *testing.T) {
 			t.Errorf("--fail-on %s: failed (-want +got):\n%s", failOn, diff)
 		}
 		wantSkipped := map[string]string{"allocation.b no-tests": "tried in the lab",
-			"allocation.a unlinked-hub": "there is nothing to go by", "allocation.b unlinked-hub": "there is nothing to go by"}
+			"allocation.a unlinked-hub": "there is not enough information", "allocation.b unlinked-hub": "there is not enough information"}
 		if diff := cmp.Diff(wantSkipped, skipped); diff != "" {
 			t.Errorf("skipped (-want +got):\n%s", diff)
 		}
 	}
 	unloadable := lintSuites(lint.Report{Findings: []lint.Finding{{Lint: lint.NotLoaded, Level: lint.Error, File: "a.rego", Line: 3, Message: "x is unsafe"}}}, lint.Error)
-	if len(unloadable) != 1 || len(unloadable[0].Cases) != 1 || unloadable[0].Cases[0].Result != report.Failed {
+	if len(unloadable) != 1 || len(unloadable[0].Cases) != 1 || unloadable[0].Cases[0].Failure == nil {
 		t.Errorf("rules that do not load: %+v", unloadable)
 	}
 }

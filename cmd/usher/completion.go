@@ -4,12 +4,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/usher-dps/usher/allocation"
 )
 
-// completeWith lets the shell complete a flag's value or, of a flag that takes a list,
-// the last of its values. A value may have a tab and words about it behind.
+// completeWith lets the shell complete the value of a flag or, if the flag takes a list, the last of its values. A value
+// may be followed by a tab and a description.
 func completeWith(cmd *cobra.Command, flag string, values ...string) {
 	complete(cmd, flag, func() []string { return values })
 }
@@ -17,19 +15,14 @@ func completeWith(cmd *cobra.Command, flag string, values ...string) {
 // completeRules completes a flag with the packages of the rules that the command works with.
 func completeRules(cmd *cobra.Command, flag string, rules *rulesFlags) {
 	complete(cmd, flag, func() []string {
-		fsys, err := openRules(*rules)
-		if err != nil {
-			return nil
-		}
-		// Lazy, because somebody is waiting at the keyboard.
 		options := rules.options()
-		options.Lazy = true
-		loaded, err := allocation.LoadRules(cmd.Context(), fsys, options)
+		options.Lazy = true // because someone is waiting at the keyboard
+		loaded, _, err := loadRules(cmd.Context(), *rules, options)
 		if err != nil {
 			return nil
 		}
 		var values []string
-		for _, b := range loaded.Bindings() {
+		for _, b := range loaded.All() {
 			values = append(values, strings.TrimPrefix(b.Package, "allocation.")+"\t"+b.Title)
 		}
 		return values
@@ -55,7 +48,7 @@ func complete(cmd *cobra.Command, flag string, values func() []string) {
 	}
 }
 
-// signatureAlgorithms are those of JSON Web Signature that OPA signs bundles with.
+// signatureAlgorithms returns the algorithms of JSON Web Signature with which OPA signs bundles.
 func signatureAlgorithms() []string {
 	var list []string
 	for _, family := range []string{"RS", "ES", "PS", "HS"} {

@@ -77,8 +77,7 @@ It exits with 1 if a device got no usable answer.`,
 	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends as its payload")
 	f.IntVar(&flags.parallel, "parallel", fleet.DefaultParallel, "maximum of devices online at the same time")
 	f.BoolVar(&flags.start, "start", false, "start a stand-in for this run, with the options of usher dps")
-	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &flags.output, "text", "json")
 	completeWith(cmd, "transport", fleet.HTTP, fleet.MQTT)
 	return cmd
 }
@@ -91,8 +90,6 @@ func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
 		return err
 	}
 	switch {
-	case flags.output != "text" && flags.output != "json":
-		return usageError(fmt.Errorf("--output is %s: want text or json", flags.output))
 	case flags.devices < 1 || flags.devices > 10_000_000:
 		return usageError(fmt.Errorf("--devices is %d: want 1 to 10000000", flags.devices))
 	case flags.rate < 0:

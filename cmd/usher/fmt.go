@@ -22,8 +22,8 @@ func newFmtCommand() *cobra.Command {
 		Use:   "fmt [path ...]",
 		Short: "Format rules as opa fmt does",
 		Long: `Fmt rewrites Rego files in OPA's canonical format and prints the names of those
-it changed. A path is a file or a folder with .rego files somewhere below; the
-default is the current folder. Folders whose names start with a dot are left out.
+that it changed. A path is a file, or a folder with .rego files at any depth; the
+default is the current folder. It leaves out folders whose names start with a dot.
 
 With --check it writes nothing, prints the names of the files that differ, and
 exits with 1 if there are any. It exits with 3 if a file does not parse.`,
@@ -37,46 +37,38 @@ exits with 1 if there are any. It exits with 3 if a file does not parse.`,
 			if err != nil {
 				return err
 			}
-			var faults []error
-			differing, broken := 0, false
+			var problems []error
+			differing := 0
 			for _, file := range files {
 				changed, err := formatFile(file, !check)
 				if err != nil {
-					_, unparsed := errors.AsType[*ruleset.LoadError](err)
-					broken = broken || unparsed
-					faults = append(faults, err)
-					continue
-				}
-				if changed {
+					problems = append(problems, err)
+				} else if changed {
 					differing++
 					fmt.Fprintln(cmd.OutOrStdout(), file)
 				}
 			}
 			if check && differing > 0 {
-				faults = append(faults, fmt.Errorf("%d of %d files are not formatted: run `usher fmt %s`", differing, len(files), strings.Join(paths, " ")))
+				problems = append(problems, fmt.Errorf("%d of %d files are not formatted: run `usher fmt %s`", differing, len(files), strings.Join(paths, " ")))
 			}
-			if broken {
-				return rulesError(errors.Join(faults...))
+			err = errors.Join(problems...)
+			if _, unparsed := errors.AsType[*ruleset.LoadError](err); unparsed {
+				return rulesError(err)
 			}
-			return errors.Join(faults...)
+			return err
 		},
 	}
-	cmd.Flags().BoolVar(&check, "check", false, "write nothing, list the files that differ, exit with 1 if there are any")
+	cmd.Flags().BoolVar(&check, "check", false, "write nothing; list the files that differ and exit with 1 if there are any")
 	return cmd
 }
 
-// regoFiles finds the files to format. A path that is given is taken whatever its name.
+// regoFiles finds the files to format: those that are named, and the .rego files below folders.
 func regoFiles(paths []string) ([]string, error) {
 	var files []string
 	for _, root := range paths {
-		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case entry.IsDir() && path != root && strings.HasPrefix(entry.Name(), "."):
-				return filepath.SkipDir
-			case !entry.IsDir() && (path == root || filepath.Ext(path) == ".rego"):
-				files = append(files, path)
+		err := walk(root, func(name string, entry fs.DirEntry) error {
+			if !entry.IsDir() && (name == root || filepath.Ext(name) == ".rego") {
+				files = append(files, name)
 			}
 			return nil
 		})
@@ -87,7 +79,20 @@ func regoFiles(paths []string) ([]string, error) {
 	return files, nil
 }
 
-// formatFile reports whether a file differs from its formatted form, and replaces it if asked to.
+// walk visits root and everything below it, except folders whose names start with a dot.
+func walk(root string, visit func(name string, entry fs.DirEntry) error) error {
+	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && name != root && strings.HasPrefix(entry.Name(), "."):
+			return filepath.SkipDir
+		}
+		return visit(name, entry)
+	})
+}
+
+// formatFile reports whether a file differs from its formatted form, and rewrites it if write is set.
 func formatFile(file string, write bool) (changed bool, err error) {
 	source, err := os.ReadFile(file)
 	if err != nil {
@@ -95,7 +100,7 @@ func formatFile(file string, write bool) (changed bool, err error) {
 	}
 	formatted, err := format.SourceWithOpts(file, source, format.Opts{RegoVersion: ast.RegoV1})
 	if err != nil {
-		return false, ruleset.CompileProblems(err)
+		return false, ruleset.CompileError(err)
 	}
 	if bytes.Equal(source, formatted) {
 		return false, nil

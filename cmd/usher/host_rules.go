@@ -12,12 +12,12 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// describeRules says which rule serves which enrollment and how to try it, given
-// the script root, the rules folder that the handler uses, and the address at which
-// the host answers. A script root without rules is some other Function App.
+// describeRules writes which rule serves which enrollment, and a request to try. It gets the script root, the rules
+// folder that the handler uses, and the URL of the host. A script root without rules belongs to another Function App.
 func describeRules(ctx context.Context, w io.Writer, root, folder, url string) error {
 	folder = cmp.Or(folder, "rules")
 	if !filepath.IsAbs(folder) {
@@ -26,21 +26,20 @@ func describeRules(ctx context.Context, w io.Writer, root, folder, url string) e
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// The handler is up, so the rules load; they are read again here because
-	// nobody but the program that decides knows them.
-	rules, err := allocation.LoadRules(ctx, os.DirFS(folder), allocation.RulesOptions{Name: folder, Lazy: true})
+	// The handler runs, so the rules load. They are loaded again because only the handler's process has them.
+	rules, err := decider.LoadRules(ctx, os.DirFS(folder), decider.RulesOptions{Name: folder, Lazy: true})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nRules in %s, and the enrollments they serve:\n", folder)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, b := range rules.Bindings() {
+	for _, b := range rules.All() {
 		fmt.Fprintf(table, "  %s\t%s\t%s\n", b.Package, serves(b), b.Title)
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	request, err := showpiece(ctx, rules, filepath.Join(root, "examples", "requests"))
+	request, err := findShowcase(ctx, rules, filepath.Join(root, "examples", "requests"))
 	if err != nil || request == "" {
 		return err
 	}
@@ -48,8 +47,8 @@ func describeRules(ctx context.Context, w io.Writer, root, folder, url string) e
 	return nil
 }
 
-func serves(b allocation.Binding) string {
-	if b.Default {
+func serves(b *ruleset.Rule) string {
+	if b.IsDefault() {
 		return "all others"
 	}
 	var parts []string
@@ -62,11 +61,10 @@ func serves(b allocation.Binding) string {
 	return strings.Join(parts, "; ")
 }
 
-// showpiece finds a request that these rules answer with a hub, a twin and a
-// payload; "" if there is none. One that DPS really sent goes before those that
-// were made up.
-func showpiece(ctx context.Context, rules *allocation.Rules, folder string) (string, error) {
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+// findShowcase returns the file of a request that these rules answer with a hub, a twin and a payload, "" if there is
+// none. It prefers requests that DPS really sent.
+func findShowcase(ctx context.Context, rules *decider.Rules, folder string) (string, error) {
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return "", err
 	}
@@ -80,8 +78,7 @@ func showpiece(ctx context.Context, rules *allocation.Rules, folder string) (str
 			if err != nil {
 				return "", err
 			}
-			_, decision, err := allocator.AllocateJSON(ctx, body)
-			if err == nil && decision.Response.InitialTwin != nil && decision.Response.Payload != nil {
+			if _, a := allocator.AllocateJSON(ctx, body); a.Response.InitialTwin != nil && a.Response.Payload != nil {
 				return path, nil
 			}
 		}

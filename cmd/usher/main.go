@@ -1,7 +1,5 @@
-// Command usher is the tool of people who write allocation rules: it helps to write rules, proves them, makes
-// bundles of them, and runs the webhook on a developer's machine.
-//
-// The constants below are its exit codes; exitCodes has them in words.
+// Command usher is the command-line tool for people who write allocation rules: it helps to write and test rules, packs
+// them for deployment, and runs the webhook on a developer's machine.
 package main
 
 import (
@@ -10,29 +8,46 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
-// Exit codes, so that scripts can tell a finding from a typing error.
+// Exit codes, by which scripts can tell what happened. exitMeanings describes them.
 const (
 	exitOK        = 0
-	exitFailure   = 1 // something failed, such as a file that cannot be read; or fmt --check found something
-	exitUsage     = 2 // the command line is wrong
-	exitRules     = 3 // the rules do not load
-	exitTests     = 4 // tests fail, or cover too little (test)
-	exitInvariant = 5 // a promise is broken (verify)
-	exitChanges   = 6 // changes were found (replay)
-	exitLint      = 7 // a lint found something (check)
-	exitBench     = 8 // slower than the threshold allows (bench)
-	exitDoctor    = 9 // devices fail, or will (doctor)
+	exitFailure   = 1
+	exitUsage     = 2
+	exitRules     = 3
+	exitTests     = 4
+	exitInvariant = 5
+	exitChanges   = 6
+	exitLint      = 7
+	exitBench     = 8
+	exitDoctor    = 9
 )
+
+// exitMeanings says in the help what each exit code means.
+func exitMeanings() []string {
+	return []string{
+		exitOK:        "success",
+		exitFailure:   "something failed, such as reading a file; or fmt --check or editor --check found a difference",
+		exitUsage:     "the command line is wrong",
+		exitRules:     "the rules do not load",
+		exitTests:     "test: a test failed, or the tests cover too little",
+		exitInvariant: "verify: a promise is broken",
+		exitChanges:   "replay: a change that --fail-on names was found",
+		exitLint:      "check: a lint found a problem",
+		exitBench:     "bench: slower than the threshold allows",
+		exitDoctor:    "doctor: devices fail or will fail",
+	}
+}
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// exitError is an error that asks for a certain exit code.
+// exitError is an error with the exit code of the command.
 type exitError struct {
 	code int
 	err  error
@@ -41,10 +56,10 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
-// usageError marks an error as the command line's fault.
+// usageError marks an error as one of the command line.
 func usageError(err error) error { return &exitError{code: exitUsage, err: err} }
 
-// usageArgs does so for the checks that cobra makes of arguments.
+// usageArgs marks the errors of a check of arguments as errors of the command line.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
@@ -54,7 +69,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// run is the program without the process around it.
+// run runs the command and returns its exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	cmd := newCommand()
 	cmd.SetArgs(args)
@@ -67,7 +82,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	fmt.Fprintf(stderr, "usher: %v\n", err)
 	code := exitFailure
-	if exit := (*exitError)(nil); errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		code = exit.code
 	}
 	if code == exitUsage {
@@ -79,13 +94,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func newCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "usher",
-		Short: "Write, check and run the rules that show devices to their IoT hubs",
-		Long: `usher is the tool of people who write allocation rules for Azure IoT Hub Device
-Provisioning Service (DPS). Every command decides as the webhook does: what it
-shows is what devices get.`,
-		Example: `  usher new presses --group line-a && usher test       a rule and its test, to be changed
-  usher verify --rule presses                          a request for which the rule is wrong, if there is one
-  usher explain examples/requests/default-new.json     where this device goes, and why`,
+		Short: "Write, check and run the rules that assign devices to IoT hubs",
+		Long: `usher is the tool for people who write allocation rules for Azure IoT Hub Device
+Provisioning Service (DPS). Every command makes decisions as the webhook does: what
+it shows is what devices get.`,
+		Example: `  usher new presses --group line-a && usher test       write a rule and its test, to be changed
+  usher verify --rule presses                          look for a request that the rule gets wrong
+  usher explain examples/requests/default-new.json     show where this device goes, and why`,
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true, // a failure is no reason to print the help
 		Args:          usageArgs(cobra.NoArgs),
@@ -93,8 +108,30 @@ shows is what devices get.`,
 			return cmd.Help()
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(err) })
-	cmd.AddCommand(newCheckCommand(), newNewCommand(), newEditorCommand(), newExplainCommand(), newTestCommand(), newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand(), newBenchCommand(), newReplayCommand(), newLogCommand(), newVerifyCommand(), newHostCommand(), newDPSCommand(), newFmtCommand(), newVersionCommand())
-	arrange(cmd)
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(describeFlagError(err)) })
+	for _, group := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{"write", "Write rules:", []*cobra.Command{newNewCommand(), newCheckCommand(), newFmtCommand(), newEditorCommand()}},
+		{"prove", "Test rules:", []*cobra.Command{newTestCommand(), newExplainCommand(), newVerifyCommand(), newReplayCommand(), newBenchCommand()}},
+		{"ship", "Deploy rules:", []*cobra.Command{newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand()}},
+		{"run", "Run the webhook:", []*cobra.Command{newHostCommand(), newDPSCommand(), newLogCommand()}},
+		{"about", "About usher:", []*cobra.Command{newVersionCommand()}},
+	} {
+		cmd.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
+		for _, sub := range group.commands {
+			sub.GroupID = group.id
+			cmd.AddCommand(sub)
+		}
+	}
+	cmd.SetHelpCommandGroupID("about")
+	cmd.SetCompletionCommandGroupID("about")
+	var codes strings.Builder
+	for code, meaning := range exitMeanings() {
+		fmt.Fprintf(&codes, "  %d  %s\n", code, meaning)
+	}
+	// Subcommands inherit the template.
+	cmd.SetUsageTemplate(cmd.UsageTemplate() + "{{if not .HasParent}}\nExit codes:\n" + codes.String() + "{{end}}")
 	return cmd
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// usher runs a command in this process and returns what it says.
+// usher runs a command in this process and returns what it prints.
 func usher(t *testing.T, wantCode int, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -21,9 +21,8 @@ func usher(t *testing.T, wantCode int, args ...string) (stdout, stderr string) {
 	return out.String(), errs.String()
 }
 
-// What `usher new` writes loads strictly, serves whom it should and nobody else, passes
-// its own test and usher check, and is formatted: from every scenario, one after the
-// other in one folder.
+// What `usher new` writes loads strictly, serves only the enrollments that it should, passes its own test and usher check,
+// and is formatted. The rules of all scenarios go into one folder, one after the other.
 func TestNewFromEveryScenario(t *testing.T) {
 	t.Parallel()
 	if len(scenarios()) < 6 {
@@ -35,14 +34,14 @@ func TestNewFromEveryScenario(t *testing.T) {
 		stdout, _ := usher(t, exitOK, "new", name, "--from", from, "--dir", dir,
 			"--group", "Group-"+from, "--group", from+"-?*", "--individual", "4711-"+from)
 		if !strings.Contains(stdout, "usher test "+dir+" --run "+name) {
-			t.Errorf("%s: it does not say what is next:\n%s", from, stdout)
+			t.Errorf("%s: it does not print the next steps:\n%s", from, stdout)
 		}
 		text, err := os.ReadFile(filepath.Join(dir, name, name+".rego"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(text), "no other rule names") {
-			t.Errorf("%s: a rule with a name says that it is the last resort:\n%s", from, text)
+			t.Errorf("%s: the METADATA of a rule with a name still describes the default rule:\n%s", from, text)
 		}
 		test, err := os.ReadFile(filepath.Join(dir, name, name+"_test.rego"))
 		if err != nil {
@@ -54,11 +53,11 @@ func TestNewFromEveryScenario(t *testing.T) {
 			}
 		}
 	}
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS(dir), allocation.RulesOptions{Strict: true})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS(dir), decider.RulesOptions{Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bindings := rules.Bindings()
+	bindings := rules.All()
 	if len(bindings) != len(scenarios()) {
 		t.Errorf("%d rules of %d scenarios", len(bindings), len(scenarios()))
 	}
@@ -78,7 +77,7 @@ func TestNewFromEveryScenario(t *testing.T) {
 	usher(t, exitOK, "fmt", "--check", dir)
 }
 
-// A scenario keeps its name, and another may have it.
+// A scenario can keep its name, and can take the name of another.
 func TestNewWithAScenariosName(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -87,12 +86,12 @@ func TestNewWithAScenariosName(t *testing.T) {
 	usher(t, exitOK, "new", "staged", "--dir", dir, "--from", "tenants", "--group", "b")
 	usher(t, exitOK, "test", dir, "--require-tests")
 	usher(t, exitOK, "check", dir, "--fail-on", "warning")
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS(dir), allocation.RulesOptions{Strict: true})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS(dir), decider.RulesOptions{Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var titles []string
-	for _, b := range rules.Bindings() {
+	for _, b := range rules.All() {
 		titles = append(titles, b.Package+": "+b.Title)
 	}
 	want := []string{"allocation.default: Everything else", "allocation.staged: Tenants by certificate", "allocation.tenants: Staged solution change"}
@@ -101,7 +100,7 @@ func TestNewWithAScenariosName(t *testing.T) {
 	}
 }
 
-// Nothing is written, and nothing overwritten, unless all is well.
+// A command line that is refused writes and overwrites nothing.
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -110,22 +109,22 @@ func TestNewRefuses(t *testing.T) {
 		want int
 		says string
 	}{
-		{"no enrollment", []string{"x"}, exitUsage, "say whom the rule serves"},
+		{"no enrollment", []string{"x"}, exitUsage, "name the enrollments that the rule serves"},
 		{"no scenario", []string{"x", "--group", "g", "--from", "nothing"}, exitUsage, "breakroom, default, quarantine, residency, staged, tenants"},
-		{"capital", []string{"Presses", "--group", "g"}, exitUsage, "small letters"},
-		{"path", []string{"../x", "--group", "g"}, exitUsage, "small letters"},
-		{"keyword", []string{"with", "--group", "g"}, exitUsage, "a word of Rego"},
-		{"test", []string{"x_test", "--group", "g"}, exitUsage, "names something else"},
-		{"library", []string{"dps", "--group", "g"}, exitUsage, "names something else"},
-		{"word of the test", []string{"fleet", "--group", "g"}, exitUsage, "the test of the scenario default has something called fleet"},
+		{"capital", []string{"Presses", "--group", "g"}, exitUsage, "lower-case letters"},
+		{"path", []string{"../x", "--group", "g"}, exitUsage, "lower-case letters"},
+		{"keyword", []string{"with", "--group", "g"}, exitUsage, "a keyword of Rego"},
+		{"test", []string{"x_test", "--group", "g"}, exitUsage, "has another meaning"},
+		{"library", []string{"dps", "--group", "g"}, exitUsage, "has another meaning"},
+		{"word of the test", []string{"fleet", "--group", "g"}, exitUsage, "the test of the scenario default already uses the name fleet"},
 		{"default with group", []string{"default", "--group", "g"}, exitUsage, "serves all other enrollments"},
 		{"default from another", []string{"default", "--from", "tenants"}, exitUsage, "serves all other enrollments"},
-		{"group with a space", []string{"x", "--group", "a b"}, exitUsage, "no name of an enrollment"},
-		{"group that breaks out", []string{"x", "--group", `a"]`}, exitUsage, "no name of an enrollment"},
+		{"group with a space", []string{"x", "--group", "a b"}, exitUsage, "not a valid name of an enrollment"},
+		{"group that breaks out", []string{"x", "--group", `a"]`}, exitUsage, "not a valid name of an enrollment"},
 		{"no name", []string{"--group", "g"}, exitUsage, "give the rule a name"},
 		{"two names", []string{"x", "y", "--group", "g"}, exitUsage, "one name, not 2"},
 		{"list with a name", []string{"x", "--list"}, exitUsage, "--list takes no name"},
-		{"there already", []string{"taken", "--group", "g"}, exitFailure, "taken is there already"},
+		{"there already", []string{"taken", "--group", "g"}, exitFailure, "taken already exists"},
 		{"served already", []string{"x", "--group", "Line-A"}, exitRules, "enrollment group line-a is served by allocation.x and by allocation.taken"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -135,7 +134,7 @@ func TestNewRefuses(t *testing.T) {
 			before := tree(t, dir)
 			_, stderr := usher(t, c.want, append(append([]string{"new"}, c.args...), "--dir", dir)...)
 			if !strings.Contains(stderr, c.says) {
-				t.Errorf("it says %q, not %q", stderr, c.says)
+				t.Errorf("standard error is %q, want %q in it", stderr, c.says)
 			}
 			if after := tree(t, dir); !slices.Equal(before, after) {
 				t.Errorf("files before %q, after %q", before, after)
@@ -144,7 +143,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// A package dps that is there is kept; a file in the way of the library is no library.
+// An existing package dps is kept. A file in the place of the library that is not the library is an error.
 func TestNewKeepsTheLibrary(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -171,7 +170,7 @@ func TestNewKeepsTheLibrary(t *testing.T) {
 	}
 	_, stderr := usher(t, exitFailure, "new", "first", "--group", "a", "--dir", other)
 	if !strings.Contains(stderr, "is not the library of Usher") {
-		t.Errorf("it says %q", stderr)
+		t.Errorf("standard error is %q", stderr)
 	}
 }
 

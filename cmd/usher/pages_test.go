@@ -74,8 +74,8 @@ func TestPageOfTheTool(t *testing.T) {
 		}
 	}
 	var want []string
-	for _, c := range exitCodes() {
-		want = append(want, fmt.Sprintf("| %d | %s |", c.code, c.meaning))
+	for code, meaning := range exitMeanings() {
+		want = append(want, fmt.Sprintf("| %d | %s |", code, meaning))
 	}
 	if diff := cmp.Diff(want, rowsUnder(t, text, "## Exit codes")); diff != "" {
 		t.Errorf("exit codes (-code +page):\n%s", diff)

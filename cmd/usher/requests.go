@@ -1,144 +1,80 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"slices"
 
-	"github.com/usher-dps/usher/internal/author/calljournal"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/author/rulebench"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// maxRequests bounds what a command that keeps all its requests reads, in bytes.
+// openLogs returns the logs that arguments name: files, those in folders, or - for standard input.
+func openLogs(args []string, stdin io.Reader, stdinName string) ([]requestlog.Log, error) {
+	var logs []requestlog.Log
+	for _, arg := range args {
+		if arg == "-" {
+			logs = append(logs, requestlog.Stream(stdinName, stdin))
+			continue
+		}
+		files, err := requestlog.Files(arg)
+		if err != nil {
+			return nil, err
+		}
+		logs = append(logs, files...)
+	}
+	return logs, nil
+}
+
+// checkStdin refuses arguments that name standard input more than once.
+func checkStdin(args []string) error {
+	names := 0
+	for _, arg := range args {
+		if arg == "-" {
+			names++
+		}
+	}
+	if names > 1 {
+		return usageError(errors.New("- is there twice, and standard input can be read only once"))
+	}
+	return nil
+}
+
+// maxRequests bounds, in bytes, the requests that a command keeps.
 const maxRequests = 256 << 20
 
-// readRequests reads AllocationRequests from files, folders and standard input.
-func readRequests(paths []string, stdin io.Reader) ([]rulebench.Request, error) {
-	var requests []rulebench.Request
-	left := int64(maxRequests)
-	for _, path := range paths {
-		found, err := readPath(path, stdin, &left)
-		if err != nil {
-			return nil, err
+// readRequests reads all requests of the logs that arguments name. It also returns how many of them are from records in
+// which something is masked that the rules look at.
+func readRequests(ctx context.Context, args []string, stdin io.Reader, rules *decider.Rules) (requests []rulebench.Request, lacking int, err error) {
+	logs, err := openLogs(args, stdin, "standard input")
+	if err != nil {
+		return nil, 0, err
+	}
+	size := 0
+	for item, err := range requestlog.Items(ctx, logs...) {
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case item.Kind == requestlog.OtherCall, item.Kind == requestlog.Other && item.InExport():
+			continue
+		case item.Body == nil:
+			return nil, 0, fmt.Errorf("%s: %w", item.Place(), item.Err)
 		}
-		requests = append(requests, found...)
+		if size += len(item.Body); size > maxRequests {
+			return nil, 0, fmt.Errorf("the requests are larger than %d MiB in total", maxRequests>>20)
+		}
+		requests = append(requests, rulebench.Request{Name: item.Place(), Body: bytes.Clone(item.Body)})
+		if len(item.Masked) > 0 {
+			if request, err := item.Parse(); err == nil && len(rules.Needs(ctx, request, item.Masked)) > 0 {
+				lacking++
+			}
+		}
 	}
 	if len(requests) == 0 {
-		return nil, errors.New("there are no requests: name files with an AllocationRequest each, or with one on each line")
+		return nil, 0, errors.New("there are no requests: name files with an AllocationRequest each, or with one on each line")
 	}
-	return requests, nil
-}
-
-func readPath(path string, stdin io.Reader, left *int64) ([]rulebench.Request, error) {
-	if path == "-" {
-		text, err := readUpTo(stdin, left)
-		if err != nil {
-			return nil, fmt.Errorf("standard input: %w", err)
-		}
-		return requestLines("standard input", text)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	names := []string{path}
-	if info.IsDir() {
-		names = nil
-		for _, pattern := range []string{"*.json", "*.ndjson", "*.jsonl"} {
-			matches, err := filepath.Glob(filepath.Join(escapeGlob(path), pattern))
-			if err != nil {
-				return nil, err
-			}
-			names = append(names, matches...)
-		}
-		slices.Sort(names)
-	}
-	var requests []rulebench.Request
-	for _, name := range names {
-		file, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		text, err := readUpTo(file, left)
-		file.Close()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		if ext := filepath.Ext(name); ext == ".ndjson" || ext == ".jsonl" {
-			lines, err := requestLines(name, text)
-			if err != nil {
-				return nil, err
-			}
-			requests = append(requests, lines...)
-			continue
-		}
-		body, err := requestIn(text)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		requests = append(requests, rulebench.Request{Name: name, Body: body})
-	}
-	return requests, nil
-}
-
-// escapeGlob keeps a folder's name from being taken for a pattern.
-func escapeGlob(name string) string {
-	var escaped []rune
-	for _, r := range name {
-		if r == '*' || r == '?' || r == '[' || r == '\\' && filepath.Separator != '\\' {
-			escaped = append(escaped, '\\')
-		}
-		escaped = append(escaped, r)
-	}
-	return string(escaped)
-}
-
-func readUpTo(r io.Reader, left *int64) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, *left+1))
-	*left -= int64(len(text))
-	if err == nil && *left < 0 {
-		err = fmt.Errorf("the requests are larger than %d MiB in all", maxRequests>>20)
-	}
-	return text, err
-}
-
-func requestLines(name string, text []byte) ([]rulebench.Request, error) {
-	var requests []rulebench.Request
-	scanner := bufio.NewScanner(bytes.NewReader(text))
-	scanner.Buffer(nil, len(text)+1)
-	for line := 1; scanner.Scan(); line++ {
-		if len(bytes.TrimSpace(scanner.Bytes())) == 0 {
-			continue
-		}
-		if _, relation := calljournal.Read(scanner.Bytes()); relation == calljournal.Aside {
-			continue
-		}
-		body, err := requestIn(scanner.Bytes())
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
-		}
-		requests = append(requests, rulebench.Request{Name: fmt.Sprintf("%s:%d", name, line), Body: body})
-	}
-	return requests, scanner.Err()
-}
-
-// requestIn returns the request itself: the text, or of a decision record its
-// member request. Whether it is an AllocationRequest is the allocator's to say.
-func requestIn(text []byte) ([]byte, error) {
-	var record struct {
-		Request json.RawMessage `json:"request"`
-	}
-	if err := json.Unmarshal(text, &record); err != nil {
-		return nil, fmt.Errorf("not a JSON object: %w", err)
-	}
-	if record.Request != nil {
-		return record.Request, nil
-	}
-	return bytes.Clone(text), nil
+	return requests, lacking, nil
 }

@@ -10,37 +10,55 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// rulesFlags say which rules a command works with: the same for all commands.
+// rulesFlags say which rules a command works with. They are the same for all commands.
 type rulesFlags struct {
 	path               string // a folder or a bundle file
 	builtins, allowNet []string
-	key                rulebundle.Key // that the signature of a bundle is checked with
+	key                rulebundle.Key // verifies the signature of a bundle
 }
 
 // register adds the flags to a command.
 func (f *rulesFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.path, "rules", "rules", "folder of rules, or a bundle file that 'usher bundle' or 'opa build' made")
-	f.registerLimits(cmd)
-}
-
-// registerLimits adds the flags but --rules, for a command that takes the rules as an argument.
-func (f *rulesFlags) registerLimits(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringSliceVar(&f.builtins, "allow-builtin", listSetting("USHER_RULES_BUILTINS"),
-		"let rules call a built-in function that is off, such as http.send; default from USHER_RULES_BUILTINS")
-	flags.StringSliceVar(&f.allowNet, "allow-net", listSetting("USHER_RULES_ALLOW_NET"),
-		"host that http.send may reach; default from USHER_RULES_ALLOW_NET")
-	flags.StringVar(&f.key.File, "verification-key", "", "file with the public key or secret; a bundle must then be signed with it")
+	flags.StringVar(&f.path, "rules", "rules", "folder of rules, or a bundle file made by 'usher bundle' or 'opa build'")
+	f.registerCapabilities(cmd)
+	flags.StringVar(&f.key.File, "verification-key", "", "file with the public key or secret; the bundle must be signed with it")
 	flags.StringVar(&f.key.Algorithm, "verification-alg", "RS256", "algorithm of the signature")
 	completeWith(cmd, "verification-alg", signatureAlgorithms()...)
 }
 
-// listSetting reads a list as function-app does, so that what is allowed there is allowed here.
+// registerCapabilities adds only the flags that let rules call more built-in functions.
+func (f *rulesFlags) registerCapabilities(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.builtins, "allow-builtin", listSetting("USHER_RULES_BUILTINS"),
+		"let rules call a built-in function that is off by default, such as http.send; default from USHER_RULES_BUILTINS")
+	flags.StringSliceVar(&f.allowNet, "allow-net", listSetting("USHER_RULES_ALLOW_NET"),
+		"host that http.send may call; default from USHER_RULES_ALLOW_NET")
+}
+
+// setPath takes the path of the rules from the argument of a command, if there is one.
+func (f *rulesFlags) setPath(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.Flags().Changed("rules") && f.path != args[0] {
+		return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], f.path))
+	}
+	f.path = args[0]
+	return nil
+}
+
+// isFolder reports whether the rules are a folder rather than a bundle.
+func (f *rulesFlags) isFolder() bool {
+	info, err := os.Stat(f.path)
+	return err == nil && info.IsDir()
+}
+
+// listSetting reads a list from the environment in the way that function-app does, so that the same is allowed.
 func listSetting(name string) []string {
 	var parts []string
 	for part := range strings.SplitSeq(os.Getenv(name), ",") {
@@ -51,12 +69,12 @@ func listSetting(name string) []string {
 	return parts
 }
 
-// options are those that the flags ask for.
-func (f *rulesFlags) options() allocation.RulesOptions {
-	return allocation.RulesOptions{Name: f.path, AllowBuiltins: f.builtins, AllowNet: f.allowNet}
+// options returns how the rules are to be loaded.
+func (f *rulesFlags) options() decider.RulesOptions {
+	return decider.RulesOptions{Name: f.path, AllowBuiltins: f.builtins, AllowNet: f.allowNet}
 }
 
-// openRules opens the folder or the bundle. Its errors ask for the exit code of rules that do not load.
+// openRules opens the folder or the bundle. Its errors have the exit code of rules that do not load.
 func openRules(f rulesFlags) (fs.FS, error) {
 	info, err := os.Stat(f.path)
 	switch {
@@ -80,24 +98,24 @@ func openRules(f rulesFlags) (fs.FS, error) {
 	}
 	fsys, err := rulebundle.Read(file, options)
 	if err != nil {
-		return nil, rulesError(fmt.Errorf("%s is no bundle of rules: %w", f.path, err))
+		return nil, rulesError(fmt.Errorf("%s is not a bundle of rules: %w", f.path, err))
 	}
 	return fsys, nil
 }
 
-// loadRules opens and loads the rules, and returns their files beside them. Options are what f.options
-// returns, perhaps stricter. Its errors list every problem on a line, and ask for the exit code of rules that do not load.
-func loadRules(ctx context.Context, f rulesFlags, options allocation.RulesOptions) (*allocation.Rules, fs.FS, error) {
+// loadRules opens and loads the rules, and returns them with their files. Its errors list every problem on a line of its
+// own, and have the exit code of rules that do not load.
+func loadRules(ctx context.Context, f rulesFlags, options decider.RulesOptions) (*decider.Rules, fs.FS, error) {
 	fsys, err := openRules(f)
 	if err != nil {
 		return nil, nil, err
 	}
-	rules, err := allocation.LoadRules(ctx, fsys, options)
+	rules, err := decider.LoadRules(ctx, fsys, options)
 	if err != nil {
 		return nil, nil, rulesError(fmt.Errorf("the rules do not load:\n%w", err))
 	}
 	return rules, fsys, nil
 }
 
-// rulesError marks an error as one of the rules.
+// rulesError marks an error as one of rules that do not load.
 func rulesError(err error) error { return &exitError{code: exitRules, err: err} }

@@ -3,26 +3,32 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
-// interruptible returns a context that ends with Ctrl-C. A command then prints
-// what it has found so far; a second Ctrl-C ends it at once.
+// interruptible returns a context that ends with Ctrl-C, so that a command can print what it has found so far. A second
+// Ctrl-C ends the process at once.
 func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
 
-// isTerminal reports whether somebody reads along.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
@@ -37,10 +43,10 @@ const (
 	faint colour = "2"
 )
 
-// painter colours text where that is of use.
+// painter colours text if it is true.
 type painter bool
 
-// painterFor follows https://no-color.org.
+// painterFor enables colours on a terminal unless NO_COLOR is set (https://no-color.org).
 func painterFor(w io.Writer) painter {
 	return painter(os.Getenv("NO_COLOR") == "" && isTerminal(w))
 }
@@ -52,7 +58,7 @@ func (p painter) paint(c colour, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// progress shows on a terminal how far a command is, from two seconds on.
+// progress is a line on a terminal that shows how far a command is.
 type progress struct {
 	w     io.Writer
 	unit  string
@@ -66,7 +72,7 @@ type progress struct {
 // progressPatience is how long a command runs without showing progress.
 const progressPatience = 2 * time.Second
 
-// newProgress counts in units such as "decisions". Nothing is shown unless w is a terminal.
+// newProgress counts in units such as "decisions". It shows nothing if w is not a terminal.
 func newProgress(w io.Writer, unit string) *progress {
 	if !isTerminal(w) {
 		w = nil
@@ -74,7 +80,7 @@ func newProgress(w io.Writer, unit string) *progress {
 	return &progress{w: w, unit: unit, start: time.Now()}
 }
 
-// update says that n units are done, and which share of all the work that is; 0 if unknown.
+// update reports that n units are done, and their share of all the work, from 0 to 1; 0 means that it is unknown.
 func (p *progress) update(n int, share float64) {
 	if p.w == nil {
 		return
@@ -90,10 +96,10 @@ func (p *progress) update(n int, share float64) {
 	fmt.Fprint(p.w, "\r\x1b[K"+progressText(n, p.unit, share, elapsed))
 }
 
-// leastShare is what has to be done before a guess at the time left is worth anything.
+// leastShare is the share of the work from which the time left can be estimated.
 const leastShare = 0.005
 
-// progressText tells the rate and, where the share is known, the time left.
+// progressText shows the rate and, if the share is known, the time left.
 func progressText(n int, unit string, share float64, elapsed time.Duration) string {
 	text := fmt.Sprintf("%d %s, %.0f/s", n, unit, float64(n)/elapsed.Seconds())
 	if share >= leastShare && share <= 1 {
@@ -121,4 +127,71 @@ func writeJSON(w io.Writer, value any) error {
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// choice is a flag that takes one of several values.
+type choice struct {
+	value   *string
+	choices []string
+}
+
+func (c choice) String() string { return *c.value }
+func (c choice) Type() string   { return "string" }
+
+func (c choice) Set(text string) error {
+	if !slices.Contains(c.choices, text) {
+		return errors.New("use " + alternatives(c.choices))
+	}
+	*c.value = text
+	return nil
+}
+
+// alternatives writes names as "a, b or c".
+func alternatives(names []string) string {
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+// addChoice adds a flag to a command that takes one of several values. The first is the default.
+func addChoice(cmd *cobra.Command, value *string, name, shorthand, usage string, choices ...string) {
+	*value = choices[0]
+	cmd.Flags().VarP(choice{value, choices}, name, shorthand, usage)
+	completeWith(cmd, name, choices...)
+}
+
+// addOutputFlag adds the flag -o to a command, with the first format as the default.
+func addOutputFlag(cmd *cobra.Command, format *string, formats ...string) {
+	addChoice(cmd, format, "output", "o", alternatives(formats), formats...)
+}
+
+// describeFlagError words the error of a flag with a wrong value, such as --output is "xml": use text or json.
+func describeFlagError(err error) error {
+	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err
+	}
+	if _, ok := invalid.GetFlag().Value.(choice); !ok {
+		return err
+	}
+	return fmt.Errorf("--%s is %q: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))
+}
+
+// writeTable aligns the columns of rows, in which tabs separate the cells.
+func writeTable(w io.Writer, rows []string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(table, row)
+	}
+	return table.Flush()
+}
+
+// plural counts things whose plural ends in s.
+func plural(n int, noun string) string { return count(n, noun, noun+"s") }
+
+// count puts the words for one thing or for several after their number.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

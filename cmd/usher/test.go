@@ -5,26 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/ruletest"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
-// testFlags are those of `usher test`.
+// testFlags are the flags of `usher test`.
 type testFlags struct {
 	rules     rulesFlags
 	exchanges string // folder; empty for that of the rules
 	run       string
-	pattern   *regexp.Regexp // of run
+	pattern   *regexp.Regexp // run, compiled
 	coverage  bool
 	threshold float64
 	timeout   time.Duration
@@ -35,25 +33,25 @@ type testFlags struct {
 	format    string
 }
 
-// testFormats are what `usher test -o` takes.
+// testFormats are the values of `usher test -o`.
 var testFormats = []string{"text", "json", "junit", "github"}
 
 func newTestCommand() *cobra.Command {
 	var flags testFlags
 	cmd := &cobra.Command{
 		Use:   "test [path]",
-		Short: "Run the tests of rules, and compare exchanges",
+		Short: "Run the tests of rules and compare exchanges",
 		Long: `Test runs every rule named test_... in the *_test.rego files of a rules folder, as
 'opa test' does, with the built-in functions and the schema that rules are served
-with. A test with cases, test_x[name] if ..., counts once for each case. Invariants,
-in *_invariants.rego files, are compiled, and left to 'usher verify' to ask.
+with. A test with cases, test_x[name] if ..., counts once for each case. It compiles
+the invariants in *_invariants.rego files, but only 'usher verify' evaluates them.
 
 It then decides every exchange below the folder, NAME.request.json, as the webhook
-would, and compares the decision with NAME.decision.json beside it. --update writes
+would, and compares the decision with NAME.decision.json next to it. --update writes
 the decisions; look at what it changed before you commit it.
 
-It exits with 4 if a test or an exchange fails, coverage is below --threshold, or
---require-tests finds a package without tests.`,
+It exits with 4 if a test or an exchange fails, if coverage is below --threshold, or
+if --require-tests finds a package without tests.`,
 		Example: `  usher test
   usher test rules --run tenants -v
   usher test --threshold 90 --require-tests -o github     in CI
@@ -76,24 +74,17 @@ It exits with 4 if a test or an exchange fails, coverage is below --threshold, o
 	f.StringVar(&flags.exchanges, "exchanges", "", "folder with exchanges (default the folder of the rules)")
 	f.StringVar(&flags.run, "run", "", "run only what matches this regular expression: data.PACKAGE.test_NAME, or the path of an exchange")
 	f.BoolVar(&flags.coverage, "coverage", false, "show which lines of the rules no test reaches")
-	f.Float64Var(&flags.threshold, "threshold", 0, "least coverage in percent; turns --coverage on")
-	f.DurationVar(&flags.timeout, "timeout", ruletest.DefaultTimeout, "how long one test may take")
+	f.Float64Var(&flags.threshold, "threshold", 0, "fail if the coverage is below this percentage; turns on --coverage")
+	f.DurationVar(&flags.timeout, "timeout", ruletest.DefaultTimeout, "time limit of one test")
 	f.BoolVar(&flags.require, "require-tests", false, "fail if a package of rules has neither a test nor an exchange")
 	f.BoolVar(&flags.update, "update", false, "write the decision files of exchanges where they differ or are missing")
 	f.BoolVar(&flags.watch, "watch", false, "run again whenever a file changes, until Ctrl-C")
-	f.BoolVarP(&flags.verbose, "verbose", "v", false, "list what passed, too")
-	f.StringVarP(&flags.format, "output", "o", "text", "text, json, junit or github")
-	completeWith(cmd, "output", testFormats...)
+	f.BoolVarP(&flags.verbose, "verbose", "v", false, "list also what passed")
+	addOutputFlag(cmd, &flags.format, testFormats...)
 	return cmd
 }
 
 func (flags *testFlags) check(cmd *cobra.Command, args []string) error {
-	if len(args) == 1 {
-		if cmd.Flags().Changed("rules") && flags.rules.path != args[0] {
-			return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], flags.rules.path))
-		}
-		flags.rules.path = args[0]
-	}
 	if flags.run != "" {
 		pattern, err := regexp.Compile(flags.run)
 		if err != nil {
@@ -101,24 +92,22 @@ func (flags *testFlags) check(cmd *cobra.Command, args []string) error {
 		}
 		flags.pattern = pattern
 	}
-	if flags.threshold < 0 || flags.threshold > 100 {
-		return usageError(fmt.Errorf("--threshold is a percentage, %v is none", flags.threshold))
-	}
-	if flags.timeout <= 0 {
+	switch {
+	case flags.threshold < 0 || flags.threshold > 100:
+		return usageError(fmt.Errorf("--threshold must be from 0 to 100, and is %v", flags.threshold))
+	case flags.timeout <= 0:
 		return usageError(fmt.Errorf("--timeout must be above 0, and is %s", flags.timeout))
 	}
 	flags.coverage = flags.coverage || flags.threshold > 0
-	if !slices.Contains(testFormats, flags.format) {
-		return usageError(fmt.Errorf("--output is %q: use text, json, junit or github", flags.format))
-	}
-	return nil
+	return flags.rules.setPath(cmd, args)
 }
 
-// runOnce runs everything, reports it, and says in its error whether all is well.
+// runOnce runs everything and reports it. It returns an error if a test fails, or something else that the flags require
+// is missing.
 func (flags *testFlags) runOnce(ctx context.Context, w, stderr io.Writer) error {
-	shown := newProgress(stderr, "tests")
-	report, err := flags.collect(ctx, shown)
-	shown.done()
+	bar := newProgress(stderr, "tests")
+	report, err := flags.collect(ctx, bar)
+	bar.done()
 	if err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -126,13 +115,13 @@ func (flags *testFlags) runOnce(ctx context.Context, w, stderr io.Writer) error 
 		return err
 	}
 	if ctx.Err() != nil {
-		return errors.New("interrupted: what is above is not all")
+		return errors.New("interrupted: the results are incomplete")
 	}
-	return report.verdict(flags.threshold)
+	return report.failure(flags.threshold)
 }
 
-// collect returns what was found until an error, too.
-func (flags *testFlags) collect(ctx context.Context, shown *progress) (*testReport, error) {
+// collect returns what it has found even if it returns an error.
+func (flags *testFlags) collect(ctx context.Context, bar *progress) (*testReport, error) {
 	report := &testReport{}
 	rules, fsys, err := loadRules(ctx, flags.rules, flags.rules.options())
 	if err != nil {
@@ -145,59 +134,58 @@ func (flags *testFlags) collect(ctx context.Context, shown *progress) (*testRepo
 	if err != nil {
 		return report, rulesError(fmt.Errorf("the tests or invariants do not load:\n%w", err))
 	}
-	exchanges, err := flags.exchangesToRun()
+	exchanges, err := flags.findExchanges()
 	if err != nil {
 		return report, err
 	}
-	work := progressOf{progress: shown, all: suite.Count() + len(exchanges)}
+	done, all := 0, suite.Count()+len(exchanges)
+	step := func() {
+		done++
+		bar.update(done, float64(done)/float64(max(all, 1)))
+	}
 	last := ""
 	for result, err := range suite.Run(ctx) {
 		if err != nil {
 			report.sort()
 			return report, rulesError(fmt.Errorf("the tests do not load:\n%w", err))
 		}
-		report.Tests = append(report.Tests, newTestCase(result))
-		if name := result.Package + "." + result.Test; name != last { // and no further case of the same
+		report.Tests = append(report.Tests, testCase{result.Name(), result, result.Duration.Seconds()})
+		if name := result.Package + "." + result.Test; name != last { // not another case of the same test
 			last = name
-			work.step()
+			step()
 		}
 	}
 	report.sort()
-	if err := flags.compareExchanges(ctx, rules, exchanges, work, report); err != nil {
+	allocator, err := decider.New(decider.Options{Rules: rules})
+	if err != nil {
 		return report, err
+	}
+	for _, e := range exchanges {
+		step()
+		start := time.Now()
+		result, err := e.Run(ctx, allocator, flags.update)
+		if err != nil {
+			return report, err
+		}
+		report.Exchanges = append(report.Exchanges, newExchangeCase(result, time.Since(start)))
 	}
 	if flags.coverage {
 		coverage := suite.Coverage()
 		report.Coverage = &coverage
 	}
 	if flags.require {
-		for _, name := range suite.Untested() {
-			if !report.hasExchange(name) {
-				report.Untested = append(report.Untested, name)
-			}
-		}
+		report.Untested = slices.DeleteFunc(suite.Untested(), func(rule string) bool {
+			return slices.ContainsFunc(report.Exchanges, func(e exchangeCase) bool { return e.Rule == rule })
+		})
 	}
-	if len(report.Tests)+len(report.Exchanges) == 0 && len(report.Untested) == 0 {
-		if flags.pattern != nil {
-			return report, usageError(fmt.Errorf("--run %s matches no test and no exchange", flags.run))
-		}
+	if flags.pattern != nil && len(report.Tests)+len(report.Exchanges)+len(report.Untested) == 0 {
+		return report, usageError(fmt.Errorf("--run %s matches no test and no exchange", flags.run))
 	}
 	return report, nil
 }
 
-// progressOf counts steps of known work.
-type progressOf struct {
-	*progress
-	done, all int
-}
-
-func (p *progressOf) step() {
-	p.done++
-	p.update(p.done, float64(p.done)/float64(max(p.all, 1)))
-}
-
-// exchangesToRun are those that --run picks.
-func (flags *testFlags) exchangesToRun() ([]exchange.Exchange, error) {
+// findExchanges returns the exchanges that match --run.
+func (flags *testFlags) findExchanges() ([]exchange.Exchange, error) {
 	folder := flags.exchangeFolder()
 	if folder == "" {
 		return nil, nil
@@ -208,51 +196,10 @@ func (flags *testFlags) exchangesToRun() ([]exchange.Exchange, error) {
 	}), err
 }
 
-func (flags *testFlags) compareExchanges(ctx context.Context, rules *allocation.Rules, exchanges []exchange.Exchange, work progressOf, report *testReport) error {
-	if len(exchanges) == 0 {
-		return nil
-	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
-	if err != nil {
-		return err
-	}
-	for _, e := range exchanges {
-		work.step()
-		start := time.Now()
-		result, err := e.Run(ctx, allocator, flags.update)
-		if err != nil {
-			return err
-		}
-		report.Exchanges = append(report.Exchanges, newExchangeCase(result, time.Since(start)))
-	}
-	return nil
-}
-
-// exchangeFolder is "" if there is none: the rules are a bundle.
+// exchangeFolder returns "" if there is none because the rules are a bundle.
 func (flags *testFlags) exchangeFolder() string {
-	if flags.exchanges != "" {
-		return flags.exchanges
-	}
-	if info, err := os.Stat(flags.rules.path); err == nil && info.IsDir() {
+	if flags.exchanges == "" && flags.rules.isFolder() {
 		return filepath.Clean(flags.rules.path)
 	}
-	return ""
-}
-
-// verdict is nil if all is well. The error asks for the exit code of failing tests.
-func (r *testReport) verdict(threshold float64) error {
-	var problems []string
-	if n := r.count(caseFail) + r.count(caseError); n > 0 {
-		problems = append(problems, fmt.Sprintf("%d of %d tests failed", n, len(r.Tests)+len(r.Exchanges)))
-	}
-	if r.Coverage != nil && r.Coverage.Percent < threshold {
-		problems = append(problems, fmt.Sprintf("the tests reach %v%% of the lines, --threshold is %v%%", r.Coverage.Percent, threshold))
-	}
-	if len(r.Untested) > 0 {
-		problems = append(problems, "no test is about "+strings.Join(r.Untested, ", "))
-	}
-	if len(problems) == 0 {
-		return nil
-	}
-	return &exitError{code: exitTests, err: errors.New(strings.Join(problems, "; "))}
+	return flags.exchanges
 }

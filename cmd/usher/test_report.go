@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -19,7 +20,7 @@ type testReport struct {
 	Exchanges []exchangeCase     `json:"exchanges"`
 	Coverage  *ruletest.Coverage `json:"coverage,omitempty"`
 	Untested  []string           `json:"untested,omitempty"`
-	Summary   testSummary        `json:"summary"`
+	Summary   testSummary        `json:"summary"` // set by write
 }
 
 type testSummary struct {
@@ -30,96 +31,72 @@ type testSummary struct {
 	Updated int `json:"updated"`
 }
 
-// The outcomes of a test or an exchange.
-const (
-	casePass    = string(ruletest.Pass)
-	caseFail    = string(ruletest.Fail)
-	caseError   = string(ruletest.Error)
-	caseSkipped = string(ruletest.Skipped)
-	caseUpdated = "updated"
-)
-
 type testCase struct {
-	Name    string       `json:"name"`
-	File    string       `json:"file"`
-	Line    int          `json:"line"`
-	Outcome string       `json:"outcome"`
-	Seconds float64      `json:"seconds"`
-	Printed string       `json:"printed,omitempty"`
-	Failure *testFailure `json:"failure,omitempty"`
-	Message string       `json:"message,omitempty"`
-
-	group string // its package
+	Name string `json:"name"`
+	ruletest.Result
+	Seconds float64 `json:"seconds"`
 }
 
-type testFailure struct {
-	File string `json:"file"`
-	Line int    `json:"line"`
-	Text string `json:"text"`
-}
+// exchangeUpdated is the outcome of an exchange whose decision file was written. The other outcomes are those of tests.
+const exchangeUpdated ruletest.Outcome = "updated"
 
 type exchangeCase struct {
-	Name     string   `json:"name"`
-	Rule     string   `json:"rule,omitempty"`
-	Outcome  string   `json:"outcome"`
-	Seconds  float64  `json:"seconds"`
-	Problems []string `json:"problems,omitempty"`
+	Name     string           `json:"name"`
+	Rule     string           `json:"rule,omitempty"`
+	Outcome  ruletest.Outcome `json:"outcome"`
+	Seconds  float64          `json:"seconds"`
+	Problems []string         `json:"problems,omitempty"`
 
 	decision string // the file
 }
 
-func newTestCase(r ruletest.Result) testCase {
-	c := testCase{
-		Name: r.Name(), File: r.File, Line: r.Line, Outcome: string(r.Outcome),
-		Seconds: r.Duration.Seconds(), Printed: r.Printed, Message: r.Message, group: r.Package,
-	}
-	if r.Failure != nil {
-		c.Failure = &testFailure{r.Failure.File, r.Failure.Line, r.Failure.Text}
-	}
-	return c
-}
-
 func newExchangeCase(r exchange.Result, took time.Duration) exchangeCase {
-	c := exchangeCase{Name: r.Name, Rule: r.Rule, Outcome: casePass, Seconds: took.Seconds(), Problems: r.Problems, decision: r.Decision}
+	c := exchangeCase{Name: r.Name, Rule: r.Rule, Outcome: ruletest.Pass, Seconds: took.Seconds(), Problems: r.Problems, decision: r.Decision}
 	switch {
 	case len(r.Problems) > 0:
-		c.Outcome = caseFail
+		c.Outcome = ruletest.Fail
 	case r.Updated:
-		c.Outcome = caseUpdated
+		c.Outcome = exchangeUpdated
 	}
 	return c
 }
 
-// sort puts the tests in the order of their files: they end in any.
+// sort sorts the tests by file and line, because they do not end in a fixed order.
 func (r *testReport) sort() {
 	slices.SortStableFunc(r.Tests, func(a, b testCase) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Name, b.Name))
 	})
 }
 
-func (r *testReport) hasExchange(rule string) bool {
-	return slices.ContainsFunc(r.Exchanges, func(e exchangeCase) bool { return e.Rule == rule })
-}
-
-func (r *testReport) count(outcome string) int {
-	n := 0
-	for _, t := range r.Tests {
-		if t.Outcome == outcome {
-			n++
-		}
+// failure returns nil if everything passed and the coverage is high enough. Its error has the exit code of failed tests.
+func (r *testReport) failure(threshold float64) error {
+	var problems []string
+	if n := r.Summary.Failed + r.Summary.Errors; n > 0 {
+		problems = append(problems, fmt.Sprintf("%d of %d tests failed", n, len(r.Tests)+len(r.Exchanges)))
 	}
-	for _, e := range r.Exchanges {
-		if e.Outcome == outcome {
-			n++
-		}
+	if r.Coverage != nil && r.Coverage.Percent < threshold {
+		problems = append(problems, fmt.Sprintf("the tests reach %v%% of the lines, --threshold is %v%%", r.Coverage.Percent, threshold))
 	}
-	return n
+	if len(r.Untested) > 0 {
+		problems = append(problems, "no test covers "+strings.Join(r.Untested, ", "))
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return &exitError{code: exitTests, err: errors.New(strings.Join(problems, "; "))}
 }
 
 func (r *testReport) write(w io.Writer, format string, verbose bool) error {
+	counts := map[ruletest.Outcome]int{}
+	for _, t := range r.Tests {
+		counts[t.Outcome]++
+	}
+	for _, e := range r.Exchanges {
+		counts[e.Outcome]++
+	}
 	r.Summary = testSummary{
-		Passed: r.count(casePass), Failed: r.count(caseFail), Errors: r.count(caseError),
-		Skipped: r.count(caseSkipped), Updated: r.count(caseUpdated),
+		Passed: counts[ruletest.Pass], Failed: counts[ruletest.Fail], Errors: counts[ruletest.Error],
+		Skipped: counts[ruletest.Skipped], Updated: counts[exchangeUpdated],
 	}
 	switch format {
 	case "json":
@@ -130,56 +107,55 @@ func (r *testReport) write(w io.Writer, format string, verbose bool) error {
 		if err := report.WriteGitHub(w, r.findings()); err != nil {
 			return err
 		}
-		r.writeSummary(w, painter(false))
+		return r.writeSummary(w, painter(false))
 	default:
-		r.writeText(w, verbose)
+		return r.writeText(w, verbose)
 	}
-	return nil
 }
 
-func (r *testReport) writeText(w io.Writer, verbose bool) {
+func (r *testReport) writeText(w io.Writer, verbose bool) error {
 	p := painterFor(w)
+	writePass := func(name string, seconds float64) {
+		fmt.Fprintf(w, "%s  %s %s\n", p.paint(green, "pass"), name, p.paint(faint, fmt.Sprintf("(%.1f ms)", 1000*seconds)))
+	}
 	for _, t := range r.Tests {
 		switch t.Outcome {
-		case casePass:
-			if verbose {
-				fmt.Fprintf(w, "%s  %s %s\n", p.paint(green, "pass"), t.Name, p.paint(faint, milliseconds(t.Seconds)))
-				writeIndented(w, t.Printed)
+		case ruletest.Pass:
+			if !verbose {
+				continue
 			}
-			continue
-		case caseSkipped:
+			writePass(t.Name, t.Seconds)
+		case ruletest.Skipped:
 			fmt.Fprintf(w, "%s  %s\n", p.paint(faint, "skip"), t.Name)
-			continue
+		default:
+			fmt.Fprintf(w, "%s  %s\n", p.paint(red, strings.ToUpper(string(t.Outcome))), t.Name)
+			if t.Failure != nil {
+				fmt.Fprintf(w, "      %s:%d: this is not true\n", t.Failure.File, t.Failure.Line)
+				writeIndented(w, t.Failure.Text)
+			} else {
+				fmt.Fprintf(w, "      %s:%d\n", t.File, t.Line)
+			}
+			writeIndented(w, t.Message)
 		}
-		fmt.Fprintf(w, "%s  %s\n", p.paint(red, strings.ToUpper(t.Outcome)), t.Name)
-		if t.Failure != nil {
-			fmt.Fprintf(w, "      %s:%d: this is not true\n", t.Failure.File, t.Failure.Line)
-			writeIndented(w, t.Failure.Text)
-		} else {
-			fmt.Fprintf(w, "      %s:%d\n", t.File, t.Line)
-		}
-		writeIndented(w, t.Message)
 		writeIndented(w, t.Printed)
 	}
 	for _, e := range r.Exchanges {
 		switch e.Outcome {
-		case casePass:
+		case ruletest.Pass:
 			if verbose {
-				fmt.Fprintf(w, "%s  %s %s\n", p.paint(green, "pass"), e.Name, p.paint(faint, milliseconds(e.Seconds)))
+				writePass(e.Name, e.Seconds)
 			}
-		case caseUpdated:
+		case exchangeUpdated:
 			fmt.Fprintf(w, "wrote %s\n", e.decision)
 		default:
 			fmt.Fprintf(w, "%s  %s\n", p.paint(red, "FAIL"), e.Name)
-			for _, problem := range e.Problems {
-				writeIndented(w, problem)
-			}
+			writeIndented(w, strings.Join(e.Problems, "\n"))
 		}
 	}
-	r.writeSummary(w, p)
+	return r.writeSummary(w, p)
 }
 
-func (r *testReport) writeSummary(w io.Writer, p painter) {
+func (r *testReport) writeSummary(w io.Writer, p painter) error {
 	if c := r.Coverage; c != nil {
 		for _, file := range c.Files {
 			if file.NotCovered > 0 {
@@ -191,13 +167,11 @@ func (r *testReport) writeSummary(w io.Writer, p painter) {
 	for _, name := range r.Untested {
 		fmt.Fprintf(w, "package %s has neither a test nor an exchange\n", name)
 	}
-	tests, exchanges := len(r.Tests), len(r.Exchanges)
-	if tests+exchanges == 0 {
-		fmt.Fprintln(w, "there are no tests: write rules named test_... into files named ..._test.rego")
-		return
+	if len(r.Tests)+len(r.Exchanges) == 0 {
+		_, err := fmt.Fprintln(w, "there are no tests: write rules named test_... in files named ..._test.rego")
+		return err
 	}
-	bad := r.Summary.Failed + r.Summary.Errors
-	line := fmt.Sprintf("%s, %s: %d passed", plural(tests, "test"), plural(exchanges, "exchange"), r.Summary.Passed)
+	line := fmt.Sprintf("%s, %s: %d passed", plural(len(r.Tests), "test"), plural(len(r.Exchanges), "exchange"), r.Summary.Passed)
 	for _, part := range []struct {
 		n    int
 		what string
@@ -206,35 +180,25 @@ func (r *testReport) writeSummary(w io.Writer, p painter) {
 			line += fmt.Sprintf(", %d %s", part.n, part.what)
 		}
 	}
-	if bad > 0 {
-		line = p.paint(red, line)
-	} else {
-		line = p.paint(green, line)
+	colour := green
+	if r.Summary.Failed+r.Summary.Errors > 0 {
+		colour = red
 	}
-	fmt.Fprintln(w, line)
-}
-
-func milliseconds(seconds float64) string { return fmt.Sprintf("(%.1f ms)", 1000*seconds) }
-
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	_, err := fmt.Fprintln(w, p.paint(colour, line))
+	return err
 }
 
 func lineRanges(ranges []ruletest.Lines) string {
+	noun := "line "
 	var parts []string
 	for _, r := range ranges {
-		if r.From == r.To {
-			parts = append(parts, fmt.Sprint(r.From))
-		} else {
-			parts = append(parts, fmt.Sprintf("%d-%d", r.From, r.To))
+		part := fmt.Sprint(r.From)
+		if r.From != r.To {
+			part = fmt.Sprintf("%d-%d", r.From, r.To)
 		}
-	}
-	noun := "lines "
-	if len(ranges) == 1 && ranges[0].From == ranges[0].To {
-		noun = "line "
+		if parts = append(parts, part); len(parts) > 1 || r.From != r.To {
+			noun = "lines "
+		}
 	}
 	return noun + strings.Join(parts, ", ")
 }
@@ -249,11 +213,11 @@ func writeIndented(w io.Writer, text string) {
 	}
 }
 
-// findings are what failed, at its line.
+// findings returns what failed, each at its line.
 func (r *testReport) findings() []report.Finding {
 	var findings []report.Finding
 	for _, t := range r.Tests {
-		if t.Outcome != caseFail && t.Outcome != caseError {
+		if t.Outcome != ruletest.Fail && t.Outcome != ruletest.Error {
 			continue
 		}
 		f := report.Finding{Check: t.Name, Level: report.Error, File: t.File, Line: t.Line, Message: cmp.Or(t.Message, "the test is not true")}
@@ -263,42 +227,40 @@ func (r *testReport) findings() []report.Finding {
 		findings = append(findings, f)
 	}
 	for _, e := range r.Exchanges {
-		if e.Outcome == caseFail {
+		if e.Outcome == ruletest.Fail {
 			findings = append(findings, report.Finding{Check: e.Name, Level: report.Error, File: e.decision, Line: 1, Message: strings.Join(e.Problems, "\n")})
 		}
 	}
 	return findings
 }
 
-// suites has one for each package of tests, and one for all exchanges.
+// suites returns a suite for each package of tests, and one for all exchanges.
 func (r *testReport) suites() []report.Suite {
 	var suites []report.Suite
-	add := func(group string, c report.Case) {
-		if n := len(suites); n == 0 || suites[n-1].Name != group {
-			suites = append(suites, report.Suite{Name: group})
+	add := func(name string, c report.Case) {
+		if n := len(suites); n == 0 || suites[n-1].Name != name {
+			suites = append(suites, report.Suite{Name: name})
 		}
 		suite := &suites[len(suites)-1]
 		suite.Cases = append(suite.Cases, c)
 	}
 	for _, t := range r.Tests {
-		c := report.Case{Name: strings.TrimPrefix(t.Name, t.group+"."), File: t.File, Line: t.Line, Seconds: t.Seconds, Output: t.Printed}
+		c := report.Case{Name: strings.TrimPrefix(t.Name, t.Package+"."), File: t.File, Line: t.Line, Time: report.Seconds(t.Seconds), Output: t.Printed}
 		switch t.Outcome {
-		case caseFail:
-			c.Result, c.Message = report.Failed, fmt.Sprintf("%s:%d: not true", t.File, t.Line)
-			if t.Failure != nil {
-				c.Message, c.Text = fmt.Sprintf("%s:%d: not true", t.Failure.File, t.Failure.Line), t.Failure.Text
-			}
-		case caseError:
-			c.Result, c.Message, c.Text = report.Errored, "could not be evaluated", t.Message
-		case caseSkipped:
-			c.Result = report.Skipped
+		case ruletest.Fail:
+			f := cmp.Or(t.Failure, &ruletest.Failure{File: t.File, Line: t.Line})
+			c.Failure = &report.Detail{Message: fmt.Sprintf("%s:%d: not true", f.File, f.Line), Text: f.Text}
+		case ruletest.Error:
+			c.Error = &report.Detail{Message: "could not be evaluated", Text: t.Message}
+		case ruletest.Skipped:
+			c.Skipped = &report.Detail{}
 		}
-		add(t.group, c)
+		add(t.Package, c)
 	}
 	for _, e := range r.Exchanges {
-		c := report.Case{Name: e.Name, File: e.decision, Seconds: e.Seconds}
-		if e.Outcome == caseFail {
-			c.Result, c.Message, c.Text = report.Failed, "another decision", strings.Join(e.Problems, "\n")
+		c := report.Case{Name: e.Name, File: e.decision, Time: report.Seconds(e.Seconds)}
+		if e.Outcome == ruletest.Fail {
+			c.Failure = &report.Detail{Message: "another decision", Text: strings.Join(e.Problems, "\n")}
 		}
 		add("exchanges", c)
 	}

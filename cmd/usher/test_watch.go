@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -13,8 +12,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// watchQuiet is how long no file may change before the tests run again: an editor
-// writes a file in several steps.
+// watchQuiet is how long no file may have changed before the tests run again, because editors write a file in several
+// steps.
 const watchQuiet = 100 * time.Millisecond
 
 // keepRunning runs the tests now and after each change, until ctx is done.
@@ -28,7 +27,7 @@ func (flags *testFlags) keepRunning(ctx context.Context, stdout, stderr io.Write
 	}
 	defer watcher.Close()
 	for {
-		// Before the run, so that no change during it is missed; each time, because folders come and go.
+		// Watch before each run, so that no change during it is missed, and again each time, because folders come and go.
 		if err := flags.watchAll(watcher); err != nil {
 			return fmt.Errorf("watch for changes: %w", err)
 		}
@@ -36,9 +35,9 @@ func (flags *testFlags) keepRunning(ctx context.Context, stdout, stderr io.Write
 			fmt.Fprintf(stderr, "usher: %v\n", err)
 		}
 		if ctx.Err() != nil {
-			return nil // Ctrl-C is how one leaves
+			return nil // after Ctrl-C
 		}
-		fmt.Fprintf(stderr, "waiting for changes in %s; Ctrl-C ends\n", flags.rules.path)
+		fmt.Fprintf(stderr, "waiting for changes in %s; press Ctrl-C to stop\n", flags.rules.path)
 		if err := waitForChange(ctx, watcher); err != nil {
 			return err
 		}
@@ -49,26 +48,21 @@ func (flags *testFlags) keepRunning(ctx context.Context, stdout, stderr io.Write
 	}
 }
 
-// watchAll watches all folders below the rules and the exchanges, or the folder of a bundle.
+// watchAll watches all folders below the rules and the exchanges, or the folder that contains the bundle.
 func (flags *testFlags) watchAll(watcher *fsnotify.Watcher) error {
 	roots := []string{flags.rules.path, flags.exchangeFolder()}
-	if info, err := os.Stat(flags.rules.path); err == nil && !info.IsDir() {
+	if !flags.rules.isFolder() {
 		roots[0] = filepath.Dir(flags.rules.path)
 	}
 	for _, root := range roots {
 		if root == "" {
 			continue
 		}
-		err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
-			switch {
-			case err != nil:
-				return err
-			case !entry.IsDir():
-				return nil
-			case name != root && strings.HasPrefix(entry.Name(), "."):
-				return filepath.SkipDir
+		err := walk(root, func(name string, entry fs.DirEntry) error {
+			if entry.IsDir() {
+				return watcher.Add(name)
 			}
-			return watcher.Add(name)
+			return nil
 		})
 		if err != nil {
 			return err
@@ -77,7 +71,7 @@ func (flags *testFlags) watchAll(watcher *fsnotify.Watcher) error {
 	return nil
 }
 
-// waitForChange returns when files have changed and then been left alone, or ctx is done.
+// waitForChange returns once files have changed and then stayed the same for watchQuiet, or when ctx is done.
 func waitForChange(ctx context.Context, watcher *fsnotify.Watcher) error {
 	var quiet <-chan time.Time
 	for {
@@ -96,7 +90,7 @@ func waitForChange(ctx context.Context, watcher *fsnotify.Watcher) error {
 	}
 }
 
-// concernsRules leaves out an editor's copies and changes of mode alone.
+// concernsRules ignores the temporary copies of editors, and changes of only the mode.
 func concernsRules(event fsnotify.Event) bool {
 	base := filepath.Base(event.Name)
 	return event.Op != fsnotify.Chmod && !strings.HasPrefix(base, ".") && !strings.HasSuffix(base, "~")

@@ -11,14 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// verifyFormats are what `usher verify -o` takes.
+// verifyFormats are the values of `usher verify -o`.
 var verifyFormats = []string{"text", "json", "junit", "sarif", "github"}
 
-// verifyFlags are those of `usher verify`.
+// verifyFlags are the flags of `usher verify`.
 type verifyFlags struct {
 	rules    rulesFlags
 	only     []string
@@ -38,18 +38,18 @@ func newVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Search for a request that breaks a promise of a rule",
-		Long: `Verify makes requests of what each rule says: the enrollments that it serves, every
-set of the hubs that it names, the values that it compares, and those that nobody
-expects. It decides each as the webhook does, and looks for one that breaks a
-promise, such as that the hub is linked or that a device stays where it is when it
-registers again. --list shows the promises; invariants of your own stand in
-*_invariants.rego beside the rule.
+		Long: `Verify generates requests from what each rule says: the enrollments that it serves,
+every set of the hubs that it names, the values that it compares, and values that no
+one expects. It decides each request as the webhook does, and looks for one that
+breaks a promise, such as that the hub is linked or that a device stays where it is
+when it registers again. --list shows the promises; you can write invariants of your
+own in *_invariants.rego next to the rule.
 
-Of a promise that is broken it prints the smallest request that it finds. With
---save it writes that to a file, which 'usher explain' takes.
+For each broken promise it prints the smallest request that it finds. With --save it
+also writes that request to a file for 'usher explain'.
 
-Where all requests are too many for the budget, it asks every pair of values
-together, and others by chance. The same seed asks the same requests again.
+If there are more requests than the budget allows, it tries every pair of values
+together, and then others at random. The same seed gives the same requests.
 
 A rule switches a promise off, with a reason, in its METADATA:
 
@@ -73,35 +73,36 @@ has found so far.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&flags.only, "rule", nil, "search only this rule, by its package: tenants, or allocation.tenants")
 	f.StringSliceVar(&flags.promises, "promise", nil, "check only this promise, by its ID")
-	f.BoolVar(&flags.list, "list", false, "list the promises and end")
-	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs to link, by host name or first label, beside those that the rule names")
+	f.BoolVar(&flags.list, "list", false, "list the promises and exit")
+	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs to link in addition to those that the rule names, by host name or first label")
 	f.StringVar(&flags.schema, "payload-schema", "", "JSON Schema of the payload that devices send")
-	f.IntVar(&flags.budget, "budget", verify.DefaultBudget, "how many requests to ask each rule")
-	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from")
-	f.DurationVar(&flags.timeout, "timeout", allocation.DefaultTimeout, "how long a rule may take for one request")
-	f.StringVar(&flags.save, "save", "", "folder to write the requests to that break a promise")
-	f.StringVarP(&flags.output, "output", "o", "text", strings.Join(verifyFormats, ", "))
+	f.IntVar(&flags.budget, "budget", verify.DefaultBudget, "how many requests to try for each rule")
+	f.Uint64Var(&flags.seed, "seed", 1, "seed of the random choices")
+	f.DurationVar(&flags.timeout, "timeout", decider.DefaultTimeout, "time limit of a rule for one request")
+	f.StringVar(&flags.save, "save", "", "folder in which to save the requests that break a promise")
+	addOutputFlag(cmd, &flags.output, verifyFormats...)
 	var ids []string
 	for _, promise := range verify.Promises() {
 		ids = append(ids, promise.ID+"\t"+promise.Says)
 	}
 	completeWith(cmd, "promise", ids...)
-	completeWith(cmd, "output", verifyFormats...)
 	completeRules(cmd, "rule", &flags.rules)
 	return cmd
 }
 
 func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	switch {
-	case !slices.Contains(verifyFormats, flags.output):
-		return usageError(fmt.Errorf("--output %s: it is one of %s", flags.output, strings.Join(verifyFormats, ", ")))
 	case flags.budget < 1:
-		return usageError(errors.New("--budget is at least 1"))
+		return usageError(fmt.Errorf("--budget must be at least 1, and is %d", flags.budget))
 	case flags.timeout <= 0:
-		return usageError(errors.New("--timeout is more than 0"))
+		return usageError(fmt.Errorf("--timeout must be above 0, and is %s", flags.timeout))
 	}
 	if flags.list {
-		return listPromises(cmd)
+		var rows []string
+		for _, promise := range verify.Promises() {
+			rows = append(rows, promise.ID+"\t"+promise.Says)
+		}
+		return writeTable(cmd.OutOrStdout(), rows)
 	}
 	for _, hub := range flags.hubs {
 		if !verify.IsHub(hub) {
@@ -120,14 +121,13 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	}
 	ctx, stop := interruptible(cmd.Context())
 	defer stop()
-	loading := flags.rules.options()
-	rules, files, err := loadRules(ctx, flags.rules, loading)
+	rules, files, err := loadRules(ctx, flags.rules, flags.rules.options())
 	if err != nil {
 		return err
 	}
 	bar := newProgress(cmd.ErrOrStderr(), "requests")
 	report, err := verify.Run(ctx, verify.Options{
-		Rules: rules, Files: files, Loading: loading,
+		Rules: rules, Files: files,
 		Only: flags.only, Promises: flags.promises, Hubs: flags.hubs, PayloadSchema: fields,
 		Budget: flags.budget, Seed: flags.seed, Timeout: flags.timeout,
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
@@ -141,14 +141,14 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 			return err
 		}
 	}
-	if err := writeVerifyReport(cmd, report, flags); err != nil {
+	if err := writeVerifyReport(cmd.OutOrStdout(), report, flags); err != nil {
 		return err
 	}
 	if n := report.Broken(); n > 0 {
 		return &exitError{exitInvariant, fmt.Errorf("%s broken", count(n, "promise is", "promises are"))}
 	}
 	if report.Interrupted {
-		return errors.New("the search was ended before it was through")
+		return errors.New("the search was interrupted before it was complete")
 	}
 	return nil
 }
@@ -164,56 +164,34 @@ func searchError(err error) error {
 	return err
 }
 
-func listPromises(cmd *cobra.Command) error {
-	width := 0
-	for _, promise := range verify.Promises() {
-		width = max(width, len(promise.ID))
-	}
-	for _, promise := range verify.Promises() {
-		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%-*s  %s\n", width, promise.ID, promise.Says); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// saveFindings writes the requests to files named after rule and promise. A
-// promise that is about two requests gets a file for each.
+// saveFindings writes the requests to files named after the rule and the promise. If a finding has a second request, it
+// gets a file of its own.
 func saveFindings(report *verify.Report, folder string) error {
-	if report.Broken() == 0 {
-		return nil
+	names := map[string]int{}
+	save := func(name string, request []byte) (string, error) {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return "", err
+		}
+		file := filepath.Join(folder, name+".json")
+		return file, os.WriteFile(file, append(slices.Clone(request), '\n'), 0o644)
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return err
-	}
-	taken := map[string]int{}
-	for i := range report.Rules {
-		rule := &report.Rules[i]
-		for j := range rule.Broken {
-			finding := &rule.Broken[j]
+	for _, rule := range report.Rules {
+		for i := range rule.Broken {
+			finding := &rule.Broken[i]
 			name := strings.TrimPrefix(rule.Rule, "allocation.") + "-" + finding.Promise
-			if taken[name]++; taken[name] > 1 {
-				name = fmt.Sprintf("%s-%d", name, taken[name])
+			if names[name]++; names[name] > 1 {
+				name = fmt.Sprintf("%s-%d", name, names[name])
 			}
-			finding.File = filepath.Join(folder, name+".json")
-			if err := os.WriteFile(finding.File, append(slices.Clone(finding.Request), '\n'), 0o644); err != nil {
+			var err error
+			if finding.File, err = save(name, finding.Request); err != nil {
 				return err
 			}
-			if finding.Then == nil {
-				continue
-			}
-			finding.ThenFile = filepath.Join(folder, name+"-then.json")
-			if err := os.WriteFile(finding.ThenFile, append(slices.Clone(finding.Then), '\n'), 0o644); err != nil {
-				return err
+			if finding.Then != nil {
+				if finding.ThenFile, err = save(name+"-then", finding.Then); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
-}
-
-func count(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -5,108 +5,97 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/internal/author/report"
 	"github.com/usher-dps/usher/internal/author/verify"
 )
 
-func writeVerifyReport(cmd *cobra.Command, found *verify.Report, flags verifyFlags) error {
-	w := cmd.OutOrStdout()
+func writeVerifyReport(w io.Writer, found *verify.Report, flags verifyFlags) error {
 	switch flags.output {
 	case "json":
 		return writeJSON(w, found)
 	case "junit":
 		return report.WriteJUnit(w, "usher verify", verifySuites(found))
 	case "sarif":
-		return report.WriteSARIF(w, "usher verify", readBuild().Usher, promiseChecks(), verifyFindings(found))
+		var checks []report.Check
+		for _, promise := range verify.Promises() {
+			checks = append(checks, report.Check{ID: promise.ID, Title: promise.Says, Level: report.Error})
+		}
+		return report.WriteSARIF(w, "usher verify", readBuild().Usher, checks, verifyFindings(found))
 	case "github":
 		return report.WriteGitHub(w, verifyFindings(found))
 	default:
-		return verifyText(w, found, flags)
+		t := verifyText{painter: painterFor(w)}
+		t.report(found, flags)
+		_, err := io.WriteString(w, t.String())
+		return err
 	}
 }
 
-// verifyText is for people. It names what was asked before what was found: a
-// search that looked at little has little to say.
-func verifyText(w io.Writer, report *verify.Report, flags verifyFlags) error {
-	var text strings.Builder
-	paint := painterFor(w)
-	asked, unhappy := 0, 0
+// verifyText is the report for people.
+type verifyText struct {
+	strings.Builder
+	painter
+}
+
+func (t *verifyText) printf(format string, args ...any) { fmt.Fprintf(t, format, args...) }
+
+// report shows what was tried before what was found, because a search that tried little says little.
+func (t *verifyText) report(report *verify.Report, flags verifyFlags) {
+	tried, failed := 0, 0
 	for _, rule := range report.Rules {
-		title := ""
-		if rule.Title != "" {
-			title = ": " + rule.Title
-		}
-		fmt.Fprintf(&text, "%s%s\n", rule.Rule, title)
-		writeSpace(&text, paint, rule, report.Seed)
-		asked += rule.Space.Asked
+		t.printf("%s\n", strings.TrimSuffix(rule.Rule+": "+rule.Title, ": "))
+		t.space(rule, report.Seed)
+		tried += rule.Space.Asked
 		for _, skip := range rule.Skipped {
 			found := count(skip.Broken, "request breaks it", "requests break it")
 			if skip.Broken == 0 {
-				found = "no request breaks it, so the rule may as well promise it"
+				found = "no request breaks it, so the skip can be removed"
 			}
-			fmt.Fprintf(&text, "  %s %s (%s): %s\n", paint.paint(faint, "skipped"), skip.Promise, skip.Reason, found)
+			t.printf("  %s %s (%s): %s\n", t.paint(faint, "skipped"), skip.Promise, skip.Reason, found)
 		}
-		if len(rule.Broken) == 0 {
-			if rule.Space.Asked > 0 {
-				fmt.Fprintf(&text, "  %s\n", paint.paint(green, "no broken promise found"))
-			}
-		} else {
-			unhappy++
+		if len(rule.Broken) > 0 {
+			failed++
+		} else if rule.Space.Asked > 0 {
+			t.printf("  %s\n", t.paint(green, "no broken promise found"))
 		}
 		for _, finding := range rule.Broken {
-			writeFinding(&text, paint, finding, flags)
+			t.finding(finding, flags.rules.path)
 		}
-		text.WriteByte('\n')
+		t.printf("\n")
 	}
-	summary := fmt.Sprintf("%s, %s: ", count(len(report.Rules), "rule", "rules"), count(asked, "request", "requests"))
-	switch n := report.Broken(); {
-	case n > 0:
-		summary += fmt.Sprintf("%s broken in %s", count(n, "promise", "promises"), count(unhappy, "rule", "rules"))
-	default:
-		summary += "no broken promise found"
+	t.printf("%s, %s: ", plural(len(report.Rules), "rule"), plural(tried, "request"))
+	if n := report.Broken(); n > 0 {
+		t.printf("%s broken in %s", plural(n, "promise"), plural(failed, "rule"))
+	} else {
+		t.printf("no broken promise found")
 	}
 	if report.Interrupted {
-		summary += "; the search was ended early"
-		if report.Broken() > 0 {
-			summary += ", so the requests are not the smallest"
+		t.printf("; the search was interrupted")
+		if failed > 0 {
+			t.printf(", so the requests may not be the smallest")
 		}
 	}
-	text.WriteString(summary + "\n")
-	if note := invariantsNote(report, flags); note != "" {
-		text.WriteString(note + "\n")
-	}
-	_, err := io.WriteString(w, text.String())
-	return err
-}
-
-// invariantsNote says that a bundle holds no invariants, which its maker may think it
-// does, or that none is there though they are asked for; "" otherwise.
-func invariantsNote(report *verify.Report, flags verifyFlags) string {
-	info, err := os.Stat(flags.rules.path)
-	bundle := err == nil && !info.IsDir()
-	switch asked := len(flags.promises) == 0 || slices.Contains(flags.promises, verify.Invariant); {
-	case report.Invariants() || !asked || !bundle && len(flags.promises) == 0:
-		return ""
+	t.printf("\n")
+	switch bundle := !flags.rules.isFolder(); {
+	case report.Invariants() || len(flags.promises) > 0 && !slices.Contains(flags.promises, verify.Invariant):
 	case bundle:
-		return "The bundle holds no invariants, so none were asked: usher bundle --with-tests packs *_invariants.rego, too."
-	default:
-		return "There are no invariants, so none were asked: write them into *_invariants.rego beside the rules."
+		t.printf("The bundle contains no invariants, so none were checked: usher bundle --with-tests includes *_invariants.rego.\n")
+	case len(flags.promises) > 0:
+		t.printf("There are no invariants to check: write them in *_invariants.rego next to the rules.\n")
 	}
 }
 
-func writeSpace(text *strings.Builder, paint painter, rule verify.RuleReport, seed uint64) {
+func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 	space := rule.Space
+	faintly := func(line string) { t.printf("  %s\n", t.paint(faint, line)) }
 	if len(space.Dimensions) == 0 {
-		fmt.Fprintf(text, "  not searched\n")
+		t.printf("  not searched\n")
 		for _, note := range space.Notes {
-			fmt.Fprintf(text, "  %s\n", note)
+			t.printf("  %s\n", note)
 		}
 		return
 	}
@@ -114,28 +103,28 @@ func writeSpace(text *strings.Builder, paint painter, rule verify.RuleReport, se
 	for _, d := range space.Dimensions {
 		if d.Values == 1 && d.Single != "" {
 			single = append(single, d.Name)
-			continue
+		} else {
+			dimensions = append(dimensions, fmt.Sprintf("%s (%d)", d.Name, d.Values))
 		}
-		dimensions = append(dimensions, fmt.Sprintf("%s (%d)", d.Name, d.Values))
 	}
-	fmt.Fprintf(text, "  %s\n", paint.paint(faint, wrap(strings.Join(dimensions, " × "), "    ")))
+	faintly(wrap(strings.Join(dimensions, " × ")))
 	if len(single) > 0 {
-		fmt.Fprintf(text, "  %s\n", paint.paint(faint, "not read by the rule, so only one: "+strings.Join(single, ", ")))
+		faintly("one value each, because the rule does not read them: " + strings.Join(single, ", "))
 	}
 	for _, note := range space.Notes {
-		fmt.Fprintf(text, "  %s\n", paint.paint(faint, note))
+		faintly(note)
 	}
 	switch {
 	case space.Exhaustive:
-		fmt.Fprintf(text, "  asked all of them: %d different requests\n", space.Asked)
+		t.printf("  tried all of them: %d different requests\n", space.Asked)
 	case space.Pairs == 0:
-		fmt.Fprintf(text, "  asked %d different requests, then ended\n", space.Asked)
+		t.printf("  tried %d different requests, then stopped\n", space.Asked)
 	default:
 		of := fmt.Sprint(space.Size)
 		if space.Endless() {
 			of = "countless"
 		}
-		fmt.Fprintf(text, "  asked %d different requests of %s: %d of %d pairs of values, the rest by chance (--seed %d)\n",
+		t.printf("  tried %d different requests of %s: %d of %d pairs of values, the rest at random (--seed %d)\n",
 			space.Asked, of, space.Paired, space.Pairs, seed)
 	}
 	var outcomes []string
@@ -143,47 +132,41 @@ func writeSpace(text *strings.Builder, paint painter, rule verify.RuleReport, se
 		outcomes = append(outcomes, fmt.Sprintf("%d %s", rule.Outcomes[outcome], outcome))
 	}
 	if len(outcomes) > 0 {
-		fmt.Fprintf(text, "  answers: %s\n", strings.Join(outcomes, ", "))
+		t.printf("  answers: %s\n", strings.Join(outcomes, ", "))
 	}
 	if rule.Outcomes["assigned"] == 0 && space.Asked > 0 {
-		fmt.Fprintf(text, "  nothing was assigned, so much of the rule was not reached: name your hubs with --hubs\n")
+		t.printf("  nothing was assigned, so much of the rule was not reached: name your hubs with --hubs\n")
 	}
 	if n := rule.Overrides["never_reprovision"]; n > 0 {
-		fmt.Fprintf(text, "  the policy \"never\" kept the device although the rule named another hub: %d times\n", n)
+		t.printf("  kept by the policy \"never\" although the rule named another hub: %d times\n", n)
 	}
 	if n := rule.Overrides["current_hub_not_linked"]; n > 0 {
-		fmt.Fprintf(text, "  the policy \"never\" and a current hub that is not linked, so rejected: %d times\n", n)
+		t.printf("  rejected by the policy \"never\" because the current hub is not linked: %d times\n", n)
 	}
 }
 
-func writeFinding(text *strings.Builder, paint painter, finding verify.Finding, flags verifyFlags) {
-	fmt.Fprintf(text, "\n  %s %s: %s\n", paint.paint(red, "BROKEN"), finding.Promise, finding.Message)
-	fmt.Fprintf(text, "    %s\n", paint.paint(faint, wrap(finding.Says, "    ")))
-	fmt.Fprintf(text, "    %s; %s. The smallest found:\n\n", finding.Place, count(finding.Count, "request breaks it", "requests break it"))
-	for line := range strings.Lines(string(finding.Request) + "\n") {
-		text.WriteString("    " + line)
-	}
-	text.WriteByte('\n')
-	if finding.File == "" {
-		return
-	}
+func (t *verifyText) finding(finding verify.Finding, rules string) {
+	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, finding.Message)
+	t.printf("    %s\n", t.paint(faint, wrap(finding.Says)))
+	t.printf("    %s; %s. The smallest found:\n\n", finding.Place, count(finding.Count, "request breaks it", "requests break it"))
+	t.printf("    %s\n\n", strings.ReplaceAll(string(finding.Request), "\n", "\n    "))
 	for _, file := range []string{finding.File, finding.ThenFile} {
 		if file != "" {
-			fmt.Fprintf(text, "    usher explain --rules %s %s\n", quoted(flags.rules.path), quoted(file))
+			t.printf("    usher explain --rules %s %s\n", shellWord(rules), shellWord(file))
 		}
 	}
 }
 
-// quoted is a word of a command line.
-func quoted(word string) string {
+// shellWord quotes a word of a command line if that is needed.
+func shellWord(word string) string {
 	if strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789./_-\\:") == "" && word != "" {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// wrap breaks a text into lines of at most 100 characters.
-func wrap(text, indent string) string {
+// wrap breaks a text into lines of at most 100 characters, and indents all but the first by four.
+func wrap(text string) string {
 	var lines []string
 	line := ""
 	for word := range strings.FieldsSeq(text) {
@@ -191,20 +174,17 @@ func wrap(text, indent string) string {
 			lines = append(lines, line)
 			line = ""
 		}
-		if line != "" {
-			line += " "
-		}
-		line += word
+		line = strings.TrimPrefix(line+" "+word, " ")
 	}
-	return strings.Join(append(lines, line), "\n"+indent)
+	return strings.Join(append(lines, line), "\n    ")
 }
 
-// findingText is a finding without the request's layout, for CI.
+// findingText describes a finding for CI.
 func findingText(rule string, finding verify.Finding) string {
 	return fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Says, finding.Request)
 }
 
-// splitPlace takes file:line apart.
+// splitPlace splits file:line.
 func splitPlace(place string) (file string, line int) {
 	at := strings.LastIndexByte(place, ':')
 	line, err := strconv.Atoi(place[at+1:])
@@ -214,7 +194,7 @@ func splitPlace(place string) (file string, line int) {
 	return place[:at], line
 }
 
-// verifyFindings are what broke, each at its line.
+// verifyFindings returns the broken promises, each at its line.
 func verifyFindings(found *verify.Report) []report.Finding {
 	var findings []report.Finding
 	for _, rule := range found.Rules {
@@ -227,7 +207,7 @@ func verifyFindings(found *verify.Report) []report.Finding {
 	return findings
 }
 
-// verifySuites has a suite for each rule and a case for each promise.
+// verifySuites returns a suite for each rule with a case for each promise.
 func verifySuites(found *verify.Report) []report.Suite {
 	var suites []report.Suite
 	for _, rule := range found.Rules {
@@ -236,17 +216,17 @@ func verifySuites(found *verify.Report) []report.Suite {
 		for _, promise := range verify.Promises() {
 			c := report.Case{Name: promise.ID, File: file, Line: line, Output: promise.Says}
 			if promise.ID == verify.Invariant && !rule.Invariants {
-				c.Result, c.Message = report.Skipped, "there are no invariants"
+				c.Skipped = &report.Detail{Message: "there are no invariants"}
 			}
 			for _, skip := range rule.Skipped {
 				if skip.Promise == promise.ID {
-					c.Result, c.Message = report.Skipped, skip.Reason
+					c.Skipped = &report.Detail{Message: skip.Reason}
 				}
 			}
 			for _, finding := range rule.Broken {
 				if finding.Promise == promise.ID {
-					c.Result, c.Message = report.Failed, cmp.Or(c.Message, finding.Message)
-					c.Text += findingText(rule.Rule, finding) + "\n"
+					c.Failure = cmp.Or(c.Failure, &report.Detail{Message: finding.Message})
+					c.Failure.Text += findingText(rule.Rule, finding) + "\n"
 				}
 			}
 			suite.Cases = append(suite.Cases, c)
@@ -254,12 +234,4 @@ func verifySuites(found *verify.Report) []report.Suite {
 		suites = append(suites, suite)
 	}
 	return suites
-}
-
-func promiseChecks() []report.Check {
-	var checks []report.Check
-	for _, promise := range verify.Promises() {
-		checks = append(checks, report.Check{ID: promise.ID, Title: promise.Says, Level: report.Error})
-	}
-	return checks
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -13,9 +14,9 @@ func newVersionCommand() *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Print the versions of usher, of OPA in it, and of Go",
-		Long: `Version prints the versions of usher, of OPA in it, and of Go. With -o json it adds
-the commit that it was built from, where the build knew one.`,
+		Short: "Print the versions of usher, of the OPA in it, and of Go",
+		Long: `Version prints the versions of usher, of the OPA in it, and of Go. With -o json it
+adds the commit from which usher was built, if the build knew it.`,
 		Example: `  $ usher version
   usher v1.4.0
   opa v1.22.2
@@ -23,31 +24,26 @@ the commit that it was built from, where the build knew one.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			build := readBuild()
-			switch format {
-			case "json":
+			if format == "json" {
 				return writeJSON(cmd.OutOrStdout(), build)
-			case "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
-				return err
-			default:
-				return usageError(fmt.Errorf("--output is %q: use text or json", format))
 			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
+			return err
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
 }
 
-// build is what the go command stamped into the binary.
+// build is what the go command recorded in the binary.
 type build struct {
-	Usher    string `json:"usher"` // the release, or a version made of commit and date
+	Usher    string `json:"usher"` // a release, or a version made of commit and date
 	OPA      string `json:"opa"`
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	Commit   string `json:"commit,omitempty"`
 	Time     string `json:"time,omitempty"`     // of the commit
-	Modified bool   `json:"modified,omitempty"` // there were changes beyond it
+	Modified bool   `json:"modified,omitempty"` // the working tree had uncommitted changes
 }
 
 func readBuild() build {
@@ -56,9 +52,7 @@ func readBuild() build {
 	if !ok {
 		return b
 	}
-	if info.Main.Version != "" {
-		b.Usher = info.Main.Version
-	}
+	b.Usher = cmp.Or(info.Main.Version, b.Usher)
 	for _, setting := range info.Settings {
 		switch setting.Key {
 		case "vcs.revision":

@@ -1,47 +1,55 @@
 // Package explain tells people why a device is answered as it is: it puts an
-// allocation.Explanation beside what DPS does with the answer, and prints both.
+// decider.Explanation beside what DPS does with the answer, and prints both.
 // It decides nothing.
 package explain
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Report is all that is told about one request. Keys and certificates are masked.
+// Report explains the answer to one request. Keys and certificates are masked.
 type Report struct {
-	Source     string       `json:"source"` // where the request was read
-	Device     Device       `json:"device"`
-	Enrollment Enrollment   `json:"enrollment"`
-	Candidates []Candidate  `json:"rules"` // the first serves the enrollment
-	Decision   Decision     `json:"decision"`
-	Effect     Effect       `json:"effect"`
-	Overrides  []Constraint `json:"overrides,omitempty"`
-	// Recorded is the decision of the record that the request was in, if it
-	// was in one.
-	Recorded      *Recorded                   `json:"recorded,omitempty"`
-	WhyNot        *WhyNot                     `json:"whyNot,omitempty"`
-	Entries       []allocation.ExplainedEntry `json:"entries"`
-	BuiltinErrors []string                    `json:"builtinErrors,omitempty"`
-	CutShort      string                      `json:"cutShort,omitempty"` // why the explanation is not whole
+	Source     string      `json:"source"` // where the request was read
+	Device     Device      `json:"device"`
+	Enrollment Enrollment  `json:"enrollment"`
+	Candidates []Candidate `json:"rules"` // the first serves the enrollment
+	// Answer has keys and certificates masked; Decision is what JSON shows of it.
+	Answer    answer.Answer   `json:"-"`
+	Decision  answer.Document `json:"decision"`
+	Effect    Effect          `json:"effect"`
+	Overrides []Constraint    `json:"overrides,omitempty"`
+	// Then is what the record of the request says was answered; nil if there is none. Recorded is what JSON shows of it.
+	Then     *answer.Answer  `json:"-"`
+	Recorded answer.Document `json:"recorded,omitempty"`
+	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
+	Lacks         []string            `json:"-"`
+	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
+	Entries       []explanation.Entry `json:"entries"`
+	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
+	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is incomplete
 }
 
-// Device is what the request says of the device.
+// Device is what the request says about the device.
 type Device struct {
 	RegistrationID  string `json:"registrationId"`
 	FirstAssignment bool   `json:"firstAssignment"`
 	CurrentHub      string `json:"currentHub,omitempty"`
-	// CurrentHubLinked is set if the answer could be the current hub.
+	// CurrentHubLinked is set if the current hub is one of linkedHubs.
 	CurrentHubLinked bool `json:"currentHubLinked,omitempty"`
 }
 
-// Enrollment is what the request says of the enrollment.
+// Enrollment is what the request says about the enrollment.
 type Enrollment struct {
 	Kind        dps.EnrollmentKind    `json:"kind"`
 	ID          string                `json:"id"`
@@ -56,42 +64,23 @@ type Candidate struct {
 	Why     string `json:"why"`
 }
 
-// Decision is the answer, or the fault in place of one.
-type Decision struct {
-	Outcome     allocation.Outcome   `json:"outcome,omitempty"`
-	Fault       allocation.FaultKind `json:"fault,omitempty"`
-	Status      int                  `json:"status"` // of HTTP
-	Rules       string               `json:"rules"`  // their digest
-	Hub         string               `json:"hub,omitempty"`
-	InitialTwin map[string]any       `json:"initialTwin,omitzero"`
-	Payload     map[string]any       `json:"payload,omitzero"`
-	Reasons     []string             `json:"reasons,omitempty"`
-	RetryAfter  string               `json:"retryAfter,omitempty"`
-	Alarm       bool                 `json:"alarm,omitempty"`
-	Detail      string               `json:"detail,omitempty"` // of a fault
-	// Cause is that of a fault, or why the rule failed where the decision was
-	// reached nevertheless.
-	Cause string `json:"cause,omitempty"`
-}
-
 // Effect is what DPS does with the answer.
 type Effect struct {
 	Result    dps.Result `json:"result"`
 	ErrorCode int        `json:"errorCode,omitempty"`
 	Message   string     `json:"message"`
-	// InitialTwin tells what becomes of the twin; for an assignment alone.
+	// InitialTwin says what happens to the twin; only for an assignment.
 	InitialTwin string `json:"initialTwin,omitempty"`
 }
 
 // Constraint is one that prevailed over the rule.
 type Constraint struct {
-	Name allocation.Override `json:"name"`
-	Text string              `json:"text"`
+	Name answer.Override `json:"name"`
+	Text string          `json:"text"`
 }
 
-// New reports on a request. Its explanation must have decided it, so its fault
-// may be any but Malformed.
-func New(source string, request *dps.AllocationRequest, e allocation.Explanation) *Report {
+// New reports on a request that was explained.
+func New(source string, request *dps.AllocationRequest, e decider.Explanation) *Report {
 	mask := keymaterial.Of(request.Document)
 	_, linked := request.LinkedHub(request.Device.CurrentIotHubHostName)
 	r := &Report{
@@ -108,43 +97,46 @@ func New(source string, request *dps.AllocationRequest, e allocation.Explanation
 		CutShort:      e.CutShort,
 	}
 	if r.Entries == nil {
-		r.Entries = []allocation.ExplainedEntry{}
+		r.Entries = []explanation.Entry{}
 	}
 	for _, c := range e.Candidates {
-		r.Candidates = append(r.Candidates, Candidate{Package: c.Package, Title: c.Title, Place: c.Place, Why: why(c)})
+		r.Candidates = append(r.Candidates, Candidate{Package: c.Rule.Package, Title: c.Rule.Title, Place: c.Rule.Place, Why: why(c)})
 	}
-	r.decide(request, e, mask)
+	r.decide(request, e.Answer, mask)
 	return r
 }
 
-func (r *Report) decide(request *dps.AllocationRequest, e allocation.Explanation, mask keymaterial.Mask) {
-	status := handler.StatusOf(e.Decision, e.Fault)
-	effect := dps.EffectOf(status, e.Decision.Response.IotHubHostName)
+func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask keymaterial.Mask) {
+	effect := a.Effect()
 	r.Effect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode, Message: effect.Message}
-	if f := e.Fault; f != nil {
-		r.Decision = Decision{Fault: f.Kind, Status: status, Rules: f.Rules, Detail: mask.Text(f.Detail)}
-		if f.Cause != nil {
-			r.Decision.Cause = mask.Text(f.Cause.Error())
-		}
-		return
+	if a.Result == answer.Assigned {
+		r.Effect.InitialTwin = describeTwin(request, &a)
 	}
-	d := e.Decision
-	r.Decision = Decision{Outcome: d.Outcome, Status: status, Rules: d.Rules, Hub: d.Response.IotHubHostName,
-		InitialTwin: maskObject(mask, d.Response.InitialTwin), Payload: maskObject(mask, d.Response.Payload), Alarm: d.Alarm}
-	for _, reason := range d.Reasons {
-		r.Decision.Reasons = append(r.Decision.Reasons, mask.Text(reason))
+	a.Response.InitialTwin = maskObject(mask, a.Response.InitialTwin)
+	a.Response.Payload = maskObject(mask, a.Response.Payload)
+	a.Detail = mask.Text(a.Detail)
+	a.Reasons = slices.Clone(a.Reasons)
+	for i, reason := range a.Reasons {
+		a.Reasons[i] = mask.Text(reason)
 	}
-	if d.Cause != nil {
-		r.Decision.Cause = mask.Text(d.Cause.Error())
+	if a.Cause != nil {
+		a.Cause = errors.New(mask.Text(a.Cause.Error()))
 	}
-	if d.RetryAfter > 0 {
-		r.Decision.RetryAfter = d.RetryAfter.String()
-	}
-	if d.Outcome == allocation.Assigned {
-		r.Effect.InitialTwin = fateOfTwin(request, d)
-	}
-	for _, override := range d.Overrides {
+	r.Answer = a
+	r.Decision = a.Document("outcome", "fault", "status", "rules", "hub", "initialTwin", "payload", "reasons", "retryAfter",
+		"alarm", "detail", "cause")
+	for _, override := range a.Overrides {
 		r.Overrides = append(r.Overrides, Constraint{override, r.constraint(override, request)})
+	}
+}
+
+// SetRecorded adds what the record of the request says was answered, and what is masked in it although the rules look at
+// it.
+func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
+	r.Then, r.Lacks = then, lacks
+	r.Recorded = append(answer.Document{{Name: "outcome", Value: string(then.Result)}}, then.Document("hub", "rules")...)
+	if len(lacks) > 0 {
+		r.Recorded = append(r.Recorded, answer.Member{Name: "lacks", Value: lacks})
 	}
 }
 
@@ -156,8 +148,8 @@ func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
 	return masked
 }
 
-// why tells by what a rule serves an enrollment.
-func why(c allocation.Candidate) string {
+// why says by what a rule serves an enrollment.
+func why(c ruleset.Candidate) string {
 	switch {
 	case c.Exact:
 		return "names it"
@@ -168,15 +160,15 @@ func why(c allocation.Candidate) string {
 	}
 }
 
-// fateOfTwin says what DPS does with the device's twin.
-func fateOfTwin(request *dps.AllocationRequest, d allocation.Decision) string {
-	if d.InitialTwin != dps.InitialTwinNone {
-		return string(d.InitialTwin)
+// describeTwin says what DPS does with the device's twin.
+func describeTwin(request *dps.AllocationRequest, a *answer.Answer) string {
+	if a.InitialTwin != dps.InitialTwinNone {
+		return string(a.InitialTwin)
 	}
-	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, d.Response.IotHubHostName)
+	moves := !request.FirstAssignment() && !dps.SameHub(request.Device.CurrentIotHubHostName, a.Response.IotHubHostName)
 	switch {
 	case request.FirstAssignment(), moves && request.Enrollment.Reprovision == dps.ReprovisionReset:
-		return "none: DPS takes that of the enrollment, if it has one"
+		return "none: DPS applies that of the enrollment, if it has one"
 	case moves:
 		return "none: the device moves and its twin is migrated"
 	default:
@@ -184,34 +176,33 @@ func fateOfTwin(request *dps.AllocationRequest, d allocation.Decision) string {
 	}
 }
 
-// constraint says what prevailed over the rule.
-func (r *Report) constraint(override allocation.Override, request *dps.AllocationRequest) string {
+// constraint describes what prevailed over the rule.
+func (r *Report) constraint(override answer.Override, request *dps.AllocationRequest) string {
 	current := request.Device.CurrentIotHubHostName
 	switch override {
-	case allocation.NeverReprovision:
+	case answer.NeverReprovision:
 		says := "names no hub"
 		if hub := r.entry("hub").Value; hub != nil {
 			says = "says " + compact(hub)
 		}
 		return fmt.Sprintf("the reprovision policy keeps the device on %s, though the rule %s", current, says)
-	case allocation.CurrentHubNotLinked:
+	case answer.CurrentHubNotLinked:
 		return fmt.Sprintf("the reprovision policy keeps the device on %s, which is not linked: no answer satisfies both", current)
-	case allocation.OnUndecided:
-		return "the rule comes to no hub, and its METADATA says in on_undecided what then"
+	case answer.OnUndecided:
+		return "the rule names no hub, and on_undecided in its METADATA says what happens then"
 	default:
 		return string(override)
 	}
 }
 
-// entry finds an entry rule; the zero value stands for one that the package does
-// not define.
-func (r *Report) entry(name string) allocation.ExplainedEntry {
+// entry finds an entry rule. The result is empty if the package does not define it.
+func (r *Report) entry(name string) explanation.Entry {
 	for _, entry := range r.Entries {
 		if entry.Name == name {
 			return entry
 		}
 	}
-	return allocation.ExplainedEntry{}
+	return explanation.Entry{}
 }
 
 // WriteJSON prints the report as one JSON document.

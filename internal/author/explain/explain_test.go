@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,26 +13,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/explain"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-func report(t *testing.T, allocator *allocation.Allocator, body []byte) (*explain.Report, *dps.AllocationRequest) {
+func report(t *testing.T, allocator *decider.Decider, body []byte) (*explain.Report, *dps.AllocationRequest) {
 	t.Helper()
 	request, err := dps.ParseAllocationRequest(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return explain.New("request.json", request, allocator.Explain(t.Context(), request)), request
+	return explain.New("request.json", request, allocator.Explain(t.Context(), request, nil)), request
 }
 
-func allocatorOf(t *testing.T, rules *allocation.Rules, err error) *allocation.Allocator {
+func allocatorOf(t *testing.T, rules *decider.Rules, err error) *decider.Decider {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,11 +40,11 @@ func allocatorOf(t *testing.T, rules *allocation.Rules, err error) *allocation.A
 }
 
 // one is an allocator with one rule for the group g; rules begin at line 7.
-func one(t *testing.T, onUndecided, text string) *allocation.Allocator {
+func one(t *testing.T, onUndecided, text string) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(
 		"# METADATA\n# custom:\n#   enrollment_groups: [g]\n#   on_undecided: " + onUndecided + "\npackage allocation.a\n\n" + text + "\n")}},
-		allocation.RulesOptions{Name: "rules"})
+		decider.RulesOptions{Name: "rules"})
 	return allocatorOf(t, rules, err)
 }
 
@@ -74,46 +73,51 @@ func TestEffect(t *testing.T) {
 	const twin = toEU + "\n\ninitial_twin := {\"tags\": {\"a\": 1}}"
 	for _, test := range []struct {
 		name, rules, undecided, policy, device string
-		decision                               explain.Decision
+		decision                               map[string]any
 		result                                 dps.Result
 		code                                   int
 		twin                                   string
 		overrides                              []string
 	}{
-		{"assigned", toEU, "hold", "", "", explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
-			"none: DPS takes that of the enrollment, if it has one", nil},
-		{"moves without a twin", toEU, "hold", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"assigned", toEU, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
+			"none: DPS applies that of the enrollment, if it has one", nil},
+		{"moves without a twin", toEU, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"none: the device moves and its twin is migrated", nil},
-		{"is reset without a twin", toEU, "hold", reset, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
-			"none: DPS takes that of the enrollment, if it has one", nil},
-		{"twin applied", twin, "hold", "", "", explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0, "applied", nil},
-		{"twin ignored", twin, "hold", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: eu}, dps.Assigned, 0,
+		{"is reset without a twin", toEU, "hold", reset, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
+			"none: DPS applies that of the enrollment, if it has one", nil},
+		{"twin applied", twin, "hold", "", "", map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0, "applied", nil},
+		{"twin ignored", twin, "hold", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": eu}, dps.Assigned, 0,
 			"ignored: the device moves and its twin is migrated", nil},
-		{"never", toEU, "hold", never, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
+		{"never", toEU, "hold", never, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
 			"none: the device stays on its hub", []string{"never_reprovision: the reprovision policy keeps the device on " + us + `, though the rule says "` + eu + `"`}},
-		{"never, and the rule names none", `hub := input.deviceRuntimeContext.payload.x`, "hold", never, onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
+		{"never, and the rule names none", `hub := input.deviceRuntimeContext.payload.x`, "hold", never, onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
 			"none: the device stays on its hub", []string{"never_reprovision: the reprovision policy keeps the device on " + us + `, though the rule names no hub`}},
-		{"never, not linked", toEU, "hold", never, onOld, explain.Decision{Outcome: "rejected", Status: 403, Alarm: true, Reasons: []string{"current_hub_not_linked"}},
+		{"never, not linked", toEU, "hold", never, onOld, map[string]any{"outcome": "rejected", "status": 403, "alarm": true, "reasons": []any{"current_hub_not_linked"}},
 			dps.Failed, 400207, "", []string{"current_hub_not_linked: the reprovision policy keeps the device on old.azure-devices.net, which is not linked: no answer satisfies both"}},
-		{"rejected", `reject contains "no"`, "hold", "", "", explain.Decision{Outcome: "rejected", Status: 403, Reasons: []string{"no"}}, dps.Failed, 400207, "", nil},
+		{"rejected", `reject contains "no"`, "hold", "", "", map[string]any{"outcome": "rejected", "status": 403, "reasons": []any{"no"}}, dps.Failed, 400207, "", nil},
 		{"held", `hold contains {"reason": "wait", "status": 429, "retry_after": 90}`, "hold", "", "",
-			explain.Decision{Outcome: "held", Status: 429, Reasons: []string{"wait"}, RetryAfter: "1m30s"}, dps.Assigning, 0, "", nil},
-		{"undecided", `hub := input.deviceRuntimeContext.payload.x`, "hold", "", "", explain.Decision{Fault: "undecided", Status: 503, Detail: "the rule names no hub"}, dps.Assigning, 0, "", nil},
-		{"undecided, stays", `hub := input.deviceRuntimeContext.payload.x`, "stay", "", onUS, explain.Decision{Outcome: "assigned", Status: 200, Hub: us}, dps.Assigned, 0,
-			"none: the device stays on its hub", []string{"on_undecided: the rule comes to no hub, and its METADATA says in on_undecided what then"}},
+			map[string]any{"outcome": "held", "status": 429, "reasons": []any{"wait"}, "retryAfter": "1m30s"}, dps.Assigning, 0, "", nil},
+		{"undecided", `hub := input.deviceRuntimeContext.payload.x`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule names no hub"}, dps.Assigning, 0, "", nil},
+		{"undecided, stays", `hub := input.deviceRuntimeContext.payload.x`, "stay", "", onUS, map[string]any{"outcome": "assigned", "status": 200, "hub": us}, dps.Assigned, 0,
+			"none: the device stays on its hub", []string{"on_undecided: the rule names no hub, and on_undecided in its METADATA says what happens then"}},
 		{"bad verdict", `hub := "elsewhere.azure-devices.net"`, "hold", "", "",
-			explain.Decision{Fault: "bad_verdict", Status: 503, Detail: "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
-		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", explain.Decision{Fault: "undecided", Status: 503, Detail: "the rule failed",
-			Cause: "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:7, rules/a.rego:9) at rules/a.rego:9"}, dps.Assigning, 0, "", nil},
+			map[string]any{"fault": "bad_verdict", "status": 503, "detail": "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
+		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule failed",
+			"cause": "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:7, rules/a.rego:9) at rules/a.rego:9"}, dps.Assigning, 0, "", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, _ := report(t, one(t, test.undecided, test.rules), asking(test.policy, test.device))
-			got := r.Decision
-			if !strings.HasPrefix(got.Rules, "sha256:") {
-				t.Errorf("decided by the rules %q", got.Rules)
+			got := map[string]any{}
+			for _, member := range r.Decision {
+				got[member.Name] = member.Value
 			}
-			got.Rules, got.InitialTwin, got.Payload = "", nil, nil
+			if rules, _ := got["rules"].(string); !strings.HasPrefix(rules, "sha256:") {
+				t.Errorf("decided by the rules %q", rules)
+			}
+			delete(got, "rules")
+			delete(got, "initialTwin")
+			delete(got, "payload")
 			if diff := cmp.Diff(test.decision, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
@@ -150,30 +154,30 @@ func TestWhyNot(t *testing.T) {
 			`no 9: it gives "` + us + `"`}},
 		{"never reprovision", literal, never, onUS + where("eu"), eu, []string{
 			"the enrollment's reprovision policy keeps the device on " + us,
-			"yes 7: it gives this hub, but it does not have the last word",
+			"yes 7: it gives this hub, but something else decides",
 			`no 9: it would give "` + us + `"; fails input.deviceRuntimeContext.payload.where == "us"`}},
 		{"rejected", literal + "\n\nreject contains \"bad\" if true", "", where("eu"), eu, []string{
-			`reject at rules/a.rego:11 has the last word: ["bad"]`,
-			"yes 7: it gives this hub, but it does not have the last word",
+			`reject at rules/a.rego:11 decides: ["bad"]`,
+			"yes 7: it gives this hub, but something else decides",
 			`no 9: it would give "` + us + `"; fails input.deviceRuntimeContext.payload.where == "us"`}},
 		{"held", "hub := \"" + eu + "\"\n\nhold contains \"wait\"", "", "", eu, []string{
-			`hold at rules/a.rego:9 has the last word: ["wait"]`, "yes 7: it gives this hub, but it does not have the last word"}},
+			`hold at rules/a.rego:9 decides: ["wait"]`, "yes 7: it gives this hub, but something else decides"}},
 		{"another branch", "hub := \"" + us + "\" if {\n\tinput.deviceRuntimeContext.payload\n} else := \"" + eu + `"`, "", where("x"), "CONTOSO-EU", []string{
-			`no 7: it gives "` + us + `"`, "yes 9: it would give this hub, but it is not reached: rules/a.rego:7 goes before it"}},
+			`no 7: it gives "` + us + `"`, "yes 9: it would give this hub, but it is not reached: rules/a.rego:7 takes precedence"}},
 		{"no weight", `hub := usher.choose(input.deviceRuntimeContext.registrationId, {"contoso-us": 1, "contoso-eu": 0}, input.linkedHubs)`, "", "", eu, []string{
 			`no 7: it gives "` + us + `", drawn from ` + us + ": this hub is not among them"}},
 		{"unlucky", `hub := usher.choose(input.deviceRuntimeContext.registrationId, {"contoso-us": 1000000, "contoso-eu": 0.000001}, input.linkedHubs)`, "", "", eu, []string{
-			`no 7: it gives "` + us + `", drawn from ` + eu + ", " + us + `: this hub counts, but the draw of "dev-1" is another`}},
+			`no 7: it gives "` + us + `", drawn from ` + eu + ", " + us + `: this hub is among them, but "dev-1" draws another`}},
 		{"unknown", "hub := h if {\n\th := input.deviceRuntimeContext.payload.hub\n}", "", "", eu, []string{
 			"no decision is reached (undecided): the rule names no hub",
 			"unknown 7: what it would give depends on what does not hold; fails h := input.deviceRuntimeContext.payload.hub"}},
 		{"no hub rule", `hold contains "wait"`, "", "", eu, []string{
-			`hold at rules/a.rego:7 has the last word: ["wait"]`, "the rule does not define hub"}},
+			`hold at rules/a.rego:7 decides: ["wait"]`, "the rule does not define hub"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, request := report(t, one(t, "hold", test.rules), asking(test.policy, test.device))
-			r.AskWhyNot(request, test.hub)
+			r.ExplainWhyNot(request, test.hub)
 			var got []string
 			if r.WhyNot.Answer {
 				got = append(got, r.WhyNot.Hub+" is the answer")
@@ -201,9 +205,9 @@ func TestWhyNot(t *testing.T) {
 // something to tell; and what would give a hub is not said of a hub that is not it.
 func TestWhyNotOnExampleRequests(t *testing.T) {
 	t.Parallel()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	allocator := allocatorOf(t, rules, err)
-	files, err := filepath.Glob("../../examples/requests/*.json")
+	files, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no example requests (%v)", err)
 	}
@@ -214,10 +218,10 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 		}
 		r, request := report(t, allocator, body)
 		for _, hub := range append(slices.Clone(request.LinkedHubs), "elsewhere") {
-			r.AskWhyNot(request, hub)
+			r.ExplainWhyNot(request, hub)
 			w := r.WhyNot
-			if w.Answer != (r.Decision.Hub == hub) || w.Linked != (hub != "elsewhere") {
-				t.Errorf("%s: of %s it says %+v, the answer is %s", file, hub, w, r.Decision.Hub)
+			if w.Answer != (r.Answer.Response.IotHubHostName == hub) || w.Linked != (hub != "elsewhere") {
+				t.Errorf("%s: of %s it says %+v, the answer is %s", file, hub, w, r.Answer.Response.IotHubHostName)
 			}
 			if !w.Answer && len(w.Obstacles) == 0 && len(w.Definitions) == 0 {
 				t.Errorf("%s: nothing is told of %s", file, hub)
@@ -239,69 +243,13 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 	}
 }
 
-func TestRead(t *testing.T) {
-	t.Parallel()
-	const a, b = `{"deviceRuntimeContext":{"registrationId":"a"}}`, `{"linkedHubs":[],"request":"no record"}`
-	// Entries of the journal of usher dps.
-	const registered = `{"time":"2026-01-01T00:00:00Z","id":1,"kind":"register","request":{"registrationId":"a"},"durationMs":1}` + "\n"
-	called := func(request string, status int, response string) string {
-		return fmt.Sprintf(`{"time":"2026-01-01T00:00:00Z","id":2,"kind":"webhook","attempt":1,"request":%s,"status":%d,"response":%s,"durationMs":1}`+"\n", request, status, response)
-	}
-	for _, test := range []struct {
-		name, text string
-		number     int
-		want       string
-		recorded   *explain.Recorded
-		problem    string
-	}{
-		{"a request", a + "\n", 0, a, nil, ""},
-		{"a record", `{"time": 1, "request": ` + a + `, "new": {}}`, 0, a, nil, ""},
-		{"a record with a decision", `{"request": ` + a + `, "decision": {"outcome": "assigned", "hub": "h", "rules": "sha256:1", "x": 1}}`, 0, a,
-			&explain.Recorded{Outcome: "assigned", Hub: "h", Rules: "sha256:1"}, ""},
-		{"a record with a fault", `{"request": ` + a + `, "decision": {"fault": "timeout"}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a fault in full", `{"request": ` + a + `, "decision": {"fault": {"kind": "timeout"}}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a decision of another kind", `{"request": ` + a + `, "decision": [1]}`, 0, a, nil, ""},
-		{"a member of that name that is no request", b, 0, b, nil, ""},
-		{"the second", a + "\n" + `{"request":` + b + "}\n", 2, b, nil, ""},
-		{"the first before a broken one", a + "\n{", 1, a, nil, ""},
-		{"broken", "{", 0, "{", nil, ""},
-		{"several", a + a, 0, "", nil, "it holds 2 requests"},
-		{"too few", a, 2, "", nil, "there is no number 2: it holds 1 requests"},
-		{"after a broken one", a + "\n{", 3, "", nil, "number 3 cannot be read, because number 2 is not valid JSON: unexpected EOF"},
-		{"nothing", " \n", 0, "", nil, "it is empty"},
-		{"a journal", registered + called(a, 200, `{"iotHubHostName":"h"}`) + registered, 0, a, &explain.Recorded{Outcome: "assigned", Hub: "h"}, ""},
-		{"a journal with calls", registered + called(a, 503, `null`) + called(b, 403, `null`), 2, b, &explain.Recorded{Outcome: "rejected"}, ""},
-		{"a journal without calls", registered, 0, "", nil, "it is of the journal of usher dps, and holds no first call of a webhook"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			input, err := explain.Read([]byte(test.text), test.number)
-			if test.problem != "" {
-				if err == nil || err.Error() != test.problem {
-					t.Errorf("error %v, want %s", err, test.problem)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := strings.TrimSpace(string(input.Body)); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
-			}
-			if diff := cmp.Diff(test.recorded, input.Recorded); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
-	}
-}
-
 // Keys are masked in the decision, too, which the rule could have put there.
 func TestReportHidesKeys(t *testing.T) {
 	t.Parallel()
 	const canary = "Q0FOQVJZLUNBTkFSWS1DQU5BUlk="
 	r, request := report(t, one(t, "hold", "hub := \""+eu+"\"\n\npayload := {\"k\": input.enrollmentGroup.attestation.symmetricKey.primaryKey}\n\ninitial_twin := {\"tags\": payload}"),
 		asking(`, "attestation": {"type": "symmetricKey", "symmetricKey": {"primaryKey": "`+canary+`"}}`, ""))
-	r.AskWhyNot(request, us)
+	r.ExplainWhyNot(request, us)
 	var text bytes.Buffer
 	if err := errors.Join(r.WriteJSON(&text), r.WriteText(&text, explain.Plain())); err != nil {
 		t.Fatal(err)

@@ -11,12 +11,12 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
-// Style marks what holds and what does not, for instance with colours. Its
-// functions return the text that they are given with something around it.
+// Style marks what holds and what does not, for instance with colours. Its functions return a text with marks around it.
 type Style struct{ Good, Bad, Faint func(string) string }
 
 // Plain marks nothing.
@@ -30,11 +30,11 @@ const (
 	maxValue = 100
 	// maxSource bounds a line of Rego.
 	maxSource = 100
-	// step is the indentation of what belongs to the line above.
+	// step is the indentation below a line.
 	step = "  "
 )
 
-// WriteText prints the report for people.
+// WriteText prints the report as text.
 func (r *Report) WriteText(w io.Writer, style Style) error {
 	out := bufio.NewWriter(w)
 	p := printer{out, style}
@@ -55,7 +55,7 @@ func (r *Report) WriteText(w io.Writer, style Style) error {
 	}
 	if r.CutShort != "" {
 		p.line("", "")
-		p.line("", "%s", p.style.Bad("The explanation is not whole: "+r.CutShort+"."))
+		p.line("", "%s", p.style.Bad("The explanation is incomplete: "+r.CutShort+"."))
 	}
 	return out.Flush()
 }
@@ -73,12 +73,11 @@ func (p printer) line(indent, format string, args ...any) {
 	fmt.Fprintln(p.w, p.printable(text))
 }
 
-// styled finds what a terminal takes for an order to change the style.
+// styled matches the escape sequences that change the style on a terminal.
 var styled = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// printable keeps texts of a device, such as a reason that quotes its payload,
-// from giving orders to a terminal. Where the style is coloured, a device can at
-// most add colours.
+// printable keeps texts from a device, such as a reason that quotes its payload, from controlling the terminal. If the style
+// has colours, a device can at most add colours.
 func (p printer) printable(text string) string {
 	if p.style.Good("") == "" {
 		return Printable(text)
@@ -92,7 +91,7 @@ func (p printer) printable(text string) string {
 	return safe.String() + Printable(text[end:])
 }
 
-// Printable writes out what is not shown on a terminal, such as control characters.
+// Printable escapes what a terminal does not show, such as control characters.
 func Printable(text string) string {
 	if strings.IndexFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return text
@@ -114,43 +113,43 @@ func (p printer) field(name, format string, args ...any) {
 }
 
 func (p printer) head(r *Report) {
-	d := r.Decision
-	switch {
-	case d.Fault != "":
-		p.field(p.pad("no decision", p.style.Bad), "%s: %s", d.Fault, d.Detail)
-	case d.Outcome == allocation.Assigned:
-		p.field(p.pad(string(d.Outcome), p.style.Good), "%s", d.Hub)
+	a := &r.Answer
+	switch a.Result {
+	case answer.Assigned:
+		p.field(p.pad(string(a.Result), p.style.Good), "%s", a.Response.IotHubHostName)
+	case answer.Rejected, answer.Held:
+		p.field(p.pad(string(a.Result), p.style.Bad), "%s", strings.Join(a.Reasons, "; "))
 	default:
-		p.field(p.pad(string(d.Outcome), p.style.Bad), "%s", strings.Join(d.Reasons, "; "))
+		p.field(p.pad("no decision", p.style.Bad), "%s: %s", a.Result, a.Detail)
 	}
-	if d.Cause != "" && d.Cause != d.Detail {
-		p.field("", "%s", d.Cause)
+	if cause := a.CauseText(); cause != "" && cause != a.Detail {
+		p.field("", "%s", cause)
 	}
 	for _, o := range r.Overrides {
 		p.field("constraint", "%s: %s", o.Name, o.Text)
 	}
-	if d.Alarm {
+	if a.Alarm {
 		p.field("alarm", "an operator should look at it")
 	}
-	p.field("answer", "%d: %s", d.Status, r.Effect.Message)
-	if d.RetryAfter != "" {
-		p.field("", "Retry-After asks for %s; DPS keeps to its own times", d.RetryAfter)
+	p.field("answer", "%d: %s", a.Status(), r.Effect.Message)
+	if a.RetryAfter > 0 {
+		p.field("", "Retry-After asks for %s; DPS follows its own schedule", a.RetryAfter)
 	}
 	if r.Effect.InitialTwin != "" {
 		p.field("twin", "%s", r.Effect.InitialTwin)
 	}
-	if d.Payload != nil {
-		p.field("payload", "reaches the device: %s", short(compact(d.Payload), maxValue))
+	if payload := a.Response.Payload; payload != nil {
+		p.field("payload", "reaches the device: %s", short(compact(payload), maxValue))
 	}
-	if r.Recorded != nil {
-		p.field("recorded", "%s", r.Recorded.text(d))
+	if r.Then != nil {
+		p.field("recorded", "%s", r.compareRecorded())
 	}
 	p.field("request", "%s", r.Source)
 	where := "has no hub yet"
 	if !r.Device.FirstAssignment {
 		where = "is on " + r.Device.CurrentHub
 		if !r.Device.CurrentHubLinked {
-			where += ", which is not linked any more"
+			where += ", which is no longer linked"
 		}
 	}
 	p.field("device", "%s, %s", r.Device.RegistrationID, where)
@@ -162,7 +161,7 @@ func (p printer) head(r *Report) {
 		case i == 0:
 			p.field("rule", "%s (%s): %s", c.Package, c.Place, c.Why)
 		default:
-			p.field("", "%s", p.style.Faint(fmt.Sprintf("after that %s (%s): %s", c.Package, c.Place, c.Why)))
+			p.field("", "%s", p.style.Faint(fmt.Sprintf("next would be %s (%s): %s", c.Package, c.Place, c.Why)))
 		}
 	}
 	if len(r.Candidates) == 0 {
@@ -170,7 +169,7 @@ func (p printer) head(r *Report) {
 	}
 }
 
-// pad fills a name up before it is coloured, which adds characters nobody sees.
+// pad pads a name before it is coloured, which adds characters that are not visible.
 func (p printer) pad(name string, paint func(string) string) string {
 	return paint(name) + strings.Repeat(" ", max(0, 12-utf8.RuneCountInString(name)))
 }
@@ -182,11 +181,11 @@ func words(kind dps.EnrollmentKind) string {
 	return "enrollment group"
 }
 
-// entry prints an entry rule; last is the one that has the last word, if any has.
-func (p printer) entry(e allocation.ExplainedEntry, last string) {
+// entry prints an entry rule; last is the one that decides, if any does.
+func (p printer) entry(e explanation.Entry, last string) {
 	p.line("", "")
 	if !e.Asked {
-		p.line("", "%s: not asked, %s has the last word", e.Name, last)
+		p.line("", "%s: not evaluated, %s decides", e.Name, last)
 		return
 	}
 	head := e.Name + " = " + short(compact(e.Value), maxValue)
@@ -206,27 +205,27 @@ func (p printer) entry(e allocation.ExplainedEntry, last string) {
 	p.definitions(step, e.Definitions)
 }
 
-func (p printer) definitions(indent string, definitions []allocation.ExplainedDefinition) {
+func (p printer) definitions(indent string, definitions []explanation.Definition) {
 	for _, d := range definitions {
 		p.definition(indent, d)
 	}
 }
 
-func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
+func (p printer) definition(indent string, d explanation.Definition) {
 	deeper := indent + step + step
 	switch d.State {
-	case allocation.DefinitionGave:
+	case explanation.Gave:
 		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
 		p.terms(deeper, d.Uses)
 		for _, draw := range d.Draws {
 			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
 		}
-	case allocation.DefinitionNotHeld:
+	case explanation.NotHeld:
 		p.line(indent, "%s %s  %s", p.style.Bad("-"), d.Place, source(d.Text))
 		if d.Failed != nil {
 			p.expression(deeper, d.Place, *d.Failed)
 		}
-	case allocation.DefinitionUnreached:
+	case explanation.Unreached:
 		text := "not reached"
 		if d.Value != nil {
 			text += ", would give " + short(compact(d.Value), maxValue)
@@ -236,7 +235,7 @@ func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
 		}
 		p.line(indent, "%s", p.style.Faint(fmt.Sprintf("· %s  %s", d.Place, source(d.Text))))
 		p.line(deeper, "%s", p.style.Faint(text))
-	case allocation.DefinitionErred:
+	case explanation.Erred:
 		p.line(indent, "%s %s  %s", p.style.Bad("!"), d.Place, source(d.Text))
 		p.line(deeper, "%s", p.style.Bad(d.Error))
 	default:
@@ -244,8 +243,8 @@ func (p printer) definition(indent string, d allocation.ExplainedDefinition) {
 	}
 }
 
-// expression prints what does not hold in the definition at a place.
-func (p printer) expression(indent, place string, e allocation.ExplainedExpression) {
+// expression prints the expression that does not hold in the definition at a place.
+func (p printer) expression(indent, place string, e explanation.Expression) {
 	at := ""
 	if e.Place != place {
 		at = " at " + e.Place
@@ -261,7 +260,7 @@ func (p printer) expression(indent, place string, e allocation.ExplainedExpressi
 	p.terms(indent+step, e.Terms)
 }
 
-func (p printer) terms(indent string, terms []allocation.ExplainedTerm) {
+func (p printer) terms(indent string, terms []explanation.Term) {
 	for _, t := range terms {
 		text := source(t.Text)
 		values := make([]string, len(t.Values))
@@ -280,7 +279,7 @@ func (p printer) terms(indent string, terms []allocation.ExplainedTerm) {
 			text += " is undefined"
 		}
 		if t.Repeated && len(values) == 0 {
-			text += p.style.Faint(" (told elsewhere)")
+			text += p.style.Faint(" (explained elsewhere)")
 		}
 		p.line(indent, "%s", text)
 		p.definitions(indent+step, t.Definitions)
@@ -308,6 +307,30 @@ func (p printer) whyNot(w *WhyNot) {
 	for _, entry := range w.lastWord {
 		p.entry(entry, "")
 	}
+}
+
+// compareRecorded says how the recorded answer compares with that of now.
+func (r *Report) compareRecorded() string {
+	then, now := r.Then, &r.Answer
+	text := string(then.Result)
+	if hub := then.Response.IotHubHostName; hub != "" {
+		text += " " + hub
+	}
+	switch {
+	case then.Rules == now.Rules && then.Rules != "":
+		text += ", by the same rules"
+	case then.Rules != "":
+		text += ", by other rules"
+	}
+	if then.Result == now.Result && dps.SameHub(then.Response.IotHubHostName, now.Response.IotHubHostName) {
+		text += ": the same as now"
+	} else {
+		text += ": not what it is now"
+	}
+	if len(r.Lacks) > 0 {
+		text += "; the rules look at what is masked in the record: " + strings.Join(r.Lacks, ", ")
+	}
+	return text
 }
 
 // compact writes a value as JSON in one line.

@@ -8,7 +8,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -19,7 +18,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Bounds of the requests that are made up for a rule.
@@ -48,7 +48,7 @@ var attestationWords = map[string]string{
 // attestationBlind asks the rule about made-up requests. It is silent about a rule that
 // has no answer to any of them: then it is the requests that are wrong.
 func attestationBlind(ctx context.Context, s *subject, add report) {
-	allocator, err := allocation.New(allocation.Options{Rules: s.allocation, Timeout: ruleTimeout})
+	allocator, err := decider.New(decider.Options{Rules: s.rules, Timeout: ruleTimeout})
 	if err != nil {
 		return
 	}
@@ -150,19 +150,14 @@ type sample struct {
 
 // saysAnything reports whether the rule has an answer to some request of a kind. It is
 // not known if the rule takes too long, or the caller has enough.
-func saysAnything(ctx context.Context, allocator *allocation.Allocator, s *subject, enrollment Enrollment, kind string) (said, known bool) {
+func saysAnything(ctx context.Context, allocator *decider.Decider, s *subject, enrollment Enrollment, kind string) (said, known bool) {
 	hubs := s.sampleHubs()
 	for _, sample := range s.samples(enrollment) {
-		_, _, err := allocator.AllocateJSON(ctx, sample.request(enrollment, kind, hubs))
-		fault, faulty := errors.AsType[*allocation.Fault](err)
-		if !faulty {
-			return true, true
-		}
-		switch fault.Kind {
-		case allocation.Undecided:
-		case allocation.Timeout, allocation.Canceled:
+		switch _, a := allocator.AllocateJSON(ctx, sample.request(enrollment, kind, hubs)); a.Result {
+		case answer.Undecided:
+		case answer.Timeout, answer.Canceled:
 			return false, false
-		default: // it says something, if nothing that may be sent
+		default: // the rule says something, perhaps something that may not be sent
 			return true, true
 		}
 	}
@@ -173,11 +168,11 @@ func saysAnything(ctx context.Context, allocator *allocation.Allocator, s *subje
 func (s *subject) sampleHubs() []string {
 	hubs := []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"}
 	names := slices.Clone(s.options.Hubs)
-	for _, hub := range s.flow.met.hubs {
-		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.name))
+	for _, hub := range s.analysis.HubNames {
+		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.Name))
 	}
-	for _, v := range s.entries["hub"] {
-		if name, ok := v.text(); ok {
+	for _, v := range s.analysis.Entries["hub"] {
+		if name, ok := v.Text(); ok {
 			names = append(names, name)
 		}
 	}
@@ -210,9 +205,13 @@ func (s *subject) samples(enrollment Enrollment) []sample {
 	}
 	organizations := append([]string{"Contoso"}, mined...)
 	payloads := []map[string]any{nil}
-	for _, path := range slices.Sorted(maps.Keys(s.flow.met.words)) {
+	for _, read := range s.analysis.Reads {
+		below, found := strings.CutPrefix(read, "/deviceRuntimeContext/payload/")
+		if !found {
+			continue
+		}
 		for _, text := range append([]string{"x"}, mined...) {
-			payloads = append(payloads, nested(strings.Split(path, ".")[1:], text))
+			payloads = append(payloads, nested(strings.Split(below, "/"), text))
 		}
 	}
 	all := []sample{{ids[0], organizations[0], nil}}
@@ -256,7 +255,7 @@ func (s *subject) mined() []string {
 				if !v.HasPrefix(ast.DefaultRootRef) {
 					return false
 				}
-				if found, err := s.flow.data.Find(v.ConstantPrefix()[1:]); err == nil {
+				if found, err := s.data.Find(v.ConstantPrefix()[1:]); err == nil {
 					ast.WalkTerms(ast.NewTerm(found), func(t *ast.Term) bool { add(t.Value); return false })
 				}
 				return true

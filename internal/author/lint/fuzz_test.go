@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Whatever rule loads can be looked at, in a time that has an end; and each finding has a
@@ -58,7 +58,7 @@ func FuzzRun(f *testing.F) {
 	f.Fuzz(func(t *testing.T, module string) {
 		fsys := fstest.MapFS{"x.rego": {Data: []byte(module)}, "lib/dps.rego": {Data: library},
 			"table/data.json": {Data: []byte(`{"a": {"b": ["c", 1, null]}}`)}}
-		rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{})
+		rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{})
 		if err != nil {
 			t.Skip()
 		}

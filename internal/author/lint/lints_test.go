@@ -13,14 +13,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 func loadError(t *testing.T) error {
 	t.Helper()
-	_, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation[\"default\"]\n\nhub := x")}},
-		allocation.RulesOptions{Name: "rules"})
+	_, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation[\"default\"]\n\nhub := x")}},
+		decider.RulesOptions{Name: "rules"})
 	if err == nil {
 		t.Fatal("the rules load")
 	}

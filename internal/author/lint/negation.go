@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // negatedUndefined finds what OPA's compiler does with `not hubs[payload.region]`: it takes
@@ -148,7 +150,7 @@ func (s *subject) isTermDefined(t *ast.Term, world string, active map[*ast.Rule]
 		}
 	}
 	if constant := ref.ConstantPrefix(); len(constant) == len(ref) && len(s.compiler.GetRulesWithPrefix(ref)) == 0 {
-		_, err := s.flow.data.Find(ref[1:])
+		_, err := s.data.Find(ref[1:])
 		return err == nil
 	}
 	return true
@@ -166,7 +168,7 @@ func (s *subject) isAnyDefined(rules []*ast.Rule, world string, active map[*ast.
 			}
 			active[r] = true
 			holds := true
-			for _, expr := range r.Body {
+			for _, expr := range ruleset.Written(r.Body) {
 				holds = holds && isBinding(expr) && s.isDefined(expr, world, active)
 			}
 			delete(active, r)

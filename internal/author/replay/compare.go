@@ -1,24 +1,28 @@
 package replay
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"maps"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// State is where a decision leaves a device.
+// State is where an answer leaves a device.
 type State struct {
-	// Result is the outcome of a decision or the kind of a fault; empty where
-	// nothing is known.
-	Result string `json:"result"`
-	// Hub is set where Result is assigned.
+	// Result is an outcome or a fault; empty if nothing is known.
+	Result answer.Result `json:"result"`
+	// Hub is set only if Result is assigned.
 	Hub string `json:"hub,omitempty"`
 }
 
-func (s State) assigned() bool { return s.Result == string(allocation.Assigned) }
+func (s State) assigned() bool { return s.Result == answer.Assigned }
+
+func (s State) compare(other State) int {
+	return cmp.Or(cmp.Compare(s.Result, other.Result), cmp.Compare(s.Hub, other.Hub))
+}
 
 // Kind is what the new rules change for a device.
 type Kind string
@@ -27,7 +31,7 @@ type Kind string
 const (
 	Stayed        Kind = "stayed"        // the same hub
 	Moved         Kind = "moved"         // another hub
-	Diverted      Kind = "diverted"      // stays; a new device with its request would be answered otherwise
+	Diverted      Kind = "diverted"      // stays, but a new device with its request would get another answer
 	NewlyAccepted Kind = "newlyAccepted" // a hub, and none before
 	NewlyRejected Kind = "newlyRejected"
 	NewlyHeld     Kind = "newlyHeld"
@@ -56,7 +60,7 @@ func (k Kind) Change() bool {
 	return false
 }
 
-// same reports whether a decision is what it was before.
+// same reports whether the answer is what it was before.
 func (k Kind) same() bool {
 	switch k {
 	case Stayed, StillRejected, StillHeld, StillFaulted:
@@ -67,7 +71,7 @@ func (k Kind) same() bool {
 
 func kindOf(before, after State) Kind {
 	switch after.Result {
-	case string(allocation.Assigned):
+	case answer.Assigned:
 		switch {
 		case before.Result == "":
 			return FirstAssigned
@@ -77,9 +81,9 @@ func kindOf(before, after State) Kind {
 			return Stayed
 		}
 		return Moved
-	case string(allocation.Rejected):
+	case answer.Rejected:
 		return unassignedKind(before, after, FirstRejected, StillRejected, NewlyRejected)
-	case string(allocation.Held):
+	case answer.Held:
 		return unassignedKind(before, after, FirstHeld, StillHeld, NewlyHeld)
 	default:
 		return unassignedKind(before, after, FirstFaulted, StillFaulted, NewlyFaulted)
@@ -97,76 +101,57 @@ func unassignedKind(before, after State, first, still, newly Kind) Kind {
 	}
 }
 
-// Twin is what becomes of a device's twin when it registers under the new rules.
+// Twin is what happens to a device's twin when it registers under the new rules.
 type Twin string
 
 // What DPS does with a twin, by "Reprovisioning policies" in
 // https://learn.microsoft.com/azure/iot-dps/concepts-device-reprovision.
 const (
-	TwinInitial   Twin = "initial"   // a first assignment: the twin is made, from the rule's or the enrollment's
+	TwinInitial   Twin = "initial"   // a first assignment: the twin is created, from the rule's or the enrollment's
 	TwinKept      Twin = "kept"      // the device stays on its hub
-	TwinMigrated  Twin = "migrated"  // it moves along as it is
-	TwinReset     Twin = "reset"     // it is made anew, from the rule's or the enrollment's
+	TwinMigrated  Twin = "migrated"  // it moves with the device, unchanged
+	TwinReset     Twin = "reset"     // it is created again, from the rule's or the enrollment's
 	TwinUntouched Twin = "untouched" // DPS assigns nothing, so it does nothing
 )
 
-// answer is what rules say about a request.
-type answer struct {
-	State
-	decision allocation.Decision
-	fault    *allocation.Fault // nil where there is a decision
+func stateOf(a *answer.Answer) State {
+	return State{a.Result, a.Response.IotHubHostName}
 }
 
-func answerOf(decision allocation.Decision, err error) answer {
-	if fault, ok := errors.AsType[*allocation.Fault](err); ok {
-		return answer{State: State{Result: string(fault.Kind)}, fault: fault}
-	}
-	return answer{State: State{Result: string(decision.Outcome), Hub: decision.Response.IotHubHostName}, decision: decision}
-}
-
-func (a answer) rule() string {
-	if a.fault != nil {
-		return a.fault.Rule
-	}
-	return a.decision.Rule
-}
-
-// comparison is one request under the new rules beside what was before.
+// comparison is one request under the new rules and what was before.
 type comparison struct {
 	kind   Kind
 	before State
-	after  answer
-	// on is the hub that the device is on, empty for none.
+	after  answer.Answer
+	// on is the hub that the device is on; empty if there is none.
 	on   string
 	twin Twin
 	use  dps.InitialTwinUse
 }
 
-// compare holds the answer of the new rules to what was before. Where the device
-// got another hub by that than its request tells, the request is of an earlier
-// time: what differs is asked again as the device would register next, since a
-// rule may well leave a device where it is.
-func compare(ctx context.Context, rules *allocation.Allocator, request *dps.AllocationRequest, before State, after answer) comparison {
-	c := comparison{kind: kindOf(before, after.State), before: before, after: after, on: request.Device.CurrentIotHubHostName}
-	governs := after
+// compare compares the answer of the new rules with what was before. If that assigned the device to another hub than its
+// request names, the request is of an earlier time. What differs is then decided for the device's next registration,
+// because a rule may leave devices where they are.
+func compare(ctx context.Context, rules *decider.Decider, request *dps.AllocationRequest, before State, after answer.Answer) comparison {
+	c := comparison{kind: kindOf(before, stateOf(&after)), before: before, after: after, on: request.Device.CurrentIotHubHostName}
+	effective := after
 	if before.assigned() && !dps.SameHub(c.on, before.Hub) {
 		c.on = before.Hub
 		request = registeredOn(request, c.on)
 		if c.kind != Stayed {
-			governs = answerOf(rules.Allocate(ctx, request))
-			if c.kind = kindOf(before, governs.State); c.kind == Stayed {
+			effective = rules.Allocate(ctx, request)
+			if c.kind = kindOf(before, stateOf(&effective)); c.kind == Stayed {
 				c.kind = Diverted // and c.after is what a new device gets
 			} else {
-				c.after = governs
+				c.after = effective
 			}
 		}
 	}
-	c.twin, c.use = twinOf(request, governs)
+	c.twin, c.use = twinOf(request, &effective)
 	return c
 }
 
-// registeredOn is the request that DPS would send when the device, by then on
-// that hub, registers again.
+// registeredOn is the request that DPS would send if the device registered again, now on that hub.
 func registeredOn(request *dps.AllocationRequest, hub string) *dps.AllocationRequest {
 	next := *request
 	next.Device.CurrentIotHubHostName = hub
@@ -187,15 +172,15 @@ func registeredOn(request *dps.AllocationRequest, hub string) *dps.AllocationReq
 	return &next
 }
 
-func twinOf(request *dps.AllocationRequest, a answer) (Twin, dps.InitialTwinUse) {
-	if !a.assigned() {
+func twinOf(request *dps.AllocationRequest, a *answer.Answer) (Twin, dps.InitialTwinUse) {
+	if a.Result != answer.Assigned {
 		return TwinUntouched, dps.InitialTwinNone
 	}
-	use := dps.UseOfInitialTwin(request, &a.decision.Response)
+	use := dps.UseOfInitialTwin(request, &a.Response)
 	switch {
 	case request.FirstAssignment():
 		return TwinInitial, use
-	case dps.SameHub(request.Device.CurrentIotHubHostName, a.Hub):
+	case dps.SameHub(request.Device.CurrentIotHubHostName, a.Response.IotHubHostName):
 		return TwinKept, use
 	case request.Enrollment.Reprovision == dps.ReprovisionReset:
 		return TwinReset, use

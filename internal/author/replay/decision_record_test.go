@@ -10,9 +10,11 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -27,7 +29,7 @@ func (l *logSink) Write(record []byte) error {
 }
 
 // recordLog has the webhook decide bodies, and returns the records.
-func recordLog(t *testing.T, allocator *allocation.Allocator, mode decisionlog.IDMode, bodies ...string) string {
+func recordLog(t *testing.T, allocator *decider.Decider, mode decisionlog.IDMode, bodies ...string) string {
 	t.Helper()
 	sink := &logSink{}
 	options := decisionlog.Options{Sinks: []decisionlog.Sink{sink}, RegistrationIDs: mode,
@@ -39,21 +41,21 @@ func recordLog(t *testing.T, allocator *allocation.Allocator, mode decisionlog.I
 	if err != nil {
 		t.Fatal(err)
 	}
-	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{recorder.Observe}})
+	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []answer.Observer{recorder.Observe}})
 	for _, body := range bodies {
 		webhook.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(body)))
 	}
 	return sink.String()
 }
 
-func recordRules(t *testing.T, files fstest.MapFS, options allocation.RulesOptions) *allocation.Allocator {
+func recordRules(t *testing.T, files fstest.MapFS, options decider.RulesOptions) *decider.Decider {
 	t.Helper()
 	options.Name = "rules"
-	rules, err := allocation.LoadRules(t.Context(), files, options)
+	rules, err := decider.LoadRules(t.Context(), files, options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func oneRule(rego string) fstest.MapFS {
 
 func replayed(t *testing.T, log string, options replay.Options) *replay.Report {
 	t.Helper()
-	report, err := replay.Run(t.Context(), []replay.Log{replay.Stream("log", strings.NewReader(log))}, options)
+	report, err := replay.Run(t.Context(), []requestlog.Log{requestlog.Stream("log", strings.NewReader(log))}, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,15 +79,15 @@ func replayed(t *testing.T, log string, options replay.Options) *replay.Report {
 // said to lack what is masked.
 func TestRecordsOfExamples(t *testing.T) {
 	t.Parallel()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
 	}
@@ -118,12 +120,12 @@ func TestRecordsThatLack(t *testing.T) {
 	t.Parallel()
 	const byModel = "package allocation.g\n\nhub := input.linkedHubs[1] if input.deviceRuntimeContext.payload.model == \"m1\"\n\nhub := input.linkedHubs[0] if not input.deviceRuntimeContext.payload.model == \"m1\"\n"
 	const constant = "package allocation.g\n\nhub := input.linkedHubs[1]\n"
-	model := recordRules(t, oneRule(byModel), allocation.RulesOptions{})
-	recordable := recordRules(t, oneRule("#   recordable: [payload.model]\n"+byModel), allocation.RulesOptions{})
-	same := recordRules(t, oneRule(constant), allocation.RulesOptions{})
+	model := recordRules(t, oneRule(byModel), decider.RulesOptions{})
+	recordable := recordRules(t, oneRule("#   recordable: [payload.model]\n"+byModel), decider.RulesOptions{})
+	same := recordRules(t, oneRule(constant), decider.RulesOptions{})
 	for _, test := range []struct {
 		name     string
-		recorded *allocation.Allocator
+		recorded *decider.Decider
 		options  replay.Options
 		lacking  int64
 	}{
@@ -148,7 +150,7 @@ func TestRecordsThatLack(t *testing.T) {
 // hashed ones join.
 func TestRecordsByDevice(t *testing.T) {
 	t.Parallel()
-	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), allocation.RulesOptions{})
+	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), decider.RulesOptions{})
 	for mode, want := range map[decisionlog.IDMode]int64{decisionlog.Plain: 2, decisionlog.Hashed: 2, decisionlog.Absent: 3} {
 		other := strings.Replace(modelBody, "d1", "d2", 1)
 		report := replayed(t, recordLog(t, allocator, mode, modelBody, modelBody, other), replay.Options{Rules: allocator, ByDevice: true})
@@ -161,7 +163,7 @@ func TestRecordsByDevice(t *testing.T) {
 // What a rule looked up is looked up again in the record.
 func TestRecordsWithLookups(t *testing.T) {
 	t.Parallel()
-	options := allocation.RulesOptions{AllowBuiltins: []string{"time.now_ns", "rand.intn", "uuid.rfc4122"}}
+	options := decider.RulesOptions{AllowBuiltins: []string{"time.now_ns", "rand.intn", "uuid.rfc4122"}}
 	// A decision that another nanosecond would change, nearly always.
 	allocator := recordRules(t, oneRule(`package allocation.g
 
@@ -193,7 +195,7 @@ payload := {"id": uuid.rfc4122("k")}
 // Bare requests, journals and records stand in one log.
 func TestMixedLog(t *testing.T) {
 	t.Parallel()
-	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), allocation.RulesOptions{})
+	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), decider.RulesOptions{})
 	record := recordLog(t, allocator, decisionlog.Plain, modelBody)
 	bare := strings.Join(strings.Fields(modelBody), "") + "\n"
 	log := bare + record + `{"request":` + strings.TrimSpace(bare) + `,"decision":{"outcome":"assigned","hub":"a.azure-devices.net"}}` + "\n" +
@@ -210,7 +212,7 @@ func TestMixedLog(t *testing.T) {
 	for _, problem := range report.MalformedFirst {
 		problems = append(problems, problem.Place+" "+problem.Problem)
 	}
-	for i, want := range []string{"log:5 a decision record of version 2", "log:6 the record has no request", "log:7 the record's masked is not what it should be", "log:8 the record has the member masked twice"} {
+	for i, want := range []string{"log:5 a decision record of version 2", "log:6 the record has no request", `log:7 not a decision record: json: cannot unmarshal JSON number into Go string within "/masked/0"`, `log:8 not a decision record: jsontext: duplicate object member name "masked"`} {
 		if i >= len(problems) || !strings.HasPrefix(problems[i], want) {
 			t.Errorf("got %q, want %q", problems, want)
 			break

@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
 // journal writes entries as usher dps does.
-func journal(t *testing.T, entries ...dpssim.Entry) replay.Log {
+func journal(t *testing.T, entries ...dpssim.Entry) requestlog.Log {
 	t.Helper()
 	var text strings.Builder
 	write := dpssim.WriteEntries(&text, func(err error) { t.Fatal(err) })

@@ -1,25 +1,24 @@
 package replay
 
 import (
+	"cmp"
 	"maps"
 	"slices"
-	"strings"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 )
 
-// Matrix counts devices by the state that they had and the one that they have.
-// A diverted device has the one that it had.
+// Matrix counts devices by the state that they had and the one that they have. A diverted device has the one that it had.
 type Matrix struct {
-	// Rows are the states before, Columns those after: hubs by name, then
-	// rejected, held, faults, and last the devices of which nothing was known.
+	// Rows are the states before, Columns those after: hubs by name, then rejected, held, faults, and last the devices
+	// of which nothing was known.
 	Rows, Columns []State
 	// Counts has a row for each of Rows, in it a number for each of Columns.
 	Counts [][]int64
 }
 
-// Matrix puts the flows into a table. Of hubs it shows the most affected, up to
-// the given number; all others count as the one hub [Others].
+// Matrix puts the flows into a table. It shows the most affected hubs, up to the given number; all others count as one
+// hub, [Others].
 func (r *Report) Matrix(hubs int) Matrix {
 	weights := map[string]int64{}
 	for _, flow := range r.Flows {
@@ -31,7 +30,9 @@ func (r *Report) Matrix(hubs int) Matrix {
 		weights[flow.After.Hub] += weight
 	}
 	delete(weights, "")
-	names := sortedByCount(slices.Collect(maps.Keys(weights)), func(name string) int64 { return weights[name] }, func(name string) string { return name })
+	names := slices.SortedFunc(maps.Keys(weights), func(a, b string) int {
+		return cmp.Or(cmp.Compare(weights[b], weights[a]), cmp.Compare(a, b))
+	})
 	shown := map[string]bool{}
 	for _, name := range names[:min(len(names), hubs)] {
 		shown[name] = true
@@ -64,22 +65,19 @@ func (r *Report) Matrix(hubs int) Matrix {
 }
 
 func compareStates(a, b State) int {
-	if rank := stateRank(a) - stateRank(b); rank != 0 {
-		return rank
-	}
-	return strings.Compare(a.Result+"\x00"+a.Hub, b.Result+"\x00"+b.Hub)
+	return cmp.Or(stateRank(a)-stateRank(b), a.compare(b))
 }
 
 func stateRank(s State) int {
 	switch s.Result {
-	case string(allocation.Assigned):
+	case answer.Assigned:
 		if s.Hub == Others {
 			return 1
 		}
 		return 0
-	case string(allocation.Rejected):
+	case answer.Rejected:
 		return 2
-	case string(allocation.Held):
+	case answer.Held:
 		return 3
 	case "":
 		return 5

@@ -1,9 +1,8 @@
-// Package replay puts a log of AllocationRequests to rules and tells what they
-// change for the devices in it: who stays, who moves from hub to hub, who is
-// refused, and what becomes of twins and hubs.
+// Package replay decides the requests of a log again and reports what rules change for the devices in it: who stays, who
+// moves from hub to hub, who is refused, and what happens to twins and hubs.
 //
-// Every decision is made by an [allocation.Allocator]. Memory does not grow with
-// the log, unless each device is to count once ([Options.ByDevice]).
+// A [decider.Decider] makes every decision. Memory does not grow with the log, unless each device counts once
+// ([Options.ByDevice]).
 package replay
 
 import (
@@ -19,37 +18,40 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
-// Options say what a log is replayed through.
+// Options configure a replay.
 type Options struct {
-	// Rules decide anew.
-	Rules *allocation.Allocator
-	// Baseline decides what was before. If nil, that is what a record says was
-	// decided or, in want of that, the hub that the request names as current.
-	Baseline *allocation.Allocator
+	// Rules decide again.
+	Rules *decider.Decider
+	// Baseline decides what was before. If it is nil, that is what a record says or, if it says nothing, the hub that
+	// the request names as current.
+	Baseline *decider.Decider
 	// Workers decide at the same time; 0 means one for each processor.
 	Workers int
 	// Examples is how many devices of each kind the report names.
 	Examples int
-	// ByDevice counts each device once, by its last registration in the log. It
-	// keeps some 40 bytes for each device; without it every registration counts.
+	// ByDevice counts each device once, by its last registration in the log. It keeps about 40 bytes for each device;
+	// without it every registration counts.
 	ByDevice bool
-	// List is written a line of JSON, a [Change], for each registration that
-	// changes, in the order of the log; nil for none.
+	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be nil.
 	List io.Writer
-	// Progress is kept up to date; nil for none.
-	Progress *Progress
+	// Progress, if set, receives now and then how many registrations were replayed, and how many bytes were read, as
+	// stored.
+	Progress func(registrations, read int64)
 }
 
 // Change is one registration as the report and the list name it.
 type Change struct {
 	Kind           Kind                  `json:"kind"`
-	Place          string                `json:"place"` // file:line in the log
+	Place          string                `json:"place"` // such as file:line
 	RegistrationID string                `json:"registrationId"`
 	EnrollmentKind dps.EnrollmentKind    `json:"enrollmentKind"`
 	Enrollment     string                `json:"enrollment"`
@@ -58,40 +60,68 @@ type Change struct {
 	Before         State                 `json:"before"`
 	After          State                 `json:"after"`
 	Twin           Twin                  `json:"twin"`
-	// Reasons are the rule's, Detail is of a fault.
+	// Reasons are the rule's; Detail is that of a fault.
 	Reasons []string `json:"reasons,omitempty"`
 	Detail  string   `json:"detail,omitempty"`
 }
 
 // Problem is a place in a log that could not be used.
 type Problem struct {
-	Place   string `json:"place"` // file:line
+	Place   string `json:"place"` // such as file:line
 	Problem string `json:"problem"`
 }
 
-// maxProblems is how many problems a report names; it counts them all.
+// maxProblems is how many problems of a kind a report names; it counts them all.
 const maxProblems = 10
 
-// batch is a block with what became of it.
-type batch struct {
-	block
-	log  int
-	name string
-	// endErr is set in place of a block where a log could not be read on.
-	endErr error
+// problems counts problems and keeps the first ones.
+type problems struct {
+	count int64
+	first []Problem
+}
 
-	lines         int64
-	registrations int64
-	tally         tally
-	entries       []entry // in the order of lines, for ByDevice
-	examples      []Change
-	malformed     int64
-	problems      []Problem
-	passedOver    int64
-	lacking       int64
-	lackingFirst  []Problem
-	list          bytes.Buffer
-	done          chan struct{}
+func (p *problems) add(item *requestlog.Item, problem string) {
+	p.count++
+	if len(p.first) < maxProblems {
+		p.first = append(p.first, Problem{item.Place(), problem})
+	}
+}
+
+func (p *problems) addAll(more *problems) {
+	p.count += more.count
+	p.first = append(p.first, more.first[:min(len(more.first), maxProblems-len(p.first))]...)
+}
+
+func (p *problems) reset() { *p = problems{first: p.first[:0]} }
+
+// counts are what a batch and all batches together count.
+type counts struct {
+	registrations, passedOver, skipped int64
+	malformed, lacking                 problems
+}
+
+func (c *counts) addAll(more *counts) {
+	c.registrations += more.registrations
+	c.passedOver += more.passedOver
+	c.skipped += more.skipped
+	c.malformed.addAll(&more.malformed)
+	c.lacking.addAll(&more.lacking)
+}
+
+// batch is a block of a log and what was found in it.
+type batch struct {
+	requestlog.Block
+	log int
+	// unread is set instead of the block if the log could not be read on.
+	unread *Problem
+
+	counts
+	lines    int64
+	tally    tally
+	entries  []entry // in the order of the log, for ByDevice
+	examples []Change
+	list     bytes.Buffer
+	done     chan struct{}
 }
 
 // entry is a registration of a device.
@@ -100,10 +130,9 @@ type entry struct {
 	cell   int // of the batch's tally
 }
 
-// Run replays logs one after the other. When ctx ends it returns at once, with
-// the report on what was done by then. The error is of the List or of Options; a
-// log that cannot be read is in the report.
-func Run(ctx context.Context, logs []Log, options Options) (*Report, error) {
+// Run replays logs one after the other. When ctx ends it returns at once, with a report on what was done until then.
+// The error is that of List or of wrong options; logs that cannot be read are in the report.
+func Run(ctx context.Context, logs []requestlog.Log, options Options) (*Report, error) {
 	if options.Rules == nil || options.Rules.Rules() == nil {
 		return nil, errors.New("there are no rules to replay through")
 	}
@@ -115,16 +144,17 @@ func Run(ctx context.Context, logs []Log, options Options) (*Report, error) {
 type run struct {
 	Options
 	seeds [2]maphash.Seed
-	// full tells of which kinds there are examples enough. The goroutine that
-	// merges sets it, so what workers leave out comes later in the log.
-	full [kindCount]flag
+	read  atomic.Int64 // bytes, as stored
+	// full is set for the kinds that have enough examples. The goroutine that merges sets it, so what workers leave
+	// out comes later in the log.
+	full [kindCount]atomic.Bool
 }
 
-func (r *run) run(ctx context.Context, logs []Log) (*Report, error) {
+func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	// So many batches are there and no more: the reader waits for one to come
-	// back. The channels have room for all of them, so nobody else ever waits.
+	// There are this many batches and no more: the reader waits until one comes back. The channels have room for all of
+	// them, so nothing else ever waits.
 	batches := 4 * r.Workers
 	free, work, order := make(chan *batch, batches), make(chan *batch, batches), make(chan *batch, batches)
 	for range batches {
@@ -133,7 +163,7 @@ func (r *run) run(ctx context.Context, logs []Log) (*Report, error) {
 	go func() {
 		defer close(order)
 		defer close(work)
-		r.read(ctx, logs, free, work, order)
+		r.readLogs(ctx, logs, free, work, order)
 	}()
 	var workers sync.WaitGroup
 	for range r.Workers {
@@ -151,8 +181,7 @@ func (r *run) run(ctx context.Context, logs []Log) (*Report, error) {
 		select {
 		case b = <-order:
 		case <-ctx.Done():
-			// The reader may be waiting for input that never comes: take what it
-			// has handed over by now.
+			// The reader may wait for input that never comes: use what it has handed over until now.
 			select {
 			case b = <-order:
 			default:
@@ -166,45 +195,41 @@ func (r *run) run(ctx context.Context, logs []Log) (*Report, error) {
 			stop(err)
 			return nil, err
 		}
+		if r.Progress != nil {
+			r.Progress(m.registrations, r.read.Load())
+		}
 		free <- b
 	}
 	return m.report(ctx.Err() != nil), nil
 }
 
-// read cuts the logs into batches.
-func (r *run) read(ctx context.Context, logs []Log, free <-chan *batch, work, order chan<- *batch) {
-	next := func(i int) *batch {
-		select {
-		case b := <-free:
-			b.reset(i, logs[i].Name)
-			return b
-		case <-ctx.Done():
-			return nil
-		}
-	}
-	hand := func(b *batch) {
-		order <- b
-		work <- b
-	}
+// readLogs cuts the logs into batches.
+func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *batch, work, order chan<- *batch) {
 	for i, log := range logs {
-		in, err := log.open(ctx, r.Progress)
-		if err == nil {
-			cut := newBlocks(in)
-			for err == nil {
-				b := next(i)
-				if b == nil {
-					break
-				}
-				b.block, err = cut.read(b.data)
-				if err != nil && err != io.EOF && ctx.Err() == nil {
-					b.first, b.endErr = cut.next, err
-				}
-				hand(b)
+		reader, err := log.Reader(ctx, &r.read)
+		for ended := false; !ended; {
+			var b *batch
+			select {
+			case b = <-free:
+				b.reset(i)
+			case <-ctx.Done():
 			}
-			in.close()
-		} else if b := next(i); b != nil {
-			b.endErr = err
-			hand(b)
+			if b == nil {
+				break
+			}
+			if err != nil {
+				b.unread, ended = &Problem{log.Name, err.Error()}, true
+			} else if nextErr := reader.Next(&b.Block); nextErr != nil {
+				ended = true
+				if nextErr != io.EOF && ctx.Err() == nil {
+					b.unread = &Problem{b.Place(), nextErr.Error()}
+				}
+			}
+			order <- b
+			work <- b
+		}
+		if err == nil {
+			reader.Close()
 		}
 		if ctx.Err() != nil {
 			return
@@ -212,190 +237,131 @@ func (r *run) read(ctx context.Context, logs []Log, free <-chan *batch, work, or
 	}
 }
 
-func (b *batch) reset(log int, name string) {
-	b.log, b.name, b.endErr = log, name, nil
-	b.block = block{data: b.data[:0]}
-	b.lines, b.registrations, b.malformed, b.passedOver, b.lacking = 0, 0, 0, 0, 0
+func (b *batch) reset(log int) {
+	b.log, b.unread, b.lines = log, nil, 0
+	b.registrations, b.passedOver, b.skipped = 0, 0, 0
+	b.malformed.reset()
+	b.lacking.reset()
 	b.tally.reset()
-	b.entries, b.examples, b.problems, b.lackingFirst = b.entries[:0], b.examples[:0], b.problems[:0], b.lackingFirst[:0]
+	b.entries, b.examples = b.entries[:0], b.examples[:0]
 	b.list.Reset()
 }
-
-func (b *batch) place(line int) string { return fmt.Sprintf("%s:%d", b.name, line) }
 
 // worker decides. It belongs to one goroutine.
 type worker struct {
 	*run
 	interned map[string]string
-	examples [kindCount]int // of the batch in hand
+	examples [kindCount]int // of the current batch
 }
 
 func (w *worker) replay(ctx context.Context, b *batch) {
 	w.examples = [kindCount]int{}
+	if b.unread != nil {
+		return
+	}
+	for item := range b.Items() {
+		if ctx.Err() != nil {
+			return
+		}
+		b.lines++
+		w.replayItem(ctx, b, &item)
+	}
+}
+
+func (w *worker) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 	switch {
-	case b.endErr != nil:
+	case item.Kind == requestlog.OtherCall:
 		return
-	case b.tooLong:
-		b.lines++
-		b.refuse(b.first, tooLong)
+	case item.Kind == requestlog.Other && item.InExport():
+		b.skipped++
 		return
-	case b.whole:
-		b.lines++
-		w.line(ctx, b, b.first, bytes.TrimSpace(b.data))
+	case item.Err != nil:
+		b.malformed.add(item, item.Err.Error())
 		return
-	}
-	number := b.first
-	for data := b.data; len(data) > 0 && ctx.Err() == nil; number++ {
-		var line []byte
-		line, data, _ = bytes.Cut(data, []byte{'\n'})
-		if len(line) > maxLine {
-			b.lines++
-			b.refuse(number, tooLong)
-			continue
-		}
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			b.lines++
-			w.line(ctx, b, number, line)
-		}
-	}
-}
-
-var tooLong = fmt.Sprintf("the line is longer than %d MiB", maxLine>>20)
-
-func (b *batch) refuse(line int, problem string) {
-	b.malformed++
-	if len(b.problems) < maxProblems {
-		b.problems = append(b.problems, Problem{b.place(line), problem})
-	}
-}
-
-// line decides one line.
-func (w *worker) line(ctx context.Context, b *batch, number int, line []byte) {
-	split, err := split(line)
-	if err != nil {
-		b.refuse(number, err.Error())
-		return
-	}
-	if split.aside {
-		return
-	}
-	if split.passed { // no device was answered with it
+	case item.Unanswered():
 		b.passedOver++
 		return
 	}
-	recorded := split.recorded
-	if len(split.lookups) > 0 {
-		ctx = allocation.WithLookups(ctx, split.lookups)
-	}
-	request, decision, err := w.Rules.AllocateJSON(ctx, split.body)
-	after := answerOf(decision, err)
-	if after.fault != nil {
-		switch after.fault.Kind {
-		case allocation.Malformed, allocation.InvalidRequest:
-			b.refuse(number, problemOf(after.fault, line, b.whole))
-			return
-		}
-	}
-	if needed := w.needs(ctx, request, &split, after); len(needed) > 0 {
-		b.lacks(number, needed)
+	request, err := item.Parse()
+	if err != nil {
+		b.malformed.add(item, err.Error())
 		return
 	}
-	before := State{}
+	after := w.Rules.Repeat(ctx, request, item.Lookups)
+	if after.Result == answer.InvalidRequest {
+		b.malformed.add(item, describeViolations(after.Violations))
+		return
+	}
+	if needed := w.neededOf(ctx, request, item, &after); len(needed) > 0 {
+		b.lacking.add(item, "masked, and the rules look at it: "+strings.Join(needed, ", "))
+		return
+	}
+	var before State
 	switch {
 	case w.Baseline != nil:
-		before = answerOf(w.Baseline.Allocate(ctx, request)).State
-	case recorded != nil:
-		before = *recorded
+		a := w.Baseline.Allocate(ctx, request)
+		before = stateOf(&a)
+	case item.Then != nil:
+		before = stateOf(item.Then)
 	case !request.FirstAssignment():
-		before = State{Result: string(allocation.Assigned), Hub: request.Device.CurrentIotHubHostName}
+		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
 	c := compare(ctx, w.Rules, request, before, after)
 	if ctx.Err() != nil {
-		b.lines-- // a fault Canceled may be among the answers
+		b.lines-- // one of the answers may be Canceled
 		return
 	}
 	b.registrations++
-	if w.Progress != nil {
-		w.Progress.registrations.Add(1)
-	}
 	cell := b.tally.add(w.cell(request, c), 1)
 	if w.ByDevice {
 		name := request.Device.RegistrationID
-		if name == decisionlog.MaskedID { // nobody knows which of them are one device
-			name = cmp.Or(split.decisionID, b.place(number))
+		if name == decisionlog.MaskedID { // no one knows which records are of one device
+			name = cmp.Or(item.Record.DecisionID, item.Place())
 		}
 		b.entries = append(b.entries, entry{w.device(name), cell})
 	}
-	w.tell(b, number, request, c)
+	w.report(b, item, request, c)
 }
 
-// needs tells what is masked in a record and counts for a decision. Where the rules
-// are those of the record and decide as they did then, nothing is wanting.
-func (w *worker) needs(ctx context.Context, request *dps.AllocationRequest, l *line, after answer) []string {
-	if len(l.masked) == 0 {
+// neededOf lists what is masked in a record although the rules look at it. If the rules are those of the record and
+// decide as they did then, they need nothing.
+func (w *worker) neededOf(ctx context.Context, request *dps.AllocationRequest, item *requestlog.Item, after *answer.Answer) []string {
+	if len(item.Masked) == 0 {
 		return nil
 	}
 	rules := w.Rules.Rules()
-	if w.Baseline == nil && l.recorded != nil && l.rules == rules.Digest() && kindOf(*l.recorded, after.State).same() {
+	if w.Baseline == nil && item.Then.Rules == rules.Digest() && kindOf(stateOf(item.Then), stateOf(after)).same() {
 		return nil
 	}
-	needed := rules.Needs(ctx, request, l.masked)
-	if w.Baseline != nil {
-		if before := w.Baseline.Rules(); before != nil && len(needed) == 0 {
-			needed = before.Needs(ctx, request, l.masked)
-		}
+	needed := rules.Needs(ctx, request, item.Masked)
+	if len(needed) == 0 && w.Baseline != nil && w.Baseline.Rules() != nil {
+		needed = w.Baseline.Rules().Needs(ctx, request, item.Masked)
+	}
+	for i, name := range needed {
+		needed[i] = cmp.Or(name, "one that it does not name")
 	}
 	return needed
 }
 
-// lacks notes that a record cannot be decided anew for want of what is masked in it.
-func (b *batch) lacks(line int, needed []string) {
-	b.lacking++
-	if len(b.lackingFirst) == maxProblems {
-		return
-	}
-	names := slices.Clone(needed)
-	for i, name := range names {
-		if name == maskedBeyond {
-			names[i] = "one that it does not name"
-		}
-	}
-	b.lackingFirst = append(b.lackingFirst, Problem{b.place(line), "masked, and the rules look at it: " + strings.Join(names, ", ")})
-}
-
-// problemOf words the fault of a line, with the mend where there is a usual one.
-func problemOf(fault *allocation.Fault, line []byte, whole bool) string {
-	if len(fault.Violations) > 0 {
-		v := fault.Violations[0]
-		text := fmt.Sprintf("not an AllocationRequest: %s: %s", cmp.Or(v.Pointer, "/"), v.Problem)
-		if more := len(fault.Violations) - 1; more > 0 {
-			text += fmt.Sprintf(" (and %d more)", more)
-		}
-		return text
-	}
-	text := strings.ReplaceAll(fault.Detail, "the body", "the line")
-	switch {
-	case whole:
-		return strings.ReplaceAll(fault.Detail, "the body", "the file")
-	case line[0] == '[':
-		return text + ": write one object to a line, as `jq -c '.[]'` does"
-	case line[0] == '{' && bytes.Count(line, []byte{'{'}) > bytes.Count(line, []byte{'}'}):
-		return text + ": write one object to a line, as `jq -c .` does"
+func describeViolations(violations []answer.Violation) string {
+	first := violations[0]
+	text := fmt.Sprintf("not an AllocationRequest: %s: %s", cmp.Or(first.Pointer, "/"), first.Problem)
+	if more := len(violations) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
 	}
 	return text
 }
 
-// cell names what a registration is counted under.
+// cell is what a registration is counted under.
 func (w *worker) cell(request *dps.AllocationRequest, c comparison) cell {
 	result := cell{
-		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.rule(),
+		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.PackageName(),
 		reprovision: request.Enrollment.Reprovision,
-		before:      State{w.intern(c.before.Result), w.intern(c.before.Hub)},
-		after:       State{w.intern(c.after.Result), w.intern(c.after.Hub)},
+		before:      State{c.before.Result, w.intern(c.before.Hub)},
+		after:       State{c.after.Result, w.intern(c.after.Response.IotHubHostName)},
 		on:          w.intern(c.on), twin: c.twin, use: c.use,
 	}
-	// An individual enrollment is a single device: they count as one, or the
-	// report would be as long as the log.
+	// An individual enrollment is a single device: all of them count as one, or the report would be as long as the log.
 	if request.Enrollment.Kind == dps.EnrollmentGroup {
 		result.enrollment = w.intern(request.Enrollment.ID)
 	}
@@ -405,8 +371,7 @@ func (w *worker) cell(request *dps.AllocationRequest, c comparison) cell {
 // maxInterned bounds the names that a worker keeps.
 const maxInterned = 1 << 14
 
-// intern returns a name in lower case, as DPS and DNS compare, in memory that is
-// not part of a whole request.
+// intern returns a name in lower case, as DPS and DNS compare, in memory that is not part of a whole request.
 func (w *worker) intern(name string) string {
 	if known, ok := w.interned[name]; ok {
 		return known
@@ -419,8 +384,8 @@ func (w *worker) intern(name string) string {
 	return own
 }
 
-// deviceKey stands for a registration ID. With 96 bits the chance that any two of
-// a hundred million devices share one is 1 to 10^13.
+// deviceKey stands for a registration ID. With 96 bits the probability that any two of a hundred million devices share
+// one is 1 in 10^13.
 type deviceKey [3]uint32
 
 func (w *worker) device(registrationID string) deviceKey {
@@ -429,33 +394,34 @@ func (w *worker) device(registrationID string) deviceKey {
 	return deviceKey{uint32(a), uint32(a >> 32), uint32(b)}
 }
 
-// tell keeps a registration for the list and the examples.
-func (w *worker) tell(b *batch, number int, request *dps.AllocationRequest, c comparison) {
-	kind := kindIndex(c.kind)
+// report keeps a registration for the list and the examples.
+func (w *worker) report(b *batch, item *requestlog.Item, request *dps.AllocationRequest, c comparison) {
+	kind := slices.Index(allKinds[:], c.kind)
 	listed := w.List != nil && c.kind.Change()
-	example := c.kind != Stayed && w.examples[kind] < w.Examples && !w.full[kind].isSet() &&
-		!exemplified(b.examples, c.kind, request.Device.RegistrationID)
+	example := c.kind != Stayed && w.examples[kind] < w.Examples && !w.full[kind].Load() &&
+		!isExample(b.examples, c.kind, request.Device.RegistrationID)
 	if !listed && !example {
 		return
 	}
 	change := Change{
-		Kind: c.kind, Place: b.place(number),
+		Kind: c.kind, Place: item.Place(),
 		RegistrationID: strings.Clone(request.Device.RegistrationID),
 		EnrollmentKind: request.Enrollment.Kind, Enrollment: strings.Clone(request.Enrollment.ID),
-		Rule: c.after.rule(), Reprovision: request.Enrollment.Reprovision,
-		Before: State{c.before.Result, strings.Clone(c.before.Hub)}, After: State{c.after.Result, strings.Clone(c.after.Hub)},
-		Twin: c.twin, Reasons: c.after.decision.Reasons,
+		Rule: c.after.PackageName(), Reprovision: request.Enrollment.Reprovision,
+		Before: State{c.before.Result, strings.Clone(c.before.Hub)},
+		After:  State{c.after.Result, strings.Clone(c.after.Response.IotHubHostName)},
+		Twin:   c.twin, Reasons: c.after.Reasons,
 	}
-	if c.after.fault != nil {
-		change.Detail = c.after.fault.Detail
-		if c.after.fault.Cause != nil {
-			change.Detail += ": " + c.after.fault.Cause.Error()
+	if c.after.Detail != "" {
+		change.Detail = c.after.Detail
+		if c.after.Cause != nil {
+			change.Detail += ": " + c.after.Cause.Error()
 		}
 	}
 	if listed {
 		encoder := json.NewEncoder(&b.list)
 		encoder.SetEscapeHTML(false)
-		_ = encoder.Encode(change) // strings alone, into memory
+		_ = encoder.Encode(change) // only strings, into memory
 	}
 	if example {
 		w.examples[kind]++

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/iotest"
@@ -22,23 +23,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/replay"
+	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // allocatorOf loads package allocation.default with these rules in it.
-func allocatorOf(t testing.TB, rules string) *allocation.Allocator {
+func allocatorOf(t testing.TB, rules string) *decider.Decider {
 	t.Helper()
 	return allocatorIn(t, fstest.MapFS{"rule.rego": {Data: []byte("package allocation.default\n\n" + rules + "\n")}})
 }
 
-func allocatorIn(t testing.TB, fsys fs.FS) *allocation.Allocator {
+func allocatorIn(t testing.TB, fsys fs.FS) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fsys, allocation.RulesOptions{})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,13 +74,13 @@ func record(request, decision string) string {
 	return fmt.Sprintf(`{"time": "2026-01-01T00:00:00Z", "decision": %s, "request": %s}`, decision, request)
 }
 
-func lines(texts ...string) replay.Log {
-	return replay.Log{Name: "log", Open: func() (io.ReadCloser, error) {
+func lines(texts ...string) requestlog.Log {
+	return requestlog.Log{Name: "log", Open: func() (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader(strings.Join(texts, "\n") + "\n")), nil
 	}}
 }
 
-func mustRun(t testing.TB, options replay.Options, logs ...replay.Log) *replay.Report {
+func mustRun(t testing.TB, options replay.Options, logs ...requestlog.Log) *replay.Report {
 	t.Helper()
 	report, err := replay.Run(t.Context(), logs, options)
 	if err != nil {
@@ -256,7 +259,7 @@ hold contains "a while" if input.deviceRuntimeContext.registrationId == "device-
 		"device-00000": replay.Moved, "device-01001": replay.Moved, "device-00500": replay.NewlyRejected,
 		"device-01501": replay.NewlyHeld, "device-02003": replay.NewlyFaulted,
 	}
-	for name, baseline := range map[string]*allocation.Allocator{"rules": old, "log": nil} {
+	for name, baseline := range map[string]*decider.Decider{"rules": old, "log": nil} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var list bytes.Buffer
@@ -290,7 +293,7 @@ hold contains "a while" if input.deviceRuntimeContext.registrationId == "device-
 			if diff := cmp.Diff(want, examples); diff != "" {
 				t.Errorf("examples (-planted +found):\n%s", diff)
 			}
-			if diff := cmp.Diff([]replay.FaultCount{{Fault: allocation.Undecided, Newly: 1}}, report.Faults); diff != "" {
+			if diff := cmp.Diff([]replay.FaultCount{{Fault: answer.Undecided, Newly: 1}}, report.Faults); diff != "" {
 				t.Errorf("faults (-want +got):\n%s", diff)
 			}
 		})
@@ -308,14 +311,14 @@ func next(place string) string {
 // The starter rules change nothing for anybody whom they decided for themselves.
 func TestSameRulesChangeNothing(t *testing.T) {
 	t.Parallel()
-	shipped := allocatorIn(t, os.DirFS("../../rules"))
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	shipped := allocatorIn(t, os.DirFS("../../../rules"))
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 10 {
 		t.Fatalf("%d examples: %v", len(paths), err)
 	}
-	var logs []replay.Log
+	var logs []requestlog.Log
 	for _, path := range paths {
-		log, err := replay.File(path)
+		log, err := requestlog.File(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +358,7 @@ func TestOrder(t *testing.T) {
 	rules := allocatorOf(t, moving)
 	run := func(workers int, byDevice bool, in io.Reader) string {
 		var list bytes.Buffer
-		report := mustRun(t, replay.Options{Rules: rules, Workers: workers, Examples: 5, List: &list, ByDevice: byDevice}, replay.Stream("log", in))
+		report := mustRun(t, replay.Options{Rules: rules, Workers: workers, Examples: 5, List: &list, ByDevice: byDevice}, requestlog.Stream("log", in))
 		text, err := json.Marshal(report)
 		if err != nil {
 			t.Fatal(err)
@@ -392,26 +395,26 @@ func TestMalformedLines(t *testing.T) {
 	rules := allocatorOf(t, "hub := input.linkedHubs[0]")
 	for name, c := range map[string]struct{ line, want string }{
 		"not JSON":           {"hello", "the line is not valid JSON at"},
-		"array":              {"[" + good + "]", "(byte 1): write one object to a line, as `jq -c '.[]'` does"},
+		"array":              {"[1, 2]", "(byte 1): write one object to a line, as `jq -c '.[]'` does"},
 		"cut off":            {good[:50], "the line ends before the JSON object does at"},
 		"first of many":      {`{"a": {`, "write one object to a line, as `jq -c .` does"},
-		"two on a line":      {good + " " + good, "there is data after the JSON object"},
+		"more on a line":     {good + " 1", "there is data after the JSON object"},
 		"duplicate":          {`{"linkedHubs": [], "linkedHubs": []}`, "a member name occurs twice in one object at /linkedHubs"},
 		"not UTF-8":          {"{\"a\": \"\xff\"}", "the line is not valid UTF-8 at /a"},
 		"no request":         {`{}`, "not an AllocationRequest: "},
 		"another object":     {`{"level": "info", "msg": "started"}`, "not an AllocationRequest: "},
 		"record of nothing":  {`{"request": {}}`, "not an AllocationRequest: "},
-		"record of a string": {`{"request": "x"}`, "the line is not a JSON object"},
-		"record twice":       {`{"request": {}, "request": {}}`, "the record has the member request twice"},
-		"record and more":    {record(good, "null") + "}", "there is data after the record"},
-		"record cut off":     {strings.TrimSuffix(record(good, "null"), "}"), "the record is not valid JSON"},
+		"record of a string": {`{"request": "x"}`, "not an AllocationRequest: "},
+		"record twice":       {`{"request": {}, "request": {}}`, "a member name occurs twice in one object at /request"},
+		"record and more":    {record(good, "null") + "}", "there is data after the JSON object"},
+		"record cut off":     {strings.TrimSuffix(record(good, "null"), "}"), "the line ends before the JSON object does at"},
 		"no outcome":         {record(good, "{}"), "the record's decision has no outcome that is known"},
 		"unknown outcome":    {record(good, `{"outcome": "lost"}`), "the record's decision has no outcome that is known"},
 		"outcome a number":   {record(good, `{"outcome": 1}`), "the record's decision is not an object such as"},
 		"decision a string":  {record(good, `"assigned"`), "the record's decision is not an object such as"},
 		"assigned to no hub": {record(good, `{"outcome": "assigned"}`), "the record's decision is assigned, and names no hub"},
-		"long":               {`{"a": "` + strings.Repeat("x", 1<<20) + `"}`, "the line is longer than 1 MiB"},
-		"very long":          {`{"a": "` + strings.Repeat("x", 5<<20) + `"}`, "the line is longer than 1 MiB"},
+		"long":               {`{"a": "` + strings.Repeat("x", 4<<20) + `"}`, "the line is longer than 4 MiB"},
+		"very long":          {`{"a": "` + strings.Repeat("x", 9<<20) + `"}`, "the line is longer than 4 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -437,7 +440,7 @@ func TestManyMalformedLines(t *testing.T) {
 	}
 }
 
-// A file that begins with an opening brace on a line of its own is one request.
+// A request can be written over several lines, and others follow it.
 func TestDocumentOverLines(t *testing.T) {
 	t.Parallel()
 	rules := allocatorOf(t, "hub := input.linkedHubs[0]")
@@ -448,18 +451,18 @@ func TestDocumentOverLines(t *testing.T) {
 	for name, text := range map[string]string{
 		"unix": indented.String(), "windows": "\xef\xbb\xbf" + strings.ReplaceAll(indented.String(), "\n", "\r\n"), "blank lines": "\n\n" + indented.String(),
 	} {
-		report := mustRun(t, replay.Options{Rules: rules}, replay.Stream(name, iotest.OneByteReader(strings.NewReader(text))))
+		report := mustRun(t, replay.Options{Rules: rules}, requestlog.Stream(name, iotest.OneByteReader(strings.NewReader(text))))
 		if report.Registrations != 1 || report.Malformed != 0 || report.Counts[replay.Stayed] != 1 {
 			t.Errorf("%s: %d registrations, malformed %v", name, report.Registrations, report.MalformedFirst)
 		}
 	}
-	report := mustRun(t, replay.Options{Rules: rules}, replay.Stream("two", strings.NewReader(indented.String()+"\n"+indented.String())))
-	if report.Registrations != 0 || len(report.MalformedFirst) != 1 || !strings.Contains(report.MalformedFirst[0].Problem, "there is data after the JSON object") {
+	report := mustRun(t, replay.Options{Rules: rules}, requestlog.Stream("two", strings.NewReader(indented.String()+"\n"+indented.String())))
+	if report.Registrations != 2 || report.Malformed != 0 {
 		t.Errorf("two documents: %v", report.MalformedFirst)
 	}
-	long := io.MultiReader(strings.NewReader("{\n"), strings.NewReader(strings.Repeat("\"a\": 1,\n", 1<<18)))
-	report = mustRun(t, replay.Options{Rules: rules}, replay.Stream("long", long))
-	if len(report.Unread) != 1 || !strings.Contains(report.Unread[0].Problem, "too long for one") {
+	long := io.MultiReader(strings.NewReader("{\n"), strings.NewReader(strings.Repeat("\"a\": 1,\n", 1<<20)))
+	report = mustRun(t, replay.Options{Rules: rules}, requestlog.Stream("long", long))
+	if len(report.Unread) != 1 || !strings.Contains(report.Unread[0].Problem, "is longer than 4 MiB: write one object to a line, as `jq -c .` does") {
 		t.Errorf("a long document: %v", report.Unread)
 	}
 }
@@ -520,20 +523,20 @@ func TestCompression(t *testing.T) {
 			if err := os.WriteFile(path, c.content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			log, err := replay.File(path)
+			log, err := requestlog.File(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			progress := new(replay.Progress)
-			report := mustRun(t, replay.Options{Rules: rules, Progress: progress}, log)
+			var registrations, read int64
+			report := mustRun(t, replay.Options{Rules: rules, Progress: func(n, bytes int64) { registrations, read = n, bytes }}, log)
 			if report.Registrations != c.want || report.Malformed != 0 {
 				t.Errorf("%d registrations, malformed %v", report.Registrations, report.MalformedFirst)
 			}
 			if c.unread == "" && len(report.Unread) != 0 || c.unread != "" && (len(report.Unread) != 1 || !strings.Contains(report.Unread[0].Problem, c.unread)) {
 				t.Errorf("unread %v", report.Unread)
 			}
-			if progress.Registrations() != c.want || c.unread == "" && progress.Read() != log.Size {
-				t.Errorf("progress: %d registrations, %d of %d bytes", progress.Registrations(), progress.Read(), log.Size)
+			if registrations != c.want || c.unread == "" && read != log.Size {
+				t.Errorf("progress: %d registrations, %d of %d bytes", registrations, read, log.Size)
 			}
 		})
 	}
@@ -544,9 +547,9 @@ func TestUnreadableLog(t *testing.T) {
 	t.Parallel()
 	rules := allocatorOf(t, "hub := input.linkedHubs[0]")
 	whole := gzipped(t, fleet(5000))
-	cut := replay.Stream("cut.gz", bytes.NewReader(whole[:len(whole)/2]))
-	broken := replay.Stream("broken", io.MultiReader(strings.NewReader(fleet(3)+"{"), iotest.ErrReader(errors.New("the disk is on fire"))))
-	closed := replay.Log{Name: "closed", Open: func() (io.ReadCloser, error) { return nil, errors.New("no permission") }}
+	cut := requestlog.Stream("cut.gz", bytes.NewReader(whole[:len(whole)/2]))
+	broken := requestlog.Stream("broken", io.MultiReader(strings.NewReader(fleet(3)+"{"), iotest.ErrReader(errors.New("the disk is on fire"))))
+	closed := requestlog.Log{Name: "closed", Open: func() (io.ReadCloser, error) { return nil, errors.New("no permission") }}
 	report := mustRun(t, replay.Options{Rules: rules}, cut, broken, closed, lines(fleet(7)))
 	if n := report.Registrations; n < 1010 || n > 4990 {
 		t.Errorf("%d registrations", n)
@@ -566,10 +569,10 @@ func TestUnreadableLog(t *testing.T) {
 
 func TestFile(t *testing.T) {
 	t.Parallel()
-	if _, err := replay.File("testdata/no-such-file"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := requestlog.File("testdata/no-such-file"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}
-	if _, err := replay.File("."); err == nil || !strings.Contains(err.Error(), ". is a folder") {
+	if _, err := requestlog.File("."); err == nil || !strings.Contains(err.Error(), ". is a folder") {
 		t.Errorf("a folder: %v", err)
 	}
 }
@@ -596,7 +599,7 @@ func TestEndlessLine(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	log := io.MultiReader(strings.NewReader(fleet(1)), &endless{64 << 20}, strings.NewReader("\n"+fleet(2)))
-	report := mustRun(t, replay.Options{Rules: rules}, replay.Stream("log", log))
+	report := mustRun(t, replay.Options{Rules: rules}, requestlog.Stream("log", log))
 	runtime.ReadMemStats(&after)
 	if report.Registrations != 3 || report.Malformed != 1 || report.MalformedFirst[0].Place != "log:2" {
 		t.Errorf("%d registrations, malformed %v", report.Registrations, report.MalformedFirst)
@@ -767,16 +770,16 @@ func TestInterrupted(t *testing.T) {
 	drained, released := make(chan struct{}), make(chan struct{})
 	defer close(released)
 	ctx, cancel := context.WithCancel(t.Context())
-	progress := new(replay.Progress)
+	var replayed atomic.Int64
 	go func() {
 		<-drained
-		for progress.Registrations() < 100 {
+		for replayed.Load() < 100 {
 			runtime.Gosched()
 		}
 		cancel()
 	}()
-	log := replay.Stream("log", &blocking{text: strings.NewReader(fleet(100)), drained: drained, released: released})
-	report, err := replay.Run(ctx, []replay.Log{log}, replay.Options{Rules: allocatorOf(t, moving), Progress: progress})
+	log := requestlog.Stream("log", &blocking{text: strings.NewReader(fleet(100)), drained: drained, released: released})
+	report, err := replay.Run(ctx, []requestlog.Log{log}, replay.Options{Rules: allocatorOf(t, moving), Progress: func(n, _ int64) { replayed.Store(n) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -792,14 +795,11 @@ func TestInterruptedInFullFlight(t *testing.T) {
 	text := fleet(2000)
 	for _, after := range []int64{1, 10, 500} {
 		ctx, cancel := context.WithCancel(t.Context())
-		progress := new(replay.Progress)
-		go func() {
-			for progress.Registrations() < after {
-				runtime.Gosched()
+		report, err := replay.Run(ctx, []requestlog.Log{lines(text)}, replay.Options{Rules: rules, Progress: func(n, _ int64) {
+			if n >= after {
+				cancel()
 			}
-			cancel()
-		}()
-		report, err := replay.Run(ctx, []replay.Log{lines(text)}, replay.Options{Rules: rules, Progress: progress})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -808,7 +808,7 @@ func TestInterruptedInFullFlight(t *testing.T) {
 				report.Registrations, report.Logs[0].Lines, report.MalformedFirst)
 		}
 		for _, fault := range report.Faults {
-			if fault.Fault == allocation.Canceled {
+			if fault.Fault == answer.Canceled {
 				t.Errorf("after %d: %d counted as canceled", after, fault.Newly)
 			}
 		}
@@ -819,7 +819,7 @@ func TestInterruptedInFullFlight(t *testing.T) {
 func TestListFails(t *testing.T) {
 	t.Parallel()
 	full := errors.New("no space left")
-	_, err := replay.Run(t.Context(), []replay.Log{lines(fleet(5000))}, replay.Options{Rules: allocatorOf(t, moving), List: failing{full}})
+	_, err := replay.Run(t.Context(), []requestlog.Log{lines(fleet(5000))}, replay.Options{Rules: allocatorOf(t, moving), List: failing{full}})
 	if !errors.Is(err, full) {
 		t.Errorf("error %v", err)
 	}
@@ -832,39 +832,21 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-// FuzzLines holds the reading of lines to splitting the whole text.
+// FuzzLines: however a log arrives, the report is the same, and every entry of the log is counted once.
 func FuzzLines(f *testing.F) {
 	good := request("d", "", hubA)
-	for _, seed := range []string{"", "\n", good, good + "\n" + good, "{\n" + good[1:], "\xef\xbb\xbf" + good, "x\r\n\r\n" + good + "\r\n", "[1,\n2]"} {
+	for _, seed := range []string{"", "\n", good, good + "\n" + good, "{\n" + good[1:], "\xef\xbb\xbf" + good, "x\r\n\r\n" + good + "\r\n", "[1,\n2]", "[" + good + "]"} {
 		f.Add(seed, uint8(3))
 	}
 	rules := allocatorOf(f, "hub := input.linkedHubs[0]")
 	f.Fuzz(func(t *testing.T, text string, size uint8) {
-		if strings.HasPrefix(text, "\x1f\x8b") || strings.HasPrefix(text, "\x28\xb5\x2f\xfd") ||
-			len(text) > 3 && text[1:4] == "\x2a\x4d\x18" {
-			return // compressed
-		}
-		var wantLines int64
-		plain := strings.TrimPrefix(text, "\xef\xbb\xbf")
-		for line := range strings.Lines(plain) {
-			line = string(bytes.TrimSpace([]byte(line)))
-			if wantLines == 0 && line == "{" {
-				wantLines = 1 // the rest is its own
-				break
-			}
-			if line != "" {
-				wantLines++
-			}
-		}
 		var last []byte
 		for _, chunk := range []int{int(size) + 1, 1 << 20} {
 			report := mustRun(t, replay.Options{Rules: rules, Examples: 3},
-				replay.Stream("log", &chunked{strings.NewReader(text), chunk}))
-			if len(report.Unread) != 0 {
-				t.Fatalf("unread: %v", report.Unread)
-			}
-			if got := report.Logs[0].Lines; got != wantLines || report.Registrations+report.Malformed != wantLines {
-				t.Fatalf("chunks of %d: %d lines, %d registrations, %d malformed; want %d lines", chunk, got, report.Registrations, report.Malformed, wantLines)
+				requestlog.Stream("log", &chunked{strings.NewReader(text), chunk}))
+			if counted := report.Registrations + report.Malformed + report.Lacking + report.PassedOver + report.Skipped; counted != report.Logs[0].Lines &&
+				!strings.Contains(text, "durationMs") { // entries of a journal that are no calls count nowhere
+				t.Fatalf("chunks of %d: %d of %d entries are counted", chunk, counted, report.Logs[0].Lines)
 			}
 			now, err := json.Marshal(report)
 			if err != nil {

@@ -1,46 +1,47 @@
 package replay
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
-// RegistrationsPerMinute is how many devices a DPS service registers, whatever
-// their number. Source: https://learn.microsoft.com/azure/iot-dps/iot-dps-limits.
+// RegistrationsPerMinute is how many devices a DPS service registers, however many there are.
+// Source: https://learn.microsoft.com/azure/iot-dps/iot-dps-limits.
 const RegistrationsPerMinute = 1000
 
-// Report is what a replay found. Hubs, enrollment groups and states are in lower
-// case, as DPS compares them.
+// Report is what a replay found. Hubs, enrollment groups and states are in lower case, as DPS compares them.
 type Report struct {
-	// Rules is the digest of the new rules, Baseline that of the old ones; empty
-	// where the log itself is the baseline.
+	// Rules is the digest of the new rules, Baseline that of the old ones; empty if the log itself is the baseline.
 	Rules    string `json:"rules"`
 	Baseline string `json:"baseline,omitempty"`
-	// Interrupted is set where the replay was stopped before the end of the logs.
+	// Interrupted is set if the replay was stopped before the end of the logs.
 	Interrupted bool         `json:"interrupted"`
 	Logs        []LogSummary `json:"logs"`
-	// Unread are logs that could not be read to their end, and where that was.
+	// Unread are the logs that could not be read to their end, and where reading stopped.
 	Unread []Problem `json:"unread"`
-	// Malformed counts the lines that hold no request, MalformedFirst names some.
+	// Malformed counts the lines that hold no valid request, MalformedFirst names some.
 	Malformed      int64     `json:"malformed"`
 	MalformedFirst []Problem `json:"malformedFirst"`
-	// Lacking counts the decision records that cannot be decided anew, because the
-	// rules look at what is masked in them; LackingFirst names some.
+	// Lacking counts the decision records that cannot be decided again, because the rules look at what is masked in
+	// them; LackingFirst names some.
 	Lacking      int64     `json:"lacking"`
 	LackingFirst []Problem `json:"lackingFirst"`
 	// PassedOver counts the records of shadow rules and of probes.
 	PassedOver int64 `json:"passedOver"`
-	// Registrations is the number of requests. Counted is how many of them the
-	// numbers below are of: as many, or one for each device if ByDevice.
+	// Skipped counts the rows of exports that hold no request.
+	Skipped int64 `json:"skipped"`
+	// Registrations is the number of requests. Counted is how many of them the numbers below count: all, or one for
+	// each device if ByDevice.
 	Registrations int64 `json:"registrations"`
 	ByDevice      bool  `json:"byDevice"`
 	Counted       int64 `json:"counted"`
 	// Counts has every kind.
 	Counts map[Kind]int64 `json:"counts"`
-	// Flows tell from where to where, the most frequent first.
+	// Flows say from where to where, the most frequent first.
 	Flows []Flow `json:"flows"`
 	// Hubs are in the order of their names.
 	Hubs  []Hub       `json:"hubs"`
@@ -51,19 +52,19 @@ type Report struct {
 	ByRule       []Breakdown `json:"byRule"`
 	ByEnrollment []Breakdown `json:"byEnrollment"`
 	Reprovision  Reprovision `json:"reprovision"`
-	// Examples are the first devices of each kind but stayed, each once for a kind.
+	// Examples are the first devices of each kind except stayed, each once for a kind.
 	Examples []Change `json:"examples"`
 }
 
-// LogSummary tells of one log.
+// LogSummary describes one log.
 type LogSummary struct {
 	Name string `json:"name"`
-	// Lines counts those that are not blank.
+	// Lines counts the lines that are not blank; rows and JSON texts over several lines count as one each.
 	Lines int64 `json:"lines"`
 }
 
-// Flow counts what had one state before and has one after. Of devices that are
-// diverted, After is what a new device with the same request gets.
+// Flow counts what had one state before and has one after. For diverted devices, After is what a new device with the same
+// request gets.
 type Flow struct {
 	Kind   Kind  `json:"kind"`
 	Before State `json:"before"`
@@ -71,7 +72,7 @@ type Flow struct {
 	Count  int64 `json:"count"`
 }
 
-// Hub is how full a hub is, as far as the log tells.
+// Hub is how full a hub is, as far as the log says.
 type Hub struct {
 	Name string `json:"name"`
 	// Before + Arrive - Leave = After.
@@ -79,49 +80,46 @@ type Hub struct {
 	Arrive int64 `json:"arrive"`
 	Leave  int64 `json:"leave"`
 	After  int64 `json:"after"`
-	// Unassigned counts those of After whom the new rules assign to no hub any
-	// more. A failed registration is not known to take a device off its hub.
+	// Unassigned counts the devices in After that the new rules no longer assign to any hub. A failed registration is
+	// not known to remove a device from its hub.
 	Unassigned int64 `json:"unassigned"`
 }
 
-// TwinCount is what becomes of twins under one reprovision policy.
+// TwinCount is what happens to twins under one reprovision policy.
 type TwinCount struct {
 	Reprovision dps.ReprovisionPolicy `json:"reprovision"`
 	Twin        Twin                  `json:"twin"`
 	Count       int64                 `json:"count"`
-	// RuleTwinApplied and RuleTwinIgnored count those for whom the rule gives an
-	// initial twin. Where a twin is made and the rule gives none, DPS takes the
-	// enrollment's.
+	// RuleTwinApplied and RuleTwinIgnored count the devices for which the rule gives an initial twin. If a twin is
+	// created and the rule gives none, DPS uses the enrollment's.
 	RuleTwinApplied int64 `json:"ruleTwinApplied"`
 	RuleTwinIgnored int64 `json:"ruleTwinIgnored"`
 }
 
 // FaultCount counts a kind of fault under the new rules.
 type FaultCount struct {
-	Fault allocation.FaultKind `json:"fault"`
-	Newly int64                `json:"newly"`
-	Still int64                `json:"still"`
-	First int64                `json:"first"`
+	Fault answer.Result `json:"fault"`
+	Newly int64         `json:"newly"`
+	Still int64         `json:"still"`
+	First int64         `json:"first"`
 }
 
 // Breakdown is a part of Counts.
 type Breakdown struct {
-	// EnrollmentKind is empty in a breakdown by rule. All individual enrollments
-	// count together, without a name.
+	// EnrollmentKind is empty in a breakdown by rule. All individual enrollments count together, without a name.
 	EnrollmentKind dps.EnrollmentKind `json:"enrollmentKind,omitempty"`
-	// Name is empty also for requests that no rule serves.
+	// Name is also empty for requests that no rule serves.
 	Name    string         `json:"name"`
 	Total   int64          `json:"total"`
 	Changed int64          `json:"changed"`
 	Counts  map[Kind]int64 `json:"counts"` // without zeros
 }
 
-// Reprovision is what it takes to bring the change about: each device that moves
-// or is newly accepted has to register once.
+// Reprovision is what the change requires: each device that moves or is newly accepted has to register once.
 type Reprovision struct {
 	Registrations int64 `json:"registrations"`
 	PerMinute     int64 `json:"perMinute"`
-	// Seconds is the least time for that, if no other device registers meanwhile.
+	// Seconds is the shortest time for that, if no other device registers meanwhile.
 	Seconds int64 `json:"seconds"`
 	// AllSeconds is the same if all that were counted register.
 	AllSeconds int64 `json:"allSeconds"`
@@ -144,10 +142,11 @@ func (r *Report) Changed() int64 {
 
 func (m *merger) report(interrupted bool) *Report {
 	r := &Report{
-		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs,
-		Unread: orNone(m.unread), Malformed: m.malformed, MalformedFirst: orNone(m.problems),
-		Lacking: m.lacking, LackingFirst: orNone(m.lackingFirst), PassedOver: m.passedOver,
-		Registrations: m.count, ByDevice: m.ByDevice, Counts: map[Kind]int64{}, Examples: []Change{},
+		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs, Unread: neverNil(m.unread),
+		Malformed: m.malformed.count, MalformedFirst: neverNil(m.malformed.first),
+		Lacking: m.lacking.count, LackingFirst: neverNil(m.lacking.first),
+		PassedOver: m.passedOver, Skipped: m.skipped, Registrations: m.registrations, ByDevice: m.ByDevice,
+		Counts: map[Kind]int64{}, Examples: []Change{},
 	}
 	if m.Baseline != nil && m.Baseline.Rules() != nil {
 		r.Baseline = m.Baseline.Rules().Digest()
@@ -175,20 +174,15 @@ func (m *merger) report(interrupted bool) *Report {
 	return r
 }
 
-// orNone makes an empty list of none, for readers of the JSON.
-func orNone[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
-}
+// neverNil makes an empty list of nil, for readers of the JSON.
+func neverNil[T any](list []T) []T { return append([]T{}, list...) }
 
-// parts are the sections of a report while they are summed up.
+// parts are the sections of a report while they are added up, each by its key: the section without counts.
 type parts struct {
-	flows              map[Flow]int64 // by a Flow without Count
+	flows              map[Flow]*Flow
 	hubs               map[string]*Hub
-	twins              map[TwinCount]*TwinCount // by one without counts
-	faults             map[allocation.FaultKind]*FaultCount
+	twins              map[TwinCount]*TwinCount
+	faults             map[answer.Result]*FaultCount
 	rules, enrollments map[breakdownKey]*Breakdown
 }
 
@@ -199,17 +193,30 @@ type breakdownKey struct {
 
 func newParts() *parts {
 	return &parts{
-		flows: map[Flow]int64{}, hubs: map[string]*Hub{}, twins: map[TwinCount]*TwinCount{},
-		faults: map[allocation.FaultKind]*FaultCount{},
+		flows: map[Flow]*Flow{}, hubs: map[string]*Hub{}, twins: map[TwinCount]*TwinCount{},
+		faults: map[answer.Result]*FaultCount{},
 		rules:  map[breakdownKey]*Breakdown{}, enrollments: map[breakdownKey]*Breakdown{},
 	}
 }
 
+// at returns the value of a key. If there is none, it puts initial there.
+func at[K comparable, V any](m map[K]*V, key K, initial V) *V {
+	value, ok := m[key]
+	if !ok {
+		value = &initial
+		m[key] = value
+	}
+	return value
+}
+
+func (p *parts) hub(name string) *Hub { return at(p.hubs, name, Hub{Name: name}) }
+
 func (p *parts) add(c cell, n int64) {
-	p.flows[Flow{Kind: c.kind, Before: c.before, After: c.after}] += n
+	flow := Flow{Kind: c.kind, Before: c.before, After: c.after}
+	at(p.flows, flow, flow).Count += n
 	p.addHubs(c, n)
-	twin := at(p.twins, TwinCount{Reprovision: c.reprovision, Twin: c.twin})
-	twin.Reprovision, twin.Twin = c.reprovision, c.twin
+	key := TwinCount{Reprovision: c.reprovision, Twin: c.twin}
+	twin := at(p.twins, key, key)
 	twin.Count += n
 	switch c.use {
 	case dps.InitialTwinApplied:
@@ -217,62 +224,45 @@ func (p *parts) add(c cell, n int64) {
 	case dps.InitialTwinIgnoredSameHub, dps.InitialTwinIgnoredMigrated:
 		twin.RuleTwinIgnored += n
 	}
+	fault := FaultCount{Fault: c.after.Result}
 	switch c.kind {
 	case NewlyFaulted:
-		p.fault(c).Newly += n
+		at(p.faults, fault.Fault, fault).Newly += n
 	case StillFaulted:
-		p.fault(c).Still += n
+		at(p.faults, fault.Fault, fault).Still += n
 	case FirstFaulted:
-		p.fault(c).First += n
+		at(p.faults, fault.Fault, fault).First += n
 	}
 	breakDown(p.rules, breakdownKey{name: c.rule}, c.kind, n)
 	breakDown(p.enrollments, breakdownKey{c.enrollmentKind, c.enrollment}, c.kind, n)
 }
 
-// at returns the value of a key, which it makes if need be.
-func at[K comparable, V any](m map[K]*V, key K) *V {
-	value, ok := m[key]
-	if !ok {
-		value = new(V)
-		m[key] = value
-	}
-	return value
-}
-
 func (p *parts) addHubs(c cell, n int64) {
-	goes := c.after.Hub
+	next := c.after.Hub
 	if c.kind == Diverted || !c.after.assigned() {
-		goes = c.on
+		next = c.on
 	}
 	if c.on != "" {
-		at(p.hubs, c.on).Before += n
+		hub := p.hub(c.on)
+		hub.Before += n
 		if c.kind != Diverted && !c.after.assigned() {
-			at(p.hubs, c.on).Unassigned += n
+			hub.Unassigned += n
 		}
-		if goes != c.on {
-			at(p.hubs, c.on).Leave += n
-		}
-	}
-	if goes != "" {
-		at(p.hubs, goes).After += n
-		if goes != c.on {
-			at(p.hubs, goes).Arrive += n
+		if next != c.on {
+			hub.Leave += n
 		}
 	}
-}
-
-func (p *parts) fault(c cell) *FaultCount {
-	kind := allocation.FaultKind(c.after.Result)
-	fault := at(p.faults, kind)
-	fault.Fault = kind
-	return fault
+	if next != "" {
+		hub := p.hub(next)
+		hub.After += n
+		if next != c.on {
+			hub.Arrive += n
+		}
+	}
 }
 
 func breakDown(m map[breakdownKey]*Breakdown, key breakdownKey, kind Kind, n int64) {
-	b := at(m, key)
-	if b.Counts == nil {
-		b.EnrollmentKind, b.Name, b.Counts = key.kind, key.name, map[Kind]int64{}
-	}
+	b := at(m, key, Breakdown{EnrollmentKind: key.kind, Name: key.name, Counts: map[Kind]int64{}})
 	b.Total += n
 	b.Counts[kind] += n
 	if kind.Change() {
@@ -280,41 +270,31 @@ func breakDown(m map[breakdownKey]*Breakdown, key breakdownKey, kind Kind, n int
 	}
 }
 
-func (p *parts) fill(r *Report) {
-	r.Flows = []Flow{}
-	for flow, n := range p.flows {
-		flow.Count = n
-		r.Flows = append(r.Flows, flow)
-	}
-	sortedByCount(r.Flows, func(f Flow) int64 { return f.Count }, func(f Flow) string {
-		return string(f.Kind) + "\x00" + f.Before.Result + "\x00" + f.Before.Hub + "\x00" + f.After.Result + "\x00" + f.After.Hub
-	})
-	r.Hubs = []Hub{}
-	for _, name := range slices.Sorted(maps.Keys(p.hubs)) {
-		hub := *p.hubs[name]
-		hub.Name = name
-		r.Hubs = append(r.Hubs, hub)
-	}
-	r.Twins = valuesByCount(p.twins, func(t TwinCount) int64 { return t.Count },
-		func(t TwinCount) string { return string(t.Reprovision) + "\x00" + string(t.Twin) })
-	slices.SortStableFunc(r.Twins, func(a, b TwinCount) int {
-		return slices.Index(policies, a.Reprovision) - slices.Index(policies, b.Reprovision)
-	})
-	r.Faults = valuesByCount(p.faults, func(f FaultCount) int64 { return f.Newly }, func(f FaultCount) string { return string(f.Fault) })
-	total := func(b Breakdown) int64 { return b.Total }
-	name := func(b Breakdown) string { return string(b.EnrollmentKind) + "\x00" + b.Name }
-	r.ByRule, r.ByEnrollment = valuesByCount(p.rules, total, name), valuesByCount(p.enrollments, total, name)
-	for _, list := range [][]Breakdown{r.ByRule, r.ByEnrollment} {
-		slices.SortStableFunc(list, func(a, b Breakdown) int { return int(min(max(b.Changed-a.Changed, -1), 1)) })
-	}
-}
-
 var policies = []dps.ReprovisionPolicy{dps.ReprovisionMigrate, dps.ReprovisionReset, dps.ReprovisionNever}
 
-func valuesByCount[K comparable, V any](m map[K]*V, count func(V) int64, name func(V) string) []V {
-	list := make([]V, 0, len(m))
-	for _, value := range m {
+func (p *parts) fill(r *Report) {
+	r.Flows = sorted(p.flows, func(a, b *Flow) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), a.Before.compare(b.Before), a.After.compare(b.After))
+	})
+	r.Hubs = sorted(p.hubs, func(a, b *Hub) int { return cmp.Compare(a.Name, b.Name) })
+	r.Twins = sorted(p.twins, func(a, b *TwinCount) int {
+		return cmp.Or(slices.Index(policies, a.Reprovision)-slices.Index(policies, b.Reprovision),
+			cmp.Compare(b.Count, a.Count), cmp.Compare(a.Twin, b.Twin))
+	})
+	r.Faults = sorted(p.faults, func(a, b *FaultCount) int {
+		return cmp.Or(cmp.Compare(b.Newly, a.Newly), cmp.Compare(a.Fault, b.Fault))
+	})
+	mostChanged := func(a, b *Breakdown) int {
+		return cmp.Or(cmp.Compare(b.Changed, a.Changed), cmp.Compare(b.Total, a.Total),
+			cmp.Compare(a.EnrollmentKind, b.EnrollmentKind), cmp.Compare(a.Name, b.Name))
+	}
+	r.ByRule, r.ByEnrollment = sorted(p.rules, mostChanged), sorted(p.enrollments, mostChanged)
+}
+
+func sorted[K comparable, V any](m map[K]*V, compare func(a, b *V) int) []V {
+	list := []V{}
+	for _, value := range slices.SortedFunc(maps.Values(m), compare) {
 		list = append(list, *value)
 	}
-	return sortedByCount(list, count, name)
+	return list
 }

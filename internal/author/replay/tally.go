@@ -1,15 +1,14 @@
 package replay
 
 import (
-	"cmp"
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 )
 
-// cell is what registrations are counted by: all that a report tells apart.
+// cell is what registrations are counted by: everything that a report distinguishes.
 type cell struct {
 	kind           Kind
 	enrollmentKind dps.EnrollmentKind
@@ -50,14 +49,14 @@ func (t *tally) add(c cell, n int64) int {
 }
 
 const (
-	// maxCells bounds the cells of a report, some 250 bytes each. A service has
-	// at most 50 hubs and 200 groups, of which a change of rules concerns a part.
+	// maxCells bounds the cells of a report, about 250 bytes each. A service has at most 50 hubs and 200 groups, and a
+	// change of rules affects only some of them.
 	maxCells = 100_000
 	// Others stands for the enrollments and hubs beyond that.
 	Others = "(others)"
 )
 
-// addBounded is add for a tally that a hostile log could swell.
+// addBounded is add for a tally that a hostile log could make large.
 func (t *tally) addBounded(c cell, n int64) int {
 	if _, ok := t.index[c]; !ok && len(t.cells) >= maxCells {
 		c.enrollment = Others
@@ -72,33 +71,20 @@ func (t *tally) addBounded(c cell, n int64) int {
 
 const kindCount = 14
 
-func kindIndex(k Kind) int { return slices.Index(allKinds[:], k) }
-
 var allKinds = [kindCount]Kind(Kinds())
-
-// flag is set once.
-type flag struct{ value atomic.Bool }
-
-func (f *flag) isSet() bool { return f.value.Load() }
-func (f *flag) set()        { f.value.Store(true) }
 
 // merger puts batches together, in the order of the log.
 type merger struct {
 	*run
-	logs      []LogSummary
-	total     tally
-	devices   map[deviceKey]uint32 // the cell of each device's last registration
-	examples  [kindCount][]Change
-	malformed int64
-	problems  []Problem
-	unread    []Problem
-	count     int64
-
-	passedOver, lacking int64
-	lackingFirst        []Problem
+	counts
+	logs     []LogSummary
+	total    tally
+	devices  map[deviceKey]uint32 // the cell of each device's last registration
+	examples [kindCount][]Change
+	unread   []Problem
 }
 
-func newMerger(r *run, logs []Log) *merger {
+func newMerger(r *run, logs []requestlog.Log) *merger {
 	m := &merger{run: r}
 	for _, log := range logs {
 		m.logs = append(m.logs, LogSummary{Name: log.Name})
@@ -111,18 +97,9 @@ func newMerger(r *run, logs []Log) *merger {
 
 func (m *merger) merge(b *batch) error {
 	m.logs[b.log].Lines += b.lines
-	m.count += b.registrations
-	m.malformed += b.malformed
-	m.problems = append(m.problems, b.problems[:min(len(b.problems), maxProblems-len(m.problems))]...)
-	m.passedOver += b.passedOver
-	m.lacking += b.lacking
-	m.lackingFirst = append(m.lackingFirst, b.lackingFirst[:min(len(b.lackingFirst), maxProblems-len(m.lackingFirst))]...)
-	if b.endErr != nil {
-		place := b.name
-		if b.first > 0 {
-			place = b.place(b.first)
-		}
-		m.unread = append(m.unread, Problem{place, b.endErr.Error()})
+	m.counts.addAll(&b.counts)
+	if b.unread != nil {
+		m.unread = append(m.unread, *b.unread)
 	}
 	if m.ByDevice {
 		m.mergeDevices(b)
@@ -132,7 +109,7 @@ func (m *merger) merge(b *batch) error {
 		}
 	}
 	for _, example := range b.examples {
-		m.exemplify(example)
+		m.addExample(example)
 	}
 	if b.list.Len() > 0 {
 		if _, err := m.List.Write(b.list.Bytes()); err != nil {
@@ -156,30 +133,22 @@ func (m *merger) mergeDevices(b *batch) {
 	}
 }
 
-// exemplify keeps the first devices of a kind, each once.
-func (m *merger) exemplify(change Change) {
-	kind := kindIndex(change.Kind)
+// addExample keeps the first devices of a kind, each once.
+func (m *merger) addExample(change Change) {
+	kind := slices.Index(allKinds[:], change.Kind)
 	examples := m.examples[kind]
-	if len(examples) >= m.Examples || exemplified(examples, change.Kind, change.RegistrationID) {
+	if len(examples) >= m.Examples || isExample(examples, change.Kind, change.RegistrationID) {
 		return
 	}
 	m.examples[kind] = append(examples, change)
 	if len(m.examples[kind]) == m.Examples {
-		m.full[kind].set()
+		m.full[kind].Store(true)
 	}
 }
 
-// exemplified reports whether a device is among the examples of a kind.
-func exemplified(examples []Change, kind Kind, registrationID string) bool {
+// isExample reports whether a device is one of the examples of a kind.
+func isExample(examples []Change, kind Kind, registrationID string) bool {
 	return slices.ContainsFunc(examples, func(c Change) bool {
 		return c.Kind == kind && strings.EqualFold(c.RegistrationID, registrationID)
 	})
-}
-
-// sortedByCount sorts counted things, the largest first, equal ones by name.
-func sortedByCount[T any](list []T, count func(T) int64, name func(T) string) []T {
-	slices.SortFunc(list, func(a, b T) int {
-		return cmp.Or(cmp.Compare(count(b), count(a)), cmp.Compare(name(a), name(b)))
-	})
-	return list
 }

@@ -6,104 +6,73 @@ import (
 	"io"
 )
 
-// Suite is a group of cases, such as those of one rule.
+// Suite is a group of cases, such as those of one rule. WriteJUnit counts the cases.
 type Suite struct {
-	Name  string
-	Cases []Case
+	Name string `xml:"name,attr"`
+	counts
+	Time  Seconds `xml:"time,attr"`
+	Cases []Case  `xml:"testcase"`
 }
 
-// Case is one thing that was tried.
+// Case is one test. It passed if Failure, Error and Skipped are nil.
 type Case struct {
-	Name string
-	// File is where it stands; empty if nowhere. A Line of 0 is unknown.
-	File    string
-	Line    int
-	Seconds float64
-	Result  Result
-	// Message is the result in a line, Text with all there is to say.
-	Message, Text string
-	// Output is what is worth reading whatever the result.
-	Output string
+	Class string `xml:"classname,attr"` // WriteJUnit sets it to the name of the suite
+	Name  string `xml:"name,attr"`
+	// File and Line say where the test is, as far as that is known.
+	File string  `xml:"file,attr,omitempty"`
+	Line int     `xml:"line,attr,omitempty"`
+	Time Seconds `xml:"time,attr"`
+	// Failure is set if the test failed, Error if it could not be run, and Skipped if it was left out.
+	Failure *Detail `xml:"failure"`
+	Error   *Detail `xml:"error"`
+	Skipped *Detail `xml:"skipped"`
+	// Output is worth reading whatever the result is.
+	Output string `xml:"system-out,omitempty"`
 }
 
-// Result is what a case came to.
-type Result int
+// Detail explains a result: the message in one line, the text in full.
+type Detail struct {
+	Message string `xml:"message,attr,omitempty"`
+	Text    string `xml:",chardata"`
+}
 
-// The results.
-const (
-	Passed  Result = iota
-	Failed         // what was tried is not so
-	Errored        // it could not be tried
-	Skipped        // it was left out
-)
+// Seconds is how long something took.
+type Seconds float64
 
-// The XML of JUnit, as far as CI systems read it.
-type (
-	junitCounts struct {
-		Tests    int `xml:"tests,attr"`
-		Failures int `xml:"failures,attr"`
-		Errors   int `xml:"errors,attr"`
-		Skipped  int `xml:"skipped,attr"`
-	}
-	junitSuites struct {
+// MarshalText writes microseconds as decimals.
+func (s Seconds) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%.6f", float64(s)), nil }
+
+type counts struct {
+	Tests    int `xml:"tests,attr"`
+	Failures int `xml:"failures,attr"`
+	Errors   int `xml:"errors,attr"`
+	Skipped  int `xml:"skipped,attr"`
+}
+
+func (c *counts) add(other counts) {
+	c.Tests += other.Tests
+	c.Failures += other.Failures
+	c.Errors += other.Errors
+	c.Skipped += other.Skipped
+}
+
+// WriteJUnit writes the suites of a command, such as "usher test".
+func WriteJUnit(w io.Writer, command string, suites []Suite) error {
+	all := struct {
 		XMLName xml.Name `xml:"testsuites"`
 		Name    string   `xml:"name,attr"`
-		junitCounts
-		Suites []junitSuite `xml:"testsuite"`
-	}
-	junitSuite struct {
-		Name string `xml:"name,attr"`
-		junitCounts
-		Time  string      `xml:"time,attr"`
-		Cases []junitCase `xml:"testcase"`
-	}
-	junitCase struct {
-		Class   string       `xml:"classname,attr"`
-		Name    string       `xml:"name,attr"`
-		File    string       `xml:"file,attr,omitempty"`
-		Line    int          `xml:"line,attr,omitempty"`
-		Time    string       `xml:"time,attr"`
-		Failure *junitDetail `xml:"failure"`
-		Error   *junitDetail `xml:"error"`
-		Skipped *junitDetail `xml:"skipped"`
-		Output  string       `xml:"system-out,omitempty"`
-	}
-	junitDetail struct {
-		Message string `xml:"message,attr,omitempty"`
-		Text    string `xml:",chardata"`
-	}
-)
-
-// WriteJUnit writes suites of a command, such as "usher test".
-func WriteJUnit(w io.Writer, command string, suites []Suite) error {
-	all := junitSuites{Name: command}
-	for _, s := range suites {
-		suite := junitSuite{Name: s.Name}
-		took := 0.0
-		for _, c := range s.Cases {
-			took += c.Seconds
-			one := junitCase{Class: s.Name, Name: c.Name, File: slashed(c.File), Line: c.Line, Time: seconds(c.Seconds), Output: c.Output}
-			detail := &junitDetail{c.Message, c.Text}
-			suite.Tests++
-			switch c.Result {
-			case Failed:
-				one.Failure = detail
-				suite.Failures++
-			case Errored:
-				one.Error = detail
-				suite.Errors++
-			case Skipped:
-				one.Skipped = detail
-				suite.Skipped++
-			}
-			suite.Cases = append(suite.Cases, one)
+		counts
+		Suites []Suite `xml:"testsuite"`
+	}{Name: command, Suites: suites}
+	for i := range suites {
+		suite := &suites[i]
+		for j := range suite.Cases {
+			c := &suite.Cases[j]
+			c.Class, c.File = suite.Name, slashed(c.File)
+			suite.Time += c.Time
+			suite.add(counts{1, count(c.Failure), count(c.Error), count(c.Skipped)})
 		}
-		suite.Time = seconds(took)
-		all.Tests += suite.Tests
-		all.Failures += suite.Failures
-		all.Errors += suite.Errors
-		all.Skipped += suite.Skipped
-		all.Suites = append(all.Suites, suite)
+		all.add(suite.counts)
 	}
 	if _, err := io.WriteString(w, xml.Header); err != nil {
 		return err
@@ -117,4 +86,9 @@ func WriteJUnit(w io.Writer, command string, suites []Suite) error {
 	return err
 }
 
-func seconds(n float64) string { return fmt.Sprintf("%.6f", n) }
+func count(detail *Detail) int {
+	if detail == nil {
+		return 0
+	}
+	return 1
+}

@@ -14,10 +14,10 @@ import (
 	"github.com/usher-dps/usher/internal/author/report"
 )
 
-// sample has text that every format has to quote.
+// sample returns texts that every format must quote.
 func sample() (checks []report.Check, findings []report.Finding) {
 	return []report.Check{
-			{ID: "no-title", Title: "a rule without a title", Explanation: "Nobody knows what it is for.", Level: report.Warning},
+			{ID: "no-title", Title: "a rule without a title", Explanation: "No one knows what it is for.", Level: report.Warning},
 			{ID: "payload-decides", Title: "the device decides", Level: report.Error},
 		}, []report.Finding{
 			{Check: "payload-decides", Level: report.Error, File: `rules\a, b/100%.rego`, Line: 7, Column: 3, Package: "allocation.a",
@@ -27,7 +27,7 @@ func sample() (checks []report.Check, findings []report.Finding) {
 		}
 }
 
-// The schema in testdata has the part of SARIF 2.1.0 that is written, and nothing else.
+// The schema in testdata allows only the part of SARIF 2.1.0 that WriteSARIF writes.
 func TestWriteSARIF(t *testing.T) {
 	t.Parallel()
 	schema, err := jsonschema.Compile(filepath.Join("testdata", "sarif.schema.json"))
@@ -73,7 +73,7 @@ func TestWriteSARIF(t *testing.T) {
 		}
 		for i, result := range run.Results {
 			if got := run.Tool.Driver.Rules[result.RuleIndex].ID; got != result.RuleID || got != list[i].Check {
-				t.Errorf("result %d is of %s and points to the rule %s, want %s", i, result.RuleID, got, list[i].Check)
+				t.Errorf("result %d has the rule ID %s and points to the rule %s, want %s", i, result.RuleID, got, list[i].Check)
 			}
 			reason := ""
 			if len(result.Suppressions) > 0 {
@@ -90,7 +90,7 @@ func TestWriteSARIF(t *testing.T) {
 		}
 	}
 	if err := report.WriteSARIF(new(bytes.Buffer), "usher check", "", checks[:1], findings); err == nil || !strings.Contains(err.Error(), "payload-decides") {
-		t.Errorf("a finding of no check: %v", err)
+		t.Errorf("a finding without a check: %v", err)
 	}
 }
 
@@ -113,10 +113,13 @@ func TestWriteJUnit(t *testing.T) {
 	var text strings.Builder
 	err := report.WriteJUnit(&text, "usher test", []report.Suite{
 		{Name: "a", Cases: []report.Case{
-			{Name: "passes", File: `a\b.rego`, Line: 3, Seconds: .25, Output: "<said>"},
-			{Name: "fails", File: "b.rego", Seconds: .5, Result: report.Failed, Message: "1 < 2", Text: "two\n\"lines\" \x1b[31m"},
+			{Name: "passes", File: `a\b.rego`, Line: 3, Time: .25, Output: "<said>"},
+			{Name: "fails", File: "b.rego", Time: .5, Failure: &report.Detail{Message: "1 < 2", Text: "two\n\"lines\" \x1b[31m"}},
 		}},
-		{Name: "b", Cases: []report.Case{{Name: "breaks", Result: report.Errored, Message: "no"}, {Name: "waits", Result: report.Skipped, Message: "later"}}},
+		{Name: "b", Cases: []report.Case{
+			{Name: "breaks", Error: &report.Detail{Message: "no"}},
+			{Name: "waits", Skipped: &report.Detail{Message: "later"}},
+		}},
 		{Name: "empty"},
 	})
 	if err != nil {

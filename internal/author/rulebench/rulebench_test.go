@@ -13,17 +13,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/rulebench"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-func allocator(t *testing.T) *allocation.Allocator {
+func allocator(t *testing.T) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := allocation.New(allocation.Options{Rules: rules})
+	a, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func allocator(t *testing.T) *allocation.Allocator {
 
 func examples(t *testing.T) []rulebench.Request {
 	t.Helper()
-	names, err := filepath.Glob("../../examples/requests/*.json")
+	names, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(names) == 0 {
 		t.Fatalf("no requests (%v)", err)
 	}
@@ -66,7 +67,7 @@ func TestMeasure(t *testing.T) {
 	if calls == 0 {
 		t.Error("no progress")
 	}
-	want := []rulebench.Fault{{Request: "broken", Kind: allocation.Malformed, Detail: report.Faults[0].Detail}}
+	want := []rulebench.Fault{{Request: "broken", Kind: answer.Malformed, Detail: report.Faults[0].Detail}}
 	if diff := cmp.Diff(want, report.Faults); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -174,11 +175,11 @@ func TestBest(t *testing.T) {
 func TestSlowRuleIsFound(t *testing.T) {
 	t.Parallel()
 	measure := func(body string) rulebench.Report {
-		rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"d.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]" + body + "\n")}}, allocation.RulesOptions{})
+		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"d.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]" + body + "\n")}}, decider.RulesOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := allocation.New(allocation.Options{Rules: rules})
+		a, err := decider.New(decider.Options{Rules: rules})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,10 +10,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"maps"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,6 +27,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -50,7 +53,8 @@ type Options struct {
 // Suite is a folder of rules with their tests, ready to run.
 type Suite struct {
 	options  Options
-	bed      *ruleset.TestBed
+	set      *ruleset.Ruleset
+	modules  map[string]*ast.Module // the parsed files, tests included, by their places
 	coverage *cover.Cover
 }
 
@@ -61,24 +65,39 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Suite, error) {
 	if err := json.Unmarshal(schemas.AllocationRequest(), &schema); err != nil {
 		return nil, fmt.Errorf("schemas: %w", err)
 	}
-	loading := ruleset.Options{
-		Name: options.Name, InputSchema: schema, AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet,
-	}
-	bed, err := ruleset.OpenTestBed(ctx, fsys, loading)
+	set, err := ruleset.Load(ctx, fsys, ruleset.Options{Name: options.Name, InputSchema: schema,
+		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet, Lazy: true})
 	if err != nil {
 		return nil, err
 	}
-	// Invariants are asked by `usher verify` alone, which is run less often: that
-	// they compile is seen here, too.
-	loading.Lazy = true
-	set, err := ruleset.Load(ctx, fsys, loading)
+	suite := &Suite{options: options, set: set, modules: map[string]*ast.Module{}}
+	names, err := ruleset.Files(fsys, true)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := set.Invariants(ctx, fsys); err != nil {
+	var problems []ruleset.Problem
+	for _, name := range names {
+		if path.Ext(name) != ".rego" || ruleset.IsInvariants(name) { // which have another input
+			continue
+		}
+		text, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return nil, err
+		}
+		place := path.Join(options.Name, name)
+		module, err := set.Parse(place, text)
+		if broken, ok := errors.AsType[*ruleset.LoadError](err); ok {
+			problems = append(problems, broken.Problems...)
+		}
+		suite.modules[place] = module
+	}
+	if len(problems) > 0 {
+		return nil, ruleset.NewLoadError(problems)
+	}
+	// Only `usher verify` evaluates invariants, and it runs less often: so check here that they compile.
+	if _, err := invariants.Load(ctx, set, fsys); err != nil {
 		return nil, err
 	}
-	suite := &Suite{options: options, bed: bed}
 	if options.Coverage {
 		suite.coverage = cover.New()
 	}
@@ -98,20 +117,21 @@ const (
 
 // Result is one test, or one case of a test that has several.
 type Result struct {
-	// Package and Test name the test, such as data.allocation.line_test and
-	// test_hub; Case is empty for a test without cases.
-	Package, Test, Case string
-	File                string
-	Line                int
-	Outcome             Outcome
-	// Duration is that of the test; of its cases the first has it, the others have 0.
-	Duration time.Duration
+	// Package and Test name the test, such as data.allocation.line_test and test_hub; Case is empty for a test without
+	// cases.
+	Package, Test, Case string `json:"-"`
+
+	File    string  `json:"file"`
+	Line    int     `json:"line"`
+	Outcome Outcome `json:"outcome"`
+	// Duration is that of the test. If it has cases, the first carries it and the others have 0.
+	Duration time.Duration `json:"-"`
 	// Printed is what the test printed.
-	Printed string
-	// Failure tells where a test failed, where that is known.
-	Failure *Failure
+	Printed string `json:"printed,omitempty"`
+	// Failure says where a test failed, if that is known.
+	Failure *Failure `json:"failure,omitempty"`
 	// Message is the error of an Error.
-	Message string
+	Message string `json:"message,omitempty"`
 }
 
 // Name is the full name of the test and its case.
@@ -125,10 +145,10 @@ func (r Result) Name() string {
 
 // Failure is the expression that was not true.
 type Failure struct {
-	File string
-	Line int
+	File string `json:"file"`
+	Line int    `json:"line"`
 	// Text shows the expression with the values of its variables below it.
-	Text string
+	Text string `json:"text"`
 }
 
 // Run runs the tests and yields their results in no certain order, the cases of a
@@ -179,7 +199,7 @@ func (s *Suite) evaluate(ctx context.Context, runner *tester.Runner) iter.Seq2[*
 		defer cancel()
 		results, err := runner.RunTests(running, nil)
 		if err != nil {
-			yield(nil, ruleset.CompileProblems(err))
+			yield(nil, ruleset.CompileError(err))
 			return
 		}
 		defer func() {
@@ -213,11 +233,11 @@ func namesOf(results []*tester.Result) *regexp.Regexp {
 
 func (s *Suite) runner(ctx context.Context, names *regexp.Regexp) *tester.Runner {
 	runner := tester.NewRunner().
-		SetCompiler(s.bed.Compiler(ctx)).
-		SetStore(s.bed.Store).
-		SetModules(s.bed.Modules).
+		SetCompiler(s.set.NewCompiler(ctx).WithEnablePrintStatements(true)).
+		SetStore(s.set.Store()).
+		SetModules(s.modules).
 		SetTimeout(s.options.Timeout).
-		AddCustomBuiltins(builtinsOf(s.bed.Builtins))
+		AddCustomBuiltins(builtinsOf(s.set.Builtins()))
 	if names != nil {
 		runner.Filter(names.String())
 	}
@@ -356,7 +376,7 @@ func (s *Suite) Coverage() Coverage {
 	if s.coverage == nil {
 		return total
 	}
-	modules := maps.Clone(s.bed.Modules)
+	modules := maps.Clone(s.modules)
 	maps.DeleteFunc(modules, func(name string, _ *ast.Module) bool { return ruleset.IsTest(name) })
 	report := s.coverage.Report(modules)
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
@@ -401,13 +421,13 @@ func percent(covered, notCovered int) float64 {
 func (s *Suite) Untested() []string {
 	untested := map[string]bool{}
 	packages := map[string]ast.Ref{}
-	for name, module := range s.bed.Modules {
+	for name, module := range s.modules {
 		if !ruleset.IsTest(name) && len(module.Rules) > 0 {
 			key := ruleset.PackageName(module)
 			untested[key], packages[key] = true, module.Package.Path
 		}
 	}
-	for _, module := range s.bed.Modules {
+	for _, module := range s.modules {
 		if !hasTest(module) {
 			continue
 		}
@@ -429,7 +449,7 @@ func (s *Suite) Untested() []string {
 // Count is how many tests [Suite.Run] runs, one with cases counted once.
 func (s *Suite) Count() int {
 	n := 0
-	for _, module := range s.bed.Modules {
+	for _, module := range s.modules {
 		for _, rule := range module.Rules {
 			name, isTest := testName(rule, tester.TestPrefix, tester.SkipTestPrefix)
 			if isTest && (s.options.Run == nil || s.options.Run.MatchString(module.Package.Path.String()+"."+name)) {

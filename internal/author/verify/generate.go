@@ -3,7 +3,7 @@ package verify
 import (
 	"context"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 )
 
 // Generated is a request that was made for a rule.
@@ -64,9 +64,9 @@ func (s *search) generate(ctx context.Context, wanted int) [][]byte {
 			continue
 		}
 		seen[string(body)] = true
-		switch a := s.checker.ask(ctx, body); {
+		switch a := s.checker.decide(ctx, body); {
 		case a.invalid():
-		case a.fault == nil && a.decision.Outcome == allocation.Assigned:
+		case a.Result == answer.Assigned:
 			with = append(with, body)
 		default:
 			without = append(without, body)

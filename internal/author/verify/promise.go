@@ -12,8 +12,11 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -80,10 +83,10 @@ func (b *broken) key() string { return b.promise + "\x00" + b.kind }
 
 // checker asks a rule and holds its answers to the promises.
 type checker struct {
-	allocator  *allocation.Allocator
+	decider    *decider.Decider
 	rule       *ruleset.Rule
-	vocabulary *ruleset.Vocabulary
-	invariants *ruleset.Invariants
+	analysis   *dataflow.Analysis
+	invariants *invariants.Invariants
 	wanted     map[string]bool
 	memo       *memo
 	findRule   func(dps.Enrollment) *ruleset.Rule
@@ -93,57 +96,51 @@ type checker struct {
 	thorough bool
 }
 
-// answer is what became of a request.
-type answer struct {
-	request  *dps.AllocationRequest
-	decision allocation.Decision
-	fault    *allocation.Fault
+// decided is a request and its answer.
+type decided struct {
+	request *dps.AllocationRequest
+	answer.Answer
 }
 
-// invalid reports whether the schema says that it was no request.
-func (a *answer) invalid() bool {
-	return a.fault != nil && (a.fault.Kind == allocation.InvalidRequest || a.fault.Kind == allocation.Malformed)
+// invalid reports whether the body is not an AllocationRequest.
+func (d *decided) invalid() bool {
+	return d.Result == answer.InvalidRequest || d.Result == answer.Malformed
 }
 
-// short is what follow-up questions compare.
-type short struct {
-	outcome string // of the decision, or the kind of the fault
-	hub     string
-	reason  string
+// brief is what follow-up requests compare.
+type brief struct {
+	result answer.Result
+	words  string // the hub for Assigned, else the first reason or what is wrong
 }
 
-func (a *answer) short() short {
-	if a.fault != nil {
-		return short{outcome: string(a.fault.Kind), reason: a.fault.Detail}
+func briefOf(a *answer.Answer) brief {
+	b := brief{result: a.Result, words: a.Response.IotHubHostName + a.Detail}
+	if len(a.Reasons) > 0 {
+		b.words = a.Reasons[0]
 	}
-	s := short{outcome: string(a.decision.Outcome), hub: a.decision.Response.IotHubHostName}
-	if len(a.decision.Reasons) > 0 {
-		s.reason = a.decision.Reasons[0]
-	}
-	return s
+	return b
 }
 
-func (s short) assigned() bool { return s.outcome == string(allocation.Assigned) }
+func (b brief) assigned() bool { return b.result == answer.Assigned }
 
-func (s short) same(other short) bool {
-	return s.outcome == other.outcome && dps.SameHub(s.hub, other.hub)
+func (b brief) same(other brief) bool {
+	return b.result == other.result && (!b.assigned() || dps.SameHub(b.words, other.words))
 }
 
-func (s short) String() string {
+func (b brief) String() string {
 	switch {
-	case s.assigned():
-		return "goes to " + s.hub
-	case s.reason != "":
-		return fmt.Sprintf("is %s (%s)", s.outcome, s.reason)
+	case b.assigned():
+		return "goes to " + b.words
+	case b.words != "":
+		return fmt.Sprintf("is %s (%s)", b.result, b.words)
 	default:
-		return "is " + s.outcome
+		return "is " + string(b.result)
 	}
 }
 
-// memo remembers short answers: what one request is followed up with is often a
-// request of its own.
+// memo remembers brief answers: the follow-up of one request is often a request of its own.
 type memo struct {
-	answers sync.Map // [16]byte to short
+	answers sync.Map // [16]byte to brief
 	size    atomic.Int64
 }
 
@@ -154,45 +151,38 @@ func memoKey(body []byte) [16]byte {
 	return [16]byte(sum[:16])
 }
 
-func (c *checker) ask(ctx context.Context, body []byte) answer {
-	request, decision, err := c.allocator.AllocateJSON(ctx, body)
-	a := answer{request: request, decision: decision}
-	if err != nil {
-		fault, ok := errors.AsType[*allocation.Fault](err)
-		if !ok {
-			fault = &allocation.Fault{Kind: allocation.Internal, Detail: err.Error()}
-		}
-		a.fault = fault
-	}
+func (c *checker) decide(ctx context.Context, body []byte) decided {
+	var d decided
+	d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
 	if !c.chancy && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
-		if _, known := c.memo.answers.LoadOrStore(memoKey(body), a.short()); !known {
+		if _, known := c.memo.answers.LoadOrStore(memoKey(body), briefOf(&d.Answer)); !known {
 			c.memo.size.Add(1)
 		}
 	}
-	return a
+	return d
 }
 
-func (c *checker) askShort(ctx context.Context, document map[string]any) (short, []byte) {
+func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
 	body := dps.AppendValue(nil, document)
 	if known, ok := c.memo.answers.Load(memoKey(body)); ok {
-		return known.(short), body
+		return known.(brief), body
 	}
-	a := c.ask(ctx, body)
-	return a.short(), body
+	d := c.decide(ctx, body)
+	return briefOf(&d.Answer), body
 }
 
 // check asks one request and what follows from it. A request that is none, by the
 // schema, breaks nothing.
-func (c *checker) check(ctx context.Context, body []byte) (answer, []broken) {
-	a := c.ask(ctx, body)
+func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
+	a := c.decide(ctx, body)
 	found := c.single(ctx, &a, body)
 	if ctx.Err() != nil {
 		return a, nil // what looks like a timeout may be the end of the search
 	}
-	if len(found) > 0 || a.fault != nil {
+	if len(found) > 0 || !a.Result.IsOutcome() {
 		return a, c.keep(found)
 	}
-	for _, follow := range []func(context.Context, *answer, []byte) []broken{
+	for _, follow := range []func(context.Context, *decided, []byte) []broken{
 		c.repeats, c.settles, c.casing, c.ordering, c.unlinking, c.sticking,
 	} {
 		found = append(found, follow(ctx, &a, body)...)
@@ -208,9 +198,9 @@ func (c *checker) keep(found []broken) []broken {
 }
 
 // single are the promises about one request.
-func (c *checker) single(ctx context.Context, a *answer, body []byte) []broken {
-	if a.fault != nil {
-		if b, ok := c.ofFault(a.fault); ok {
+func (c *checker) single(ctx context.Context, a *decided, body []byte) []broken {
+	if !a.Result.IsOutcome() {
+		if b, ok := c.ofFault(&a.Answer); ok {
 			b.body = body
 			return []broken{b}
 		}
@@ -221,20 +211,20 @@ func (c *checker) single(ctx context.Context, a *answer, body []byte) []broken {
 		b.body = body
 		found = append(found, b)
 	}
-	if slices.Contains(a.decision.Overrides, allocation.OnUndecided) {
+	if slices.Contains(a.Overrides, answer.OnUndecided) {
 		// The author has said what becomes of silence, not of a failure.
 		if _, err := c.rule.Evaluate(ctx, a.request.Document); err != nil && ctx.Err() == nil {
 			add(c.ofError(err))
 		}
 	}
-	response := &a.decision.Response
-	if a.decision.Outcome == allocation.Assigned {
+	response := &a.Response
+	if a.Result == answer.Assigned {
 		if current := a.request.Device.CurrentIotHubHostName; current != "" &&
 			a.request.Enrollment.Reprovision == dps.ReprovisionNever && !dps.SameHub(current, response.IotHubHostName) {
 			add(broken{promise: neverPromise, message: "moves from " + current + " to " + response.IotHubHostName + " though the policy forbids it"})
 		}
 		for entry, missing := range map[string]bool{"initial_twin": response.InitialTwin == nil, "payload": response.Payload == nil} {
-			if !missing || !slices.Contains(c.vocabulary.Answers, entry) || slices.Contains(a.decision.Overrides, allocation.OnUndecided) {
+			if !missing || c.analysis.Entries[entry] == nil || slices.Contains(a.Overrides, answer.OnUndecided) {
 				continue
 			}
 			verdict, err := c.rule.Evaluate(ctx, a.request.Document)
@@ -245,7 +235,7 @@ func (c *checker) single(ctx context.Context, a *answer, body []byte) []broken {
 		}
 	}
 	if c.wanted[invariantPromise] && c.invariants.Has(c.rule.Package) {
-		messages, err := c.invariants.Broken(ctx, c.rule.Package, map[string]any{"request": a.request.Document, "decision": decisionDocument(&a.decision)})
+		messages, err := c.invariants.Broken(ctx, c.rule.Package, map[string]any{"request": a.request.Document, "decision": decisionDocument(&a.Answer)})
 		if err != nil && ctx.Err() == nil {
 			e, _ := errors.AsType[*ruleset.EvalError](err)
 			b := broken{promise: invariantPromise, message: "the invariants fail: " + err.Error(), kind: err.Error()}
@@ -262,43 +252,30 @@ func (c *checker) single(ctx context.Context, a *answer, body []byte) []broken {
 }
 
 // decisionDocument is what invariants see of a decision.
-func decisionDocument(d *allocation.Decision) map[string]any {
-	document := map[string]any{"outcome": string(d.Outcome)}
-	if d.Response.IotHubHostName != "" {
-		document["hub"] = d.Response.IotHubHostName
-	}
-	if d.Response.InitialTwin != nil {
-		document["initialTwin"] = d.Response.InitialTwin
-	}
-	if d.Response.Payload != nil {
-		document["payload"] = d.Response.Payload
-	}
-	if len(d.Reasons) > 0 {
-		reasons := make([]any, len(d.Reasons))
-		for i, reason := range d.Reasons {
-			reasons[i] = reason
-		}
-		document["reasons"] = reasons
+func decisionDocument(a *answer.Answer) map[string]any {
+	document := map[string]any{}
+	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
+		document[member.Name] = member.Value
 	}
 	return document
 }
 
-func (c *checker) ofFault(fault *allocation.Fault) (broken, bool) {
-	switch fault.Kind {
-	case allocation.Malformed, allocation.InvalidRequest, allocation.Canceled, allocation.NotReady:
+func (c *checker) ofFault(a *answer.Answer) (broken, bool) {
+	switch a.Result {
+	case answer.Malformed, answer.InvalidRequest, answer.Canceled, answer.NotReady:
 		return broken{}, false // no request, or no time
-	case allocation.BadVerdict:
-		promise := map[string]string{"initial_twin": twinPromise, "payload": payloadPromise}[fault.Entry]
-		return broken{promise: cmp.Or(promise, hubPromise), message: fault.Detail}, true
-	case allocation.Undecided:
-		if fault.Cause == nil {
-			return broken{promise: outcomePromise, message: fault.Detail + ", and rejects or holds nothing"}, true
+	case answer.BadVerdict:
+		promise := map[string]string{"initial_twin": twinPromise, "payload": payloadPromise}[a.Entry]
+		return broken{promise: cmp.Or(promise, hubPromise), message: a.Detail}, true
+	case answer.Undecided:
+		if a.Cause == nil {
+			return broken{promise: outcomePromise, message: a.Detail + ", and rejects or holds nothing"}, true
 		}
-		b := c.ofError(fault.Cause)
+		b := c.ofError(a.Cause)
 		if b.place == "" { // a built-in that failed, not the rule as a whole
-			b.message = fault.Detail + ": " + b.message
-			if len(fault.BuiltinErrors) > 0 {
-				b.place = fault.BuiltinErrors[0]
+			b.message = a.Detail + ": " + b.message
+			if len(a.BuiltinErrors) > 0 {
+				b.place = a.BuiltinErrors[0]
 			}
 		}
 		if !c.wanted[b.promise] {
@@ -306,7 +283,7 @@ func (c *checker) ofFault(fault *allocation.Fault) (broken, bool) {
 		}
 		return b, true
 	default: // a timeout, or a bug of Usher's own
-		return broken{promise: errorPromise, message: fault.Detail}, true
+		return broken{promise: errorPromise, message: a.Detail}, true
 	}
 }
 
@@ -325,7 +302,7 @@ func (c *checker) ofError(err error) broken {
 }
 
 // repeats asks the same again.
-func (c *checker) repeats(ctx context.Context, a *answer, body []byte) []broken {
+func (c *checker) repeats(ctx context.Context, a *decided, body []byte) []broken {
 	if !c.wanted[repeatPromise] {
 		return nil
 	}
@@ -334,20 +311,20 @@ func (c *checker) repeats(ctx context.Context, a *answer, body []byte) []broken 
 	if memoKey(body)[0]&15 != 0 && !c.chancy {
 		return nil
 	}
-	again := c.ask(ctx, body)
-	if again.fault == nil && again.decision.Outcome == a.decision.Outcome &&
-		bytes.Equal(again.decision.Response.AppendJSON(nil), a.decision.Response.AppendJSON(nil)) {
+	again := c.decide(ctx, body)
+	if again.Result == a.Result &&
+		bytes.Equal(again.Response.AppendJSON(nil), a.Response.AppendJSON(nil)) {
 		return nil
 	}
 	return []broken{{promise: repeatPromise, body: body, then: body,
-		message: fmt.Sprintf("asked again, the device %s; at first it %s, or twin or payload differ", again.short(), a.short())}}
+		message: fmt.Sprintf("asked again, the device %s; at first it %s, or twin or payload differ", briefOf(&again.Answer), briefOf(&a.Answer))}}
 }
 
 // settles lets an assigned device register again, from the hub that it was given.
-func (c *checker) settles(ctx context.Context, a *answer, body []byte) []broken {
-	hub := a.decision.Response.IotHubHostName
+func (c *checker) settles(ctx context.Context, a *decided, body []byte) []broken {
+	hub := a.Response.IotHubHostName
 	if !c.wanted[settlesPromise] || hub == "" || dps.SameHub(hub, a.request.Device.CurrentIotHubHostName) ||
-		!c.vocabulary.ReadsAt("/deviceRuntimeContext/currentIotHubHostName") && !c.vocabulary.ReadsAt("/deviceRuntimeContext/currentDeviceId") {
+		!c.analysis.ReadsAt("/deviceRuntimeContext/currentIotHubHostName") && !c.analysis.ReadsAt("/deviceRuntimeContext/currentDeviceId") {
 		return nil
 	}
 	path := []string{hub}
@@ -357,15 +334,15 @@ func (c *checker) settles(ctx context.Context, a *answer, body []byte) []broken 
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
-		next, asked := c.askShort(ctx, document)
+		next, asked := c.decideBriefly(ctx, document)
 		if then == nil {
 			then = asked
 		}
-		if !next.assigned() || dps.SameHub(next.hub, path[len(path)-1]) {
+		if !next.assigned() || dps.SameHub(next.words, path[len(path)-1]) {
 			break
 		}
-		back := slices.Contains(path, next.hub)
-		if path = append(path, next.hub); back {
+		back := slices.Contains(path, next.words)
+		if path = append(path, next.words); back {
 			break
 		}
 	}
@@ -384,13 +361,13 @@ func (c *checker) settles(ctx context.Context, a *answer, body []byte) []broken 
 
 // differs asks a changed request and reports another answer. With moves, only
 // another hub counts.
-func (c *checker) differs(ctx context.Context, promise string, a *answer, body []byte, how string, moves bool, change func(document map[string]any) bool) []broken {
+func (c *checker) differs(ctx context.Context, promise string, a *decided, body []byte, how string, moves bool, change func(document map[string]any) bool) []broken {
 	document := clone(a.request.Document).(map[string]any)
 	if !change(document) {
 		return nil
 	}
-	next, asked := c.askShort(ctx, document)
-	now := a.short()
+	next, asked := c.decideBriefly(ctx, document)
+	now := briefOf(&a.Answer)
 	if ctx.Err() != nil || now.same(next) || moves && (!now.assigned() || !next.assigned()) {
 		return nil
 	}
@@ -398,7 +375,7 @@ func (c *checker) differs(ctx context.Context, promise string, a *answer, body [
 }
 
 // casing writes names in another case, all at once, and apart if that matters.
-func (c *checker) casing(ctx context.Context, a *answer, body []byte) []broken {
+func (c *checker) casing(ctx context.Context, a *decided, body []byte) []broken {
 	if !c.wanted[casePromise] {
 		return nil
 	}
@@ -464,7 +441,7 @@ func swapCase(text string) string {
 }
 
 // ordering turns linkedHubs round.
-func (c *checker) ordering(ctx context.Context, a *answer, body []byte) []broken {
+func (c *checker) ordering(ctx context.Context, a *decided, body []byte) []broken {
 	if !c.wanted[orderPromise] || len(a.request.LinkedHubs) < 2 {
 		return nil
 	}
@@ -475,8 +452,8 @@ func (c *checker) ordering(ctx context.Context, a *answer, body []byte) []broken
 }
 
 // unlinking takes away hubs that the device is not on.
-func (c *checker) unlinking(ctx context.Context, a *answer, body []byte) []broken {
-	hub := a.decision.Response.IotHubHostName
+func (c *checker) unlinking(ctx context.Context, a *decided, body []byte) []broken {
+	hub := a.Response.IotHubHostName
 	if !c.wanted[unlinkPromise] || hub == "" || len(a.request.LinkedHubs) < 2 {
 		return nil
 	}
@@ -498,8 +475,8 @@ func (c *checker) unlinking(ctx context.Context, a *answer, body []byte) []broke
 }
 
 // sticking changes what changes between two registrations of one device.
-func (c *checker) sticking(ctx context.Context, a *answer, body []byte) []broken {
-	if !c.wanted[stickyPromise] || a.decision.Response.IotHubHostName == "" {
+func (c *checker) sticking(ctx context.Context, a *decided, body []byte) []broken {
+	if !c.wanted[stickyPromise] || a.Response.IotHubHostName == "" {
 		return nil
 	}
 	kind := string(a.request.Enrollment.Kind)
@@ -540,7 +517,7 @@ func (c *checker) sticking(ctx context.Context, a *answer, body []byte) []broken
 		first, last = 0, variants-1
 	}
 	for _, one := range changes {
-		if !slices.ContainsFunc(one.reads, c.vocabulary.ReadsAt) {
+		if !slices.ContainsFunc(one.reads, c.analysis.ReadsAt) {
 			continue
 		}
 		for n := first; n <= last; n++ {

@@ -3,7 +3,7 @@
 //
 // The requests are made of what the rule's own text and data say: the enrollments
 // that it serves, the hubs that it names, the values that it compares. Each is
-// decided by an allocation.Allocator, the webhook's own; the package decides
+// decided by an decider.Decider, the webhook's own; the package decides
 // nothing itself. Where all requests of that kind are too many, every pair of
 // values is asked together, and the rest by chance.
 package verify
@@ -26,10 +26,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
-	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/schemas"
 )
 
 // DefaultBudget is how many requests a rule is asked unless told otherwise: a few
@@ -38,10 +39,9 @@ const DefaultBudget = 5000
 
 // Options say what is searched. Rules and Files are needed.
 type Options struct {
-	// Rules decide. Files is where they were loaded from, Loading how.
-	Rules   *allocation.Rules
-	Files   fs.FS
-	Loading allocation.RulesOptions
+	// Rules decide. Files is where they were loaded from.
+	Rules *decider.Rules
+	Files fs.FS
 
 	// Only lists the packages of the rules to search; nil means all.
 	Only []string
@@ -55,7 +55,7 @@ type Options struct {
 	Budget int
 	// Seed makes what is left to chance come out the same again.
 	Seed uint64
-	// Timeout is how long a rule may take for one request; 0 means allocation.DefaultTimeout.
+	// Timeout is how long a rule may take for one request; 0 means decider.DefaultTimeout.
 	Timeout time.Duration
 	// Workers is how many requests are asked at once; 0 means one for each core.
 	Workers int
@@ -134,7 +134,7 @@ type Space struct {
 	// were chosen by chance. All are 0 for a search that ended early.
 	Pairs    int `json:"pairs,omitempty"`
 	Paired   int `json:"paired,omitempty"`
-	ByChance int `json:"byChance,omitempty"`
+	ByChance int `json:"random,omitempty"`
 	// Invalid is how many were no requests by the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
@@ -240,21 +240,12 @@ type tally struct {
 }
 
 func newSearches(ctx context.Context, options Options) ([]*search, error) {
-	var inputSchema any
-	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
-		return nil, fmt.Errorf("schemas: %w", err)
-	}
-	// A second look at the same files: words and invariants are of no use to the webhook.
-	set, err := ruleset.Load(ctx, options.Files, ruleset.Options{Name: options.Loading.Name, InputSchema: inputSchema, Lazy: true,
-		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict, AsWritten: true})
+	set := options.Rules.Set()
+	judges, err := invariants.Load(ctx, set, options.Files)
 	if err != nil {
 		return nil, err
 	}
-	invariants, err := set.Invariants(ctx, options.Files)
-	if err != nil {
-		return nil, err
-	}
-	allocator, err := allocation.New(allocation.Options{Rules: options.Rules, Timeout: options.Timeout})
+	decides, err := decider.New(decider.Options{Rules: options.Rules, Timeout: options.Timeout})
 	if err != nil {
 		return nil, err
 	}
@@ -270,13 +261,13 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		}
 		skips, wrong := skipsOf(rule)
 		problems = append(problems, wrong...)
-		vocabulary, err := rule.Vocabulary(ctx)
+		analysis, err := dataflow.Analyze(rule)
 		if err != nil {
 			return nil, err
 		}
 		s := &search{set: set, skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{}}
-		s.checker = checker{allocator: allocator, rule: rule, vocabulary: vocabulary, invariants: invariants, wanted: wanted,
-			memo: new(memo), findRule: s.findRule, chancy: vocabulary.Chancy()}
+		s.checker = checker{decider: decides, rule: rule, analysis: analysis, invariants: judges, wanted: wanted,
+			memo: new(memo), findRule: set.Serving, chancy: len(rule.RestrictedCalls()) > 0}
 		searches = append(searches, s)
 	}
 	if len(problems) > 0 {
@@ -290,13 +281,6 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		return nil, &UnknownError{What: "rule", Names: options.Only, Known: names}
 	}
 	return searches, nil
-}
-
-func (s *search) findRule(enrollment dps.Enrollment) *ruleset.Rule {
-	if enrollment.Kind == dps.IndividualEnrollment {
-		return s.set.ForIndividual(enrollment.ID)
-	}
-	return s.set.ForGroup(enrollment.ID)
 }
 
 // UnknownError says that the caller named what there is not.
@@ -362,17 +346,16 @@ func (s *search) explore(ctx context.Context, options Options) {
 	name.Write([]byte(s.checker.rule.Package)) // so that a rule's search does not depend on the other rules
 	chance := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
 	timeouts := 0
-	e := explorer{options: options, set: s.set, rule: s.checker.rule, vocabulary: s.checker.vocabulary, chance: chance,
-		ask: func(body []byte) (hub, answer string) {
+	e := explorer{options: options, set: s.set, rule: s.checker.rule, analysis: s.checker.analysis, chance: chance,
+		decide: func(body []byte) brief {
 			if timeouts >= maxTimeouts {
-				return "", "timeout"
+				return brief{result: answer.Timeout}
 			}
-			a := s.checker.ask(ctx, body)
-			if a.fault != nil && a.fault.Kind == allocation.Timeout {
+			a := s.checker.decide(ctx, body)
+			if a.Result == answer.Timeout {
 				timeouts++
 			}
-			short := a.short()
-			return short.hub, short.String()
+			return briefOf(&a.Answer)
 		}}
 	if space := e.space(); space != nil {
 		s.plan = planOf(space, options.Budget, chance)
@@ -416,7 +399,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 	s.through = ctx.Err() == nil
 }
 
-func (s *search) count(a *answer, found []broken) {
+func (s *search) count(a *decided, found []broken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.invalid() {
@@ -424,14 +407,14 @@ func (s *search) count(a *answer, found []broken) {
 		return
 	}
 	s.asked++
-	s.outcomes[a.short().outcome]++
-	if a.fault != nil && a.fault.Kind == allocation.Timeout {
+	s.outcomes[string(a.Result)]++
+	if a.Result == answer.Timeout {
 		if s.timeouts++; s.timeouts == maxTimeouts {
 			s.plan.space.note("ended after %d timeouts", maxTimeouts)
 			s.giveUp()
 		}
 	}
-	for _, override := range a.decision.Overrides {
+	for _, override := range a.Overrides {
 		s.overrides[string(override)]++
 	}
 	for _, b := range found {
@@ -487,7 +470,7 @@ func (s *search) space() Space {
 	p := s.plan
 	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.through, Invalid: s.invalid, Notes: p.space.notes}
 	if s.through {
-		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.byChance
+		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.random
 	}
 	for _, d := range p.space.dimensions {
 		space.Dimensions = append(space.Dimensions, Dimension{d.name, len(d.values), d.single})

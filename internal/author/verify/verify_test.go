@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -19,8 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 var update = flag.Bool("update", false, "rewrite what the planted bugs are found by")
@@ -28,7 +28,7 @@ var update = flag.Bool("update", false, "rewrite what the planted bugs are found
 // ruleFiles are files of rules beside the library that ships.
 func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 	t.Helper()
-	library, err := os.ReadFile("../../rules/lib/dps.rego")
+	library, err := os.ReadFile("../../../rules/lib/dps.rego")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,12 +42,12 @@ func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 // options are those of a search of the rules under fsys.
 func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	t.Helper()
-	loading := allocation.RulesOptions{Name: "rules", AllowBuiltins: builtins}
-	rules, err := allocation.LoadRules(t.Context(), fsys, loading)
+	loading := decider.RulesOptions{Name: "rules", AllowBuiltins: builtins}
+	rules, err := decider.LoadRules(t.Context(), fsys, loading)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return verify.Options{Rules: rules, Files: fsys, Loading: loading, Seed: 1, Budget: 300}
+	return verify.Options{Rules: rules, Files: fsys, Seed: 1, Budget: 300}
 }
 
 func run(t testing.TB, o verify.Options) *verify.Report {
@@ -131,16 +131,14 @@ func headerOf(archive *txtar.Archive, name string) []string {
 }
 
 // isRequest fails unless the body is a request by the schema.
-func isRequest(t *testing.T, rules *allocation.Rules, body []byte) {
+func isRequest(t *testing.T, rules *decider.Rules, body []byte) {
 	t.Helper()
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = allocator.AllocateJSON(t.Context(), body)
-	fault, ok := errors.AsType[*allocation.Fault](err)
-	if ok && (fault.Kind == allocation.Malformed || fault.Kind == allocation.InvalidRequest) {
-		t.Errorf("not a request: %v\n%s", fault, body)
+	if _, a := allocator.AllocateJSON(t.Context(), body); a.Result == answer.Malformed || a.Result == answer.InvalidRequest {
+		t.Errorf("not a request: %s\n%s", a.Summary(), body)
 	}
 }
 
@@ -162,7 +160,7 @@ func brief(t *testing.T, report *verify.Report) string {
 // The rules that ship keep every promise.
 func TestShippedRules(t *testing.T) {
 	t.Parallel()
-	o := options(t, os.DirFS("../../rules"))
+	o := options(t, os.DirFS("../../../rules"))
 	o.Budget = 600
 	report := run(t, o)
 	if len(report.Rules) < 6 {
@@ -265,7 +263,7 @@ func TestInvariantsThatDoNotLoad(t *testing.T) {
 	for text, want := range map[string]string{
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if input.decision.hubs\n":        "rules/line_invariants.rego:3: rego_type_error: undefined ref: input.decision.hubs",
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if input.request.linkedHub\n":    "undefined ref: input.request.linkedHub",
-		"package allocation.lines_invariants\n\ninvariant contains \"x\" if input.decision.hub\n":        "package allocation.lines_invariants holds invariants, but its name is not that of a rule",
+		"package allocation.lines_invariants\n\ninvariant contains \"x\" if input.decision.hub\n":        "package allocation.lines_invariants contains invariants, but its name is not the name of a rule",
 		"package allocation.line_invariants\n\ninvariants contains \"x\" if input.decision.hub\n":        "package allocation.line_invariants has no rule invariant contains",
 		"package allocation.line_invariants\n\ninvariant := \"x\" if input.decision.hub\n":               "package allocation.line_invariants has no rule invariant contains",
 		"package allocation.line_invariants\n\ninvariant contains \"x\" if http.send({\"url\": \"\"})\n": "undefined function http.send",
@@ -424,7 +422,7 @@ func TestPayloadSchema(t *testing.T) {
 // are the same again for the same seed.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
-	o := options(t, os.DirFS("../../rules"))
+	o := options(t, os.DirFS("../../../rules"))
 	o.Budget, o.Seed, o.Only = 60, 7, []string{"default", "tenants"}
 	generate := func(o verify.Options) []verify.Generated {
 		requests, err := verify.Generate(t.Context(), o)
@@ -434,22 +432,22 @@ func TestGenerate(t *testing.T) {
 		return requests
 	}
 	first := generate(o)
-	allocator, err := allocation.New(allocation.Options{Rules: o.Rules})
+	allocator, err := decider.New(decider.Options{Rules: o.Rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	counts, assigned, seen := map[string]int{}, map[string]int{}, map[string]bool{}
 	for _, one := range first {
-		_, decision, err := allocator.AllocateJSON(t.Context(), one.Body)
-		if err != nil || decision.Rule != one.Rule {
-			t.Fatalf("%s is decided by %q (%v):\n%s", one.Rule, decision.Rule, err, one.Body)
+		_, a := allocator.AllocateJSON(t.Context(), one.Body)
+		if !a.Result.IsOutcome() || a.PackageName() != one.Rule {
+			t.Fatalf("%s is decided by %q (%s):\n%s", one.Rule, a.PackageName(), a.Summary(), one.Body)
 		}
 		if seen[string(one.Body)] {
 			t.Errorf("twice: %s", one.Body)
 		}
 		seen[string(one.Body)] = true
 		counts[one.Rule]++
-		if decision.Outcome == allocation.Assigned {
+		if a.Result == answer.Assigned {
 			assigned[one.Rule]++
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
@@ -33,13 +33,13 @@ reject contains "no" if said.reject
 hold contains {"reason": "later", "status": 429, "retry_after": 90} if said.hold
 `
 
-func allocator(t *testing.T) *allocation.Allocator {
+func allocator(t *testing.T) *decider.Decider {
 	t.Helper()
-	loaded, err := allocation.LoadRules(t.Context(), fstest.MapFS{"line.rego": {Data: []byte(rules)}}, allocation.RulesOptions{Name: "rules"})
+	loaded, err := decider.LoadRules(t.Context(), fstest.MapFS{"line.rego": {Data: []byte(rules)}}, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := allocation.New(allocation.Options{Rules: loaded})
+	a, err := decider.New(decider.Options{Rules: loaded})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestDecisionFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decision.JSON()
+		got, err := exchange.JSON(&decision)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestProblems(t *testing.T) {
 			[]string{`/initialTwin/tags/b~0c: want "x", got "<x>"`, `/initialTwin/tags/n: want 4503599627370494, got 4503599627370495`},
 		},
 		"no decision": {map[string]string{"x.request.json": good}, []string{"x.decision.json yet: `usher test --update` writes it"}},
-		"no request":  {map[string]string{"x.decision.json": "{}"}, []string{"there is no x.request.json beside"}},
+		"no request":  {map[string]string{"x.decision.json": "{}"}, []string{"there is no x.request.json next to"}},
 		"not JSON":    {map[string]string{"x.request.json": good, "x.decision.json": "{} {}"}, []string{"x.decision.json is not JSON: something follows the document"}},
 		"too large":   {map[string]string{"x.request.json": strings.Repeat(" ", 1<<20+1), "x.decision.json": "{}"}, []string{"larger than 1048576 bytes"}},
 	} {
@@ -234,15 +234,15 @@ func TestInterrupted(t *testing.T) {
 // The exchanges that ship hold.
 func TestShippedExchanges(t *testing.T) {
 	t.Parallel()
-	loaded, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules", Strict: true})
+	loaded, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules", Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := allocation.New(allocation.Options{Rules: loaded})
+	a, err := decider.New(decider.Options{Rules: loaded})
 	if err != nil {
 		t.Fatal(err)
 	}
-	exchanges, err := exchange.Find("../../rules")
+	exchanges, err := exchange.Find("../../../rules")
 	if err != nil || len(exchanges) < 3 {
 		t.Fatalf("found %d exchanges: %v", len(exchanges), err)
 	}

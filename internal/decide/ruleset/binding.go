@@ -6,6 +6,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 )
 
 // defaultPackage serves the enrollments that no other package names.
@@ -42,11 +45,11 @@ func (rs *Ruleset) bind() []Problem {
 
 // newRule returns nil for a package that serves nobody, such as a library.
 func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
-	rule := &Rule{Package: p.name, OnUndecided: Hold, Place: p.files[0].path + ":1", set: rs}
+	rule := &Rule{Rule: answer.Rule{Package: p.name, Place: p.files[0].path + ":1"}, OnUndecided: Hold, set: rs}
 	var problems []Problem
 	bound := ""
 	for _, annotation := range p.header {
-		place := fmt.Sprintf("%s:%d", annotation.Location.File, annotation.Location.Row)
+		place := PlaceOf(annotation.Location)
 		wrong := func(format string, args ...any) {
 			problems = append(problems, Problem{Place: place, Message: fmt.Sprintf(format, args...)})
 		}
@@ -145,6 +148,13 @@ func stringList(value any) ([]string, bool) {
 type index struct {
 	individuals, groups names
 	fallback            *Rule
+}
+
+func (x *index) of(kind dps.EnrollmentKind) *names {
+	if kind == dps.IndividualEnrollment {
+		return &x.individuals
+	}
+	return &x.groups
 }
 
 // names maps the names and globs of one kind of enrollment to rules. DPS

@@ -1,11 +1,15 @@
 package ruleset_test
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -241,5 +245,46 @@ func TestUnboundRules(t *testing.T) {
 	if _, err := ruleset.Load(t.Context(), folder("a.rego", "package a\n\nhub := input.linkedHubs[0]\n",
 		"default.rego", "package allocation.default\n\nhub := data.a.hub\n"), ruleset.Options{}); err != nil {
 		t.Errorf("a library: %v", err)
+	}
+}
+
+// The first candidate is the rule that serves, whatever globs there are.
+func TestCandidates(t *testing.T) {
+	t.Parallel()
+	rs := mustLoad(t, fstest.MapFS{
+		"a.rego": {Data: []byte(serving("allocation.a", "line-a", `hub := "h"`))},
+		"b.rego": {Data: []byte(serving("allocation.b", `"line-*"`, `hub := "h"`))},
+		"c.rego": {Data: []byte(serving("allocation.c", `"line-a-*"`, `hub := "h"`))},
+		"d.rego": {Data: []byte("package allocation.default\n\nhub := \"h\"\n")},
+	}, ruleset.Options{})
+	for _, test := range []struct{ group, want string }{
+		{"Line-A", "allocation.a line-a exact, allocation.b line-*, allocation.default"},
+		{"line-a-7", "allocation.c line-a-*, allocation.b line-*, allocation.default"},
+		{"line-b", "allocation.b line-*, allocation.default"},
+		{"other", "allocation.default"},
+	} {
+		var texts []string
+		for _, c := range rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group}) {
+			text := c.Rule.Package
+			if c.Pattern != "" {
+				text += " " + c.Pattern
+			}
+			if c.Exact {
+				text += " exact"
+			}
+			texts = append(texts, text)
+		}
+		if got := strings.Join(texts, ", "); got != test.want {
+			t.Errorf("%s: got %s, want %s", test.group, got, test.want)
+		}
+		if rs.ForGroup(test.group) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group})[0].Rule {
+			t.Errorf("%s: the first candidate does not serve it", test.group)
+		}
+	}
+	for range 2000 {
+		name := strings.Repeat("line-", rand.IntN(2)) + strings.Repeat("a", rand.IntN(3)) + strings.Repeat("-", rand.IntN(2)) + fmt.Sprint(rand.IntN(20))
+		if rs.ForGroup(name) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: name})[0].Rule || rs.ForIndividual(name) != rs.Candidates(dps.Enrollment{Kind: dps.IndividualEnrollment, ID: name})[0].Rule {
+			t.Errorf("%s: the first candidate does not serve it", name)
+		}
 	}
 }

@@ -3,6 +3,8 @@ package ruleset
 import (
 	"slices"
 	"strings"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Candidate is a rule that could serve an enrollment.
@@ -15,15 +17,9 @@ type Candidate struct {
 	Exact bool
 }
 
-// CandidatesForIndividual lists the rules that could serve an individual
-// enrollment, the one that does first.
-func (rs *Ruleset) CandidatesForIndividual(registrationID string) []Candidate {
-	return rs.index.individuals.candidates(registrationID, rs.index.fallback)
-}
-
-// CandidatesForGroup does so for an enrollment group.
-func (rs *Ruleset) CandidatesForGroup(enrollmentGroupID string) []Candidate {
-	return rs.index.groups.candidates(enrollmentGroupID, rs.index.fallback)
+// Candidates lists the rules that could serve an enrollment. The first one does.
+func (rs *Ruleset) Candidates(enrollment dps.Enrollment) []Candidate {
+	return rs.index.of(enrollment.Kind).candidates(enrollment.ID, rs.index.fallback)
 }
 
 // candidates has the order of find: the name itself, then globs by precision,

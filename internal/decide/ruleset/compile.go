@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
 )
@@ -67,7 +66,7 @@ func (rs *Ruleset) buildEnvironment() error {
 		rs.schemas.Put(ast.SchemaRootRef, rs.options.InputSchema)
 	}
 	if len(problems) > 0 {
-		return newLoadError(problems)
+		return NewLoadError(problems)
 	}
 	return nil
 }
@@ -85,7 +84,14 @@ type unit struct {
 // names before types, and ends with the first that finds errors. Rules that were compiled apart are from then on served by the
 // whole, and their own compilations are freed.
 func (rs *Ruleset) CompileAll(ctx context.Context) error {
-	whole := rs.compile(ctx, slices.Collect(maps.Values(rs.packages)))
+	if rs.whole.Load() != nil {
+		return nil
+	}
+	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
+	if err != nil {
+		return err
+	}
+	whole := rs.compile(ctx, modules)
 	if whole.err != nil {
 		return whole.err
 	}
@@ -94,10 +100,10 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 		problems = append(problems, checkEntries(whole.compiler, rule)...)
 	}
 	if len(problems) > 0 {
-		return newLoadError(problems)
+		return NewLoadError(problems)
 	}
 	if problems := rs.unbound(whole.compiler); len(problems) > 0 {
-		return newLoadError(problems)
+		return NewLoadError(problems)
 	}
 	rs.whole.Store(&whole)
 	for _, rule := range rs.rules {
@@ -133,7 +139,7 @@ func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 				continue
 			}
 			problems = append(problems, Problem{
-				Place:   placeOf(rules[0].Location),
+				Place:   PlaceOf(rules[0].Location),
 				Message: fmt.Sprintf("package %s has the entry rule %s but serves no enrollment", p.name, e),
 				Mend: "name enrollments under custom." + customGroups + " or custom." + customIndividuals +
 					" in METADATA right above the package clause; or give the rule another name",
@@ -150,26 +156,28 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 	// Not the context of the request that happens to be the first: its
 	// cancellation must not become the rule's.
 	ctx := context.Background()
-	needed := map[string]*rulePackage{}
+	needed := map[string]bool{}
+	modules := map[string]*ast.Module{}
 	var queue []string
 	for name, p := range rs.packages {
 		// A package below the rule's own, such as allocation.breakroom.payload,
 		// is part of what an entry rule says.
 		if p.path.HasPrefix(rs.packages[rule.Package].path) {
-			needed[name] = p
+			needed[name] = true
 			queue = append(queue, name)
 		}
 	}
 	for ; len(queue) > 0; queue = queue[1:] {
-		for _, f := range rs.packages[queue[0]].files {
-			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), rs.parserOptions())
-			if err != nil {
-				return unit{err: newLoadError(problemsOf(err))}
-			}
+		parsed, err := rs.parse(rs.packages[queue[0]])
+		if err != nil {
+			return unit{err: err}
+		}
+		maps.Copy(modules, parsed)
+		for _, module := range parsed {
 			ast.WalkRefs(module, func(ref ast.Ref) bool {
 				for _, name := range rs.referredTo(ref) {
-					if needed[name] == nil {
-						needed[name] = rs.packages[name]
+					if !needed[name] {
+						needed[name] = true
 						queue = append(queue, name)
 					}
 				}
@@ -177,10 +185,10 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 			})
 		}
 	}
-	u := rs.compile(ctx, slices.Collect(maps.Values(needed)))
+	u := rs.compile(ctx, modules)
 	if u.err == nil {
 		if problems := checkEntries(u.compiler, rule); len(problems) > 0 {
-			u.err = newLoadError(problems)
+			u.err = NewLoadError(problems)
 		}
 	}
 	return u
@@ -202,7 +210,16 @@ func (rs *Ruleset) referredTo(ref ast.Ref) []string {
 	return names
 }
 
-func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
+func (rs *Ruleset) compile(ctx context.Context, modules map[string]*ast.Module) unit {
+	compiler := rs.NewCompiler(ctx)
+	if compiler.Compile(modules); compiler.Failed() {
+		return unit{err: NewLoadError(problemsOf(compiler.Errors))}
+	}
+	return unit{compiler: compiler, notable: rs.instrument(compiler)}
+}
+
+// parse parses all files of the packages, by their places. The error is a *LoadError.
+func (rs *Ruleset) parse(packages ...*rulePackage) (map[string]*ast.Module, error) {
 	modules := map[string]*ast.Module{}
 	var problems []Problem
 	for _, p := range packages {
@@ -210,35 +227,14 @@ func (rs *Ruleset) compile(ctx context.Context, packages []*rulePackage) unit {
 			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), rs.parserOptions())
 			if err != nil {
 				problems = append(problems, problemsOf(err)...)
-				continue
 			}
 			modules[f.path] = module
 		}
 	}
 	if len(problems) > 0 {
-		return unit{err: newLoadError(problems)}
+		return nil, NewLoadError(problems)
 	}
-	compiler := rs.newCompiler(ctx)
-	compiler.Compile(modules)
-	if compiler.Failed() {
-		return unit{err: newLoadError(problemsOf(compiler.Errors))}
-	}
-	u := unit{compiler: compiler}
-	if !rs.options.AsWritten {
-		u.notable = rs.instrument(compiler)
-	}
-	return u
-}
-
-// newCompiler returns a compiler that has compiled nothing yet.
-func (rs *Ruleset) newCompiler(ctx context.Context) *ast.Compiler {
-	return ast.NewCompiler().
-		WithCapabilities(rs.capabilities).
-		WithSchemas(rs.schemas).
-		WithUseTypeCheckAnnotations(true).
-		WithStrict(rs.options.Strict).
-		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
-		SetErrorLimit(maxProblems)
+	return modules, nil
 }
 
 // maxProblems bounds how many compile errors are listed.
@@ -257,10 +253,7 @@ func problemsOf(err error) []Problem {
 	}
 	problems := make([]Problem, 0, len(list))
 	for _, e := range list {
-		problem := Problem{Message: e.Code + ": " + e.Message}
-		if e.Location != nil {
-			problem.Place = fmt.Sprintf("%s:%d", e.Location.File, e.Location.Row)
-		}
+		problem := Problem{Place: PlaceOf(e.Location), Message: e.Code + ": " + e.Message}
 		if e.Details != nil {
 			for _, line := range e.Details.Lines() {
 				if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "^") {
@@ -277,12 +270,8 @@ func problemsOf(err error) []Problem {
 }
 
 func isRestricted(name string) bool {
-	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
-		if builtin.Name == name {
-			return Restricted(builtin)
-		}
-	}
-	return false
+	builtin := ast.BuiltinMap[name]
+	return builtin != nil && Restricted(builtin)
 }
 
 // checkEntries finds a rule package that can say nothing, and entry rules of a
@@ -293,7 +282,7 @@ func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
 	for _, e := range entries {
 		rules := compiler.GetRulesWithPrefix(rule.entryRef(e))
 		for _, r := range rules {
-			place := fmt.Sprintf("%s:%d", r.Location.File, r.Location.Row)
+			place := PlaceOf(r.Location)
 			below := len(r.Ref()) > len(rule.entryRef(e)) // such as payload.greeting
 			switch {
 			case len(r.Head.Args) > 0:

@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+
+	"github.com/usher-dps/usher/answer"
 )
 
 // Verdict is what a rule says to one request, as it says it. Values are built
@@ -31,16 +33,15 @@ type Verdict struct {
 	// in which these are asked. Of several that give the same value, OPA may have
 	// looked at the first alone. Those of an entry rule that other rules evaluate
 	// on a supposition, by with, are left out.
-	Lines []Line
+	Lines []answer.Line
 	// Lookups are calls of built-in functions whose answers depend on more than
 	// their arguments, with the answers; those of rules that were allowed any.
-	Lookups []Lookup
+	Lookups []answer.Lookup
 }
 
 // EvalError says why a rule came to no verdict. Its text holds places and kinds
 // of errors, no value of the request.
 type EvalError struct {
-	Rule *Rule
 	// Entry is the entry rule that failed, such as "hub"; empty where it was
 	// not one of them. Those before it in the order reject, hold, hub,
 	// initial_twin, payload have spoken.
@@ -103,7 +104,11 @@ type entryQuery struct {
 	body  ast.Body
 }
 
-const answer = ast.Var("answer")
+const answerVar = ast.Var("answer")
+
+func queryFor(e entry, ref ast.Ref) entryQuery {
+	return entryQuery{e, ast.NewBody(ast.Equality.Expr(ast.NewTerm(answerVar), ast.NewTerm(ref)))}
+}
 
 // prepare compiles the rule the first time, if [Ruleset.CompileAll] has not.
 func (r *Rule) prepare() *preparedRule {
@@ -127,8 +132,7 @@ func (r *Rule) prepare() *preparedRule {
 			// With the prefix, because payload.greeting := "hello" is a rule below payload.
 			if rules := u.compiler.GetRulesWithPrefix(ref); len(rules) > 0 {
 				prepared.replacesInput = prepared.replacesInput || replacesInput(u.compiler, rules)
-				prepared.queries = append(prepared.queries, entryQuery{e,
-					ast.NewBody(ast.Equality.Expr(ast.NewTerm(answer), ast.NewTerm(ref)))})
+				prepared.queries = append(prepared.queries, queryFor(e, ref))
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(e)), ast.NewTerm(ref)))
 			}
 		}
@@ -154,15 +158,15 @@ func (r *Rule) prepare() *preparedRule {
 //
 // To repeat an evaluation, hand it the lookups of the first one: a call that is
 // among these gets the answer that it got then.
-func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...Lookup) (Verdict, error) {
+func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answer.Lookup) (Verdict, error) {
 	prepared := r.prepare()
 	if err := prepared.err; err != nil {
-		return Verdict{}, &EvalError{Rule: r, Problem: "the rule does not compile: " + err.Error(), Cause: err}
+		return Verdict{}, &EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}
 	}
 	if err := ctx.Err(); err != nil {
-		return Verdict{}, r.interrupted(err)
+		return Verdict{}, interrupted(err)
 	}
-	evaluation := r.begin(ctx, input)
+	evaluation := r.set.begin(ctx, input, prepared.replacesInput)
 	notes := r.set.notes.Get().(*notes)
 	defer r.set.notes.Put(notes)
 	notes.held = notes.held[:0]
@@ -183,9 +187,9 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...Look
 func (v *Verdict) said(e entry) bool {
 	switch e {
 	case entryReject:
-		return v.Reject != nil && !isEmpty(v.Reject)
+		return !isEmpty(v.Reject)
 	case entryHold:
-		return v.Hold != nil && !isEmpty(v.Hold)
+		return !isEmpty(v.Hold)
 	case entryHub:
 		return v.Hub != nil
 	case entryInitialTwin:
@@ -207,7 +211,7 @@ func (e *evaluation) askTogether(prepared *preparedRule) (verdict Verdict, ok bo
 	})
 	if err != nil {
 		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
-			return verdict, false, e.rule.interrupted(cause)
+			return verdict, false, interrupted(cause)
 		}
 		e.startAnew()
 		return verdict, false, nil
@@ -244,7 +248,7 @@ func (e *evaluation) startAnew() {
 func (e *evaluation) askApart(prepared *preparedRule) (Verdict, error) {
 	var verdict Verdict
 	for _, query := range prepared.queries {
-		_, final, err := e.askFor(prepared, query, &verdict)
+		_, final, err := e.askFor(prepared.compiler, query, &verdict)
 		if err != nil {
 			return verdict, err
 		}
@@ -257,8 +261,8 @@ func (e *evaluation) askApart(prepared *preparedRule) (Verdict, error) {
 
 // askFor asks one entry rule and notes in the verdict what it says. After what is
 // final, nothing else is asked.
-func (e *evaluation) askFor(prepared *preparedRule, query entryQuery, verdict *Verdict) (value any, final bool, err error) {
-	value, err = e.ask(prepared.compiler, query)
+func (e *evaluation) askFor(compiler *ast.Compiler, query entryQuery, verdict *Verdict) (value any, final bool, err error) {
+	value, err = e.ask(compiler, query)
 	if err != nil {
 		return nil, true, err
 	}
@@ -267,9 +271,9 @@ func (e *evaluation) askFor(prepared *preparedRule, query entryQuery, verdict *V
 	}
 	// A built-in that fails in Rego is undefined, and what is undefined
 	// refuses nobody: whoever can make it fail would get past the rule.
-	if guards := query.entry == entryReject || query.entry == entryHold; guards && (value == nil || isEmpty(value)) && len(e.builtinErrors) > 0 {
+	if guards := query.entry == entryReject || query.entry == entryHold; guards && isEmpty(value) && len(e.builtinErrors) > 0 {
 		verdict.set(query.entry, nil)
-		return nil, true, &EvalError{Rule: e.rule, Entry: string(query.entry), Place: placeOf(e.builtinErrors[0].Location),
+		return nil, true, &EvalError{Entry: string(query.entry), Place: PlaceOf(e.builtinErrors[0].Location),
 			Problem: fmt.Sprintf("%s cannot be told: a built-in function failed", query.entry)}
 	}
 	return value, false, nil
@@ -281,7 +285,7 @@ func (v *Verdict) set(e entry, value any) (final bool) {
 	switch e {
 	case entryReject:
 		v.Reject = value
-		return value != nil && !isEmpty(value)
+		return !isEmpty(value)
 	case entryHold:
 		v.Hold = value
 	case entryHub:
@@ -294,15 +298,15 @@ func (v *Verdict) set(e entry, value any) (final bool) {
 	return false
 }
 
-// isEmpty reports whether a reject refuses nobody: an empty set, or false as of
+// isEmpty reports whether a reject or hold concerns no device: undefined, an empty set, or false as in
 // `default reject := false`.
 func isEmpty(value any) bool {
 	list, ok := value.([]any)
-	return ok && len(list) == 0 || value == false
+	return ok && len(list) == 0 || value == nil || value == false
 }
 
 type evaluation struct {
-	rule   *Rule
+	set    *Ruleset
 	ctx    context.Context
 	cancel topdown.Cancel
 	input  *ast.Term
@@ -317,13 +321,13 @@ type evaluation struct {
 	lookups builtins.NDBCache
 }
 
-// begin prepares to ask about one request.
-func (r *Rule) begin(ctx context.Context, input map[string]any) evaluation {
+// begin prepares an evaluation for one request; inputOf says what replacesInput is for.
+func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput bool) evaluation {
 	return evaluation{
-		rule:   r,
+		set:    rs,
 		ctx:    ctx,
 		cancel: topdown.NewCancel(),
-		input:  inputOf(input, r.prepare().replacesInput),
+		input:  inputOf(input, replacesInput),
 		cache:  topdown.NewVirtualCache(),
 		now:    time.Now(),
 	}
@@ -331,15 +335,14 @@ func (r *Rule) begin(ctx context.Context, input map[string]any) evaluation {
 
 // query is the one way in which this package asks OPA anything.
 func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query {
-	set := e.rule.set
-	builtins := set.builtins
+	builtins := e.set.builtins
 	if e.notes != nil {
 		builtins = e.notes.builtins
 	}
 	return topdown.NewQuery(body).
 		WithCompiler(compiler).
-		WithStore(set.store).
-		WithTransaction(set.txn).
+		WithStore(e.set.store).
+		WithTransaction(e.set.txn).
 		WithBuiltins(builtins).
 		WithNDBuiltinCache(e.lookups).
 		WithInput(e.input).
@@ -353,11 +356,11 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) {
 	var result ast.Value
 	err := e.query(compiler, query.body).Iter(e.ctx, func(bindings topdown.QueryResult) error {
-		result = bindings[answer].Value
+		result = bindings[answerVar].Value
 		return nil
 	})
 	if err != nil {
-		return nil, e.rule.failed(e.ctx, query.entry, err)
+		return nil, failed(e.ctx, query.entry, err)
 	}
 	if result == nil {
 		return nil, nil
@@ -368,7 +371,7 @@ func (e *evaluation) ask(compiler *ast.Compiler, query entryQuery) (any, error) 
 func (e *evaluation) json(entry entry, value ast.Value) (any, error) {
 	converted, err := ast.JSON(value)
 	if err != nil {
-		return nil, &EvalError{Rule: e.rule, Entry: string(entry), Problem: fmt.Sprintf("what %s says is not JSON", entry)}
+		return nil, &EvalError{Entry: string(entry), Problem: fmt.Sprintf("what %s says is not JSON", entry)}
 	}
 	return converted, nil
 }
@@ -376,27 +379,27 @@ func (e *evaluation) json(entry entry, value ast.Value) (any, error) {
 func (e *evaluation) builtinErrorPlaces() []string {
 	var places []string
 	for _, err := range e.builtinErrors {
-		if place := placeOf(err.Location); !slices.Contains(places, place) {
+		if place := PlaceOf(err.Location); !slices.Contains(places, place) {
 			places = append(places, place)
 		}
 	}
 	return places
 }
 
-func (r *Rule) interrupted(cause error) *EvalError {
+func interrupted(cause error) *EvalError {
 	if errors.Is(cause, context.DeadlineExceeded) {
-		return &EvalError{Rule: r, Problem: "the rule took longer than it may", Cause: cause}
+		return &EvalError{Problem: "the rule took longer than it may", Cause: cause}
 	}
-	return &EvalError{Rule: r, Problem: "the request was given up before the rule had an answer", Cause: cause}
+	return &EvalError{Problem: "the request was given up before the rule had an answer", Cause: cause}
 }
 
-func (r *Rule) failed(ctx context.Context, e entry, err error) error {
+func failed(ctx context.Context, e entry, err error) error {
 	if cause := ctx.Err(); cause != nil && topdown.IsCancel(err) {
-		return r.interrupted(cause)
+		return interrupted(cause)
 	}
-	failure := &EvalError{Rule: r, Entry: string(e), Problem: fmt.Sprintf("%s failed", e)}
+	failure := &EvalError{Entry: string(e), Problem: fmt.Sprintf("%s failed", e)}
 	if te, ok := errors.AsType[*topdown.Error](err); ok {
-		failure.Place, failure.Conflict = placeOf(te.Location), te.Code == topdown.ConflictErr
+		failure.Place, failure.Conflict = PlaceOf(te.Location), te.Code == topdown.ConflictErr
 		failure.Problem = fmt.Sprintf("%s failed: %s", e, wordsOf(te))
 	}
 	return failure
@@ -433,11 +436,4 @@ func conflictWords(message string) string {
 		words += " (" + strings.Join(places, ", ") + ")"
 	}
 	return words
-}
-
-func placeOf(location *ast.Location) string {
-	if location == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s:%d", location.File, location.Row)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -167,8 +168,8 @@ func TestEvaluateErrors(t *testing.T) {
 				if evalError.Conflict != strings.HasPrefix(test.name, "conflict") {
 					t.Errorf("conflict: %v", evalError.Conflict)
 				}
-				if evalError.Rule != rule || evalError.Place == "" {
-					t.Errorf("rule %v at %q", evalError.Rule, evalError.Place)
+				if evalError.Place == "" {
+					t.Error("the error has no place")
 				}
 				// What was said before the failure comes along, nothing of what failed.
 				said := map[string]any{"reject": verdict.Reject, "hold": verdict.Hold, "hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload}
@@ -268,7 +269,7 @@ func TestPackagesOverFiles(t *testing.T) {
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
 		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
-			Lines: []ruleset.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
+			Lines: []answer.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
 		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
@@ -348,7 +349,7 @@ func TestLazyAndEagerAgree(t *testing.T) {
 	if err := later.CompileAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob("../../examples/requests/*.json")
+	files, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no example requests: %v", err)
 	}
@@ -375,7 +376,7 @@ func TestLazyAndEagerAgree(t *testing.T) {
 	}
 }
 
-const shippedRules = "../../rules"
+const shippedRules = "../../../rules"
 
 // Requests are decided on a ruleset while the rest of it is being compiled.
 func TestConcurrentUse(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/usher-dps/usher/answer"
 )
 
 // naiveMatches is the definition of a glob.
@@ -131,7 +133,7 @@ func TestIndexAgreesWithLookingAtAll(t *testing.T) {
 		var rules []*Rule
 		seen := map[string]bool{}
 		for i := range 1 + random.IntN(12) {
-			rule := &Rule{Package: fmt.Sprint("p", i)}
+			rule := &Rule{Rule: answer.Rule{Package: fmt.Sprint("p", i)}}
 			for range 1 + random.IntN(3) {
 				// No two patterns that conflict.
 				pattern := pick("ab*?", 5)
@@ -151,7 +153,7 @@ func TestIndexAgreesWithLookingAtAll(t *testing.T) {
 		if problems := index.seal("groups"); len(problems) > 0 {
 			t.Fatalf("round %d: %v", round, problems)
 		}
-		fallback := &Rule{Package: "default"}
+		fallback := &Rule{Rule: answer.Rule{Package: "default"}}
 		for _, name := range all {
 			want, best := fallback, -1
 			for _, rule := range rules {

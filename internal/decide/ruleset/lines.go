@@ -8,14 +8,9 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
-)
 
-// Line is a definition of an entry rule, or one of its else branches, that gave
-// the value or an element of it.
-type Line struct {
-	Entry string // such as hub
-	Place string // file:line
-}
+	"github.com/usher-dps/usher/answer"
+)
 
 // To know which definitions gave a value costs next to nothing this way: after
 // compiling, each body of an entry rule gets one more expression, a call that
@@ -30,7 +25,7 @@ var notedOperator = ast.NewTerm(ast.Ref{ast.VarTerm(notedBuiltin)})
 
 // notable is a definition that notes its number.
 type notable struct {
-	Line
+	answer.Line
 	ref      ast.Ref
 	pkg      string
 	fallback bool // it is a default, which gives what no other definition does
@@ -43,7 +38,8 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	supposed := supposedRules(compiler)
 	for _, rule := range rs.rules {
 		for _, e := range entries {
-			definitions := byPlace(compiler.GetRulesWithPrefix(rule.entryRef(e)))
+			definitions := slices.SortedStableFunc(slices.Values(compiler.GetRulesWithPrefix(rule.entryRef(e))),
+				func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
 			if slices.ContainsFunc(definitions, func(r *ast.Rule) bool { return supposed[r] }) {
 				continue
 			}
@@ -51,7 +47,7 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 				for branch := definition; branch != nil; branch = branch.Else {
 					number := len(list)
 					list = append(list, notable{
-						Line: Line{Entry: string(e), Place: placeOf(branch.Location)},
+						Line: answer.Line{Entry: string(e), Place: PlaceOf(branch.Location)},
 						ref:  definition.Ref(), pkg: rule.Package, fallback: branch.Default,
 					})
 					if branch.Default {
@@ -67,42 +63,27 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	return list
 }
 
-// supposedRules are those that some expression evaluates on a supposition, by
-// with: that one of their definitions held is then no sign that it gave anything.
+// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held is
+// then no sign that it gave anything.
 func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
-	found := map[*ast.Rule]bool{}
+	var supposed []*ast.Rule
 	for _, module := range compiler.Modules {
 		ast.WalkExprs(module, func(expr *ast.Expr) bool {
 			if len(expr.With) == 0 {
 				return false
 			}
 			ast.WalkRefs(expr, func(ref ast.Ref) bool {
-				for _, rule := range compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
-					reach(compiler, rule, found)
-				}
+				supposed = append(supposed, compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true})...)
 				return false
 			})
 			return false
 		})
 	}
-	return found
+	return reachable(compiler, supposed)
 }
 
-// reach adds a rule and all that it refers to, however indirectly.
-func reach(compiler *ast.Compiler, rule *ast.Rule, found map[*ast.Rule]bool) {
-	if found[rule] {
-		return
-	}
-	found[rule] = true
-	for next := range compiler.Graph.Dependencies(rule) {
-		if next, ok := next.(*ast.Rule); ok {
-			reach(compiler, next, found)
-		}
-	}
-}
-
-// written is the body of a rule without what instrument has added.
-func written(body ast.Body) ast.Body {
+// Written is a body of a compiled rule as its author wrote it, without what instrument has added.
+func Written(body ast.Body) ast.Body {
 	if n := len(body); n > 0 && isNote(body[n-1]) {
 		return body[: n-1 : n-1]
 	}
@@ -147,8 +128,8 @@ func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 
 // lines tells which definitions of the rule gave what the entry rules say, of
 // which said reports whether they said anything.
-func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []Line {
-	var list []Line
+func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []answer.Line {
+	var list []answer.Line
 	for i := range prepared.notable {
 		candidate := &prepared.notable[i]
 		if !said(entry(candidate.Entry)) {
@@ -164,7 +145,7 @@ func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []Line {
 		}
 		if gave && !slices.Contains(list, candidate.Line) {
 			if list == nil {
-				list = make([]Line, 0, len(prepared.queries))
+				list = make([]answer.Line, 0, len(prepared.queries))
 			}
 			list = append(list, candidate.Line)
 		}

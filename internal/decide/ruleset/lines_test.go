@@ -1,4 +1,4 @@
-package ruleset
+package ruleset_test
 
 import (
 	"encoding/json"
@@ -10,26 +10,33 @@ import (
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/explanation"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // gave lists the lines that an explanation says gave what the entry rules say.
-func gave(t *testing.T, rule *Rule, document map[string]any) []Line {
+func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []answer.Line {
 	t.Helper()
-	explanation, err := rule.Explain(t.Context(), document)
-	if err != nil || explanation.CutShort != nil {
-		t.Fatal(err, explanation)
+	explained, err := explanation.Explain(t.Context(), rule, document)
+	if err != nil || explained.CutShort != nil {
+		t.Fatal(err, explained)
 	}
-	var lines []Line
-	for _, e := range entries {
-		entry := entryOf(explanation, string(e))
-		if !entry.Asked || entry.Value == nil || isEmpty(entry.Value) && (e == entryReject || e == entryHold) {
+	var lines []answer.Line
+	for _, name := range ruleset.EntryNames() {
+		i := slices.IndexFunc(explained.Entries, func(e explanation.Entry) bool { return e.Name == name })
+		if i < 0 {
+			continue
+		}
+		entry := explained.Entries[i]
+		reasons, isSet := entry.Value.([]any)
+		if !entry.Asked || entry.Value == nil || (name == "reject" || name == "hold") && (isSet && len(reasons) == 0 || entry.Value == false) {
 			continue
 		}
 		for _, d := range entry.Definitions {
-			if line := (Line{string(e), d.Place}); d.State == Gave && !slices.Contains(lines, line) {
+			if line := (answer.Line{Entry: name, Place: d.Place}); d.State == explanation.Gave && !slices.Contains(lines, line) {
 				lines = append(lines, line)
 			}
 		}
@@ -40,8 +47,8 @@ func gave(t *testing.T, rule *Rule, document map[string]any) []Line {
 // On every starter rule and example the lines are those that an explanation names.
 func TestLinesAreExplained(t *testing.T) {
 	t.Parallel()
-	rs := loadShipped(t)
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	rs := mustLoad(t, os.DirFS(shippedRules), ruleset.Options{Name: "rules"})
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
 	}
@@ -83,29 +90,29 @@ func TestLines(t *testing.T) {
 	for name, test := range map[string]struct {
 		rules string
 		input string
-		want  []Line
+		want  []answer.Line
 		// some is set where OPA looks at the first of several definitions alone.
 		some bool
 	}{
-		"constant":          {`hub := "h"`, `{}`, []Line{{"hub", "a.rego:5"}}, false},
-		"default":           {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":1}`, []Line{{"hub", "a.rego:5"}}, false},
-		"before default":    {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":2}`, []Line{{"hub", "a.rego:6"}}, false},
-		"else":              {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":1}`, []Line{{"hub", "a.rego:6"}}, false},
-		"last else":         {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":0}`, []Line{{"hub", "a.rego:7"}}, false},
-		"two that agree":    {"hub := x if x := input.h\nhub := y if y := lower(input.h)", `{"h":"h"}`, []Line{{"hub", "a.rego:5"}, {"hub", "a.rego:6"}}, false},
-		"early exit":        {"hub := \"h\" if input.n > 1\nhub := \"h\" if input.n > 0", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, true},
-		"set":               {"hub := \"h\"\nreject contains \"x\" if input.n > 1\nreject contains \"y\" if input.n > 5\nreject contains z if some z in [\"z\", \"w\"]", `{"n":2}`, []Line{{"reject", "a.rego:6"}, {"reject", "a.rego:8"}}, false},
-		"empty set":         {"hub := \"h\"\nreject contains \"x\" if input.n > 2", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
-		"hold":              {"hub := \"h\"\nhold contains \"x\" if input.n == 2", `{"n":2}`, []Line{{"hold", "a.rego:6"}, {"hub", "a.rego:5"}}, false},
-		"parts":             {"hub := \"h\"\npayload.a := 1\npayload.b := 2 if input.n > 2\ndefault payload.c := 3\npayload.c := 4 if input.n > 3", `{"n":2}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}, {"payload", "a.rego:8"}}, false},
-		"partial object":    {"hub := \"h\"\npayload[k] := v if some k, v in input.tags\npayload.b := 2 if input.n > 2", `{"n":2,"tags":{"x":1,"y":2}}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
-		"referred to":       {"hub := \"h\" if input.n == 2\npayload := {\"hub\": hub}", `{"n":2}`, []Line{{"hub", "a.rego:5"}, {"payload", "a.rego:6"}}, false},
-		"referred to first": {"hub := \"h\" if input.n == 2\nreject contains \"x\" if hub == \"g\"", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
-		"negated":           {"hub := \"h\" if input.n == 2\nreject contains \"x\" if not hub", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
-		"undefined twin":    {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": input.m}}", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
-		"failed built-in":   {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": to_number(input.n)}}\npayload := {\"n\": to_number(input.h)}", `{"n":2,"h":"x"}`, []Line{{"hub", "a.rego:5"}, {"initial_twin", "a.rego:6"}}, false},
-		"by a helper":       {"hub := f(input.n)\nf(n) := \"h\" if n == 2\nf(n) := \"g\" if n != 2", `{"n":2}`, []Line{{"hub", "a.rego:5"}}, false},
-		"every":             {"hub := \"h\" if every x in input.tags { x > 0 }", `{"tags":{"x":1}}`, []Line{{"hub", "a.rego:5"}}, false},
+		"constant":          {`hub := "h"`, `{}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"default":           {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":1}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"before default":    {"default hub := \"h\"\nhub := \"g\" if input.n > 1", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:6"}}, false},
+		"else":              {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":1}`, []answer.Line{{Entry: "hub", Place: "a.rego:6"}}, false},
+		"last else":         {"hub := \"h\" if input.n > 1\nelse := \"g\" if input.n == 1\nelse := \"f\"", `{"n":0}`, []answer.Line{{Entry: "hub", Place: "a.rego:7"}}, false},
+		"two that agree":    {"hub := x if x := input.h\nhub := y if y := lower(input.h)", `{"h":"h"}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "hub", Place: "a.rego:6"}}, false},
+		"early exit":        {"hub := \"h\" if input.n > 1\nhub := \"h\" if input.n > 0", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, true},
+		"set":               {"hub := \"h\"\nreject contains \"x\" if input.n > 1\nreject contains \"y\" if input.n > 5\nreject contains z if some z in [\"z\", \"w\"]", `{"n":2}`, []answer.Line{{Entry: "reject", Place: "a.rego:6"}, {Entry: "reject", Place: "a.rego:8"}}, false},
+		"empty set":         {"hub := \"h\"\nreject contains \"x\" if input.n > 2", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"hold":              {"hub := \"h\"\nhold contains \"x\" if input.n == 2", `{"n":2}`, []answer.Line{{Entry: "hold", Place: "a.rego:6"}, {Entry: "hub", Place: "a.rego:5"}}, false},
+		"parts":             {"hub := \"h\"\npayload.a := 1\npayload.b := 2 if input.n > 2\ndefault payload.c := 3\npayload.c := 4 if input.n > 3", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}, {Entry: "payload", Place: "a.rego:8"}}, false},
+		"partial object":    {"hub := \"h\"\npayload[k] := v if some k, v in input.tags\npayload.b := 2 if input.n > 2", `{"n":2,"tags":{"x":1,"y":2}}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}}, false},
+		"referred to":       {"hub := \"h\" if input.n == 2\npayload := {\"hub\": hub}", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "payload", Place: "a.rego:6"}}, false},
+		"referred to first": {"hub := \"h\" if input.n == 2\nreject contains \"x\" if hub == \"g\"", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"negated":           {"hub := \"h\" if input.n == 2\nreject contains \"x\" if not hub", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"undefined twin":    {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": input.m}}", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"failed built-in":   {"hub := \"h\" if input.n == 2\ninitial_twin := {\"tags\": {\"n\": to_number(input.n)}}\npayload := {\"n\": to_number(input.h)}", `{"n":2,"h":"x"}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}, {Entry: "initial_twin", Place: "a.rego:6"}}, false},
+		"by a helper":       {"hub := f(input.n)\nf(n) := \"h\" if n == 2\nf(n) := \"g\" if n != 2", `{"n":2}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
+		"every":             {"hub := \"h\" if every x in input.tags { x > 0 }", `{"tags":{"x":1}}`, []answer.Line{{Entry: "hub", Place: "a.rego:5"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +123,7 @@ func TestLines(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, lazy := range []bool{true, false} {
-				rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(head + test.rules)}}, Options{Lazy: lazy})
+				rs, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(head + test.rules)}}, ruleset.Options{Lazy: lazy})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -147,7 +154,7 @@ func TestLines(t *testing.T) {
 // A definition that holds on a supposition has given nothing.
 func TestLinesOfSuppositions(t *testing.T) {
 	t.Parallel()
-	rs, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
+	rs, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(`# METADATA
 # custom:
 #   enrollment_groups: [g]
 package allocation.a
@@ -159,7 +166,7 @@ hub := "g" if input.n == 2
 payload := {"otherwise": other}
 
 other := h if h := hub with input.n as 2
-`)}}, Options{})
+`)}}, ruleset.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +174,7 @@ other := h if h := hub with input.n as 2
 	if err != nil || verdict.Hub != "h" {
 		t.Fatal(verdict, err)
 	}
-	if diff := cmp.Diff([]Line{{"payload", "a.rego:10"}}, verdict.Lines); diff != "" {
+	if diff := cmp.Diff([]answer.Line{{Entry: "payload", Place: "a.rego:10"}}, verdict.Lines); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -176,40 +183,43 @@ other := h if h := hub with input.n as 2
 func TestNotesAreNotForRules(t *testing.T) {
 	t.Parallel()
 	for _, call := range []string{"usher.noted(1)", `usher["noted"](1)`, `data["usher noted"](1)`, "noted(1)"} {
-		_, err := Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\nhub := \"h\" if " + call)}}, Options{})
+		_, err := ruleset.Load(t.Context(), fstest.MapFS{"a.rego": {Data: []byte("package allocation.default\nhub := \"h\" if " + call)}}, ruleset.Options{})
 		if err == nil {
 			t.Errorf("%s compiles", call)
 		}
 	}
-	text, err := Capabilities(Options{})
+	text, err := ruleset.Capabilities(ruleset.Options{})
 	if err != nil || strings.Contains(string(text), "noted") {
 		t.Error(err, string(text))
 	}
 }
 
-// Who reads the rules gets them as written.
-func TestSyntaxAsWritten(t *testing.T) {
+// Packages that read rules can get them as they are written.
+func TestWritten(t *testing.T) {
 	t.Parallel()
-	for _, asWritten := range []bool{true, false} {
-		rs, err := Load(t.Context(), os.DirFS(shippedRules), Options{AsWritten: asWritten})
-		if err != nil {
-			t.Fatal(err)
-		}
-		syntax, err := rs.Syntax(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		found := 0
-		for _, module := range syntax.Compiler.Modules {
-			ast.WalkExprs(module, func(expr *ast.Expr) bool {
-				if isNote(expr) {
-					found++
+	rs := mustLoad(t, os.DirFS(shippedRules), ruleset.Options{})
+	loaded, err := rs.Rules()[0].Syntax()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := rs.Extend(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noted := 0
+	for name, module := range loaded.Compiler.Modules {
+		for i, rule := range module.Rules {
+			other := plain.Compiler.Modules[name].Rules[i]
+			for rule != nil {
+				if got, want := ruleset.Written(rule.Body), other.Body; !got.Equal(want) {
+					t.Errorf("%s is read as\n%s\nand written as\n%s", rule.Location, got, want)
 				}
-				return false
-			})
+				noted += len(rule.Body) - len(other.Body)
+				rule, other = rule.Else, other.Else
+			}
 		}
-		if (found == 0) != asWritten {
-			t.Errorf("as written %t, with %d notes", asWritten, found)
-		}
+	}
+	if noted == 0 {
+		t.Error("no definition notes that it holds")
 	}
 }

@@ -6,21 +6,14 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
-)
 
-// Lookup is one call of a built-in function whose answer depends on more than its
-// arguments, such as the clock or the network.
-type Lookup struct {
-	Builtin string
-	// Arguments and Result are built of the types of [Verdict].
-	Arguments []any
-	Result    any
-}
+	"github.com/usher-dps/usher/answer"
+)
 
 // newLookups returns where OPA keeps such calls, with those that are known; nil
 // if the rules may make none. OPA answers a second call with the same arguments
 // from there.
-func (rs *Ruleset) newLookups(known []Lookup) builtins.NDBCache {
+func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 	if len(rs.options.AllowBuiltins) == 0 {
 		return nil
 	}
@@ -43,11 +36,11 @@ func (rs *Ruleset) newLookups(known []Lookup) builtins.NDBCache {
 }
 
 // lookupsIn lists the calls in a fixed order.
-func lookupsIn(cache builtins.NDBCache) []Lookup {
-	var list []Lookup
+func lookupsIn(cache builtins.NDBCache) []answer.Lookup {
+	var list []answer.Lookup
 	for _, name := range slices.Sorted(maps.Keys(cache)) {
 		cache[name].Foreach(func(arguments, result *ast.Term) {
-			call := Lookup{Builtin: name}
+			call := answer.Lookup{Builtin: name}
 			values, err := ast.JSON(arguments.Value)
 			if err != nil {
 				return // a value that JSON does not have

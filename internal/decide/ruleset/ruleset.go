@@ -1,9 +1,6 @@
-// Package ruleset turns a folder of Rego rules into something that can be asked:
-// which rule serves this enrollment, and what does it say to this request.
+// Package ruleset loads a folder of Rego rules, finds the rule that serves an enrollment, and evaluates it for a request.
 //
-// It evaluates; it does not judge. Whether a rule's answer may be given to DPS is
-// the business of package allocation. It is the only package that knows OPA's
-// compiler and evaluator, so that a second evaluator could stand beside it.
+// It does not decide whether DPS may get what a rule says; its callers do.
 package ruleset
 
 import (
@@ -20,6 +17,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 )
 
 // Options say how rules are loaded. The zero value is of use.
@@ -42,10 +42,6 @@ type Options struct {
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
-	// AsWritten is for those who read [Ruleset.Syntax]: the rules are compiled
-	// and no more. Else the entry rules note which of their definitions hold, for
-	// [Verdict.Lines].
-	AsWritten bool
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -62,6 +58,7 @@ type Ruleset struct {
 	schemas      *ast.SchemaSet
 	store        storage.Store
 	txn          storage.Transaction
+	data         ast.Value // all that the store holds
 
 	whole atomic.Pointer[unit] // all packages compiled together, once that is done
 }
@@ -83,10 +80,10 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions())
 	problems = append(problems, rs.bind()...)
 	if len(problems) > 0 {
-		return nil, newLoadError(problems)
+		return nil, NewLoadError(problems)
 	}
 	if len(rs.rules) == 0 {
-		return nil, newLoadError([]Problem{{Place: options.Name, Message: "no rule serves any enrollment",
+		return nil, NewLoadError([]Problem{{Place: options.Name, Message: "no rule serves any enrollment",
 			Mend: "add a package whose METADATA names enrollments under custom.enrollment_groups or " +
 				"custom.individual_enrollments, or a package " + defaultPackage}})
 	}
@@ -105,6 +102,11 @@ func (rs *Ruleset) Digest() string { return rs.digest }
 
 // Rules lists the rules in the order of their packages.
 func (rs *Ruleset) Rules() []*Rule { return slices.Clone(rs.rules) }
+
+// Serving returns the rule that serves an enrollment; nil if none does.
+func (rs *Ruleset) Serving(enrollment dps.Enrollment) *Rule {
+	return rs.index.of(enrollment.Kind).find(enrollment.ID, rs.index.fallback)
+}
 
 // ForIndividual returns the rule that serves an individual enrollment, nil if none does.
 func (rs *Ruleset) ForIndividual(registrationID string) *Rule {
@@ -128,18 +130,12 @@ const (
 
 // Rule is one Rego package that serves enrollments.
 type Rule struct {
-	Package     string // such as allocation.breakroom
-	Title       string // from its METADATA
-	Description string
+	answer.Rule
+	Description string // from its METADATA
 	// Individuals and Groups are the names and globs that it serves, as
 	// written. Both are empty for the package allocation.default.
 	Individuals, Groups []string
 	OnUndecided         OnUndecided
-	// Recordable are the paths that its METADATA lets be recorded. The first
-	// element is one of [RecordableRoots].
-	Recordable [][]string
-	// Place is file:line of the METADATA that binds it.
-	Place string
 
 	set      *Ruleset
 	prepared atomic.Pointer[preparedRule] // nil until first asked for
@@ -187,9 +183,8 @@ func (e *LoadError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// newLoadError orders the problems, so that the same folder always gives the
-// same text.
-func newLoadError(problems []Problem) *LoadError {
+// NewLoadError sorts the problems, so that the same folder always gives the same text.
+func NewLoadError(problems []Problem) *LoadError {
 	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
 	return &LoadError{Problems: slices.Compact(problems)}
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-const shippedRules = "../../rules"
+const shippedRules = "../../../rules"
 
 // shippedBundle reads rules/ as OPA does, tests included.
 func shippedBundle(t *testing.T) *bundle.Bundle {
@@ -148,7 +148,7 @@ func TestShippedRulesAreFormatted(t *testing.T) {
 	}
 }
 
-const exampleRequests = "../../examples/requests"
+const exampleRequests = "../../../examples/requests"
 
 // served evaluates a request by the shipped rules, as the webhook does.
 func served(t *testing.T, rules *Ruleset, name string) (*dps.AllocationRequest, *Rule, Verdict) {

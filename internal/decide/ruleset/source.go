@@ -16,6 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/loader/filter"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
@@ -80,13 +81,20 @@ func (rs *Ruleset) openStore(ctx context.Context, data []file, name string) erro
 		WithBaseDir(name).
 		Read()
 	if err != nil {
-		return newLoadError([]Problem{{Place: name, Message: err.Error()}})
+		return NewLoadError([]Problem{{Place: name, Message: err.Error()}})
 	}
 	rs.store = inmem.NewFromObjectWithOpts(content.Data,
 		inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
 	// Nothing is ever written, so one read transaction serves all requests.
-	rs.txn, err = rs.store.NewTransaction(ctx)
-	return err
+	if rs.txn, err = rs.store.NewTransaction(ctx); err != nil {
+		return err
+	}
+	root, err := rs.store.Read(ctx, rs.txn, storage.RootPath)
+	if err != nil {
+		return err
+	}
+	rs.data = root.(ast.Value) // as OptReturnASTValuesOnRead demands
+	return nil
 }
 
 // memoryLoader hands files that were read already to OPA's bundle reader. It has
@@ -153,9 +161,11 @@ func readPackages(rego []file, name string, options ast.ParserOptions) (map[stri
 	return packages, problems
 }
 
+const byteOrderMark = "\ufeff"
+
 func parseHeader(place string, f *file, options ast.ParserOptions) (*ast.Module, error) {
 	// Behind a byte order mark, OPA's parser would not find METADATA in the first line.
-	f.text = bytes.TrimPrefix(f.text, []byte("\ufeff"))
+	f.text = bytes.TrimPrefix(f.text, []byte(byteOrderMark))
 	header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), options)
 	if err != nil { // perhaps because headerOf stopped too early
 		return ast.ParseModuleWithOpts(place, string(f.text), options)

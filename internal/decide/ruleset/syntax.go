@@ -2,39 +2,248 @@ package ruleset
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/usher-dps/usher/answer"
 )
 
-// Syntax is what somebody who reads rules, rather than asks them, gets to see. The
-// evaluator shares all of it: nobody may change it.
+// This file is for packages that read rules, such as to explain or to test them. Serving uses none of it.
+
+// Syntax is a compiled form of rules. The evaluator shares all of it, so it must not be modified.
 type Syntax struct {
-	// Compiler has compiled all packages together.
+	// Compiler has compiled the packages. [Written] returns the bodies of entry rules as their authors wrote them.
 	Compiler *ast.Compiler
-	// Data is what data.json and data.yaml hold.
+	// Data is the content of data.json and data.yaml.
 	Data ast.Value
+
+	set *Ruleset
 }
 
-// Syntax returns the compiled rules. It compiles them if they were loaded lazily, and
-// its error is then that of [Ruleset.CompileAll].
-func (rs *Ruleset) Syntax(ctx context.Context) (Syntax, error) {
-	if rs.whole.Load() == nil {
-		if err := rs.CompileAll(ctx); err != nil {
-			return Syntax{}, err
-		}
-	}
-	stored, err := rs.store.Read(ctx, rs.txn, storage.RootPath)
+// Syntax returns the compiled form of the rule and of what it refers to, perhaps of all packages. The error is the
+// *LoadError of a rule that does not compile.
+func (r *Rule) Syntax() (Syntax, error) {
+	prepared := r.prepare()
+	return Syntax{Compiler: prepared.compiler, Data: r.set.data, set: r.set}, prepared.err
+}
+
+// Extend compiles all packages together with further modules, by their places. The error is a *LoadError.
+func (rs *Ruleset) Extend(ctx context.Context, more map[string]*ast.Module, schemas *ast.SchemaSet) (Syntax, error) {
+	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
 	if err != nil {
 		return Syntax{}, err
 	}
-	data, ok := stored.(ast.Value)
-	if !ok {
-		return Syntax{}, fmt.Errorf("data is read as %T", stored)
+	maps.Copy(modules, more)
+	compiler := rs.NewCompiler(ctx).WithSchemas(schemas)
+	if compiler.Compile(modules); compiler.Failed() {
+		return Syntax{}, NewLoadError(problemsOf(compiler.Errors))
 	}
-	return Syntax{Compiler: rs.whole.Load().compiler, Data: data}, nil
+	return Syntax{Compiler: compiler, Data: rs.data, set: rs}, nil
+}
+
+// Options returns the options that the rules were loaded with.
+func (rs *Ruleset) Options() Options { return rs.options }
+
+// Store holds the data files.
+func (rs *Ruleset) Store() storage.Store { return rs.store }
+
+// Builtins are the functions that Usher adds to Rego.
+func (rs *Ruleset) Builtins() []*topdown.Builtin {
+	var list []*topdown.Builtin
+	for _, custom := range customBuiltins() {
+		list = append(list, rs.builtins[custom.decl.Name])
+	}
+	return list
+}
+
+// NewCompiler returns a compiler with the capabilities and the schema for rules. It has compiled nothing yet.
+func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
+	return ast.NewCompiler().
+		WithCapabilities(rs.capabilities).
+		WithSchemas(rs.schemas).
+		WithUseTypeCheckAnnotations(true).
+		WithStrict(rs.options.Strict).
+		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
+		SetErrorLimit(maxProblems)
+}
+
+// Parse parses the text of a Rego file that is at this place. The error is a *LoadError.
+func (rs *Ruleset) Parse(place string, text []byte) (*ast.Module, error) {
+	module, err := ast.ParseModuleWithOpts(place, strings.TrimPrefix(string(text), byteOrderMark), rs.parserOptions())
+	if err != nil {
+		return nil, NewLoadError(problemsOf(err))
+	}
+	return module, nil
 }
 
 // Path is the reference to the rule's package, such as data.allocation.breakroom.
 func (r *Rule) Path() ast.Ref { return r.set.packages[r.Package].path.Copy() }
+
+// Entry is the reference to an entry rule of the package, such as data.allocation.breakroom.hub.
+func (r *Rule) Entry(name string) ast.Ref { return r.Path().Append(ast.StringTerm(name)) }
+
+// EntryNames are the names of the entry rules, in the order in which they are evaluated.
+func EntryNames() []string {
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = string(e)
+	}
+	return names
+}
+
+// RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of their
+// places. There are none if the rule does not compile.
+func (r *Rule) RestrictedCalls() []*ast.Expr {
+	compiler := r.prepare().compiler
+	if compiler == nil {
+		return nil
+	}
+	var rules []*ast.Rule
+	for _, e := range entries {
+		rules = append(rules, compiler.GetRulesWithPrefix(r.entryRef(e))...)
+	}
+	var calls []*ast.Expr
+	for rule := range reachable(compiler, rules) {
+		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
+			if expr.IsCall() && isRestricted(expr.Operator().String()) {
+				calls = append(calls, expr)
+			}
+			return false
+		})
+	}
+	slices.SortFunc(calls, func(a, b *ast.Expr) int { return a.Location.Compare(b.Location) })
+	return slices.Compact(calls)
+}
+
+// Custom returns a member of custom in the METADATA of the rule's package, and the place (file:line) of that METADATA.
+func (r *Rule) Custom(name string) (value any, place string, ok bool) {
+	for _, annotation := range r.set.packages[r.Package].header {
+		if value, ok := annotation.Custom[name]; ok {
+			return value, PlaceOf(annotation.Location), true
+		}
+	}
+	return nil, "", false
+}
+
+// PackageName is the name of a module's package, such as allocation.line.
+func PackageName(module *ast.Module) string { return packageName(module.Package) }
+
+// PlaceOf writes a location as file:line; empty if it is nil.
+func PlaceOf(location *ast.Location) string {
+	if location == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", location.File, location.Row)
+}
+
+// CompileError turns errors of OPA's parser or compiler into a *LoadError with the messages of [Load]. Other errors
+// stay as they are.
+func CompileError(err error) error {
+	if _, ok := errors.AsType[ast.Errors](err); ok {
+		return NewLoadError(problemsOf(err))
+	}
+	return err
+}
+
+// IsTest reports whether a file holds tests, which are not served.
+func IsTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
+
+// IsInvariants reports whether a file holds invariants, which are not served.
+func IsInvariants(name string) bool { return strings.HasSuffix(name, "_invariants.rego") }
+
+// Files lists the files under fsys that belong to rules, in lexical order: Rego and data, and with tests set also tests
+// and invariants. Hidden files and folders are left out.
+func Files(fsys fs.FS, tests bool) ([]string, error) {
+	var names []string
+	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && isHidden(name):
+			return fs.SkipDir // such as .git or an editor's folder
+		case entry.IsDir() || isHidden(name):
+			return nil
+		case isRego(name) || isData(name) || tests && (IsTest(name) || IsInvariants(name)):
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
+}
+
+// Inspection evaluates parts of rules for one request.
+type Inspection struct {
+	evaluation
+	compiler *ast.Compiler
+	stop     func() bool
+}
+
+// Inspect prepares to evaluate parts of the rules for one request; input and known are those of [Rule.Evaluate]. The
+// caller closes the Inspection.
+func (s Syntax) Inspect(ctx context.Context, input map[string]any, known ...answer.Lookup) *Inspection {
+	i := &Inspection{evaluation: s.set.begin(ctx, input, true), compiler: s.Compiler}
+	i.lookups = s.set.newLookups(known)
+	i.stop = context.AfterFunc(ctx, i.cancel.Cancel)
+	return i
+}
+
+// Close frees what the Inspection holds.
+func (i *Inspection) Close() { i.stop() }
+
+// Query returns a query for a body of the rules. If it fails, [Inspection.Reset] must be called before the next query.
+func (i *Inspection) Query(body ast.Body) *topdown.Query { return i.query(i.compiler, body) }
+
+// Reset drops the cache of what was evaluated. An error leaves partial results in it, such as the first of two
+// conflicting values.
+func (i *Inspection) Reset() { i.cache = topdown.NewVirtualCache() }
+
+// Failures returns the errors of built-in functions since it was last called.
+func (i *Inspection) Failures() []topdown.Error {
+	failures := i.builtinErrors
+	i.builtinErrors = nil
+	return failures
+}
+
+// Value evaluates a reference; nil if it is undefined. Errors are *EvalError, with the name as the entry rule.
+func (i *Inspection) Value(name string, ref ast.Ref) (any, error) {
+	return i.ask(i.compiler, queryFor(entry(name), ref))
+}
+
+// EntryValue is what an entry rule says.
+type EntryValue struct {
+	Name  string
+	Value any
+	Err   error // *EvalError
+	// Decides is set if nothing else matters: the entry rule rejects or holds the device, or it failed.
+	Decides bool
+	// Asked is unset if [Rule.Evaluate] ends before it gets to this entry rule.
+	Asked bool
+}
+
+// Entries evaluates the entry rules that the package defines, also those that [Rule.Evaluate] would not get to.
+func (i *Inspection) Entries(rule *Rule) []EntryValue {
+	var list []EntryValue
+	var verdict Verdict
+	ended := false
+	for _, query := range rule.prepare().queries {
+		e := EntryValue{Name: string(query.entry), Asked: !ended}
+		if ended {
+			e.Value, e.Err = i.ask(i.compiler, query)
+		} else {
+			e.Value, ended, e.Err = i.askFor(i.compiler, query, &verdict)
+			e.Decides = ended || query.entry == entryHold && !isEmpty(e.Value)
+		}
+		if e.Err != nil {
+			i.Reset()
+		}
+		list = append(list, e)
+	}
+	return list
+}

@@ -1,12 +1,12 @@
 package ruleset_test
 
 import (
-	"strings"
+	"slices"
 	"testing"
-	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -37,42 +37,20 @@ func TestWithLeavesTheRequestAlone(t *testing.T) {
 						t.Errorf("payload (-want +got):\n%s", diff)
 					}
 				}
-				e, err := rule.Explain(t.Context(), document)
+				explained, err := explanation.Explain(t.Context(), rule, document)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := outline(e); !strings.Contains(got, `gave {"y":2,"z":3}`) {
-					t.Errorf("explained as\n%s", got)
+				gave := func(d explanation.Definition) bool {
+					return d.State == explanation.Gave && cmp.Equal(d.Value, any(decode(t, `{"y": 2, "z": 3}`)))
+				}
+				if !slices.ContainsFunc(explained.Entries, func(e explanation.Entry) bool { return slices.ContainsFunc(e.Definitions, gave) }) {
+					t.Errorf("explained as %+v", explained.Entries)
 				}
 				if diff := cmp.Diff(decode(t, `{"x": {"y": 2, "z": 3}}`), document); diff != "" {
 					t.Errorf("the request (-before +after):\n%s", diff)
 				}
 			})
 		})
-	}
-}
-
-// The same holds for invariants, which give the library its input by `with`.
-func TestWithInInvariants(t *testing.T) {
-	t.Parallel()
-	files := fstest.MapFS{
-		"a.rego": {Data: []byte(serving("allocation.a", "g", `hub := "h"`))},
-		"a_invariants.rego": {Data: []byte(`package allocation.a_invariants
-
-invariant contains "first" if one with input.request.x as 1
-
-invariant contains "second" if input.request.x == 1
-
-one if input.request.x == 1
-`)},
-	}
-	set := mustLoad(t, files, ruleset.Options{Name: "rules", InputSchema: map[string]any{"type": "object"}})
-	invariants, err := set.Invariants(t.Context(), files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	broken, err := invariants.Broken(t.Context(), "allocation.a", map[string]any{"request": decode(t, `{"x": 2}`), "decision": map[string]any{}})
-	if diff := cmp.Diff([]string{"first"}, broken); diff != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }

@@ -12,14 +12,14 @@ type allowance int
 const (
 	never    allowance = iota
 	plain              // as it is
-	identity           // it names the device: as registration IDs are recorded
-	declared           // what a rule's METADATA declares recordable
+	identity           // it names the device: recorded like registration IDs
+	declared           // only what a rule's METADATA declares recordable
 )
 
 // node is a member of the AllocationRequest with its allowance, from the schema.
 type node struct {
 	allowance allowance
-	// root is what paths in custom.recordable call it; for declared.
+	// root is its name in paths of custom.recordable; set only for declared.
 	root    string
 	members map[string]*node // of an object; nil if it has none that are known
 	items   *node            // of an array
@@ -28,9 +28,8 @@ type node struct {
 // recordable is the schema's annotation.
 const recordable = "x-recordable"
 
-// roots are the places of what rules declare recordable, by the last names of the
-// pointer, and what their METADATA calls them. What DPS keeps of a device's last
-// registration is what an answer held then.
+// roots are the places that rules can declare recordable, by the last names of the pointer, and their names in METADATA.
+// What DPS keeps of a device's last registration is the payload of an earlier answer.
 var roots = []struct{ pointer, root string }{
 	{"/deviceRuntimeContext/payload", "payload"},
 	{"/initialTwin", "initialTwin"},
@@ -38,14 +37,14 @@ var roots = []struct{ pointer, root string }{
 	{"/registrationState/payload", answerPayload},
 }
 
-// Roots of what an answer holds.
+// Roots of the parts of an answer.
 const (
 	answerTwin    = "answer.initialTwin"
 	answerPayload = "answer.payload"
 )
 
-// readAllowances reads the allow-list from a JSON Schema, so that the two cannot
-// drift apart: a member without the annotation is never recorded.
+// readAllowances reads the allow-list from the JSON Schema, so that the two cannot drift apart: a member without the
+// annotation is never recorded.
 func readAllowances(schema []byte) (*node, error) {
 	var root map[string]any
 	if err := json.Unmarshal(schema, &root); err != nil {
@@ -62,9 +61,9 @@ func (r allowanceReader) read(schema map[string]any, pointer string) (*node, err
 	if reference, ok := schema["$ref"].(string); ok {
 		target, ok := r.resolve(reference)
 		if !ok {
-			return nil, fmt.Errorf("schema: %s refers to %s, which is not there", pointer, reference)
+			return nil, fmt.Errorf("schema: %s refers to %s, which does not exist", pointer, reference)
 		}
-		if annotated { // said where it is used, it goes before what is said at its definition
+		if annotated { // an annotation at the reference overrides that at the definition
 			target = mergeInto(target, recordable, annotation)
 		}
 		return r.read(target, pointer)
@@ -86,7 +85,7 @@ func (r allowanceReader) read(schema map[string]any, pointer string) (*node, err
 				return n, nil
 			}
 		}
-		return nil, fmt.Errorf("schema: %s is %q, and there is no name for it in METADATA", pointer, "declared")
+		return nil, fmt.Errorf("schema: %s is %q, but has no name in METADATA", pointer, "declared")
 	}
 	properties, _ := schema["properties"].(map[string]any)
 	if schema["type"] == "object" {
@@ -107,8 +106,7 @@ func (r allowanceReader) read(schema map[string]any, pointer string) (*node, err
 	return n, nil
 }
 
-// child reads a member. Below what names the device all that is recordable names
-// it, too.
+// child reads a member. Below an identity, everything that is recordable is an identity as well.
 func (r allowanceReader) child(schema any, pointer string, around allowance) (*node, error) {
 	object, ok := schema.(map[string]any)
 	if !ok {
@@ -165,5 +163,5 @@ func parseAllowance(annotation any) (allowance, error) {
 	case "declared":
 		return declared, nil
 	}
-	return never, fmt.Errorf("%s is %v, and may be true, \"id\" or \"declared\"", recordable, annotation)
+	return never, fmt.Errorf("%s is %v; allowed are true, \"id\" and \"declared\"", recordable, annotation)
 }

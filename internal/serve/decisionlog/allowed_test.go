@@ -45,10 +45,10 @@ func TestReadAllowancesErrors(t *testing.T) {
 	t.Parallel()
 	for schema, want := range map[string]string{
 		`{`: "unexpected end",
-		`{"properties":{"a":{"x-recordable":"yes"}}}`:                                         `schema: /a: x-recordable is yes, and may be true, "id" or "declared"`,
+		`{"properties":{"a":{"x-recordable":"yes"}}}`:                                         `schema: /a: x-recordable is yes; allowed are true, "id" and "declared"`,
 		`{"properties":{"a":{"x-recordable":false}}}`:                                         "x-recordable is false",
-		`{"properties":{"a":{"x-recordable":"declared"}}}`:                                    "there is no name for it in METADATA",
-		`{"properties":{"a":{"$ref":"#/$defs/b"}}}`:                                           "schema: /a refers to #/$defs/b, which is not there",
+		`{"properties":{"a":{"x-recordable":"declared"}}}`:                                    "has no name in METADATA",
+		`{"properties":{"a":{"$ref":"#/$defs/b"}}}`:                                           "schema: /a refers to #/$defs/b, which does not exist",
 		`{"properties":{"a":true}}`:                                                           "schema: /a is not an object",
 		`{"properties":{"a":{"x-recordable":true,"type":"array","items":{"$ref":"#/no/y"}}}}`: "/a/* refers to",
 	} {

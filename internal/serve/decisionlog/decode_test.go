@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -19,13 +19,13 @@ import (
 func full() decisionlog.Record {
 	part := &decisionlog.Part{Bytes: 12, Digest: "sha256:00", Value: json.RawMessage(`{"a":"b"}`)}
 	return decisionlog.Record{
-		Version: 1, DecisionID: "ID", Time: time.Date(2026, 11, 22, 1, 2, 3, 4005006, time.UTC), DurationUS: 17, Source: allocation.SourceShadow, ShadowOf: "OTHER", Diverged: []string{"hub"}, Probe: true,
+		Version: 1, DecisionID: "ID", Time: time.Date(2026, 11, 22, 1, 2, 3, 4005006, time.UTC), DurationUS: 17, Source: answer.SourceShadow, ShadowOf: "OTHER", Diverged: []answer.Difference{answer.InHub}, Probe: true,
 		RegistrationID: "d \"1\"", Enrollment: &decisionlog.Enrollment{Kind: "enrollmentGroup", ID: "g"},
 		Rules: &decisionlog.Rules{Digest: "sha256:1", Revision: "r"}, Rule: &decisionlog.Rule{Package: "p", Title: "t", File: "f"},
 		Lines:  []decisionlog.Line{{Entry: "hub", Place: "f:1"}, {Entry: "payload", Place: "f:2"}},
 		Status: 200, Decision: decisionlog.Decision{Outcome: "assigned", Fault: &decisionlog.Fault{Kind: "internal", Detail: "x",
-			Violations: []allocation.Violation{{Pointer: "/a", Problem: "b"}}}, Hub: "h", InitialTwin: part, InitialTwinUse: "applied", Payload: part,
-			Reasons: []string{"a", "b"}, Overrides: []allocation.Override{"on_undecided"}, RetryAfterMS: 5, Alarm: true, Cause: "c", BuiltinErrors: []string{"f:3"}},
+			Violations: []answer.Violation{{Pointer: "/a", Problem: "b"}}}, Hub: "h", InitialTwin: part, InitialTwinUse: "applied", Payload: part,
+			Reasons: []string{"a", "b"}, Overrides: []answer.Override{"on_undecided"}, RetryAfterMS: 5, Alarm: true, Cause: "c", BuiltinErrors: []string{"f:3"}},
 		DPSEffect:   decisionlog.Effect{Result: "failed", ErrorCode: 400207},
 		Certificate: &decisionlog.Certificate{Subject: "s", Issuer: "i", SHA256Thumbprint: "AB", NotAfter: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)},
 		Request:     json.RawMessage(`{"x":1}`), Masked: []string{"/y"}, MaskedMore: 3,
@@ -81,8 +81,8 @@ func TestFullIsFull(t *testing.T) {
 func TestDecodeErrors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		``:                                   "unexpected end",
-		`{`:                                  "unexpected end",
+		``:                                   "unexpected EOF",
+		`{`:                                  "unexpected EOF",
 		`[]`:                                 "not a decision record",
 		`7`:                                  "not a decision record",
 		`{}`:                                 "it has no usherRecord",

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
@@ -93,7 +93,7 @@ func (e *encoder) decision(d *Decision) {
 		e.open("fault")
 		e.text("kind", string(f.Kind))
 		e.optional("detail", f.Detail)
-		list(e, "violations", f.Violations, func(violation allocation.Violation) {
+		list(e, "violations", f.Violations, func(violation answer.Violation) {
 			e.b = append(e.b, '{')
 			e.text("pointer", violation.Pointer)
 			e.text("problem", violation.Problem)

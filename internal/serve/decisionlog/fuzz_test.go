@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -26,7 +27,7 @@ func FuzzRecord(f *testing.F) {
 	for i, name := range names {
 		f.Add(bodies[name], uint8(i))
 	}
-	var allocators []*allocation.Allocator
+	var allocators []*decider.Decider
 	rules := tellers()
 	var order []string
 	for name := range rules {
@@ -34,7 +35,7 @@ func FuzzRecord(f *testing.F) {
 	}
 	slices.Sort(order)
 	for _, name := range order {
-		allocators = append(allocators, allocatorOf(f, rules[name], allocation.RulesOptions{}))
+		allocators = append(allocators, allocatorOf(f, rules[name], decider.RulesOptions{}))
 	}
 	const key, id = "CANARYxKEYx4711x0815", "CANARY-id-4711"
 	f.Fuzz(func(t *testing.T, body []byte, choice uint8) {
@@ -50,7 +51,7 @@ func FuzzRecord(f *testing.F) {
 		allocator := allocators[int(choice)%len(allocators)]
 		for _, mode := range modes() {
 			sink := &memory{}
-			webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{newRecorder(t, mode, sink).Observe}})
+			webhook := handler.New(handler.Options{Allocator: allocator, Observers: []answer.Observer{newRecorder(t, mode, sink).Observe}})
 			webhook.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, bytes.NewReader(body)))
 			if len(sink.records) != 1 {
 				t.Fatalf("%d records of %s", len(sink.records), body)

@@ -12,50 +12,50 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
 )
 
 const (
-	// maxMasked is how many pointers a record lists.
+	// maxMasked bounds how many pointers a record lists.
 	maxMasked = 64
-	// maxPointer bounds each of them, in bytes: names can be of any length.
+	// maxPointer bounds each of them, in bytes: names can have any length.
 	maxPointer = 256
-	// maxText bounds a member that the schema lets be recorded, in bytes. DPS's
-	// own have 253 at most, distinguished names a few hundred.
+	// maxText bounds a member that the schema allows to be recorded, in bytes. DPS's own have at most 253, distinguished
+	// names a few hundred.
 	maxText = 2048
-	// minInside is the shortest identity that is hidden inside of words: the
-	// device "eu" is not to take a part out of contoso-eu.
+	// minInside is the length of the shortest identity that is hidden inside words: the device "eu" must not hide a part
+	// of contoso-eu.
 	minInside = 4
 )
 
-// MaskedID stands for an identity that is absent, where something has to stand: in
-// the midst of a text, or for who replays the record.
+// MaskedID stands for an identity that is absent where something is needed: inside a text, or to replay the record.
 const MaskedID = "masked-id"
 
-// mask writes what may be recorded of one request, and of what was said about it.
+// mask writes what may be recorded of one request and its answer.
 type mask struct {
 	mode IDMode
 	mac  hash.Hash // under the key; nil without one
-	// keys are hidden everywhere, whatever the mode.
+	// keys are hidden everywhere, in every mode.
 	keys keymaterial.Mask
-	// ids are what names the device, the longest first, and what stands for
-	// each; none in the mode Plain.
+	// ids are the names of the device, the longest first, and what replaces each; none in the mode Plain.
 	ids        []identityText
-	recordable [][]string // by the rule's METADATA
+	recordable [][]string // from the rule's METADATA
 
-	pointer []byte // of the member in hand
-	masked  []string
-	more    int
-	sum     [sha256.Size]byte
+	path   []string // of the current member
+	masked []string
+	more   int
+	sum    [sha256.Size]byte
 }
 
 type identityText struct{ plain, shown string }
 
-// reset prepares for a request, whose document may be nil.
+// reset prepares the mask for a request, whose document may be nil.
 func (m *mask) reset(allowed *node, document map[string]any, recordable [][]string) {
 	m.keys, m.recordable = keymaterial.Of(document), recordable
-	m.pointer, m.masked, m.more, m.ids = m.pointer[:0], m.masked[:0], 0, m.ids[:0]
+	m.path, m.masked, m.more, m.ids = m.path[:0], m.masked[:0], 0, m.ids[:0]
 	if m.mode == Plain {
 		return
 	}
@@ -63,7 +63,7 @@ func (m *mask) reset(allowed *node, document map[string]any, recordable [][]stri
 	slices.SortFunc(m.ids, func(a, b identityText) int { return len(b.plain) - len(a.plain) })
 }
 
-// collect finds what names the device.
+// collect finds the names of the device.
 func (m *mask) collect(n *node, value any) {
 	switch v := value.(type) {
 	case map[string]any:
@@ -86,7 +86,7 @@ func (m *mask) collect(n *node, value any) {
 	}
 }
 
-// identity is what stands for an identity. DPS compares these without case.
+// identity is what replaces an identity. DPS compares identities without case.
 func (m *mask) identity(text string) string {
 	for _, id := range m.ids {
 		if strings.EqualFold(id.plain, text) {
@@ -99,11 +99,10 @@ func (m *mask) identity(text string) string {
 	return hashedPrefix + m.digest([]byte(strings.ToLower(text)))
 }
 
-// hashedPrefix makes a hashed registration ID one that DPS would take, too, and
-// tells it from a plain one.
+// hashedPrefix marks a hashed registration ID, which DPS would still accept.
 const hashedPrefix = "hmac-"
 
-// digest is in hexadecimal, under the key where there is one.
+// digest is a hash in hexadecimal, an HMAC if there is a key.
 func (m *mask) digest(text []byte) string {
 	if m.mac == nil {
 		sum := sha256.Sum256(text)
@@ -114,7 +113,7 @@ func (m *mask) digest(text []byte) string {
 	return hex.EncodeToString(m.mac.Sum(m.sum[:0]))
 }
 
-// text hides what must not be in a text, wherever it stands there.
+// text hides everything in a text that must not be seen.
 func (m *mask) text(text string) string {
 	text = m.keys.Text(text)
 	for _, id := range m.ids {
@@ -123,8 +122,7 @@ func (m *mask) text(text string) string {
 	return text
 }
 
-// hideFold puts shown in place of a text, in any letter case. A short one is
-// hidden where it stands alone.
+// hideFold replaces plain, in any letter case, by shown. A short one is replaced only where it is a word of its own.
 func hideFold(text, plain, shown string) string {
 	start := 0
 	var hidden strings.Builder
@@ -146,8 +144,7 @@ func hideFold(text, plain, shown string) string {
 	return hidden.String() + text[start:]
 }
 
-// prefixFold returns how many bytes of text are prefix in some letter case, 0 if
-// it does not start with it.
+// prefixFold returns how many bytes at the start of text are prefix in some letter case; 0 if it does not start with it.
 func prefixFold(text, prefix string) int {
 	size := 0
 	for _, want := range prefix {
@@ -175,8 +172,8 @@ func equalFold(a, b rune) bool {
 	return false
 }
 
-// standsAlone reports whether text[from:to] is not part of a longer word. A dot or
-// a colon may end a sentence, unless a word goes on behind it, as in a host name.
+// standsAlone reports whether text[from:to] is not part of a longer word. A dot or a colon ends a word, unless another
+// word follows directly, as in a host name.
 func standsAlone(text string, from, to int) bool {
 	before, size := utf8.DecodeLastRuneInString(text[:from])
 	if before == '.' || before == ':' {
@@ -193,16 +190,20 @@ func inWord(r rune) bool {
 	return r != utf8.RuneError && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_')
 }
 
-// drop notes that the member in hand is left out or changed.
+// drop notes that the current member is left out or changed.
 func (m *mask) drop() {
 	if len(m.masked) >= maxMasked {
 		m.more++
 		return
 	}
-	m.masked = append(m.masked, m.shown(string(m.pointer)))
+	var pointer jsontext.Pointer
+	for _, name := range m.path {
+		pointer = pointer.AppendToken(name)
+	}
+	m.masked = append(m.masked, m.shown(string(pointer)))
 }
 
-// shown is a pointer without what must not be seen of the names in it.
+// shown is a pointer in which names that must not be seen are hidden.
 func (m *mask) shown(pointer string) string {
 	pointer = m.text(pointer)
 	if len(pointer) > maxPointer {
@@ -211,27 +212,12 @@ func (m *mask) shown(pointer string) string {
 	return pointer
 }
 
-// enter moves the pointer to a member; leave moves it back.
-func (m *mask) enter(name string) (length int) {
-	length = len(m.pointer)
-	m.pointer = append(m.pointer, '/')
-	for i := range len(name) {
-		switch name[i] {
-		case '~':
-			m.pointer = append(m.pointer, "~0"...)
-		case '/':
-			m.pointer = append(m.pointer, "~1"...)
-		default:
-			m.pointer = append(m.pointer, name[i])
-		}
-	}
-	return length
-}
+// enter goes down to a member; leave comes back.
+func (m *mask) enter(name string) { m.path = append(m.path, name) }
 
-func (m *mask) leave(length int) { m.pointer = m.pointer[:length] }
+func (m *mask) leave() { m.path = m.path[:len(m.path)-1] }
 
-// request appends what may be recorded of a member of the request. If that is
-// nothing, it appends nothing, and ok is false.
+// request appends what may be recorded of a member of the request. If there is nothing, ok is false.
 func (m *mask) request(b []byte, n *node, value any) (_ []byte, ok bool) {
 	if n == nil {
 		m.drop()
@@ -297,18 +283,17 @@ func (m *mask) array(b []byte, list []any, items *node) []byte {
 		if at > start {
 			b = append(b, ',')
 		}
-		length := m.enter(strconv.Itoa(i))
+		m.enter(strconv.Itoa(i))
 		var ok bool
 		if b, ok = m.request(b, items, element); !ok {
 			b = b[:at]
 		}
-		m.leave(length)
+		m.leave()
 	}
 	return append(b, ']')
 }
 
-// object appends an object of the members for which member appends something, in
-// the order of their names.
+// object appends an object with the members for which member reports true, in the order of their names.
 func (m *mask) object(b []byte, object map[string]any, member func(b []byte, name string, value any) ([]byte, bool)) []byte {
 	b = append(b, '{')
 	start := len(b)
@@ -320,12 +305,12 @@ func (m *mask) object(b []byte, object map[string]any, member func(b []byte, nam
 		}
 		b = dps.AppendString(b, name)
 		b = append(b, ':')
-		length := m.enter(name)
+		m.enter(name)
 		var ok bool
 		if b, ok = member(b, name, object[name]); !ok {
 			b = b[:at]
 		}
-		m.leave(length)
+		m.leave()
 	}
 	return append(b, '}')
 }
@@ -338,7 +323,7 @@ func sortedNames(names []string, object map[string]any) []string {
 	return names
 }
 
-// below selects the paths with this first element, without it.
+// below selects the paths that start with this element, and removes it from them.
 func below(selected, paths [][]string, first string) [][]string {
 	for _, path := range paths {
 		if len(path) > 0 && path[0] == first {
@@ -348,7 +333,7 @@ func below(selected, paths [][]string, first string) [][]string {
 	return selected
 }
 
-// declared appends the parts of a value to which these paths lead.
+// declared appends the parts of a value that these paths lead to.
 func (m *mask) declared(b []byte, value any, paths [][]string) ([]byte, bool) {
 	if slices.ContainsFunc(paths, func(path []string) bool { return len(path) == 0 }) {
 		return m.value(b, value), true
@@ -368,7 +353,7 @@ func (m *mask) declared(b []byte, value any, paths [][]string) ([]byte, bool) {
 	}), true
 }
 
-// value appends a whole value, without what must not be seen of it.
+// value appends a whole value in which what must not be seen is hidden.
 func (m *mask) value(b []byte, value any) []byte {
 	switch v := value.(type) {
 	case string:
@@ -389,9 +374,9 @@ func (m *mask) value(b []byte, value any) []byte {
 			if i > 0 {
 				b = append(b, ',')
 			}
-			length := m.enter(strconv.Itoa(i))
+			m.enter(strconv.Itoa(i))
 			b = m.value(b, element)
-			m.leave(length)
+			m.leave()
 		}
 		return append(b, ']')
 	case map[string]any:
@@ -415,7 +400,7 @@ func newMAC(key []byte) hash.Hash {
 	return hmac.New(sha256.New, key)
 }
 
-// HashID is what stands for a registration ID that is recorded [Hashed] under a key.
+// HashID is what replaces a registration ID that is recorded [Hashed] under a key.
 func HashID(key []byte, id string) string {
 	m := mask{mode: Hashed, mac: newMAC(key)}
 	return m.identity(id)

@@ -14,8 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/schemas"
@@ -190,7 +191,7 @@ const hubRule = "package allocation.default\nhub := input.linkedHubs[0]"
 // says, and nothing else; with the function key, the log line and the answer looked at, too.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, hubRule, allocation.RulesOptions{})
+	allocator := allocatorOf(t, hubRule, decider.RulesOptions{})
 	for _, kind := range []string{"individualEnrollment", "enrollmentGroup"} {
 		for _, attestation := range []string{"symmetricKey", "tpm", "x509", "none", "all"} {
 			p := plant(t, kind, attestation)
@@ -250,7 +251,7 @@ func tellers() map[string]string {
 func TestRulesThatTell(t *testing.T) {
 	t.Parallel()
 	for name, rule := range tellers() {
-		allocator := allocatorOf(t, rule, allocation.RulesOptions{})
+		allocator := allocatorOf(t, rule, decider.RulesOptions{})
 		for _, kind := range []string{"individualEnrollment", "enrollmentGroup"} {
 			p := plant(t, kind, "all")
 			for _, mode := range modes() {
@@ -270,7 +271,7 @@ func TestRulesThatTell(t *testing.T) {
 // A body that cannot be read has no names that could be hidden, and pointers with names.
 func TestMalformedHidesIDs(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, hubRule, allocation.RulesOptions{})
+	allocator := allocatorOf(t, hubRule, decider.RulesOptions{})
 	for _, mode := range modes() {
 		text, decoded, _ := record(t, allocator, mode, []byte(`{"deviceRuntimeContext": {"registrationId": "press-0001", "payload": {"press-0001": {"a": 1, "a": 2}}}}`))
 		if fault := decoded.Decision.Fault; fault == nil || !strings.HasPrefix(fault.Detail, "a member name occurs twice in one object") ||
@@ -284,7 +285,7 @@ func TestMalformedHidesIDs(t *testing.T) {
 func TestReasonsThatAreCutOff(t *testing.T) {
 	t.Parallel()
 	allocator := allocatorOf(t, `package allocation.default
-reject contains sprintf("%s %v", [input.deviceRuntimeContext.payload.filler, object.remove(input.deviceRuntimeContext, ["payload"])])`, allocation.RulesOptions{})
+reject contains sprintf("%s %v", [input.deviceRuntimeContext.payload.filler, object.remove(input.deviceRuntimeContext, ["payload"])])`, decider.RulesOptions{})
 	const id, key = "device-of-which-nobody-knows", "RW5kb3JzZW1lbnRLZXlPZlRoZVRwbQ=="
 	leaf := "MIIBcert" + strings.Repeat("0123456789abcdef", 100)
 	for filler := 300; filler < 512; filler += 3 {
@@ -342,8 +343,8 @@ func TestFunctionKey(t *testing.T) {
 	sink := &memory{}
 	var log bytes.Buffer
 	recorder := newRecorder(t, decisionlog.Plain, sink)
-	webhook := handler.New(handler.Options{Allocator: allocatorOf(t, hubRule, allocation.RulesOptions{}), Keys: []string{key},
-		Observers: []handler.Observer{recorder.Observe, handler.LogLine(slog.New(slog.NewJSONHandler(&log, nil)))}})
+	webhook := handler.New(handler.Options{Allocator: allocatorOf(t, hubRule, decider.RulesOptions{}), Keys: []string{key},
+		Observers: []answer.Observer{recorder.Observe, answer.LogCalls(slog.New(slog.NewJSONHandler(&log, nil)))}})
 	p := plant(t, "enrollmentGroup", "all")
 	for _, body := range []string{string(p.body(t)), `{`, `{"linkedHubs":[]}`} {
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath+"?code="+key, strings.NewReader(body))
@@ -374,7 +375,7 @@ hub := input.linkedHubs[0]
 payload := {"welcome": "you", "secret": "PAYLOADSECRET"}
 
 initial_twin := {"tags": {"line": "TWINSECRET"}}
-`, allocation.RulesOptions{})
+`, decider.RulesOptions{})
 	text, decoded, _ := record(t, allocator, decisionlog.Plain, []byte(`{
 		"individualEnrollment": {"registrationId": "d1", "optionalDeviceInformation": {"a": {"b": [1.50, "x"]}},
 			"initialTwin": {"tags": {"line": "l1", "cost": "SECRET1"}, "properties": {"desired": {"x": "SECRET2"}}},
@@ -414,7 +415,7 @@ initial_twin := {"tags": {"line": "TWINSECRET"}}
 // One device has one hash, in whatever letters it writes its ID; two have two.
 func TestHashedIDsJoin(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, hubRule, allocation.RulesOptions{})
+	allocator := allocatorOf(t, hubRule, decider.RulesOptions{})
 	hash := func(id string, mode decisionlog.IDMode) string {
 		_, decoded, _ := record(t, allocator, mode, []byte(`{"enrollmentGroup": {"enrollmentGroupId": "g"}, "linkedHubs": ["h.azure-devices.net"],
 			"deviceRuntimeContext": {"registrationId": "`+id+`", "currentDeviceId": "`+id+`", "currentIotHubHostName": "h.azure-devices.net"}}`))
@@ -441,7 +442,7 @@ func TestHashedIDsJoin(t *testing.T) {
 // A short ID is hidden where it stands alone, a longer one everywhere.
 func TestIDsInTexts(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, "package allocation.default\nreject contains input.deviceRuntimeContext.payload.reason", allocation.RulesOptions{})
+	allocator := allocatorOf(t, "package allocation.default\nreject contains input.deviceRuntimeContext.payload.reason", decider.RulesOptions{})
 	for _, test := range []struct{ id, reason, want string }{
 		{"eu", "device eu, EU: not of contoso-eu or Europe, eu.example or eu.", "device masked-id, masked-id: not of contoso-eu or Europe, eu.example or masked-id."},
 		{"press-1", "xPRESS-1y press-11 pres-1", "xmasked-idy masked-id1 pres-1"},

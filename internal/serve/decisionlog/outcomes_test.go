@@ -3,7 +3,6 @@ package decisionlog_test
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -43,7 +43,7 @@ func bodyWith(payload, device, enrollment string) string {
 // Each outcome and fault is on record with what DPS does with it.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, outcomeRule, allocation.RulesOptions{Revision: "v1"})
+	allocator := allocatorOf(t, outcomeRule, decider.RulesOptions{Revision: "v1"})
 	const onA = `, "currentIotHubHostName": "a.azure-devices.net", "currentDeviceId": "d1"`
 	twin := &decisionlog.Part{} // see TestParts
 	for _, test := range []struct {
@@ -59,10 +59,10 @@ func TestOutcomes(t *testing.T) {
 			decisionlog.Effect{Result: "assigned"}, "hub:7 initial_twin:9 payload:11", true},
 		{"never reprovisioned", bodyWith(`{"hub": "b.azure-devices.net"}`, onA, `, "reprovisionPolicy": {"updateHubAssignment": false}`), 200,
 			decisionlog.Decision{Outcome: "assigned", Hub: "a.azure-devices.net", InitialTwin: twin, InitialTwinUse: "ignored: the device stays on its hub",
-				Payload: &decisionlog.Part{}, Overrides: []allocation.Override{"never_reprovision"}},
+				Payload: &decisionlog.Part{}, Overrides: []answer.Override{"never_reprovision"}},
 			decisionlog.Effect{Result: "assigned"}, "hub:7 initial_twin:9 payload:11", true},
 		{"current hub not linked", bodyWith(`{"hub": "b.azure-devices.net"}`, strings.ReplaceAll(onA, "a.", "c."), `, "reprovisionPolicy": {"updateHubAssignment": false}`), 403,
-			decisionlog.Decision{Outcome: "rejected", Reasons: []string{"current_hub_not_linked"}, Overrides: []allocation.Override{"current_hub_not_linked"}, Alarm: true},
+			decisionlog.Decision{Outcome: "rejected", Reasons: []string{"current_hub_not_linked"}, Overrides: []answer.Override{"current_hub_not_linked"}, Alarm: true},
 			decisionlog.Effect{Result: "failed", ErrorCode: 400207}, "", true},
 		{"rejected", bodyWith(`{"hub": "a.azure-devices.net", "reject": true}`, "", ""), 403,
 			decisionlog.Decision{Outcome: "rejected", Reasons: []string{"refused"}}, decisionlog.Effect{Result: "failed", ErrorCode: 400207}, "reject:13", true},
@@ -80,16 +80,16 @@ func TestOutcomes(t *testing.T) {
 			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "undecided", Detail: "no rule serves enrollmentGroup other"}}, decisionlog.Effect{Result: "assigning"}, "", false},
 		{"invalid", bodyWith(`7`, "", ""), 400,
 			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "invalid_request", Detail: "the body is not an AllocationRequest as DPS sends it",
-				Violations: []allocation.Violation{{Pointer: "/deviceRuntimeContext/payload"}}}},
+				Violations: []answer.Violation{{Pointer: "/deviceRuntimeContext/payload"}}}},
 			decisionlog.Effect{Result: "failed", ErrorCode: 400207}, "", false},
 		{"malformed", `{"linkedHubs": ["SECRET`, 400,
 			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "malformed"}}, decisionlog.Effect{Result: "failed", ErrorCode: 400207}, "", false},
 	} {
-		text, got, answer := record(t, allocator, decisionlog.Plain, []byte(test.body))
-		if answer.Code != test.status || got.Status != test.status || got.DecisionID != answer.Header().Get(handler.DecisionIDHeader) || got.DecisionID == "" {
-			t.Errorf("%s: answered %d, recorded %d, %s", test.name, answer.Code, got.Status, text)
+		text, got, response := record(t, allocator, decisionlog.Plain, []byte(test.body))
+		if response.Code != test.status || got.Status != test.status || got.DecisionID != response.Header().Get(handler.DecisionIDHeader) || got.DecisionID == "" {
+			t.Errorf("%s: answered %d, recorded %d, %s", test.name, response.Code, got.Status, text)
 		}
-		ignore := []cmp.Option{cmpopts.IgnoreFields(decisionlog.Part{}, "Bytes", "Digest"), cmpopts.IgnoreFields(allocation.Violation{}, "Problem")}
+		ignore := []cmp.Option{cmpopts.IgnoreFields(decisionlog.Part{}, "Bytes", "Digest"), cmpopts.IgnoreFields(answer.Violation{}, "Problem")}
 		if test.name == "malformed" {
 			ignore = append(ignore, cmpopts.IgnoreFields(decisionlog.Fault{}, "Detail"))
 		}
@@ -112,7 +112,7 @@ func TestOutcomes(t *testing.T) {
 		if test.name != "malformed" && (got.Rules == nil || got.Rules.Revision != "v1" || got.Rules.Digest != allocator.Rules().Digest()) {
 			t.Errorf("%s: rules %+v", test.name, got.Rules)
 		}
-		if strings.Contains(text, "SECRET") || got.Source != allocation.SourceCurrent || time.Since(got.Time) > time.Minute {
+		if strings.Contains(text, "SECRET") || got.Source != answer.SourceCurrent || time.Since(got.Time) > time.Minute {
 			t.Errorf("%s: %s", test.name, text)
 		}
 		validate(t, text)
@@ -122,7 +122,7 @@ func TestOutcomes(t *testing.T) {
 // Every part of an answer has a size, and a digest by which equals are known.
 func TestParts(t *testing.T) {
 	t.Parallel()
-	allocator := allocatorOf(t, outcomeRule, allocation.RulesOptions{})
+	allocator := allocatorOf(t, outcomeRule, decider.RulesOptions{})
 	body := []byte(bodyWith(`{"hub": "a.azure-devices.net"}`, "", ""))
 	for mode, prefix := range map[decisionlog.IDMode]string{decisionlog.Plain: "sha256:", decisionlog.Hashed: "hmac-sha256:", decisionlog.Absent: ""} {
 		_, one, answer := record(t, allocator, mode, body)
@@ -141,12 +141,11 @@ func TestParts(t *testing.T) {
 func TestShadow(t *testing.T) {
 	t.Parallel()
 	sink := &memory{}
-	a := handler.Allocation{DecisionID: "TWO", Start: time.Now(), Status: http.StatusForbidden,
-		Decision: allocation.Decision{Outcome: allocation.Rejected, Rules: "sha256:1",
-			Provenance: allocation.Provenance{Source: allocation.SourceShadow, ShadowOf: "ONE", Revision: "next"}}}
+	a := answer.Call{DecisionID: "TWO", Start: time.Now(), ShadowOf: "ONE",
+		Answer: answer.Answer{Result: answer.Rejected, Rules: "sha256:1", Source: answer.SourceShadow, Revision: "next"}}
 	newRecorder(t, decisionlog.Plain, sink).Observe(t.Context(), &a)
 	got, err := decisionlog.Decode(sink.records[0])
-	if err != nil || got.Source != allocation.SourceShadow || got.ShadowOf != "ONE" || got.DecisionID != "TWO" || got.Rules.Revision != "next" {
+	if err != nil || got.Source != answer.SourceShadow || got.ShadowOf != "ONE" || got.DecisionID != "TWO" || got.Rules.Revision != "next" {
 		t.Errorf("%v: %s", err, sink.records[0])
 	}
 	validate(t, string(sink.records[0]))
@@ -173,7 +172,7 @@ func TestFailingSinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorder.Observe(t.Context(), &handler.Allocation{DecisionID: "ID", Status: 503, Fault: &allocation.Fault{Kind: allocation.NotReady}})
+	recorder.Observe(t.Context(), &answer.Call{DecisionID: "ID", Answer: answer.Answer{Result: answer.NotReady}})
 	if diff := cmp.Diff([]string{"bad: the disk is full", "bad: panic of type string"}, failures); diff != "" || len(good.records) != 1 {
 		t.Errorf("%d records; -want +got:\n%s", len(good.records), diff)
 	}
@@ -187,16 +186,16 @@ func TestFailingSinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorder.Observe(t.Context(), &handler.Allocation{})
+	recorder.Observe(t.Context(), &answer.Call{})
 }
 
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	for problem, options := range map[string]decisionlog.Options{
-		"and there is no key":                 {RegistrationIDs: decisionlog.Hashed},
-		"it is plain, hashed or absent":       {RegistrationIDs: "none"},
-		"has 5 bytes, and must have 16":       {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
-		"registration IDs has 3 bytes, and m": {HashKey: []byte("abc")},
+		"but there is no key":                {RegistrationIDs: decisionlog.Hashed},
+		"use plain, hashed or absent":        {RegistrationIDs: "none"},
+		"has 5 bytes; it needs at least 16":  {RegistrationIDs: decisionlog.Hashed, HashKey: []byte("short")},
+		"registration IDs has 3 bytes; it n": {HashKey: []byte("abc")},
 	} {
 		if _, err := decisionlog.New(options); err == nil || !strings.Contains(err.Error(), problem) {
 			t.Errorf("%+v: %v, want %q", options, err, problem)
@@ -209,18 +208,15 @@ func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	sink := &memory{}
 	recorder := newRecorder(t, decisionlog.Hashed, sink)
-	allocator := allocatorOf(t, hubRule, allocation.RulesOptions{})
+	allocator := allocatorOf(t, hubRule, decider.RulesOptions{})
 	done := make(chan struct{})
 	for g := range 8 {
 		go func() {
 			defer func() { done <- struct{}{} }()
 			for i := range 50 {
 				id := strings.Repeat(string(rune('a'+g)), 8+i)
-				request, decision, err := allocator.AllocateJSON(context.Background(), []byte(strings.Replace(bodyWith(`{}`, "", ""), "d1", id, 1)))
-				if err != nil {
-					t.Error(err)
-				}
-				recorder.Observe(context.Background(), &handler.Allocation{DecisionID: id, Status: 200, Request: request, Decision: decision})
+				request, decided := allocator.AllocateJSON(context.Background(), []byte(strings.Replace(bodyWith(`{}`, "", ""), "d1", id, 1)))
+				recorder.Observe(context.Background(), &answer.Call{DecisionID: id, Request: request, Answer: decided})
 			}
 		}()
 	}
@@ -251,29 +247,26 @@ func TestLookups(t *testing.T) {
 	get := func(members ...any) []any {
 		return []any{m(append([]any{"method", "GET", "url", "https://example.com/a"}, members...)...)}
 	}
-	answer := m("status_code", "200", "body", m("x", "y"), "headers", m("set-cookie", "SECRET"), "raw_body", "SECRET")
-	lookups := []allocation.Lookup{
+	response := m("status_code", "200", "body", m("x", "y"), "headers", m("set-cookie", "SECRET"), "raw_body", "SECRET")
+	lookups := []answer.Lookup{
 		{Builtin: "time.now_ns", Arguments: []any{}, Result: "7"},
 		{Builtin: "opa.runtime", Arguments: []any{}, Result: m("env", "SECRET")},
 		{Builtin: "io.jwt.decode_verify", Arguments: []any{"SECRET"}, Result: "x"},
-		{Builtin: "http.send", Arguments: get(), Result: answer},
-		{Builtin: "http.send", Arguments: get("headers", m("authorization", "SECRET")), Result: answer},
-		{Builtin: "http.send", Arguments: get("body", "SECRET"), Result: answer},
-		{Builtin: "http.send", Arguments: get("tls_client_key", "SECRET"), Result: answer},
-		{Builtin: "http.send", Arguments: get("url", "https://example.com/?code=SECRET"), Result: answer},
-		{Builtin: "http.send", Arguments: get("url", "https://u:SECRET@example.com/"), Result: answer},
-		{Builtin: "http.send", Arguments: get("url", "https://example.com/press-0001"), Result: answer},
+		{Builtin: "http.send", Arguments: get(), Result: response},
+		{Builtin: "http.send", Arguments: get("headers", m("authorization", "SECRET")), Result: response},
+		{Builtin: "http.send", Arguments: get("body", "SECRET"), Result: response},
+		{Builtin: "http.send", Arguments: get("tls_client_key", "SECRET"), Result: response},
+		{Builtin: "http.send", Arguments: get("url", "https://example.com/?code=SECRET"), Result: response},
+		{Builtin: "http.send", Arguments: get("url", "https://u:SECRET@example.com/"), Result: response},
+		{Builtin: "http.send", Arguments: get("url", "https://example.com/press-0001"), Result: response},
 		{Builtin: "http.send", Arguments: get("url", "https://example.com/b"), Result: m("body", m("primaryKey", "SECRET"))},
-		{Builtin: "http.send", Result: answer},
+		{Builtin: "http.send", Result: response},
 		{Builtin: "rand.intn", Arguments: []any{"s", "9"}, Result: strings.Repeat("SECRET", 16<<10)},
 	}
-	request, _, err := allocatorOf(t, hubRule, allocation.RulesOptions{}).AllocateJSON(t.Context(), []byte(strings.Replace(bodyWith(`{}`, "", ""), "d1", "press-0001", 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	request, _ := allocatorOf(t, hubRule, decider.RulesOptions{}).AllocateJSON(t.Context(), []byte(strings.Replace(bodyWith(`{}`, "", ""), "d1", "press-0001", 1)))
 	for mode, kept := range map[decisionlog.IDMode]int{decisionlog.Plain: 3, decisionlog.Absent: 2} {
 		sink := &memory{}
-		a := handler.Allocation{Request: request, Status: 200, Decision: allocation.Decision{Outcome: allocation.Assigned, Provenance: allocation.Provenance{Lookups: lookups}}}
+		a := answer.Call{Request: request, Answer: answer.Answer{Result: answer.Assigned, Lookups: lookups}}
 		newRecorder(t, mode, sink).Observe(t.Context(), &a)
 		text := string(sink.records[0])
 		got, err := decisionlog.Decode(sink.records[0])

@@ -1,48 +1,44 @@
-// Package decisionlog makes one record for each allocation: who asked, what was
-// decided, by which lines of which rules, and what DPS does with it. A record
-// holds as much of the request as the schema and the rule allow, so that it can
+// Package decisionlog makes one record for each call of the webhook: who called, what was decided, by which lines of which
+// rules, and what DPS does with it. A record holds as much of the request as the schema and the rule allow, so that it can
 // be replayed, and never a key.
 //
-// A [Recorder] builds and encodes records and hands them to its sinks, which
-// store or send them; [Decode] reads one back.
+// A [Recorder] builds and encodes records and passes them to its sinks, which store or send them; [Decode] reads one.
 package decisionlog
 
 import (
 	"encoding/json"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
 // Version is the version of the format, the first member of each record.
 const Version = 1
 
-// Record is one allocation on record. Its JSON is described by
-// schemas/decision-record.schema.json.
+// Record is the record of one call. schemas/decision-record.schema.json describes its JSON.
 type Record struct {
 	Version    int       `json:"usherRecord"`
 	DecisionID string    `json:"decisionId"`
 	Time       time.Time `json:"time"` // of the call, in UTC
 	DurationUS int64     `json:"durationUs"`
-	// Source says which rules decided; empty means the current ones.
-	Source allocation.Source `json:"source"`
-	// ShadowOf is the decision that was answered in place of this one, which
-	// shadow rules made.
+	// Source says which rules decided.
+	Source answer.Source `json:"source"`
+	// ShadowOf is the decision that was answered in place of this one, which shadow rules made.
 	ShadowOf string `json:"shadowOf,omitempty"`
-	// Diverged tells in what the two differ.
-	Diverged []string `json:"diverged,omitempty"`
+	// Diverged lists in what the two differ.
+	Diverged []answer.Difference `json:"diverged,omitempty"`
 
 	// Probe is set where no device stands behind the call.
 	Probe bool `json:"probe,omitempty"`
 
-	// RegistrationID is plain, hashed or absent, as the Recorder was told.
+	// RegistrationID is plain, hashed or absent, as the Recorder is configured.
 	RegistrationID string      `json:"registrationId,omitempty"`
 	Enrollment     *Enrollment `json:"enrollment,omitempty"` // nil if the body could not be read
 
-	Rules *Rules `json:"rules,omitempty"` // nil if there were none yet
-	Rule  *Rule  `json:"rule,omitempty"`  // nil if none was asked
-	// Lines are what decided, in the order of reject, hold, hub, initial_twin, payload.
+	Rules *Rules `json:"rules,omitempty"` // nil if no rules were loaded yet
+	Rule  *Rule  `json:"rule,omitempty"`  // nil if none was evaluated
+	// Lines are the lines that decided, in the order reject, hold, hub, initial_twin, payload.
 	Lines []Line `json:"lines,omitempty"`
 
 	Status    int      `json:"status"` // HTTP status of the answer
@@ -53,13 +49,12 @@ type Record struct {
 	// Request is the AllocationRequest without what is masked; nil if the body
 	// could not be read.
 	Request json.RawMessage `json:"request,omitempty"`
-	// Masked are JSON pointers (RFC 6901) into the request as DPS sent it: what
-	// is left out of Request, or stands there in another form. MaskedMore counts
-	// those beyond the first 64.
+	// Masked are JSON pointers (RFC 6901) into the request as DPS sent it, to what is left out of Request or changed in it.
+	// MaskedMore counts those beyond the first 64.
 	Masked     []string `json:"masked,omitempty"`
 	MaskedMore int      `json:"maskedMore,omitempty"`
-	// Lookups are calls of built-in functions whose answers depend on more than
-	// their arguments. LookupsDropped counts those that may not be recorded.
+	// Lookups are calls of built-in functions whose results depend on more than their arguments. LookupsDropped counts
+	// those that may not be recorded.
 	Lookups        []Call `json:"lookups,omitempty"`
 	LookupsDropped int    `json:"lookupsDropped,omitempty"`
 
@@ -67,8 +62,7 @@ type Record struct {
 	InvocationID string `json:"invocationId,omitempty"`
 }
 
-// Enrollment names an enrollment. The ID of an individual enrollment is a
-// registration ID, and treated as one.
+// Enrollment names an enrollment. The ID of an individual enrollment is a registration ID, and recorded like one.
 type Enrollment struct {
 	Kind dps.EnrollmentKind `json:"kind"`
 	ID   string             `json:"id,omitempty"`
@@ -80,14 +74,14 @@ type Rules struct {
 	Revision string `json:"revision,omitempty"` // of the bundle that they came in
 }
 
-// Rule is the package that was asked.
+// Rule is the rule that was evaluated.
 type Rule struct {
 	Package string `json:"package"`
 	Title   string `json:"title,omitempty"`
 	File    string `json:"file,omitempty"`
 }
 
-// Line is a definition of an entry rule that gave its value, or an element of it.
+// Line is a definition of an entry rule that produced its value, or an element of it.
 type Line struct {
 	Entry string `json:"entry"` // hub, initial_twin, payload, reject or hold
 	Place string `json:"place"` // file:line
@@ -95,19 +89,19 @@ type Line struct {
 
 // Decision is what was decided: an outcome, or a fault in place of one.
 type Decision struct {
-	Outcome allocation.Outcome `json:"outcome,omitempty"`
-	Fault   *Fault             `json:"fault,omitempty"`
-	Hub     string             `json:"hub,omitempty"`
+	Outcome answer.Result `json:"outcome,omitempty"`
+	Fault   *Fault        `json:"fault,omitempty"`
+	Hub     string        `json:"hub,omitempty"`
 	// InitialTwin and Payload are those of the answer; nil if it has none.
-	InitialTwin    *Part                 `json:"initialTwin,omitempty"`
-	InitialTwinUse dps.InitialTwinUse    `json:"initialTwinUse,omitempty"`
-	Payload        *Part                 `json:"payload,omitempty"`
-	Reasons        []string              `json:"reasons,omitempty"`
-	Overrides      []allocation.Override `json:"overrides,omitempty"`
-	RetryAfterMS   int64                 `json:"retryAfterMs,omitempty"`
-	Alarm          bool                  `json:"alarm,omitempty"`
-	Cause          string                `json:"cause,omitempty"`
-	BuiltinErrors  []string              `json:"builtinErrors,omitempty"`
+	InitialTwin    *Part              `json:"initialTwin,omitempty"`
+	InitialTwinUse dps.InitialTwinUse `json:"initialTwinUse,omitempty"`
+	Payload        *Part              `json:"payload,omitempty"`
+	Reasons        []string           `json:"reasons,omitempty"`
+	Overrides      []answer.Override  `json:"overrides,omitempty"`
+	RetryAfterMS   int64              `json:"retryAfterMs,omitempty"`
+	Alarm          bool               `json:"alarm,omitempty"`
+	Cause          string             `json:"cause,omitempty"`
+	BuiltinErrors  []string           `json:"builtinErrors,omitempty"`
 }
 
 // Result is the outcome, or the kind of the fault.
@@ -118,20 +112,19 @@ func (d *Decision) Result() string {
 	return string(d.Outcome)
 }
 
-// Fault says why there is no decision.
+// Fault says why no decision was reached.
 type Fault struct {
-	Kind       allocation.FaultKind   `json:"kind"`
-	Detail     string                 `json:"detail,omitempty"`
-	Violations []allocation.Violation `json:"violations,omitempty"`
+	Kind       answer.Result      `json:"kind"`
+	Detail     string             `json:"detail,omitempty"`
+	Violations []answer.Violation `json:"violations,omitempty"`
 }
 
-// Part is a twin or a payload of the answer. Of its value it holds the members
-// that the rule declares recordable; size and digest tell whether another one is
-// the same.
+// Part is a twin or a payload of the answer. It holds the members that the rule declares recordable; size and digest show
+// whether another one is the same.
 type Part struct {
 	Bytes  int    `json:"bytes"`
 	Digest string `json:"digest,omitempty"`
-	// Value is what may be recorded of it; nil if nothing.
+	// Value is what may be recorded of it; nil if there is nothing.
 	Value json.RawMessage `json:"value,omitempty"`
 }
 
@@ -141,7 +134,7 @@ type Effect struct {
 	ErrorCode int        `json:"errorCode,omitempty"`
 }
 
-// Certificate tells of the device's certificate what an operator looks for.
+// Certificate shows of the device's certificate what an operator looks for.
 type Certificate struct {
 	Subject          string    `json:"subject,omitempty"` // common names
 	Issuer           string    `json:"issuer,omitempty"`

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -19,13 +18,12 @@ import (
 type Sink interface {
 	// Name is for people, such as stdout.
 	Name() string
-	// Write takes a record: one JSON object without a newline. It must not keep
-	// the slice. When it returns nil, the record is as safe as the sink's
-	// setting promises.
+	// Write takes a record: one JSON object without a newline. It must not keep the slice. When it returns nil, the record
+	// is as safe as the sink's setting promises.
 	Write(record []byte) error
 }
 
-// IDMode says how registration IDs are recorded, and whatever else names a device.
+// IDMode says how registration IDs, and everything else that names a device, are recorded.
 type IDMode string
 
 // The modes.
@@ -35,21 +33,19 @@ const (
 	Absent IDMode = "absent"
 )
 
-// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often
-// serial numbers, so whoever knows the key knows them.
+// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often serial numbers, so anyone who knows the
+// key can find them.
 const MinHashKey = 16
 
 // Options configure a [Recorder].
 type Options struct {
-	// Sinks are written to one after the other, each record to all of them.
+	// Sinks all receive each record, one after the other.
 	Sinks []Sink
 	// RegistrationIDs is how they are recorded; empty means Plain.
 	RegistrationIDs IDMode
-	// HashKey is for Hashed, and for the digests of what an answer holds. In the
-	// other modes it may be nil.
+	// HashKey is for Hashed and for the digests of twins and payloads. In the other modes it may be nil.
 	HashKey []byte
-	// Failed is told of each record that a sink did not take, or that could not
-	// be made (of the sink ""); nil for nobody.
+	// Failed is called for each record that a sink did not take, or with the sink "" that could not be made; may be nil.
 	Failed func(sink string, err error)
 }
 
@@ -60,13 +56,13 @@ type Recorder struct {
 	pool    sync.Pool // of *scratch
 }
 
-// scratch is what one record is made in.
+// scratch is the memory that one record is made in.
 type scratch struct {
 	mask   mask
 	record Record
 	out    []byte
-	parts  []byte // what of the record is JSON already
-	whole  []byte // an answer's twin or payload
+	parts  []byte // parts of the record that are JSON already
+	whole  []byte // a twin or payload of the answer
 
 	// What the record points to.
 	enrollment  Enrollment
@@ -87,13 +83,13 @@ func New(options Options) (*Recorder, error) {
 	case Plain, Absent:
 	case Hashed:
 		if len(options.HashKey) == 0 {
-			return nil, errors.New("registration IDs are to be hashed, and there is no key")
+			return nil, errors.New("registration IDs are to be hashed, but there is no key")
 		}
 	default:
-		return nil, fmt.Errorf("registration IDs are to be recorded %q: it is plain, hashed or absent", options.RegistrationIDs)
+		return nil, fmt.Errorf("registration IDs cannot be recorded %q: use plain, hashed or absent", options.RegistrationIDs)
 	}
 	if n := len(options.HashKey); n > 0 && n < MinHashKey {
-		return nil, fmt.Errorf("the key for registration IDs has %d bytes, and must have %d", n, MinHashKey)
+		return nil, fmt.Errorf("the key for registration IDs has %d bytes; it needs at least %d", n, MinHashKey)
 	}
 	allowed, err := readAllowances(schemas.AllocationRequest())
 	if err != nil {
@@ -106,9 +102,9 @@ func New(options Options) (*Recorder, error) {
 	return r, nil
 }
 
-// Observe is a [handler.Observer]: it records an allocation before it is answered.
-// Whatever goes wrong is told to Options.Failed, and to nobody else.
-func (r *Recorder) Observe(_ context.Context, a *handler.Allocation) {
+// Observe is an [answer.Observer]: it records a call before it is answered.
+// It reports failures only to Options.Failed.
+func (r *Recorder) Observe(_ context.Context, a *answer.Call) {
 	s := r.pool.Get().(*scratch)
 	defer r.pool.Put(s)
 	if err := r.encode(s, a); err != nil {
@@ -128,8 +124,8 @@ func (r *Recorder) failed(sink string, err error) {
 	}
 }
 
-// encode makes the record. A panic must not become the answer to a device.
-func (r *Recorder) encode(s *scratch, a *handler.Allocation) (err error) {
+// encode makes the record. A panic here must not become the answer to a device.
+func (r *Recorder) encode(s *scratch, a *answer.Call) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // its value can quote the request
 			err = fmt.Errorf("the record cannot be made: panic of type %T", p)
@@ -149,20 +145,16 @@ func write(sink Sink, record []byte) (err error) {
 	return sink.Write(record)
 }
 
-// build makes the record of an allocation. The record is good until the scratch
-// is used again.
-func (r *Recorder) build(s *scratch, a *handler.Allocation) {
-	digest, rule, provenance := a.Decision.Rules, a.Decision.Rule, &a.Decision.Provenance
-	if a.Fault != nil {
-		digest, rule, provenance = a.Fault.Rules, a.Fault.Rule, &a.Fault.Provenance
-	}
+// build makes the record of a call. The record is valid until the scratch is used again.
+func (r *Recorder) build(s *scratch, call *answer.Call) {
+	a := &call.Answer
 	var recordable [][]string
-	if provenance.Binding != nil {
-		recordable = provenance.Binding.Recordable
+	if a.Rule != nil {
+		recordable = a.Rule.Recordable
 	}
 	var document map[string]any
-	if a.Request != nil {
-		document = a.Request.Document
+	if call.Request != nil {
+		document = call.Request.Document
 	}
 	m := &s.mask
 	m.reset(r.allowed, document, recordable)
@@ -170,44 +162,41 @@ func (r *Recorder) build(s *scratch, a *handler.Allocation) {
 
 	record := &s.record
 	*record = Record{
-		Version: Version, DecisionID: a.DecisionID, Time: a.Start, DurationUS: a.Duration.Microseconds(),
-		Source: cmp.Or(provenance.Source, allocation.SourceCurrent), ShadowOf: provenance.ShadowOf, Diverged: provenance.Diverged, Probe: a.Probe,
-		Lines: record.Lines[:0], Status: a.Status, InvocationID: m.text(a.InvocationID),
+		Version: Version, DecisionID: call.DecisionID, Time: call.Start, DurationUS: call.Duration.Microseconds(),
+		Source: cmp.Or(a.Source, answer.SourceCurrent), ShadowOf: call.ShadowOf, Diverged: call.Diverged, Probe: call.Probe,
+		Lines: record.Lines[:0], Status: a.Status(), InvocationID: m.text(call.InvocationID),
 	}
-	if digest != "" {
-		s.rules = Rules{Digest: digest, Revision: provenance.Revision}
+	if a.Rules != "" {
+		s.rules = Rules{Digest: a.Rules, Revision: a.Revision}
 		record.Rules = &s.rules
 	}
-	if rule != "" {
-		s.rule = Rule{Package: rule}
-		record.Rule = &s.rule
-		if binding := provenance.Binding; binding != nil {
-			record.Rule.Title, record.Rule.File = binding.Title, binding.Place
-			if line := strings.LastIndexByte(binding.Place, ':'); line >= 0 {
-				record.Rule.File = binding.Place[:line]
-			}
+	if rule := a.Rule; rule != nil {
+		s.rule = Rule{Package: rule.Package, Title: rule.Title, File: rule.Place}
+		if line := strings.LastIndexByte(rule.Place, ':'); line >= 0 {
+			s.rule.File = rule.Place[:line]
 		}
+		record.Rule = &s.rule
 	}
-	for _, line := range provenance.Lines {
+	for _, line := range a.Lines {
 		record.Lines = append(record.Lines, Line(line))
 	}
-	if a.Trace.TraceID != "" {
+	if call.Trace.TraceID != "" {
 		record.Trace = &s.trace
-		s.trace = Trace{TraceID: a.Trace.TraceID, ParentSpanID: a.Trace.ParentID, SpanID: a.Trace.SpanID}
+		s.trace = Trace{TraceID: call.Trace.TraceID, ParentSpanID: call.Trace.ParentID, SpanID: call.Trace.SpanID}
 	}
-	if a.Request != nil {
-		s.request(a.Request)
+	if call.Request != nil {
+		s.request(call.Request)
 		start := len(s.parts)
-		s.parts, _ = m.request(s.parts, r.allowed, a.Request.Document)
+		s.parts, _ = m.request(s.parts, r.allowed, call.Request.Document)
 		record.Request = s.parts[start:]
 	}
-	s.decision(a)
+	s.decision(call)
 	// What was masked of the request alone: pointers are into that.
 	record.Masked, record.MaskedMore = m.masked, m.more
-	s.lookups(provenance.Lookups)
+	s.lookups(a.Lookups)
 }
 
-// request fills in who asked.
+// request fills in who called.
 func (s *scratch) request(request *dps.AllocationRequest) {
 	m, record := &s.mask, &s.record
 	id := func(text string) string {
@@ -240,8 +229,7 @@ func (s *scratch) request(request *dps.AllocationRequest) {
 	}
 }
 
-// summarize takes of a certificate what an operator looks for. It names the
-// device, so it is recorded as registration IDs are.
+// summarize shows of a certificate what an operator looks for. It names the device, so it is recorded like registration IDs.
 func (s *scratch) summarize(c *dps.Certificate) {
 	m, shown := &s.mask, &s.certificate
 	short := func(text string) string {
@@ -262,48 +250,35 @@ func (s *scratch) summarize(c *dps.Certificate) {
 	}
 }
 
-func (s *scratch) decision(a *handler.Allocation) {
-	m, d := &s.mask, &s.record.Decision
+func (s *scratch) decision(call *answer.Call) {
+	m, d, a := &s.mask, &s.record.Decision, &call.Answer
 	// Not pointers into the request.
 	masked, more := m.masked, m.more
 	defer func() { m.masked, m.more = masked, more }()
-	if f := a.Fault; f != nil {
-		s.fault = Fault{Kind: f.Kind, Detail: m.text(f.Detail)}
-		if a.Request == nil && m.mode != Plain {
-			// A pointer into a body that could not be read: nobody knows which of its names is a device's.
+	effect := a.Effect()
+	s.record.DPSEffect = Effect{Result: effect.Result, ErrorCode: effect.ErrorCode}
+	d.Cause = m.text(a.CauseText())
+	if !a.Result.IsOutcome() {
+		s.fault = Fault{Kind: a.Result, Detail: m.text(a.Detail)}
+		if call.Request == nil && m.mode != Plain {
+			// A pointer into a body that could not be read: any of its names may be a device's.
 			s.fault.Detail, _, _ = strings.Cut(s.fault.Detail, " at /")
 		}
+		for _, violation := range a.Violations {
+			s.fault.Violations = append(s.fault.Violations,
+				answer.Violation{Pointer: m.shown(violation.Pointer), Problem: m.text(violation.Problem)})
+		}
 		d.Fault = &s.fault
-		for _, violation := range f.Violations {
-			d.Fault.Violations = append(d.Fault.Violations,
-				allocation.Violation{Pointer: m.shown(violation.Pointer), Problem: m.text(violation.Problem)})
-		}
-		if f.Cause != nil {
-			d.Cause = m.text(f.Cause.Error())
-		}
-		s.record.DPSEffect = effect(a.Status, "")
 		return
 	}
-	d.Outcome, d.Alarm, d.RetryAfterMS = a.Decision.Outcome, a.Decision.Alarm, a.Decision.RetryAfter.Milliseconds()
-	d.Overrides, d.BuiltinErrors = a.Decision.Overrides, a.Decision.BuiltinErrors
-	for _, reason := range a.Decision.Reasons {
+	d.Outcome, d.Alarm, d.RetryAfterMS = a.Result, a.Alarm, a.RetryAfter.Milliseconds()
+	d.Overrides, d.BuiltinErrors = a.Overrides, a.BuiltinErrors
+	for _, reason := range a.Reasons {
 		d.Reasons = append(d.Reasons, m.text(reason))
 	}
-	if a.Decision.Cause != nil {
-		d.Cause = m.text(a.Decision.Cause.Error())
-	}
-	response := &a.Decision.Response
-	s.record.DPSEffect = effect(a.Status, response.IotHubHostName)
-	if a.Decision.Outcome == allocation.Assigned {
-		d.Hub, d.InitialTwinUse = m.text(response.IotHubHostName), a.Decision.InitialTwin
-		d.InitialTwin = s.part(&s.twin, response.InitialTwin, answerTwin)
-		d.Payload = s.part(&s.payload, response.Payload, answerPayload)
-	}
-}
-
-func effect(status int, hub string) Effect {
-	effect := dps.EffectOf(status, hub)
-	return Effect{Result: effect.Result, ErrorCode: effect.ErrorCode}
+	d.Hub, d.InitialTwinUse = m.text(a.Response.IotHubHostName), a.InitialTwin
+	d.InitialTwin = s.part(&s.twin, a.Response.InitialTwin, answerTwin)
+	d.Payload = s.part(&s.payload, a.Response.Payload, answerPayload)
 }
 
 // part fills in a twin or a payload of the answer; nil if there is none.
@@ -318,7 +293,7 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 		part.Digest = "hmac-sha256:" + m.digest(s.whole)
 	case m.mode == Plain:
 		part.Digest = "sha256:" + m.digest(s.whole)
-		// Else it would tell who can guess the registration ID whether the guess is right.
+		// No digest otherwise: it would confirm a guess of the registration ID.
 	}
 	var few [8][]string
 	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
@@ -329,12 +304,11 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 	return part
 }
 
-// maxLookups bounds what a record holds of look-ups, in bytes.
+// maxLookups bounds the look-ups in a record, in bytes.
 const maxLookups = 16 << 10
 
-// lookups records calls of built-in functions, as far as that tells nothing that
-// has to stay where it is.
-func (s *scratch) lookups(lookups []allocation.Lookup) {
+// lookups records calls of built-in functions, as far as they reveal nothing that must not be recorded.
+func (s *scratch) lookups(lookups []answer.Lookup) {
 	if len(lookups) == 0 {
 		return
 	}
@@ -360,9 +334,9 @@ func (s *scratch) lookups(lookups []allocation.Lookup) {
 	}
 }
 
-// recordableLookup says whether a call may be recorded, and what of its result.
-// Built-ins that are not known here can answer anything, such as the environment.
-func recordableLookup(lookup allocation.Lookup) (result any, may bool) {
+// recordableLookup reports whether a call may be recorded, and which part of its result. Unknown built-ins can return
+// anything, such as the environment.
+func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 	switch lookup.Builtin {
 	case "time.now_ns", "rand.intn", "uuid.rfc4122", "net.lookup_ip_addr":
 		return lookup.Result, true
@@ -372,9 +346,8 @@ func recordableLookup(lookup allocation.Lookup) (result any, may bool) {
 	return nil, false
 }
 
-// recordableHTTP leaves out calls that carry anything but a plain URL, and the
-// headers of answers: both are where credentials stand.
-func recordableHTTP(lookup allocation.Lookup) (result any, may bool) {
+// recordableHTTP leaves out calls with anything but a plain URL, and the headers of responses: both can contain credentials.
+func recordableHTTP(lookup answer.Lookup) (result any, may bool) {
 	if len(lookup.Arguments) == 0 {
 		return nil, false
 	}

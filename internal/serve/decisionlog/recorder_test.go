@@ -12,8 +12,9 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -49,25 +50,25 @@ func newRecorder(t testing.TB, mode decisionlog.IDMode, sinks ...decisionlog.Sin
 	return recorder
 }
 
-func shippedAllocator(t testing.TB) *allocation.Allocator {
+func shippedAllocator(t testing.TB) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), os.DirFS("../../rules"), allocation.RulesOptions{Name: "rules", Revision: "v7"})
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules", Revision: "v7"})
 	return newAllocator(t, rules, err)
 }
 
-func allocatorOf(t testing.TB, rego string, options allocation.RulesOptions) *allocation.Allocator {
+func allocatorOf(t testing.TB, rego string, options decider.RulesOptions) *decider.Decider {
 	t.Helper()
 	options.Name = "rules"
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(rego)}}, options)
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"a.rego": {Data: []byte(rego)}}, options)
 	return newAllocator(t, rules, err)
 }
 
-func newAllocator(t testing.TB, rules *allocation.Rules, err error) *allocation.Allocator {
+func newAllocator(t testing.TB, rules *decider.Rules, err error) *decider.Decider {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,10 +76,10 @@ func newAllocator(t testing.TB, rules *allocation.Rules, err error) *allocation.
 }
 
 // record posts a body to the webhook and returns the record, as it is stored and as it is read back, and the answer.
-func record(t testing.TB, allocator *allocation.Allocator, mode decisionlog.IDMode, body []byte) (string, decisionlog.Record, *httptest.ResponseRecorder) {
+func record(t testing.TB, allocator *decider.Decider, mode decisionlog.IDMode, body []byte) (string, decisionlog.Record, *httptest.ResponseRecorder) {
 	t.Helper()
 	sink := &memory{}
-	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{newRecorder(t, mode, sink).Observe}})
+	webhook := handler.New(handler.Options{Allocator: allocator, Observers: []answer.Observer{newRecorder(t, mode, sink).Observe}})
 	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, bytes.NewReader(body))
 	request.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 	answer := httptest.NewRecorder()
@@ -96,7 +97,7 @@ func record(t testing.TB, allocator *allocation.Allocator, mode decisionlog.IDMo
 // examples are the requests of examples/, by file name.
 func examples(t testing.TB) map[string][]byte {
 	t.Helper()
-	paths, err := filepath.Glob("../../examples/requests/*.json")
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
 	}
@@ -120,9 +121,9 @@ func BenchmarkObserve(b *testing.B) {
 	} {
 		for _, mode := range []decisionlog.IDMode{decisionlog.Plain, decisionlog.Hashed} {
 			b.Run(name+"/"+string(mode), func(b *testing.B) {
-				var kept handler.Allocation
-				webhook := handler.New(handler.Options{Allocator: allocator, Observers: []handler.Observer{
-					func(_ context.Context, a *handler.Allocation) { kept = *a }}})
+				var kept answer.Call
+				webhook := handler.New(handler.Options{Allocator: allocator, Observers: []answer.Observer{
+					func(_ context.Context, a *answer.Call) { kept = *a }}})
 				body := examples(b)[name]
 				webhook.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(b.Context(), http.MethodPost, handler.AllocatePath, bytes.NewReader(body)))
 				recorder := newRecorder(b, mode, discard{})

@@ -6,19 +6,41 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
-// requiredIDs are the members that no AllocationRequest can be without.
+// Answer is what was answered, as far as the record holds it: of the twin, the payload and the cause nothing.
+func (r *Record) Answer() answer.Answer {
+	d := &r.Decision
+	a := answer.Answer{Result: answer.Result(d.Result()), Reasons: d.Reasons, Overrides: d.Overrides, Alarm: d.Alarm, Source: r.Source}
+	a.Response.IotHubHostName = d.Hub
+	if d.Fault != nil {
+		a.Detail, a.Violations = d.Fault.Detail, d.Fault.Violations
+	}
+	if r.Rules != nil {
+		a.Rules, a.Revision = r.Rules.Digest, r.Rules.Revision
+	}
+	if r.Rule != nil {
+		a.Rule = &answer.Rule{Package: r.Rule.Package, Title: r.Rule.Title, Place: r.Rule.File}
+	}
+	return a
+}
+
+// NeedsAttention reports whether an operator should look at the call, as the webhook reports it.
+func (r *Record) NeedsAttention() bool {
+	call := answer.Call{Answer: r.Answer(), Probe: r.Probe}
+	return call.NeedsAttention()
+}
+
+// requiredIDs are the members that every AllocationRequest must have.
 var requiredIDs = []struct{ object, pointer string }{
 	{"deviceRuntimeContext", "/deviceRuntimeContext/registrationId"},
 	{"individualEnrollment", "/individualEnrollment/registrationId"},
 }
 
-// Replayable returns the request of a record as an AllocationRequest that can be
-// decided: a registration ID that is absent from the record is [MaskedID] in it.
-// masked is that of the record.
+// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is absent
+// from the record becomes [MaskedID]. masked is the member of the record.
 func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	if !slices.ContainsFunc(masked, func(pointer string) bool {
 		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
@@ -43,11 +65,11 @@ func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	return dps.AppendValue(nil, document), nil
 }
 
-// KnownLookups are the look-ups of a record for [allocation.WithLookups].
-func KnownLookups(calls []Call) ([]allocation.Lookup, error) {
-	var lookups []allocation.Lookup
+// KnownLookups are the look-ups of a record for decider.Repeat.
+func KnownLookups(calls []Call) ([]answer.Lookup, error) {
+	var lookups []answer.Lookup
 	for _, call := range calls {
-		lookup := allocation.Lookup{Builtin: call.Builtin}
+		lookup := answer.Lookup{Builtin: call.Builtin}
 		for _, part := range []struct {
 			text json.RawMessage
 			into any

@@ -17,11 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// cache keeps the last good bundle of one source in a file: a line of JSON that
-// describes it, and the bundle behind that. One file, so that description and bundle
-// cannot come apart.
-//
-// The time of the file's last change is when the source last confirmed it.
+// cache keeps the last good bundle of one source in a file: a line of JSON that describes it, followed by the bundle. It is
+// one file, so that the two always belong together. The file's modification time is when the source last confirmed it.
 type cache struct {
 	folder string
 	file   string
@@ -47,22 +44,22 @@ type cached struct {
 	packed []byte
 	etag   string
 	sum    string
-	// age is how long ago the source confirmed it, by the wall clock; not below 0.
+	// age is how long ago the source confirmed it, by the wall clock; never negative.
 	age time.Duration
 }
 
-// newCache returns nil if nothing is kept.
+// newCache returns nil if nothing is to be kept.
 func newCache(folder string, location Location) *cache {
 	if folder == "" || location.Kind == Folder {
 		return nil
 	}
-	// Several sources, and several handlers on one machine, share the folder.
+	// Several sources, and several handlers on one machine, can share the folder.
 	name := sha256.Sum256([]byte(location.String()))
 	return &cache{folder: folder, source: location.String(),
 		file: filepath.Join(folder, "rules-"+hex.EncodeToString(name[:8])+".bundle")}
 }
 
-// read returns nil if there is none. The digest is verified; the signature is up to the caller.
+// read returns nil if nothing is kept. It verifies the digest; the caller verifies the signature.
 func (c *cache) read(now time.Time) (*cached, error) {
 	if c == nil {
 		return nil, nil
@@ -89,12 +86,12 @@ func (c *cache) read(now time.Time) (*cached, error) {
 	end := bytes.IndexByte(content, '\n')
 	var header cacheHeader
 	if end < 0 || end > maxCacheHeader || json.Unmarshal(content[:end], &header) != nil || header.Version != cacheVersion {
-		return nil, errors.New("it does not begin as it should")
+		return nil, errors.New("its header is invalid")
 	}
 	packed := content[end+1:]
 	switch sum := digestOf(packed); {
 	case header.Source != c.source:
-		return nil, errors.New("it is of another source")
+		return nil, errors.New("it is from another source")
 	case header.Bytes != len(packed) || header.SHA256 != sum:
 		return nil, errors.New("its digest is wrong")
 	default:
@@ -102,7 +99,7 @@ func (c *cache) read(now time.Time) (*cached, error) {
 	}
 }
 
-// write replaces what is kept, in one step.
+// write replaces what is kept in one step.
 func (c *cache) write(packed []byte, etag string) (err error) {
 	if c == nil {
 		return nil
@@ -134,7 +131,7 @@ func (c *cache) write(packed []byte, etag string) (err error) {
 		_, err = file.Write(packed)
 	}
 	if err == nil {
-		err = file.Sync() // else a crash could leave a name without its content
+		err = file.Sync() // else a crash could leave a file without its content
 	}
 	if err = cmp.Or(err, file.Close()); err != nil {
 		return err
@@ -147,25 +144,24 @@ func (c *cache) write(packed []byte, etag string) (err error) {
 		return err
 	}
 	defer folder.Close()
-	_ = folder.Sync() // not every system can; the old file would do, too
+	_ = folder.Sync() // not every system can; the old file would be good enough
 	return nil
 }
 
-// confirm notes that the source still has what is kept.
+// confirm notes that the source still has the bundle that is kept.
 func (c *cache) confirm(now time.Time) {
 	if c != nil {
-		_ = os.Chtimes(c.file, now, now) // else it looks older than it is, which is the safe side
+		_ = os.Chtimes(c.file, now, now) // if this fails, it looks older than it is, which is safe
 	}
 }
 
-// trust refuses a folder that somebody else made for us where everybody may make
-// folders, such as /tmp.
+// trust refuses a folder that someone else may have made where everyone can make folders, such as /tmp.
 func (c *cache) trust() error {
 	above, err := os.Stat(filepath.Dir(c.folder))
 	if err != nil {
 		return err
 	}
-	info, err := os.Lstat(c.folder) // a link there leads to one folder now, and later to another
+	info, err := os.Lstat(c.folder) // a link could lead elsewhere later
 	if err != nil {
 		return err
 	}

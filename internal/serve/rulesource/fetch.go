@@ -21,14 +21,14 @@ import (
 const (
 	// fetchTimeout bounds a download as a whole.
 	fetchTimeout = 30 * time.Second
-	// maxRedirects bounds how often a server may send us elsewhere.
+	// maxRedirects bounds how often a server may redirect us.
 	maxRedirects = 3
-	// maxRetryAfter bounds how long a server may tell us to stay away.
+	// maxRetryAfter bounds how long a server may ask us to wait.
 	maxRetryAfter = 10 * time.Minute
 
-	// storageScope is what a token for Blob Storage is asked for, in all clouds.
+	// storageScope is the scope of tokens for Blob Storage in all clouds.
 	storageScope = "https://storage.azure.com/.default"
-	// storageVersion of the Blob service: tokens need one of 2017-11-09 or later.
+	// storageVersion is the version of the Blob service; tokens require 2017-11-09 or later.
 	storageVersion = "2021-12-02"
 )
 
@@ -38,15 +38,15 @@ type fetcher struct {
 	client     *http.Client
 	token      string
 	credential func() (azcore.TokenCredential, error)
-	azure      azcore.TokenCredential // once it was needed
+	azure      azcore.TokenCredential // set when it is first needed
 }
 
 func newFetcher(options Options) *fetcher {
 	transport := options.Transport
 	if transport == nil {
 		own := http.DefaultTransport.(*http.Transport).Clone()
-		// A bundle is gzipped itself; some servers label it as an encoding, and
-		// unpacking it here would break it.
+		// A bundle is a gzip file. Some servers declare that as the content encoding, and decompressing it here would
+		// break it.
 		own.DisableCompression = true
 		own.ResponseHeaderTimeout = fetchTimeout
 		transport = own
@@ -56,7 +56,7 @@ func newFetcher(options Options) *fetcher {
 	return f
 }
 
-// redirect follows to another host without what proves who we are.
+// redirect follows a redirect, without credentials if it leads to another host.
 func (f *fetcher) redirect(next *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
@@ -65,23 +65,23 @@ func (f *fetcher) redirect(next *http.Request, via []*http.Request) error {
 		return errors.New("a redirect leads away from https")
 	}
 	if next.URL.User != nil {
-		return errors.New("a redirect holds a name or a password")
+		return errors.New("a redirect contains a user name or a password")
 	}
-	next.Header.Del("Referer") // it would show the query, which can be a signature
+	next.Header.Del("Referer") // it would reveal the query, which can be a signature
 	if first := via[0].URL; next.URL.Host != first.Host || next.URL.Scheme != first.Scheme {
 		next.Header.Del("Authorization")
 	}
 	return nil
 }
 
-// fetched is what a source answered: a bundle, or that the last one is still the latest.
+// fetched is what a source returned: a bundle, or the fact that the last one is still the latest.
 type fetched struct {
 	unchanged bool
 	packed    []byte
 	etag      string
 }
 
-// statusError is an answer other than a bundle.
+// statusError is a response other than a bundle.
 type statusError struct {
 	status     int
 	code       string // the storage's own, such as AuthorizationPermissionMismatch
@@ -95,14 +95,14 @@ func (e *statusError) Error() string {
 	}
 	switch e.status {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		text += ": it does not let us read the bundle; in Blob Storage the identity needs the role Storage Blob Data Reader"
+		text += ": access to the bundle is denied; in Blob Storage the identity needs the role Storage Blob Data Reader"
 	case http.StatusNotFound:
-		text += ": there is no bundle, or we may not know of it"
+		text += ": there is no bundle, or this identity may not see it"
 	}
 	return text
 }
 
-// get asks for the bundle unless it is still the one of this ETag, which may be empty.
+// get downloads the bundle unless it still has this ETag, which may be empty.
 func (f *fetcher) get(ctx context.Context, etag string) (fetched, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.location.URL, nil)
 	if err != nil {
@@ -125,7 +125,7 @@ func (f *fetcher) get(ctx context.Context, etag string) (fetched, error) {
 	case http.StatusOK:
 	case http.StatusNotModified:
 		if etag == "" {
-			return fetched{}, errors.New("the source answered 304 Not Modified, though it was not asked for changes")
+			return fetched{}, errors.New("the source answered 304 Not Modified to a request without an ETag")
 		}
 		return fetched{unchanged: true, etag: etag}, nil
 	default:
@@ -150,7 +150,7 @@ func (f *fetcher) authorize(request *http.Request) error {
 		request.Header.Set("X-Ms-Version", storageVersion)
 		if f.azure == nil {
 			if f.credential == nil {
-				return errors.New("there is no Azure identity to read Blob Storage with")
+				return errors.New("there is no Azure identity for reading Blob Storage")
 			}
 			credential, err := f.credential()
 			if err != nil {
@@ -180,7 +180,7 @@ func retryAfter(text string, now time.Time) time.Duration {
 	return min(max(wait, 0), maxRetryAfter)
 }
 
-// plainCode keeps what a server may put into our log to a word.
+// plainCode limits what a server can write into our log to one word.
 func plainCode(text string) string {
 	if len(text) > 64 || strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
 		return ""
@@ -190,11 +190,11 @@ func plainCode(text string) string {
 
 var query = regexp.MustCompile(`\?[^\s"']*`)
 
-// maxError bounds the text of an error, which can quote what a server sent.
+// maxError bounds the text of an error, which can quote the server, in bytes.
 const maxError = 500
 
-// withoutQuery makes of an error one that can be shown: Go's HTTP client quotes
-// URLs in its errors, and their queries can be signatures.
+// withoutQuery makes an error safe to show: Go's HTTP client quotes URLs in its errors, and their queries can be
+// signatures.
 func withoutQuery(err error) error {
 	if inner, ok := errors.AsType[*url.Error](err); ok {
 		err = inner.Err
@@ -213,7 +213,7 @@ func cut(text string, most int) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-// shownError has a text that may be shown, and is what it was made of.
+// shownError is an error with a text that is safe to show.
 type shownError struct {
 	text string
 	err  error

@@ -23,8 +23,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
@@ -136,7 +137,7 @@ func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 // bench is a keeper with all that it acts on.
 type bench struct {
 	*rulesource.Keeper
-	allocator *allocation.Allocator
+	allocator *decider.Decider
 	log       *safeBuffer
 	events    *events
 }
@@ -181,7 +182,7 @@ func (e *events) kinds() string {
 
 func newBench(t testing.TB, location string, options rulesource.Options) *bench {
 	t.Helper()
-	allocator, err := allocation.New(allocation.Options{})
+	allocator, err := decider.New(decider.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,10 +207,10 @@ func (b *bench) start(t testing.TB) {
 // hub is the number of the hub that a device is sent to, -1 for none.
 func (b *bench) hub(t testing.TB) int {
 	t.Helper()
-	_, decision, err := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
-	if err != nil {
-		if fault, ok := errors.AsType[*allocation.Fault](err); !ok || fault.Kind != allocation.NotReady && fault.Kind != allocation.RulesStale {
-			t.Errorf("unexpected fault %v", err)
+	_, decision := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
+	if decision.Result != answer.Assigned {
+		if decision.Result != answer.NotReady && decision.Result != answer.RulesStale {
+			t.Errorf("unexpected answer %+v", decision)
 		}
 		return -1
 	}
@@ -248,8 +249,8 @@ func TestLifeOfABundle(t *testing.T) {
 			want   string
 		}{
 			{pack(t, "v2", brokenRule, nil), "default/default.rego:3"},
-			{pack(t, "v2", ruleFor(1), nil)[:200], "no bundle of rules"},
-			{[]byte("<html>sign in"), "no bundle of rules"},
+			{pack(t, "v2", ruleFor(1), nil)[:200], "not a bundle of rules"},
+			{[]byte("<html>sign in"), "not a bundle of rules"},
 			{pack(t, "v2", "package other\n\na := 1\n", nil), "no rule serves any enrollment"},
 		} {
 			before := b.Stats()
@@ -278,9 +279,9 @@ func TestLifeOfABundle(t *testing.T) {
 		if kinds := b.events.kinds(); kinds != "activated refused refused refused refused activated" {
 			t.Errorf("events: %s", kinds)
 		}
-		_, decision, err := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
-		if err != nil || decision.Provenance.Revision != "v3" || decision.Provenance.Source != allocation.SourceCurrent {
-			t.Errorf("the decision comes from %+v, %v", decision.Provenance, err)
+		_, decision := b.allocator.AllocateJSON(t.Context(), []byte(requestBody))
+		if decision.Revision != "v3" || decision.Source != answer.SourceCurrent {
+			t.Errorf("the answer comes from %+v", decision)
 		}
 	}
 }
@@ -293,7 +294,7 @@ func TestFaultsOfTheSource(t *testing.T) {
 		want    string
 	}{
 		"500": {status(500), "500 Internal Server Error"},
-		"403": {status(403, "X-Ms-Error-Code", "AuthorizationPermissionMismatch"), "(AuthorizationPermissionMismatch): it does not let us read"},
+		"403": {status(403, "X-Ms-Error-Code", "AuthorizationPermissionMismatch"), "(AuthorizationPermissionMismatch): access to the bundle is denied"},
 		"404": {status(404, "X-Ms-Error-Code", "what?\nis this"), "404 Not Found: there is no bundle"},
 		"304": {status(304), ""}, // nothing new
 		"truncated": {func(w http.ResponseWriter, _ *http.Request) {
@@ -308,7 +309,7 @@ func TestFaultsOfTheSource(t *testing.T) {
 			http.Redirect(w, r, r.URL.Path+"x", http.StatusFound)
 		}, "more than 3 redirects"},
 		"away from https": {status(302, "Location", "http://example.com/rules.tar.gz"), "away from https"},
-		"to a password":   {status(302, "Location", "https://a:b@example.com/rules.tar.gz"), "name or a password"},
+		"to a password":   {status(302, "Location", "https://a:b@example.com/rules.tar.gz"), "user name or a password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -811,8 +812,8 @@ func TestSelfTest(t *testing.T) {
 		"the same, in other words":          {rule: first + "\n"},
 		"decides less of what is shipped":   {rule: second},
 		"runs out of time":                  {rule: slow, want: []string{"timeout"}},
-		"is in conflict":                    {rule: torn, want: []string{"is decided by the rules so far", "undecided", "default/default.rego:"}},
-		"decides nothing that is shipped":   {rule: picky, want: []string{"shipped with Usher none is decided"}},
+		"is in conflict":                    {rule: torn, want: []string{"is decided by the current rules", "undecided", "default/default.rego:"}},
+		"decides nothing that is shipped":   {rule: picky, want: []string{"shipped with Usher is decided"}},
 		"decides nothing, and is not tried": {rule: picky, off: true},
 		"decides its own":                   {rule: second, others: request},
 		"no longer decides its own":         {rule: picky, others: request, want: []string{"default/a.request.json", "undecided"}},
@@ -938,7 +939,7 @@ func TestBundleInAFile(t *testing.T) {
 		t.Errorf("hub %d, %+v", b.hub(t), got)
 	}
 	other := &rulebundle.Key{Text: "other-secret", Algorithm: "HS256"}
-	if err := newBench(t, file, rulesource.Options{Key: other}).Start(t.Context()); err == nil || !strings.Contains(err.Error(), "rules.tar.gz is no bundle of rules") {
+	if err := newBench(t, file, rulesource.Options{Key: other}).Start(t.Context()); err == nil || !strings.Contains(err.Error(), "rules.tar.gz is not a bundle of rules") {
 		t.Errorf("signed by somebody else: %v", err)
 	}
 	folder := t.TempDir() + "/folder.tar.gz" // a folder is never verified

@@ -1,9 +1,7 @@
-// Package rulesource keeps rules up to date: it reads them from a folder or
-// fetches them as a bundle, tries them out, puts them into use in one step, and
-// remembers the last good ones on disk for a start without their source.
+// Package rulesource keeps rules up to date: it reads them from a folder or fetches them as a bundle, tests them, puts them
+// into use in one step, and keeps the last good ones on disk for a start without their source.
 //
-// It is told what to do with rules that are good; it decides nothing about
-// devices. What a bundle looks like is the business of package rulebundle.
+// It decides nothing about devices. Package rulebundle knows what a bundle looks like.
 package rulesource
 
 import (
@@ -27,23 +25,21 @@ const (
 // Location says where rules come from.
 type Location struct {
 	Kind Kind
-	// Path is that of a folder.
+	// Path is that of a folder, or of a bundle in a file.
 	Path string
-	// URL is that of a bundle. Its query can hold a secret: show String.
+	// URL is that of a bundle. Its query can contain a secret: show String instead.
 	URL string
 }
 
-// blobPrefix makes a URL one of Blob Storage, whatever its host is called.
+// blobPrefix marks a URL of Blob Storage whose host name does not show it.
 const blobPrefix = "blob:"
 
 // blobHosts end the host names of Blob Storage in the clouds of Azure.
 // Source: https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-endpoints
 var blobHosts = []string{".blob.core.windows.net", ".blob.storage.azure.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn"}
 
-// ParseLocation reads a location: a URL of a bundle, or else a folder. A URL is one
-// of Blob Storage if its host is, or if blob: stands before it; one with a
-// shared access signature is read like any other URL. Errors quote nothing of a
-// URL but its scheme.
+// ParseLocation reads a location: the URL of a bundle, or else a folder. A URL is one of Blob Storage if its host is, or if
+// it follows blob:; one with a shared access signature is read like any other URL. Errors quote only the scheme of a URL.
 func ParseLocation(text string) (Location, error) {
 	rest, isBlob := strings.CutPrefix(text, blobPrefix)
 	if !isBlob && !strings.Contains(text, "://") {
@@ -58,13 +54,13 @@ func ParseLocation(text string) (Location, error) {
 	}
 	switch {
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return Location{}, errors.New("http is for the loopback address alone: use https")
+		return Location{}, errors.New("http is allowed only for the loopback address: use https")
 	case u.Scheme != "https" && u.Scheme != "http":
 		return Location{}, fmt.Errorf("%s is not supported: use https", u.Scheme)
 	case u.User != nil:
-		return Location{}, errors.New("a URL must not hold a name or a password")
+		return Location{}, errors.New("a URL must not contain a user name or a password")
 	case strings.Trim(u.Path, "/") == "":
-		return Location{}, errors.New("the URL names a host and no file")
+		return Location{}, errors.New("the URL names a host but no file")
 	}
 	u.Fragment = ""
 	location := Location{Kind: HTTPS, URL: u.String()}
@@ -89,11 +85,11 @@ func (l Location) String() string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// bundleSuffix ends the name of a bundle in a file.
+// bundleSuffix is how the name of a bundle in a file ends.
 const bundleSuffix = ".tar.gz"
 
-// Bundle reports whether the rules come as a bundle, which can be signed: from a
-// URL, or from a file whose name ends in .tar.gz.
+// Bundle reports whether the rules come as a bundle, which can be signed: from a URL, or from a file whose name ends in
+// .tar.gz.
 func (l Location) Bundle() bool { return l.Kind != Folder || strings.HasSuffix(l.Path, bundleSuffix) }
 
 // Host is the host and port of a URL, empty for a folder.

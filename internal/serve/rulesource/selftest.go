@@ -8,37 +8,34 @@ import (
 	"strings"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/examples/requests"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
-// selfTest asks new rules before they answer anybody, and says why they must
-// not. Two kinds of requests are asked: those that come with the rules in a bundle
-// (NAME.request.json), and those shipped with Usher. Rules are refused if
+// selfTest evaluates new rules before they answer any device, and returns why they must not. It uses the requests that come
+// with the rules in a bundle (NAME.request.json), and those shipped with Usher. Rules are refused if
 //
-//   - a bug shows, or a rule runs out of time, for any request;
-//   - a rule ends in an error, such as a conflict, for a request that the rules
-//     so far decide;
-//   - a request in the bundle is decided otherwise than the NAME.decision.json
-//     beside it says; or, without one, is not decided though the rules so far
-//     decide it;
-//   - of the shipped requests none is decided, though the rules so far decide
-//     some. One or the other may be lost: they are of nobody's enrollments, and
-//     good rules may care for no hubs but their own.
+//   - any request reveals a bug or makes a rule exceed its time limit;
+//   - a rule ends in an error, such as a conflict, for a request that the current rules decide;
+//   - a request in the bundle gets another decision than NAME.decision.json next to it says, or, without such a file, none
+//     although the current rules decide it;
+//   - none of the shipped requests is decided, although the current rules decide some. Single ones may be lost: they
+//     belong to no real enrollment, and good rules may know only their own hubs.
 //
-// Each set of rules gets an allocator of its own, so that rules which compute on
-// past their deadlines take nothing from the devices that register meanwhile.
-func selfTest(ctx context.Context, before, after *allocation.Rules, files fs.FS, timeout time.Duration) error {
+// Each set of rules gets a decider of its own, so that rules which run on past their time limits take nothing from the
+// devices that register meanwhile.
+func selfTest(ctx context.Context, before, after *decider.Rules, files fs.FS, timeout time.Duration) error {
 	tests, err := testsIn(files)
 	if err != nil {
 		return err
 	}
-	is, err := allocation.New(allocation.Options{Rules: after, Timeout: timeout})
+	is, err := decider.New(decider.Options{Rules: after, Timeout: timeout})
 	if err != nil {
 		return err
 	}
-	was, err := allocation.New(allocation.Options{Rules: before, Timeout: timeout})
+	was, err := decider.New(decider.Options{Rules: before, Timeout: timeout})
 	if err != nil {
 		return err
 	}
@@ -49,49 +46,39 @@ func selfTest(ctx context.Context, before, after *allocation.Rules, files fs.FS,
 			return err
 		}
 		if test.decision != nil {
-			if err := test.compare(now); err != nil {
+			if err := test.compare(&now); err != nil {
 				return err
 			}
 			continue
 		}
-		var then outcome
-		if before != nil {
-			if then, err = test.decide(ctx, was); err != nil {
-				then = outcome{fault: allocation.Internal} // whatever it is, the rules so far do not decide it
-			}
-		} else {
-			then.fault = allocation.NotReady
-		}
-		switch lost := then.fault == "" && now.fault != ""; {
-		case lost && (!test.shipped || now.failed):
-			return fmt.Errorf("the self-test %s is decided by the rules so far, and by these it is not: %s: %s%s",
-				test.name, now.fault, now.detail, now.cause)
+		then, _ := test.decide(ctx, was) // after an error, its result is a fault
+		switch lost := then.Result.IsOutcome() && !now.Result.IsOutcome(); {
+		case lost && (!test.shipped || decider.RuleFailed(&now)):
+			return fmt.Errorf("the self-test %s is decided by the current rules, but not by these: %s: %s%s",
+				test.name, now.Result, now.Detail, cause(&now))
 		case test.shipped:
 			shipped++
-			decided += one(now.byRule)
-			decidedBefore += one(then.byRule)
+			if byRule(&now) {
+				decided++
+			}
+			if byRule(&then) {
+				decidedBefore++
+			}
 		}
 	}
 	if decided == 0 && decidedBefore > 0 {
-		return fmt.Errorf("of the %d self-test requests shipped with Usher none is decided; the rules so far decide %d "+
-			"(if that is meant, switch the self-test off for once)", shipped, decidedBefore)
+		return fmt.Errorf("none of the %d self-test requests shipped with Usher is decided; the current rules decide %d "+
+			"(if that is intended, switch the self-test off once)", shipped, decidedBefore)
 	}
 	return nil
 }
 
-func one(condition bool) int {
-	if condition {
-		return 1
-	}
-	return 0
-}
-
-// test is a request that rules are tried on.
+// test is a request to evaluate rules with.
 type test struct {
 	name     string
 	shipped  bool
 	request  []byte
-	decision []byte // what is expected; nil if nothing in particular
+	decision []byte // what is expected; nil if anything is
 }
 
 // testsIn returns the tests in a bundle, then those that are shipped.
@@ -130,54 +117,40 @@ func testsIn(files fs.FS) ([]test, error) {
 	return tests, nil
 }
 
-// outcome is what rules say to a test.
-type outcome struct {
-	decision exchange.Decision
-	fault    allocation.FaultKind // empty if it is decided
-	byRule   bool                 // and no constraint prevailed, which would be so under any rules
-	failed   bool                 // the rule ended in an error
-	detail   string
-	cause    string // with a place in the rules; empty if none is known
+// decide answers the test. A bug that shows, and a rule that exceeds its time limit, are errors.
+func (t test) decide(ctx context.Context, d *decider.Decider) (answer.Answer, error) {
+	a, err := exchange.Decide(ctx, d, t.request)
+	if err != nil {
+		return a, err
+	}
+	switch err := fmt.Errorf("the self-test %s ends in %s: %s%s", t.name, a.Result, a.Detail, cause(&a)); a.Result {
+	case answer.Timeout:
+		return a, momentary{err}
+	case answer.Internal:
+		return a, err
+	default:
+		return a, nil
+	}
 }
 
-// decide asks the rules. A bug that shows and a rule that runs out of time are errors.
-func (t test) decide(ctx context.Context, allocator *allocation.Allocator) (o outcome, err error) {
-	defer func() {
-		if p := recover(); p != nil { // of the value it tells the type, as the webhook does
-			err = fmt.Errorf("the self-test %s ends in a panic of type %T", t.name, p)
-		}
-	}()
-	_, decision, err := allocator.AllocateJSON(ctx, t.request)
-	if ctx.Err() != nil {
-		return o, ctx.Err()
+// cause names a place in the rules; empty if none is known.
+func cause(a *answer.Answer) string {
+	if a.Cause == nil {
+		return ""
 	}
-	fault, _ := errors.AsType[*allocation.Fault](err)
-	o.decision = exchange.Of(decision, fault)
-	if fault == nil {
-		o.byRule = len(decision.Overrides) == 0
-		return o, nil
-	}
-	o.fault, o.detail, o.failed = fault.Kind, fault.Detail, fault.RuleFailed()
-	if fault.Cause != nil {
-		o.cause = " (" + fault.Cause.Error() + ")"
-	}
-	if o.fault == allocation.Internal || o.fault == allocation.Timeout {
-		err = fmt.Errorf("the self-test %s ends in %s: %s%s", t.name, o.fault, o.detail, o.cause)
-		if o.fault == allocation.Timeout {
-			err = momentary{err}
-		}
-		return o, err
-	}
-	return o, nil
+	return " (" + a.Cause.Error() + ")"
 }
 
-// momentary is a reason to refuse that may be the machine's, not the rules': it was
-// busy, or what they look up was slow.
+// byRule reports whether the rule decided, and not a constraint that would prevail under any rules.
+func byRule(a *answer.Answer) bool { return a.Result.IsOutcome() && len(a.Overrides) == 0 }
+
+// momentary is a reason to refuse that may lie in the machine instead of the rules: it was busy, or a source that they look
+// up was slow.
 type momentary struct{ error }
 
-// compare says how an outcome differs from the one expected.
-func (t test) compare(o outcome) error {
-	shown, err := o.decision.JSON()
+// compare reports how an answer differs from the expected one.
+func (t test) compare(a *answer.Answer) error {
+	shown, err := exchange.JSON(a)
 	if err != nil {
 		return err
 	}
@@ -186,7 +159,7 @@ func (t test) compare(o outcome) error {
 		return fmt.Errorf("the decision expected of the self-test %s is not JSON: %w", t.name, err)
 	}
 	if len(problems) > 0 {
-		return fmt.Errorf("the self-test %s comes out otherwise than it should:\n%s", t.name, strings.Join(problems, "\n"))
+		return fmt.Errorf("the self-test %s does not get the expected decision:\n%s", t.name, strings.Join(problems, "\n"))
 	}
 	return nil
 }

@@ -1,15 +1,12 @@
-// Package shadow asks a second set of rules about devices that were answered
-// already, and tells how its decisions differ. Nobody is ever answered by it, and
-// it holds up no answer: it works apart, with one request at a time, and drops
-// requests when it cannot keep up.
+// Package shadow evaluates a second set of rules for devices that were answered already, and counts how its answers
+// differ. It answers no one and delays no answer: it works in the background, on one request at a time, and drops requests
+// when it cannot keep up.
 package shadow
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -17,61 +14,45 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
-
-// Kind is a way in which two answers to one request differ.
-type Kind string
-
-// The kinds.
-const (
-	Outcome Kind = "outcome" // such as assigned and rejected
-	Hub     Kind = "hub"
-	Twin    Kind = "twin"
-	Payload Kind = "payload"
-	Fault   Kind = "fault" // one has no decision, or both have none for different reasons
-)
-
-// Kinds lists all of them.
-func Kinds() []Kind { return []Kind{Outcome, Hub, Twin, Payload, Fault} }
 
 // Bounds.
 const (
-	// DefaultQueue is how many requests wait at most.
+	// DefaultQueue bounds how many requests wait.
 	DefaultQueue = 256
-	// maxEnrollments is how many enrollments are counted apart, Other the rest.
+	// maxEnrollments bounds how many enrollments are counted separately.
 	maxEnrollments = 200
-	// Other is the name under which further enrollments are counted.
+	// Other counts all further enrollments.
 	Other = "other"
 )
 
 // Options configure a [Shadow].
 type Options struct {
-	// Allocator holds the shadow rules, and nobody else asks it. Required.
-	Allocator *allocation.Allocator
-	// Shares are the devices that are asked about; nil means all.
-	Shares allocation.Shares
-	// Record takes each shadow decision, whose provenance names the one that was
-	// answered; nil for nobody.
-	Record handler.Observer
+	// Decider holds the shadow rules; nothing else uses it. Required.
+	Decider *decider.Decider
+	// Shares are the devices to compare; nil means all.
+	Shares decider.Shares
+	// Record receives each shadow call, which names the call that was answered; may be nil.
+	Record answer.Observer
 	// Queue is how many requests may wait; 0 means DefaultQueue.
 	Queue int
 }
 
-// Shadow compares. Its Observe is a [handler.Observer]; [Shadow.Run] does the work.
+// Shadow compares. Its Observe is an [answer.Observer]; [Shadow.Run] does the work.
 type Shadow struct {
 	options Options
-	queue   chan handler.Allocation
+	queue   chan answer.Call
 	dropped atomic.Uint64
 
 	mu       sync.Mutex
 	compared map[enrollment]*Compared
 }
 
-// enrollment is what is counted apart: a group by its name in lower case, all
-// individual enrollments together, whose names are those of devices.
+// enrollment is what is counted separately: each group by its name in lower case, and all individual enrollments
+// together, because their names are those of devices.
 type enrollment struct {
 	kind dps.EnrollmentKind
 	name string
@@ -80,25 +61,22 @@ type enrollment struct {
 // Compared counts what was compared for an enrollment.
 type Compared struct {
 	Kind dps.EnrollmentKind
-	// Enrollment is the name of a group in lower case, or empty: individual
-	// enrollments are counted together, as their names are those of devices.
+	// Enrollment is the name of a group in lower case; empty for all individual enrollments.
 	Enrollment string
-	// Agreed counts requests that both rules answer alike, Diverged those that
-	// they do not. Dropped ones are in neither.
+	// Agreed counts requests that both rules answer alike, Diverged the others. Dropped ones are in neither.
 	Agreed, Diverged uint64
-	// Differences counts in what they differ; a request can count in several.
-	Differences map[Kind]uint64
+	// Differences counts in what the answers differ; a request can count in several.
+	Differences map[answer.Difference]uint64
 }
 
 // Stats are the counts since the start.
 type Stats struct {
 	Agreed, Diverged uint64
-	// Dropped counts requests that there was no time for.
+	// Dropped counts requests that were not compared because the queue was full.
 	Dropped uint64
 	// Waiting is how many requests wait now.
 	Waiting int
-	// Enrollments are in the order of their names. All beyond the first 200 that
-	// were seen count as "other".
+	// Enrollments are in the order of their names. All beyond the first 200 count as "other".
 	Enrollments []Compared
 }
 
@@ -107,36 +85,26 @@ func New(options Options) *Shadow {
 	if options.Queue == 0 {
 		options.Queue = DefaultQueue
 	}
-	return &Shadow{options: options, queue: make(chan handler.Allocation, options.Queue), compared: map[enrollment]*Compared{}}
+	return &Shadow{options: options, queue: make(chan answer.Call, options.Queue), compared: map[enrollment]*Compared{}}
 }
 
-// Observe takes note of an allocation. It never waits.
-func (s *Shadow) Observe(_ context.Context, a *handler.Allocation) {
-	if a.Request == nil || s.options.Allocator.Rules() == nil {
+// Observe notes a call for comparison. It never waits.
+func (s *Shadow) Observe(_ context.Context, call *answer.Call) {
+	if call.Request == nil || s.options.Decider.Rules() == nil || !call.Answer.Result.Decides() ||
+		call.Answer.Source == answer.SourceCanary { // the same rules answered
 		return
 	}
-	source := a.Decision.Provenance.Source
-	if a.Fault != nil {
-		source = a.Fault.Provenance.Source
-		switch a.Fault.Kind {
-		case allocation.InvalidRequest, allocation.Canceled, allocation.NotReady, allocation.RulesStale:
-			return // not what the rules say
-		}
-	}
-	if source == allocation.SourceCanary { // the same rules answered
-		return
-	}
-	if s.options.Shares != nil && !s.options.Shares.Holds(a.Request.Enrollment, a.Request.Device.RegistrationID) {
+	if s.options.Shares != nil && !s.options.Shares.Holds(call.Request.Enrollment, call.Request.Device.RegistrationID) {
 		return
 	}
 	select {
-	case s.queue <- *a:
+	case s.queue <- *call:
 	default:
 		s.dropped.Add(1)
 	}
 }
 
-// Run asks the shadow rules about what [Shadow.Observe] noted, until ctx ends.
+// Run evaluates the shadow rules for what [Shadow.Observe] noted, until ctx ends.
 func (s *Shadow) Run(ctx context.Context) {
 	for {
 		select {
@@ -148,46 +116,26 @@ func (s *Shadow) Run(ctx context.Context) {
 	}
 }
 
-// compare asks about one request.
-func (s *Shadow) compare(ctx context.Context, answered *handler.Allocation) {
-	own := handler.Allocation{
-		DecisionID: rand.Text(), Start: time.Now(),
+// compare evaluates the shadow rules for one request.
+func (s *Shadow) compare(ctx context.Context, answered *answer.Call) {
+	call := answer.Call{
+		DecisionID: rand.Text(), Start: time.Now(), ShadowOf: answered.DecisionID,
 		Request: answered.Request, Trace: answered.Trace, InvocationID: answered.InvocationID,
 	}
-	s.ask(ctx, &own)
+	call.Answer = s.options.Decider.Allocate(ctx, call.Request)
 	if ctx.Err() != nil {
-		return // we are stopping: it is a matter of the clock, not of the rules
+		return // we are stopping: the answer depends on the clock, not on the rules
 	}
-	own.Duration = time.Since(own.Start)
-	own.Status = handler.StatusOf(own.Decision, own.Fault)
-	kinds := Differences(answered.Decision, answered.Fault, own.Decision, own.Fault)
-	provenance := &own.Decision.Provenance
-	if own.Fault != nil {
-		provenance = &own.Fault.Provenance
-	}
-	provenance.Source, provenance.ShadowOf = allocation.SourceShadow, answered.DecisionID
-	for _, kind := range kinds {
-		provenance.Diverged = append(provenance.Diverged, string(kind))
-	}
-	s.count(answered.Request.Enrollment, kinds)
+	call.Duration = time.Since(call.Start)
+	call.Answer.Source = answer.SourceShadow
+	call.Diverged = answer.Compare(&answered.Answer, &call.Answer)
+	s.count(answered.Request.Enrollment, call.Diverged)
 	if s.options.Record != nil {
-		s.options.Record(ctx, &own)
+		s.options.Record(ctx, &call)
 	}
 }
 
-// ask fills in what the shadow rules say. A panic is a fault of theirs.
-func (s *Shadow) ask(ctx context.Context, own *handler.Allocation) {
-	defer func() {
-		if p := recover(); p != nil {
-			own.Fault = &allocation.Fault{Kind: allocation.Internal, Detail: "this is a fault of the service itself"}
-		}
-	}()
-	var err error
-	own.Decision, err = s.options.Allocator.Allocate(ctx, own.Request)
-	own.Fault, _ = errors.AsType[*allocation.Fault](err)
-}
-
-func (s *Shadow) count(asked dps.Enrollment, kinds []Kind) {
+func (s *Shadow) count(asked dps.Enrollment, differences []answer.Difference) {
 	key := enrollment{asked.Kind, strings.ToLower(asked.ID)}
 	if asked.Kind == dps.IndividualEnrollment {
 		key.name = ""
@@ -200,17 +148,17 @@ func (s *Shadow) count(asked dps.Enrollment, kinds []Kind) {
 			key.name = Other
 		}
 		if c = s.compared[key]; c == nil {
-			c = &Compared{Kind: key.kind, Enrollment: key.name, Differences: map[Kind]uint64{}}
+			c = &Compared{Kind: key.kind, Enrollment: key.name, Differences: map[answer.Difference]uint64{}}
 			s.compared[key] = c
 		}
 	}
-	if len(kinds) == 0 {
+	if len(differences) == 0 {
 		c.Agreed++
 		return
 	}
 	c.Diverged++
-	for _, kind := range kinds {
-		c.Differences[kind]++
+	for _, difference := range differences {
+		c.Differences[difference]++
 	}
 }
 
@@ -230,37 +178,4 @@ func (s *Shadow) Stats() Stats {
 		return cmp.Or(strings.Compare(a.Enrollment, b.Enrollment), strings.Compare(string(a.Kind), string(b.Kind)))
 	})
 	return stats
-}
-
-// Differences tells in what two answers to one request differ for the device and
-// for DPS: not in which rule gave them, nor in the words of its reasons.
-func Differences(a allocation.Decision, aFault *allocation.Fault, b allocation.Decision, bFault *allocation.Fault) []Kind {
-	if aFault != nil || bFault != nil {
-		if aFault == nil || bFault == nil || aFault.Kind != bFault.Kind {
-			return []Kind{Fault}
-		}
-		return nil
-	}
-	if a.Outcome != b.Outcome {
-		return []Kind{Outcome}
-	}
-	var kinds []Kind
-	if !dps.SameHub(a.Response.IotHubHostName, b.Response.IotHubHostName) {
-		kinds = append(kinds, Hub)
-	}
-	if !same(a.Response.InitialTwin, b.Response.InitialTwin) {
-		kinds = append(kinds, Twin)
-	}
-	if !same(a.Response.Payload, b.Response.Payload) {
-		kinds = append(kinds, Payload)
-	}
-	return kinds
-}
-
-// same compares as DPS is sent them; no object is another than an empty one.
-func same(a, b map[string]any) bool {
-	if (a == nil) != (b == nil) {
-		return false
-	}
-	return bytes.Equal(dps.AppendValue(nil, a), dps.AppendValue(nil, b))
 }

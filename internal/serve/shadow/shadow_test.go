@@ -12,20 +12,21 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/shadow"
 )
 
-func newAllocator(t testing.TB, rule string) *allocation.Allocator {
+func newAllocator(t testing.TB, rule string) *decider.Decider {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{
-		"default.rego": {Data: []byte("package allocation.default\n\n" + rule + "\n")}}, allocation.RulesOptions{})
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{
+		"default.rego": {Data: []byte("package allocation.default\n\n" + rule + "\n")}}, decider.RulesOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,9 +42,9 @@ const individual = `{"individualEnrollment": {"registrationId": "press-1"}, "dev
 	"linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`
 
 // post sends a body through a webhook that the shadow observes.
-func post(t testing.TB, answering *allocation.Allocator, s *shadow.Shadow, body string) *httptest.ResponseRecorder {
+func post(t testing.TB, answering *decider.Decider, s *shadow.Shadow, body string) *httptest.ResponseRecorder {
 	t.Helper()
-	webhook := handler.New(handler.Options{Allocator: answering, Observers: []handler.Observer{s.Observe}})
+	webhook := handler.New(handler.Options{Allocator: answering, Observers: []answer.Observer{s.Observe}})
 	answer := httptest.NewRecorder()
 	webhook.ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(body)))
 	return answer
@@ -56,59 +57,55 @@ initial_twin := {"tags": {"a": 1, "b": 2}}
 payload := {"x": [1]}`
 	for name, c := range map[string]struct {
 		current, shadow string
-		want            []string
+		want            []answer.Difference
 	}{
 		"the same":             {base, base, nil},
 		"in other words":       {base, `hub := upper(input.linkedHubs[0])` + "\n" + `initial_twin := {"tags": {"b": 2, "a": 1}}` + "\n" + `payload := {"x": [1]}`, nil},
-		"hub":                  {base, strings.Replace(base, "[0]", "[1]", 1), []string{"hub"}},
-		"twin":                 {base, strings.Replace(base, `"b": 2`, `"b": 3`, 1), []string{"twin"}},
-		"no twin":              {base, "hub := input.linkedHubs[0]\npayload := {\"x\": [1]}", []string{"twin"}},
-		"payload":              {base, strings.Replace(base, "[1]}", "[2]}", 1), []string{"payload"}},
-		"an empty payload":     {"hub := input.linkedHubs[0]", "hub := input.linkedHubs[0]\npayload := {}", []string{"payload"}},
-		"all of it":            {base, "hub := input.linkedHubs[1]", []string{"hub", "twin", "payload"}},
-		"outcome":              {base, `reject contains "no"`, []string{"outcome"}},
+		"hub":                  {base, strings.Replace(base, "[0]", "[1]", 1), []answer.Difference{"hub"}},
+		"twin":                 {base, strings.Replace(base, `"b": 2`, `"b": 3`, 1), []answer.Difference{"twin"}},
+		"no twin":              {base, "hub := input.linkedHubs[0]\npayload := {\"x\": [1]}", []answer.Difference{"twin"}},
+		"payload":              {base, strings.Replace(base, "[1]}", "[2]}", 1), []answer.Difference{"payload"}},
+		"an empty payload":     {"hub := input.linkedHubs[0]", "hub := input.linkedHubs[0]\npayload := {}", []answer.Difference{"payload"}},
+		"all of it":            {base, "hub := input.linkedHubs[1]", []answer.Difference{"hub", "twin", "payload"}},
+		"outcome":              {base, `reject contains "no"`, []answer.Difference{"outcome"}},
 		"other reasons":        {`reject contains "no"`, `reject contains "never"`, nil},
-		"fault":                {base, `hub := 1`, []string{"fault"}},
-		"no fault":             {`hub := 1`, base, []string{"fault"}},
+		"fault":                {base, `hub := 1`, []answer.Difference{"fault"}},
+		"no fault":             {`hub := 1`, base, []answer.Difference{"fault"}},
 		"the same fault":       {`hub := 1`, `hub := 2`, nil},
-		"another fault":        {`hub := 1`, `hub := input.linkedHubs[7]`, []string{"fault"}},
-		"a shadow that panics": {base, "", []string{"fault"}},
+		"another fault":        {`hub := 1`, `hub := input.linkedHubs[7]`, []answer.Difference{"fault"}},
+		"a shadow that panics": {base, "", []answer.Difference{"fault"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				var recorded []handler.Allocation
+				var recorded []answer.Call
 				apart := newAllocator(t, "hub := 1")
 				if c.shadow != "" {
 					apart = newAllocator(t, c.shadow)
 				} else {
-					apart.Use(new(allocation.Rules)) // holds nothing that could be asked
+					apart.Use(new(decider.Rules)) // holds nothing that could be asked
 				}
-				s := shadow.New(shadow.Options{Allocator: apart, Record: func(_ context.Context, a *handler.Allocation) {
+				s := shadow.New(shadow.Options{Decider: apart, Record: func(_ context.Context, a *answer.Call) {
 					recorded = append(recorded, *a)
 				}})
-				answer := post(t, newAllocator(t, c.current), s, request("Line-A", "d"))
+				response := post(t, newAllocator(t, c.current), s, request("Line-A", "d"))
 				go s.Run(t.Context())
 				synctest.Wait()
 				if len(recorded) != 1 {
 					t.Fatalf("%d shadow decisions", len(recorded))
 				}
 				got := recorded[0]
-				provenance := got.Decision.Provenance
-				if got.Fault != nil {
-					provenance = got.Fault.Provenance
+				if !reflect.DeepEqual(got.Diverged, c.want) {
+					t.Errorf("diverged in %v, want %v", got.Diverged, c.want)
 				}
-				if !reflect.DeepEqual(provenance.Diverged, c.want) {
-					t.Errorf("diverged in %v, want %v", provenance.Diverged, c.want)
-				}
-				id := answer.Header().Get(handler.DecisionIDHeader)
-				if provenance.ShadowOf != id || got.DecisionID == id || got.DecisionID == "" || provenance.Source != allocation.SourceShadow || got.Status != handler.StatusOf(got.Decision, got.Fault) {
+				id := response.Header().Get(handler.DecisionIDHeader)
+				if got.ShadowOf != id || got.DecisionID == id || got.DecisionID == "" || got.Answer.Source != answer.SourceShadow {
 					t.Errorf("recorded %+v of %s", got, id)
 				}
 				stats := s.Stats()
-				want := shadow.Compared{Kind: dps.EnrollmentGroup, Enrollment: "line-a", Differences: map[shadow.Kind]uint64{}}
+				want := shadow.Compared{Kind: dps.EnrollmentGroup, Enrollment: "line-a", Differences: map[answer.Difference]uint64{}}
 				for _, kind := range c.want {
-					want.Differences[shadow.Kind(kind)] = 1
+					want.Differences[kind] = 1
 				}
 				if want.Diverged = 1; len(c.want) == 0 {
 					want.Agreed, want.Diverged = 1, 0
@@ -127,14 +124,14 @@ func TestNotCompared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rule = "hub := input.linkedHubs[0]"
 		answering, apart := newAllocator(t, rule), newAllocator(t, rule)
-		s := shadow.New(shadow.Options{Allocator: apart, Shares: allocation.Shares{{Pattern: "line-*", Percent: 100}}})
+		s := shadow.New(shadow.Options{Decider: apart, Shares: decider.Shares{{Pattern: "line-*", Percent: 100}}})
 		post(t, answering, s, "{")
 		post(t, answering, s, "{}")
 		post(t, answering, s, request("other", "d"))
 		answering.Stop("stale")
 		post(t, answering, s, request("line-a", "d"))
 		answering.Stop("")
-		answering.Try(&allocation.Trial{Rules: apart.Rules(), Canary: allocation.Shares{{Pattern: "*", Percent: 100}}})
+		answering.Try(&decider.Trial{Rules: apart.Rules(), Canary: decider.Shares{{Pattern: "*", Percent: 100}}})
 		post(t, answering, s, request("line-a", "d"))
 		answering.Use(nil)
 		post(t, answering, s, request("line-a", "d"))
@@ -155,10 +152,10 @@ func TestDropped(t *testing.T) {
 	t.Parallel()
 	const rule = "hub := input.linkedHubs[0]"
 	answering := newAllocator(t, rule)
-	s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule), Queue: 3})
+	s := shadow.New(shadow.Options{Decider: newAllocator(t, rule), Queue: 3})
 	for i := range 10 {
-		if answer := post(t, answering, s, request("g", fmt.Sprint("d", i))); answer.Code != http.StatusOK {
-			t.Errorf("answered %d", answer.Code)
+		if response := post(t, answering, s, request("g", fmt.Sprint("d", i))); response.Code != http.StatusOK {
+			t.Errorf("answered %d", response.Code)
 		}
 	}
 	if stats := s.Stats(); stats.Dropped != 7 || stats.Waiting != 3 {
@@ -173,7 +170,7 @@ func TestFewCounters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rule = "hub := input.linkedHubs[0]"
 		answering := newAllocator(t, rule)
-		s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule)})
+		s := shadow.New(shadow.Options{Decider: newAllocator(t, rule)})
 		go s.Run(t.Context())
 		const groups = 250
 		for i := range groups {
@@ -204,19 +201,19 @@ func TestSlowShadow(t *testing.T) {
 	t.Parallel()
 	const slow = "hub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); a * b == 0]) == 0"
 	apart := newAllocator(t, slow)
-	recorded := make(chan handler.Allocation, 1)
-	s := shadow.New(shadow.Options{Allocator: apart, Record: func(_ context.Context, a *handler.Allocation) { recorded <- *a }})
+	recorded := make(chan answer.Call, 1)
+	s := shadow.New(shadow.Options{Decider: apart, Record: func(_ context.Context, a *answer.Call) { recorded <- *a }})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { s.Run(ctx); close(ended) }()
 	begin := time.Now()
-	answer := post(t, newAllocator(t, "hub := input.linkedHubs[0]"), s, request("g", "d"))
-	if answer.Code != http.StatusOK || time.Since(begin) > allocation.DefaultTimeout {
-		t.Errorf("answered %d after %s", answer.Code, time.Since(begin))
+	response := post(t, newAllocator(t, "hub := input.linkedHubs[0]"), s, request("g", "d"))
+	if response.Code != http.StatusOK || time.Since(begin) > decider.DefaultTimeout {
+		t.Errorf("answered %d after %s", response.Code, time.Since(begin))
 	}
 	select {
 	case a := <-recorded:
-		if a.Fault == nil || a.Fault.Kind != allocation.Timeout {
+		if a.Answer.Result != answer.Timeout {
 			t.Errorf("recorded %+v", a)
 		}
 	case <-time.After(20 * time.Second):
@@ -230,7 +227,7 @@ func TestSlowShadow(t *testing.T) {
 func TestStops(t *testing.T) {
 	t.Parallel()
 	const rule = "hub := input.linkedHubs[0]"
-	s := shadow.New(shadow.Options{Allocator: newAllocator(t, rule)})
+	s := shadow.New(shadow.Options{Decider: newAllocator(t, rule)})
 	post(t, newAllocator(t, rule), s, request("g", "d"))
 	ctx, stop := context.WithCancel(t.Context())
 	stop()

@@ -8,9 +8,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
 )
 
 // Rules is the state of one source of rules.
@@ -134,20 +133,17 @@ func (n *names) bounded(name string) string {
 	return name
 }
 
-// count adds an allocation.
-func (i *instruments) count(ctx context.Context, a *handler.Allocation) {
-	result := a.Result()
-	key := series{result: result}
-	if a.Request != nil && result != string(allocation.InvalidRequest) { // else the names are no names yet
-		key.kind, key.enrollment = a.Request.Enrollment.Kind, a.Request.Enrollment.ID
-	}
-	if a.Fault == nil && a.Decision.Outcome == allocation.Assigned {
-		key.hub = a.Decision.Response.IotHubHostName
+// count adds a call.
+func (i *instruments) count(ctx context.Context, call *answer.Call) {
+	a := &call.Answer
+	key := series{result: string(a.Result), hub: a.Response.IotHubHostName}
+	if call.Request != nil && a.Result != answer.InvalidRequest { // else the names were not validated
+		key.kind, key.enrollment = call.Request.Enrollment.Kind, call.Request.Enrollment.ID
 	}
 	counted, duration := i.options(key)
 	i.allocations.Add(ctx, 1, counted...)
-	i.duration.Record(ctx, a.Duration.Seconds(), duration...)
-	for _, override := range a.Decision.Overrides {
+	i.duration.Record(ctx, call.Duration.Seconds(), duration...)
+	for _, override := range a.Overrides {
 		i.overrides.Add(ctx, 1, metric.WithAttributes(attribute.String(attributeOverride, string(override))))
 	}
 }

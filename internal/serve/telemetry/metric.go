@@ -1,26 +1,30 @@
 package telemetry
 
-// Metric describes one metric that Usher makes. Dashboards, alert rules and
-// documents are compared with [Metrics].
+// Metric describes one of Usher's metrics. Tests compare dashboards, alert rules and documents with [Metrics].
 type Metric struct {
-	// Name is OpenTelemetry's. Prometheus spells it with underscores, unit and kind at its end.
+	// Name is the name in OpenTelemetry. In Prometheus it has underscores, and unit and kind at its end.
 	Name string
 	Kind Kind
-	// Unit is a UCUM code; empty for a mark.
+	// Unit is a UCUM code; empty for a value that is 0 or 1.
 	Unit string
 	What string
-	// Attributes are those that it can have.
+	// Attributes are those that the metric can have.
 	Attributes []string
 }
 
-// Kind is how a metric counts.
+// watched reports whether the metric shows the state of another part.
+func (m Metric) watched() bool {
+	return m.Name != metricAllocations && m.Name != metricDuration && m.Name != metricOverrides
+}
+
+// Kind is the kind of a metric.
 type Kind string
 
 // The kinds of metric.
 const (
 	Counter   Kind = "counter"   // only rises, from 0 at the start of the process
-	Gauge     Kind = "gauge"     // what is so now
-	Histogram Kind = "histogram" // how values are spread
+	Gauge     Kind = "gauge"     // the current value
+	Histogram Kind = "histogram" // the distribution of values
 )
 
 // Names of the metrics.
@@ -43,8 +47,7 @@ const (
 	metricShadowComparisons = "usher.shadow.comparisons"
 )
 
-// Attributes of metrics and spans. Those of DPS's world begin with dps, those of
-// the program with usher.
+// Attributes of metrics and spans. Those about DPS begin with dps, those about the program with usher.
 const (
 	AttributeDecision       = "dps.decision_id"
 	AttributeResult         = "dps.result"
@@ -65,7 +68,7 @@ const (
 	attributeComparison     = "usher.shadow.comparison"
 )
 
-// Metrics lists all metrics of Usher's own, in the order of the documents.
+// Metrics lists all of Usher's own metrics, in the order of the documents.
 func Metrics() []Metric {
 	source := []string{attributeSource}
 	sink := []string{attributeSink}
@@ -91,9 +94,8 @@ func Metrics() []Metric {
 	}
 }
 
-// DurationBuckets are the upper bounds of the buckets of usher.allocation.duration,
-// in seconds. A decision takes about a tenth of a millisecond; 4 s is the most
-// that is advisable for an answer to DPS.
+// DurationBuckets are the upper bounds of the buckets of usher.allocation.duration, in seconds. A decision takes about a
+// tenth of a millisecond; an answer to DPS should take no more than 4 s.
 func DurationBuckets() []float64 {
 	return []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4}
 }

@@ -15,14 +15,13 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 	"github.com/usher-dps/usher/internal/serve/telemetry/otlp"
 )
 
-const monitoring = "../../infra/monitoring"
+const monitoring = "../../../infra/monitoring"
 
 // exposed is everything that Prometheus can be shown: labels by name of the series.
 func exposed(t *testing.T) map[string][]string {
@@ -31,10 +30,10 @@ func exposed(t *testing.T) map[string][]string {
 	if err := metrics.Watch(watched()); err != nil {
 		t.Fatal(err)
 	}
-	metrics.Observer()(t.Context(), &handler.Allocation{
+	metrics.Observer()(t.Context(), &answer.Call{
 		Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "g"}},
-		Decision: allocation.Decision{Outcome: allocation.Assigned, Response: dps.AllocationResponse{IotHubHostName: "h"},
-			Overrides: []allocation.Override{allocation.OnUndecided}},
+		Answer: answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "h"},
+			Overrides: []answer.Override{answer.OnUndecided}},
 	})
 	series := map[string][]string{}
 	for name, family := range scrape(t, metrics) {
@@ -178,10 +177,10 @@ func prometheusProblems(series map[string][]string, expression string) []string 
 // results are the names that dps.result and dps.override can have.
 func results() []string {
 	return []string{
-		string(allocation.Assigned), string(allocation.Rejected), string(allocation.Held),
-		string(allocation.Malformed), string(allocation.InvalidRequest), string(allocation.Undecided), string(allocation.BadVerdict),
-		string(allocation.Timeout), string(allocation.Canceled), string(allocation.NotReady), string(allocation.RulesStale), string(allocation.Internal),
-		string(allocation.NeverReprovision), string(allocation.CurrentHubNotLinked), string(allocation.OnUndecided),
+		string(answer.Assigned), string(answer.Rejected), string(answer.Held),
+		string(answer.Malformed), string(answer.InvalidRequest), string(answer.Undecided), string(answer.BadVerdict),
+		string(answer.Timeout), string(answer.Canceled), string(answer.NotReady), string(answer.RulesStale), string(answer.Internal),
+		string(answer.NeverReprovision), string(answer.CurrentHubNotLinked), string(answer.OnUndecided),
 	}
 }
 
@@ -261,8 +260,8 @@ var logMessage = regexp.MustCompile(`\\"msg\\":\\"([^"\\]+)\\"`)
 // logged reports whether the handler's code has the message.
 func logged(t *testing.T, message string) bool {
 	t.Helper()
-	for _, folder := range []string{"function-app", filepath.Join("internal", "rulesource")} {
-		files, err := filepath.Glob(filepath.Join("..", "..", folder, "*.go"))
+	for _, folder := range []string{filepath.Join("internal", "serve", "decisionlog", "sink"), filepath.Join("internal", "serve", "rulesource")} {
+		files, err := filepath.Glob(filepath.Join("..", "..", "..", folder, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", folder, err)
 		}
@@ -357,7 +356,7 @@ type schema struct {
 
 func recordSchema(t *testing.T) *schema {
 	t.Helper()
-	text, err := os.ReadFile("../../schemas/decision-record.schema.json")
+	text, err := os.ReadFile("../../../schemas/decision-record.schema.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +387,7 @@ func (s *schema) has(path []string) bool {
 
 func operations(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/operations.md")
+	text, err := os.ReadFile("../../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}

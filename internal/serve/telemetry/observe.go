@@ -6,47 +6,41 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/handler"
 )
 
-// Observer counts each allocation and tells its span what was decided. It is nil
-// where neither metrics nor traces are on.
-func (t *Telemetry) Observer() handler.Observer {
+// Observer counts each call and describes it in its span. It is nil if both metrics and traces are off.
+func (t *Telemetry) Observer() answer.Observer {
 	if t.instruments == nil && t.traces == nil {
 		return nil
 	}
-	return func(ctx context.Context, a *handler.Allocation) {
-		if t.instruments != nil && !a.Probe {
-			t.instruments.count(ctx, a)
+	return func(ctx context.Context, call *answer.Call) {
+		if t.instruments != nil && !call.Probe {
+			t.instruments.count(ctx, call)
 		}
 		if span := trace.SpanFromContext(ctx); span.IsRecording() {
-			span.SetAttributes(t.attributes(a)...)
+			span.SetAttributes(t.attributes(call)...)
 		}
 	}
 }
 
-// attributes are what a span tells of an allocation: who decided what, and of the
-// device no more than is allowed.
-func (t *Telemetry) attributes(a *handler.Allocation) []attribute.KeyValue {
+// attributes are what a span shows of a call: what was decided by which rules, and of the device only what is allowed.
+func (t *Telemetry) attributes(call *answer.Call) []attribute.KeyValue {
+	a := &call.Answer
 	attributes := make([]attribute.KeyValue, 0, 16)
 	text := func(name, value string) {
 		if value != "" {
 			attributes = append(attributes, attribute.String(name, value))
 		}
 	}
-	text(AttributeDecision, a.DecisionID)
-	text(AttributeResult, a.Result())
-	rules, rule, provenance := a.Decision.Rules, a.Decision.Rule, a.Decision.Provenance
-	if a.Fault != nil {
-		rules, rule, provenance = a.Fault.Rules, a.Fault.Rule, a.Fault.Provenance
-	}
-	text(AttributeRules, rules)
-	text(AttributeRule, rule)
-	text(attributeSource, string(provenance.Source))
-	text(attributeRevision, provenance.Revision)
-	if request := a.Request; request != nil && a.Result() != string(allocation.InvalidRequest) {
+	text(AttributeDecision, call.DecisionID)
+	text(AttributeResult, string(a.Result))
+	text(AttributeRules, a.Rules)
+	text(AttributeRule, a.PackageName())
+	text(attributeSource, string(a.Source))
+	text(attributeRevision, a.Revision)
+	if request := call.Request; request != nil && a.Result != answer.InvalidRequest {
 		text(AttributeEnrollmentKind, string(request.Enrollment.Kind))
 		if request.Enrollment.Kind == dps.IndividualEnrollment { // its name is the device's
 			text(AttributeEnrollment, t.device(request.Enrollment.ID))
@@ -56,13 +50,11 @@ func (t *Telemetry) attributes(a *handler.Allocation) []attribute.KeyValue {
 		text(AttributeRegistration, t.device(request.Device.RegistrationID))
 		text(AttributeCurrentHub, request.Device.CurrentIotHubHostName)
 	}
-	if a.Fault == nil && a.Decision.Outcome == allocation.Assigned {
-		text(AttributeHub, a.Decision.Response.IotHubHostName)
-		text(AttributeInitialTwin, string(a.Decision.InitialTwin))
-	}
-	if len(a.Decision.Overrides) > 0 {
-		overrides := make([]string, len(a.Decision.Overrides))
-		for i, override := range a.Decision.Overrides {
+	text(AttributeHub, a.Response.IotHubHostName)
+	text(AttributeInitialTwin, string(a.InitialTwin))
+	if len(a.Overrides) > 0 {
+		overrides := make([]string, len(a.Overrides))
+		for i, override := range a.Overrides {
 			overrides[i] = string(override)
 		}
 		attributes = append(attributes, attribute.StringSlice(AttributeOverrides, overrides))

@@ -14,8 +14,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 )
 
-// scrapeServer serves /metrics. It has an address of its own: nobody who may call
-// the webhook is told the names of enrollments and hubs.
+// scrapeServer serves /metrics. It has its own address, so that callers of the webhook do not see the names of
+// enrollments and hubs.
 type scrapeServer struct {
 	listener net.Listener
 	server   *http.Server
@@ -35,6 +35,6 @@ func newScrapeServer(address string, errorLog *log.Logger) (*scrapeServer, sdkme
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorLog: errorLog, MaxRequestsInFlight: 4}))
 	server := &http.Server{Handler: mux, ErrorLog: errorLog, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-	go func() { _ = server.Serve(listener) }() // ends by Shutdown
+	go func() { _ = server.Serve(listener) }() // until Shutdown
 	return &scrapeServer{listener, server}, reader, nil
 }

@@ -1,9 +1,7 @@
-// Package telemetry shows what the webhook does by OpenTelemetry: traces, metrics
-// and logs by OTLP to a collector, and metrics for Prometheus. What is not set is
-// off and costs nothing.
+// Package telemetry shows what the webhook does through OpenTelemetry: traces, metrics and logs over OTLP to a collector,
+// and metrics for Prometheus. What is not set is off and costs nothing.
 //
-// No metric tells of single devices. What a span tells of one is for
-// [Options.RegistrationID] to say.
+// No metric describes a single device. [Options.RegistrationID] says what a span may show of one.
 package telemetry
 
 import (
@@ -13,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/contrib/bridges/otelslog"
 	goruntime "go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel"
@@ -30,19 +29,18 @@ const Scope = "github.com/usher-dps/usher"
 // Options configure [Start].
 type Options struct {
 	Settings Settings
-	// Listen is the address on which GET /metrics is served for Prometheus;
-	// empty for none.
+	// Listen is the address on which GET /metrics is served for Prometheus; empty for none.
 	Listen string
-	// Log gets what goes wrong in sending, at most a line a minute. Required.
+	// Log receives errors in sending, at most a line a minute. Required.
 	Log slog.Handler
-	// RegistrationID tells how a span may name a device, given its registration
-	// ID; nil or empty means not at all.
+	// RegistrationID returns what a span may call a device, given its registration ID. A nil function and an empty text
+	// both keep it out of the span.
 	RegistrationID func(registrationID string) string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Telemetry is what is on. Its methods may be called in any case.
+// Telemetry is what is on. All methods can be called, whatever is on.
 type Telemetry struct {
 	traces         *sdktrace.TracerProvider
 	metrics        *sdkmetric.MeterProvider
@@ -52,57 +50,68 @@ type Telemetry struct {
 	registrationID func(string) string
 }
 
-// Start turns on what the settings say. It fails only where they cannot be
-// followed, never over a collector that is not there.
+// Start turns on what the settings say. A collector that cannot be reached is no error.
+//
+// OpenTelemetry has one place for errors in a process, so there should be one Telemetry.
 func Start(options Options) (*Telemetry, error) {
-	s := options.Settings
 	t := &Telemetry{registrationID: options.RegistrationID}
-	if !s.otlp.On() && options.Listen == "" {
+	if !options.Settings.otlp.On() && options.Listen == "" {
 		return t, nil
 	}
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	resource := s.resourceOf()
-	complaints := &complaints{log: slog.New(options.Log), now: options.Now}
-	failed := complaints.about
-	// The SDK has one place for errors in a process, and writes them to standard
-	// error unless it is told better; the Functions host would take each for one
-	// of the webhook's.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(failed))
-	if s.otlp.Traces != nil {
-		t.traces = sdktrace.NewTracerProvider(sdktrace.WithResource(resource), sdktrace.WithSampler(s.sampler),
-			sdktrace.WithBatcher(otlp.NewTraces(s.otlp.Traces, failed), sdktrace.WithBatchTimeout(s.spanDelay)))
-	}
-	if s.otlp.Logs != nil {
-		t.logs = sdklog.NewLoggerProvider(sdklog.WithResource(resource), sdklog.WithProcessor(
-			sdklog.NewBatchProcessor(otlp.NewLogs(s.otlp.Logs, failed), sdklog.WithExportInterval(s.logDelay))))
-	}
-	readers := []sdkmetric.Option{sdkmetric.WithResource(resource)}
-	if s.otlp.Metrics != nil {
-		readers = append(readers, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(
-			otlp.NewMetrics(s.otlp.Metrics, s.otlp.Temporality, failed), sdkmetric.WithInterval(s.metricInterval))))
-	}
-	if options.Listen != "" {
-		server, reader, err := newScrapeServer(options.Listen, slog.NewLogLogger(options.Log, slog.LevelWarn))
-		if err != nil {
-			t.stopAtOnce()
-			return nil, err
-		}
-		t.scrape = server
-		readers = append(readers, sdkmetric.WithReader(reader))
-	}
-	if len(readers) > 1 {
-		t.metrics = sdkmetric.NewMeterProvider(readers...)
-		if err := t.measure(); err != nil {
-			t.stopAtOnce()
-			return nil, err
-		}
+	// By default both write to standard error, and the Functions host takes each line there for an error of the webhook.
+	otel.SetErrorHandler(&errorLog{log: slog.New(options.Log), now: options.Now})
+	otel.SetLogger(logr.Discard()) // of the exporters, this would get values of variables
+	if err := t.start(options); err != nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = t.Shutdown(ctx)
+		return nil, err
 	}
 	return t, nil
 }
 
-func (t *Telemetry) measure() error {
+func (t *Telemetry) start(options Options) error {
+	s, resource := options.Settings, options.Settings.resource
+	if endpoint := s.otlp.Traces; endpoint != nil {
+		exporter, err := otlp.NewTraces(endpoint)
+		if err != nil {
+			return err
+		}
+		t.traces = sdktrace.NewTracerProvider(sdktrace.WithResource(resource), sdktrace.WithSampler(s.sampler),
+			sdktrace.WithBatcher(exporter, sdktrace.WithBatchTimeout(s.spanDelay), sdktrace.WithExportTimeout(endpoint.Timeout)))
+	}
+	if endpoint := s.otlp.Logs; endpoint != nil {
+		exporter, err := otlp.NewLogs(endpoint)
+		if err != nil {
+			return err
+		}
+		t.logs = sdklog.NewLoggerProvider(sdklog.WithResource(resource), sdklog.WithProcessor(
+			sdklog.NewBatchProcessor(exporter, sdklog.WithExportInterval(s.logDelay), sdklog.WithExportTimeout(endpoint.Timeout))))
+	}
+	readers := []sdkmetric.Option{sdkmetric.WithResource(resource)}
+	if endpoint := s.otlp.Metrics; endpoint != nil {
+		exporter, err := otlp.NewMetrics(endpoint, s.otlp.Temporality)
+		if err != nil {
+			return err
+		}
+		readers = append(readers, sdkmetric.WithReader(
+			sdkmetric.NewPeriodicReader(exporter, sdkmetric.WithInterval(s.metricInterval), sdkmetric.WithTimeout(endpoint.Timeout))))
+	}
+	if options.Listen != "" {
+		server, reader, err := newScrapeServer(options.Listen, slog.NewLogLogger(options.Log, slog.LevelWarn))
+		if err != nil {
+			return err
+		}
+		t.scrape = server
+		readers = append(readers, sdkmetric.WithReader(reader))
+	}
+	if len(readers) == 1 {
+		return nil
+	}
+	t.metrics = sdkmetric.NewMeterProvider(readers...)
 	var err error
 	if t.instruments, err = newInstruments(t.metrics.Meter(Scope)); err != nil {
 		return err
@@ -110,13 +119,7 @@ func (t *Telemetry) measure() error {
 	return goruntime.Start(goruntime.WithMeterProvider(t.metrics))
 }
 
-func (t *Telemetry) stopAtOnce() {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = t.Shutdown(ctx)
-}
-
-// Tracer opens the spans of the webhook. It is nil where traces are off.
+// Tracer opens the spans of the webhook. It is nil if traces are off.
 func (t *Telemetry) Tracer() trace.Tracer {
 	if t.traces == nil {
 		return nil
@@ -124,8 +127,7 @@ func (t *Telemetry) Tracer() trace.Tracer {
 	return t.traces.Tracer(Scope)
 }
 
-// LogHandler returns a handler that sends what base would write to the collector
-// as well; base itself where logs are off.
+// LogHandler returns a handler that also sends to the collector what base writes; base itself if logs are off.
 func (t *Telemetry) LogHandler(base slog.Handler) slog.Handler {
 	if t.logs == nil {
 		return base
@@ -133,7 +135,7 @@ func (t *Telemetry) LogHandler(base slog.Handler) slog.Handler {
 	return slog.NewMultiHandler(base, gated{otelslog.NewHandler(Scope, otelslog.WithLoggerProvider(t.logs)), base})
 }
 
-// gated hands on what another handler is set to write, too.
+// gated handles only what another handler is set to write.
 type gated struct {
 	slog.Handler
 	gate slog.Handler
@@ -148,7 +150,7 @@ func (g gated) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 func (g gated) WithGroup(name string) slog.Handler { return gated{g.Handler.WithGroup(name), g.gate} }
 
-// ScrapeAddress is where /metrics is served; empty where it is not.
+// ScrapeAddress is where /metrics is served; empty if it is not.
 func (t *Telemetry) ScrapeAddress() string {
 	if t.scrape == nil {
 		return ""
@@ -156,9 +158,9 @@ func (t *Telemetry) ScrapeAddress() string {
 	return t.scrape.listener.Addr().String()
 }
 
-// Shutdown sends what waits, then ends. It returns when ctx is done at the latest.
+// Shutdown sends what is left, then ends. It returns at the latest when ctx is done, and logs its error like others.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	// Side by side: one collector that hangs must not take the time of the others.
+	// At the same time: a collector that hangs must not use up the time of the other signals.
 	var group sync.WaitGroup
 	var errs [4]error
 	if t.traces != nil {
@@ -174,34 +176,39 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		group.Go(func() { errs[3] = t.scrape.server.Shutdown(ctx) })
 	}
 	group.Wait()
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, sdkmetric.ErrReaderShutdown) { // the latter at a second call
+			otel.Handle(err)
+		}
+	}
 	return errors.Join(errs[:]...)
 }
 
-// complaints are written at most once a minute: a collector that is away would
-// otherwise fill the log.
-type complaints struct {
+// errorLog logs errors of OpenTelemetry at most once a minute: a collector that is away would fill the log.
+type errorLog struct {
 	log *slog.Logger
 	now func() time.Time
 
-	mu     sync.Mutex
-	next   time.Time
-	unsaid int
+	mu      sync.Mutex
+	next    time.Time
+	skipped int
 }
 
-const complaintsApart = time.Minute
+const errorInterval = time.Minute
 
-func (c *complaints) about(err error) {
+// Handle implements otel.ErrorHandler.
+func (l *errorLog) Handle(err error) {
 	if errors.Is(err, context.Canceled) {
-		return // the end of the process
+		return // the process ends
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.now()
-	if now.Before(c.next) {
-		c.unsaid++
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if now.Before(l.next) {
+		l.skipped++
 		return
 	}
-	c.next = now.Add(complaintsApart)
-	c.log.Warn("telemetry is not delivered", "error", err.Error(), "since_last_line", c.unsaid)
-	c.unsaid = 0
+	l.next = now.Add(errorInterval)
+	l.log.Warn("telemetry is not delivered", "error", err.Error(), "since_last_line", l.skipped)
+	l.skipped = 0
 }

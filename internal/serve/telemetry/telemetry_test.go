@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -22,9 +23,10 @@ import (
 	"github.com/prometheus/common/model"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/usher-dps/usher/allocation"
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 	"github.com/usher-dps/usher/internal/standin/collector"
 )
@@ -55,7 +57,7 @@ func on(t testing.TB, variables map[string]string, options telemetry.Options) *t
 // webhook decides by what the payload of the device says.
 func webhook(t testing.TB, on *telemetry.Telemetry) http.Handler {
 	t.Helper()
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte(`# METADATA
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte(`# METADATA
 # custom:
 #   on_undecided: hold
 package allocation.default
@@ -65,15 +67,15 @@ hub := input.deviceRuntimeContext.payload.hub
 reject contains "no" if input.deviceRuntimeContext.payload.reject
 
 hold contains "wait" if input.deviceRuntimeContext.payload.hold
-`)}}, allocation.RulesOptions{Name: "rules"})
+`)}}, decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := handler.Options{Allocator: allocator, Tracer: on.Tracer(), Observers: []handler.Observer{func(context.Context, *handler.Allocation) {}}}
+	options := handler.Options{Allocator: allocator, Tracer: on.Tracer(), Observers: []answer.Observer{func(context.Context, *answer.Call) {}}}
 	if observer := on.Observer(); observer != nil {
 		options.Observers = append(options.Observers, observer)
 	}
@@ -153,20 +155,20 @@ func TestOff(t *testing.T) {
 // Stages cost no allocation where they are not recorded: the handler allocates
 // as much below a span that is not recorded as below none.
 func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
-	rules, err := allocation.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")}},
-		allocation.RulesOptions{Name: "rules"})
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")}},
+		decider.RulesOptions{Name: "rules"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: rules})
+	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
 	request := []byte(body(inGroup, "d", "", hubA))
 	measure := func(ctx context.Context) float64 {
 		return testing.AllocsPerRun(200, func() {
-			if _, _, err := allocator.AllocateJSON(ctx, request); err != nil {
-				t.Fatal(err)
+			if _, a := allocator.AllocateJSON(ctx, request); a.Result != answer.Assigned {
+				t.Fatal(a.Summary())
 			}
 		})
 	}
@@ -245,9 +247,9 @@ func TestNamesAreBounded(t *testing.T) {
 	const extra = 50
 	for i := range telemetry.MaxEnrollments + extra {
 		hub := fmt.Sprintf("hub-%d.azure-devices.net", i)
-		observe(t.Context(), &handler.Allocation{
-			Request:  &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: fmt.Sprintf("group-%d", i)}},
-			Decision: allocation.Decision{Outcome: allocation.Assigned, Response: dps.AllocationResponse{IotHubHostName: hub}},
+		observe(t.Context(), &answer.Call{
+			Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: fmt.Sprintf("group-%d", i)}},
+			Answer:  answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: hub}},
 		})
 	}
 	enrollments, hubs, others := map[string]bool{}, map[string]bool{}, 0.0
@@ -376,7 +378,7 @@ func spanAttributes(t *testing.T) []string {
 		w.ServeHTTP(httptest.NewRecorder(), request)
 	}
 	observed, span := traces.Tracer().Start(t.Context(), "with a revision", trace.WithSpanKind(trace.SpanKindServer))
-	traces.Observer()(observed, &handler.Allocation{Decision: allocation.Decision{Provenance: allocation.Provenance{Source: allocation.SourceCanary, Revision: "r"}}})
+	traces.Observer()(observed, &answer.Call{Answer: answer.Answer{Source: answer.SourceCanary, Revision: "r"}})
 	span.End()
 	if err := traces.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
@@ -487,9 +489,34 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// A collector that stays away is told of once a minute, with how often meanwhile.
-func TestComplaintsAreApart(t *testing.T) {
+// Shutdown does not wait for a collector that hangs.
+func TestShutdownGivesUp(t *testing.T) {
 	t.Parallel()
+	var once sync.Once
+	arrived, release := make(chan struct{}), make(chan struct{})
+	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		once.Do(func() { close(arrived) })
+		<-release
+	}))
+	defer hanging.Close()
+	defer close(release)
+	all := on(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hanging.URL, "OTEL_EXPORTER_OTLP_TIMEOUT": "60000"}, telemetry.Options{})
+	post(t, webhook(t, all), body(inGroup, "d", toHubA, hubA))
+	slog.New(all.LogHandler(slog.NewJSONHandler(io.Discard, nil))).Info("x")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- all.Shutdown(ctx) }()
+	<-arrived
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Errors are logged once a minute, with how many there were in between. The handler of errors is one for the process, so
+// this test is not parallel.
+func TestErrorsAreLoggedOnceAMinute(t *testing.T) {
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer refusing.Close()
 	var written bytes.Buffer
@@ -510,9 +537,9 @@ func TestComplaintsAreApart(t *testing.T) {
 // all that is off costs.
 func BenchmarkObserve(b *testing.B) {
 	observe := on(b, nil, telemetry.Options{Listen: "127.0.0.1:0"}).Observer()
-	a := &handler.Allocation{Duration: time.Millisecond,
-		Request:  &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "g"}},
-		Decision: allocation.Decision{Outcome: allocation.Assigned, Response: dps.AllocationResponse{IotHubHostName: "a.azure-devices.net"}}}
+	a := &answer.Call{Duration: time.Millisecond,
+		Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "g"}},
+		Answer:  answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "a.azure-devices.net"}}}
 	b.ReportAllocs()
 	for b.Loop() {
 		observe(b.Context(), a)

@@ -10,8 +10,7 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// Watch has the metrics show the state of other parts from now on. It is called
-// once, when those are there.
+// Watch makes the metrics show the state of other parts. It is called once, when those parts exist.
 func (t *Telemetry) Watch(watched Watched) error {
 	if t.instruments == nil {
 		return nil
@@ -20,17 +19,10 @@ func (t *Telemetry) Watch(watched Watched) error {
 }
 
 func (i *instruments) watch(watched Watched) error {
-	asked := map[string]bool{
-		metricRulesAge: watched.Rules != nil, metricRulesStale: watched.Rules != nil, metricRulesInfo: watched.Rules != nil,
-		metricRulesRefreshed: watched.Rules != nil, metricRulesRefusals: watched.Rules != nil, metricRulesFailures: watched.Rules != nil,
-		metricRecordsWritten: watched.Records != nil, metricRecordsSpooled: watched.Records != nil, metricRecordsDelivered: watched.Records != nil,
-		metricRecordsDropped: watched.Records != nil, metricRecordsFailures: watched.Records != nil, metricRecordsOldest: watched.Records != nil,
-		metricShadowComparisons: watched.Comparisons != nil,
-	}
 	observed := map[string]metric.Float64Observable{}
 	var all []metric.Observable
 	for _, m := range Metrics() {
-		if !asked[m.Name] {
+		if !m.watched() {
 			continue
 		}
 		unit, what := metric.WithUnit(m.Unit), metric.WithDescription(m.What)
@@ -46,9 +38,6 @@ func (i *instruments) watch(watched Watched) error {
 		}
 		observed[m.Name] = instrument
 		all = append(all, instrument)
-	}
-	if len(all) == 0 {
-		return nil
 	}
 	_, err := i.meter.RegisterCallback(func(_ context.Context, observer metric.Observer) error {
 		observe := func(name string, value float64, attributes ...attribute.KeyValue) {
@@ -102,8 +91,7 @@ func observeRecords(states []Records, observe observe) {
 	}
 }
 
-// observeComparisons adds up what falls under one name: a callback may give a
-// series one value.
+// observeComparisons adds up what has the same name: a callback may observe one value of a series.
 func (i *instruments) observeComparisons(comparisons []Comparisons, observe observe) {
 	type series struct {
 		kind                   dps.EnrollmentKind

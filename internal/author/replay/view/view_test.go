@@ -18,9 +18,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/html"
 
-	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/replay/view"
+	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -43,11 +44,11 @@ hold contains "later" if startswith(id, "hold-")
 // sample is a report with something of everything.
 func sample(t testing.TB) view.Report {
 	t.Helper()
-	loaded, err := allocation.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(rules)}}, allocation.RulesOptions{})
+	loaded, err := decider.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(rules)}}, decider.RulesOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	allocator, err := allocation.New(allocation.Options{Rules: loaded})
+	allocator, err := decider.New(decider.Options{Rules: loaded})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func sample(t testing.TB) view.Report {
 	add(2, "reject", "", "true", `{"outcome": "rejected"}`)
 	add(1, "move", "", "true", "null")
 	log.WriteString("<script>alert(1)</script>\n")
-	report, err := replay.Run(t.Context(), []replay.Log{replay.Stream("fleet.ndjson", strings.NewReader(log.String()))}, replay.Options{Rules: allocator, Examples: 2})
+	report, err := replay.Run(t.Context(), []requestlog.Log{requestlog.Stream("fleet.ndjson", strings.NewReader(log.String()))}, replay.Options{Rules: allocator, Examples: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

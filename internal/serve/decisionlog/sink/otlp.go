@@ -2,7 +2,6 @@ package sink
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +10,11 @@ import (
 	"strings"
 	"time"
 
-	common "go.opentelemetry.io/proto/otlp/common/v1"
-	logs "go.opentelemetry.io/proto/otlp/logs/v1"
-	resource "go.opentelemetry.io/proto/otlp/resource/v1"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/log"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	"go.opentelemetry.io/otel/sdk/resource"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
@@ -23,22 +24,31 @@ import (
 // OTLPLinger is how long records should wait for others.
 const OTLPLinger = time.Second
 
-// EventName is the name of the events by which records go to OTLP.
+// EventName is the name of the events as which records go to OTLP.
 const EventName = "usher.decision"
 
-// OTLP sends records to an OpenTelemetry collector, over HTTP with protobuf. A record is the body
-// of a log record, as it is; its time, trace, decision ID, result and severity stand beside it.
-//
-// Not by the log exporters of OpenTelemetry's SDK, which do not tell an error that
-// may pass from a refusal for good.
+// OTLP sends records to an OpenTelemetry collector, over HTTP with protobuf. A record is the body of a log record, as it
+// is; its time, trace, decision ID, result and severity are repeated next to it.
 type OTLP struct {
-	poster   *otlp.Poster
-	resource *resource.Resource
+	exporter sdklog.Exporter
+	logger   log.Logger
+	batch    *batch
 }
 
-// NewOTLP reads the standard variables of OpenTelemetry. The error names every variable that is
-// wrong, and no value. An endpoint must be set: records for a collector that
-// is not there would fill the spool.
+// batch keeps what is logged until it is delivered.
+type batch struct {
+	sdklog.Processor
+	records []sdklog.Record
+}
+
+// OnEmit implements sdklog.Processor.
+func (b *batch) OnEmit(_ context.Context, record *sdklog.Record) error {
+	b.records = append(b.records, record.Clone())
+	return nil
+}
+
+// NewOTLP reads OpenTelemetry's standard variables. The error names every variable that is wrong, and no value. An
+// endpoint must be set: records for a collector that does not exist would fill the spool.
 func NewOTLP(getenv func(string) string) (*OTLP, error) {
 	settings, err := otlp.ReadSettings(getenv)
 	if err != nil {
@@ -48,46 +58,43 @@ func NewOTLP(getenv func(string) string) (*OTLP, error) {
 		return nil, errors.New("otlp is a sink, and " + otlp.VariableEndpoint + " is empty or OpenTelemetry's logs are switched off by " +
 			otlp.VariableDisabled + " or " + otlp.VariableLogsExporter + ": set the endpoint, such as http://localhost:4318")
 	}
-	attributes, err := otlp.Pairs(getenv("OTEL_RESOURCE_ATTRIBUTES"))
+	pairs, err := otlp.Pairs(getenv("OTEL_RESOURCE_ATTRIBUTES"))
 	if err != nil {
 		return nil, errors.New("OTEL_RESOURCE_ATTRIBUTES: not a list such as name=value,name=value")
 	}
-	o := &OTLP{poster: otlp.NewPoster(settings.Logs), resource: new(resource.Resource)}
+	attributes := []attribute.KeyValue{text("service.name", "usher")} // of equal names the last one counts
+	for _, pair := range pairs {
+		attributes = append(attributes, text(string(pair.Key), pair.Value.AsString()))
+	}
 	if service := getenv("OTEL_SERVICE_NAME"); service != "" {
-		attributes = slices.DeleteFunc(attributes, func(p otlp.Pair) bool { return p.Key == serviceName })
-		attributes = append(attributes, otlp.Pair{Key: serviceName, Value: service})
+		attributes = append(attributes, text("service.name", service))
 	}
-	if !slices.ContainsFunc(attributes, func(p otlp.Pair) bool { return p.Key == serviceName }) {
-		attributes = append(attributes, otlp.Pair{Key: serviceName, Value: "usher"})
+	exporter, err := otlp.NewLogsOnce(settings.Logs)
+	if err != nil {
+		return nil, err
 	}
-	for _, pair := range attributes {
-		o.resource.Attributes = append(o.resource.Attributes, attribute(pair.Key, pair.Value))
-	}
+	o := &OTLP{exporter: exporter, batch: &batch{Processor: sdklog.NewSimpleProcessor(exporter)}}
+	o.logger = sdklog.NewLoggerProvider(sdklog.WithResource(resource.NewSchemaless(attributes...)), sdklog.WithProcessor(o.batch)).
+		Logger("github.com/usher-dps/usher")
 	return o, nil
 }
 
-const serviceName = "service.name"
-
-func attribute(name, value string) *common.KeyValue {
-	return &common.KeyValue{Key: name, Value: text(value)}
+// text returns an attribute that protobuf can hold: text that is not UTF-8 would fail the delivery for ever.
+func text(name, value string) attribute.KeyValue {
+	return attribute.String(name, strings.ToValidUTF8(value, "\uFFFD"))
 }
 
-// text takes what protobuf takes: text that is not UTF-8 would fail the delivery for ever.
-func text(value string) *common.AnyValue {
-	return &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: strings.ToValidUTF8(value, "\uFFFD")}}
-}
-
-// Deliver sends records in one request.
+// Deliver sends records in one request. It must not be called twice at the same time.
 //
-// Which statuses are for good follows https://opentelemetry.io/docs/specs/otlp/#otlphttp-response,
-// but for those that somebody can mend in the collector or on the way to it, such as 401
-// and 404: the records wait for that.
+// Which statuses are final follows https://opentelemetry.io/docs/specs/otlp/#otlphttp-response, except those that an
+// operator can fix in the collector or on the way to it, such as 401 and 404: the records wait for that.
 func (o *OTLP) Deliver(ctx context.Context, records [][]byte) error {
-	scope := &logs.ScopeLogs{Scope: &common.InstrumentationScope{Name: "github.com/usher-dps/usher"}}
+	o.batch.records = make([]sdklog.Record, 0, len(records))
 	for _, record := range records {
-		scope.LogRecords = append(scope.LogRecords, logRecord(record))
+		o.log(ctx, record)
 	}
-	err := o.poster.Post(ctx, &logs.LogsData{ResourceLogs: []*logs.ResourceLogs{{Resource: o.resource, ScopeLogs: []*logs.ScopeLogs{scope}}}})
+	err := o.exporter.Export(ctx, o.batch.records)
+	o.batch.records = nil
 	if rejected, ok := errors.AsType[*otlp.RejectedError](err); ok {
 		return &spool.Refusal{Refused: rejected.Rejected, Err: err}
 	}
@@ -105,49 +112,36 @@ func (o *OTLP) Deliver(ctx context.Context, records [][]byte) error {
 	return err
 }
 
-// head is what is read of a record to stand beside it.
-type head struct {
-	DecisionID string               `json:"decisionId"`
-	Time       time.Time            `json:"time"`
-	Status     int                  `json:"status"`
-	Decision   decisionlog.Decision `json:"decision"`
-	Trace      decisionlog.Trace    `json:"trace"`
-}
-
-func logRecord(record []byte) *logs.LogRecord {
-	r := &logs.LogRecord{
-		ObservedTimeUnixNano: uint64(time.Now().UnixNano()), EventName: EventName, Body: text(string(record)),
-		SeverityNumber: logs.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO",
+// log adds a record to the batch.
+func (o *OTLP) log(ctx context.Context, record []byte) {
+	var r log.Record
+	r.SetEventName(EventName)
+	r.SetBody(text("", string(record)).Value)
+	r.SetSeverity(log.SeverityInfo)
+	var head struct {
+		DecisionID string               `json:"decisionId"`
+		Time       time.Time            `json:"time"`
+		Status     int                  `json:"status"`
+		Decision   decisionlog.Decision `json:"decision"`
+		Trace      decisionlog.Trace    `json:"trace"`
 	}
-	var h head
-	if json.Unmarshal(record, &h) != nil {
-		return r // the body has it all
+	if json.Unmarshal(record, &head) == nil { // else the body still has everything
+		r.SetTimestamp(head.Time)
+		switch {
+		case head.Decision.Alarm || head.Decision.Fault != nil && head.Status >= 500:
+			r.SetSeverity(log.SeverityError)
+		case head.Decision.Fault != nil:
+			r.SetSeverity(log.SeverityWarn)
+		}
+		for name, value := range map[string]string{"dps.decision_id": head.DecisionID, "dps.result": head.Decision.Result()} {
+			if value != "" {
+				r.AddAttributes(text(name, value))
+			}
+		}
+		traceID, _ := trace.TraceIDFromHex(head.Trace.TraceID) // what is invalid is zero, and not sent
+		spanID, _ := trace.SpanIDFromHex(head.Trace.SpanID)
+		ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID}))
 	}
-	if !h.Time.IsZero() {
-		r.TimeUnixNano = uint64(h.Time.UnixNano())
-	}
-	switch {
-	case h.Decision.Alarm || h.Decision.Fault != nil && h.Status >= 500:
-		r.SeverityNumber, r.SeverityText = logs.SeverityNumber_SEVERITY_NUMBER_ERROR, "ERROR"
-	case h.Decision.Fault != nil:
-		r.SeverityNumber, r.SeverityText = logs.SeverityNumber_SEVERITY_NUMBER_WARN, "WARN"
-	}
-	if h.DecisionID != "" {
-		r.Attributes = append(r.Attributes, attribute("dps.decision_id", h.DecisionID))
-	}
-	if result := h.Decision.Result(); result != "" {
-		r.Attributes = append(r.Attributes, attribute("dps.result", result))
-	}
-	r.TraceId = identifier(h.Trace.TraceID, 16)
-	r.SpanId = identifier(h.Trace.SpanID, 8)
-	return r
-}
-
-// identifier is nil unless the text is the hexadecimal form of an ID of that size.
-func identifier(text string, size int) []byte {
-	id, err := hex.DecodeString(text)
-	if err != nil || len(id) != size {
-		return nil
-	}
-	return id
+	r.SetSeverityText(r.Severity().String())
+	o.logger.Emit(ctx, r)
 }

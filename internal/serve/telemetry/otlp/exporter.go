@@ -1,298 +1,158 @@
+// Package otlp sets up OpenTelemetry's own exporters, which send traces, metrics and logs to a collector over HTTP with
+// protobuf. It reads their standard settings, and makes their errors name the address and hold no secret.
 package otlp
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	"go.opentelemetry.io/otel/sdk/instrumentation"
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
-	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
-	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
-	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
-	logspb "go.opentelemetry.io/proto/otlp/logs/v1"
-	metricspb "go.opentelemetry.io/proto/otlp/metrics/v1"
-	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
+	"google.golang.org/protobuf/proto"
 )
 
-// Each message below is, on the wire, the collector's Export…ServiceRequest: one
-// repeated field with the number 1.
+// The exporters read the variables of the environment themselves, without a word about values that are wrong. So each
+// gets every option. No TLS configuration is one of them: theirs would refuse an authority for an address with http.
 
-// NewTraces returns an exporter of spans. What cannot be delivered is told to failed.
-func NewTraces(endpoint *Endpoint, failed func(error)) trace.SpanExporter {
-	// Starting does nothing that could fail.
-	return otlptrace.NewUnstarted(traces{newClient(endpoint, failed)})
+// NewTraces returns an exporter of spans.
+func NewTraces(e *Endpoint) (sdktrace.SpanExporter, error) {
+	return otlptracehttp.New(context.Background(), otlptracehttp.WithEndpointURL(e.url.String()), otlptracehttp.WithHeaders(e.headers),
+		otlptracehttp.WithCompression(otlptracehttp.Compression(e.compression)), otlptracehttp.WithTLSClientConfig(nil),
+		otlptracehttp.WithHTTPClient(e.client(false)), otlptracehttp.WithRetry(otlptracehttp.RetryConfig(e.retry())))
 }
 
-type traces struct{ client *client }
+// NewMetrics returns an exporter of metrics.
+func NewMetrics(e *Endpoint, temporality string) (sdkmetric.Exporter, error) {
+	selector := sdkmetric.CumulativeTemporalitySelector
+	switch temporality {
+	case "delta":
+		selector = sdkmetric.DeltaTemporalitySelector
+	case "lowmemory":
+		selector = sdkmetric.LowMemoryTemporalitySelector
+	}
+	return otlpmetrichttp.New(context.Background(), otlpmetrichttp.WithEndpointURL(e.url.String()), otlpmetrichttp.WithHeaders(e.headers),
+		otlpmetrichttp.WithCompression(otlpmetrichttp.Compression(e.compression)), otlpmetrichttp.WithTLSClientConfig(nil),
+		otlpmetrichttp.WithHTTPClient(e.client(false)), otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(e.retry())),
+		otlpmetrichttp.WithTemporalitySelector(selector))
+}
 
-func (t traces) Start(context.Context) error { return nil }
-func (t traces) Stop(context.Context) error  { t.client.close(); return nil }
+// NewLogs returns an exporter of log records.
+func NewLogs(e *Endpoint) (sdklog.Exporter, error) { return e.logs(e.retry(), false) }
 
-func (t traces) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans) error {
-	count := 0
-	for _, r := range spans {
-		for _, s := range r.ScopeSpans {
-			count += len(s.Spans)
+// NewLogsOnce returns an exporter of log records that tries each delivery once, for callers that keep records until they
+// are delivered. Its error is a [StatusError] if the collector answered with another status than 2xx, and a
+// [RejectedError] if it accepted only some of the records.
+func NewLogsOnce(e *Endpoint) (sdklog.Exporter, error) { return e.logs(retry{}, true) }
+
+func (e *Endpoint) logs(retry retry, once bool) (sdklog.Exporter, error) {
+	return otlploghttp.New(context.Background(), otlploghttp.WithEndpointURL(e.url.String()), otlploghttp.WithHeaders(e.headers),
+		otlploghttp.WithCompression(otlploghttp.Compression(e.compression)), otlploghttp.WithTLSClientConfig(nil),
+		otlploghttp.WithHTTPClient(e.client(once)), otlploghttp.WithRetry(otlploghttp.RetryConfig(retry)))
+}
+
+// retry has the fields of the exporters' three RetryConfig.
+type retry struct {
+	Enabled                                      bool
+	InitialInterval, MaxInterval, MaxElapsedTime time.Duration
+}
+
+func (e *Endpoint) retry() retry {
+	return retry{Enabled: true, InitialInterval: 500 * time.Millisecond, MaxInterval: 5 * time.Second, MaxElapsedTime: e.Timeout}
+}
+
+func (e *Endpoint) client(once bool) *http.Client {
+	base := http.DefaultTransport.(*http.Transport).Clone()
+	base.TLSClientConfig = e.tls
+	return &http.Client{Transport: &transport{base, e, once}, Timeout: e.Timeout}
+}
+
+// transport sends requests of an exporter to the whole address, of which an exporter knows neither password nor query,
+// and makes errors of what a collector answers. So it does not keep to all of [http.RoundTripper], but it serves only
+// the client of one exporter. An answer's body is in no error: a collector or a proxy can quote headers and addresses.
+type transport struct {
+	base     *http.Transport
+	endpoint *Endpoint
+	once     bool // the exporter does not retry
+}
+
+const maxAnswer = 64 << 10 // bytes of an answer that are read
+
+func (t *transport) RoundTrip(request *http.Request) (*http.Response, error) {
+	address := request.URL // without password and query
+	request = request.Clone(request.Context())
+	request.URL = t.endpoint.url
+	if user := request.URL.User; user != nil && request.Header.Get("Authorization") == "" {
+		password, _ := user.Password()
+		request.SetBasicAuth(user.Username(), password)
+	}
+	response, err := t.base.RoundTrip(request)
+	if err != nil {
+		// A certificate that is not trusted now will not be trusted in a moment.
+		if _, distrusted := errors.AsType[*tls.CertificateVerificationError](err); distrusted || t.once {
+			return nil, err
+		}
+		return nil, temporary{err}
+	}
+	defer response.Body.Close()
+	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // what is missing of it does not matter
+	status := &StatusError{Status: response.StatusCode}
+	switch response.StatusCode {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		if !t.once {
+			// The exporter sees by the status that it should retry, and by the header when. Its error quotes the body.
+			response.Body = io.NopCloser(strings.NewReader(fmt.Sprintf("%v at %s", status, address)))
+			return response, nil
+		}
+		if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
+			status.RetryAfter = time.Duration(min(seconds, 3600)) * time.Second
 		}
 	}
-	t.client.send(ctx, &tracepb.TracesData{ResourceSpans: spans}, count)
-	return nil
-}
-
-// NewMetrics returns an exporter of metrics. What cannot be delivered is told to failed.
-func NewMetrics(endpoint *Endpoint, temporality string, failed func(error)) metric.Exporter {
-	return &metrics{newClient(endpoint, failed), temporality}
-}
-
-type metrics struct {
-	client      *client
-	temporality string
-}
-
-// Temporality follows OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE.
-func (m *metrics) Temporality(kind metric.InstrumentKind) metricdata.Temporality {
-	switch kind {
-	case metric.InstrumentKindCounter, metric.InstrumentKindHistogram:
-		if m.temporality != "cumulative" {
-			return metricdata.DeltaTemporality
-		}
-	case metric.InstrumentKindObservableCounter:
-		if m.temporality == "delta" {
-			return metricdata.DeltaTemporality
-		}
+	if response.StatusCode/100 != 2 {
+		return nil, status
 	}
-	return metricdata.CumulativeTemporality
+	// The answers for all three signals have one shape. Some collectors answer in words.
+	var accepted collectorpb.ExportLogsServiceResponse
+	if err := proto.Unmarshal(answer, &accepted); err == nil && accepted.GetPartialSuccess().GetRejectedLogRecords() > 0 {
+		return nil, &RejectedError{int(accepted.PartialSuccess.RejectedLogRecords), accepted.PartialSuccess.ErrorMessage}
+	}
+	response.Body = http.NoBody
+	return response, nil
 }
 
-func (m *metrics) Aggregation(kind metric.InstrumentKind) metric.Aggregation {
-	return metric.DefaultAggregationSelector(kind)
+// temporary marks an error after which the exporters retry.
+type temporary struct{ error }
+
+func (temporary) Temporary() bool { return true }
+func (t temporary) Unwrap() error { return t.error }
+
+// StatusError is an answer with another status than 2xx.
+type StatusError struct {
+	Status     int
+	RetryAfter time.Duration // 0 if the collector did not ask for a wait
 }
 
-func (m *metrics) ForceFlush(context.Context) error { return nil }
-func (m *metrics) Shutdown(context.Context) error   { m.client.close(); return nil }
-
-func (m *metrics) Export(ctx context.Context, data *metricdata.ResourceMetrics) error {
-	out := &metricspb.ResourceMetrics{Resource: resourceOf(data.Resource)}
-	count := 0
-	for _, scope := range data.ScopeMetrics {
-		converted := &metricspb.ScopeMetrics{Scope: scopeOf(scope.Scope), SchemaUrl: scope.Scope.SchemaURL}
-		for _, one := range scope.Metrics {
-			message, err := metricOf(one)
-			if err != nil {
-				m.client.failed(err)
-				continue
-			}
-			converted.Metrics = append(converted.Metrics, message)
-			count++
-		}
-		out.ScopeMetrics = append(out.ScopeMetrics, converted)
-	}
-	if count > 0 {
-		m.client.send(ctx, &metricspb.MetricsData{ResourceMetrics: []*metricspb.ResourceMetrics{out}}, count)
-	}
-	return nil
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the collector answered with status %d", e.Status)
 }
 
-// metricOf converts the aggregations that counters, gauges and histograms with
-// explicit buckets have.
-func metricOf(m metricdata.Metrics) (*metricspb.Metric, error) {
-	out := &metricspb.Metric{Name: m.Name, Description: m.Description, Unit: m.Unit}
-	switch data := m.Data.(type) {
-	case metricdata.Gauge[int64]:
-		out.Data = &metricspb.Metric_Gauge{Gauge: &metricspb.Gauge{DataPoints: numbers(data.DataPoints)}}
-	case metricdata.Gauge[float64]:
-		out.Data = &metricspb.Metric_Gauge{Gauge: &metricspb.Gauge{DataPoints: numbers(data.DataPoints)}}
-	case metricdata.Sum[int64]:
-		out.Data = &metricspb.Metric_Sum{Sum: &metricspb.Sum{DataPoints: numbers(data.DataPoints),
-			IsMonotonic: data.IsMonotonic, AggregationTemporality: temporalityOf(data.Temporality)}}
-	case metricdata.Sum[float64]:
-		out.Data = &metricspb.Metric_Sum{Sum: &metricspb.Sum{DataPoints: numbers(data.DataPoints),
-			IsMonotonic: data.IsMonotonic, AggregationTemporality: temporalityOf(data.Temporality)}}
-	case metricdata.Histogram[float64]:
-		out.Data = &metricspb.Metric_Histogram{Histogram: &metricspb.Histogram{DataPoints: histograms(data.DataPoints),
-			AggregationTemporality: temporalityOf(data.Temporality)}}
-	case metricdata.Histogram[int64]:
-		out.Data = &metricspb.Metric_Histogram{Histogram: &metricspb.Histogram{DataPoints: histograms(data.DataPoints),
-			AggregationTemporality: temporalityOf(data.Temporality)}}
-	default:
-		return nil, fmt.Errorf("the metric %s has data of type %T, which is not sent", m.Name, m.Data)
-	}
-	return out, nil
+// RejectedError is an answer with status 200 that says that not everything was accepted.
+type RejectedError struct {
+	Rejected int
+	Message  string // the collector's
 }
 
-func temporalityOf(t metricdata.Temporality) metricspb.AggregationTemporality {
-	if t == metricdata.DeltaTemporality {
-		return metricspb.AggregationTemporality_AGGREGATION_TEMPORALITY_DELTA
-	}
-	return metricspb.AggregationTemporality_AGGREGATION_TEMPORALITY_CUMULATIVE
-}
-
-func numbers[N int64 | float64](points []metricdata.DataPoint[N]) []*metricspb.NumberDataPoint {
-	out := make([]*metricspb.NumberDataPoint, len(points))
-	for i, point := range points {
-		converted := &metricspb.NumberDataPoint{Attributes: keyValues(point.Attributes.ToSlice()),
-			StartTimeUnixNano: nanoseconds(point.StartTime), TimeUnixNano: nanoseconds(point.Time), Exemplars: exemplars(point.Exemplars)}
-		switch value := any(point.Value).(type) {
-		case int64:
-			converted.Value = &metricspb.NumberDataPoint_AsInt{AsInt: value}
-		case float64:
-			converted.Value = &metricspb.NumberDataPoint_AsDouble{AsDouble: value}
-		}
-		out[i] = converted
-	}
-	return out
-}
-
-func histograms[N int64 | float64](points []metricdata.HistogramDataPoint[N]) []*metricspb.HistogramDataPoint {
-	out := make([]*metricspb.HistogramDataPoint, len(points))
-	for i, point := range points {
-		sum := float64(point.Sum)
-		out[i] = &metricspb.HistogramDataPoint{Attributes: keyValues(point.Attributes.ToSlice()),
-			StartTimeUnixNano: nanoseconds(point.StartTime), TimeUnixNano: nanoseconds(point.Time),
-			Count: point.Count, Sum: &sum, BucketCounts: point.BucketCounts, ExplicitBounds: point.Bounds,
-			Min: extreme(point.Min), Max: extreme(point.Max), Exemplars: exemplars(point.Exemplars)}
-	}
-	return out
-}
-
-func extreme[N int64 | float64](e metricdata.Extrema[N]) *float64 {
-	value, defined := e.Value()
-	if !defined {
-		return nil
-	}
-	number := float64(value)
-	return &number
-}
-
-func exemplars[N int64 | float64](from []metricdata.Exemplar[N]) []*metricspb.Exemplar {
-	out := make([]*metricspb.Exemplar, len(from))
-	for i, exemplar := range from {
-		out[i] = &metricspb.Exemplar{FilteredAttributes: keyValues(exemplar.FilteredAttributes),
-			TimeUnixNano: nanoseconds(exemplar.Time), SpanId: exemplar.SpanID, TraceId: exemplar.TraceID,
-			Value: &metricspb.Exemplar_AsDouble{AsDouble: float64(exemplar.Value)}}
-	}
-	return out
-}
-
-// NewLogs returns an exporter of log records. What cannot be delivered is told to failed.
-func NewLogs(endpoint *Endpoint, failed func(error)) sdklog.Exporter {
-	return &logs{newClient(endpoint, failed)}
-}
-
-type logs struct{ client *client }
-
-func (l *logs) ForceFlush(context.Context) error { return nil }
-func (l *logs) Shutdown(context.Context) error   { l.client.close(); return nil }
-
-func (l *logs) Export(ctx context.Context, records []sdklog.Record) error {
-	if len(records) == 0 {
-		return nil
-	}
-	// One provider has one resource.
-	out := &logspb.ResourceLogs{Resource: resourceOf(records[0].Resource())}
-	scopes := map[instrumentation.Scope]*logspb.ScopeLogs{}
-	for i := range records {
-		record := &records[i]
-		scope := record.InstrumentationScope()
-		group := scopes[scope]
-		if group == nil {
-			group = &logspb.ScopeLogs{Scope: scopeOf(scope), SchemaUrl: scope.SchemaURL}
-			scopes[scope] = group
-			out.ScopeLogs = append(out.ScopeLogs, group)
-		}
-		group.LogRecords = append(group.LogRecords, logOf(record))
-	}
-	l.client.send(ctx, &logspb.LogsData{ResourceLogs: []*logspb.ResourceLogs{out}}, len(records))
-	return nil
-}
-
-func logOf(record *sdklog.Record) *logspb.LogRecord {
-	attributes := make([]attribute.KeyValue, 0, record.AttributesLen())
-	record.WalkAttributes(func(kv attribute.KeyValue) bool {
-		attributes = append(attributes, kv)
-		return true
-	})
-	out := &logspb.LogRecord{
-		TimeUnixNano: nanoseconds(record.Timestamp()), ObservedTimeUnixNano: nanoseconds(record.ObservedTimestamp()),
-		SeverityNumber: logspb.SeverityNumber(record.Severity()), SeverityText: record.SeverityText(), EventName: record.EventName(),
-		Body: anyValue(record.Body()), Attributes: keyValues(attributes),
-		DroppedAttributesCount: uint32(max(0, record.DroppedAttributes())), Flags: uint32(record.TraceFlags()),
-	}
-	if id := record.TraceID(); id.IsValid() {
-		out.TraceId = id[:]
-	}
-	if id := record.SpanID(); id.IsValid() {
-		out.SpanId = id[:]
-	}
-	return out
-}
-
-func resourceOf(r *resource.Resource) *resourcepb.Resource {
-	return &resourcepb.Resource{Attributes: keyValues(r.Attributes())}
-}
-
-func scopeOf(s instrumentation.Scope) *commonpb.InstrumentationScope {
-	return &commonpb.InstrumentationScope{Name: s.Name, Version: s.Version, Attributes: keyValues(s.Attributes.ToSlice())}
-}
-
-func keyValues(attributes []attribute.KeyValue) []*commonpb.KeyValue {
-	if len(attributes) == 0 {
-		return nil
-	}
-	out := make([]*commonpb.KeyValue, len(attributes))
-	for i, kv := range attributes {
-		out[i] = &commonpb.KeyValue{Key: string(kv.Key), Value: anyValue(kv.Value)}
-	}
-	return out
-}
-
-func anyValue(v attribute.Value) *commonpb.AnyValue {
-	switch v.Type() {
-	case attribute.BOOL:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: v.AsBool()}}
-	case attribute.INT64:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: v.AsInt64()}}
-	case attribute.FLOAT64:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: v.AsFloat64()}}
-	case attribute.STRING:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: v.AsString()}}
-	case attribute.BYTESLICE:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_BytesValue{BytesValue: v.AsByteSlice()}}
-	case attribute.BOOLSLICE:
-		return array(v.AsBoolSlice(), attribute.BoolValue)
-	case attribute.INT64SLICE:
-		return array(v.AsInt64Slice(), attribute.Int64Value)
-	case attribute.FLOAT64SLICE:
-		return array(v.AsFloat64Slice(), attribute.Float64Value)
-	case attribute.STRINGSLICE:
-		return array(v.AsStringSlice(), attribute.StringValue)
-	case attribute.SLICE:
-		return array(v.AsSlice(), func(v attribute.Value) attribute.Value { return v })
-	case attribute.MAP:
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_KvlistValue{KvlistValue: &commonpb.KeyValueList{Values: keyValues(v.AsMap())}}}
-	default:
-		return &commonpb.AnyValue{}
-	}
-}
-
-func array[T any](elements []T, value func(T) attribute.Value) *commonpb.AnyValue {
-	out := &commonpb.ArrayValue{Values: make([]*commonpb.AnyValue, len(elements))}
-	for i, element := range elements {
-		out.Values[i] = anyValue(value(element))
-	}
-	return &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: out}}
-}
-
-// nanoseconds is 0 for no time.
-func nanoseconds(t time.Time) uint64 {
-	if t.IsZero() {
-		return 0
-	}
-	return uint64(max(0, t.UnixNano()))
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("the collector rejected %d of them: %.200q", e.Rejected, e.Message)
 }

@@ -1,0 +1,40 @@
+package invariants_test
+
+import (
+	"encoding/json"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// A `with` replaces a part of the input for its own expression only. Invariants use it to give the library its input.
+func TestWithInInvariants(t *testing.T) {
+	t.Parallel()
+	files := fstest.MapFS{
+		"a.rego": {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [g]\npackage allocation.a\n\nhub := \"h\"\n")},
+		"a_invariants.rego": {Data: []byte(`package allocation.a_invariants
+
+invariant contains "first" if one with input.request.x as 1
+
+invariant contains "second" if input.request.x == 1
+
+one if input.request.x == 1
+`)},
+	}
+	set, err := ruleset.Load(t.Context(), files, ruleset.Options{Name: "rules", InputSchema: map[string]any{"type": "object"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := invariants.Load(t.Context(), set, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, err := loaded.Broken(t.Context(), "allocation.a", map[string]any{"request": map[string]any{"x": json.Number("2")}, "decision": map[string]any{}})
+	if diff := cmp.Diff([]string{"first"}, broken); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}

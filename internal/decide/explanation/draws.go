@@ -1,0 +1,73 @@
+package explanation
+
+import (
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// maxDrawDepth is more calls than a choice by weight is behind in any rule that
+// people can follow.
+const maxDrawDepth = 16
+
+// draws finds the choices by weight behind the value of a definition.
+func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
+	var found []Draw
+	if depth == 0 {
+		return nil
+	}
+	for _, expr := range ruleset.Written(rule.Body) {
+		if !expr.IsCall() || expr.Negated || len(expr.With) > 0 {
+			continue
+		}
+		var args []*ast.Term
+		for _, operand := range expr.Operands() {
+			args = append(args, plug(operand, s))
+		}
+		if expr.Operator().String() == "usher.choose" {
+			if draw, ok := x.drawOf(expr, args); ok {
+				found = append(found, draw)
+			}
+			continue
+		}
+		for _, callee := range x.compiler.GetRulesForVirtualDocument(expr.Operator()) {
+			if len(callee.Head.Args) == 0 || len(callee.Head.Args) > len(args) {
+				continue
+			}
+			for branch := callee; branch != nil; branch = branch.Else {
+				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), ruleset.Written(branch.Body)), 1)
+				if err != nil || len(solutions) == 0 {
+					continue
+				}
+				for _, draw := range x.draws(branch, solutions[0], depth-1) {
+					draw.Place = ruleset.PlaceOf(expr.Location) // where the author calls it
+					found = append(found, draw)
+				}
+				break
+			}
+		}
+	}
+	return found
+}
+
+// drawOf finds the hubs that a call of usher.choose draws from: those that it chooses if no other hub is linked.
+func (x *explainer) drawOf(call *ast.Expr, args []*ast.Term) (Draw, bool) {
+	if len(args) < 4 {
+		return Draw{}, false
+	}
+	key, isText := args[0].Value.(ast.String)
+	linked, isList := args[2].Value.(*ast.Array)
+	drawn, named := args[3].Value.(ast.String)
+	if !isText || !isList || !named {
+		return Draw{}, false
+	}
+	draw := Draw{Place: ruleset.PlaceOf(call.Location), Key: string(key), Drawn: string(drawn)}
+	linked.Foreach(func(hub *ast.Term) {
+		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(answerName)})
+		if chosen, err := x.solve(ast.NewBody(alone), 1); err == nil && len(chosen) > 0 {
+			name, _ := hub.Value.(ast.String)
+			draw.Among = append(draw.Among, string(name))
+		}
+	})
+	return draw, true
+}

@@ -1,0 +1,717 @@
+// Package explanation shows which lines of a rule produced its answer to a request, and why the others did not.
+package explanation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// Explanation shows where a rule's answer comes from. Keys and certificates of the request are masked; all other values
+// are shown, so it is for people who may see the request.
+type Explanation struct {
+	// Entries are the entry rules that the package defines, in the order in which they take precedence.
+	Entries []Entry
+	// BuiltinErrors say where a built-in function failed, and why in OPA's words.
+	BuiltinErrors []string
+	// CutShort is why the explanation is incomplete; nil if it is complete.
+	CutShort error
+}
+
+// Entry is one entry rule of the package, such as hub.
+type Entry struct {
+	Name        string `json:"name"`
+	Title       string `json:"title,omitempty"` // from its METADATA
+	Description string `json:"description,omitempty"`
+	// Asked is unset if the first entry of the explanation already decided, so that this one is not evaluated.
+	Asked bool `json:"asked"`
+	// Value is what the entry rule says; nil if it is undefined or null.
+	Value       any          `json:"value"`
+	Error       string       `json:"error,omitempty"` // why it has no value
+	Definitions []Definition `json:"definitions"`
+}
+
+// State is what became of a definition.
+type State string
+
+// The states of a definition.
+const (
+	Gave      State = "gave"       // it holds, so its value is the rule's, or an element of the rule's set
+	NotHeld   State = "not_held"   // one of its expressions is false or undefined
+	Unreached State = "unreached"  // another definition or an earlier branch takes precedence
+	NotTraced State = "not_traced" // the explanation was cut short
+	Erred     State = "erred"      // it ends evaluation with an error
+)
+
+// Definition is one definition of a Rego rule, or one of its else branches.
+type Definition struct {
+	Place   string `json:"place"` // file:line
+	Text    string `json:"text"`  // the source up to the body
+	Else    bool   `json:"else,omitempty"`
+	Default bool   `json:"default,omitempty"`
+	State   State  `json:"state"`
+	// Value is what the definition says; of a set, at most maxElements elements. If the state is not Gave, it is what the
+	// definition would say if the expressions that do not hold did; nil if that is unknown.
+	Value any `json:"value,omitempty"`
+	// Failed is the first expression that does not hold; set for NotHeld, and for Unreached if it would not hold either.
+	Failed *Expression `json:"failed,omitempty"`
+	// Uses are the rules and the parts of the request that it refers to; set only for Gave.
+	Uses []Term `json:"uses,omitempty"`
+	// Draws are the choices by weight that its value comes from.
+	Draws []Draw `json:"draws,omitempty"`
+	Error string `json:"error,omitempty"` // in OPA's words; set only for Erred
+}
+
+// Expression is an expression that is false or undefined.
+type Expression struct {
+	Place string `json:"place"`
+	Text  string `json:"text"`
+	// Tries is for how many values of its variables it was evaluated, at most maxTries.
+	Tries int    `json:"tries,omitempty"`
+	Terms []Term `json:"terms,omitempty"`
+	// Why describes what the terms do not show.
+	Why string `json:"why,omitempty"`
+}
+
+// Term is a part of an expression and what it stands for.
+type Term struct {
+	Text string `json:"text"`
+	// Values are what it stands for, one for each try that has a different one; none if it is undefined.
+	Values []any  `json:"values"`
+	Why    string `json:"why,omitempty"` // why it is undefined
+	// Definitions are those of the rule that it refers to.
+	Definitions []Definition `json:"definitions,omitempty"`
+	// Repeated is set if the definitions are elsewhere in the explanation.
+	Repeated bool `json:"repeated,omitempty"`
+}
+
+// Draw is a choice of a hub by weight. The same key always gets the same hub.
+type Draw struct {
+	Place string   `json:"place"`
+	Key   string   `json:"key"`
+	Among []string `json:"among"` // the linked hubs that have a weight, in the spelling of linkedHubs
+	Drawn string   `json:"drawn"`
+}
+
+const (
+	// maxTries bounds for how many values of its variables an expression is shown.
+	maxTries = 8
+	// maxElements bounds how many elements of a set are collected.
+	maxElements = 100
+	// maxDefinitions bounds an explanation, so that people can read it.
+	maxDefinitions = 400
+)
+
+var (
+	errEnough  = errors.New("enough solutions")
+	errTooLong = fmt.Errorf("more than %d definitions take part", maxDefinitions)
+)
+
+// Explain evaluates the rule for a request as [ruleset.Rule.Evaluate] does, and then its parts: for every definition it
+// evaluates how much of the body holds. It does not trace the evaluation of the whole, because OPA skips what an index
+// or an equal value makes superfluous, and authors want to see that too. Every error is a *ruleset.EvalError.
+func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
+	syntax, err := rule.Syntax()
+	if err != nil {
+		return nil, &ruleset.EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}
+	}
+	x := &explainer{
+		Inspection: syntax.Inspect(ctx, input, known...),
+		ctx:        ctx,
+		compiler:   syntax.Compiler,
+		rule:       rule,
+		document:   input,
+		seen:       map[string]bool{},
+		left:       maxDefinitions,
+	}
+	defer x.Close()
+
+	explanation := &Explanation{Entries: x.entries()}
+	for i := range explanation.Entries {
+		x.explain(&explanation.Entries[i])
+	}
+	explanation.BuiltinErrors, explanation.CutShort = x.failures, x.cutShort
+	explanation.mask(keymaterial.Of(input))
+	return explanation, nil
+}
+
+type explainer struct {
+	*ruleset.Inspection
+	ctx      context.Context // of Explain
+	compiler *ast.Compiler
+	rule     *ruleset.Rule
+	document map[string]any
+	seen     map[string]bool // rules and calls whose definitions are already in the explanation
+	left     int             // of maxDefinitions
+	shallow  int             // above 0, the definitions behind terms are left out
+	failures []string
+	cutShort error
+}
+
+// solution binds the variables of a body.
+type solution = topdown.QueryResult
+
+// solve returns at most limit solutions of a body.
+func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
+	if x.cutShort != nil {
+		return nil, x.cutShort
+	}
+	var solutions []solution
+	err := x.Query(body).Iter(x.ctx, func(bindings topdown.QueryResult) error {
+		solutions = append(solutions, bindings)
+		if len(solutions) == limit {
+			return errEnough
+		}
+		return nil
+	})
+	x.collectFailures()
+	if err != nil {
+		x.Reset()
+	}
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	if err != nil && x.ctx.Err() != nil {
+		x.cutShort = x.ctx.Err()
+	}
+	return solutions, err
+}
+
+// collectFailures keeps the errors of built-in functions, each once.
+func (x *explainer) collectFailures() {
+	for _, failure := range x.Failures() {
+		text := fmt.Sprintf("%s: %s", ruleset.PlaceOf(failure.Location), failure.Message)
+		if !slices.Contains(x.failures, text) {
+			x.failures = append(x.failures, text)
+		}
+	}
+}
+
+// answer is the variable that queries for a value bind.
+const answerName = ast.Var("answer")
+
+// value asks for the value of a term; nil if it is undefined.
+func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
+	if ref, ok := term.Value.(ast.Ref); ok && ref.IsGround() && ref[0].IsGround() {
+		// The head is the value of a variable, and OPA looks nothing up below a value.
+		found, err := ref[0].Value.Find(ref[1:])
+		if err != nil {
+			return nil
+		}
+		return found
+	}
+	expr := ast.Equality.Expr(ast.NewTerm(answerName), term)
+	expr.With = with
+	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
+	if err != nil || len(solutions) == 0 {
+		return nil
+	}
+	return solutions[0][answerName].Value
+}
+
+// entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are explained
+// where they first take part.
+func (x *explainer) entries() []Entry {
+	var list []Entry
+	rank := map[string]int{"hub": 1, "initial_twin": 2, "payload": 3, "reject": 4, "hold": 5}
+	for _, e := range x.Entries(x.rule) {
+		entry := Entry{Name: e.Name, Asked: e.Asked, Value: e.Value}
+		if e.Err != nil {
+			entry.Error = e.Err.Error()
+		}
+		if e.Decides {
+			rank[e.Name] = 0
+		}
+		list = append(list, entry)
+	}
+	x.cutShort = x.ctx.Err()
+	x.collectFailures()
+	slices.SortStableFunc(list, func(a, b Entry) int { return rank[a.Name] - rank[b.Name] })
+	return list
+}
+
+func (x *explainer) explain(e *Entry) {
+	ref := x.rule.Entry(e.Name)
+	rules := x.compiler.GetRulesWithPrefix(ref)
+	e.Title, e.Description = x.describe(rules)
+	// Told here even if another entry rule has referred to it: nobody looks
+	// for the definitions of hub under hold.
+	x.seen[ref.String()] = true
+	e.Definitions = x.definitions(rules, nil, len(ref))
+}
+
+// describe reads the METADATA of a rule: that of the document, or of the first
+// definition that has any.
+func (x *explainer) describe(rules []*ast.Rule) (title, description string) {
+	set := x.compiler.GetAnnotationSet()
+	if set == nil {
+		return "", ""
+	}
+	for _, rule := range byPlace(rules) {
+		annotations := set.GetRuleScope(rule)
+		if document := set.GetDocumentScope(rule.Ref().GroundPrefix()); document != nil {
+			annotations = append([]*ast.Annotations{document}, annotations...)
+		}
+		for _, a := range annotations {
+			if a.Title != "" || a.Description != "" {
+				return a.Title, strings.TrimSpace(a.Description)
+			}
+		}
+	}
+	return "", ""
+}
+
+func byPlace(rules []*ast.Rule) []*ast.Rule {
+	rules = slices.Clone(rules)
+	slices.SortStableFunc(rules, func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
+	return rules
+}
+
+// definitions explains the definitions of one Rego rule, called with args if it
+// is a function. The values are told from below the first base elements of the
+// rule's path.
+func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) []Definition {
+	var list []Definition
+	fallbacks, settled := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
+	depth := map[bool]int{true: 1}                            // of a branch that is not reached nobody asks for the reasons' reasons
+	for _, rule := range byPlace(rules) {
+		held := false
+		for branch := rule; branch != nil; branch = branch.Else {
+			x.shallow += depth[held]
+			definition := x.definition(branch, args, base)
+			x.shallow -= depth[held]
+			definition.Else = branch != rule
+			if held && definition.State != NotTraced {
+				definition.State, definition.Uses, definition.Draws = Unreached, nil, nil
+			}
+			held = held || definition.State == Gave || definition.State == Erred // an error ends all
+			if branch.Default {
+				fallbacks[rule.Ref().String()] = len(list)
+			}
+			list = append(list, definition)
+		}
+		if held && !rule.Default {
+			settled[rule.Ref().String()] = true
+		}
+	}
+	for ref, i := range fallbacks {
+		if settled[ref] && list[i].State == Gave {
+			list[i].State, list[i].Uses, list[i].Draws = Unreached, nil, nil
+		}
+	}
+	return list
+}
+
+func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Definition {
+	definition := Definition{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Default: rule.Default}
+	if x.left--; x.left < 0 && x.cutShort == nil {
+		x.cutShort = errTooLong
+	}
+	if x.cutShort != nil {
+		definition.State = NotTraced
+		return definition
+	}
+	known := matching(rule.Head.Args, args)
+	solutions, err := x.solve(join(known, ruleset.Written(rule.Body)), maxElements)
+	switch {
+	case x.cutShort != nil:
+		definition.State = NotTraced
+	case err != nil:
+		definition.State, definition.Error = Erred, errorText(err)
+	case len(solutions) > 0:
+		definition.State = Gave
+		definition.Value = headValue(rule, solutions, base)
+		definition.Uses = x.uses(rule, solutions[0])
+		definition.Draws = x.draws(rule, solutions[0], maxDrawDepth)
+	default:
+		definition.State = NotHeld
+		var before []solution
+		definition.Failed, before = x.failing(rule, known)
+		definition.Value = x.would(rule, before, base)
+	}
+	return definition
+}
+
+// matching is the part of a function's body that its arguments are.
+func matching(parameters, args []*ast.Term) ast.Body {
+	var body ast.Body
+	for i, parameter := range parameters {
+		if i < len(args) {
+			body.Append(ast.Equality.Expr(parameter, args[i]))
+		}
+	}
+	return body
+}
+
+func join(bodies ...ast.Body) ast.Body { return slices.Concat(bodies...) }
+
+// headValue is what a definition that holds says: a set's elements as a list.
+func headValue(rule *ast.Rule, solutions []solution, base int) any {
+	var values []any
+	for _, s := range solutions {
+		term := rule.Head.Value
+		if rule.Head.RuleKind() == ast.MultiValue {
+			term = rule.Head.Key
+		}
+		value, ok := toJSON(plug(term, s))
+		if !ok {
+			return nil
+		}
+		path := rule.Ref()
+		for i := len(path) - 1; i >= base; i-- {
+			key, known := toJSON(plug(path[i], s))
+			if !known {
+				return nil
+			}
+			if name, ok := key.(string); ok {
+				value = map[string]any{name: value}
+			} else {
+				value = map[string]any{fmt.Sprint(key): value}
+			}
+		}
+		if !containsValue(values, value) {
+			values = append(values, value)
+		}
+	}
+	if rule.Head.RuleKind() == ast.MultiValue {
+		return values
+	}
+	merged := values[0]
+	for _, value := range values[1:] {
+		merged = merge(merged, value)
+	}
+	return merged
+}
+
+// merge puts together what the solutions of a partial object say.
+func merge(a, b any) any {
+	one, isObject := a.(map[string]any)
+	two, alsoObject := b.(map[string]any)
+	if !isObject || !alsoObject {
+		return a
+	}
+	for key, value := range two {
+		if existing, ok := one[key]; ok {
+			value = merge(existing, value)
+		}
+		one[key] = value
+	}
+	return one
+}
+
+// would tells what a definition that does not hold says otherwise, by what its
+// head needs and the variables that were bound before it failed. It tells nothing
+// where that depends on which of several values they have.
+func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
+	if rule.Head.RuleKind() == ast.MultiValue {
+		return nil
+	}
+	var head ast.Body
+	for _, expr := range ruleset.Written(rule.Body) {
+		if whole := expr.BaseCogeneratedExpr(); whole.Generated && within(whole.Location, rule.Head.Location) {
+			head = append(head, expr) // Body.Append would write into the compiled rule
+		}
+	}
+	if len(before) == 0 {
+		before = []solution{{}}
+	}
+	var values []any
+	for _, bound := range before {
+		value := x.wouldWith(rule, head, bound, base)
+		if value == nil || len(values) > 0 && !containsValue(values, value) {
+			return nil
+		}
+		values = append(values, value)
+	}
+	if len(before) == maxTries && (len(head) > 0 || !rule.Head.Value.IsGround() || !rule.Ref().IsGround()) {
+		return nil // there may be others
+	}
+	return values[0]
+}
+
+func (x *explainer) wouldWith(rule *ast.Rule, head ast.Body, bound solution, base int) any {
+	solutions := []solution{bound}
+	if len(head) > 0 {
+		var err error
+		if solutions, err = x.solve(join(equalities(bound), head), 1); err != nil || len(solutions) == 0 {
+			return nil
+		}
+		for variable, term := range bound {
+			solutions[0][variable] = term
+		}
+	}
+	if !plug(rule.Head.Value, solutions[0]).IsGround() {
+		return nil
+	}
+	return headValue(rule, solutions, base)
+}
+
+// equalities binds variables for a query.
+func equalities(s solution) ast.Body {
+	var body ast.Body
+	for variable, term := range s {
+		if term.IsGround() {
+			body.Append(ast.Equality.Expr(ast.NewTerm(variable), term))
+		}
+	}
+	return body
+}
+
+func within(inner, outer *ast.Location) bool {
+	return inner != nil && outer != nil && inner.Offset >= outer.Offset &&
+		inner.Offset < outer.Offset+len(outer.Text)
+}
+
+// failing finds the first expression of a rule that does not hold after those
+// before it, and the solutions of those.
+func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solution) {
+	before := []solution{{}}
+	if len(known) > 0 {
+		if before, _ = x.solve(known, 1); len(before) == 0 {
+			return &Expression{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
+		}
+	}
+	return x.failingIn(ruleset.Written(rule.Body), known, before)
+}
+
+func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Expression, []solution) {
+	for i, expr := range body {
+		solutions, err := x.solve(join(known, body[:i+1]), maxTries)
+		switch {
+		case err != nil:
+			return &Expression{Place: ruleset.PlaceOf(expr.Location), Text: exprText(expr.BaseCogeneratedExpr()), Why: errorText(err)}, before
+		case len(solutions) == 0:
+			return x.expression(body, i, known, before), before
+		}
+		before = solutions
+	}
+	return nil, before // it held the second time: a built-in function that is not the same each time
+}
+
+// expression explains why body[failed] does not hold although all before it do.
+func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before []solution) *Expression {
+	expr := body[failed]
+	whole := expr.BaseCogeneratedExpr()
+	if every, ok := expr.Terms.(*ast.Every); ok {
+		if inner := x.every(every, expr, before[0]); inner != nil {
+			if len(before) > 1 && inner.Why == "" {
+				inner.Why = fmt.Sprintf("the first of %d tries", len(before))
+			}
+			return inner
+		}
+	}
+	found := len(x.failures)
+	t := terms{explainer: x, solutions: before}
+	// OPA takes what the author wrote as one expression apart. The parts that
+	// hold show what the expression was about.
+	for _, part := range body[:failed] {
+		if part.BaseCogeneratedExpr() == whole {
+			t.part(part)
+		}
+	}
+	t.culprit(expr)
+	t.origins(body[:failed], expr)
+	e := &Expression{Place: ruleset.PlaceOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
+	switch {
+	case expr.Negated:
+		e.Why = "what it negates holds"
+	case len(e.Terms) == 0 && len(expr.With) > 0:
+		e.Why = "false or undefined, with what is put in its place"
+	}
+	if len(x.failures) > found {
+		e.Why = x.failures[len(x.failures)-1]
+	} else if failure := x.failureAt(expr); failure != "" {
+		e.Why = failure
+	}
+	return e
+}
+
+// failureAt finds the error of a built-in that the expression calls.
+func (x *explainer) failureAt(expr *ast.Expr) string {
+	if !expr.IsCall() || len(x.compiler.GetRulesForVirtualDocument(expr.Operator())) > 0 {
+		return ""
+	}
+	prefix := ruleset.PlaceOf(expr.Location) + ": " + expr.Operator().String()
+	for _, failure := range x.failures {
+		if strings.HasPrefix(failure, prefix) {
+			return failure
+		}
+	}
+	return ""
+}
+
+// every finds the first element for which the body of an every does not hold.
+func (x *explainer) every(every *ast.Every, expr *ast.Expr, s solution) *Expression {
+	key, value := ast.NewTerm(ast.Var("element_key")), ast.NewTerm(ast.Var("element_value"))
+	domain := ast.NewTerm(ast.Var("domain"))
+	known := join(ast.NewBody(ast.Equality.Expr(domain, plug(every.Domain, s))),
+		ast.NewBody(ast.Equality.Expr(value, ast.NewTerm(ast.Ref{domain, key}))))
+	elements, err := x.solve(known, maxElements)
+	if err != nil || len(expr.With) > 0 {
+		return nil
+	}
+	for _, element := range elements {
+		bound := equalities(s)
+		bound.Append(ast.Equality.Expr(every.Value, element[value.Value.(ast.Var)]))
+		if every.Key != nil {
+			bound.Append(ast.Equality.Expr(every.Key, element[key.Value.(ast.Var)]))
+		}
+		if solutions, err := x.solve(join(bound, every.Body), 1); err != nil || len(solutions) > 0 {
+			continue
+		}
+		if before, err := x.solve(bound, 1); err == nil && len(before) > 0 {
+			inner, _ := x.failingIn(every.Body, bound, before)
+			return inner
+		}
+	}
+	return nil
+}
+
+// plug puts the values of variables into a term. It leaves the term itself
+// alone, which is part of the compiled rules; ast.TransformVars would write into
+// it, and into what copies of it share.
+func plug(term *ast.Term, s solution) *ast.Term {
+	// OPA calls a reference ground whose head is a variable.
+	if ref, isRef := term.Value.(ast.Ref); term.IsGround() && (!isRef || ast.RootDocumentNames.Contains(ref[0])) {
+		return term
+	}
+	list := func(terms []*ast.Term) []*ast.Term {
+		plugged := make([]*ast.Term, len(terms))
+		for i, element := range terms {
+			plugged[i] = plug(element, s)
+		}
+		return plugged
+	}
+	switch v := term.Value.(type) {
+	case ast.Var:
+		if value := s[v]; value != nil {
+			return value
+		}
+	case ast.Ref:
+		return ast.NewTerm(ast.Ref(list(v)))
+	case ast.Call:
+		return ast.NewTerm(ast.Call(list(v)))
+	case *ast.Array:
+		plugged := make([]*ast.Term, 0, v.Len())
+		v.Foreach(func(element *ast.Term) { plugged = append(plugged, plug(element, s)) })
+		return ast.ArrayTerm(plugged...)
+	case ast.Object:
+		var plugged [][2]*ast.Term
+		v.Foreach(func(key, value *ast.Term) { plugged = append(plugged, ast.Item(plug(key, s), plug(value, s))) })
+		return ast.ObjectTerm(plugged...)
+	case ast.Set:
+		return ast.SetTerm(list(v.Slice())...)
+	}
+	return term // a comprehension: the compiler has put those into expressions of their own
+}
+
+func toJSON(term *ast.Term) (any, bool) {
+	if term == nil {
+		return nil, false
+	}
+	return valueJSON(term.Value)
+}
+
+func valueJSON(value ast.Value) (any, bool) {
+	if value == nil || !value.IsGround() {
+		return nil, false
+	}
+	converted, err := ast.JSON(value)
+	return converted, err == nil
+}
+
+func containsValue(list []any, value any) bool {
+	return slices.ContainsFunc(list, func(other any) bool {
+		return ast.MustInterfaceToValue(other).Compare(ast.MustInterfaceToValue(value)) == 0
+	})
+}
+
+// errorText says what happened in OPA's words, values included.
+func errorText(err error) string {
+	if te, ok := errors.AsType[*topdown.Error](err); ok {
+		return strings.Join(strings.Fields(te.Message), " ")
+	}
+	return err.Error()
+}
+
+// headText is what stands in the file up to the body.
+func headText(rule *ast.Rule) string {
+	text := string(rule.Head.Location.Text)
+	if rule.Default && !strings.HasPrefix(text, "default ") {
+		text = "default " + text
+	}
+	return text
+}
+
+func exprText(expr *ast.Expr) string {
+	if expr.Location == nil || len(expr.Location.Text) == 0 {
+		return expr.String()
+	}
+	text := string(expr.Location.Text)
+	if strings.HasPrefix(text, "else") { // OPA's parser takes the whole of else := x if y for the place of y
+		return elseText(text, expr)
+	}
+	return text
+}
+
+// elseText finds what an expression is in the text of the whole branch.
+func elseText(text string, expr *ast.Expr) string {
+	if expr.Generated {
+		if !expr.IsCall() {
+			return ""
+		}
+		operands := expr.Operands()
+		call := ast.CallTerm(slices.Concat([]*ast.Term{ast.NewTerm(expr.Operator())}, operands[:len(operands)-1])...).String()
+		if isGenerated(call) {
+			return ""
+		}
+		return call
+	}
+	for rest, found := text, true; found; {
+		if _, rest, found = strings.Cut(rest, " if "); !found {
+			break
+		}
+		if _, err := ast.ParseBody(rest); err == nil { // else it was in a text
+			return rest
+		}
+	}
+	return text
+}
+
+func (x *explainer) sourceOf(term *ast.Term) string {
+	text := ""
+	if term.Location != nil {
+		text = string(term.Location.Text)
+	}
+	if ref, ok := term.Value.(ast.Ref); ok && (text == "" || strings.HasPrefix(text, "else")) {
+		return x.pathText(ref) // see exprText
+	}
+	return cmp.Or(text, term.String())
+}
+
+// isGenerated reports whether a text is not the author's: it shows a variable
+// that the compiler made.
+func isGenerated(text string) bool { return strings.Contains(text, "__local") }
+
+// pathText writes a path as an author in the package would.
+func (x *explainer) pathText(path ast.Ref) string {
+	own := x.rule.Path()
+	if !path.HasPrefix(own) || len(path) == len(own) {
+		return path.String()
+	}
+	below := slices.Clone(path[len(own):])
+	if name, ok := below[0].Value.(ast.String); ok {
+		below[0] = ast.VarTerm(string(name))
+	}
+	return below.String()
+}
