@@ -8,26 +8,26 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// cpuSeconds is what this process has used so far, the collector included.
+// cpuSeconds returns the CPU time that this process has used so far, including the garbage collector's.
 func cpuSeconds() float64 {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
 		panic(err)
 	}
-	seconds := func(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
-	return seconds(usage.Utime) + seconds(usage.Stime)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
 }
 
-// perCall returns the CPU seconds of one call, over at least 100 ms of them.
+// perCall returns the CPU seconds of one call. It calls until it has used at least 100 ms.
 func perCall(call func() error) (float64, error) {
 	runtime.GC()
 	start := cpuSeconds()
@@ -43,17 +43,17 @@ func perCall(call func() error) (float64, error) {
 	}
 }
 
-func newAllocator(ctx context.Context, folder string, lazy bool) (*decider.Decider, error) {
-	rules, err := decider.LoadRules(ctx, os.DirFS(folder), decider.RulesOptions{Name: folder, Lazy: lazy})
+func newDecider(ctx context.Context, folder string) (*decider.Decider, error) {
+	rules, err := decider.LoadRules(ctx, os.DirFS(folder), decider.RulesOptions{Name: folder})
 	if err != nil {
 		return nil, err
 	}
 	return decider.New(decider.Options{Rules: rules})
 }
 
-// decide is a whole decision, bytes in and bytes out.
-func decide(ctx context.Context, a *decider.Decider, body []byte) error {
-	_, decided := a.AllocateJSON(ctx, body)
+// decide makes a whole decision, bytes in and bytes out.
+func decide(ctx context.Context, d *decider.Decider, body []byte) error {
+	_, decided := d.AllocateJSON(ctx, body)
 	if decided.Result != answer.Assigned {
 		return errors.New(decided.Summary())
 	}
@@ -64,7 +64,7 @@ func decide(ctx context.Context, a *decider.Decider, body []byte) error {
 
 // decisions compares the whole decision with the naive one.
 func decisions(ctx context.Context, b bench) error {
-	allocator, err := newAllocator(ctx, b.rules, false)
+	usher, err := newDecider(ctx, b.rules)
 	if err != nil {
 		return err
 	}
@@ -72,44 +72,35 @@ func decisions(ctx context.Context, b bench) error {
 	if err != nil {
 		return err
 	}
-	goals := map[string]float64{"tutorial": 0.35, "mediumt": 0.35, "large": 0.55}
-	t := table{title: "The whole decision, CPU, as a ratio to the same libraries used naively"}
-	t.add("rule", "naive", "usher", "ratio", "goal")
-	for _, w := range b.workloads {
-		var naives, ours, ratios []float64
-		for range b.rounds {
-			n, err := perCall(func() error { _, err := floor.decide(ctx, w.body); return err })
-			if err != nil {
-				return fmt.Errorf("naive %s: %w", w.name, err)
-			}
-			u, err := perCall(func() error { return decide(ctx, allocator, w.body) })
-			if err != nil {
-				return fmt.Errorf("usher %s: %w", w.name, err)
-			}
-			naives, ours, ratios = append(naives, n), append(ours, u), append(ratios, u/n)
+	goals := map[string]string{"tutorial": "≤ 0.35", "mediumt": "≤ 0.35", "large": "≤ 0.55"}
+	t := newTable("The whole decision, CPU, as a ratio to a naive use of the same libraries", "rule", "naive", "usher", "ratio", "goal")
+	for _, name := range workloads {
+		body := b.requests[name]
+		cells, err := b.compare(
+			func() (float64, error) {
+				return perCall(func() error { _, err := floor.decide(ctx, body); return err })
+			},
+			func() (float64, error) {
+				return perCall(func() error { return decide(ctx, usher, body) })
+			})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		goal := ""
-		if g, ok := goals[w.name]; ok {
-			goal = atMost(g)
-		}
-		t.add(w.name, micro(median(naives)), micro(median(ours)), ratio(median(ratios)), goal)
+		t.add(name, cells[0], cells[1], cells[2], goals[name])
 	}
-	t.print()
-	return nil
+	return t.Flush()
 }
 
-// library measures decisions per second on all processors, as replay and
-// verify make them.
+// library measures decisions per second on all processors, in the way that replay and verify make them.
 func library(ctx context.Context, b bench) error {
-	allocator, err := newAllocator(ctx, b.rules, false)
+	usher, err := newDecider(ctx, b.rules)
 	if err != nil {
 		return err
 	}
-	t := table{title: "Straight through the library, all processors"}
-	t.add("rule", "decisions/s", "goal", "memory after a tenth", "memory at the end")
-	for _, w := range b.workloads {
-		var made atomic.Int64
-		var failure atomic.Pointer[error]
+	goals := map[string]string{"mediumt": "≥ 24000"}
+	t := newTable("Decisions by the library, all processors", "rule", "decisions/s", "goal", "memory after a tenth", "memory at the end")
+	for _, name := range workloads {
+		body := b.requests[name]
 		memory := func() string {
 			var stats runtime.MemStats
 			runtime.ReadMemStats(&stats)
@@ -117,36 +108,31 @@ func library(ctx context.Context, b bench) error {
 		}
 		const length = 3 * time.Second
 		start := time.Now()
-		var group sync.WaitGroup
+		var made atomic.Int64
+		var group errgroup.Group
 		for range runtime.NumCPU() {
-			group.Go(func() {
+			group.Go(func() error {
 				for time.Since(start) < length {
-					if err := decide(ctx, allocator, w.body); err != nil {
-						failure.Store(&err)
-						return
+					if err := decide(ctx, usher, body); err != nil {
+						return err
 					}
 					made.Add(1)
 				}
+				return nil
 			})
 		}
 		time.Sleep(length / 10)
 		early := memory()
-		group.Wait()
-		if failed := failure.Load(); failed != nil {
-			return *failed
+		if err := group.Wait(); err != nil {
+			return err
 		}
-		goal := ""
-		if w.name == "mediumt" {
-			goal = "≥ 24000"
-		}
-		t.add(w.name, fmt.Sprintf("%.0f", float64(made.Load())/time.Since(start).Seconds()), goal, early, memory())
+		t.add(name, fmt.Sprintf("%.0f", float64(made.Load())/time.Since(start).Seconds()), goals[name], early, memory())
 	}
-	t.print()
-	return nil
+	return t.Flush()
 }
 
-// manyRules lays out n packages, each serving an enrollment group of its own.
-func manyRules(n int) map[string][]byte {
+// writeManyRules writes n rule packages, each of which serves its own enrollment group, and returns a request for each.
+func writeManyRules(b bench, folder string, n int) ([][]byte, error) {
 	const text = `# METADATA
 # title: Rule %[1]d
 # custom:
@@ -157,95 +143,66 @@ hub := input.linkedHubs[%[2]d] if input.deviceRuntimeContext.payload.site != "si
 
 initial_twin := {"tags": {"rule": %[1]d}}
 `
-	files := map[string][]byte{}
-	for i := range n {
-		files[fmt.Sprintf("rule%d/rule.rego", i)] = fmt.Appendf(nil, text, i, i%4)
+	requests := make([][]byte, n)
+	for i := range requests {
+		if err := writeFile(filepath.Join(folder, fmt.Sprintf("rule%d/rule.rego", i)), fmt.Appendf(nil, text, i, i%4)); err != nil {
+			return nil, err
+		}
+		requests[i] = []byte(strings.ReplaceAll(string(b.requests["trivial"]), "bench-trivial", fmt.Sprintf("group-%d", i)))
 	}
-	return files
+	return requests, nil
 }
 
-// bodiesFor makes requests of many enrollments, out of the trivial one.
-func bodiesFor(b bench, n int) [][]byte {
-	bodies := make([][]byte, 0, n)
-	template := string(b.workloads[0].body)
-	for i := range n {
-		bodies = append(bodies, []byte(strings.ReplaceAll(template, "bench-trivial", fmt.Sprintf("group-%d", i))))
-	}
-	return bodies
-}
-
-// enrollments shows how the cost of a decision grows with the rules.
+// enrollments shows how the cost of a decision grows with the number of rules.
 func enrollments(ctx context.Context, b bench) error {
-	t := table{title: "Enrollments with a rule package each, CPU of a decision as a ratio to that with one"}
-	t.add("rules", "decision", "ratio", "goal", "load", "load, compiling when first asked")
+	t := newTable("Enrollments with their own rule packages, CPU of a decision as a ratio to that with one",
+		"rules", "decision", "ratio", "goal", "load", "load, compiling on first use")
 	var floor float64
 	for _, n := range []int{1, 100, 1000, 10000} {
-		// A real folder: a thousand files in a map are slow to list.
+		// A real folder, because thousands of files in a map are slow to list.
 		folder := filepath.Join(b.scratch, fmt.Sprintf("rules-%d", n))
-		if err := writeMany(folder, n); err != nil {
+		requests, err := writeManyRules(b, folder, n)
+		if err != nil {
 			return err
 		}
 		fsys := os.DirFS(folder)
-		load := func(lazy bool) (*decider.Rules, time.Duration, error) {
-			start := time.Now()
-			rules, err := decider.LoadRules(ctx, fsys, decider.RulesOptions{Lazy: lazy})
-			return rules, time.Since(start), err
+		start := time.Now()
+		if _, err := decider.LoadRules(ctx, fsys, decider.RulesOptions{Lazy: true}); err != nil {
+			return err
 		}
-		_, lazily, err := load(true)
+		lazily := time.Since(start)
+		start = time.Now()
+		rules, err := decider.LoadRules(ctx, fsys, decider.RulesOptions{})
 		if err != nil {
 			return err
 		}
-		rules, eagerly, err := load(false)
+		eagerly := time.Since(start)
+		usher, err := decider.New(decider.Options{Rules: rules})
 		if err != nil {
 			return err
 		}
-		allocator, err := decider.New(decider.Options{Rules: rules})
-		if err != nil {
-			return err
-		}
-		bodies := bodiesFor(b, n)
 		next := 0
 		call := func() error {
-			next = (next + 7919) % n // a prime: all of them, in no order that a cache likes
-			return decide(ctx, allocator, bodies[next])
+			next = (next + 7919) % n // a prime, so that it visits all of them in an order that defeats caches
+			return decide(ctx, usher, requests[next])
 		}
 		for range n {
 			if err := call(); err != nil {
 				return err
 			}
 		}
-		var costs []float64
-		for range b.rounds {
-			cost, err := perCall(call)
-			if err != nil {
-				return err
-			}
-			costs = append(costs, cost)
-		}
-		cost := median(costs)
-		if n == 1 {
-			floor = cost
+		cost, err := b.median(func() (float64, error) { return perCall(call) })
+		if err != nil {
+			return err
 		}
 		goal := ""
-		if n == 10000 {
+		switch n {
+		case 1:
+			floor = cost
+		case 10000:
 			goal = "flat"
 		}
 		t.add(fmt.Sprint(n), micro(cost), ratio(cost/floor), goal, milli(eagerly), milli(lazily))
 	}
-	t.print()
-	return nil
-}
-
-// writeMany writes many rule packages to a folder.
-func writeMany(folder string, n int) error {
-	for name, text := range manyRules(n) {
-		path := filepath.Join(folder, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, text, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.Flush()
 }

@@ -1,10 +1,8 @@
-// Command bench measures Usher and prints each figure beside its goal, as a
-// ratio to a floor that was measured in the same run: times drift from machine to
-// machine and from minute to minute, ratios hold. `make bench` builds what it
-// needs and runs it; -only picks sections.
+// Command bench measures Usher and prints each figure next to its goal, as a ratio to a floor that it measures in the same
+// run: times drift from machine to machine and from minute to minute, but ratios hold. `make bench` builds what it needs
+// and runs it; -only selects sections.
 //
-// It measures, it does not judge: the exit status says only whether measuring
-// worked.
+// The exit status says only whether the measurement worked, not whether the goals were met.
 package main
 
 import (
@@ -12,10 +10,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 )
 
@@ -28,11 +28,11 @@ type section struct {
 // bench is what all sections need.
 type bench struct {
 	repository string // root of the checkout
-	handler    string // the built handler
-	rules      string // a rules folder with the benchmark's own rules
+	handler    string // the handler's binary
+	rules      string // a rules folder that includes the benchmark's own rules
 	scratch    string
 	rounds     int
-	workloads  []workload
+	requests   map[string][]byte // by the names of the workloads
 }
 
 func main() {
@@ -65,10 +65,10 @@ func run(ctx context.Context) error {
 	b := bench{}
 	only := flag.String("only", "", "sections to run, separated by commas: "+strings.Join(names, ", "))
 	flag.StringVar(&b.repository, "repository", ".", "root of the checkout")
-	flag.StringVar(&b.handler, "handler", "bin/handler", "the handler, built as `make build` does")
-	flag.IntVar(&b.rounds, "rounds", 11, "rounds, of which the median counts")
+	flag.StringVar(&b.handler, "handler", "bin/handler", "the handler's binary, as `make build` builds it")
+	flag.IntVar(&b.rounds, "rounds", 11, "number of rounds; the report shows their median")
 	flag.Parse()
-	debug.SetGCPercent(400) // as the handler tunes it, for all that is compared
+	debug.SetGCPercent(400) // the handler's own setting, for everything that is compared
 	if _, err := os.Stat(b.handler); err != nil {
 		return fmt.Errorf("%w; run `make build` first", err)
 	}
@@ -77,11 +77,11 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(b.scratch)
-	b.rules = b.scratch + "/rules"
+	b.rules = filepath.Join(b.scratch, "rules")
 	if err := writeRules(b.repository, b.rules); err != nil {
 		return err
 	}
-	if b.workloads, err = workloads(b.repository); err != nil {
+	if b.requests, err = readRequests(b.repository); err != nil {
 		return err
 	}
 	fmt.Printf("%s, %d processors, %s, medians of %d rounds\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), b.rounds)
@@ -96,30 +96,48 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// table prints rows under a title, columns aligned.
-type table struct {
-	title string
-	rows  [][]string
+// median measures in rounds and returns the median.
+func (b bench) median(measure func() (float64, error)) (float64, error) {
+	var values []float64
+	for range b.rounds {
+		value, err := measure()
+		if err != nil {
+			return 0, err
+		}
+		values = append(values, value)
+	}
+	return median(values), nil
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
-
-func (t *table) print() {
-	fmt.Printf("\n%s\n", t.title)
-	width := make([]int, len(t.rows[0]))
-	for _, row := range t.rows {
-		for i, cell := range row {
-			width[i] = max(width[i], len([]rune(cell)))
+// compare measures a floor and Usher in turn, and returns the cells for the medians and the median of the ratios.
+func (b bench) compare(floor, usher func() (float64, error)) ([]string, error) {
+	var floors, ushers []float64
+	ratios, err := b.median(func() (float64, error) {
+		f, err := floor()
+		if err != nil {
+			return 0, fmt.Errorf("floor: %w", err)
 		}
+		u, err := usher()
+		floors, ushers = append(floors, f), append(ushers, u)
+		return u / f, err
+	})
+	if err != nil {
+		return nil, err
 	}
-	for _, row := range t.rows {
-		line := ""
-		for i, cell := range row {
-			line += "  " + cell + strings.Repeat(" ", width[i]-len([]rune(cell)))
-		}
-		fmt.Println(strings.TrimRight(line, " "))
-	}
+	return []string{micro(median(floors)), micro(median(ushers)), ratio(ratios)}, nil
 }
+
+// table aligns its columns when it is flushed.
+type table struct{ *tabwriter.Writer }
+
+func newTable(title string, headings ...string) table {
+	fmt.Printf("\n%s\n", title)
+	t := table{tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)}
+	t.add(headings...)
+	return t
+}
+
+func (t table) add(cells ...string) { fmt.Fprintln(t, "  "+strings.Join(cells, "\t")) }
 
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
@@ -133,4 +151,3 @@ func percentile(sorted []time.Duration, p float64) time.Duration {
 func micro(seconds float64) string { return fmt.Sprintf("%.0f µs", seconds*1e6) }
 func ratio(value float64) string   { return fmt.Sprintf("%.2f", value) }
 func milli(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
-func atMost(goal float64) string   { return fmt.Sprintf("≤ %.4g", goal) }

@@ -22,24 +22,20 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// naive decides with the same libraries, each used as its documentation first
-// shows it: the floor that a decision is measured against.
+// naive decides with the same libraries, each used in the first way that its documentation shows: the floor to which a
+// decision is compared.
 type naive struct {
 	schema  *jsonschema.Schema
 	queries map[string]rego.PreparedEvalQuery
 }
 
 func newNaive(rules string) (*naive, error) {
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("request.json", bytes.NewReader(schemas.AllocationRequest())); err != nil {
-		return nil, err
-	}
-	schema, err := compiler.Compile("request.json")
+	schema, err := jsonschema.CompileString("request.json", string(schemas.AllocationRequest()))
 	if err != nil {
 		return nil, err
 	}
 	n := &naive{schema: schema, queries: map[string]rego.PreparedEvalQuery{}}
-	for _, name := range workloadNames {
+	for _, name := range workloads {
 		group, packageName := "bench-"+name, name
 		if name == "tutorial" {
 			group, packageName = "contoso-custom-allocated-devices", "breakroom"
@@ -164,8 +160,7 @@ func (n *naive) decide(ctx context.Context, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	group := request["enrollmentGroup"].(map[string]any)["enrollmentGroupId"].(string)
-	query := n.queries[group]
-	results, err := query.Eval(ctx, rego.EvalInput(request))
+	results, err := n.queries[group].Eval(ctx, rego.EvalInput(request))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/dps"
@@ -18,57 +18,34 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// requestLog generates a log as it is read, the same each time: the request of a
-// workload, line by line for another device, three of four of them on a hub.
-type requestLog struct {
-	before, after []byte // around the registration ID and the current hub
-	next, end     int
-	line          []byte // what is left of the current one
-	buffer        []byte
-}
-
-func newRequestLog(body []byte, n int) (*requestLog, error) {
+// requestLog returns a log with n lines that it generates while it is read, the same each time: the request of a workload,
+// each time for another device, three quarters of which are on a hub.
+func requestLog(body []byte, n int) (io.Reader, error) {
 	const id = `"registrationId":"breakroom499-contoso-tstrsd-007"`
 	before, after, found := bytes.Cut(body, []byte(id))
 	if !found {
 		return nil, fmt.Errorf("the workload's request has no %s", id)
 	}
-	return &requestLog{before: append(bytes.Clone(before), `"registrationId":"`...), after: append(bytes.Clone(after), '\n'), end: n}, nil
-}
-
-func (l *requestLog) Read(p []byte) (n int, err error) {
-	for n < len(p) {
-		if len(l.line) == 0 {
-			if l.next == l.end {
-				break
+	reader, pipe := io.Pipe()
+	go func() {
+		log := bufio.NewWriterSize(pipe, 1<<16)
+		var line []byte
+		for i := range n {
+			line = append(append(line[:0], before...), `"registrationId":"device-`...)
+			line = append(strconv.AppendInt(line, int64(i), 10), '"')
+			if i%4 != 0 {
+				line = append(append(append(line, `,"currentIotHubHostName":"`...), hubLabels[i/4%4]...), hubSuffix+`"`...)
 			}
-			l.line = l.write()
+			line = append(append(line, after...), '\n')
+			_, _ = log.Write(line)
 		}
-		copied := copy(p[n:], l.line)
-		l.line = l.line[copied:]
-		n += copied
-	}
-	if n == 0 {
-		return 0, io.EOF
-	}
-	return n, nil
+		pipe.CloseWithError(log.Flush())
+	}()
+	return reader, nil
 }
 
-// write makes the next line.
-func (l *requestLog) write() []byte {
-	line := append(append(l.buffer[:0], l.before...), "device-"...)
-	line = append(strconv.AppendInt(line, int64(l.next), 10), '"')
-	if l.next%4 != 0 {
-		line = append(append(append(line, `,"currentIotHubHostName":"`...), hubLabel(l.next/4%4)...), hubSuffix+`"`...)
-	}
-	l.buffer = append(line, l.after...)
-	l.next++
-	return l.buffer
-}
-
-// memory is what the collector found in use, the median of all samples, and the
-// most that the process held. The second swings with the collector's timing, and
-// the more the longer a run is: whether memory is flat, the first tells.
+// memory is the median of the live heap that the collector found, and the most that the process held. The second varies
+// with the timing of the collector, and more so the longer a run is: the first shows whether memory is flat.
 type memory struct{ live, resident float64 }
 
 func watchMemory() (stop func() memory) {
@@ -82,7 +59,9 @@ func watchMemory() (stop func() memory) {
 		for {
 			metrics.Read(sample)
 			lives = append(lives, float64(sample[0].Value.Uint64()))
-			used.resident = max(used.resident, residentBytes())
+			if resident, err := processMemory(os.Getpid(), "VmRSS"); err == nil {
+				used.resident = max(used.resident, resident)
+			}
 			select {
 			case <-ended:
 				used.live = median(lives)
@@ -98,24 +77,9 @@ func watchMemory() (stop func() memory) {
 	}
 }
 
-// residentBytes is what this process has in memory, 0 where the system does not tell.
-func residentBytes() float64 {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	_, value, _ := strings.Cut(string(status), "VmRSS:")
-	var kilobytes float64
-	if _, err := fmt.Sscan(value, &kilobytes); err != nil {
-		return 0
-	}
-	return kilobytes * 1024
-}
-
-// replays measures a replay beside the evaluation of the rule alone, which is
-// what no replay can do without.
+// replays compares a replay with only the evaluation of the rule, which no replay can do without.
 func replays(ctx context.Context, b bench) error {
-	allocator, err := newAllocator(ctx, b.rules, false)
+	usher, err := newDecider(ctx, b.rules)
 	if err != nil {
 		return err
 	}
@@ -123,8 +87,8 @@ func replays(ctx context.Context, b bench) error {
 	if err != nil {
 		return err
 	}
-	t := table{title: "usher replay of generated requests, all processors"}
-	t.add("rule", "registrations", "per second", "goal", "CPU of one", "of the bare rule", "ratio", "goal", "live heap", "resident at most")
+	t := newTable("usher replay of generated requests, all processors",
+		"rule", "registrations", "per second", "goal", "CPU of one", "of the bare rule", "ratio", "goal", "live heap", "resident at most")
 	for _, c := range []struct {
 		workload, goal, ratio string
 		registrations         int
@@ -136,24 +100,19 @@ func replays(ctx context.Context, b bench) error {
 		{"mediumt", "(--by-device)", "", 1_000_000, true},
 		{"larget", "", "", 100_000, false},
 	} {
-		body, err := b.body(c.workload)
-		if err != nil {
-			return err
-		}
+		body := b.requests[c.workload]
 		request, err := dps.ParseAllocationRequest(body)
 		if err != nil {
 			return err
 		}
 		rule := rules.ForGroup(request.Enrollment.ID)
-		var bares []float64
-		for range b.rounds {
-			bare, err := perCall(func() error { _, err := rule.Evaluate(ctx, request.Document); return err })
-			if err != nil {
-				return err
-			}
-			bares = append(bares, bare)
+		bare, err := b.median(func() (float64, error) {
+			return perCall(func() error { _, err := rule.Evaluate(ctx, request.Document); return err })
+		})
+		if err != nil {
+			return err
 		}
-		log, err := newRequestLog(body, c.registrations)
+		log, err := requestLog(body, c.registrations)
 		if err != nil {
 			return err
 		}
@@ -161,7 +120,7 @@ func replays(ctx context.Context, b bench) error {
 		stop := watchMemory()
 		start, used := time.Now(), cpuSeconds()
 		report, err := replay.Run(ctx, []requestlog.Log{requestlog.Stream("generated", log)},
-			replay.Options{Rules: allocator, Examples: 10, ByDevice: c.byDevice})
+			replay.Options{Rules: usher, Examples: 10, ByDevice: c.byDevice})
 		took := time.Since(start)
 		used = cpuSeconds() - used
 		held := stop()
@@ -171,21 +130,10 @@ func replays(ctx context.Context, b bench) error {
 		if got := report.Registrations; got != int64(c.registrations) || report.Malformed > 0 {
 			return fmt.Errorf("%s: %d of %d registrations were replayed; malformed: %v", c.workload, got, c.registrations, report.MalformedFirst)
 		}
-		each, bare := used/float64(c.registrations), median(bares)
+		each := used / float64(c.registrations)
 		megabytes := func(bytes float64) string { return fmt.Sprintf("%.1f MB", bytes/1e6) }
 		t.add(c.workload, fmt.Sprint(c.registrations), fmt.Sprintf("%.0f", float64(c.registrations)/took.Seconds()), c.goal,
 			micro(each), micro(bare), ratio(each/bare), c.ratio, megabytes(held.live), megabytes(held.resident))
 	}
-	t.print()
-	return nil
-}
-
-// body is the request of a workload.
-func (b bench) body(name string) ([]byte, error) {
-	for _, w := range b.workloads {
-		if w.name == name {
-			return w.body, nil
-		}
-	}
-	return nil, fmt.Errorf("there is no workload %s", name)
+	return t.Flush()
 }

@@ -20,13 +20,14 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// echoCommand makes this program the no-op server that others are measured
-// against: the same framework, reads the body, answers a fixed one.
+// echoCommand makes this program the no-op server that is the floor for the handler: it uses the same framework, reads the
+// body and sends a fixed answer.
 const echoCommand = "echo-server"
 
 func runEcho() {
@@ -54,13 +55,9 @@ type server struct {
 	firstAnswer time.Duration
 }
 
-// start runs a server and asks it until it answers. Its output is lost.
-func start(ctx context.Context, program []string, environment []string, first []byte) (*server, error) {
-	return launch(ctx, program, environment, first, nil)
-}
-
-// launch is start with somebody who reads the server's output through a pipe, unless nil.
-func launch(ctx context.Context, program []string, environment []string, first []byte, output io.Writer) (*server, error) {
+// start starts a server and sends it a first request as soon as it listens. If output is not nil, it receives what the
+// server prints.
+func start(ctx context.Context, program, environment []string, first []byte, output io.Writer) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -92,7 +89,7 @@ func launch(ctx context.Context, program []string, environment []string, first [
 		}
 		time.Sleep(200 * time.Microsecond)
 	}
-	if _, err := s.post(first); err != nil {
+	if err := s.post(first); err != nil {
 		s.stop()
 		return nil, fmt.Errorf("%s: %w", program[0], err)
 	}
@@ -105,22 +102,20 @@ func (s *server) stop() {
 	_ = s.command.Wait()
 }
 
-func (s *server) post(body []byte) (time.Duration, error) {
-	begin := time.Now()
+func (s *server) post(body []byte) error {
 	response, err := s.client.Post(s.url, "application/json", bytes.NewReader(body))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %d: %s", response.StatusCode, answer)
 	}
-	return time.Since(begin), err
+	return err
 }
 
-// cpu reads what the process has used, in seconds, from the kernel (ticks of
-// 10 ms).
+// cpu returns the CPU seconds that the process has used, which the kernel counts in ticks of 10 ms.
 func (s *server) cpu() (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
 	if err != nil {
@@ -135,65 +130,53 @@ func (s *server) cpu() (float64, error) {
 	return (user + system) / 100, err
 }
 
-// memory reads VmRSS, or VmHWM for the most there ever was.
+// memory returns VmRSS, or VmHWM for the most that there ever was.
 func (s *server) memory(name string) (string, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.command.Process.Pid))
+	used, err := processMemory(s.command.Process.Pid, name)
+	return fmt.Sprintf("%.0f MB", used/(1<<20)), err
+}
+
+// processMemory returns a figure of /proc in bytes.
+func processMemory(process int, name string) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process))
 	if err != nil {
-		return "", err
+		return 0, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			kilobytes, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
-			return fmt.Sprintf("%d MB", kilobytes>>10), err
-		}
-	}
-	return "", fmt.Errorf("no %s", name)
+	_, value, _ := strings.Cut(string(status), name+":")
+	var kilobytes float64
+	_, err = fmt.Sscan(value, &kilobytes)
+	return kilobytes * 1024, err
 }
 
-// closed keeps connections busy for a while and returns the requests made.
-func (s *server) closed(connections int, length time.Duration, body []byte) (int, error) {
-	var group sync.WaitGroup
-	made := make([]int, connections)
-	failures := make([]error, connections)
-	begin := time.Now()
-	for i := range connections {
-		group.Go(func() {
-			for time.Since(begin) < length {
-				if _, err := s.post(body); err != nil {
-					failures[i] = err
-					return
-				}
-				made[i]++
-			}
-		})
-	}
-	group.Wait()
-	total := 0
-	for i := range made {
-		if failures[i] != nil {
-			return 0, failures[i]
-		}
-		total += made[i]
-	}
-	return total, nil
-}
-
-// perRequest is the CPU that the server uses for one request.
-func (s *server) perRequest(body []byte) (float64, error) {
+// fullLoad keeps 16 connections busy for a while, and returns the number of requests and the CPU seconds of the server.
+func (s *server) fullLoad(length time.Duration, body []byte) (requests int, cpu float64, err error) {
 	before, err := s.cpu()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	made, err := s.closed(16, 1500*time.Millisecond, body)
-	if err != nil {
-		return 0, err
+	var made atomic.Int64
+	var group errgroup.Group
+	begin := time.Now()
+	for range 16 {
+		group.Go(func() error {
+			for time.Since(begin) < length {
+				if err := s.post(body); err != nil {
+					return err
+				}
+				made.Add(1)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, 0, err
 	}
 	after, err := s.cpu()
-	return (after - before) / float64(made), err
+	return int(made.Load()), after - before, err
 }
 
 func (b bench) usher(ctx context.Context, body []byte, environment ...string) (*server, error) {
-	return start(ctx, []string{b.handler}, append([]string{"USHER_RULES=" + b.rules}, environment...), body)
+	return start(ctx, []string{b.handler}, append([]string{"USHER_RULES=" + b.rules}, environment...), body, nil)
 }
 
 func (b bench) echo(ctx context.Context, body []byte, environment ...string) (*server, error) {
@@ -201,18 +184,17 @@ func (b bench) echo(ctx context.Context, body []byte, environment ...string) (*s
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, []string{self, echoCommand}, environment, body)
+	return start(ctx, []string{self, echoCommand}, environment, body, nil)
 }
 
 // servers compares the handler with a no-op server.
 func servers(ctx context.Context, b bench) error {
-	body := b.workloads[0].body
-	floor, err := b.echo(ctx, body)
+	floor, err := b.echo(ctx, b.requests["trivial"])
 	if err != nil {
 		return err
 	}
 	defer floor.stop()
-	usher, err := b.usher(ctx, body)
+	usher, err := b.usher(ctx, b.requests["trivial"])
 	if err != nil {
 		return err
 	}
@@ -221,57 +203,49 @@ func servers(ctx context.Context, b bench) error {
 	if err != nil {
 		return err
 	}
-	goals := map[string]float64{"trivial": 3, "mediumt": 8, "larget": 10}
-	t := table{title: "The server, 16 connections, CPU per request as a ratio to a no-op server"}
-	t.add("rule", "no-op", "usher", "ratio", "goal")
-	for _, w := range b.workloads {
-		var noops, ours, ratios []float64
-		for range min(b.rounds, 5) {
-			n, err := floor.perRequest(w.body)
-			if err != nil {
-				return err
+	b.rounds = min(b.rounds, 5)
+	goals := map[string]string{"trivial": "≤ 3", "mediumt": "≤ 8", "larget": "≤ 10"}
+	t := newTable("The server, 16 connections, CPU per request as a ratio to a no-op server", "rule", "no-op", "usher", "ratio", "goal")
+	for _, name := range workloads {
+		perRequest := func(s *server) func() (float64, error) {
+			return func() (float64, error) {
+				made, cpu, err := s.fullLoad(1500*time.Millisecond, b.requests[name])
+				return cpu / float64(made), err
 			}
-			u, err := usher.perRequest(w.body)
-			if err != nil {
-				return err
-			}
-			noops, ours, ratios = append(noops, n), append(ours, u), append(ratios, u/n)
 		}
-		goal := ""
-		if g, ok := goals[w.name]; ok {
-			goal = atMost(g)
+		cells, err := b.compare(perRequest(floor), perRequest(usher))
+		if err != nil {
+			return err
 		}
-		t.add(w.name, micro(median(noops)), micro(median(ours)), ratio(median(ratios)), goal)
+		t.add(name, cells[0], cells[1], cells[2], goals[name])
 	}
-	t.print()
+	if err := t.Flush(); err != nil {
+		return err
+	}
 	most, err := usher.memory("VmHWM")
 	if err != nil {
 		return err
 	}
-	m := table{title: "Memory of the handler (with the benchmark's rules and data of 1,000 tenants)"}
-	m.add("resident", "", "goal")
+	m := newTable("Memory of the handler (with the benchmark's rules and data of 1,000 tenants)", "resident", "", "goal")
 	m.add("after the first answer", idle, "≤ 40 MB")
 	m.add("the most under the load above", most, "≤ 80 MB")
-	m.print()
-	return nil
+	return m.Flush()
 }
 
-// latencies measures what a caller waits at a steady rate, and a rush.
+// latencies measures how long a caller waits at a steady rate and in a rush.
 func latencies(ctx context.Context, b bench) error {
-	t := table{title: "Waiting times at 200 requests/s, open loop, one processor for the server"}
-	t.add("rule", "server", "p50", "p99", "p99.9", "goal for p99")
+	t := newTable("Waiting times at 200 requests/s, open loop, one processor for the server", "rule", "server", "p50", "p99", "p99.9", "goal for p99")
 	for _, name := range []string{"trivial", "mediumt", "larget"} {
-		w := b.workloads[slices.Index(workloadNames, name)]
 		for _, kind := range []string{"no-op", "usher"} {
 			run, goal := b.echo, ""
 			if kind == "usher" {
 				run, goal = b.usher, "≤ 2 ms"
 			}
-			s, err := run(ctx, w.body, "GOMAXPROCS=1")
+			s, err := run(ctx, b.requests[name], "GOMAXPROCS=1")
 			if err != nil {
 				return err
 			}
-			waits, err := s.open(200, 5*time.Second, w.body)
+			waits, err := s.openLoop(200, 5*time.Second, b.requests[name])
 			s.stop()
 			if err != nil {
 				return err
@@ -279,179 +253,147 @@ func latencies(ctx context.Context, b bench) error {
 			t.add(name, kind, milli(percentile(waits, 0.5)), milli(percentile(waits, 0.99)), milli(percentile(waits, 0.999)), goal)
 		}
 	}
-	t.print()
-
-	w := b.workloads[slices.Index(workloadNames, "mediumt")]
-	s, err := b.usher(ctx, w.body, "GOMAXPROCS=1")
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	body := b.requests["mediumt"]
+	s, err := b.usher(ctx, body, "GOMAXPROCS=1")
 	if err != nil {
 		return err
 	}
 	defer s.stop()
 	var group sync.WaitGroup
-	failures := make(chan error, 500)
+	var failed atomic.Int64
 	begin := time.Now()
 	for range 500 {
 		group.Go(func() {
-			if _, err := s.post(w.body); err != nil {
-				failures <- err
+			if s.post(body) != nil {
+				failed.Add(1)
 			}
 		})
 	}
 	group.Wait()
-	r := table{title: "500 clients at once (mediumt, one processor)"}
-	r.add("errors", "goal", "all answered after")
-	r.add(fmt.Sprint(len(failures)), "0", milli(time.Since(begin)))
-	r.print()
-	return nil
+	r := newTable("500 clients at once (mediumt, one processor)", "errors", "goal", "all answered after")
+	r.add(fmt.Sprint(failed.Load()), "0", milli(time.Since(begin)))
+	return r.Flush()
 }
 
-// open sends at a fixed rate whatever comes back, and counts each wait from
-// the moment that the request was due.
-func (s *server) open(perSecond int, length time.Duration, body []byte) ([]time.Duration, error) {
-	total := int(length.Seconds() * float64(perSecond))
-	waits := make([]time.Duration, total)
-	failures := make([]error, total)
-	var group sync.WaitGroup
+// openLoop sends requests at a fixed rate, whether or not answers come back, and returns the waiting times in ascending
+// order, each from the moment that the request was due.
+func (s *server) openLoop(perSecond int, length time.Duration, body []byte) ([]time.Duration, error) {
+	waits := make([]time.Duration, int(length.Seconds()*float64(perSecond)))
+	var group errgroup.Group
 	begin := time.Now()
-	for i := range total {
+	for i := range waits {
 		due := begin.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
 		time.Sleep(time.Until(due))
-		group.Go(func() {
-			_, failures[i] = s.post(body)
+		group.Go(func() error {
+			err := s.post(body)
 			waits[i] = time.Since(due)
+			return err
 		})
 	}
-	group.Wait()
-	for _, err := range failures {
-		if err != nil {
-			return nil, err
-		}
-	}
+	err := group.Wait()
 	slices.Sort(waits)
-	return waits, nil
+	return waits, err
 }
 
 // starts measures the time from exec to the first decision.
 func starts(ctx context.Context, b bench) error {
 	many := filepath.Join(b.scratch, "many")
-	if err := writeMany(many, 1000); err != nil {
+	requests, err := writeManyRules(b, many, 1000)
+	if err != nil {
 		return err
 	}
-	group0 := bodiesFor(b, 1)[0]
-	tutorial := b.workloads[slices.Index(workloadNames, "tutorial")].body
+	packed, err := packBundle(many, "")
+	if err != nil {
+		return err
+	}
 	info, err := os.Stat(b.handler)
 	if err != nil {
 		return err
 	}
-	bundles, err := serveBundle(many)
-	if err != nil {
-		return err
-	}
+	var away atomic.Bool // makes one of two addresses fail
+	bundles := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if away.Load() && r.URL.Path == "/away.tar.gz" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("ETag", `"1"`)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed))
+	}))
 	defer bundles.Close()
-	bundle, away := bundles.URL+"/rules.tar.gz", bundles.URL+"/away.tar.gz"
-	t := table{title: fmt.Sprintf("From exec to the first decision (binary %.1f MB)", float64(info.Size())/(1<<20))}
-	t.add("rules", "USHER_RULES_CHECK", "time", "resident then", "goal")
-	cache := filepath.Join(b.scratch, "cache")
-	for _, c := range []struct{ name, folder, check, goal string }{
-		{"starter rules", filepath.Join(b.repository, "rules"), "before", "≤ 25 ms"},
-		{"starter rules", filepath.Join(b.repository, "rules"), "after", "≤ 25 ms"},
+	t := newTable(fmt.Sprintf("From exec to the first decision (binary %.1f MB)", float64(info.Size())/(1<<20)),
+		"rules", "USHER_RULES_CHECK", "time", "resident then", "goal")
+	starter, bundle := filepath.Join(b.repository, "rules"), bundles.URL+"/rules.tar.gz"
+	for _, c := range []struct{ name, rules, check, goal string }{
+		{"starter rules", starter, "before", "≤ 25 ms"},
+		{"starter rules", starter, "after", "≤ 25 ms"},
 		{"1,000 packages", many, "before", ""},
 		{"1,000 packages", many, "after", "≤ 60 ms"},
 		{"1,000 packages, bundle downloaded", bundle, "before", ""},
 		{"1,000 packages, bundle downloaded", bundle, "after", ""},
 		{"1,000 packages, bundle on disk, unchanged", bundle, "after", ""},
-		{"1,000 packages, bundle on disk, source away", away, "after", ""},
+		{"1,000 packages, bundle on disk, source away", bundles.URL + "/away.tar.gz", "after", ""},
 	} {
-		kept := "none"
+		body := requests[0]
+		if c.rules == starter {
+			body = b.requests["tutorial"]
+		}
+		environment := []string{"USHER_RULES=" + c.rules, "USHER_RULES_CACHE=none"}
 		if strings.Contains(c.name, "on disk") {
-			kept = cache
-			if err := keepOnDisk(ctx, b, c.folder, kept, bundles, group0); err != nil {
-				return err
-			}
-		}
-		body := group0
-		if c.name == "starter rules" {
-			body = tutorial
-		}
-		var times []float64
-		var resident string
-		for range b.rounds {
-			s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + c.folder, "USHER_RULES_CHECK=" + c.check, "USHER_RULES_CACHE=" + kept}, body)
+			// An earlier handler stores the bundle before its first answer, because it checks the rules before that.
+			environment[1] = "USHER_RULES_CACHE=" + filepath.Join(b.scratch, "cache")
+			away.Store(false)
+			s, err := start(ctx, []string{b.handler}, environment, body, nil)
 			if err != nil {
 				return err
 			}
-			times = append(times, float64(s.firstAnswer))
-			resident, err = s.memory("VmRSS")
 			s.stop()
-			if err != nil {
-				return err
-			}
+			away.Store(true)
 		}
-		t.add(c.name, c.check, milli(time.Duration(median(times))), resident, c.goal)
+		var resident string
+		elapsed, err := b.median(func() (float64, error) {
+			s, err := start(ctx, []string{b.handler}, append(environment, "USHER_RULES_CHECK="+c.check), body, nil)
+			if err != nil {
+				return 0, err
+			}
+			defer s.stop()
+			resident, err = s.memory("VmRSS")
+			return float64(s.firstAnswer), err
+		})
+		if err != nil {
+			return err
+		}
+		t.add(c.name, c.check, milli(time.Duration(elapsed)), resident, c.goal)
 	}
-	t.print()
-	return nil
+	return t.Flush()
 }
 
-// bundleServer offers a bundle, at two addresses of which one can go away.
-type bundleServer struct {
-	*httptest.Server
-	away atomic.Bool
-}
-
-func serveBundle(folder string) (*bundleServer, error) {
+func packBundle(folder, revision string) ([]byte, error) {
 	fsys := os.DirFS(folder)
 	names, err := ruleset.Files(fsys, false)
 	if err != nil {
 		return nil, err
 	}
 	var packed bytes.Buffer
-	if err := rulebundle.Write(&packed, fsys, names, rulebundle.WriteOptions{}); err != nil {
-		return nil, err
-	}
-	s := new(bundleServer)
-	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.away.Load() && r.URL.Path == "/away.tar.gz" {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
-		}
-		w.Header().Set("ETag", `"1"`)
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed.Bytes()))
-	}))
-	return s, nil
+	err = rulebundle.Write(&packed, fsys, names, rulebundle.WriteOptions{Revision: revision})
+	return packed.Bytes(), err
 }
 
-// keepOnDisk has a handler keep the bundle, as one that ran before has done.
-func keepOnDisk(ctx context.Context, b bench, url, folder string, bundles *bundleServer, body []byte) error {
-	bundles.away.Store(false)
-	s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + url, "USHER_RULES_CACHE=" + folder}, body)
-	if err != nil {
-		return err
-	}
-	s.stop() // with USHER_RULES_CHECK=before it was kept before the first answer
-	bundles.away.Store(true)
-	return nil
-}
-
-// swaps measures what callers feel of rules that are replaced while they call:
-// 1,000 packages, another bundle at each look, once a second.
+// swaps measures how replacing rules affects the calls meanwhile: 1,000 packages, and another bundle at each look, once a
+// second.
 func swaps(ctx context.Context, b bench) error {
 	folder := filepath.Join(b.scratch, "swapped")
-	if err := writeMany(folder, 1000); err != nil {
-		return err
-	}
-	fsys := os.DirFS(folder)
-	names, err := ruleset.Files(fsys, false)
+	requests, err := writeManyRules(b, folder, 1000)
 	if err != nil {
 		return err
 	}
 	var bundles [2][]byte
 	for i := range bundles {
-		var packed bytes.Buffer
-		if err := rulebundle.Write(&packed, fsys, names, rulebundle.WriteOptions{Revision: fmt.Sprint(i)}); err != nil {
+		if bundles[i], err = packBundle(folder, fmt.Sprint(i)); err != nil {
 			return err
 		}
-		bundles[i] = packed.Bytes()
 	}
 	var changing atomic.Bool
 	var looks atomic.Int64
@@ -459,22 +401,21 @@ func swaps(ctx context.Context, b bench) error {
 		if changing.Load() {
 			looks.Add(1)
 		}
-		_, _ = w.Write(bundles[looks.Load()%2]) // a write that fails shows as a failed look
+		_, _ = w.Write(bundles[looks.Load()%2]) // if it fails, the look fails
 	}))
 	defer source.Close()
-	body := bodiesFor(b, 1)[0]
 	s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + source.URL + "/rules.tar.gz", "USHER_RULES_CACHE=none",
-		"USHER_RULES_POLL=1s", "USHER_LOG_LEVEL=error"}, body)
+		"USHER_RULES_POLL=1s", "USHER_LOG_LEVEL=error"}, requests[0], nil)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	t := table{title: "500 requests/s, open loop, while rules are replaced (1,000 packages); one that fails would end the benchmark"}
-	t.add("rules", "bundles offered", "p50", "p99", "the longest", "failed", "goal")
+	t := newTable("500 requests/s, open loop, while rules are replaced (1,000 packages); a failed request would end the benchmark",
+		"rules", "bundles offered", "p50", "p99", "the longest", "failed", "goal")
 	for _, change := range []bool{false, true} {
 		changing.Store(change)
 		before, begin := looks.Load(), time.Now()
-		waits, err := s.open(500, 6*time.Second, body)
+		waits, err := s.openLoop(500, 6*time.Second, requests[0])
 		if err != nil {
 			return err
 		}
@@ -491,11 +432,10 @@ func swaps(ctx context.Context, b bench) error {
 		}
 		t.add(name, fmt.Sprint(looks.Load()-before), milli(percentile(waits, 0.5)), milli(percentile(waits, 0.99)), milli(waits[len(waits)-1]), "0", "0")
 	}
-	t.print()
-	return nil
+	return t.Flush()
 }
 
-// activated is when the rules in use were put into use.
+// activated returns when the server began to use its rules.
 func (s *server) activated() (time.Time, error) {
 	response, err := s.client.Get(strings.TrimSuffix(s.url, "/api/allocate") + "/readyz")
 	if err != nil {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"embed"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,76 +12,74 @@ import (
 	"strings"
 )
 
-//go:embed rules
-var benchRules embed.FS
+//go:embed rules device.pem
+var files embed.FS
 
-// workload is one rule and a request for it.
-type workload struct {
-	name string
-	body []byte
-}
-
-// The workloads, from the least that a rule can say to much of what one says.
-var workloadNames = []string{"trivial", "tutorial", "medium", "mediumt", "large", "larget"}
+// workloads are the names of the benchmark's rules, from the simplest to the most complex.
+var workloads = []string{"trivial", "tutorial", "medium", "mediumt", "large", "larget"}
 
 const tenants = 1000
 
-// writeRules lays out a rules folder: those of the repository (their library
-// among them), the benchmark's own, and a table of a thousand tenants.
+// writeRules fills a rules folder with the rules of the repository, which include the library, with the benchmark's own,
+// and with a table of a thousand tenants.
 func writeRules(repository, folder string) error {
-	if err := os.CopyFS(folder, os.DirFS(filepath.Join(repository, "rules"))); err != nil {
-		return err
-	}
-	own, err := fs.Sub(benchRules, "rules")
+	own, err := fs.Sub(files, "rules")
 	if err != nil {
 		return err
 	}
-	if err := os.CopyFS(folder, own); err != nil {
-		return err
+	for _, rules := range []fs.FS{os.DirFS(filepath.Join(repository, "rules")), own} {
+		if err := os.CopyFS(folder, rules); err != nil {
+			return err
+		}
 	}
 	table := map[string]any{}
 	for i := range tenants {
-		hubs, hosts := map[string]any{}, map[string]any{}
-		for j := range 4 {
-			hubs[hubLabel(j)] = 1 + (i+j)%7
-			hosts[hubLabel(j)+hubSuffix] = 1 + (i+j)%7
+		labels, hosts := map[string]any{}, map[string]any{}
+		for j, label := range hubLabels {
+			labels[label] = 1 + (i+j)%7
+			hosts[label+hubSuffix] = 1 + (i+j)%7
 		}
 		table[fmt.Sprintf("tenant %03d ltd", i)] = map[string]any{
-			"name": fmt.Sprintf("tenant-%03d", i), "region": "eu", "interval": 30 + i%60, "hubs": hubs, "hosts": hosts,
+			"name": fmt.Sprintf("tenant-%03d", i), "region": "eu", "interval": 30 + i%60, "hubs": labels, "hosts": hosts,
 		}
 	}
 	data, err := json.Marshal(map[string]any{"tenants": table})
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(folder, "bench"), 0o755); err != nil {
+	return writeFile(filepath.Join(folder, "bench", "data.json"), data)
+}
+
+func writeFile(name string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(folder, "bench", "data.json"), data, 0o644)
+	return os.WriteFile(name, text, 0o644)
 }
 
 const hubSuffix = ".azure-devices.net"
 
-func hubLabel(i int) string {
-	return "contoso-" + []string{"toasters", "kettles", "heatpumps", "fridges"}[i]
-}
+var hubLabels = []string{"contoso-toasters", "contoso-kettles", "contoso-heatpumps", "contoso-fridges"}
 
-// workloads builds the requests: 1 to 3 KB, in the shape that DPS sends.
-func workloads(repository string) ([]workload, error) {
-	certificate, err := deviceCertificate()
+// readRequests returns a request for each workload: 1 to 3 KB, in the shape that DPS sends.
+func readRequests(repository string) (map[string][]byte, error) {
+	// What DPS sent for the appliance of Microsoft's tutorial.
+	tutorial, err := os.ReadFile(filepath.Join(repository, "examples/requests/req-verbatim-04-group-symkey-reprovision-payload-2021-10-01.json"))
 	if err != nil {
 		return nil, err
 	}
-	var list []workload
-	for _, name := range workloadNames {
-		var request map[string]any
+	text, err := files.ReadFile("device.pem")
+	if err != nil {
+		return nil, err
+	}
+	certificate, _ := pem.Decode(text)
+	var hubs []string
+	for _, label := range hubLabels {
+		hubs = append(hubs, label+hubSuffix)
+	}
+	requests := map[string][]byte{"tutorial": tutorial}
+	for _, name := range workloads {
 		if name == "tutorial" {
-			// What DPS sent for the appliance of Microsoft's tutorial.
-			body, err := os.ReadFile(filepath.Join(repository, "examples/requests/req-verbatim-04-group-symkey-reprovision-payload-2021-10-01.json"))
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, workload{name, body})
 			continue
 		}
 		device := map[string]any{
@@ -89,15 +89,11 @@ func workloads(repository string) ([]workload, error) {
 		attestation := map[string]any{"type": "symmetricKey"}
 		if strings.HasPrefix(name, "large") {
 			attestation = map[string]any{"type": "x509", "x509": map[string]any{"caReferences": map[string]any{"primary": "contoso-root-ca"}}}
-			device["x509"] = map[string]any{"clientCertificate": certificate}
+			device["x509"] = map[string]any{"clientCertificate": base64.StdEncoding.EncodeToString(certificate.Bytes)}
 		} else {
 			device["symmetricKey"] = map[string]any{}
 		}
-		var hubs []string
-		for i := range 4 {
-			hubs = append(hubs, hubLabel(i)+hubSuffix)
-		}
-		request = map[string]any{
+		requests[name], err = json.Marshal(map[string]any{
 			"enrollmentGroup": map[string]any{
 				"enrollmentGroupId": "bench-" + name, "attestation": attestation,
 				"capabilities": map[string]any{"iotEdge": false}, "etag": `"13003fea-0000-0300-0000-62d1d5e50000"`,
@@ -109,12 +105,10 @@ func workloads(repository string) ([]workload, error) {
 			},
 			"deviceRuntimeContext": device,
 			"linkedHubs":           hubs,
-		}
-		body, err := json.Marshal(request)
+		})
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, workload{name, body})
 	}
-	return list, nil
+	return requests, nil
 }

@@ -1,5 +1,5 @@
-// docs/five-minutes.md, followed as a newcomer would: its program against the configuration that `usher dps --init`
-// writes, with a stand-in of its own.
+// docs/five-minutes.md, step by step: its program against the configuration that `usher dps --init` writes, with its
+// own stand-in.
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,7 +24,7 @@ test('the program of the page prints what the page says', async (t) => {
   t.after(() => new Promise((resolve) => { dps.on('exit', resolve); dps.kill('SIGINT') }))
   await new Promise((resolve) => createInterface({ input: dps.stdout }).on('line', (line) => line.startsWith('Made-up devices') && resolve()))
 
-  // Below node_modules, where the packages are found and git does not look.
+  // Below node_modules, where the packages are found and which git ignores.
   const place = join(fileURLToPath(new URL('.', import.meta.url)), 'node_modules', '.five-minutes')
   mkdirSync(place, { recursive: true })
   t.after(() => rmSync(place, { recursive: true, force: true }))

@@ -34,10 +34,10 @@ type running struct {
 	mu     sync.Mutex
 	stdout bytes.Buffer
 	stderr bytes.Buffer
-	seen   bytes.Buffer // what it answered to anybody
+	seen   bytes.Buffer // all answers
 }
 
-// launch starts the handler with these settings alone, and waits until it serves.
+// launch starts the handler with only these settings, and waits until it serves.
 func launch(t *testing.T, settings map[string]string) *running {
 	t.Helper()
 	r := &running{t: t, key: settings["USHER_FUNCTION_KEYS"], done: make(chan struct{})}
@@ -94,14 +94,14 @@ func launch(t *testing.T, settings map[string]string) *running {
 	return r
 }
 
-// kill ends it as a machine that fails does.
+// kill ends the handler as a crash of the machine would.
 func (r *running) kill() {
 	_ = r.command.Process.Kill()
 	<-r.done
 	_ = r.command.Wait()
 }
 
-// stop tells it to end, and returns how it did.
+// stop tells the handler to end, and returns how it ended.
 func (r *running) stop() error {
 	if err := r.command.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (r *running) errors() string {
 	return r.stderr.String()
 }
 
-// answers are all bodies and headers that it sent so far.
+// answers returns all bodies and headers that the handler has sent.
 func (r *running) answers() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +139,7 @@ func (r *running) lines(message string) []map[string]any {
 			continue
 		}
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
-			r.t.Fatalf("the handler writes %q, which is not JSON: %v", line, err)
+			r.t.Fatalf("the handler wrote %q, which is not JSON: %v", line, err)
 		}
 		if fields["msg"] == message && fields["set"] == nil {
 			found = append(found, fields)
@@ -165,7 +165,7 @@ func (r *running) get(url string) (status int, body string) {
 	return response.StatusCode, string(read)
 }
 
-// readiness is what GET /readyz tells.
+// readiness is the answer of GET /readyz.
 type readiness struct {
 	status int
 	Rules  struct {
@@ -225,11 +225,11 @@ type call struct {
 	took          time.Duration
 }
 
-// fleet makes requests as DPS does, with secrets in all places that have some.
+// fleet makes requests as DPS does, with secrets wherever a request can have them.
 type fleet struct {
 	mu      sync.Mutex
 	number  int
-	secrets map[string]string // by what they are
+	secrets map[string]string // by their description
 	tpm     [2]string
 	leaf    string
 }
@@ -243,10 +243,10 @@ func newFleet(t *testing.T, ca *authority) *fleet {
 	return f
 }
 
-// hubs are those linked: one for each set of rules.
+// hubs are the linked hubs, one for each set of rules.
 var hubs = []string{"first.azure-devices.net", "second.azure-devices.net", "trial.azure-devices.net"}
 
-// body is an AllocationRequest; each device is another.
+// body returns an AllocationRequest of a new device.
 func (f *fleet) body(t *testing.T, group string) (device string, body []byte) {
 	t.Helper()
 	f.mu.Lock()
@@ -277,8 +277,9 @@ func (f *fleet) body(t *testing.T, group string) (device string, body []byte) {
 	})
 }
 
-// ask calls the webhook for a new device. The traceparent is one of the Functions host's: it samples nothing.
-func (r *running) ask(f *fleet, group string) (call, error) {
+// allocate calls the webhook for a new device. The traceparent is like that of the Functions host, which is not
+// sampled.
+func (r *running) allocate(f *fleet, group string) (call, error) {
 	r.t.Helper()
 	device, body := f.body(r.t, group)
 	var ids [24]byte

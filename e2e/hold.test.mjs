@@ -1,5 +1,5 @@
-// Not now: a rule holds a registration because its data lacks something. DPS asks again for minutes, in which the data
-// is mended and deployed; the device waits all the while, and is assigned.
+// A rule holds a registration because its data is incomplete. DPS calls again for minutes. Meanwhile the data is
+// completed and deployed; the device waits, and is then assigned.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -9,7 +9,7 @@ import { createInterface } from 'node:readline'
 import { test } from 'node:test'
 import * as e2e from './stack.mjs'
 
-// deploy starts the webhook with rules of its own.
+// deploy starts the webhook with its own rules.
 function deploy(rules, port) {
   return new Promise((resolve, reject) => {
     const host = spawn(e2e.stack.usher, ['host', '--root', e2e.stack.root, '--port', String(port)],
@@ -31,7 +31,7 @@ async function until(condition) {
   }
 }
 
-test('held, mended, assigned', async (t) => {
+test('held, fixed, assigned', async (t) => {
   const rules = join(mkdtempSync(join(tmpdir(), 'usher-e2e-hold-')), 'rules')
   t.after(() => rmSync(join(rules, '..'), { recursive: true, force: true }))
   cpSync(join(e2e.stack.root, 'rules'), rules, { recursive: true })

@@ -23,13 +23,14 @@ import (
 	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
-// Enrollment groups of the tests: one that the rules on trial shadow, one that they answer a half of.
+// Enrollment groups of the tests: for one the rules on trial are evaluated as a shadow, for the other they answer half
+// of the requests.
 const (
 	shadowed = "line-a"
 	canaries = "line-b"
 )
 
-// world is all that a handler needs around it.
+// world is everything around the handlers.
 type world struct {
 	t         *testing.T
 	ca        *authority
@@ -38,10 +39,10 @@ type world struct {
 	collector *collector.Collector
 	signing   signing
 	fleet     *fleet
-	folder    string // of the handlers: spool and rules on disk
+	folder    string // of the handlers, with the spool and the rules on disk
 	settings  map[string]string
 	handlers  []*running
-	calls     []call // that were answered
+	calls     []call // with an answer
 }
 
 func newWorld(t *testing.T) *world {
@@ -85,17 +86,17 @@ func (w *world) launch() *running {
 	return r
 }
 
-// ask calls for new devices of a group, which must be answered with 200, by a hub that is right.
-func (w *world) ask(r *running, n int, group string, right ...string) []call {
+// allocate calls the webhook for n new devices of a group. The answers must have status 200 and one of the hubs.
+func (w *world) allocate(r *running, n int, group string, wantHubs ...string) []call {
 	w.t.Helper()
 	var answered []call
 	for range n {
-		c, err := r.ask(w.fleet, group)
+		c, err := r.allocate(w.fleet, group)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if c.status != 200 || !slices.Contains(right, c.hub) || c.id == "" {
-			w.t.Fatalf("%s of %s: status %d, hub %q, code %q, decision %q; want %v", c.device, group, c.status, c.hub, c.code, c.id, right)
+		if c.status != 200 || !slices.Contains(wantHubs, c.hub) || c.id == "" {
+			w.t.Fatalf("%s of %s: status %d, hub %q, code %q, decision %q; want %v", c.device, group, c.status, c.hub, c.code, c.id, wantHubs)
 		}
 		answered = append(answered, c)
 	}
@@ -114,9 +115,9 @@ func (w *world) serves(r *running, revision string) readiness {
 	return got
 }
 
-// Rules arrive, go bad in three ways and get better, while others are on trial; then the storage goes
-// away, the handler is killed, starts again without the storage, and the storage comes back. Each step shows
-// in answers, records and metrics; no record of an answer is lost, and no secret gets out.
+// Rules arrive, broken bundles arrive and then a good one, while other rules are on trial. Then the storage fails, the
+// handler is killed and restarts without the storage, and the storage comes back. Each step is visible in answers,
+// records and metrics. No record of an answer is lost, and no secret leaks.
 func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	t.Parallel()
 	needStorage(t)
@@ -128,7 +129,7 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	w.settings["USHER_RULES_MAX_AGE"] = "5s"
 	first, second, trial := hubs[0], hubs[1], hubs[2]
 
-	// A signed bundle is there, and rules on trial.
+	// The storage has a signed bundle, and rules on trial.
 	w.storage.upload("rules.tar.gz", pack(t, rulesFor(0), "v1", &w.signing))
 	w.storage.upload("next.tar.gz", pack(t, rulesFor(2), "next", &w.signing))
 	r := w.launch()
@@ -136,75 +137,75 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	if v1.FromDisk || v1.Refused || v1.Failing || v1.Stale || w.identity.asked.Load() == 0 {
 		t.Errorf("readiness %+v, %d tokens", v1, w.identity.asked.Load())
 	}
-	byV1 := w.ask(r, 20, shadowed, first)
+	byV1 := w.allocate(r, 20, shadowed, first)
 	sides := map[string]int{}
 	byCanary := map[string]bool{}
-	for _, c := range w.ask(r, 30, canaries, first, trial) {
+	for _, c := range w.allocate(r, 30, canaries, first, trial) {
 		sides[c.hub]++
 		byCanary[c.id] = c.hub == trial
 	}
 	if sides[first] == 0 || sides[trial] == 0 {
-		t.Errorf("half of the devices are canaries, and they went to %v", sides)
+		t.Errorf("half of the devices are canaries, but the hubs are %v", sides)
 	}
 	until(t, "20 decisions are compared", func() bool {
 		return r.metric("usher_shadow_comparisons_total", `usher_shadow_comparison="hub"`, `dps_enrollment="`+shadowed+`"`) == 20
 	})
 	if n := r.metric("usher_allocations_total", `dps_hub="`+first+`"`, `dps_result="assigned"`); n != float64(20+sides[first]) {
-		t.Errorf("%v allocations to %s are counted, want %d", n, first, 20+sides[first])
+		t.Errorf("the metrics count %v allocations to %s, want %d", n, first, 20+sides[first])
 	}
 	if n := r.metric("usher_rules_info", currentRules, `usher_rules_revision="v1"`, v1.Digest); n != 1 {
-		t.Errorf("the metrics do not say that v1 serves: %v", n)
+		t.Errorf("the metrics do not show that v1 is in use: %v", n)
 	}
 	if n := r.metric("usher_rules_info", trialRules, `usher_rules_revision="next"`); n != 1 {
-		t.Errorf("the metrics do not say which rules are on trial: %v", n)
+		t.Errorf("the metrics do not show which rules are on trial: %v", n)
 	}
-	w.collected(byV1)
+	w.checkCollector(byV1)
 
-	w.callWrongly(r)
+	w.sendBadRequests(r)
 
-	// Bundles that are no good are refused, each of them counted and told with its reason.
+	// Bad bundles are refused, and each refusal is counted and logged with its reason.
 	stranger := newSigning(t)
 	for i, bad := range []struct {
-		what, tells string
-		packed      []byte
+		what, logged string
+		packed       []byte
 	}{
 		{"broken", "default/default.rego:3", packBroken(t, "package allocation.default\n\nhub := inptu.linkedHubs[1]\n", "broken", w.signing)},
 		{"not signed", "signature", pack(t, rulesFor(1), "unsigned", nil)},
-		{"signed by a stranger", "signature", pack(t, rulesFor(1), "strange", &stranger)},
+		{"signed with another key", "signature", pack(t, rulesFor(1), "strange", &stranger)},
 		{"cut short", "it is no bundle", pack(t, rulesFor(1), "short", &w.signing)[:200]},
 	} {
 		w.storage.upload("rules.tar.gz", bad.packed)
 		until(t, "a bundle is refused that is "+bad.what, func() bool { return r.metric("usher_rules_refusals_total", currentRules) == float64(i+1) })
 		lines := r.lines("rules refused")
-		if len(lines) != i+1 || lines[i]["level"] != "ERROR" || !strings.Contains(fmt.Sprint(lines[i]["error"]), bad.tells) {
+		if len(lines) != i+1 || lines[i]["level"] != "ERROR" || !strings.Contains(fmt.Sprint(lines[i]["error"]), bad.logged) {
 			t.Errorf("%s: logged %v", bad.what, lines)
 		}
 		if got := r.ready(); got.status != 200 || !got.Rules.Refused || got.Rules.Revision != "v1" {
 			t.Errorf("%s: readiness %+v", bad.what, got)
 		}
-		w.ask(r, 3, shadowed, first)
+		w.allocate(r, 3, shadowed, first)
 	}
 
-	// A good one is live after the next look.
+	// A good bundle is in use after the next poll.
 	packed := pack(t, rulesFor(1), "v2", &w.signing)
 	uploaded := time.Now()
 	w.storage.upload("rules.tar.gz", packed)
 	v2 := w.serves(r, "v2").Rules
-	t.Logf("a new bundle was in use %d ms after its upload, looked for once a second", time.Since(uploaded).Milliseconds())
+	t.Logf("a new bundle was in use %d ms after its upload, at one poll a second", time.Since(uploaded).Milliseconds())
 	if took := time.Since(uploaded); took > 10*time.Second {
 		t.Errorf("a new bundle was in use after %s", took)
 	}
 	if v2.Refused || v2.Digest == v1.Digest || r.metric("usher_rules_info", currentRules, `usher_rules_revision="v2"`) != 1 {
 		t.Errorf("readiness %+v", v2)
 	}
-	byV2 := w.ask(r, 20, shadowed, second)
+	byV2 := w.allocate(r, 20, shadowed, second)
 	until(t, "all records are delivered", func() bool { return r.metric("usher_records_spooled") == 0 })
 
-	// The storage goes away: decisions go on, records wait, and the operator is told.
-	alarms := len(r.lines("rules stale")) // bundles that are not genuine are no sign of life
+	// The storage fails: decisions continue, records wait, and the operator is notified.
+	alarms := len(r.lines("rules stale")) // a bundle with a wrong signature does not count as contact with the source
 	w.storage.stop()
 	until(t, "the rules are stale", func() bool { return r.metric("usher_rules_stale", currentRules) == 1 })
-	w.ask(r, 20, shadowed, second)
+	w.allocate(r, 20, shadowed, second)
 	if got := r.ready(); got.status != 200 || !got.Rules.Failing || !got.Rules.Stale || got.Rules.AgeSeconds < 5 || got.Rules.Revision != "v2" {
 		t.Errorf("without the storage: readiness %+v", got)
 	}
@@ -215,9 +216,9 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 		return r.metric("usher_rules_failures_total", currentRules) > 1 && r.metric("usher_records_failures_total", `usher_record_sink="blob"`) > 0 &&
 			r.metric("usher_records_spooled", `usher_record_sink="blob"`) >= 20 && r.metric("usher_rules_age_seconds", currentRules) > 5
 	})
-	until(t, "the operator is told that records wait", func() bool { return len(r.lines("records wait")) > 0 })
+	until(t, "the log says that records wait", func() bool { return len(r.lines("records wait")) > 0 })
 
-	// The machine fails, in the middle of everything, and again. It starts without the storage, by the rules on disk.
+	// The machine crashes under load, repeatedly. The handler starts without the storage, with the rules on disk.
 	for round := range 3 {
 		w.killUnderLoad(r, 20+13*round)
 		r = w.launch()
@@ -225,7 +226,7 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	if got := r.ready(); got.status != 200 || !got.Rules.FromDisk || !got.Rules.Failing || got.Rules.Revision != "v2" || got.Rules.Digest != v2.Digest {
 		t.Errorf("after a start without the storage: readiness %+v", got)
 	}
-	w.ask(r, 20, shadowed, second)
+	w.allocate(r, 20, shadowed, second)
 	if lines := r.lines("rules activated"); len(lines) != 1 || lines[0]["from_disk"] != true || lines[0]["revision"] != "v2" {
 		t.Errorf("logged %v", lines)
 	}
@@ -234,7 +235,7 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 		t.Errorf("%v records wait", waiting)
 	}
 
-	// The storage comes back: what waited is delivered.
+	// The storage comes back, and the records that waited are delivered.
 	w.storage.start()
 	until(t, "the storage confirms the rules", func() bool {
 		got := r.ready().Rules
@@ -243,21 +244,21 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	until(t, "all records are delivered", func() bool {
 		return r.metric("usher_records_spooled", `usher_record_sink="blob"`) == 0 && r.metric("usher_records_spooled", `usher_record_sink="otlp"`) == 0
 	})
-	last := w.ask(r, 10, shadowed, second)
-	w.collected(last)
+	last := w.allocate(r, 10, shadowed, second)
+	w.checkCollector(last)
 	if n := r.metric("usher_records_dropped_total"); n > 0 {
 		t.Errorf("%v records are lost", n)
 	}
 	if err := r.stop(); err != nil {
-		t.Errorf("told to stop, it ended with %v: %s", err, r.errors())
+		t.Errorf("the handler stopped with %v: %s", err, r.errors())
 	}
 
-	w.recorded(byV1, byV2, byCanary)
-	w.keptSecrets()
+	w.checkRecords(byV1, byV2, byCanary)
+	w.checkSecrets()
 }
 
-// callWrongly makes calls that are refused, with secrets in all of them.
-func (w *world) callWrongly(r *running) {
+// sendBadRequests sends requests that are refused, with secrets in all of them.
+func (w *world) sendBadRequests(r *running) {
 	w.t.Helper()
 	body := fmt.Sprintf(`{"enrollmentGroup": {"enrollmentGroupId": "line-a", "primaryKey": %q}, "deviceRuntimeContext": {"registrationId": %q}, "linkedHubs": %q}`,
 		w.fleet.secrets["a device key"], w.fleet.secrets["a device key"], w.fleet.secrets["a payload"])
@@ -290,7 +291,7 @@ func (w *world) callWrongly(r *running) {
 	}
 }
 
-// killUnderLoad kills a handler while it answers, after this many answers.
+// killUnderLoad kills a handler under load, after this many answers.
 func (w *world) killUnderLoad(r *running, after int) {
 	w.t.Helper()
 	var mu sync.Mutex
@@ -299,9 +300,9 @@ func (w *world) killUnderLoad(r *running, after int) {
 	for range 4 {
 		group.Go(func() {
 			for {
-				c, err := r.ask(w.fleet, shadowed)
+				c, err := r.allocate(w.fleet, shadowed)
 				if err != nil {
-					return // it is dead
+					return // the handler is dead
 				}
 				mu.Lock()
 				w.calls = append(w.calls, c)
@@ -314,15 +315,16 @@ func (w *world) killUnderLoad(r *running, after int) {
 		select {
 		case <-answered:
 		case <-time.After(patience):
-			w.t.Fatal("the handler answers no more")
+			w.t.Fatal("the handler stopped answering")
 		}
 	}
 	r.kill()
 	group.Wait()
 }
 
-// collected checks that the collector has the spans of calls, below the caller's, and metrics and logs.
-func (w *world) collected(calls []call) {
+// checkCollector checks that the collector has the spans of the calls as children of the caller's spans, and metrics
+// and logs.
+func (w *world) checkCollector(calls []call) {
 	w.t.Helper()
 	wanted := map[string]call{}
 	for _, c := range calls {
@@ -333,7 +335,7 @@ func (w *world) collected(calls []call) {
 	got, err := w.collector.Wait(ctx, func(got collector.Received) bool {
 		spans := 0
 		for _, span := range got.Spans {
-			if _, ours := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]; ours && span.Server {
+			if _, ok := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]; ok && span.Server {
 				spans++
 			}
 		}
@@ -345,8 +347,8 @@ func (w *world) collected(calls []call) {
 	}
 	records := recordsOf(w.t, got, wanted)
 	for _, span := range got.Spans {
-		c, ours := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]
-		if !ours || !span.Server {
+		c, ok := wanted[fmt.Sprint(span.Attributes["dps.decision_id"])]
+		if !ok || !span.Server {
 			continue
 		}
 		if span.TraceID != c.trace || span.ParentID != c.parent || span.Attributes["dps.hub"] != c.hub || span.Attributes["dps.enrollment"] != c.group {
@@ -358,13 +360,13 @@ func (w *world) collected(calls []call) {
 	}
 }
 
-// recordsOf returns those records that came as logs and are wanted.
+// recordsOf returns the wanted records among the logs that the collector received.
 func recordsOf[T any](t *testing.T, got collector.Received, wanted map[string]T) map[string]decisionlog.Record {
 	t.Helper()
 	records := map[string]decisionlog.Record{}
 	for _, log := range got.Logs {
 		id, _ := log.Attributes["dps.decision_id"].(string)
-		if _, ours := wanted[id]; !ours || !strings.HasPrefix(log.Body, `{"usherRecord":`) {
+		if _, ok := wanted[id]; !ok || !strings.HasPrefix(log.Body, `{"usherRecord":`) {
 			continue
 		}
 		record, err := decisionlog.Decode([]byte(log.Body))
@@ -376,8 +378,8 @@ func recordsOf[T any](t *testing.T, got collector.Received, wanted map[string]T)
 	return records
 }
 
-// recorded checks that there is a record of each answer in each sink, and that it says what was answered.
-func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
+// checkRecords checks that each sink has a record of each answer, and that the record agrees with the answer.
+func (w *world) checkRecords(byV1, byV2 []call, byCanary map[string]bool) {
 	t := w.t
 	t.Helper()
 	blobs := w.storage.blobs()
@@ -385,12 +387,12 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 	for _, name := range slices.Sorted(maps.Keys(blobs)) {
 		text += blobs[name]
 	}
-	inBlobs, again := recordsIn(t, text)
+	inBlobs, duplicates := recordsIn(t, text)
 	stdout := ""
 	for _, r := range w.handlers {
 		stdout += r.output()
 	}
-	onStdout, twice := recordsIn(t, stdout)
+	onStdout, stdoutDuplicates := recordsIn(t, stdout)
 	wanted := map[string]bool{}
 	for _, c := range w.calls {
 		wanted[c.id] = true
@@ -401,15 +403,15 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 	if err != nil {
 		t.Errorf("the collector lacks records: %v", err)
 	}
-	t.Logf("%d answers; %d records in %d blobs, %d of them again; %d on standard output; %d at the collector",
-		len(w.calls), len(inBlobs), len(blobs), again, len(onStdout), len(recordsOf(t, got, wanted)))
-	if twice != 0 {
-		t.Errorf("%d records are on standard output twice", twice)
+	t.Logf("%d answers; %d records in %d blobs, and %d duplicates; %d on standard output; %d at the collector",
+		len(w.calls), len(inBlobs), len(blobs), duplicates, len(onStdout), len(recordsOf(t, got, wanted)))
+	if stdoutDuplicates != 0 {
+		t.Errorf("%d duplicate records on standard output", stdoutDuplicates)
 	}
 	if len(wanted) != len(w.calls) {
-		t.Errorf("%d decision IDs of %d answers", len(wanted), len(w.calls))
+		t.Errorf("%d decision IDs for %d answers", len(wanted), len(w.calls))
 	}
-	for where, records := range map[string]map[string]decisionlog.Record{"blobs": inBlobs, "standard output": onStdout, "what was collected": recordsOf(t, got, wanted)} {
+	for where, records := range map[string]map[string]decisionlog.Record{"blobs": inBlobs, "standard output": onStdout, "the collector": recordsOf(t, got, wanted)} {
 		missing := 0
 		for _, c := range w.calls {
 			record, there := records[c.id]
@@ -453,7 +455,7 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 		}
 	}
 
-	// A person finds a record, and replays what v2 decided.
+	// A user finds a record, and replays the decisions of v2.
 	folder := t.TempDir()
 	file, rules := filepath.Join(folder, "records.ndjson"), filepath.Join(folder, "rules")
 	if err := os.Mkdir(rules, 0o700); err != nil {
@@ -486,8 +488,8 @@ func (w *world) recorded(byV1, byV2 []call, byCanary map[string]bool) {
 	}
 }
 
-// keptSecrets reads all that came out of the handlers.
-func (w *world) keptSecrets() {
+// checkSecrets searches everything that the handlers wrote.
+func (w *world) checkSecrets() {
 	t := w.t
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -520,19 +522,19 @@ func (w *world) keptSecrets() {
 		read += len(text)
 		for what, secret := range w.fleet.secrets {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s: %s is there", where, what)
+				t.Errorf("%s contains %s", where, what)
 			}
 		}
 		if strings.Contains(text, "SECRET") {
-			t.Errorf("%s: there is a secret: %.100s", where, text[strings.Index(text, "SECRET"):])
+			t.Errorf("%s contains a secret: %.100s", where, text[strings.Index(text, "SECRET"):])
 		}
 	}
 	if len(outputs) < 8 || read < 100_000 {
-		t.Errorf("%d outputs with %d bytes are read", len(outputs), read)
+		t.Errorf("searched only %d outputs with %d bytes", len(outputs), read)
 	}
 	for _, header := range got.Headers {
 		if header.Get("Api-Key") == "" {
-			t.Error("the collector is not shown its key")
+			t.Error("a request to the collector has no key")
 			break
 		}
 	}

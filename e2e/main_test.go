@@ -1,7 +1,6 @@
-// Package e2e_test runs the handler as a process, with real parts around it: Azurite,
-// Microsoft's emulator of Azure Storage, over HTTPS with OAuth; azidentity's managed identity;
-// a collector of OpenTelemetry. `make e2e` runs it, and the tests in JavaScript beside it, which
-// register devices by Azure's own SDKs.
+// Package e2e_test runs the handler as a process with real services around it: Azurite, Microsoft's emulator of Azure
+// Storage, over HTTPS with OAuth; azidentity's managed identity; and an OpenTelemetry collector. `make e2e` runs it,
+// and also the tests in JavaScript, which register devices with Azure's own SDKs.
 package e2e_test
 
 import (
@@ -16,17 +15,16 @@ import (
 	"time"
 )
 
-// variable asks for these tests: without it they are skipped, with required they must not be.
+// variable enables these tests. If it is "required", it is an error if they cannot run.
 const variable = "USHER_E2E"
 
-// programsVariable names the folder of a handler and a tool that are up to date; where it is empty, they
-// are built.
+// programsVariable names a folder with an up-to-date handler and tool. If it is empty, the tests build them.
 const programsVariable = "USHER_E2E_PROGRAMS"
 
-// azurite is the program of the npm package, as `npm ci` in this folder installs it.
+// azurite is the program that `npm ci` installs in this folder.
 var azurite = filepath.FromSlash("node_modules/azurite/dist/src/blob/main.js")
 
-// needStorage skips a test where Azurite cannot run.
+// needStorage skips a test if Azurite cannot run.
 func needStorage(t *testing.T) {
 	t.Helper()
 	wanted := os.Getenv(variable)
@@ -61,7 +59,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// program returns the path of the handler or the tool, which are built once.
+// program returns the path of the handler or the tool. It builds them once.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	if folder := os.Getenv(programsVariable); folder != "" {
@@ -73,7 +71,7 @@ func program(t *testing.T, name string) string {
 		}
 		for name, from := range map[string]string{"handler": "../function-app", "usher": "../cmd/usher"} {
 			build := exec.Command("go", "build", "-tags=grpcnotrace", "-trimpath", "-ldflags=-s -w -buildid=", "-o", filepath.Join(built.folder, name), from)
-			build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile builds them
+			build.Env = append(os.Environ(), "CGO_ENABLED=0") // as in the Makefile
 			if output, err := build.CombinedOutput(); err != nil {
 				built.err = errors.Join(err, errors.New(string(output)))
 				return
@@ -99,15 +97,15 @@ func usher(t *testing.T, arguments ...string) string {
 	return string(output)
 }
 
-// patience is how long something may take that should be there soon: the machine may be busy.
+// patience bounds every wait. The machine can be busy.
 const patience = time.Minute
 
-// until polls a condition.
+// until waits for a condition.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("it does not come to pass: %s", what)
+			t.Fatalf("timeout: %s", what)
 		}
 		select {
 		case <-t.Context().Done():

@@ -1,4 +1,4 @@
-// What a device sees when the webhook says no, or not now.
+// What a device sees when the webhook rejects or holds it.
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
 import * as e2e from './stack.mjs'
@@ -19,13 +19,13 @@ suite('refusals', { concurrency: true }, () => {
   }
 
   test('a webhook that wants another key: 400209', async () => {
-    const key = await e2e.newGroup('locked', e2e.customAllocation(`${e2e.stack.doors}/401`))
+    const key = await e2e.newGroup('locked', e2e.customAllocation(`${e2e.stack.faulty}/401`))
     const err = await e2e.registerByKey('locked-1', e2e.derive(key, 'locked-1')).catch((err) => err)
     assert.equal(err.result.registrationState.errorCode, 400209)
   })
 
   test('a webhook that names no hub: 400208', async () => {
-    const key = await e2e.newGroup('nowhere', e2e.customAllocation(`${e2e.stack.doors}/no-hub`))
+    const key = await e2e.newGroup('nowhere', e2e.customAllocation(`${e2e.stack.faulty}/no-hub`))
     const err = await e2e.registerByKey('nowhere-1', e2e.derive(key, 'nowhere-1')).catch((err) => err)
     assert.equal(err.result.registrationState.errorCode, 400208)
   })

@@ -1,5 +1,5 @@
-// A device registers, reports to its hub, and registers again after its hub was taken from the enrollment: what
-// becomes of it and its twin under each reprovision policy, as Azure's documents say.
+// A device registers, reports to its hub, and registers again after its hub was removed from the enrollment. The tests
+// check what happens to the device and its twin under each reprovision policy, according to Azure's documentation.
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
 import * as e2e from './stack.mjs'
@@ -45,7 +45,7 @@ suite('moves', { concurrency: true }, () => {
       assert.equal(call.request.deviceRuntimeContext.currentIotHubHostName, first.assignedHub)
       assert.deepEqual(call.request.linkedHubs, want.moves ? left : [first.assignedHub])
 
-      // On its hub the device goes on working, with the same key.
+      // The device continues to work on its hub, with the same key.
       await e2e.onHub(hub, id, key, (_client, twin) => e2e.report(twin, { after: policy }))
     })
   }

@@ -1,5 +1,5 @@
-// make e2e: starts the webhook behind usher host, the stand-in for DPS in front of it, and runs the tests against
-// them. Exit 0 with a line that says so where Node's packages cannot be had; USHER_E2E=required makes that a failure.
+// make e2e: starts the webhook behind usher host and the stand-in for DPS in front of it, and runs the tests against
+// them. If Node's packages cannot be installed, it says so and exits with 0; with USHER_E2E=required, it fails.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -26,7 +26,7 @@ function fail(why) {
   process.exitCode = 1
 }
 
-// What npm says if it is the network that is missing, not the package.
+// Errors of npm if the network is missing.
 const offline = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|ERR_SOCKET_TIMEOUT|network/i
 
 function install() {
@@ -41,7 +41,7 @@ function install() {
   throw new Error(`npm ci failed:\n${npm.stderr}`)
 }
 
-// start runs a program and resolves to the match of a line that it prints once it serves.
+// start runs a program and resolves to the match of the line that it prints when it serves.
 function start(name, command, args, ready, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options })
@@ -69,13 +69,13 @@ async function stop() {
   }
 }
 
-// Whether the ports that SDKs use can be had. Without them the preload leads to others.
+// free reports whether a port is free. If the ports that SDKs use are not, the preload redirects to others.
 const free = (port) => new Promise((resolve) => {
   const server = createTcpServer().once('error', () => resolve(false))
   server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
 })
 
-// The certificates of devices, each made by the command that people use.
+// makeCertificates makes the certificates of devices with the command for users.
 function makeCertificates(folder, foreign) {
   const make = (id, ...more) => {
     const out = join(folder, 'devices')
@@ -101,7 +101,7 @@ const hubs = [
   'contoso-v1-hub', 'contoso-v2-hub', 'contoso-quarantine-hub', 'hub-a', 'hub-b', 'hub-c'
 ]
 
-// The configuration, with the groups that the starter rules name. JSON is YAML.
+// configuration returns the configuration of the stand-in, with the groups that the starter rules name. JSON is YAML.
 function configuration(keys, secrets) {
   const symmetric = (id, more) => ({
     enrollmentGroupId: id,
@@ -129,8 +129,8 @@ function configuration(keys, secrets) {
   }, null, 2)
 }
 
-// Webhooks that answer what no rule would.
-function startDoors() {
+// startFaultyWebhooks serves webhooks with answers that no rule gives.
+function startFaultyWebhooks() {
   const server = createServer((request, response) => {
     request.resume()
     const [status, body] = { '/401': [401, ''], '/no-hub': [200, '{"iotHubHostName":""}'] }[request.url] ?? [404, '']
@@ -143,7 +143,7 @@ async function main() {
   install()
   if (!existsSync(usher)) throw new Error('bin/usher is missing: run make e2e, which builds it')
   const folder = mkdtempSync(join(tmpdir(), 'usher-e2e-'))
-  const doors = await startDoors()
+  const faulty = await startFaultyWebhooks()
   try {
     const pki = join(folder, 'pki')
     const keys = Object.fromEntries(['contoso-custom-allocated-devices', 'staged-devices', 'field-devices']
@@ -164,14 +164,14 @@ async function main() {
       '--time-scale', String(timeScale), ...(usual ? [] : ['--https', '0', '--mqtt', '0'])
     ], /^Made-up devices/)
     const { https, mqtt } = JSON.parse(readFileSync(join(pki, 'running.json'), 'utf8'))
-    console.log(`e2e: HTTPS on ${https}, MQTT on ${mqtt}${usual ? ', the ports of Azure' : ': those of Azure are not free, the preload leads there'}`)
+    console.log(`e2e: HTTPS on ${https}, MQTT on ${mqtt}${usual ? ', the ports of Azure' : ': the ports of Azure are in use, and the preload redirects to these'}`)
 
     const stack = join(folder, 'stack.json')
     writeFileSync(stack, JSON.stringify({
       idScope: '0ne000e2e00', keys, certificates, webhook, tutorial, usher, root, config, pki, journal, timeScale,
       dpsConnectionString: `HostName=e2e.azure-devices-provisioning.net;SharedAccessKeyName=provisioningserviceowner;SharedAccessKey=${secrets.serviceKey}`,
       hubKey: secrets.hubKey,
-      doors: `http://127.0.0.1:${doors.address().port}`,
+      faulty: `http://127.0.0.1:${faulty.address().port}`,
       management: `https://localhost:${https}`
     }), { mode: 0o600 })
     const files = readdirSync(here).filter((name) => name.endsWith('.test.mjs')).sort().map((name) => join(here, name))
@@ -192,7 +192,7 @@ async function main() {
     }
   } finally {
     await stop()
-    doors.close()
+    faulty.close()
     rmSync(folder, { recursive: true, force: true })
   }
 }

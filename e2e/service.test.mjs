@@ -32,7 +32,7 @@ test('individual enrollments: many at once, with the keys that DPS makes', async
   const enrollments = [1, 2, 3].map((n) => ({
     registrationId: `bulk-${n}`, attestation: { type: 'symmetricKey', symmetricKey: {} }, ...e2e.customAllocation(e2e.stack.webhook)
   }))
-  // By callback: without one, this call of the SDK never comes to an end.
+  // With a callback, because without one this call of the SDK never ends.
   const result = await new Promise((resolve, reject) => {
     dps.runBulkEnrollmentOperation({ mode: 'create', enrollments }, (err, result) => (err ? reject(err) : resolve(result)))
   })
@@ -52,7 +52,7 @@ test('a mistake is named', async () => {
   const err = await dps.createOrUpdateEnrollmentGroup({
     enrollmentGroupId: 'mistaken', attestation: { type: 'symmetricKey' }, allocationPolicy: 'custom'
   }).catch((err) => err)
-  assert.equal(err.name, 'ArgumentError') // the SDK's word for 400
+  assert.equal(err.name, 'ArgumentError') // the SDK's name for 400
   assert.match(err.responseBody ?? err.message, /customAllocationDefinition/)
 })
 

@@ -1,6 +1,6 @@
-// A TPM 2.0 in software, as far as azure-iot-security-tpm asks for one: it holds an endorsement key and a storage root
-// key, and undoes with their private halves what DPS wrapped for them, by the formulas of the TPM 2.0 library
-// specification (parts 1 and 3: credential protection, duplication). It stands where the SDK would open /dev/tpmrm0.
+// The part of a TPM 2.0 that azure-iot-security-tpm needs, in software: it has an endorsement key and a storage root
+// key, and unwraps with their private keys what DPS wrapped for them, by the formulas of the TPM 2.0 library
+// specification (parts 1 and 3: credential protection, duplication). It replaces /dev/tpmrm0, which the SDK would open.
 import { constants, createDecipheriv, createHash, createHmac, generateKeyPairSync, privateDecrypt, randomBytes } from 'node:crypto'
 import tss from 'tss.js'
 import tpmSecurity from 'azure-iot-security-tpm'
@@ -15,7 +15,7 @@ function kdfA(key, label, contextU, bits) {
   return hmac(key, number(1), Buffer.from(`${label}\0`), contextU, number(bits)).subarray(0, bits / 8)
 }
 
-// sized cuts a TPM2B off the front: [its content, the rest].
+// sized splits off a TPM2B at the front: [its content, the rest].
 function sized(buffer) {
   const end = 2 + buffer.readUInt16BE()
   if (end > buffer.length) throw new Error('a TPM2B is cut off')
@@ -24,20 +24,20 @@ function sized(buffer) {
 
 const nameOf = (area) => Buffer.concat([Buffer.from([0, 0x0b]), sha256(area.toBytes())])
 
-// A primary key: what is public by the SDK's own template, what is private in Node.
+// A primary key: the public part follows the SDK's template, the private part is in Node.
 function primary(template) {
   const { privateKey, publicKey } = generateKeyPairSync('rsa', { modulusLength: 2048 })
   const area = tss.TPMT_PUBLIC.fromBytes(template.toBytes())
   area.unique = new tss.TPM2B_PUBLIC_KEY_RSA(Buffer.from(publicKey.export({ format: 'jwk' }).n, 'base64url'))
   return {
     area,
-    // unseal opens a seed that was encrypted to this key for one purpose.
+    // unseal decrypts a seed that was encrypted to this key for one purpose.
     unseal: (secret, label) => privateDecrypt(
       { key: privateKey, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: 'sha256', oaepLabel: Buffer.from(`${label}\0`) }, secret)
   }
 }
 
-// open undoes the outer wrapper that credentials and duplicates share.
+// open removes the outer wrapper that credentials and duplicates have in common.
 function open(seed, name, integrity, sealed, what) {
   if (!hmac(kdfA(seed, 'INTEGRITY', Buffer.alloc(0), 256), sealed, name).equals(integrity)) {
     throw new Error(`the integrity of the ${what} is broken`)
@@ -54,7 +54,7 @@ export class SoftwareTpm {
   }
 
   #loaded // the identity key: {area, key}
-  #persistent // the same, once persisted
+  #persistent // the same key after it was persisted
 
   connect(callback) { callback() }
   allowErrors() { return this }
@@ -96,7 +96,7 @@ export class SoftwareTpm {
 
   Load(_parent, { buffer }, area, callback) {
     const [content] = sized(buffer)
-    const [, afterAuth] = sized(content.subarray(2)) // behind the type
+    const [, afterAuth] = sized(content.subarray(2)) // after the type
     const [seedValue, afterSeed] = sized(afterAuth)
     const [key] = sized(afterSeed)
     if (content.readUInt16BE() !== tss.TPM_ALG_ID.KEYEDHASH || !sha256(seedValue, key).equals(area.unique.buffer)) {

@@ -40,7 +40,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// secret returns a text that occurs nowhere else, and so can be looked for.
+// secret returns a text that occurs nowhere else, so that tests can search for it.
 func secret() string {
 	random := make([]byte, 24)
 	rand.Read(random) // never fails
@@ -100,21 +100,21 @@ func (a *authority) issue(t *testing.T, name string) (certificate, key []byte) {
 	return certificate, key
 }
 
-// parseKey reads what issue returns.
+// parseKey parses a key that issue returned.
 func parseKey(der []byte) (any, error) { return x509.ParsePKCS8PrivateKey(der) }
 
-// tls is for clients of servers that the authority vouches for.
+// tls returns the configuration of clients that trust the authority.
 func (a *authority) tls() *tls.Config {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.certificate)
 	return &tls.Config{RootCAs: pool}
 }
 
-// identity stands in for the endpoint at which an app in Azure gets tokens for its managed identity.
+// identity is a stand-in for the endpoint at which an app in Azure gets tokens for its managed identity.
 // Source: https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
 type identity struct {
 	*httptest.Server
-	header string // what a caller must show; a secret
+	header string // that a caller must send; a secret
 	asked  atomic.Int64
 	token  string // a secret
 }
@@ -124,7 +124,7 @@ func startIdentity(t *testing.T) *identity {
 	i := &identity{header: secret()}
 	now := time.Now()
 	part := func(value any) string { return base64.RawURLEncoding.EncodeToString(asJSON(t, value)) }
-	// Azurite reads the claims, and checks neither signature nor roles.
+	// Azurite reads the claims, but checks neither the signature nor roles.
 	i.token = part(map[string]any{"alg": "none", "typ": "JWT"}) + "." + part(map[string]any{
 		"aud": "https://storage.azure.com", "iss": "https://sts.windows.net/00000000-0000-0000-0000-000000000001/",
 		"iat": now.Unix() - 60, "nbf": now.Unix() - 60, "exp": now.Unix() + 3600, "oid": secret(),
@@ -144,18 +144,18 @@ func startIdentity(t *testing.T) *identity {
 	return i
 }
 
-// GetToken makes an identity what the test itself reads the storage with.
+// GetToken implements azcore.TokenCredential, for the test's own access to the storage.
 func (i *identity) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	return azcore.AccessToken{Token: i.token, ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
 const account = "usherstore"
 
-// storage is Azurite. Its data outlast a stop.
+// storage is Azurite. Its data survives a stop.
 type storage struct {
 	t        *testing.T
 	folder   string
-	accounts string // holds the account's key, a secret
+	accounts string // contains the account's key, a secret
 	key      string
 	port     string
 	running  *exec.Cmd
@@ -193,7 +193,7 @@ func startStorage(t *testing.T, ca *authority, as *identity) *storage {
 
 var listens = regexp.MustCompile(`listens on https://127\.0\.0\.1:(\d+)`)
 
-// start starts Azurite, on the port that it had before.
+// start starts Azurite, on the same port as before.
 func (s *storage) start() {
 	s.t.Helper()
 	program, err := filepath.Abs(azurite)
@@ -218,14 +218,14 @@ func (s *storage) start() {
 	for lines.Scan() {
 		if match := listens.FindStringSubmatch(lines.Text()); match != nil {
 			s.port = match[1]
-			go func() { _, _ = io.Copy(io.Discard, output) }() // else it would block; ends with Azurite
+			go func() { _, _ = io.Copy(io.Discard, output) }() // otherwise Azurite would block; it ends with Azurite
 			return
 		}
 	}
 	s.t.Fatalf("Azurite does not start: %v %s", command.Wait(), &stderr)
 }
 
-// stop ends Azurite as a person does, so that it saves what it has.
+// stop ends Azurite with SIGTERM, so that it saves its data.
 func (s *storage) stop() {
 	if s.running == nil {
 		return
@@ -235,7 +235,7 @@ func (s *storage) stop() {
 	s.running = nil
 }
 
-// url is that of a blob or container. Emulators have the account in the path.
+// url returns the URL of a blob or container. In emulators, the account is in the path.
 func (s *storage) url(path string) string {
 	return "https://127.0.0.1:" + s.port + "/" + account + "/" + path
 }
@@ -275,9 +275,9 @@ func (s *storage) blobs() map[string]string {
 	return found
 }
 
-// recordsIn reads the records in a text, by decision ID, and tells how many are there again. Lines
-// of other logs are passed over; half of a line is an error.
-func recordsIn(t *testing.T, text string) (records map[string]decisionlog.Record, again int) {
+// recordsIn returns the records in a text by decision ID, and the number of duplicates. It ignores lines of other logs.
+// Half a line is an error.
+func recordsIn(t *testing.T, text string) (records map[string]decisionlog.Record, duplicates int) {
 	t.Helper()
 	records = map[string]decisionlog.Record{}
 	for line := range strings.Lines(text) {
@@ -289,11 +289,11 @@ func recordsIn(t *testing.T, text string) (records map[string]decisionlog.Record
 			t.Fatalf("%q: %v", line, err)
 		}
 		if _, there := records[record.DecisionID]; there {
-			again++
+			duplicates++
 		}
 		records[record.DecisionID] = record
 	}
-	return records, again
+	return records, duplicates
 }
 
 // signing is a pair of keys for bundles.
@@ -325,7 +325,7 @@ func newSigning(t *testing.T) signing {
 	return s
 }
 
-// rulesFor are rules that send a device to the linked hub of this number.
+// rulesFor returns rules that send devices to the linked hub with this number.
 func rulesFor(hub int) string {
 	return fmt.Sprintf(`# METADATA
 # title: Everything
@@ -337,7 +337,7 @@ hub := input.linkedHubs[%d]
 `, hub)
 }
 
-// pack makes a bundle with `usher bundle`; unsigned without a key.
+// pack makes a bundle with `usher bundle`, which is not signed if the key is nil.
 func pack(t *testing.T, rules, revision string, key *signing) []byte {
 	t.Helper()
 	folder := t.TempDir()

@@ -19,7 +19,7 @@ suite('a group by symmetric key', { concurrency: true }, () => {
       assert.deepEqual(result.payload, { deviceType: 'toaster' })
 
       assert.deepEqual(await e2e.twinOn(toasters, id), {
-        tags: { building: 'main', deviceType: 'toaster' }, // the group's and the rule's
+        tags: { building: 'main', deviceType: 'toaster' }, // of the group and the rule
         desired: { state: 'ready', darknessSetting: 'medium' },
         reported: {}
       })
@@ -27,7 +27,7 @@ suite('a group by symmetric key', { concurrency: true }, () => {
         assert.equal(twin.properties.desired.darknessSetting, 'medium')
         await e2e.report(twin, { firmware: '1.2.3' })
         const pushed = new Promise((resolve) => twin.on('properties.desired.darknessSetting', (value) => value === 'dark' && resolve()))
-        // The SDK subscribes in its own time, and does not say when: so the change is made until it is seen.
+        // The SDK does not say when it has subscribed, so the change is repeated until the device sees it.
         const seen = pushed.then(() => true)
         const change = { properties: { desired: { darknessSetting: 'dark' } } }
         do await e2e.registry(toasters).updateTwin(id, change, '*')

@@ -1,4 +1,4 @@
-// Usher's other commands, beside the SDKs and on what their registrations left behind.
+// Usher's other commands, next to the SDKs and on the results of their registrations.
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { copyFileSync, readFileSync } from 'node:fs'
@@ -17,7 +17,7 @@ test('the key that usher derives is the one that an SDK registers with', async (
   assert.equal((await e2e.registerByKey(id, stdout.trim())).deviceId, id)
 })
 
-suite('a fleet registers through the same doors', async () => {
+suite('a fleet registers at the same endpoints', async () => {
   for (const transport of ['http', 'mqtt']) {
     test(`over ${transport}, and the journal has all of it`, async () => {
       const group = `fleet-${transport}`

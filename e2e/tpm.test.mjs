@@ -1,4 +1,4 @@
-// A device whose key never leaves its TPM. The SDK's own client for TPMs runs; the TPM below it is software-tpm.mjs.
+// A device whose key never leaves its TPM. The SDK's TPM client is real; the TPM is software-tpm.mjs.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import * as e2e from './stack.mjs'

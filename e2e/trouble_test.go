@@ -17,25 +17,25 @@ import (
 	"time"
 )
 
-// trouble stands before the storage and can spoil what passes.
+// trouble is a proxy in front of the storage that can make requests fail.
 type trouble struct {
 	*httptest.Server
 
-	mu    sync.Mutex
-	kind  string        // empty: everything passes
-	over  chan struct{} // closed when this trouble ends
-	spoil map[string]int
-	looks []string // what the storage answered to looks at the rules, since the last change
+	mu     sync.Mutex
+	kind   string         // empty if everything succeeds
+	over   chan struct{}  // closed when this kind of trouble ends
+	failed map[string]int // number of failures by what was requested
+	polls  []string       // status of the storage's answers to polls of the rules, since the last change of the kind
 }
 
-// The kinds of trouble.
+// The kinds of trouble, and what is requested.
 const (
-	hangs     = "hangs"     // no answer for as long as the trouble lasts
-	fails     = "fails"     // 500
-	forbids   = "forbids"   // 403
-	cutsShort = "cuts"      // bundles end halfway
-	forgets   = "forgets"   // does what it is asked for, and closes the connection
-	rules     = "the rules" // what is spoiled
+	hangs     = "hangs"   // no answer as long as the trouble lasts
+	fails     = "fails"   // 500
+	forbids   = "forbids" // 403
+	cutsShort = "cuts"    // a bundle ends halfway
+	forgets   = "forgets" // the request succeeds, but the connection is closed without an answer
+	rules     = "the rules"
 	decisions = "decisions"
 )
 
@@ -45,15 +45,15 @@ func startTrouble(t *testing.T, w *world) *trouble {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &trouble{over: make(chan struct{}), spoil: map[string]int{}}
+	p := &trouble{over: make(chan struct{}), failed: map[string]int{}}
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.Transport = w.storage.plain.Transport
-	proxy.ErrorLog = log.New(io.Discard, "", 0) // callers that give up are part of the trouble
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // clients that give up are expected
 	proxy.ModifyResponse = func(response *http.Response) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if strings.HasSuffix(response.Request.URL.Path, "/rules.tar.gz") {
-			p.looks = append(p.looks, response.Status)
+			p.polls = append(p.polls, response.Status)
 		}
 		return nil
 	}
@@ -64,9 +64,9 @@ func startTrouble(t *testing.T, w *world) *trouble {
 		}
 		p.mu.Lock()
 		kind, over := p.kind, p.over
-		spoils := kind == hangs || kind == fails || kind == forbids || kind == cutsShort && of == rules || kind == forgets && of == decisions
-		if spoils {
-			p.spoil[of]++
+		applies := kind == hangs || kind == fails || kind == forbids || kind == cutsShort && of == rules || kind == forgets && of == decisions
+		if applies {
+			p.failed[of]++
 		}
 		p.mu.Unlock()
 		switch kind {
@@ -85,7 +85,7 @@ func startTrouble(t *testing.T, w *world) *trouble {
 			answer.WriteHeader(http.StatusForbidden)
 			return
 		}
-		if !spoils || kind == hangs {
+		if !applies || kind == hangs {
 			proxy.ServeHTTP(answer, r)
 			return
 		}
@@ -113,29 +113,28 @@ func startTrouble(t *testing.T, w *world) *trouble {
 	return p
 }
 
-// set begins another kind of trouble, or ends it.
+// set starts another kind of trouble, or ends the trouble if kind is empty.
 func (p *trouble) set(kind string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.over)
-	p.kind, p.over, p.spoil, p.looks = kind, make(chan struct{}), map[string]int{}, nil
+	p.kind, p.over, p.failed, p.polls = kind, make(chan struct{}), map[string]int{}, nil
 }
 
-// spoiled is how often something was.
-func (p *trouble) spoiled(what string) int {
+func (p *trouble) failures(of string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.spoil[what]
+	return p.failed[of]
 }
 
-func (p *trouble) looked() []string {
+func (p *trouble) polled() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.looks)
+	return slices.Clone(p.polls)
 }
 
-// A storage in trouble holds up no decision and loses no record, and the operator is told of each kind. Once it is
-// well again, the first look brings the rules that changed meanwhile.
+// Trouble with the storage does not delay decisions and loses no records, and every kind is logged. After it ends, the
+// first poll fetches the rules that changed in the meantime.
 func TestStorageInTrouble(t *testing.T) {
 	t.Parallel()
 	needStorage(t)
@@ -150,52 +149,52 @@ func TestStorageInTrouble(t *testing.T) {
 
 	const current, blob = `usher_rules_source="current"`, `usher_record_sink="blob"`
 	for i, c := range []struct {
-		kind  string
-		tells string // in the line about the rules
+		kind   string
+		logged string // in the line about the rules
 	}{
 		{hangs, ""}, // not before 30 s
 		{fails, "500 Internal Server Error (InternalError)"},
 		{forbids, "403 Forbidden (AuthorizationPermissionMismatch): it does not let us read the bundle; in Blob Storage the identity needs the role Storage Blob Data Reader"},
 		{cutsShort, "the bundle did not arrive whole: unexpected EOF"},
-		{forgets, ""}, // the rules have none
+		{forgets, ""}, // it does not affect the rules
 	} {
 		before, revision := hubs[i%2], fmt.Sprint("v", i+1)
-		failedLooks, failedRecords := r.metric("usher_rules_failures_total", current), r.metric("usher_records_failures_total", blob)
-		lookFails := slices.Contains([]string{fails, forbids, cutsShort}, c.kind)
+		failedPolls, failedRecords := r.metric("usher_rules_failures_total", current), r.metric("usher_records_failures_total", blob)
+		pollFails := slices.Contains([]string{fails, forbids, cutsShort}, c.kind)
 		recordsFail := slices.Contains([]string{fails, forbids, forgets}, c.kind)
 		p.set(c.kind)
 		if c.kind != forgets {
 			w.storage.upload("rules.tar.gz", pack(t, rulesFor((i+1)%2), revision, &w.signing))
 		}
-		for _, answered := range w.ask(r, 10, shadowed, before) {
+		for _, answered := range w.allocate(r, 10, shadowed, before) {
 			if answered.took > 5*time.Second {
 				t.Errorf("%s: an answer took %s", c.kind, answered.took)
 			}
 		}
 		until(t, "the storage "+c.kind, func() bool {
-			return (p.spoiled(rules) > 0 || c.kind == forgets) && (p.spoiled(decisions) > 0 || c.kind == cutsShort) &&
-				(!lookFails || r.metric("usher_rules_failures_total", current) > failedLooks) &&
+			return (p.failures(rules) > 0 || c.kind == forgets) && (p.failures(decisions) > 0 || c.kind == cutsShort) &&
+				(!pollFails || r.metric("usher_rules_failures_total", current) > failedPolls) &&
 				(!recordsFail || r.metric("usher_records_failures_total", blob) > failedRecords)
 		})
-		if c.tells != "" {
+		if c.logged != "" {
 			lines := r.lines("rules source failed")
 			if !slices.ContainsFunc(lines, func(line map[string]any) bool {
-				return strings.Contains(fmt.Sprint(line["error"]), c.tells) && line["level"] == "WARN"
+				return strings.Contains(fmt.Sprint(line["error"]), c.logged) && line["level"] == "WARN"
 			}) {
 				t.Errorf("%s: logged %v", c.kind, lines)
 			}
 		}
-		if lookFails && !r.ready().Rules.Failing {
+		if pollFails && !r.ready().Rules.Failing {
 			t.Errorf("%s: readiness %+v", c.kind, r.ready())
 		}
-		w.ask(r, 5, shadowed, before)
+		w.allocate(r, 5, shadowed, before)
 		p.set("")
 		if c.kind == forgets {
 			revision = fmt.Sprint("v", i)
 		}
 		w.serves(r, revision)
-		if looks := p.looked(); c.kind != forgets && (len(looks) == 0 || !strings.HasPrefix(looks[0], "200")) {
-			t.Errorf("%s: the looks afterwards were answered %q; the first should have brought %s", c.kind, looks, revision)
+		if polls := p.polled(); c.kind != forgets && (len(polls) == 0 || !strings.HasPrefix(polls[0], "200")) {
+			t.Errorf("%s: the answers to the polls after it are %q; the first should have returned %s", c.kind, polls, revision)
 		}
 	}
 	until(t, "all records are delivered", func() bool { return r.metric("usher_records_spooled", blob) == 0 })
@@ -207,21 +206,21 @@ func TestStorageInTrouble(t *testing.T) {
 		t.Errorf("%v records are lost", n)
 	}
 	if err := r.stop(); err != nil {
-		t.Errorf("told to stop, it ended with %v: %s", err, r.errors())
+		t.Errorf("the handler stopped with %v: %s", err, r.errors())
 	}
 	blobs := w.storage.blobs()
 	text := ""
 	for _, name := range slices.Sorted(maps.Keys(blobs)) {
 		text += blobs[name]
 	}
-	records, again := recordsIn(t, text)
-	if again > 0 || len(records) != len(w.calls) {
-		t.Errorf("%d records, %d of them again, of %d answers", len(records), again, len(w.calls))
+	records, duplicates := recordsIn(t, text)
+	if duplicates > 0 || len(records) != len(w.calls) {
+		t.Errorf("%d records and %d duplicates for %d answers", len(records), duplicates, len(w.calls))
 	}
 	for _, c := range w.calls {
 		if records[c.id].Decision.Hub != c.hub {
 			t.Errorf("the record of %+v is %+v", c, records[c.id])
 		}
 	}
-	w.keptSecrets()
+	w.checkSecrets()
 }

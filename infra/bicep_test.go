@@ -10,18 +10,18 @@ import (
 	"unicode"
 )
 
-// There is no Bicep compiler in Go, so the tests read templates by this parser of the
-// part of the language that they use. It fails on what it does not know.
+// There is no Bicep compiler in Go. This parser supports the part of the language that the templates use, and fails on
+// everything else.
 // Source: https://learn.microsoft.com/azure/azure-resource-manager/bicep/file
 
-// template is one Bicep file.
+// template is a Bicep file.
 type template struct {
 	file    string
 	scope   string
 	params  map[string]declaration
 	vars    map[string]node
 	outputs map[string]node
-	// resources and modules by symbolic name; nested resources as parent::child.
+	// resources and modules are keyed by symbolic name; nested resources by parent::child.
 	resources, modules map[string]resource
 }
 
@@ -34,23 +34,23 @@ type resource struct {
 	kind     string // type@version, or the file of a module
 	existing bool
 	when     *node // the condition
-	loop     *node // what it is repeated for
+	loop     *node // the list of a loop
 	body     node
 }
 
-// node is an expression. One of the first four is set for a literal.
+// node is an expression. For a literal, one of the first four fields is set.
 type node struct {
 	object  map[string]node
 	array   []node
 	text    *string // a string without interpolation
 	literal string  // number, true, false, null
-	// source is what stands in the file; names are the symbols that it refers to.
+	// source is the text in the file; names are the symbols that it refers to.
 	source string
 	names  []string
-	parts  []node // of an expression that is no literal
+	parts  []node // of an expression that is not a literal
 }
 
-// at follows member names through objects.
+// at returns the node at a path of member names.
 func (n node) at(path ...string) node {
 	for _, name := range path {
 		n = n.object[name]
@@ -58,7 +58,7 @@ func (n node) at(path ...string) node {
 	return n
 }
 
-// value is a string or another literal.
+// value returns a string or another literal.
 func (n node) value() string {
 	if n.text != nil {
 		return *n.text
@@ -66,7 +66,7 @@ func (n node) value() string {
 	return n.literal
 }
 
-// all are the symbols of a node and of everything below it.
+// all returns the symbols of a node and of everything below it.
 func (n node) all() []string {
 	names := slices.Clone(n.names)
 	for _, member := range n.object {
@@ -109,7 +109,7 @@ func (p *parser) fail(format string, args ...any) {
 	p.i = len(p.text)
 }
 
-// space skips blanks and comments, and ends of lines if asked.
+// space skips blanks and comments, and optionally the ends of lines.
 func (p *parser) space(lines bool) {
 	for p.i < len(p.text) {
 		switch rest := p.text[p.i:]; {
@@ -234,7 +234,7 @@ func (p *parser) resource(into map[string]resource, parent string) {
 	into[name] = r
 }
 
-// loop reads "for x in y:" and leaves x declared.
+// loop parses "for x in y:" and leaves x declared.
 func (p *parser) loop() node {
 	if !p.keyword("for") {
 		p.fail("want for")
@@ -249,7 +249,7 @@ func (p *parser) loop() node {
 	return over
 }
 
-// object reads {...}. nested is called for a resource inside a resource.
+// object parses {...}. It calls nested for a resource inside a resource.
 func (p *parser) object(nested func()) node {
 	p.space(false)
 	start := p.i
@@ -297,8 +297,7 @@ func (p *parser) array() node {
 	return n
 }
 
-// expression reads operands between operators, without their precedence, which
-// nothing here depends on.
+// expression parses operands between operators. It ignores precedence, which does not matter here.
 func (p *parser) expression() node {
 	p.space(false)
 	start := p.i
@@ -406,7 +405,7 @@ func (p *parser) arguments() []node {
 	return list
 }
 
-// lambda reads "(a, b) => ...", if that is what comes.
+// lambda parses "(a, b) => ..." if it is next.
 func (p *parser) lambda(into *node) bool {
 	if !p.peek("(") {
 		return false
@@ -454,7 +453,7 @@ func (p *parser) quoted() node {
 	return n
 }
 
-// The parser finds what is wrong with a template: a check that cannot fail is none.
+// The parser finds errors in templates.
 func TestParserRefuses(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

@@ -1,5 +1,4 @@
-// Package infra_test holds the templates to what they promise. They were never run
-// against Azure.
+// Package infra_test checks the templates. They were never deployed to Azure.
 package infra_test
 
 import (
@@ -12,7 +11,7 @@ import (
 	"testing"
 )
 
-// templates are all of them, by their paths from this folder.
+// templates returns all templates by their paths from this folder.
 func templates(t *testing.T) map[string]template {
 	t.Helper()
 	all := map[string]template{}
@@ -26,13 +25,12 @@ func templates(t *testing.T) map[string]template {
 		t.Fatal(err)
 	}
 	if len(all) < 5 {
-		t.Fatalf("%d templates only", len(all))
+		t.Fatalf("only %d templates", len(all))
 	}
 	return all
 }
 
-// Every symbol is declared, nothing is declared for nothing, and modules get just the
-// parameters that they have.
+// Every symbol is declared, everything declared is used, and modules get exactly the parameters that they have.
 func TestTemplatesFitTogether(t *testing.T) {
 	t.Parallel()
 	all := templates(t)
@@ -47,7 +45,7 @@ func TestTemplatesFitTogether(t *testing.T) {
 				_, isResource := one.resources[symbol]
 				_, isModule := one.modules[base]
 				if !isParam && !isVar && !isResource && !isModule {
-					t.Errorf("%s: %s is declared nowhere", name, symbol)
+					t.Errorf("%s: %s is not declared", name, symbol)
 				}
 			}
 		}
@@ -79,7 +77,7 @@ func TestTemplatesFitTogether(t *testing.T) {
 				module, found = compiled(t, file), true
 			}
 			if !found {
-				t.Errorf("%s: module %s: there is no %s", name, symbol, m.kind)
+				t.Errorf("%s: module %s: %s does not exist", name, symbol, m.kind)
 				continue
 			}
 			given := m.body.at("params").object
@@ -90,7 +88,7 @@ func TestTemplatesFitTogether(t *testing.T) {
 			}
 			for param, d := range module.params {
 				if _, there := given[param]; !there && !d.byDefault {
-					t.Errorf("%s: module %s is not given %s", name, symbol, param)
+					t.Errorf("%s: module %s does not get %s", name, symbol, param)
 				}
 			}
 		}
@@ -107,7 +105,7 @@ func TestTemplatesFitTogether(t *testing.T) {
 	}
 }
 
-// compiled reads the parameters of a template in ARM's JSON.
+// compiled returns the parameters of a template in ARM's JSON.
 func compiled(t *testing.T, file string) template {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -152,7 +150,7 @@ func TestStorageHasNoSharedKeys(t *testing.T) {
 	properties := all["modules/storage.bicep"].vars["properties"]
 	for name, account := range accounts {
 		if account.body.at("properties").source != "properties" {
-			t.Errorf("%s has properties of its own", name)
+			t.Errorf("%s has its own properties", name)
 		}
 	}
 	for member, want := range map[string]string{
@@ -192,13 +190,13 @@ func TestFunctionApp(t *testing.T) {
 		}
 	}
 	webhook := templates(t)["modules/webhook.bicep"]
-	rule := webhook.vars["dpsAlone"].array
+	rule := webhook.vars["dpsOnly"].array
 	if len(rule) != 1 || rule[0].at("tag").value() != "ServiceTag" || rule[0].at("ipAddress").value() != "AzureIoTHub" || rule[0].at("action").value() != "Allow" {
-		t.Errorf("callers: %s", webhook.vars["dpsAlone"].source)
+		t.Errorf("callers: %s", webhook.vars["dpsOnly"].source)
 	}
 }
 
-// The route in the URL that people give to enrollments is that of the function.
+// The route in the URL for enrollments is that of the function.
 func TestURLIsThatOfTheFunction(t *testing.T) {
 	t.Parallel()
 	url := templates(t)["modules/webhook.bicep"].outputs["url"].source
@@ -225,7 +223,7 @@ func TestURLIsThatOfTheFunction(t *testing.T) {
 	}
 }
 
-// appSettings are those that the template gives to the app.
+// appSettings returns the settings that the template gives to the app.
 func appSettings(t *testing.T) []string {
 	t.Helper()
 	settings := templates(t)["modules/webhook.bicep"].resources["app::settings"]
@@ -243,8 +241,8 @@ func appSettings(t *testing.T) []string {
 	return names
 }
 
-// Settings of the template exist: those of Usher are in the example of all settings,
-// which is held to the code by a test of its own.
+// The settings in the template exist: those of Usher are in the example of all settings, which another test compares
+// with the code.
 func TestAppSettings(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "local.settings.json.example"))
@@ -265,7 +263,7 @@ func TestAppSettings(t *testing.T) {
 		if _, ours := example.Values[name]; !ours && !slices.Contains(known, name) {
 			t.Errorf("nothing reads the setting %s", name)
 		}
-		// Flex Consumption refuses an app with these.
+		// Flex Consumption refuses an app that has these.
 		for _, never := range []string{"FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_EXTENSION_VERSION", "WEBSITE_RUN_FROM_PACKAGE", "AzureWebJobsStorage"} {
 			if name == never {
 				t.Errorf("Flex Consumption has no setting %s", name)
@@ -274,7 +272,7 @@ func TestAppSettings(t *testing.T) {
 	}
 }
 
-// Roles are as narrow as they can be: each is assigned on the one resource named here.
+// Roles are as narrow as possible: each is assigned on only the resource named here.
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	all := templates(t)
@@ -303,7 +301,7 @@ func TestRoles(t *testing.T) {
 	}
 	for name := range got {
 		if want[name] == "" {
-			t.Errorf("%s is a role that nobody thought of: %s", name, got[name])
+			t.Errorf("%s is an unexpected role: %s", name, got[name])
 		}
 	}
 	// Source: https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
@@ -332,7 +330,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// No key leaves the templates.
+// The templates output no keys.
 func TestOutputsHoldNoSecrets(t *testing.T) {
 	t.Parallel()
 	for name, one := range templates(t) {
@@ -344,7 +342,7 @@ func TestOutputsHoldNoSecrets(t *testing.T) {
 	}
 }
 
-// What azd fills in are parameters of the template.
+// azd only sets parameters that the template has.
 func TestParameters(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("main.parameters.json")
@@ -365,7 +363,7 @@ func TestParameters(t *testing.T) {
 	}
 	for name, d := range main.params {
 		if _, there := file.Parameters[name]; !there && !d.byDefault {
-			t.Errorf("nobody gives the parameter %s", name)
+			t.Errorf("azd does not set the parameter %s", name)
 		}
 	}
 }

@@ -1,68 +1,68 @@
-// The webhook on Azure Functions, in a resource group of its own.
+// The webhook on Azure Functions, in its own resource group.
 //
-//   azd up            builds, creates what is below, and publishes
+//   azd up            builds, creates the resources below, and publishes
 //   az deployment sub create -l westeurope -f infra/main.bicep -p environmentName=prod location=westeurope
 targetScope = 'subscription'
 
-@description('Name of this deployment, such as prod. Names of resources are made from it.')
+@description('Name of this deployment, such as prod. Resource names are derived from it.')
 @minLength(1)
 @maxLength(20)
 param environmentName string
 
-@description('Region of all resources. Choose that of DPS: a call crosses it twice.')
+@description('Region of all resources. Choose that of DPS: every call goes there and back.')
 param location string
 
 @description('Memory of an instance in MB, shared by the Functions host (about 160 MB) and the handler (30 to 80 MB).')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 512
 
-@description('Instances that are always running. With 0 the first call after a pause waits for a cold start, which DPS repeats if it takes too long.')
+@description('Number of instances that always run. With 0, the first call after a pause waits for a cold start, and DPS repeats the call if that takes too long.')
 @minValue(0)
 @maxValue(20)
 param alwaysReadyInstances int = 1
 
-@description('Most instances. DPS admits 1,000 registrations a minute, which one instance serves.')
+@description('Maximum number of instances. DPS admits 1,000 registrations per minute, which one instance can serve.')
 @minValue(1)
 @maxValue(1000)
 param maximumInstances int = 40
 
-@description('Calls that an instance takes at a time before another one is started.')
+@description('Number of concurrent calls of an instance before another one is started.')
 @minValue(1)
 @maxValue(1000)
 param perInstanceConcurrency int = 32
 
-@description('Where rules come from: "package" are those in the deployment package, "storage" is rules.tar.gz in the container rules of the data account, fetched again when it changes.')
+@description('Source of the rules: "package" means those in the deployment package; "storage" means rules.tar.gz in the container rules of the data account, which is fetched again when it changes.')
 @allowed(['package', 'storage'])
 param rulesFrom string = 'package'
 
-@description('Keep decision records in the container records of the data account, besides Application Insights.')
+@description('Keep decision records in the container records of the data account, in addition to Application Insights.')
 param keepRecords bool = true
 
-@description('Admit calls from the service tag AzureIoTHub alone, from where DPS calls. The function key is asked for in any case.')
+@description('Admit only calls from the service tag AzureIoTHub, from which DPS calls. The function key is always required.')
 param restrictToDps bool = true
 
-@description('Address ranges (CIDR), separated by commas, that may call besides, such as that of whoever runs usher doctor.')
+@description('Address ranges (CIDR), separated by commas, that may also call, for example to run usher doctor.')
 param allowedAddresses string = ''
 
-@description('How the data account is kept. Regions without availability zones have Standard_LRS alone.')
+@description('Redundancy of the data account. Regions without availability zones only have Standard_LRS.')
 @allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GZRS'])
 param dataRedundancy string = 'Standard_ZRS'
 
 @description('Create a DPS instance with linked hubs to try the webhook with.')
 param createProvisioningService bool = false
 
-@description('How many hubs to create and link to that DPS instance. An S1 hub costs money from the first day on.')
+@description('Number of hubs to create and link to that DPS instance. An S1 hub costs money from the first day.')
 @minValue(1)
 @maxValue(10)
 param sampleHubs int = 2
 
-@description('Object ID of whoever may upload rules, read records and manage enrollments; none if empty. azd sets it.')
+@description('Object ID of the user who may upload rules, read records and manage enrollments; none if empty. azd sets it.')
 param principalId string = ''
 
 @allowed(['User', 'Group', 'ServicePrincipal'])
 param principalType string = 'User'
 
-@description('E-mail address that alerts go to; none if empty.')
+@description('E-mail address for alerts; none if empty.')
 param alertEmail string = ''
 
 var suffix = toLower(uniqueString(subscription().id, environmentName, location))

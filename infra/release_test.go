@@ -20,15 +20,14 @@ func readRoot(t *testing.T, name string) string {
 	return string(text)
 }
 
-// A default of an argument that BuildKit gives goes before what BuildKit gives: the
-// image for arm64 would hold a program for amd64.
-// Source: https://github.com/docker/buildx/issues/510
+// The default of an argument that BuildKit sets would win over BuildKit's value, and the image for arm64 would contain
+// a program for amd64. Source: https://github.com/docker/buildx/issues/510
 func TestImageIsOfItsPlatform(t *testing.T) {
 	t.Parallel()
 	text := readRoot(t, "Dockerfile")
 	for _, line := range regexp.MustCompile(`(?m)^ARG .*$`).FindAllString(text, -1) {
 		if strings.Contains(line, "TARGET") && strings.Contains(line, "=") {
-			t.Errorf("%s: the default wins over the platform that is asked for", line)
+			t.Errorf("%s: the default wins over the requested platform", line)
 		}
 	}
 	for _, want := range []string{"ARG TARGETOS TARGETARCH", "GOOS=$TARGETOS GOARCH=$TARGETARCH"} {
@@ -38,9 +37,8 @@ func TestImageIsOfItsPlatform(t *testing.T) {
 	}
 }
 
-// Goreleaser empties its folder, runs the hook, and stops if the folder is not empty then.
-// So what the hook makes lies elsewhere.
-// Source: https://github.com/goreleaser/goreleaser/blob/main/internal/pipe/dist/dist.go
+// Goreleaser empties its folder, runs the hook, and stops if the folder is no longer empty. So the hook must write
+// elsewhere. Source: https://github.com/goreleaser/goreleaser/blob/main/internal/pipe/dist/dist.go
 func TestReleaseHookStaysOutOfTheReleaseFolder(t *testing.T) {
 	t.Parallel()
 	text := readRoot(t, ".goreleaser.yaml")
@@ -50,18 +48,18 @@ func TestReleaseHookStaysOutOfTheReleaseFolder(t *testing.T) {
 	}
 	files := regexp.MustCompile(`glob: *(\S+)`).FindAllStringSubmatch(text, -1)
 	if len(files) == 0 {
-		t.Error("the deployment package is not released")
+		t.Error("the release does not contain the deployment package")
 	}
 	for _, file := range files {
 		if path.Dir(file[1]) == path.Clean(folder) {
-			t.Errorf("%s lies in %s, which has to be empty after the hook that makes it", file[1], folder)
+			t.Errorf("%s is in %s, which must be empty after the hook that makes it", file[1], folder)
 		}
 	}
 }
 
-// The Functions host samples what it sends to Application Insights, by default more than
-// 20 items a second. Decision records and log lines are traces there, and alerts count them.
-// Source: https://learn.microsoft.com/azure/azure-functions/functions-host-json
+// By default, the Functions host samples what it sends to Application Insights above 20 items per second. Decision
+// records and log lines are traces there, and alerts count them. Source:
+// https://learn.microsoft.com/azure/azure-functions/functions-host-json
 func TestRecordsAreNotSampled(t *testing.T) {
 	t.Parallel()
 	var host struct {
@@ -84,7 +82,7 @@ func TestRecordsAreNotSampled(t *testing.T) {
 	}
 }
 
-// What people set with azd is on the page about it, with its default.
+// The page about deployment lists the settings of azd with their defaults.
 func TestDeploySettings(t *testing.T) {
 	t.Parallel()
 	var file struct {
@@ -108,7 +106,7 @@ func TestDeploySettings(t *testing.T) {
 			fallback = "none"
 		}
 		if documented[name] != fallback {
-			t.Errorf("parameter %s: %s has the default %q, and on the page %q", parameter, name, fallback, documented[name])
+			t.Errorf("parameter %s: %s has the default %q, but the page says %q", parameter, name, fallback, documented[name])
 		}
 		delete(documented, name)
 	}

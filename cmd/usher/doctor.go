@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,16 +23,16 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Examine the chain from DPS's enrollments to the webhook and its rules",
-		Long: `Doctor reads the enrollments of a DPS instance, holds them against one another, against
-the webhook and against the rules, and asks the webhook: without a key, with it, and
-about a device that there is not. It changes nothing. Each finding says how to mend it.
+		Long: `Doctor reads the enrollments of a DPS instance, compares them with one another, with
+the webhook and with the rules, and calls the webhook: with its key, without it, and
+about a made-up device. It changes nothing. Each finding says how to fix it.
 
-The requests that it makes have the header Usher-Probe, so that the record tells them
-from those of devices. Without --webhook it asks nothing and compares the enrollments
-with one another.
+Its requests have the header Usher-Probe, so that records tell them from those of
+devices. Without --webhook it calls nothing and compares the enrollments only with one
+another.
 
-Linked hubs are not part of DPS's service API: give them by --hub, as
-'az iot dps linked-hub list' prints them, to find rules that name others.
+The service API of DPS does not list linked hubs: give them with --hub, as
+'az iot dps linked-hub list' prints them, to find rules that name other hubs.
 
 It exits with 9 if it finds an error.`,
 		Example: `  usher doctor --dps NAME.azure-devices-provisioning.net --webhook https://NAME.azurewebsites.net/api/allocate --key-file key
@@ -44,8 +45,7 @@ It exits with 9 if it finds an error.`,
 			if err != nil {
 				return err
 			}
-			options := doctor.Options{Rules: loaded, Files: files, Hubs: hubs, Now: time.Now,
-				Lint: lint.Options{Name: rules.path, AllowBuiltins: rules.builtins, AllowNet: rules.allowNet}}
+			options := doctor.Options{Rules: loaded, Hubs: hubs, Now: time.Now}
 			if webhook.url != "" {
 				if options.Webhook, err = webhook.webhook(cmd); err != nil {
 					return err
@@ -55,12 +55,12 @@ It exits with 9 if it finds an error.`,
 			if err != nil {
 				return err
 			}
-			for _, kind := range []enrollment.Kind{enrollment.Group, enrollment.Individual} {
-				all, err := client.All(ctx, kind)
-				if err != nil {
-					return err
-				}
-				options.Enrollments = append(options.Enrollments, all...)
+			if options.Enrollments, err = client.All(ctx); err != nil {
+				return err
+			}
+			lintOptions := lint.Options{Hubs: hubs}
+			if options.Lints, err = lintForDoctor(ctx, files, options, lintOptions); err != nil {
+				return err
 			}
 			return examine(ctx, cmd, options, format)
 		},
@@ -71,6 +71,31 @@ It exits with 9 if it finds an error.`,
 	cmd.Flags().StringSliceVar(&hubs, "hub", nil, "host name of a hub that is linked to the DPS instance; may be repeated")
 	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
+}
+
+// lintForDoctor checks the rules against the enrollments of the DPS instance.
+func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options, lintOptions lint.Options) ([]doctor.Finding, error) {
+	for _, e := range options.Enrollments {
+		linted := lint.Enrollment{Hubs: e.Hubs(), Attestation: e.Attestation()}
+		if e.Kind == enrollment.Group {
+			linted.GroupID = e.ID()
+		} else {
+			linted.RegistrationID = e.ID()
+		}
+		lintOptions.Enrollments = append(lintOptions.Enrollments, linted)
+	}
+	checked, err := lint.Run(ctx, files, options.Rules, lintOptions)
+	if err != nil {
+		return nil, err
+	}
+	var findings []doctor.Finding
+	for _, f := range checked.Findings {
+		switch f.Lint {
+		case "unlinked-hub", "attestation-blind", "no-such-enrollment": // those that are about enrollments
+			findings = append(findings, doctor.Finding{ID: f.Lint, Where: fmt.Sprintf("%s:%d", f.File, f.Line), Message: f.Message, Fix: f.Mend})
+		}
+	}
+	return findings, nil
 }
 
 func examine(ctx context.Context, cmd *cobra.Command, options doctor.Options, format string) error {
@@ -85,7 +110,7 @@ func examine(ctx context.Context, cmd *cobra.Command, options doctor.Options, fo
 		}
 	} else {
 		for _, f := range report.Findings {
-			fmt.Fprintf(out, "%s: %s: %s [%s]\n  mend: %s\n", f.Where, f.Level, f.Message, f.ID, f.Mend)
+			fmt.Fprintf(out, "%s: %s: %s [%s]\n  fix: %s\n", f.Where, f.Level, f.Message, f.ID, f.Fix)
 		}
 		if p := report.Probe; p != nil {
 			fmt.Fprintf(out, "probe of %s: %d; first answer %.0f ms, then %.1f ms (median of %d)\n", p.Enrollment, p.Status, p.ColdMs, p.WarmMs, p.Warm)
@@ -95,7 +120,7 @@ func examine(ctx context.Context, cmd *cobra.Command, options doctor.Options, fo
 	}
 	for _, f := range report.Findings {
 		if f.Level == doctor.Error {
-			return &exitError{code: exitDoctor, err: errors.New("devices fail, or will: see the errors above")}
+			return &exitError{code: exitDoctor, err: errors.New("devices fail or will fail: see the errors above")}
 		}
 	}
 	return nil

@@ -1,10 +1,10 @@
-// Written by `usher dps`: lets Node programs find the stand-in under Azure's names
-// without a change to them, to the hosts file or to ports:
+// Written by `usher dps`: makes Node programs find the stand-in under Azure's names, without changes to the programs, to
+// the hosts file or to ports:
 //
-//   NODE_OPTIONS="--require <this file>" NODE_EXTRA_CA_CERTS=<ca.pem beside it> node device.js
+//   NODE_OPTIONS="--require <this file>" NODE_EXTRA_CA_CERTS=<ca.pem in the same folder> node device.js
 //
-// TLS connections to *.azure-devices.net and *.azure-devices-provisioning.net go to
-// the stand-in; their names stay, for certificates and Host headers. Nothing else changes.
+// TLS connections to *.azure-devices.net and *.azure-devices-provisioning.net go to the stand-in. Certificates and Host
+// headers still have those names. Nothing else changes.
 'use strict'
 const tls = require('node:tls')
 const { syncBuiltinESMExports } = require('node:module')

@@ -238,30 +238,21 @@ func (s *standIn) listen(options listenOptions, file configfile.File, registry *
 			return a
 		},
 	})))
+	var hubs []string
+	for _, linked := range file.Config.Hubs {
+		hubs = append(hubs, linked.HostName)
+	}
 	s.web = &http.Server{
-		Handler: web.New(web.Options{
-			Service: s.service, Hubs: web.HubAPI(registry, hubPolicies(s.service.Config(), file.HubPolicy)), WebSocket: s.mqtt,
-		}),
+		Handler:           web.New(web.Options{Service: s.service, Hubs: web.HubAPI(registry, file.HubPolicy, hubs...), WebSocket: s.mqtt}),
+		TLSConfig:         s.authority.ServerConfig(),
 		ReadHeaderTimeout: handshakeTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.New(hints, "", 0),
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){}, // WebSocket needs HTTP/1.1
 	}
-	config := s.authority.ServerConfig()
-	go func() { s.fail(s.mqtt.Serve(tls.NewListener(plain, config))) }()
-	config = config.Clone()
-	config.NextProtos = []string{"http/1.1"}
-	go func() { s.fail(s.web.Serve(tls.NewListener(https, config))) }()
+	go func() { s.fail(s.mqtt.Serve(tls.NewListener(plain, s.authority.ServerConfig()))) }()
+	go func() { s.fail(s.web.ServeTLS(https, "", "")) }()
 	return nil
-}
-
-// hubPolicies gives each linked hub the same policy.
-func hubPolicies(config dpssim.Config, policy hub.Policy) web.HubPolicies {
-	linked := map[string]bool{}
-	for _, h := range config.Hubs {
-		linked[strings.ToLower(h.HostName)] = true
-	}
-	return func(host string) ([]hub.Policy, bool) { return []hub.Policy{policy}, linked[host] }
 }
 
 func portError(err error, flag string) error {

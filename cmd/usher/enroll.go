@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,7 @@ import (
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
-// enrollFlags are those of `usher enroll`.
+// enrollFlags are the flags of usher enroll.
 type enrollFlags struct {
 	provisioning        provisioningFlags
 	webhook             webhookFlags
@@ -33,20 +32,20 @@ func newEnrollCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enroll",
 		Short: "Point enrollments of DPS at the webhook",
-		Long: `Enroll changes enrollments over DPS's service API, so that DPS asks the webhook about
-their devices: allocation policy custom, the webhook's URL with its function key, and,
-where asked, the selected hubs and the reprovision policy. All else of an enrollment
-stays as it is. --dry-run shows the difference and changes nothing; keys are never
-printed.
+		Long: `Enroll changes enrollments over DPS's service API, so that DPS calls the webhook about
+their devices: it sets the allocation policy to custom, the webhook's URL with its
+function key and, if you ask for it, the selected hubs and the reprovision policy.
+Everything else in an enrollment stays as it is. --dry-run shows the difference and
+changes nothing; keys are never printed.
 
-With --create an enrollment that is missing is made: with symmetric keys, which DPS
-makes, or for devices with a certificate.
+With --create, an enrollment that does not exist is created: with symmetric keys, which
+DPS generates, or for devices with a certificate.
 
-With --rotate-key every enrollment that calls the webhook gets the key that is given,
-after the webhook has taken it. Both keys have to be valid until it is done.
+With --rotate-key, every enrollment that calls the webhook gets the given key, after the
+webhook has accepted it. Both keys must be valid until the command ends.
 
 It signs in with Microsoft Entra, as 'az login' left it, and needs the role Device
-Provisioning Service Data Contributor; or it takes a connection string.`,
+Provisioning Service Data Contributor. Or you give it a connection string.`,
 		Example: `  usher enroll --group breakroom --webhook https://NAME.azurewebsites.net/api/allocate --key-file key --dry-run
   usher enroll --group line-a --create --hub contoso-eu.azure-devices.net --reprovision migrate --webhook ... --key-file key
   usher enroll --rotate-key --webhook https://NAME.azurewebsites.net/api/allocate --key-file new-key`,
@@ -60,29 +59,29 @@ Provisioning Service Data Contributor; or it takes a connection string.`,
 	flags.provisioning.register(cmd)
 	flags.webhook.register(cmd)
 	f := cmd.Flags()
-	f.StringVar(&flags.webhook.apiVersion, "api-version", enrollment.DefaultAPIVersion, "shape of the AllocationRequests that DPS posts")
+	f.StringVar(&flags.webhook.apiVersion, "api-version", enrollment.DefaultAPIVersion, "version of the AllocationRequests that DPS sends")
 	f.StringArrayVar(&flags.groups, "group", nil, "enrollment group; may be repeated")
 	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment; may be repeated")
-	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is custom already")
+	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is already custom")
 	f.BoolVar(&flags.rotate, "rotate-key", false, "give a new key to all enrollments that call the webhook")
-	f.StringSliceVar(&flags.hubs, "hub", nil, "host name of a hub to select; may be repeated. Default: as it is, and all linked hubs for a new one")
-	f.StringVar(&flags.reprovision, "reprovision", "", "migrate, reset or never; default: as it is")
-	f.BoolVar(&flags.create, "create", false, "make what is missing")
-	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of the signing certificate of a group, or of an individual's own")
-	f.StringVar(&flags.caReference, "ca", "", "with --create: name of a CA certificate that DPS has")
+	f.StringSliceVar(&flags.hubs, "hub", nil, "host name of a hub to select; may be repeated. Default: unchanged, and all linked hubs for a new enrollment")
+	f.StringVar(&flags.reprovision, "reprovision", "", "migrate, reset or never; default: unchanged")
+	f.BoolVar(&flags.create, "create", false, "create enrollments that do not exist")
+	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of a group's signing certificate, or of an individual enrollment's own certificate")
+	f.StringVar(&flags.caReference, "ca", "", "with --create: name of a CA certificate that is registered with DPS")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "show what would change")
 	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "reprovision", "migrate", "reset", "never")
 	return cmd
 }
 
-// enrolled is what became of one enrollment.
+// enrolled is the result for one enrollment.
 type enrolled struct {
 	Kind    enrollment.Kind     `json:"kind"`
 	ID      string              `json:"id"`
 	Created bool                `json:"created"`
 	Changes []enrollment.Change `json:"changes"`
-	// Written is unset for a dry run, and where nothing changes.
+	// Written is false for a dry run, and if nothing changes.
 	Written bool   `json:"written"`
 	Error   string `json:"error,omitempty"`
 }
@@ -90,15 +89,15 @@ type enrolled struct {
 func (f *enrollFlags) check() error {
 	switch {
 	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision != ""):
-		return errors.New("--rotate-key changes the key and nothing else, in all enrollments that call the webhook: give it with --webhook and --key-file alone")
+		return errors.New("--rotate-key changes only the key, in all enrollments that call the webhook: use it only with --webhook and --key-file")
 	case f.all && (f.create || len(f.groups)+len(f.individuals) > 0):
-		return errors.New("--all is for the enrollments that there are, without naming any")
+		return errors.New("--all selects existing enrollments: do not combine it with --group, --individual or --create")
 	case !f.rotate && !f.all && len(f.groups)+len(f.individuals) == 0:
 		return errors.New("which enrollments? Give --group, --individual, --all or --rotate-key")
 	case (f.certificate != "" || f.caReference != "") && !f.create:
-		return errors.New("--certificate and --ca are for --create")
+		return errors.New("--certificate and --ca need --create")
 	case f.certificate != "" && f.caReference != "":
-		return errors.New("either --certificate or --ca")
+		return errors.New("use either --certificate or --ca, not both")
 	}
 	return nil
 }
@@ -124,7 +123,7 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 			return usageError(fmt.Errorf("--rotate-key needs the new key: --key-file or %s", envFunctionKey))
 		}
 		if err := enrollment.TryKey(ctx, nil, webhook); err != nil {
-			return fmt.Errorf("nothing is changed: %w", err)
+			return fmt.Errorf("nothing was changed: %w", err)
 		}
 	}
 	states, err := f.states(ctx, client, webhook)
@@ -150,7 +149,7 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 	}
 	switch {
 	case failed > 0:
-		return fmt.Errorf("%d of %d enrollments were not written; what was written stays, and the command may be run again", failed, len(results))
+		return fmt.Errorf("%d of %d enrollments were not written; the others are, and you can run the command again", failed, len(results))
 	case len(results) == 0 && f.rotate:
 		return fmt.Errorf("no enrollment calls %s", webhook.Address())
 	case len(results) == 0:
@@ -159,19 +158,17 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 	return nil
 }
 
-// states are the enrollments as they are, or as new ones where they are missing.
+// states returns the enrollments as they are, and new ones for those that do not exist.
 func (f *enrollFlags) states(ctx context.Context, client *enrollment.Client, webhook enrollment.Webhook) ([]enrollment.Enrollment, error) {
 	var states []enrollment.Enrollment
 	if f.rotate || f.all {
-		for _, kind := range []enrollment.Kind{enrollment.Group, enrollment.Individual} {
-			all, err := client.All(ctx, kind)
-			if err != nil {
-				return nil, err
-			}
-			for _, e := range all {
-				if e.AllocationPolicy() == "custom" && (f.all || e.Webhook().SameAddress(webhook)) {
-					states = append(states, e)
-				}
+		all, err := client.All(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range all {
+			if e.AllocationPolicy() == "custom" && (f.all || e.Webhook().SameAddress(webhook)) {
+				states = append(states, e)
 			}
 		}
 		return states, nil
@@ -181,11 +178,11 @@ func (f *enrollFlags) states(ctx context.Context, client *enrollment.Client, web
 		for _, id := range named[kind] {
 			e, err := client.Get(ctx, kind, id)
 			if errors.Is(err, enrollment.ErrNotFound) && f.create {
-				if e, err = f.fresh(kind, id); err != nil {
+				if e, err = f.newEnrollment(kind, id); err != nil {
 					return nil, usageError(err)
 				}
 			} else if errors.Is(err, enrollment.ErrNotFound) {
-				return nil, fmt.Errorf("%w; --create makes one", err)
+				return nil, fmt.Errorf("%w; --create creates it", err)
 			}
 			if err != nil {
 				return nil, err
@@ -196,7 +193,7 @@ func (f *enrollFlags) states(ctx context.Context, client *enrollment.Client, web
 	return states, nil
 }
 
-func (f *enrollFlags) fresh(kind enrollment.Kind, id string) (enrollment.Enrollment, error) {
+func (f *enrollFlags) newEnrollment(kind enrollment.Kind, id string) (enrollment.Enrollment, error) {
 	attestation := enrollment.SymmetricKey()
 	switch {
 	case f.caReference != "":
@@ -223,7 +220,7 @@ func (f *enrollFlags) enroll(ctx context.Context, client *enrollment.Client, bef
 	if f.dryRun || len(result.Changes) == 0 && !result.Created {
 		return result
 	}
-	if _, err := client.Put(ctx, after); err != nil {
+	if err := client.Put(ctx, after); err != nil {
 		result.Error = err.Error()
 		return result
 	}
@@ -232,7 +229,7 @@ func (f *enrollFlags) enroll(ctx context.Context, client *enrollment.Client, bef
 }
 
 func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
-	var text bytes.Buffer
+	out := cmd.OutOrStdout()
 	state := "changed"
 	switch {
 	case r.Error != "":
@@ -246,17 +243,16 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 	case f.dryRun:
 		state = "would change"
 	}
-	fmt.Fprintf(&text, "%s %s: %s\n", r.Kind, r.ID, state)
+	fmt.Fprintf(out, "%s %s: %s\n", r.Kind, r.ID, state)
 	for _, change := range r.Changes {
 		if change.Old != "" {
-			fmt.Fprintf(&text, "  - %s %s\n", change.Pointer, change.Old)
+			fmt.Fprintf(out, "  - %s %s\n", change.Pointer, change.Old)
 		}
 		if change.New != "" {
-			fmt.Fprintf(&text, "  + %s %s\n", change.Pointer, change.New)
+			fmt.Fprintf(out, "  + %s %s\n", change.Pointer, change.New)
 		}
 		if change.Key {
-			fmt.Fprintf(&text, "    with another key\n")
+			fmt.Fprintf(out, "    with another key\n")
 		}
 	}
-	_, _ = cmd.OutOrStdout().Write(text.Bytes()) // nobody is left to tell
 }

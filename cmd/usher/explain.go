@@ -1,17 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/explain"
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
@@ -40,29 +40,16 @@ Values of the request are shown; keys and certificates are masked.`,
   usher explain decisions.ndjson --number 3 --rules new-rules`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if output != "text" && output != "json" {
-				return usageError(fmt.Errorf("--output %s: it is text or json", output))
-			}
 			if number < 0 {
 				return usageError(errors.New("--number counts from 1"))
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			name, text, err := readRequest(cmd, args[0])
+			name, item, err := chooseRequest(ctx, args[0], number, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
-			input, err := explain.Read(text, number)
-			if several, ok := errors.AsType[*explain.SeveralError](err); ok && number == 0 {
-				return usageError(fmt.Errorf("%s holds %d requests: choose one with --number 1 to --number %[2]d", name, several.Requests))
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if number > 0 {
-				name = fmt.Sprintf("%s, number %d", name, number)
-			}
-			request, err := dps.ParseAllocationRequest(input.Body)
+			request, err := item.Parse()
 			if err != nil {
 				return fmt.Errorf("%s is not an AllocationRequest: %w", name, err)
 			}
@@ -74,13 +61,13 @@ Values of the request are shown; keys and certificates are masked.`,
 			if err != nil {
 				return err
 			}
-			explanation := allocator.Explain(ctx, request, input.Lookups)
+			explanation := allocator.Explain(ctx, request, item.Lookups)
 			if explanation.Answer.Result == answer.InvalidRequest {
 				return invalidRequest(name, explanation.Answer.Violations)
 			}
 			report := explain.New(name, request, explanation)
-			if report.Recorded = input.Recorded; report.Recorded != nil {
-				report.Recorded.Lacks = loaded.Needs(ctx, request, input.Masked)
+			if item.Then != nil {
+				report.SetRecorded(item.Then, loaded.Needs(ctx, request, item.Masked))
 			}
 			if whyNot != "" {
 				report.ExplainWhyNot(request, whyNot)
@@ -96,8 +83,7 @@ Values of the request are shown; keys and certificates are masked.`,
 	}
 	rules.register(cmd)
 	flags := cmd.Flags()
-	flags.StringVarP(&output, "output", "o", "text", "text or json")
-	completeWith(cmd, "output", "text", "json")
+	addOutputFlag(cmd, &output, "text", "json")
 	flags.StringVar(&whyNot, "why-not", "", "tell why the device does not go to this hub, by host name or first label")
 	flags.IntVar(&number, "number", 0, "which of several requests, from 1")
 	return cmd
@@ -112,31 +98,26 @@ func printReport(w io.Writer, output string, report *explain.Report) error {
 	return report.WriteText(w, explain.Style{Good: in(green), Bad: in(red), Faint: in(faint)})
 }
 
-// maxRequestFile bounds what is read to find a request in it.
-const maxRequestFile = 256 << 20
-
-// readRequest reads the argument of explain, and returns what to call it.
-func readRequest(cmd *cobra.Command, path string) (name string, text []byte, err error) {
-	name = path
-	var reader io.Reader = cmd.InOrStdin()
-	if path == "-" {
-		name = "standard input"
-	} else {
-		file, err := os.Open(path)
-		if err != nil {
-			return "", nil, err
+// chooseRequest returns a request of the log that the argument names, and what to call it.
+func chooseRequest(ctx context.Context, path string, number int, stdin io.Reader) (string, requestlog.Item, error) {
+	log := requestlog.Stream("standard input", stdin)
+	var err error
+	if path != "-" {
+		if log, err = requestlog.File(path); err != nil {
+			return "", requestlog.Item{}, err
 		}
-		defer file.Close()
-		reader = file
 	}
-	text, err = io.ReadAll(io.LimitReader(reader, maxRequestFile+1))
-	if err == nil && len(text) > maxRequestFile {
-		err = errors.New("it is larger than 256 MiB: pick the line with a tool such as sed")
+	item, err := requestlog.Choose(ctx, log, number)
+	if several, ok := errors.AsType[*requestlog.SeveralError](err); ok && number == 0 {
+		err = usageError(fmt.Errorf("%s holds %d requests: choose one with --number 1 to --number %[2]d", log.Name, several.Requests))
 	}
-	if err != nil {
-		return "", nil, fmt.Errorf("%s: %w", name, err)
+	if err == nil && item.Body == nil && item.Kind != requestlog.Other && item.Kind != requestlog.Request {
+		err = fmt.Errorf("%s: %w", item.Place(), item.Err)
 	}
-	return name, text, nil
+	if number > 0 {
+		return fmt.Sprintf("%s, number %d", log.Name, number), item, err
+	}
+	return log.Name, item, err
 }
 
 // invalidRequest names every place where a request is not one.

@@ -34,11 +34,11 @@ func newHostCommand() *cobra.Command {
 		Short: "Run the webhook behind a stand-in for the Azure Functions host",
 		Long: `Host starts the custom handler that host.json names and serves its HTTP functions
 as the Azure Functions host does in proxying mode: readiness, routes, headers,
-replays, timeouts, restarts. It needs no Azure and no Functions Core Tools.
+replays, timeouts, restarts. It needs neither Azure nor the Functions Core Tools.
 
-It is a development stand-in, not the Azure Functions host: no TLS, no scaling,
-no triggers but HTTP. Keys are enforced only with --enable-auth. The last word
-has func start.
+It is a development stand-in, not the Azure Functions host: it has no TLS, no scaling
+and only HTTP triggers, and it enforces keys only with --enable-auth. If in doubt,
+compare with func start.
 
 Ctrl-C lets requests in flight finish, then kills the handler; a second Ctrl-C
 does not wait. The handler's standard output is shown as info, its standard
@@ -49,26 +49,26 @@ error as fail, as the host logs it.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if flags.enableAuth && flags.key == "" {
-				return usageError(errors.New("--enable-auth needs --key KEY: the function key that callers show"))
+				return usageError(errors.New("--enable-auth needs --key KEY, the function key of callers"))
 			}
 			if !flags.enableAuth && (flags.key != "" || flags.masterKey != "") {
-				return usageError(errors.New("--key and --master-key do nothing without --enable-auth"))
+				return usageError(errors.New("--key and --master-key have no effect without --enable-auth"))
 			}
 			return runHost(cmd.Context(), flags, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&flags.root, "root", ".", "script root: the folder that has host.json")
+	f.StringVar(&flags.root, "root", ".", "script root: the folder that contains host.json")
 	f.Uint16Var(&flags.port, "port", 7071, "port to listen on; 0 picks a free one")
 	f.StringVar(&flags.address, "address", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
-	f.BoolVar(&flags.enableAuth, "enable-auth", false, "ask for keys as authLevel in function.json says")
-	f.StringVar(&flags.key, "key", "", "function key, shown by callers as x-functions-key or ?code=")
-	f.StringVar(&flags.masterKey, "master-key", "", "key that opens functions of level admin too")
-	f.BoolVar(&flags.traceparent, "traceparent", true, "add a traceparent, not sampled, to requests without one, as the host does")
+	f.BoolVar(&flags.enableAuth, "enable-auth", false, "require keys according to authLevel in function.json")
+	f.StringVar(&flags.key, "key", "", "function key, which callers send as x-functions-key or ?code=")
+	f.StringVar(&flags.masterKey, "master-key", "", "key that also opens functions of level admin")
+	f.BoolVar(&flags.traceparent, "traceparent", true, "add a traceparent that is not sampled to requests without one, as the host does")
 	return cmd
 }
 
-// runHost serves until it is told to stop, by ctx or by a signal.
+// runHost serves until ctx ends or a signal arrives.
 func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) error {
 	fmt.Fprintln(stdout, "This is a development stand-in for the Azure Functions host, not the host itself.")
 	console := &consoleWriter{w: stderr}
@@ -80,7 +80,10 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 		Console:       console.line,
 	})
 	if err != nil {
-		return explainStart(err)
+		if _, ok := errors.AsType[*functionshost.StartError](err); ok && errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w\nBuild it first: `make build`", err)
+		}
+		return err
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -89,34 +92,31 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 	defer stop()
 	if err := host.Start(ctx); err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) && flags.port != 0 {
-			return fmt.Errorf("port %d of %s is in use: stop what listens there, or choose another with --port (make run PORT=...; 0 picks a free one)", flags.port, flags.address)
+			return fmt.Errorf("port %d of %s is in use: stop the program that listens there, or choose another port with --port (make run PORT=...; 0 picks a free one)", flags.port, flags.address)
 		}
 		return err
 	}
-	// Whatever happens from here on, the handler does not outlive this process.
+	// Whatever happens now, the handler must not outlive this process.
 	defer host.Close()
 	go func() {
-		for asked := 0; ; asked++ {
-			select {
-			case <-ctx.Done():
-				return
-			case <-signals:
-			}
-			if asked == 0 {
-				fmt.Fprintln(stderr, "stopping: requests in flight finish first; once more to stop at once")
-				// Not the deferred stop: that ends this watch for the second signal.
-				go func() { _ = host.Stop() }()
-				continue
-			}
-			_ = host.Close()
+		select {
+		case <-ctx.Done():
 			return
+		case <-signals:
+		}
+		fmt.Fprintln(stderr, "stopping: requests in flight finish first; interrupt again to stop immediately")
+		go func() { _ = host.Stop() }() // runHost returns its error
+		select {
+		case <-ctx.Done():
+		case <-signals:
+			_ = host.Close()
 		}
 	}()
 	if err := host.Ready(ctx); err != nil {
 		if errors.Is(err, functionshost.ErrStopped) {
 			return nil
 		}
-		return fmt.Errorf("the handler did not get ready: %w", err)
+		return fmt.Errorf("the handler did not become ready: %w", err)
 	}
 	at := displayURL(host.URL())
 	for _, route := range host.Routes() {
@@ -132,15 +132,7 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 	return host.Wait()
 }
 
-// explainStart adds the mend that a caller of this tool has.
-func explainStart(err error) error {
-	if start := (*functionshost.StartError)(nil); errors.As(err, &start) && errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w\nBuild it first: `make build`", err)
-	}
-	return err
-}
-
-// displayURL shows the loopback address by its name, as the Core Tools do.
+// displayURL replaces the loopback address with localhost, as the Core Tools do.
 func displayURL(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -152,7 +144,7 @@ func displayURL(address string) string {
 	return u.String()
 }
 
-// consoleWriter keeps lines of the handler and of the host apart, whichever goroutine writes them.
+// consoleWriter writes lines of the handler and of the host, which come from several goroutines.
 type consoleWriter struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -167,7 +159,7 @@ func (c *consoleWriter) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// line prints a line of the handler behind the word under which the host would log it.
+// line writes a line of the handler after the word for its level in the host's log.
 func (c *consoleWriter) line(line functionshost.ConsoleLine) {
 	word := "info"
 	switch line.Level {
@@ -181,7 +173,7 @@ func (c *consoleWriter) line(line functionshost.ConsoleLine) {
 	fmt.Fprintf(c.w, "%s: %s\n", word, line.Text)
 }
 
-// withoutTime leaves the time out of the host's own lines: they are read as they happen.
+// withoutTime omits the time from the host's messages, which are read as they appear.
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.TimeKey {
 		return slog.Attr{}

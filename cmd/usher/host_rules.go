@@ -16,9 +16,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// describeRules says which rule serves which enrollment and how to try it, given
-// the script root, the rules folder that the handler uses, and the address at which
-// the host answers. A script root without rules is some other Function App.
+// describeRules writes which rule serves which enrollment, and a request to try. It gets the script root, the rules
+// folder that the handler uses, and the URL of the host. A script root without rules belongs to another Function App.
 func describeRules(ctx context.Context, w io.Writer, root, folder, url string) error {
 	folder = cmp.Or(folder, "rules")
 	if !filepath.IsAbs(folder) {
@@ -27,8 +26,7 @@ func describeRules(ctx context.Context, w io.Writer, root, folder, url string) e
 	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// The handler is up, so the rules load; they are read again here because
-	// nobody but the program that decides knows them.
+	// The handler runs, so the rules load. They are loaded again because only the handler's process has them.
 	rules, err := decider.LoadRules(ctx, os.DirFS(folder), decider.RulesOptions{Name: folder, Lazy: true})
 	if err != nil {
 		return err
@@ -41,7 +39,7 @@ func describeRules(ctx context.Context, w io.Writer, root, folder, url string) e
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	request, err := showpiece(ctx, rules, filepath.Join(root, "examples", "requests"))
+	request, err := findShowcase(ctx, rules, filepath.Join(root, "examples", "requests"))
 	if err != nil || request == "" {
 		return err
 	}
@@ -63,10 +61,9 @@ func serves(b *ruleset.Rule) string {
 	return strings.Join(parts, "; ")
 }
 
-// showpiece finds a request that these rules answer with a hub, a twin and a
-// payload; "" if there is none. One that DPS really sent goes before those that
-// were made up.
-func showpiece(ctx context.Context, rules *decider.Rules, folder string) (string, error) {
+// findShowcase returns the file of a request that these rules answer with a hub, a twin and a payload, "" if there is
+// none. It prefers requests that DPS really sent.
+func findShowcase(ctx context.Context, rules *decider.Rules, folder string) (string, error) {
 	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return "", err

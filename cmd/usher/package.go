@@ -23,11 +23,11 @@ func newPackageCommand() *cobra.Command {
 		Use:   "package",
 		Short: "Pack the webhook into one file, a deployment package of Azure Functions",
 		Long: `Package writes the zip file that Azure Functions runs: host.json, the function, the
-handler's program and the rules, without their tests. It loads the rules first and
-looks at the result as the host will: a program that is not static, not for
-linux/amd64 or not executable is refused, and so are rules that do not load.
+handler's program and the rules without their tests. It loads the rules first, and
+checks the result as the host will: it refuses a program that is not static, not for
+linux/amd64 or not executable, and rules that do not load.
 
-The same content gives the same bytes. 'make package' builds the program before.`,
+The same content gives the same bytes. 'make package' builds the program first.`,
 		Example: `  usher package -o usher.zip
   usher package --rules rules.tar.gz -o usher.zip    rules as one file; set USHER_RULES to rules.tar.gz`,
 		Args: usageArgs(cobra.NoArgs),
@@ -54,13 +54,9 @@ The same content gives the same bytes. 'make package' builds the program before.
 					packed = append(packed, path.Join(filepath.ToSlash(below), name))
 				}
 			}
-			app := os.DirFS(root)
-			files, err := deploypackage.Files(app, packed)
-			if err != nil {
-				return err
-			}
 			var content bytes.Buffer
-			if err := deploypackage.Write(&content, app, files); err != nil {
+			files, err := deploypackage.Write(&content, os.DirFS(root), packed)
+			if err != nil {
 				return err
 			}
 			if err := writeChecked(output, content.Bytes()); err != nil {
@@ -79,7 +75,7 @@ The same content gives the same bytes. 'make package' builds the program before.
 	return cmd
 }
 
-// belowRoot is the path of the rules seen from the root.
+// belowRoot returns the path of the rules relative to the root.
 func belowRoot(root, rules string) (string, error) {
 	if filepath.IsAbs(rules) {
 		base, err := filepath.Abs(root)
@@ -91,12 +87,12 @@ func belowRoot(root, rules string) (string, error) {
 		}
 	}
 	if rules = filepath.Clean(rules); !filepath.IsLocal(rules) || rules == "." {
-		return "", fmt.Errorf("--rules is %s, which is not below --root: only what is below it can be packed", rules)
+		return "", fmt.Errorf("--rules is %s, which is not below --root: only files below --root can be packed", rules)
 	}
 	return rules, nil
 }
 
-// writeChecked writes a package that the host takes, and none otherwise.
+// writeChecked writes the package if the host accepts it, and nothing otherwise.
 func writeChecked(name string, content []byte) error {
 	draft := filepath.Join(filepath.Dir(name), "."+strings.TrimPrefix(filepath.Base(name), ".")+".draft")
 	if err := writeFile(draft, content); err != nil {

@@ -245,7 +245,7 @@ func TestRotateKey(t *testing.T) {
 	c.put(t, "one", custom(c.webhook+"?code="+oldFunctionKey))
 	c.put(t, "two", custom(c.webhook))
 	c.put(t, "elsewhere", custom("https://other.example/api/allocate?code=other"))
-	wants(t, c.usher(t, exitFailure, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "wrong-key"), "nothing is changed", "answers 401")
+	wants(t, c.usher(t, exitFailure, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "wrong-key"), "nothing was changed", "answers 401")
 	if got := c.group(t, "one").CustomAllocationDefinition.WebhookURL; !strings.HasSuffix(got, oldFunctionKey) {
 		t.Errorf("the webhook of one is %s", got)
 	}
@@ -289,7 +289,7 @@ func TestDoctor(t *testing.T) {
 	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
 		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
-		"[unlinked-hub]", "mend: ")
+		"[unlinked-hub]", "fix: ")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "wrong-key"), "[key-refused]")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", strings.Replace(c.webhook, "allocate", "alocate", 1), "--key-file", "key"), "[wrong-url]")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", "https://127.0.0.1:1/api/allocate", "--key-file", "key"), "[unreachable]")

@@ -121,14 +121,13 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	}
 	ctx, stop := interruptible(cmd.Context())
 	defer stop()
-	loading := flags.rules.options()
-	rules, files, err := loadRules(ctx, flags.rules, loading)
+	rules, files, err := loadRules(ctx, flags.rules, flags.rules.options())
 	if err != nil {
 		return err
 	}
 	bar := newProgress(cmd.ErrOrStderr(), "requests")
 	report, err := verify.Run(ctx, verify.Options{
-		Rules: rules, Files: files, Loading: loading,
+		Rules: rules, Files: files,
 		Only: flags.only, Promises: flags.promises, Hubs: flags.hubs, PayloadSchema: fields,
 		Budget: flags.budget, Seed: flags.seed, Timeout: flags.timeout,
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },

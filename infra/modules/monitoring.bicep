@@ -23,7 +23,7 @@ resource component 'Microsoft.Insights/components@2020-02-02' = {
   properties: {
     Application_Type: 'web'
     WorkspaceResourceId: workspace.id
-    DisableLocalAuth: true // telemetry is taken from identities alone
+    DisableLocalAuth: true // telemetry is only accepted from identities
   }
 }
 

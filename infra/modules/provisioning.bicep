@@ -1,5 +1,4 @@
-// A DPS instance and linked hubs to try the webhook with. Enrollments are not
-// resources: `usher enroll` makes them.
+// A DPS instance and linked hubs to try the webhook with. Enrollments are not resources: `usher enroll` creates them.
 param location string
 param suffix string
 param tags object
@@ -22,7 +21,7 @@ resource dps 'Microsoft.Devices/provisioningServices@2022-12-12' = {
   sku: { name: 'S1', capacity: 1 }
   properties: {
     allocationPolicy: 'Hashed'
-    // DPS keeps the keys; no output of this template has them.
+    // DPS keeps the keys; no output of this template contains them.
     iotHubs: [for i in range(0, hubs): {
       location: location
       applyAllocationPolicy: true

@@ -1,5 +1,5 @@
-// Two storage accounts without shared keys. The Functions host has wide rights on
-// its own one; on the other, the webhook may read rules and append records, no more.
+// Two storage accounts without shared keys. The Functions host has wide permissions on its own account; on the other
+// one, the webhook may only read rules and append records.
 param location string
 param suffix string
 param tags object
@@ -45,7 +45,7 @@ resource data 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   resource blobs 'blobServices' = {
     name: 'default'
     properties: {
-      // A bundle that was overwritten by mistake is there again in a minute.
+      // A bundle that was overwritten by mistake can be restored quickly.
       isVersioningEnabled: true
       deleteRetentionPolicy: { enabled: true, days: 30 }
     }
@@ -60,7 +60,7 @@ resource data 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   }
 }
 
-// People: upload rules, read records.
+// For people, who upload rules and read records.
 var blobDataContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 var blobDataReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 

@@ -58,7 +58,7 @@ resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
 var rulesContainer = '${data.properties.primaryEndpoints.blob}${data::blobs::rules.name}'
 var recordsContainer = '${data.properties.primaryEndpoints.blob}${data::blobs::records.name}'
 
-var dpsAlone = [
+var dpsOnly = [
   {
     name: 'dps'
     description: 'Device Provisioning Service calls from here'
@@ -100,7 +100,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       scmMinTlsVersion: '1.2'
       http20Enabled: true
       ipSecurityRestrictionsDefaultAction: restrictToDps ? 'Deny' : 'Allow'
-      ipSecurityRestrictions: concat(restrictToDps ? dpsAlone : [], map(allowedAddresses, (address, i) => {
+      ipSecurityRestrictions: concat(restrictToDps ? dpsOnly : [], map(allowedAddresses, (address, i) => {
         name: 'allowed-${i}'
         ipAddress: address
         action: 'Allow'
@@ -109,7 +109,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
     }
   }
 
-  // Publishing is by identity alone.
+  // Publishing is only possible with an identity.
   resource scm 'basicPublishingCredentialsPolicies' = {
     name: 'scm'
     properties: { allow: false }
@@ -131,22 +131,22 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
       USHER_LOG_LEVEL: 'info'
       USHER_RECORD_SINKS: keepRecords ? 'stdout,blob:${recordsContainer}' : 'stdout'
     }, rulesFrom == 'storage' ? {
-      // The package holds no writable place, an instance's temporary folder does.
+      // The package is read-only; the temporary folder of an instance is writable.
       USHER_RULES_CACHE: '/tmp/usher/rules'
     } : {}, keepRecords ? {
       USHER_RECORD_SPOOL: '/tmp/usher/records'
     } : {})
-    // An app that starts before it may read its rules would hold devices for a while.
+    // If the app started before it may read its rules, it would hold devices for a while.
     dependsOn: [readRules, appendRecords, hostStorage, publishTelemetry]
   }
 }
 
-// What the identity may do, and on what. Nothing reaches beyond these.
+// The roles of the identity. It has no others.
 var blobDataOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
 var blobDataReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 var monitoringMetricsPublisher = '3913510d-42f4-4e42-8a64-420c390055eb'
 
-// The Functions host keeps its leases and keys there and asks for this role.
+// The Functions host keeps its leases and keys there and needs this role.
 resource hostStorage 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(host.id, app.id, blobDataOwner)
   scope: host
@@ -167,12 +167,12 @@ resource readRules 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-// No built-in role can append without being able to overwrite and delete.
+// No built-in role may append without also being allowed to overwrite and delete.
 resource appender 'Microsoft.Authorization/roleDefinitions@2022-04-01' = {
   name: guid(resourceGroup().id, 'usher-record-appender')
   properties: {
     roleName: 'Usher record appender ${suffix}'
-    description: 'Creates append blobs, appends to them, and reads them. Overwrites and deletes nothing.'
+    description: 'Creates append blobs, appends to them, and reads them. It may not overwrite or delete.'
     type: 'CustomRole'
     assignableScopes: [resourceGroup().id]
     permissions: [

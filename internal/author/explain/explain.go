@@ -29,8 +29,11 @@ type Report struct {
 	Decision  answer.Document `json:"decision"`
 	Effect    Effect          `json:"effect"`
 	Overrides []Constraint    `json:"overrides,omitempty"`
-	// Recorded is the decision in the record that the request comes from, if there is one.
-	Recorded      *Recorded           `json:"recorded,omitempty"`
+	// Then is what the record of the request says was answered; nil if there is none. Recorded is what JSON shows of it.
+	Then     *answer.Answer  `json:"-"`
+	Recorded answer.Document `json:"recorded,omitempty"`
+	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
+	Lacks         []string            `json:"-"`
 	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
 	Entries       []explanation.Entry `json:"entries"`
 	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
@@ -124,6 +127,16 @@ func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask ke
 		"alarm", "detail", "cause")
 	for _, override := range a.Overrides {
 		r.Overrides = append(r.Overrides, Constraint{override, r.constraint(override, request)})
+	}
+}
+
+// SetRecorded adds what the record of the request says was answered, and what is masked in it although the rules look at
+// it.
+func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
+	r.Then, r.Lacks = then, lacks
+	r.Recorded = append(answer.Document{{Name: "outcome", Value: string(then.Result)}}, then.Document("hub", "rules")...)
+	if len(lacks) > 0 {
+		r.Recorded = append(r.Recorded, answer.Member{Name: "lacks", Value: lacks})
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -241,62 +240,6 @@ func TestWhyNotOnExampleRequests(t *testing.T) {
 		if !json.Valid(document.Bytes()) || strings.Contains(text.String(), "__local") || strings.Contains(document.String(), "__local") {
 			t.Errorf("%s is explained as\n%s\n%s", file, &text, &document)
 		}
-	}
-}
-
-func TestRead(t *testing.T) {
-	t.Parallel()
-	const a, b = `{"deviceRuntimeContext":{"registrationId":"a"}}`, `{"linkedHubs":[],"request":"no record"}`
-	// Entries of the journal of usher dps.
-	const registered = `{"time":"2026-01-01T00:00:00Z","id":1,"kind":"register","request":{"registrationId":"a"},"durationMs":1}` + "\n"
-	called := func(request string, status int, response string) string {
-		return fmt.Sprintf(`{"time":"2026-01-01T00:00:00Z","id":2,"kind":"webhook","attempt":1,"request":%s,"status":%d,"response":%s,"durationMs":1}`+"\n", request, status, response)
-	}
-	for _, test := range []struct {
-		name, text string
-		number     int
-		want       string
-		recorded   *explain.Recorded
-		problem    string
-	}{
-		{"a request", a + "\n", 0, a, nil, ""},
-		{"a record", `{"time": 1, "request": ` + a + `, "new": {}}`, 0, a, nil, ""},
-		{"a record with a decision", `{"request": ` + a + `, "decision": {"outcome": "assigned", "hub": "h", "rules": "sha256:1", "x": 1}}`, 0, a,
-			&explain.Recorded{Outcome: "assigned", Hub: "h", Rules: "sha256:1"}, ""},
-		{"a record with a fault", `{"request": ` + a + `, "decision": {"fault": "timeout"}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a fault in full", `{"request": ` + a + `, "decision": {"fault": {"kind": "timeout"}}}`, 0, a, &explain.Recorded{Outcome: "timeout"}, ""},
-		{"a record with a decision of another kind", `{"request": ` + a + `, "decision": [1]}`, 0, a, nil, ""},
-		{"a member of that name that is no request", b, 0, b, nil, ""},
-		{"the second", a + "\n" + `{"request":` + b + "}\n", 2, b, nil, ""},
-		{"the first before a broken one", a + "\n{", 1, a, nil, ""},
-		{"broken", "{", 0, "{", nil, ""},
-		{"several", a + a, 0, "", nil, "it holds 2 requests"},
-		{"too few", a, 2, "", nil, "there is no number 2: it holds 1 requests"},
-		{"after a broken one", a + "\n{", 3, "", nil, "number 3 cannot be read, because number 2 is not valid JSON: unexpected EOF"},
-		{"nothing", " \n", 0, "", nil, "it is empty"},
-		{"a journal", registered + called(a, 200, `{"iotHubHostName":"h"}`) + registered, 0, a, &explain.Recorded{Outcome: "assigned", Hub: "h"}, ""},
-		{"a journal with calls", registered + called(a, 503, `null`) + called(b, 403, `null`), 2, b, &explain.Recorded{Outcome: "rejected"}, ""},
-		{"a journal without calls", registered, 0, "", nil, "it is of the journal of usher dps, and holds no first call of a webhook"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			input, err := explain.Read([]byte(test.text), test.number)
-			if test.problem != "" {
-				if err == nil || err.Error() != test.problem {
-					t.Errorf("error %v, want %s", err, test.problem)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := strings.TrimSpace(string(input.Body)); got != test.want {
-				t.Errorf("got %s, want %s", got, test.want)
-			}
-			if diff := cmp.Diff(test.recorded, input.Recorded); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-		})
 	}
 }
 

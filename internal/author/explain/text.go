@@ -141,8 +141,8 @@ func (p printer) head(r *Report) {
 	if payload := a.Response.Payload; payload != nil {
 		p.field("payload", "reaches the device: %s", short(compact(payload), maxValue))
 	}
-	if r.Recorded != nil {
-		p.field("recorded", "%s", r.Recorded.text(a))
+	if r.Then != nil {
+		p.field("recorded", "%s", r.compareRecorded())
 	}
 	p.field("request", "%s", r.Source)
 	where := "has no hub yet"
@@ -307,6 +307,30 @@ func (p printer) whyNot(w *WhyNot) {
 	for _, entry := range w.lastWord {
 		p.entry(entry, "")
 	}
+}
+
+// compareRecorded says how the recorded answer compares with that of now.
+func (r *Report) compareRecorded() string {
+	then, now := r.Then, &r.Answer
+	text := string(then.Result)
+	if hub := then.Response.IotHubHostName; hub != "" {
+		text += " " + hub
+	}
+	switch {
+	case then.Rules == now.Rules && then.Rules != "":
+		text += ", by the same rules"
+	case then.Rules != "":
+		text += ", by other rules"
+	}
+	if then.Result == now.Result && dps.SameHub(then.Response.IotHubHostName, now.Response.IotHubHostName) {
+		text += ": the same as now"
+	} else {
+		text += ": not what it is now"
+	}
+	if len(r.Lacks) > 0 {
+		text += "; the rules look at what is masked in the record: " + strings.Join(r.Lacks, ", ")
+	}
+	return text
 }
 
 // compact writes a value as JSON in one line.

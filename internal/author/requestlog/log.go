@@ -65,8 +65,8 @@ func Stream(name string, r io.Reader) Log {
 	return Log{Name: name, Open: func() (io.ReadCloser, error) { return io.NopCloser(r), nil }}
 }
 
-// Extensions are those that [Files] finds in folders, also with .gz or .zst after them.
-var Extensions = []string{".ndjson", ".jsonl", ".json", ".log", ".csv"}
+// extensions are those of the files that [Files] finds in folders, also with .gz or .zst after them.
+var extensions = []string{".ndjson", ".jsonl", ".json", ".log", ".csv"}
 
 // Files returns the logs that a path stands for: the file, or those in the folder and below it, in the order of their
 // names.
@@ -77,13 +77,17 @@ func Files(path string) ([]Log, error) {
 			return err
 		}
 		base := strings.TrimSuffix(strings.TrimSuffix(entry.Name(), ".gz"), ".zst")
-		if name != path && !slices.Contains(Extensions, filepath.Ext(base)) {
+		if name != path && !slices.Contains(extensions, filepath.Ext(base)) {
 			return nil
 		}
 		log, err := File(name)
 		logs = append(logs, log)
 		return err
 	})
+	if err == nil && len(logs) == 0 {
+		last := len(extensions) - 1
+		err = fmt.Errorf("%s contains no file whose name ends in %s or %s", path, strings.Join(extensions[:last], ", "), extensions[last])
+	}
 	return logs, err
 }
 

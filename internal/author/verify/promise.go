@@ -15,9 +15,9 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Promise is something that holds for every request, or that is broken.
@@ -85,7 +85,7 @@ func (b *broken) key() string { return b.promise + "\x00" + b.kind }
 type checker struct {
 	decider    *decider.Decider
 	rule       *ruleset.Rule
-	vocabulary *vocabulary.Vocabulary
+	analysis   *dataflow.Analysis
 	invariants *invariants.Invariants
 	wanted     map[string]bool
 	memo       *memo
@@ -224,7 +224,7 @@ func (c *checker) single(ctx context.Context, a *decided, body []byte) []broken 
 			add(broken{promise: neverPromise, message: "moves from " + current + " to " + response.IotHubHostName + " though the policy forbids it"})
 		}
 		for entry, missing := range map[string]bool{"initial_twin": response.InitialTwin == nil, "payload": response.Payload == nil} {
-			if !missing || !slices.Contains(c.vocabulary.Answers, entry) || slices.Contains(a.Overrides, answer.OnUndecided) {
+			if !missing || c.analysis.Entries[entry] == nil || slices.Contains(a.Overrides, answer.OnUndecided) {
 				continue
 			}
 			verdict, err := c.rule.Evaluate(ctx, a.request.Document)
@@ -324,7 +324,7 @@ func (c *checker) repeats(ctx context.Context, a *decided, body []byte) []broken
 func (c *checker) settles(ctx context.Context, a *decided, body []byte) []broken {
 	hub := a.Response.IotHubHostName
 	if !c.wanted[settlesPromise] || hub == "" || dps.SameHub(hub, a.request.Device.CurrentIotHubHostName) ||
-		!c.vocabulary.ReadsAt("/deviceRuntimeContext/currentIotHubHostName") && !c.vocabulary.ReadsAt("/deviceRuntimeContext/currentDeviceId") {
+		!c.analysis.ReadsAt("/deviceRuntimeContext/currentIotHubHostName") && !c.analysis.ReadsAt("/deviceRuntimeContext/currentDeviceId") {
 		return nil
 	}
 	path := []string{hub}
@@ -517,7 +517,7 @@ func (c *checker) sticking(ctx context.Context, a *decided, body []byte) []broke
 		first, last = 0, variants-1
 	}
 	for _, one := range changes {
-		if !slices.ContainsFunc(one.reads, c.vocabulary.ReadsAt) {
+		if !slices.ContainsFunc(one.reads, c.analysis.ReadsAt) {
 			continue
 		}
 		for n := first; n <= last; n++ {

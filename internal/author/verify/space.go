@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Bounds of the dimensions. Each keeps one dimension from eating the budget of
@@ -102,26 +102,32 @@ func (s *space) at(number int) []int {
 	return choice
 }
 
+// random makes a choice by chance. It prefers the values that are specific to the rule: the others, which no rule
+// expects, are in the pairs.
 func (s *space) random(chance *rand.Rand) []int {
 	choice := make([]int, len(s.dimensions))
 	for i, d := range s.dimensions {
-		choice[i] = chance.IntN(len(d.values))
+		first := 0
+		if d.fixed < len(d.values) && chance.IntN(2) == 0 {
+			first = d.fixed
+		}
+		choice[i] = first + chance.IntN(len(d.values)-first)
 	}
 	return choice
 }
 
 // explorer builds the space of a rule.
 type explorer struct {
-	options    Options
-	set        *ruleset.Ruleset
-	rule       *ruleset.Rule
-	vocabulary *vocabulary.Vocabulary
-	chance     *rand.Rand
-	decide     func(body []byte) brief
+	options  Options
+	set      *ruleset.Ruleset
+	rule     *ruleset.Rule
+	analysis *dataflow.Analysis
+	chance   *rand.Rand
+	decide   func(body []byte) brief
 }
 
 func (e *explorer) reads(pointers ...string) bool {
-	return slices.ContainsFunc(pointers, e.vocabulary.ReadsAt)
+	return slices.ContainsFunc(pointers, e.analysis.ReadsAt)
 }
 
 // record returns the pointers of an enrollment's member, for both kinds.
@@ -183,7 +189,7 @@ func (e *explorer) addEnrollments(s *space) {
 	}
 	// Of the rule's own words those that it serves as enrollments.
 	for _, place := range []string{"/enrollmentGroup/enrollmentGroupId", "/individualEnrollment/registrationId"} {
-		words := e.vocabulary.At(place)
+		words := e.analysis.At(place)
 		for _, text := range texts(words, separatorsOf(words)) {
 			add(dps.EnrollmentGroup, text)
 			add(dps.IndividualEnrollment, text)
@@ -250,7 +256,7 @@ func (e *explorer) addAttestations(s *space) {
 // together with the certificate, in the attributes that it reads.
 func (e *explorer) subjects(s *space) []subject {
 	const place = "/deviceRuntimeContext/x509/clientCertificate"
-	words := e.vocabulary.At(place)
+	words := e.analysis.At(place)
 	var names []string
 	for _, text := range texts(words, separatorsOf(words)) {
 		if text != "" && len(text) <= 64 {
@@ -262,12 +268,12 @@ func (e *explorer) subjects(s *space) []subject {
 		names = spread(names, maxMined)
 	}
 	attributes := []string{"/subject/organization", "/subject/organizationalUnit", "/subject/commonName", "/dnsNames"}
-	named := slices.ContainsFunc(e.vocabulary.Reads, func(read string) bool {
+	named := slices.ContainsFunc(e.analysis.Reads, func(read string) bool {
 		return slices.ContainsFunc(attributes, func(attribute string) bool { return strings.HasPrefix(read, place+attribute) })
 	})
 	reads := func(attribute string) bool {
 		// A rule that is seen to read one attribute is taken to read no other.
-		return !named || slices.ContainsFunc(e.vocabulary.Reads, func(read string) bool { return strings.HasPrefix(read, place+attribute) })
+		return !named || slices.ContainsFunc(e.analysis.Reads, func(read string) bool { return strings.HasPrefix(read, place+attribute) })
 	}
 	subjects := []subject{{commonName: "device-0001"}, {organizations: []string{"Usher Other"}, commonName: "device-0001"}}
 	for n := range variants { // whose serial numbers and thumbprints differ, too
@@ -328,7 +334,7 @@ func (e *explorer) addRecord(s *space) {
 	}
 	known := []string{"registrationId", "enrollmentGroupId", "attestation", "reprovisionPolicy", "initialTwin", "capabilities"}
 	var places []string
-	for _, read := range e.vocabulary.Reads {
+	for _, read := range e.analysis.Reads {
 		steps := stepsOf(read)
 		if len(steps) < 2 || steps[0] != string(dps.EnrollmentGroup) && steps[0] != string(dps.IndividualEnrollment) || slices.Contains(known, steps[1]) {
 			continue
@@ -339,7 +345,7 @@ func (e *explorer) addRecord(s *space) {
 	}
 	for _, place := range spread(places, 8) {
 		values := []any{nil, "usher-other"}
-		for _, words := range [][]vocabulary.Literal{e.vocabulary.At("/enrollmentGroup" + place), e.vocabulary.At("/individualEnrollment" + place)} {
+		for _, words := range [][]dataflow.Literal{e.analysis.At("/enrollmentGroup" + place), e.analysis.At("/individualEnrollment" + place)} {
 			for _, literal := range words {
 				if len(values) < maxRecordValues && !slices.Contains(values, literal.Value) {
 					values = append(values, literal.Value)
@@ -404,15 +410,9 @@ func (e *explorer) payloadKeys() []string {
 			keys = append(keys, key)
 		}
 	}
-	for _, read := range e.vocabulary.Reads {
+	for _, read := range e.analysis.Reads {
 		if key, ok := strings.CutPrefix(read, payloadPlace); ok {
 			add(key)
-		}
-	}
-	for _, literal := range e.vocabulary.Beside[payloadPlace] {
-		text, ok := literal.Value.(string)
-		if ok && text != "" && !literal.Data && (literal.Use == "object.get" || literal.Use == "json.filter" || strings.HasPrefix(literal.Use, "data.")) {
-			add("/" + text)
 		}
 	}
 	for _, field := range e.options.PayloadSchema {
@@ -427,8 +427,8 @@ func (e *explorer) payloadKeys() []string {
 // payloadValues are the values that a member of the payload takes, and how many
 // of them must stay.
 func (e *explorer) payloadValues(s *space, key string) (all []any, fixed int) {
-	words := e.vocabulary.At(payloadPlace + key)
-	words = append(words, e.vocabulary.Beside[payloadPlace]...)
+	words := e.analysis.At(payloadPlace + key)
+	words = append(words, e.analysis.Beside[payloadPlace]...)
 	var values []any
 	add := func(list ...any) {
 		for _, value := range list {
@@ -470,7 +470,7 @@ func (e *explorer) addDevices(s *space) {
 		s.add("registration IDs", []func(*draft){func(d *draft) { d.registration = "device-0001" }}, "the rule does not read it")
 		return
 	}
-	words := e.vocabulary.At("/deviceRuntimeContext/registrationId")
+	words := e.analysis.At("/deviceRuntimeContext/registrationId")
 	var ids []string
 	add := func(id string) {
 		if registrationID.MatchString(id) && !slices.Contains(ids, id) {
@@ -576,12 +576,12 @@ func (e *explorer) candidates() []string {
 	}
 	places := []string{"/linkedHubs", "/deviceRuntimeContext/currentIotHubHostName"}
 	for _, place := range places {
-		words := e.vocabulary.At(place)
+		words := e.analysis.At(place)
 		for _, text := range texts(words, nil) {
 			add(text)
 		}
 	}
-	for _, text := range e.vocabulary.Hubs {
+	for _, text := range e.analysis.Hubs {
 		for _, example := range globExamples(text) {
 			add(example)
 		}
@@ -618,7 +618,7 @@ func (e *explorer) hubs(s *space) []string {
 		if host != otherHub && chosen[host] > 0 {
 			score += 4
 		}
-		if slices.ContainsFunc(e.vocabulary.Hubs, func(text string) bool { return strings.EqualFold(text, host) }) {
+		if slices.ContainsFunc(e.analysis.Hubs, func(text string) bool { return strings.EqualFold(text, host) }) {
 			score += 3
 		}
 		if strings.Contains(host[:strings.IndexByte(host, '.')], "hub") {

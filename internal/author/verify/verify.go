@@ -27,12 +27,10 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/invariants"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/internal/decide/vocabulary"
-	"github.com/usher-dps/usher/schemas"
 )
 
 // DefaultBudget is how many requests a rule is asked unless told otherwise: a few
@@ -41,10 +39,9 @@ const DefaultBudget = 5000
 
 // Options say what is searched. Rules and Files are needed.
 type Options struct {
-	// Rules decide. Files is where they were loaded from, Loading how.
-	Rules   *decider.Rules
-	Files   fs.FS
-	Loading decider.RulesOptions
+	// Rules decide. Files is where they were loaded from.
+	Rules *decider.Rules
+	Files fs.FS
 
 	// Only lists the packages of the rules to search; nil means all.
 	Only []string
@@ -137,7 +134,7 @@ type Space struct {
 	// were chosen by chance. All are 0 for a search that ended early.
 	Pairs    int `json:"pairs,omitempty"`
 	Paired   int `json:"paired,omitempty"`
-	ByChance int `json:"byChance,omitempty"`
+	ByChance int `json:"random,omitempty"`
 	// Invalid is how many were no requests by the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
@@ -243,16 +240,7 @@ type tally struct {
 }
 
 func newSearches(ctx context.Context, options Options) ([]*search, error) {
-	var inputSchema any
-	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
-		return nil, fmt.Errorf("schemas: %w", err)
-	}
-	// A second look at the same files: words and invariants are of no use to the webhook.
-	set, err := ruleset.Load(ctx, options.Files, ruleset.Options{Name: options.Loading.Name, InputSchema: inputSchema, Lazy: true,
-		AllowBuiltins: options.Loading.AllowBuiltins, AllowNet: options.Loading.AllowNet, Strict: options.Loading.Strict})
-	if err != nil {
-		return nil, err
-	}
+	set := options.Rules.Set()
 	judges, err := invariants.Load(ctx, set, options.Files)
 	if err != nil {
 		return nil, err
@@ -273,13 +261,13 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		}
 		skips, wrong := skipsOf(rule)
 		problems = append(problems, wrong...)
-		words, err := vocabulary.Of(rule)
+		analysis, err := dataflow.Analyze(rule)
 		if err != nil {
 			return nil, err
 		}
 		s := &search{set: set, skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{}}
-		s.checker = checker{decider: decides, rule: rule, vocabulary: words, invariants: judges, wanted: wanted,
-			memo: new(memo), findRule: s.findRule, chancy: words.Chancy()}
+		s.checker = checker{decider: decides, rule: rule, analysis: analysis, invariants: judges, wanted: wanted,
+			memo: new(memo), findRule: set.Serving, chancy: len(rule.RestrictedCalls()) > 0}
 		searches = append(searches, s)
 	}
 	if len(problems) > 0 {
@@ -293,10 +281,6 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		return nil, &UnknownError{What: "rule", Names: options.Only, Known: names}
 	}
 	return searches, nil
-}
-
-func (s *search) findRule(enrollment dps.Enrollment) *ruleset.Rule {
-	return s.set.Serving(enrollment)
 }
 
 // UnknownError says that the caller named what there is not.
@@ -362,7 +346,7 @@ func (s *search) explore(ctx context.Context, options Options) {
 	name.Write([]byte(s.checker.rule.Package)) // so that a rule's search does not depend on the other rules
 	chance := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
 	timeouts := 0
-	e := explorer{options: options, set: s.set, rule: s.checker.rule, vocabulary: s.checker.vocabulary, chance: chance,
+	e := explorer{options: options, set: s.set, rule: s.checker.rule, analysis: s.checker.analysis, chance: chance,
 		decide: func(body []byte) brief {
 			if timeouts >= maxTimeouts {
 				return brief{result: answer.Timeout}
@@ -486,7 +470,7 @@ func (s *search) space() Space {
 	p := s.plan
 	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.through, Invalid: s.invalid, Notes: p.space.notes}
 	if s.through {
-		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.byChance
+		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.random
 	}
 	for _, d := range p.space.dimensions {
 		space.Dimensions = append(space.Dimensions, Dimension{d.name, len(d.values), d.single})

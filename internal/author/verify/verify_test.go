@@ -47,7 +47,7 @@ func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return verify.Options{Rules: rules, Files: fsys, Loading: loading, Seed: 1, Budget: 300}
+	return verify.Options{Rules: rules, Files: fsys, Seed: 1, Budget: 300}
 }
 
 func run(t testing.TB, o verify.Options) *verify.Report {

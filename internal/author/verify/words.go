@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/usher-dps/usher/internal/decide/vocabulary"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 )
 
 var (
@@ -18,7 +18,7 @@ var (
 
 // texts makes, of constants and how a rule uses them, texts that make a
 // difference to the rule: some that it is looking for and some that it is not.
-func texts(literals []vocabulary.Literal, separators []string) []string {
+func texts(literals []dataflow.Literal, separators []string) []string {
 	var found []string
 	add := func(list ...string) {
 		for _, text := range list {
@@ -75,7 +75,7 @@ func texts(literals []vocabulary.Literal, separators []string) []string {
 const maxTogether = 6
 
 // separatorsOf lists the texts that the rule splits others at.
-func separatorsOf(literals []vocabulary.Literal) []string {
+func separatorsOf(literals []dataflow.Literal) []string {
 	var found []string
 	for _, literal := range literals {
 		text, ok := literal.Value.(string)

@@ -1,6 +1,5 @@
-// Package keymaterial hides the keys and certificates of an AllocationRequest in
-// what is shown of it: by the names that DPS gives them, and wherever else a rule
-// has put the same text.
+// Package keymaterial hides the keys and certificates of an AllocationRequest in what is shown of it: it finds them by
+// the names that DPS gives them, and everywhere else where a rule has put the same text.
 package keymaterial
 
 import (
@@ -12,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// Masked stands in place of what is hidden.
+// Masked replaces what is hidden.
 const Masked = "(masked)"
 
-// members are the properties of DPS that hold keys or certificates, in lower case.
+// members are the properties of DPS that contain keys or certificates, in lower case.
 var members = []string{
 	"primarykey", "secondarykey", // of symmetricKey
 	"endorsementkey", "storagerootkey", // of tpm
@@ -24,27 +23,26 @@ var members = []string{
 }
 
 const (
-	// minWithin is the shortest text that is hidden inside another one: a key
-	// of a few letters would take parts out of words.
+	// minWithin is the shortest text that is hidden inside another one. A key of a few letters would hide parts of
+	// words.
 	minWithin = 8
-	// minPart is the shortest part of a key that is hidden where it stands alone.
+	// minPart is the shortest part of a key that is hidden if it is a text of its own.
 	minPart = 12
 )
 
-// Mask hides the key material of one request. The zero value hides what has a
-// telling name only.
+// Mask hides the key material of one request. The zero value only hides members by their names.
 type Mask struct {
-	texts  []string // as they are
+	texts  []string // the key material
 	lower  []string // the same in lower case
-	ascii  bool     // all of them are
+	ascii  bool     // all texts are ASCII
 	within func() *regexp.Regexp
 }
 
-// Of collects the key material of a request's document.
+// Of returns a mask for the key material in a request's document.
 func Of(document map[string]any) Mask {
 	var m Mask
 	m.collect(document, false)
-	// The longest first, lest a part be hidden before the whole.
+	// The longest text comes first, so that it is hidden before a part of it.
 	slices.SortFunc(m.texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	m.texts = slices.Compact(m.texts)
 	m.ascii = true
@@ -53,7 +51,7 @@ func Of(document map[string]any) Mask {
 		m.ascii = m.ascii && isASCII(text)
 	}
 	if len(m.texts) > 0 && len(m.texts[0]) >= minWithin {
-		m.within = sync.OnceValue(m.pattern) // most masks never need it
+		m.within = sync.OnceValue(m.pattern) // most masks do not need it
 	}
 	return m
 }
@@ -61,7 +59,7 @@ func Of(document map[string]any) Mask {
 func (m Mask) pattern() *regexp.Regexp {
 	var patterns []string
 	for _, text := range m.texts {
-		if len(text) >= minWithin && utf8.ValidString(text) { // JSON that was parsed holds nothing else
+		if len(text) >= minWithin && utf8.ValidString(text) { // always true for parsed JSON
 			patterns = append(patterns, regexp.QuoteMeta(text))
 		}
 	}
@@ -86,7 +84,7 @@ func (m *Mask) collect(value any, secret bool) {
 			return
 		}
 		m.texts = append(m.texts, v)
-		if strings.Contains(v, "\n") { // PEM, say: what shows it can escape its line ends
+		if strings.Contains(v, "\n") { // for example PEM, whose line ends can be escaped where it is shown
 			for line := range strings.Lines(v) {
 				if line = strings.TrimSpace(line); len(line) >= minWithin {
 					m.texts = append(m.texts, line)
@@ -96,8 +94,7 @@ func (m *Mask) collect(value any, secret bool) {
 	}
 }
 
-// IsName reports whether a member of this name holds key material, whatever its
-// value. Case does not count.
+// IsName reports whether a member with this name contains key material. It ignores case.
 func IsName(name string) bool {
 	return slices.ContainsFunc(members, func(member string) bool { return strings.EqualFold(member, name) })
 }
@@ -108,14 +105,14 @@ func (m Mask) Text(text string) string {
 		return text
 	}
 	lower := strings.ToLower(text)
-	holds := !m.ascii || !isASCII(text) // the pattern folds letters that ToLower leaves
+	found := !m.ascii || !isASCII(text) // the pattern folds letters that ToLower does not
 	for _, secret := range m.lower {
 		if lower == secret || len(lower) >= minPart && strings.Contains(secret, lower) {
 			return Masked
 		}
-		holds = holds || len(secret) >= minWithin && strings.Contains(lower, secret)
+		found = found || len(secret) >= minWithin && strings.Contains(lower, secret)
 	}
-	if !holds || m.within == nil {
+	if !found || m.within == nil {
 		return text
 	}
 	if pattern := m.within(); pattern != nil {
@@ -134,48 +131,28 @@ func isASCII(text string) bool {
 }
 
 // Value returns a copy of a JSON value without the key material in it.
-func (m Mask) Value(value any) any {
+func (m Mask) Value(value any) any { return m.mask(value, false) }
+
+// mask returns a copy of a value without the key material in it. If secret is set, it hides every text.
+func (m Mask) mask(value any, secret bool) any {
 	switch v := value.(type) {
 	case map[string]any:
 		masked := make(map[string]any, len(v))
 		for name, member := range v {
-			if IsName(name) {
-				masked[m.Text(name)] = hide(member)
-			} else {
-				masked[m.Text(name)] = m.Value(member)
-			}
+			masked[m.Text(name)] = m.mask(member, secret || IsName(name))
 		}
 		return masked
 	case []any:
 		masked := make([]any, len(v))
 		for i, element := range v {
-			masked[i] = m.Value(element)
+			masked[i] = m.mask(element, secret)
 		}
 		return masked
 	case string:
+		if secret {
+			return Masked
+		}
 		return m.Text(v)
-	default:
-		return value
-	}
-}
-
-// hide hides every text in a value, and keeps its shape.
-func hide(value any) any {
-	switch v := value.(type) {
-	case map[string]any:
-		hidden := make(map[string]any, len(v))
-		for name, member := range v {
-			hidden[name] = hide(member)
-		}
-		return hidden
-	case []any:
-		hidden := make([]any, len(v))
-		for i, element := range v {
-			hidden[i] = hide(element)
-		}
-		return hidden
-	case string:
-		return Masked
 	default:
 		return value
 	}

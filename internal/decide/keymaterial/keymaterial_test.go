@@ -52,8 +52,7 @@ func TestMaskValue(t *testing.T) {
 	}
 }
 
-// What a rule makes of a key is hidden, too: in other cases, in a sentence, in
-// part.
+// What a rule makes of a key is also hidden: in another case, within a sentence, and in part.
 func TestMaskText(t *testing.T) {
 	t.Parallel()
 	mask := keymaterial.Of(decode(t, request))
@@ -76,7 +75,7 @@ func TestMaskText(t *testing.T) {
 	}
 }
 
-// Whoever prints a value as JSON or Rego does escapes its line ends.
+// Line ends are escaped where a value is printed as JSON or Rego.
 func TestMaskLines(t *testing.T) {
 	t.Parallel()
 	const pem = "-----BEGIN CERTIFICATE-----\r\nMIIBfirstfirstfirst\r\nsecondsecondsecond\r\nlast\r\n-----END CERTIFICATE-----\r\n"
@@ -91,7 +90,7 @@ func TestMaskLines(t *testing.T) {
 	}
 }
 
-// FuzzMask: no key of eight or more characters is in what is shown.
+// FuzzMask: what is shown contains no key of eight or more characters.
 func FuzzMask(f *testing.F) {
 	f.Add("UHJpbWFyeUtleU9mVGhlR3JvdXA=", "before ", " after")
 	f.Add("ſecretſecret", "K", "ß")

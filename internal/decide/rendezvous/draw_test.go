@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The published vectors: key 00 01 … 0f, message 00 01 … of the given length.
-// Messages stay below 'A', which folding leaves alone.
+// These are the published vectors: key 00 01 … 0f, message 00 01 … of the given length. All bytes are below 'A', so
+// folding does not change them.
 func TestHashMatchesPublishedVectors(t *testing.T) {
 	t.Parallel()
 	d := digest{k0: 0x0706050403020100, k1: 0x0f0e0d0c0b0a0908}
@@ -32,7 +32,7 @@ func TestHashMatchesPublishedVectors(t *testing.T) {
 	}
 }
 
-// The draw is -log2(hash/2^64) in units of 2^-47; powers of two have exact answers.
+// The draw is -log2(hash/2^64) in units of 2^-47, which is exact for powers of two.
 func TestDrawOfPowersOfTwo(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -72,8 +72,7 @@ func TestFoldWordFoldsEveryByte(t *testing.T) {
 	}
 }
 
-// The integer logarithm against the floating one: right to the resolution that
-// floats can show.
+// The integer logarithm equals the floating-point one up to the resolution of floats.
 func TestDrawIsTheLogarithm(t *testing.T) {
 	t.Parallel()
 	d := newDigest("any")

@@ -15,7 +15,7 @@ import (
 
 type candidates = []rendezvous.Candidate
 
-// hubs makes n candidates of equal weight, named as hubs are.
+// hubs returns n candidates of equal weight, with names like those of hubs.
 func hubs(n int) candidates {
 	cs := make(candidates, n)
 	for i := range cs {
@@ -24,8 +24,8 @@ func hubs(n int) candidates {
 	return cs
 }
 
-// fleets are the shapes that registration IDs have: counted, counted behind a
-// long common prefix, MAC addresses, and random.
+// fleets are the forms of registration IDs: sequential, sequential after a long common prefix, MAC addresses, and
+// random.
 func fleets(size int) map[string][]string {
 	random := rand.New(rand.NewPCG(1, 2))
 	fleets := map[string][]string{}
@@ -47,7 +47,7 @@ func choose(t *testing.T, key string, cs candidates) string {
 	return name
 }
 
-// Changing any of these would move devices in production.
+// A change of any of these would move devices in production.
 func TestChooseIsPinned(t *testing.T) {
 	t.Parallel()
 	equal := hubs(5)
@@ -77,7 +77,7 @@ func TestChooseIsPinned(t *testing.T) {
 	}
 }
 
-// The same for more keys than one would write down.
+// The same for many more keys.
 func TestChoicesArePinned(t *testing.T) {
 	t.Parallel()
 	cs := hubs(10)
@@ -95,7 +95,7 @@ func TestChoicesArePinned(t *testing.T) {
 	}
 }
 
-// Likewise: a change would swap the sides of a staged move.
+// A change would swap the sides of a staged move.
 func TestFractionIsPinned(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -161,7 +161,7 @@ func TestChooseIgnoresCaseAndOrder(t *testing.T) {
 	}
 }
 
-// A name that is there in two spellings is one name with the higher weight.
+// A name with two spellings is one name with the higher weight.
 func TestChooseCountsANameOnce(t *testing.T) {
 	t.Parallel()
 	once := candidates{{Name: "a-hub", Weight: 3}, {Name: "b-hub", Weight: 2}}
@@ -179,7 +179,7 @@ func TestChooseCountsANameOnce(t *testing.T) {
 	}
 }
 
-// Only the ratio of weights counts.
+// Only the ratio of the weights matters.
 func TestChooseIsUnchangedByScale(t *testing.T) {
 	t.Parallel()
 	small, large := hubs(6), hubs(6)
@@ -234,7 +234,7 @@ func TestDrainingMovesOnlyTheDrained(t *testing.T) {
 			t.Fatalf("%s was not on the drained hub but moved from %s to %s", id, was, is)
 		}
 	}
-	// Those that had to move spread over the others rather than falling on a neighbour.
+	// The keys that moved are spread over all other names.
 	for i, c := range after {
 		if i == 3 {
 			continue
@@ -335,7 +335,7 @@ func TestFractionIsUniform(t *testing.T) {
 	}
 }
 
-// Were they related, one side of a staged move would fill one hub.
+// If they were correlated, one side of a staged move would fill one hub.
 func TestFractionTellsNothingOfChoose(t *testing.T) {
 	t.Parallel()
 	cs := hubs(4)
@@ -352,14 +352,14 @@ func TestFractionTellsNothingOfChoose(t *testing.T) {
 	}
 }
 
-// chiSquareBound is passed by fewer than one true distribution in 160,000 (e^-12;
-// Laurent and Massart's bound of the tail). The IDs are fixed, so what passes once passes always.
+// chiSquareBound is exceeded by fewer than one in 160,000 true distributions (e^-12; Laurent and Massart's bound of the
+// tail). The IDs are fixed, so the result is always the same.
 func chiSquareBound(freedom int) float64 {
 	const x = 12
 	return float64(freedom) + 2*math.Sqrt(float64(freedom)*x) + 2*x
 }
 
-// near fails unless got of total is the share within five standard deviations.
+// near fails unless got of total is within five standard deviations of the share.
 func near(t *testing.T, what string, got, total int, share float64) {
 	t.Helper()
 	want := float64(total) * share
@@ -368,8 +368,8 @@ func near(t *testing.T, what string, got, total int, share float64) {
 	}
 }
 
-// Whatever the weights: the winner is a candidate with a weight above zero, taking
-// a loser away changes nothing, and raising the winner's weight keeps it the winner.
+// Whatever the weights are: the winner is a candidate with a weight above zero, removing a loser changes nothing, and a
+// higher weight keeps the winner.
 func FuzzChoose(f *testing.F) {
 	f.Add("dev-000001", "a", 1.0, "b", 2.0, "c", 0.0)
 	f.Add("", "", 5e-324, "A", math.MaxFloat64, "a", 1.0)

@@ -2,10 +2,10 @@ package rendezvous
 
 import "math/bits"
 
-// hash is SipHash-2-4 of the folded name under the digest's key: a keyed hash
-// made for short strings, and the reason that two names' draws are unrelated.
-// Specification and test vectors: Aumasson and Bernstein, "SipHash: a fast
-// short-input PRF", 2012.
+// hash returns SipHash-2-4 of the folded name with the digest's key. This is a keyed hash for short strings, which
+// makes the draws of two names unrelated.
+//
+// Specification and test vectors: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012.
 func (d digest) hash(name string) uint64 {
 	v0 := d.k0 ^ 0x736f6d6570736575
 	v1 := d.k1 ^ 0x646f72616e646f6d
@@ -21,7 +21,7 @@ func (d digest) hash(name string) uint64 {
 		v0, v1, v2, v3 = sipRound(v0, v1, v2, v3)
 		v0 ^= m
 	}
-	// The last word carries what is left of the name and the length's low byte.
+	// The last word contains the rest of the name and the low byte of its length.
 	for i := range len(name) {
 		last |= uint64(fold(name[i])) << (8 * i)
 	}
@@ -52,13 +52,13 @@ func sipRound(v0, v1, v2, v3 uint64) (uint64, uint64, uint64, uint64) {
 	return v0, v1, v2, v3
 }
 
-// foldWord is fold on eight bytes at once.
+// foldWord folds eight bytes at once.
 func foldWord(w uint64) uint64 {
 	const every = 0x0101010101010101
 	low := w &^ (every * 0x80)
-	// Bit 7 of each byte: at least 'A', beyond 'Z', and ASCII at all.
+	// Bit 7 of each byte: at least 'A', above 'Z', and not ASCII.
 	fromA := low + every*(0x80-'A')
 	beyondZ := low + every*(0x7f-'Z')
 	upper := fromA &^ beyondZ &^ w & (every * 0x80)
-	return w | upper>>2 // 0x80 becomes 0x20, what 'a' has over 'A'
+	return w | upper>>2 // 0x80 becomes 0x20, the difference between 'A' and 'a'
 }

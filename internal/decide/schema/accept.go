@@ -2,87 +2,37 @@ package schema
 
 import (
 	"encoding/json"
-	"math/big"
 	"regexp"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// A node is a compiled schema that can only accept or refuse. It means what the
-// library's schema means, without the bookkeeping that error lists need.
+// node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows the
+// keywords that the schema of AllocationRequests uses. The library decides about schemas with any other keyword.
 type node struct {
-	// library, where it is not nil, decides in place of all else: the schema
-	// uses a keyword that is not known here.
-	library *jsonschema.Schema
+	library *jsonschema.Schema // decides instead of everything else, unless nil
+	open    bool               // accepts every value
 
-	never   bool // the schema is false
-	open    bool // the schema asks nothing
-	alias   bool // the schema asks nothing but what ref asks
-	inPlace bool // there are ref, not, allOf, anyOf, oneOf or when
+	types   kinds // 0 means any
+	integer bool  // the type is integer, not number
 
-	types   kinds // 0: any
-	integer bool  // types asks for an integer and not for any number
+	required   []string
+	properties []property
 
-	enums []any // nil: any value; const is an enum of one
-	konst []any
+	minItems, maxItems int // -1 means no limit
+	items              *node
 
-	object *objectRules
-	array  *arrayRules
-	text   *textRules
-	number *numberRules
+	minLength, maxLength int // in characters; -1 means no limit
+	pattern              *regexp.Regexp
 
 	ref   *node
-	not   *node
-	allOf []*node
-	anyOf []*node
 	oneOf []*node
-	when  *conditional
-}
-
-type objectRules struct {
-	min, max      int // -1: none
-	required      []string
-	properties    []property
-	patterns      []patternProperty
-	names         *node
-	closed        bool  // additionalProperties: false
-	additional    *node // additionalProperties: a schema
-	known         map[string]struct{}
-	dependents    map[string][]string
-	dependentSubs []property
 }
 
 type property struct {
 	name string
 	node *node
-}
-
-type patternProperty struct {
-	pattern *regexp.Regexp
-	node    *node
-}
-
-type arrayRules struct {
-	min, max                 int // -1: none
-	unique                   bool
-	prefix                   []*node
-	items                    *node
-	contains                 *node
-	minContains, maxContains int // -1: none
-}
-
-type textRules struct {
-	min, max int // in characters; -1: none
-	pattern  *regexp.Regexp
-}
-
-type numberRules struct {
-	min, max, above, below, multiple *big.Rat
-}
-
-type conditional struct {
-	condition, then, otherwise *node // then and otherwise may be nil
 }
 
 // kinds is a set of JSON types.
@@ -97,14 +47,13 @@ const (
 	kindObject
 )
 
-// checking is the state of one run over one document.
+// checking is the state of one check of one document.
 type checking struct {
-	// undecided is set when a value was met that cannot be judged. The run is
-	// then void, whatever its result: under `not` a refusal would accept.
+	// undecided is set when a value was found that cannot be judged here. The result is then void.
 	undecided bool
 }
 
-// children returns the schemas that s is made of.
+// children returns the schemas that s consists of.
 func children(s *jsonschema.Schema) []*jsonschema.Schema {
 	list := []*jsonschema.Schema{
 		s.Ref, s.RecursiveRef, s.DynamicRef, s.Not, s.If, s.Then, s.Else,
@@ -134,7 +83,7 @@ func children(s *jsonschema.Schema) []*jsonschema.Schema {
 	return list
 }
 
-// collect adds s and all schemas that it is made of to nodes, by location.
+// collect adds s and all schemas that it consists of to nodes, by location.
 func collect(s *jsonschema.Schema, nodes map[string]*jsonschema.Schema) {
 	if s == nil || nodes[s.Location] != nil {
 		return
@@ -145,47 +94,55 @@ func collect(s *jsonschema.Schema, nodes map[string]*jsonschema.Schema) {
 	}
 }
 
-// newNode compiles root; nodes are all schemas that it is made of.
+// newNode compiles root; nodes are all schemas that it consists of.
 func newNode(root *jsonschema.Schema, nodes map[string]*jsonschema.Schema) *node {
 	for _, s := range nodes {
 		if s.DynamicRef != nil || s.RecursiveRef != nil {
-			// What these refer to depends on the path from the root.
-			return &node{library: root}
+			return &node{library: root} // what these refer to depends on the path from the root
 		}
 	}
-	c := compilation{done: map[*jsonschema.Schema]*node{}}
+	c := compilation{}
 	return c.node(root)
 }
 
-type compilation struct {
-	done map[*jsonschema.Schema]*node // also the unfinished, where schemas are recursive
-}
+// compilation has the nodes that exist, including unfinished ones if schemas are recursive.
+type compilation map[*jsonschema.Schema]*node
 
-func (c *compilation) node(s *jsonschema.Schema) *node {
+func (c compilation) node(s *jsonschema.Schema) *node {
 	if s == nil {
 		return nil
 	}
-	if n, ok := c.done[s]; ok {
+	if n, ok := c[s]; ok {
 		return n
 	}
 	n := &node{}
-	c.done[s] = n
+	c[s] = n
+	if usesOtherKeywords(s) {
+		n.library = s
+		return n
+	}
 	c.fill(n, s)
 	return n
 }
 
-func (c *compilation) fill(n *node, s *jsonschema.Schema) {
-	switch {
-	case s.Always != nil:
-		n.open, n.never = *s.Always, !*s.Always
-		return
-	case s.UnevaluatedProperties != nil, s.UnevaluatedItems != nil, // need the bookkeeping
-		len(s.Dependencies) > 0, s.RegexProperties, s.Items != nil, s.AdditionalItems != nil, // older drafts'
-		len(s.Extensions) > 0:
-		n.library = s
-		return
-	}
+// usesOtherKeywords reports whether a schema uses keywords that only the library knows. A test fails if the library has a
+// keyword that is in neither list.
+func usesOtherKeywords(s *jsonschema.Schema) bool {
+	return s.Always != nil && !*s.Always || s.Not != nil || len(s.AllOf) > 0 || len(s.AnyOf) > 0 || s.If != nil ||
+		len(s.Enum) > 0 || len(s.Constant) > 0 ||
+		s.MinProperties != -1 || s.MaxProperties != -1 || len(s.PatternProperties) > 0 || s.PropertyNames != nil ||
+		isRestricted(s.AdditionalProperties) || len(s.DependentRequired) > 0 || len(s.DependentSchemas) > 0 ||
+		len(s.Dependencies) > 0 || s.RegexProperties || s.UnevaluatedProperties != nil ||
+		s.UniqueItems || len(s.PrefixItems) > 0 || s.Contains != nil || s.UnevaluatedItems != nil ||
+		s.Items != nil || s.AdditionalItems != nil ||
+		s.Minimum != nil || s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil ||
+		len(s.Extensions) > 0
+}
 
+// isRestricted reports whether additionalProperties is anything but absent or true.
+func isRestricted(additional any) bool { return additional != nil && additional != true }
+
+func (c compilation) fill(n *node, s *jsonschema.Schema) {
 	for _, name := range s.Types {
 		switch name {
 		case "null":
@@ -196,10 +153,8 @@ func (c *compilation) fill(n *node, s *jsonschema.Schema) {
 			n.types |= kindNumber
 			n.integer = false
 		case "integer":
-			if n.types&kindNumber == 0 {
-				n.types |= kindNumber
-				n.integer = true
-			}
+			n.integer = n.types&kindNumber == 0
+			n.types |= kindNumber
 		case "string":
 			n.types |= kindString
 		case "array":
@@ -208,109 +163,27 @@ func (c *compilation) fill(n *node, s *jsonschema.Schema) {
 			n.types |= kindObject
 		}
 	}
-
-	n.enums, n.konst = s.Enum, s.Constant
-	n.object, n.array = c.object(s), c.array(s)
-	if s.MinLength != -1 || s.MaxLength != -1 || s.Pattern != nil {
-		n.text = &textRules{min: s.MinLength, max: s.MaxLength, pattern: s.Pattern}
-	}
-	if s.Minimum != nil || s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil {
-		n.number = &numberRules{
-			min: s.Minimum, max: s.Maximum,
-			above: s.ExclusiveMinimum, below: s.ExclusiveMaximum,
-			multiple: s.MultipleOf,
-		}
-	}
-
-	n.ref, n.not = c.node(s.Ref), c.node(s.Not)
-	n.allOf, n.anyOf, n.oneOf = c.nodes(s.AllOf), c.nodes(s.AnyOf), c.nodes(s.OneOf)
-	if s.If != nil && (s.Then != nil || s.Else != nil) {
-		n.when = &conditional{condition: c.node(s.If), then: c.node(s.Then), otherwise: c.node(s.Else)}
-	}
-	n.inPlace = n.ref != nil || n.not != nil || n.allOf != nil || n.anyOf != nil || n.oneOf != nil || n.when != nil
-	asks := n.types != 0 || len(n.enums) > 0 || len(n.konst) > 0 ||
-		n.object != nil || n.array != nil || n.text != nil || n.number != nil
-	n.open = !asks && !n.inPlace
-	n.alias = !asks && n.ref != nil && n.not == nil && n.allOf == nil && n.anyOf == nil && n.oneOf == nil && n.when == nil
-}
-
-// target follows schemas that are nothing but a reference to another one. A
-// node that is still being compiled stands for itself.
-func (n *node) target() *node {
-	for n.alias {
-		n = n.ref
-	}
-	return n
-}
-
-func (c *compilation) nodes(list []*jsonschema.Schema) []*node {
-	var nodes []*node
-	for _, s := range list {
-		nodes = append(nodes, c.node(s))
-	}
-	return nodes
-}
-
-func (c *compilation) object(s *jsonschema.Schema) *objectRules {
-	r := &objectRules{min: s.MinProperties, max: s.MaxProperties, required: s.Required, dependents: s.DependentRequired}
-	asks := r.min != -1 || r.max != -1 || len(r.required) > 0 || len(r.dependents) > 0
+	n.required = s.Required
 	for name, child := range s.Properties {
-		if n := c.node(child).target(); !n.open {
-			r.properties = append(r.properties, property{name, n})
-			asks = true
+		if child := c.node(child); !child.open {
+			n.properties = append(n.properties, property{name, child})
 		}
 	}
-	for pattern, child := range s.PatternProperties {
-		r.patterns = append(r.patterns, patternProperty{pattern, c.node(child)})
-		asks = true
+	n.minItems, n.maxItems, n.items = s.MinItems, s.MaxItems, c.node(s.Items2020)
+	n.minLength, n.maxLength, n.pattern = s.MinLength, s.MaxLength, s.Pattern
+	n.ref = c.node(s.Ref)
+	for _, alternative := range s.OneOf {
+		n.oneOf = append(n.oneOf, c.node(alternative))
 	}
-	for name, child := range s.DependentSchemas {
-		r.dependentSubs = append(r.dependentSubs, property{name, c.node(child)})
-		asks = true
-	}
-	if r.names = c.node(s.PropertyNames); r.names != nil {
-		asks = true
-	}
-	switch additional := s.AdditionalProperties.(type) {
-	case bool:
-		r.closed = !additional
-	case *jsonschema.Schema:
-		if n := c.node(additional); !n.open {
-			r.additional = n
-		}
-	}
-	if r.closed || r.additional != nil {
-		asks = true
-		r.known = make(map[string]struct{}, len(s.Properties))
-		for name := range s.Properties {
-			r.known[name] = struct{}{}
-		}
-	}
-	if !asks {
-		return nil
-	}
-	return r
-}
-
-func (c *compilation) array(s *jsonschema.Schema) *arrayRules {
-	r := &arrayRules{
-		min: s.MinItems, max: s.MaxItems, unique: s.UniqueItems,
-		prefix: c.nodes(s.PrefixItems), items: c.node(s.Items2020),
-		contains: c.node(s.Contains), minContains: s.MinContains, maxContains: s.MaxContains,
-	}
-	if r.min == -1 && r.max == -1 && !r.unique && r.prefix == nil && r.items == nil && r.contains == nil {
-		return nil
-	}
-	return r
+	n.open = n.types == 0 && len(n.required) == 0 && len(n.properties) == 0 &&
+		n.minItems == -1 && n.maxItems == -1 && n.items == nil &&
+		n.minLength == -1 && n.maxLength == -1 && n.pattern == nil && n.ref == nil && len(n.oneOf) == 0
 }
 
 // accepts reports whether value is valid.
 func (n *node) accepts(c *checking, value any) bool {
 	if n.open {
 		return true
-	}
-	if n.never {
-		return false
 	}
 	if n.library != nil {
 		if len(unjudgeable(value)) > 0 {
@@ -319,25 +192,21 @@ func (n *node) accepts(c *checking, value any) bool {
 		}
 		return n.library.Validate(value) == nil
 	}
-	return n.acceptsValue(c, value) &&
-		(len(n.konst) == 0 || equal(c, value, n.konst[0])) &&
-		(len(n.enums) == 0 || contains(c, n.enums, value)) &&
-		(!n.inPlace || n.acceptsInPlace(c, value))
+	return (n.ref == nil || n.ref.accepts(c, value)) && n.acceptsValue(c, value) &&
+		(len(n.oneOf) == 0 || n.acceptsOneOf(c, value))
 }
 
-// acceptsValue checks the keywords that each look at one type of value.
+// acceptsValue checks the keywords that each concern one type of value.
 func (n *node) acceptsValue(c *checking, value any) bool {
 	switch value := value.(type) {
 	case map[string]any:
-		return n.allows(kindObject) && (n.object == nil || n.object.accept(c, value))
+		return n.allows(kindObject) && n.acceptsObject(c, value)
 	case []any:
-		return n.allows(kindArray) && (n.array == nil || n.array.accept(c, value))
+		return n.allows(kindArray) && n.acceptsArray(c, value)
 	case string:
-		return n.allows(kindString) && (n.text == nil || n.text.accept(value))
+		return n.allows(kindString) && n.acceptsText(value)
 	case json.Number:
-		return n.allows(kindNumber) &&
-			(!n.integer || isInteger(c, value)) &&
-			(n.number == nil || n.number.accept(c, value))
+		return n.allows(kindNumber) && (!n.integer || isInteger(c, value))
 	case bool:
 		return n.allows(kindBoolean)
 	case nil:
@@ -350,159 +219,28 @@ func (n *node) acceptsValue(c *checking, value any) bool {
 
 func (n *node) allows(kind kinds) bool { return n.types == 0 || n.types&kind != 0 }
 
-func contains(c *checking, list []any, value any) bool {
-	for _, one := range list {
-		if equal(c, value, one) {
-			return true
-		}
-	}
-	return false
-}
-
-// acceptsInPlace checks the keywords that put further schemas on the same value.
-func (n *node) acceptsInPlace(c *checking, value any) bool {
-	if n.ref != nil && !n.ref.accepts(c, value) {
-		return false
-	}
-	if n.not != nil && n.not.accepts(c, value) {
-		return false
-	}
-	for _, sub := range n.allOf {
-		if !sub.accepts(c, value) {
-			return false
-		}
-	}
-	if n.anyOf != nil && count(c, n.anyOf, value, 1) < 1 {
-		return false
-	}
-	if n.oneOf != nil && count(c, n.oneOf, value, 2) != 1 {
-		return false
-	}
-	if n.when == nil {
-		return true
-	}
-	branch := n.when.otherwise
-	if n.when.condition.accepts(c, value) {
-		branch = n.when.then
-	}
-	return branch == nil || branch.accepts(c, value)
-}
-
-// count returns how many of the nodes accept the value; it stops at enough.
-func count(c *checking, nodes []*node, value any, enough int) int {
-	accepted := 0
-	for _, sub := range nodes {
-		if sub.accepts(c, value) {
-			if accepted++; accepted == enough {
-				break
-			}
-		}
-	}
-	return accepted
-}
-
-func (r *objectRules) accept(c *checking, object map[string]any) bool {
-	if (r.min != -1 && len(object) < r.min) || (r.max != -1 && len(object) > r.max) {
-		return false
-	}
-	for _, name := range r.required {
+func (n *node) acceptsObject(c *checking, object map[string]any) bool {
+	for _, name := range n.required {
 		if _, ok := object[name]; !ok {
 			return false
 		}
 	}
-	for i := range r.properties {
-		p := &r.properties[i]
+	for i := range n.properties {
+		p := &n.properties[i]
 		if value, ok := object[p.name]; ok && !p.node.accepts(c, value) {
 			return false
 		}
 	}
-	for name, others := range r.dependents {
-		if _, ok := object[name]; !ok {
-			continue
-		}
-		for _, other := range others {
-			if _, ok := object[other]; !ok {
-				return false
-			}
-		}
-	}
-	for _, p := range r.dependentSubs {
-		if _, ok := object[p.name]; ok && !p.node.accepts(c, object) {
-			return false
-		}
-	}
-	if r.patterns == nil && r.names == nil && r.known == nil {
-		return true
-	}
-	for name, value := range object {
-		if !r.acceptMember(c, name, value) {
-			return false
-		}
-	}
 	return true
 }
 
-// acceptMember checks the keywords that look at every member of an object.
-func (r *objectRules) acceptMember(c *checking, name string, value any) bool {
-	if r.names != nil && !r.names.accepts(c, name) {
+func (n *node) acceptsArray(c *checking, items []any) bool {
+	if !within(len(items), n.minItems, n.maxItems) {
 		return false
 	}
-	matched := false
-	for _, p := range r.patterns {
-		if !p.pattern.MatchString(name) {
-			continue
-		}
-		matched = true
-		if !p.node.accepts(c, value) {
-			return false
-		}
-	}
-	if r.known == nil || matched {
-		return true
-	}
-	if _, ok := r.known[name]; ok {
-		return true
-	}
-	return !r.closed && r.additional.accepts(c, value)
-}
-
-func (r *arrayRules) accept(c *checking, items []any) bool {
-	if (r.min != -1 && len(items) < r.min) || (r.max != -1 && len(items) > r.max) {
-		return false
-	}
-	matched := 0
-	for i, item := range items {
-		switch {
-		case i < len(r.prefix):
-			if !r.prefix[i].accepts(c, item) {
-				return false
-			}
-		case r.items != nil:
-			if !r.items.accepts(c, item) {
-				return false
-			}
-		}
-		if r.contains != nil && r.contains.accepts(c, item) {
-			matched++
-		}
-	}
-	if r.contains != nil && ((r.minContains != -1 && matched < r.minContains) || (r.maxContains != -1 && matched > r.maxContains)) {
-		return false
-	}
-	return !r.unique || unique(c, items)
-}
-
-// manyItems is where comparing every pair costs more than the library's hashes.
-const manyItems = 20
-
-func unique(c *checking, items []any) bool {
-	if len(items) > manyItems {
-		c.undecided = true
-		return false
-	}
-	for i := range items {
-		for j := range i {
-			if equal(c, items[i], items[j]) {
+	if n.items != nil {
+		for _, item := range items {
+			if !n.items.accepts(c, item) {
 				return false
 			}
 		}
@@ -510,31 +248,26 @@ func unique(c *checking, items []any) bool {
 	return true
 }
 
-func (r *textRules) accept(text string) bool {
-	if r.min != -1 || r.max != -1 {
-		length := utf8.RuneCountInString(text)
-		if (r.min != -1 && length < r.min) || (r.max != -1 && length > r.max) {
+func (n *node) acceptsText(text string) bool {
+	if n.minLength != -1 || n.maxLength != -1 {
+		if !within(utf8.RuneCountInString(text), n.minLength, n.maxLength) {
 			return false
 		}
 	}
-	return r.pattern == nil || r.pattern.MatchString(text)
+	return n.pattern == nil || n.pattern.MatchString(text)
 }
 
-func (r *numberRules) accept(c *checking, number json.Number) bool {
-	if !judgeable(number) {
-		c.undecided = true
-		return false
+// within reports whether a size is within limits; -1 means no limit.
+func within(size, least, most int) bool { return size >= least && (most == -1 || size <= most) }
+
+func (n *node) acceptsOneOf(c *checking, value any) bool {
+	accepted := 0
+	for _, alternative := range n.oneOf {
+		if alternative.accepts(c, value) {
+			accepted++
+		}
 	}
-	value := rational(number)
-	switch {
-	case r.min != nil && value.Cmp(r.min) < 0,
-		r.max != nil && value.Cmp(r.max) > 0,
-		r.above != nil && value.Cmp(r.above) <= 0,
-		r.below != nil && value.Cmp(r.below) >= 0,
-		r.multiple != nil && !new(big.Rat).Quo(value, r.multiple).IsInt():
-		return false
-	}
-	return true
+	return accepted == 1
 }
 
 func isInteger(c *checking, number json.Number) bool {
@@ -546,54 +279,4 @@ func isInteger(c *checking, number json.Number) bool {
 		return false
 	}
 	return rational(number).IsInt()
-}
-
-// equal reports whether a and b are the same JSON value; 1, 1.0 and 10e-1 are.
-func equal(c *checking, a, b any) bool {
-	switch a := a.(type) {
-	case string:
-		b, ok := b.(string)
-		return ok && a == b
-	case bool:
-		b, ok := b.(bool)
-		return ok && a == b
-	case nil:
-		return b == nil
-	case json.Number:
-		b, ok := b.(json.Number)
-		if !ok {
-			return false
-		}
-		if !judgeable(a) || !judgeable(b) {
-			c.undecided = true
-			return false
-		}
-		return a == b || rational(a).Cmp(rational(b)) == 0
-	case []any:
-		b, ok := b.([]any)
-		if !ok || len(a) != len(b) {
-			return false
-		}
-		for i := range a {
-			if !equal(c, a[i], b[i]) {
-				return false
-			}
-		}
-		return true
-	case map[string]any:
-		b, ok := b.(map[string]any)
-		if !ok || len(a) != len(b) {
-			return false
-		}
-		for name, value := range a {
-			other, ok := b[name]
-			if !ok || !equal(c, value, other) {
-				return false
-			}
-		}
-		return true
-	default:
-		c.undecided = true
-		return false
-	}
 }

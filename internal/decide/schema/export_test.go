@@ -24,25 +24,9 @@ func (s *Schema) AsksLibrary() bool {
 			return false
 		}
 		seen[n] = true
-		children := []*node{n.ref, n.not}
-		children = append(children, n.allOf...)
-		children = append(children, n.anyOf...)
-		children = append(children, n.oneOf...)
-		if n.when != nil {
-			children = append(children, n.when.condition, n.when.then, n.when.otherwise)
-		}
-		if n.object != nil {
-			children = append(children, n.object.names, n.object.additional)
-			for _, p := range append(n.object.properties, n.object.dependentSubs...) {
-				children = append(children, p.node)
-			}
-			for _, p := range n.object.patterns {
-				children = append(children, p.node)
-			}
-		}
-		if n.array != nil {
-			children = append(children, n.array.items, n.array.contains)
-			children = append(children, n.array.prefix...)
+		children := append([]*node{n.ref, n.items}, n.oneOf...)
+		for _, p := range n.properties {
+			children = append(children, p.node)
 		}
 		for _, child := range children {
 			if asks(child) {

@@ -11,8 +11,7 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// schemaSet is how a compiler of rules is given the request's schema: the file
-// as it is, decoded.
+// schemaSet returns the schema of requests in the form that OPA's compiler takes: the decoded file.
 func schemaSet(t *testing.T) *ast.SchemaSet {
 	t.Helper()
 	var raw any
@@ -24,13 +23,13 @@ func schemaSet(t *testing.T) *ast.SchemaSet {
 	return set
 }
 
-// TestRegoIsTypeChecked compiles rules against the request's schema with OPA's
-// compiler, which reads a part of JSON Schema alone.
+// TestRegoIsTypeChecked compiles rules against the schema of requests with OPA's compiler, which supports only a part of
+// JSON Schema.
 func TestRegoIsTypeChecked(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, expression string
-		want             []string // parts of the error; none: it compiles
+		want             []string // parts of the error; none if it compiles
 	}{
 		{name: "linked hubs", expression: `input.linkedHubs[0]`},
 		{name: "every linked hub", expression: `[h | some h in input.linkedHubs; startswith(h, "eu")][0]`},
@@ -50,8 +49,8 @@ func TestRegoIsTypeChecked(t *testing.T) {
 		{name: "tags", expression: `input.enrollmentGroup.initialTwin.tags.anything.deep`},
 		{name: "desired", expression: `input.individualEnrollment.initialTwin.properties.desired.anything`},
 		{name: "device information", expression: `input.individualEnrollment.optionalDeviceInformation.site`},
-		{name: "member to come", expression: `object.get(input.deviceRuntimeContext, "toCome", "none")`},
-		{name: "member to come, deep", expression: `object.get(input, ["enrollmentGroup", "toCome", "x"], "none")`},
+		{name: "unknown member", expression: `object.get(input.deviceRuntimeContext, "toCome", "none")`},
+		{name: "unknown member, deep", expression: `object.get(input, ["enrollmentGroup", "toCome", "x"], "none")`},
 
 		{name: "registrationID", expression: `input.deviceRuntimeContext.registrationID`,
 			want: []string{"undefined ref: input.deviceRuntimeContext.registrationID", `have: "registrationID"`, `"registrationId"`, `"currentIotHubHostName"`}},
@@ -92,8 +91,7 @@ func TestRegoIsTypeChecked(t *testing.T) {
 	}
 }
 
-// TestRegoReadsUnknownMembers shows that members which the schema does not list
-// reach the rules.
+// TestRegoReadsUnknownMembers shows that rules can read members that the schema does not list.
 func TestRegoReadsUnknownMembers(t *testing.T) {
 	t.Parallel()
 	const rule = `package allocation.test

@@ -226,13 +226,13 @@ func TestValidate(t *testing.T) {
 			{"/n", "expected number, but got string", "type", "#/anyOf/1/properties/n/type"},
 		}},
 		{"not", `{"properties":{"a":{"not":{"type":"string"}}}}`, `{"a":"x"}`, []schema.Violation{
-			{"/a", "value is what the schema rules out", "not", "#/properties/a/not"},
+			{"/a", "value is one that the schema excludes", "not", "#/properties/a/not"},
 		}},
 		{"not anything", `{"not":true}`, `1`, []schema.Violation{
-			{"", "value is what the schema rules out", "not", "#/not"},
+			{"", "value is one that the schema excludes", "not", "#/not"},
 		}},
 		{"contains", `{"contains":{"type":"string"},"minContains":2}`, `["a",1]`, []schema.Violation{
-			{"", "too few items are what `contains` asks for: want at least 2", "minContains", "#/minContains"},
+			{"", "too few items match `contains`: want at least 2", "minContains", "#/minContains"},
 		}},
 		{"property names", `{"propertyNames":{"maxLength":2}}`, `{"abc":1}`, []schema.Violation{
 			{"/abc", "length must be <= 2, but got 3", "maxLength", "#/propertyNames/maxLength"},

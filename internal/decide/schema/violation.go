@@ -10,38 +10,33 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
 const (
-	// maxViolations bounds the list: a request that is wrong in a hundred
-	// places is not mended by reading the next thousand.
+	// maxViolations bounds the list: no one fixes a request that is wrong in a hundred places by reading the next thousand.
 	maxViolations = 100
-	// maxPointerLength and maxMessageLength, in bytes, bound what a violation
-	// carries into logs and answers. Property names of the document stand in
-	// pointers, and its author chooses how long they are. 100 violations at
-	// these bounds are 77 KB.
+	// maxPointerLength and maxMessageLength, in bytes, bound what a violation brings into logs and answers. Pointers contain
+	// property names of the document, and its author chooses how long they are. 100 violations at these bounds are 77 KB.
 	maxPointerLength = 256
 	maxMessageLength = 512
 )
 
 // A Violation is one reason why a document is not valid.
 type Violation struct {
-	// Pointer is the JSON pointer (RFC 6901) of the value that is wrong, ""
-	// for the whole document. For a missing property it is the object that
-	// lacks it; for a property that is not allowed, or whose name is not, it is
-	// that property. A pointer of more than 256 bytes is cut and ends in "…".
+	// Pointer is the JSON pointer (RFC 6901) of the value that is wrong, "" for the whole document. For a missing property
+	// it is the object that lacks it; for a property that is not allowed, or whose name is not, it is that property. A
+	// pointer of more than 256 bytes is cut off and ends in "…".
 	Pointer string
-	// Message says what is wrong in terms of types, property names and the
-	// schema's limits. It never holds a value of the document.
+	// Message describes what is wrong in terms of types, property names and the schema's limits. It never contains a value
+	// of the document.
 	Message string
-	// Keyword is the schema keyword that is violated, for example "required".
-	// It is "" where no keyword is: a number out of bounds, a schema that is
-	// false, and the note that more violations were left out.
+	// Keyword is the schema keyword that is violated, for example "required". It is "" for a number out of bounds, for a
+	// schema that is false, and for the note that more violations were left out.
 	Keyword string
-	// SchemaLocation is where the schema says so, as a URI fragment: for
-	// example "#/properties/linkedHubs/minItems". "" for a number out of
-	// bounds and for the note that more violations were left out.
+	// SchemaLocation is the place in the schema as a URI fragment, for example "#/properties/linkedHubs/minItems". It is ""
+	// for a number out of bounds and for the note that more violations were left out.
 	SchemaLocation string
 }
 
@@ -68,9 +63,8 @@ func (s *Schema) flatten(list []Violation, e *jsonschema.ValidationError, doc an
 	switch keyword {
 	case "anyOf", "oneOf":
 		add(at.Pointer, alternatives(n, keyword, len(e.Causes) == 0))
-		// What each alternative misses is a reason against that alternative,
-		// not against the document, save where it lies deeper: there it tells
-		// the reader which part of the value to look at.
+		// What an alternative misses is a reason against that alternative, not against the document, unless it lies
+		// deeper: then it shows which part of the value to look at.
 		for _, cause := range e.Causes {
 			for _, v := range s.flatten(nil, cause, doc) {
 				if v.Pointer != at.Pointer {
@@ -80,7 +74,7 @@ func (s *Schema) flatten(list []Violation, e *jsonschema.ValidationError, doc an
 		}
 		return list
 	case "minContains":
-		add(at.Pointer, fmt.Sprintf("too few items are what `contains` asks for: want at least %d", n.MinContains))
+		add(at.Pointer, fmt.Sprintf("too few items match `contains`: want at least %d", n.MinContains))
 		return list
 	}
 	if len(e.Causes) > 0 {
@@ -102,7 +96,7 @@ func (s *Schema) flatten(list []Violation, e *jsonschema.ValidationError, doc an
 		object, _ := lookup(doc, at.Pointer).(map[string]any)
 		for name := range object {
 			if !listed(n, name) {
-				add(at.Pointer+"/"+escape(name), "property is not allowed")
+				add(member(at.Pointer, name), "property is not allowed")
 			}
 		}
 	case "minimum":
@@ -119,14 +113,13 @@ func (s *Schema) flatten(list []Violation, e *jsonschema.ValidationError, doc an
 		items, _ := lookup(doc, at.Pointer).([]any)
 		add(at.Pointer, fmt.Sprintf("maximum %d items allowed, but found %d items", n.MaxItems, len(items)))
 	case "not":
-		add(at.Pointer, "value is what the schema rules out")
+		add(at.Pointer, "value is one that the schema excludes")
 	case "":
 		add(at.Pointer, "nothing is allowed here")
 	case "type", "enum", "const", "pattern", "minLength", "maxLength",
 		"minItems", "uniqueItems", "maxContains",
 		"minProperties", "maxProperties", "dependentRequired", "dependencies":
-		// The library's message for these holds types, counts, and what the
-		// schema says, and nothing of the document.
+		// The library's message for these contains types, counts and what the schema says, but nothing of the document.
 		add(at.Pointer, e.Message)
 	default:
 		add(at.Pointer, "violates "+keyword)
@@ -134,8 +127,7 @@ func (s *Schema) flatten(list []Violation, e *jsonschema.ValidationError, doc an
 	return list
 }
 
-// place finds the schema and the keyword that an absolute keyword location
-// stands for. The keyword is "" where the schema itself is false.
+// place finds the schema and the keyword of an absolute keyword location. The keyword is "" if the schema is false.
 func (s *Schema) place(location string) (n *jsonschema.Schema, keyword string) {
 	if n, ok := s.nodes[location]; ok && n.Always != nil && !*n.Always {
 		return n, ""
@@ -153,8 +145,7 @@ func (s *Schema) place(location string) (n *jsonschema.Schema, keyword string) {
 	}
 }
 
-// alternatives words the failure of anyOf, or of oneOf where none or where
-// several of the alternatives hold.
+// alternatives describes the failure of anyOf, or of oneOf if none or several of the alternatives hold.
 func alternatives(n *jsonschema.Schema, keyword string, several bool) string {
 	schemas, want := n.AnyOf, "at least one of "
 	if keyword == "oneOf" {
@@ -187,8 +178,7 @@ func listed(n *jsonschema.Schema, name string) bool {
 	return false
 }
 
-// limit sorts the violations, leaves out repetitions, and bounds the list and
-// what is in it.
+// limit sorts the violations, removes repetitions, and bounds the list and its texts.
 func limit(list []Violation) []Violation {
 	slices.SortFunc(list, func(a, b Violation) int {
 		return cmp.Or(
@@ -197,7 +187,7 @@ func limit(list []Violation) []Violation {
 			cmp.Compare(a.SchemaLocation, b.SchemaLocation),
 		)
 	})
-	// One fault that two branches of the schema find is one fault.
+	// The same fault found by two branches of the schema counts once.
 	list = slices.CompactFunc(list, func(a, b Violation) bool {
 		return a.Pointer == b.Pointer && a.Message == b.Message
 	})
@@ -211,7 +201,7 @@ func limit(list []Violation) []Violation {
 	return list
 }
 
-// shorten cuts text to at most length bytes, at a character's end.
+// shorten cuts off text after at most length bytes, at the end of a character.
 func shorten(text string, length int) string {
 	const mark = "…"
 	if len(text) <= length {
@@ -230,13 +220,10 @@ func decimal(bound *big.Rat) string {
 	return strconv.FormatFloat(value, 'g', -1, 64)
 }
 
-var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
+// member is the JSON pointer of a property.
+func member(pointer, name string) string { return string(jsontext.Pointer(pointer).AppendToken(name)) }
 
-// escape writes a property name as a token of a JSON pointer.
-func escape(name string) string { return pointerEscapes.Replace(name) }
-
-// unescape turns the library's instance location, a JSON pointer in the form of
-// a URI fragment, into a plain JSON pointer.
+// unescape turns the library's instance location, a JSON pointer in the form of a URI fragment, into a plain JSON pointer.
 func unescape(location string) string {
 	if pointer, err := url.PathUnescape(location); err == nil {
 		return pointer
@@ -244,17 +231,12 @@ func unescape(location string) string {
 	return location
 }
 
-var pointerUnescapes = strings.NewReplacer("~1", "/", "~0", "~")
-
-// lookup returns the value at pointer in doc, nil where there is none.
+// lookup returns the value at pointer in doc; nil if there is none.
 func lookup(doc any, pointer string) any {
-	if pointer == "" {
-		return doc
-	}
-	for _, token := range strings.Split(pointer[1:], "/") {
+	for token := range jsontext.Pointer(pointer).Tokens() {
 		switch value := doc.(type) {
 		case map[string]any:
-			doc = value[pointerUnescapes.Replace(token)]
+			doc = value[token]
 		case []any:
 			i, err := strconv.Atoi(token)
 			if err != nil || i < 0 || i >= len(value) {
@@ -268,11 +250,9 @@ func lookup(doc any, pointer string) any {
 	return doc
 }
 
-// unjudgeable returns a violation for every number that the library must not
-// see and every Go value that is not JSON.
-//
-// The library turns numbers into fractions: 1e999999 takes it 38 ms, and at
-// 1e1000001, which math/big refuses to convert, it panics.
+// unjudgeable returns a violation for every number that the library must not see and for every Go value that is not JSON.
+// The library converts numbers to fractions: 1e999999 takes 38 ms, and at 1e1000001, which math/big refuses to convert, it
+// panics.
 func unjudgeable(doc any) []Violation {
 	var list []Violation
 	var walk func(value any, pointer string)
@@ -281,7 +261,7 @@ func unjudgeable(doc any) []Violation {
 		case nil, bool, string:
 		case map[string]any:
 			for _, name := range slices.Sorted(maps.Keys(value)) {
-				walk(value[name], pointer+"/"+escape(name))
+				walk(value[name], member(pointer, name))
 			}
 		case []any:
 			for i, item := range value {

@@ -1,6 +1,5 @@
-// Package azureauth says as whom Usher reads and writes Azure Storage: as the
-// managed identity of the app in Azure, as the developer elsewhere. Keys and
-// shared access signatures are not taken, so none has to be kept safe.
+// Package azureauth provides the identity with which Usher calls Azure: the managed identity of the app in Azure, and
+// the developer's elsewhere. It supports no keys and no shared access signatures, so there are none to keep safe.
 package azureauth
 
 import (
@@ -10,20 +9,18 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
-// Settings that Azure makes, and one that people do.
 const (
-	settingEndpoint = "IDENTITY_ENDPOINT" // given by App Service and Functions where the app has an identity
-	settingClientID = "AZURE_CLIENT_ID"
+	settingEndpoint = "IDENTITY_ENDPOINT" // set by App Service and Functions if the app has an identity
+	settingClientID = "AZURE_CLIENT_ID"   // set by the operator
 )
 
-// Credential returns the managed identity where Azure offers one (IDENTITY_ENDPOINT is
-// set): the user-assigned identity that AZURE_CLIENT_ID names, or else the system-assigned one.
-// Elsewhere it is azidentity's default chain: environment, workload identity, managed
-// identity of a VM, then who is signed in to Azure CLI, Azure Developer CLI or
-// PowerShell. AZURE_TOKEN_CREDENTIALS=dev or =prod shortens that chain.
+// Credential returns the managed identity if Azure offers one (IDENTITY_ENDPOINT is set): the user-assigned identity
+// that AZURE_CLIENT_ID names, or else the system-assigned one. Otherwise it returns azidentity's default chain:
+// environment, workload identity, managed identity of a VM, then the user who is signed in to Azure CLI, Azure
+// Developer CLI or PowerShell. AZURE_TOKEN_CREDENTIALS=dev or =prod shortens that chain.
 //
-// It asks for no token, so it does not wait, and an identity that is missing
-// is an error of the first use. Besides what getenv tells, azidentity reads the process's environment.
+// It requests no token, so it does not wait, and a missing identity is an error of the first use. Besides getenv,
+// azidentity reads the environment of the process.
 func Credential(getenv func(string) string) (azcore.TokenCredential, error) {
 	if getenv(settingEndpoint) == "" {
 		credential, err := azidentity.NewDefaultAzureCredential(nil)

@@ -17,8 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/operate/azureauth"
 )
 
-// The identity endpoint of App Service is asked as it wants to be. Not parallel: azidentity
-// reads the process's environment.
+// The request to the identity endpoint of App Service has the form that it expects. Not parallel: azidentity reads the
+// environment of the process.
 func TestManagedIdentity(t *testing.T) {
 	for name, clientID := range map[string]string{"system-assigned": "", "user-assigned": "11111111-2222-3333-4444-555555555555"} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestManagedIdentity(t *testing.T) {
 	}
 }
 
-// Elsewhere it is the chain that developers' tools are in. Nothing is asked for a token yet.
+// Elsewhere it is the chain that includes developers' tools. No token is requested yet.
 func TestDeveloper(t *testing.T) {
 	t.Parallel()
 	credential, err := azureauth.Credential(func(string) string { return "" })
@@ -66,7 +66,7 @@ func TestDeveloper(t *testing.T) {
 	}
 }
 
-// A chain that cannot be is an error that names the variable.
+// An error about an invalid chain names the variable.
 func TestBadChain(t *testing.T) {
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "nobody")
 	if _, err := azureauth.Credential(func(string) string { return "" }); err == nil || !strings.Contains(err.Error(), "AZURE_TOKEN_CREDENTIALS") {

@@ -1,8 +1,5 @@
-// Package deploypackage makes the deployment package of the webhook: the zip file that
-// Azure Functions unpacks into the Function App's root.
-//
-// It holds what the host and the handler read, and nothing else; the same content gives
-// the same bytes.
+// Package deploypackage writes the deployment package of the webhook: the zip file that Azure Functions unpacks into
+// the root of the Function App.
 package deploypackage
 
 import (
@@ -20,12 +17,16 @@ import (
 
 const hostFile = "host.json"
 
-// Files lists what of a Function App's root goes into the package: host.json, the
-// function.json of each function, the program that host.json names, and the given
-// files of the rules. All paths are below root and have forward slashes; the order is
-// that of the names.
-func Files(root fs.FS, rules []string) ([]string, error) {
-	program, err := Program(root)
+// modified is the time of all entries, so that the same content gives the same bytes. Zip files have no earlier year.
+var modified = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Write writes what the host and the handler read from the root of a Function App: host.json, the function.json of each
+// function, the program that host.json names, and the given files of the rules. It returns the paths of the files,
+// below root, with forward slashes and sorted. The same content gives the same bytes.
+//
+// Only the program is executable, whatever its mode in root is: Windows has no such mode.
+func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
+	program, err := findProgram(root)
 	if err != nil {
 		return nil, err
 	}
@@ -34,18 +35,30 @@ func Files(root fs.FS, rules []string) ([]string, error) {
 		return nil, err
 	}
 	if len(functions) == 0 {
-		return nil, errors.New("there is no function: want a folder with a function.json, as allocate/function.json")
+		return nil, errors.New("there is no function: want a folder with a function.json, such as allocate/function.json")
 	}
 	files := slices.Concat([]string{hostFile, program}, functions, rules)
 	slices.Sort(files)
-	return slices.Compact(files), nil
+	files = slices.Compact(files)
+	archive := zip.NewWriter(w)
+	for _, name := range files {
+		header := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: modified}
+		header.SetMode(0o644)
+		if name == program {
+			header.SetMode(0o755)
+		}
+		if err := add(archive, header, root); err != nil {
+			return nil, err
+		}
+	}
+	return files, archive.Close()
 }
 
-// Program is the path, below root, of the program that host.json names.
-func Program(root fs.FS) (string, error) {
+// findProgram returns the path, below root, of the program that host.json names.
+func findProgram(root fs.FS) (string, error) {
 	text, err := fs.ReadFile(root, hostFile)
 	if err != nil {
-		return "", fmt.Errorf("the root of a Function App has a host.json: %w", err)
+		return "", fmt.Errorf("the root of a Function App must contain host.json: %w", err)
 	}
 	var host struct {
 		CustomHandler struct {
@@ -64,32 +77,8 @@ func Program(root fs.FS) (string, error) {
 	return program, nil
 }
 
-// modified is the time of all entries: when a file was written says nothing about what
-// is in it. Zip files know no earlier year.
-var modified = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// Write packs files of root. The program that host.json names is executable, whatever
-// its mode is here (Windows knows none), and nothing else is.
-func Write(w io.Writer, root fs.FS, files []string) error {
-	program, err := Program(root)
-	if err != nil {
-		return err
-	}
-	archive := zip.NewWriter(w)
-	for _, name := range files {
-		mode := fs.FileMode(0o644)
-		if name == program {
-			mode = 0o755
-		}
-		if err := add(archive, root, name, mode); err != nil {
-			return err
-		}
-	}
-	return archive.Close()
-}
-
-func add(archive *zip.Writer, root fs.FS, name string, mode fs.FileMode) error {
-	file, err := root.Open(name)
+func add(archive *zip.Writer, header *zip.FileHeader, root fs.FS) error {
+	file, err := root.Open(header.Name)
 	if err != nil {
 		return err
 	}
@@ -97,10 +86,8 @@ func add(archive *zip.Writer, root fs.FS, name string, mode fs.FileMode) error {
 	if info, err := file.Stat(); err != nil {
 		return err
 	} else if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", name)
+		return fmt.Errorf("%s is not a regular file", header.Name)
 	}
-	header := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: modified}
-	header.SetMode(mode)
 	entry, err := archive.CreateHeader(header)
 	if err != nil {
 		return err

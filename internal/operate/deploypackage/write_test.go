@@ -33,7 +33,7 @@ func TestPackage(t *testing.T) {
 	var packed [2]bytes.Buffer
 	for i := range packed {
 		root := app() // written at another time
-		files, err := deploypackage.Files(root, []string{"rules/a/a.rego"})
+		files, err := deploypackage.Write(&packed[i], root, []string{"rules/a/a.rego"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,12 +41,9 @@ func TestPackage(t *testing.T) {
 		if !slices.Equal(files, want) {
 			t.Fatalf("files %q, want %q", files, want)
 		}
-		if err := deploypackage.Write(&packed[i], root, files); err != nil {
-			t.Fatal(err)
-		}
 	}
 	if !bytes.Equal(packed[0].Bytes(), packed[1].Bytes()) {
-		t.Error("the same content gave other bytes")
+		t.Error("the same content gave different bytes")
 	}
 	archive, err := zip.NewReader(bytes.NewReader(packed[0].Bytes()), int64(packed[0].Len()))
 	if err != nil {
@@ -67,7 +64,7 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoFunctionApp(t *testing.T) {
+func TestInvalidFunctionApps(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		edit func(fstest.MapFS)
@@ -89,10 +86,7 @@ func TestWhatIsNoFunctionApp(t *testing.T) {
 			t.Parallel()
 			root := app()
 			test.edit(root)
-			files, err := deploypackage.Files(root, nil)
-			if err == nil {
-				err = deploypackage.Write(new(bytes.Buffer), root, files)
-			}
+			_, err := deploypackage.Write(new(bytes.Buffer), root, nil)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want an error with %q", err, test.want)
 			}

@@ -1,5 +1,5 @@
-// Package doctor examines the whole chain from the enrollments of a DPS instance over
-// the webhook to the rules, and says of each fault how to mend it.
+// Package doctor examines the whole chain from the enrollments of a DPS instance over the webhook to the rules, and
+// reports for each problem how to fix it.
 package doctor
 
 import (
@@ -7,110 +7,108 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/dps"
-	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
-// Level says how much a finding weighs.
+// Level is the severity of a finding.
 type Level string
 
-// The levels: devices fail, or somebody should look.
+// An Error makes devices fail; a Warning deserves a look.
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
 )
 
-// Kind is a kind of fault that is looked for.
+// Kind is a kind of problem that the doctor looks for.
 type Kind struct {
 	ID    string
 	Level Level
 	Title string
 }
 
-// Kinds lists them all.
+// Kinds returns all kinds.
 func Kinds() []Kind {
 	return []Kind{
 		{"webhook-missing", Error, "an enrollment has custom allocation and no webhook"},
 		{"webhook-elsewhere", Error, "an enrollment calls another webhook"},
-		{"webhook-insecure", Error, "the webhook is called without TLS"},
+		{"webhook-insecure", Error, "an enrollment calls the webhook without TLS"},
 		{"key-missing", Error, "the URL in an enrollment has no function key"},
-		{"key-differs", Error, "the function key in an enrollment is another one"},
+		{"key-differs", Error, "an enrollment has a different function key"},
 		{"api-version", Warning, "an enrollment asks for AllocationRequests of an unknown api-version"},
-		{"unserved", Error, "no rule serves an enrollment that asks the webhook"},
-		{"not-custom", Warning, "a rule names an enrollment for which DPS does not ask"},
-		{"no-such-enrollment", Warning, "a rule names an enrollment that there is not"},
-		{"unlinked-hub", Error, "a rule names a hub that no enrollment can go to"},
-		{"attestation-blind", Error, "a rule says nothing for the attestation type of its enrollment"},
+		{"unserved", Error, "no rule serves an enrollment that calls the webhook"},
+		{"not-custom", Warning, "a rule names an enrollment that does not call the webhook"},
+		{"no-such-enrollment", Warning, "a rule names an enrollment that does not exist"},
+		{"unlinked-hub", Error, "a rule names a hub that none of its enrollments can use"},
+		{"attestation-blind", Error, "a rule decides nothing for the attestation type of its enrollment"},
 		{"unreachable", Error, "the webhook does not answer"},
 		{"wrong-url", Error, "there is no webhook at the URL"},
-		{"restricted", Warning, "the webhook admits no calls from here, so it was not looked at"},
+		{"restricted", Warning, "the webhook does not admit calls from this machine, so it was not examined"},
 		{"keyless", Error, "the webhook answers without a key"},
-		{"key-refused", Error, "the webhook does not take the key"},
-		{"undecided", Warning, "the webhook has no decision about a made-up device"},
+		{"key-refused", Error, "the webhook does not accept the key"},
+		{"undecided", Warning, "the webhook reaches no decision about a made-up device"},
 		{"cold", Warning, "the first answer takes longer than DPS may wait"},
 		{"slow", Warning, "answers take longer than a second"},
 	}
 }
 
-// Finding is one fault.
+// Finding is one problem.
 type Finding struct {
 	ID    string `json:"id"`
 	Level Level  `json:"level"`
 	// Where is the enrollment, the rule with its file and line, or the webhook.
 	Where   string `json:"where"`
 	Message string `json:"message"`
-	Mend    string `json:"mend"`
+	Fix     string `json:"mend"`
 }
 
-// Probe is one request that the webhook was asked.
+// Probe describes the requests that were sent to the webhook.
 type Probe struct {
-	// Enrollment is whose request it was.
+	// Enrollment is the enrollment of the made-up device.
 	Enrollment string `json:"enrollment"`
 	Status     int    `json:"status"`
-	// ColdMs is how long the first answer took, WarmMs the median of those after it.
+	// ColdMs is the time of the first answer, WarmMs the median of those after it.
 	ColdMs float64 `json:"coldMs"`
 	WarmMs float64 `json:"warmMs"`
-	Warm   int     `json:"warm"` // how many went into the median
+	Warm   int     `json:"warm"` // number of answers in the median
 }
 
-// Report is what was found.
+// Report is the result of an examination.
 type Report struct {
 	Enrollments int       `json:"enrollments"`
-	Custom      int       `json:"custom"` // those with custom allocation
+	Custom      int       `json:"custom"` // enrollments with custom allocation
 	Rules       int       `json:"rules"`
 	Findings    []Finding `json:"findings"`
 	Probe       *Probe    `json:"probe,omitempty"`
 }
 
-// Options say what is examined.
+// Options select what is examined.
 type Options struct {
 	Enrollments []enrollment.Enrollment
-	// Rules are those of the webhook, and Files where they were read from; without
-	// them nothing about rules is told.
+	// Rules are the rules of the webhook. If they are nil, they are not examined.
 	Rules *decider.Rules
-	Files fs.FS
-	Lint  lint.Options
-	// Hubs are those that are linked to the DPS instance, if known.
+	// Lints are what a check of the rules against the enrollments found, each of one of the kinds. Their level is not
+	// used.
+	Lints []Finding
+	// Hubs are the hubs that are linked to the DPS instance, if known.
 	Hubs []string
-	// Webhook is where enrollments should point, with its key; the zero value
-	// compares them with one another and asks nothing.
+	// Webhook is the webhook that enrollments should call, with its key. The zero value compares the enrollments with
+	// one another and calls nothing.
 	Webhook enrollment.Webhook
-	// Client calls the webhook; nil means one of Go's.
+	// Client calls the webhook; nil means Go's default.
 	Client *http.Client
-	// Now tells the time.
+	// Now returns the time.
 	Now func() time.Time
 }
 
-// Examine looks at everything and changes nothing. Its error is that something could
-// not be looked at.
+// Examine examines everything and changes nothing. It returns an error only if ctx ends.
 func Examine(ctx context.Context, options Options) (Report, error) {
 	e := &examination{Options: options}
 	e.report.Enrollments = len(options.Enrollments)
@@ -120,21 +118,19 @@ func Examine(ctx context.Context, options Options) (Report, error) {
 		}
 	}
 	e.report.Custom = len(e.custom)
-	e.definitions()
+	e.examineDefinitions()
 	if options.Rules != nil {
 		e.report.Rules = len(options.Rules.All())
-		if err := e.rules(ctx); err != nil {
-			return Report{}, err
-		}
+		e.examineRules()
+	}
+	for _, f := range options.Lints {
+		e.add(f.ID, f.Where, f.Message, f.Fix)
 	}
 	if options.Webhook.URL != "" {
-		e.call(ctx)
-	}
-	if ctx.Err() != nil {
-		return Report{}, ctx.Err()
+		e.examineWebhook(ctx)
 	}
 	slices.SortStableFunc(e.report.Findings, func(a, b Finding) int { return cmp.Compare(a.Level, b.Level) })
-	return e.report, nil
+	return e.report, ctx.Err()
 }
 
 type examination struct {
@@ -143,55 +139,54 @@ type examination struct {
 	report Report
 }
 
-// find adds a finding. Its level is that of the list.
-func (e *examination) find(id, where, message, mend string) {
+// add adds a finding, with the level of its kind.
+func (e *examination) add(id, where, message, fix string) {
 	kinds := Kinds()
 	kind := kinds[slices.IndexFunc(kinds, func(k Kind) bool { return k.ID == id })]
-	e.report.Findings = append(e.report.Findings, Finding{ID: id, Level: kind.Level, Where: where, Message: message, Mend: mend})
+	e.report.Findings = append(e.report.Findings, Finding{ID: id, Level: kind.Level, Where: where, Message: message, Fix: fix})
 }
 
-// apiVersions are those that DPS takes for the shape of AllocationRequests.
-// Source: docs/dps-behaviours.md
+// apiVersions are the versions of AllocationRequests that DPS accepts. Source: docs/dps-behaviours.md
 var apiVersions = []string{"2018-09-01-preview", "2018-11-01", "2019-03-31", "2021-06-01", "2021-10-01", "2021-11-01-preview", "2025-07-01-preview"}
 
-// definitions looks at what each enrollment says of its webhook.
-func (e *examination) definitions() {
+// examineDefinitions compares what the enrollments say about their webhook.
+func (e *examination) examineDefinitions() {
 	reference := e.Webhook
 	if reference.URL == "" && len(e.custom) > 0 {
-		reference = e.commonest()
+		reference = e.mostCommonWebhook()
 	}
 	for _, one := range e.custom {
 		webhook, where := one.Webhook(), one.String()
 		switch {
 		case webhook.URL == "":
-			e.find("webhook-missing", where, "its allocation policy is custom, and it has no webhook: no device gets a hub",
+			e.add("webhook-missing", where, "its allocation policy is custom, but it has no webhook: no device gets a hub",
 				"usher enroll with --webhook")
 			continue
 		case !webhook.SameAddress(reference):
-			e.find("webhook-elsewhere", where, "it calls "+webhook.Address()+", not "+reference.Address(),
-				"usher enroll with --webhook, unless it is meant to")
+			e.add("webhook-elsewhere", where, "it calls "+webhook.Address()+", not "+reference.Address(),
+				"usher enroll with --webhook, unless this is intended")
 			continue
 		case !strings.HasPrefix(webhook.URL, "https:"):
-			e.find("webhook-insecure", where, "it calls "+webhook.Address()+" without TLS: keys and devices are readable on the way",
+			e.add("webhook-insecure", where, "it calls "+webhook.Address()+" without TLS: keys and devices are readable on the way",
 				"usher enroll with the https URL")
 		}
 		switch key := webhook.Key(); {
 		case key == "" && reference.Key() != "":
-			e.find("key-missing", where, "the URL has no function key: the webhook answers 401, devices fail with 400209",
+			e.add("key-missing", where, "the URL has no function key: the webhook answers 401, and devices fail with 400209",
 				"usher enroll with --key-file")
 		case key != reference.Key() && reference.Key() != "":
-			e.find("key-differs", where, "the function key is another one than that of the webhook",
-				"usher enroll --rotate-key, before the old key is taken back")
+			e.add("key-differs", where, "its function key is not that of the webhook",
+				"usher enroll --rotate-key, before the old key is revoked")
 		}
 		if !slices.Contains(apiVersions, webhook.APIVersion) {
-			e.find("api-version", where, fmt.Sprintf("it asks for the AllocationRequests of api-version %q, which is not known", webhook.APIVersion),
+			e.add("api-version", where, fmt.Sprintf("it asks for AllocationRequests of the unknown api-version %q", webhook.APIVersion),
 				"usher enroll, which sets "+enrollment.DefaultAPIVersion)
 		}
 	}
 }
 
-// commonest is the webhook that most enrollments call, with the key that most have.
-func (e *examination) commonest() enrollment.Webhook {
+// mostCommonWebhook returns the webhook, with its key, that most enrollments call.
+func (e *examination) mostCommonWebhook() enrollment.Webhook {
 	count := map[enrollment.Webhook]int{}
 	var best enrollment.Webhook
 	for _, one := range e.custom {
@@ -203,64 +198,40 @@ func (e *examination) commonest() enrollment.Webhook {
 	return best
 }
 
-func asDPS(one enrollment.Enrollment) dps.Enrollment {
-	kind := dps.EnrollmentGroup
-	if one.Kind == enrollment.Individual {
-		kind = dps.IndividualEnrollment
-	}
-	return dps.Enrollment{Kind: kind, ID: one.ID()}
-}
-
-// rules holds the enrollments against the rules.
-func (e *examination) rules(ctx context.Context) error {
-	options := e.Lint
-	options.Hubs = e.Hubs
+// examineRules compares the enrollments with the rules that serve them.
+func (e *examination) examineRules() {
 	for _, one := range e.Enrollments {
-		rule := e.Rules.Serving(asDPS(one))
+		kind := dps.EnrollmentGroup
+		if one.Kind == enrollment.Individual {
+			kind = dps.IndividualEnrollment
+		}
+		rule := e.Rules.Serving(dps.Enrollment{Kind: kind, ID: one.ID()})
 		custom := one.AllocationPolicy() == "custom"
 		switch {
 		case custom && rule == nil:
-			e.find("unserved", one.String(), "no rule serves it: its devices are held, and fail after about seven minutes",
+			e.add("unserved", one.String(), "no rule serves it: its devices are held, and fail after about seven minutes",
 				"name it in a rule's METADATA, or write a rule for all others (package allocation.default)")
 		case !custom && rule != nil && !rule.IsDefault():
-			e.find("not-custom", one.String(), fmt.Sprintf("the rule %s serves it, and DPS does not ask: its allocation policy is %s",
-				rule.Package, cmp.Or(one.AllocationPolicy(), "that of the DPS instance")), "usher enroll, or take it out of the rule's METADATA")
-		}
-		known := lint.Enrollment{Hubs: one.Hubs(), Attestation: one.Attestation()}
-		if one.Kind == enrollment.Group {
-			known.GroupID = one.ID()
-		} else {
-			known.RegistrationID = one.ID()
-		}
-		options.Enrollments = append(options.Enrollments, known)
-	}
-	found, err := lint.Run(ctx, e.Files, e.Rules, options)
-	if err != nil {
-		return err
-	}
-	for _, f := range found.Findings {
-		switch f.Lint {
-		case "unlinked-hub", "attestation-blind", "no-such-enrollment":
-			e.find(f.Lint, fmt.Sprintf("%s:%d", f.File, f.Line), f.Message, f.Mend)
+			e.add("not-custom", one.String(), fmt.Sprintf("the rule %s serves it, but DPS does not call the webhook: its allocation policy is %s",
+				rule.Package, cmp.Or(one.AllocationPolicy(), "that of the DPS instance")), "usher enroll, or remove it from the rule's METADATA")
 		}
 	}
-	return nil
 }
 
-// warmProbes is how often the webhook is asked after the first time.
+// warmProbes is the number of requests after the first.
 const warmProbes = 5
 
-// Limits for answers. DPS publishes none; 4 s is the longest that is advisable.
+// Limits for the time of an answer. DPS publishes none; more than 4 s is not advisable.
 const (
 	coldLimit = 4 * time.Second
 	warmLimit = time.Second
 )
 
-// call asks the webhook: with the key, without it, and about a device that there is not.
-func (e *examination) call(ctx context.Context) {
+// examineWebhook calls the webhook: with the key, without it, and about a made-up device.
+func (e *examination) examineWebhook(ctx context.Context) {
 	where := e.Webhook.Address()
-	// With the key first: without it the Functions host answers by itself, and the
-	// handler's start would not be in the time of the first answer.
+	// The first call has the key: without it the Functions host answers by itself, and the time of the first answer
+	// would not include the start of the handler.
 	start := e.Now()
 	status, _, err := enrollment.Post(ctx, e.Client, e.Webhook, []byte("{}"))
 	cold := e.Now().Sub(start)
@@ -270,36 +241,36 @@ func (e *examination) call(ctx context.Context) {
 	}
 	switch {
 	case err != nil:
-		e.find("unreachable", where, err.Error(), "look at the URL, at the access restrictions of the Function App, and whether it runs")
+		e.add("unreachable", where, err.Error(), "check the URL, the access restrictions of the Function App, and whether it runs")
 		return
 	case status == http.StatusNotFound:
-		e.find("wrong-url", where, "there is nothing at this URL: it answers 404", "the path of the webhook is /api/allocate")
+		e.add("wrong-url", where, "nothing is at this URL: it answers 404", "the path of the webhook is /api/allocate")
 		return
 	case status == http.StatusForbidden:
-		e.find("restricted", where, "it admits no calls from this address: what follows could not be looked at",
-			"that is right for all but DPS; to go on, admit this address for a while (allowedAddresses in infra/)")
+		e.add("restricted", where, "it does not admit calls from this address: the rest could not be examined",
+			"it should admit only DPS; to continue, admit this address for a while (allowedAddresses in infra/)")
 		return
 	case keyless != http.StatusUnauthorized && e.Webhook.Key() != "":
-		e.find("keyless", where, fmt.Sprintf("it answers %d without a key: whoever knows the URL may ask", keyless),
-			"authLevel function in allocate/function.json; outside of Functions USHER_FUNCTION_KEYS")
+		e.add("keyless", where, fmt.Sprintf("it answers %d without a key: anyone who knows the URL can call it", keyless),
+			"set authLevel to function in allocate/function.json; outside Functions set USHER_FUNCTION_KEYS")
 	}
 	if err := enrollment.TryKey(ctx, e.Client, e.Webhook); err != nil {
-		e.find("key-refused", where, err.Error(), "give the key of the function allocate, or of the host, by --key-file")
+		e.add("key-refused", where, err.Error(), "give the key of the function allocate, or of the host, with --key-file")
 		return
 	}
 	e.probe(ctx, cold)
 }
 
-// probe asks about a device of the first enrollment that calls the webhook.
+// probe sends requests of a made-up device of the first enrollment that calls the webhook.
 func (e *examination) probe(ctx context.Context, cold time.Duration) {
 	index := slices.IndexFunc(e.custom, func(one enrollment.Enrollment) bool { return !one.Disabled() })
 	if index < 0 {
 		return
 	}
 	one := e.custom[index]
-	body, err := json.Marshal(Request(one, e.Hubs))
+	body, err := json.Marshal(probeRequest(one, e.Hubs))
 	if err != nil {
-		return // it came from JSON
+		return // impossible: it was decoded from JSON
 	}
 	probe := Probe{Enrollment: one.String(), ColdMs: milliseconds(cold), Warm: warmProbes}
 	var warm []time.Duration
@@ -307,14 +278,14 @@ func (e *examination) probe(ctx context.Context, cold time.Duration) {
 		start := e.Now()
 		status, answer, err := enrollment.Post(ctx, e.Client, e.Webhook, body)
 		if err != nil {
-			e.find("unreachable", e.Webhook.Address(), err.Error(), "it answered a moment ago: look at its log")
+			e.add("unreachable", e.Webhook.Address(), err.Error(), "it answered a moment ago: see its log")
 			return
 		}
 		warm = append(warm, e.Now().Sub(start))
 		probe.Status = status
 		if status >= http.StatusTooManyRequests && len(warm) == 1 {
-			e.find("undecided", one.String(), fmt.Sprintf("a made-up device of it is answered %d%s", status, reason(answer)),
-				"usher explain with a request of a real device; the webhook's record has the reason")
+			e.add("undecided", one.String(), fmt.Sprintf("the answer for a made-up device of it is %d%s", status, reason(answer)),
+				"run usher explain with a request of a real device; the webhook's record has the reason")
 		}
 	}
 	slices.Sort(warm)
@@ -322,16 +293,16 @@ func (e *examination) probe(ctx context.Context, cold time.Duration) {
 	probe.WarmMs = milliseconds(median)
 	e.report.Probe = &probe
 	if cold > coldLimit {
-		e.find("cold", e.Webhook.Address(), fmt.Sprintf("the first answer took %s; DPS may not wait that long", cold.Round(time.Millisecond)),
+		e.add("cold", e.Webhook.Address(), fmt.Sprintf("the first answer took %s; DPS may not wait that long", cold.Round(time.Millisecond)),
 			"keep an instance ready (alwaysReadyInstances in infra/)")
 	}
 	if median > warmLimit {
-		e.find("slow", e.Webhook.Address(), fmt.Sprintf("an answer takes %s", median.Round(time.Millisecond)),
-			"usher bench finds slow rules; else more memory for the instances, or a region nearer to DPS")
+		e.add("slow", e.Webhook.Address(), fmt.Sprintf("an answer takes %s", median.Round(time.Millisecond)),
+			"find slow rules with usher bench; or give the instances more memory, or use a region closer to DPS")
 	}
 }
 
-// reason is what a problem document says, in brackets.
+// reason returns the code and the detail of a problem document, in brackets.
 func reason(answer []byte) string {
 	var problem struct{ Code, Detail string }
 	if json.Unmarshal(answer, &problem) != nil || problem.Code == "" {
@@ -342,16 +313,13 @@ func reason(answer []byte) string {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// ProbeID is the registration ID of the device that is made up for a group.
-const ProbeID = "usher-doctor-probe"
+// probeID is the registration ID of the device that is made up for a group.
+const probeID = "usher-doctor-probe"
 
-// Request is an AllocationRequest as DPS would post it for a first registration of a
-// made-up device. hubs are those that are linked to the DPS instance, if known.
-func Request(one enrollment.Enrollment, hubs []string) map[string]any {
-	record := map[string]any{}
-	for name, member := range one.Document {
-		record[name] = member
-	}
+// probeRequest returns an AllocationRequest as DPS would send it for the first registration of a made-up device. hubs
+// are the hubs that are linked to the DPS instance, if known.
+func probeRequest(one enrollment.Enrollment, hubs []string) map[string]any {
+	record := maps.Clone(one.Document)
 	delete(record, "registrationState")
 	webhook := one.Webhook()
 	record["customAllocationDefinition"] = map[string]any{"webhookUrl": webhook.Address() + "?****", "apiVersion": webhook.APIVersion}
@@ -361,9 +329,9 @@ func Request(one enrollment.Enrollment, hubs []string) map[string]any {
 		linked = hubs
 	}
 	if len(linked) == 0 {
-		linked = []string{"usher-doctor-probe.azure-devices.net"}
+		linked = []string{probeID + ".azure-devices.net"}
 	}
-	device := map[string]any{"registrationId": ProbeID}
+	device := map[string]any{"registrationId": probeID}
 	member := "enrollmentGroup"
 	if one.Kind == enrollment.Individual {
 		member, device["registrationId"] = "individualEnrollment", one.ID()

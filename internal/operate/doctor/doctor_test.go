@@ -12,13 +12,13 @@ import (
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
-// The first answer that is timed is the handler's: without a key the Functions host
-// answers by itself, however long the handler takes to start.
-func TestColdStartIsThatOfTheHandler(t *testing.T) {
+// The first answer that is timed comes from the handler: without a key the Functions host answers by itself, however
+// long the handler takes to start.
+func TestColdStartOfTheHandler(t *testing.T) {
 	t.Parallel()
 	const key = "function-key-of-the-test"
 	var clock atomic.Int64 // nanoseconds
-	started := false       // requests come one after the other
+	started := false       // requests are sequential
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("code") != key {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -46,6 +46,6 @@ func TestColdStartIsThatOfTheHandler(t *testing.T) {
 		t.Errorf("probe %+v", report.Probe)
 	}
 	if !slices.ContainsFunc(report.Findings, func(f doctor.Finding) bool { return f.ID == "cold" }) {
-		t.Errorf("no cold start among %+v", report.Findings)
+		t.Errorf("no cold start in %+v", report.Findings)
 	}
 }

@@ -1,5 +1,5 @@
-// Package enrollment reads and changes the enrollments of a DPS instance over its
-// service API, and plans how they have to change to call a webhook.
+// Package enrollment reads and changes the enrollments of a DPS instance over its service API, and works out how they
+// must change to call a webhook.
 //
 // Source: https://learn.microsoft.com/rest/api/iot-dps/service
 package enrollment
@@ -24,41 +24,39 @@ import (
 const (
 	apiVersion = "2021-10-01"
 	scope      = "https://azure-devices-provisioning.net/.default"
-	// maxBody bounds an answer; a page of a query is the largest.
+	// maxBody bounds an answer, in bytes. A page of a query is the largest.
 	maxBody = 32 << 20
-	// pageSize is the most that DPS puts into one page.
+	// pageSize is the largest number of enrollments that DPS puts into one page.
 	pageSize = "1000"
 )
 
-// ErrNotFound tells that there is no such enrollment.
+// ErrNotFound means that the enrollment does not exist.
 var ErrNotFound = errors.New("there is no such enrollment")
 
-// ErrChanged tells that somebody else changed an enrollment between reading and writing.
+// ErrChanged means that someone else changed the enrollment between reading and writing.
 var ErrChanged = errors.New("somebody changed the enrollment meanwhile: run the command again")
 
 // Options configure a [Client].
 type Options struct {
-	// Host of the DPS instance's service API, such as
-	// contoso.azure-devices-provisioning.net; or where else it is reached, with a
-	// port, if it is a stand-in.
+	// Host is the host name of the DPS instance's service API, such as contoso.azure-devices-provisioning.net. It may
+	// have a port, for a stand-in.
 	Host string
-	// Credential is who calls, with the role Device Provisioning Service Data
-	// Contributor (or Reader, to read). Without it Key is used.
+	// Credential identifies the caller, who needs the role Device Provisioning Service Data Contributor (or Reader, to
+	// read). If it is nil, Key is used.
 	Credential azcore.TokenCredential
-	// Key is that of a shared access policy.
+	// Key is the key of a shared access policy.
 	Key SharedAccessKey
 	// Transport sends requests; nil means Go's default.
 	Transport policy.Transporter
 }
 
-// Client calls the service API of one DPS instance. It repeats what failed for a
-// passing reason (429, 5xx).
+// Client calls the service API of one DPS instance. It retries on temporary failures (429, 5xx).
 type Client struct {
 	host     string
 	pipeline runtime.Pipeline
 }
 
-// NewClient returns a client. It calls nothing.
+// NewClient returns a client. It does not connect.
 func NewClient(options Options) (*Client, error) {
 	if options.Host == "" || strings.ContainsAny(options.Host, "/?#@ ") {
 		return nil, fmt.Errorf("%q is not the host name of a DPS instance, such as contoso.azure-devices-provisioning.net", options.Host)
@@ -80,7 +78,7 @@ func NewClient(options Options) (*Client, error) {
 	}, nil
 }
 
-// Kind tells individual enrollments from groups.
+// Kind distinguishes individual enrollments from groups.
 type Kind string
 
 // The kinds of enrollments.
@@ -89,7 +87,7 @@ const (
 	Group      Kind = "group"
 )
 
-// path is the collection in the service API.
+// path returns the collection in the service API.
 func (k Kind) path() string {
 	if k == Group {
 		return "enrollmentGroups"
@@ -97,7 +95,7 @@ func (k Kind) path() string {
 	return "enrollments"
 }
 
-// idMember is the member that names an enrollment.
+// idMember returns the member that names an enrollment.
 func (k Kind) idMember() string {
 	if k == Group {
 		return "enrollmentGroupId"
@@ -105,143 +103,117 @@ func (k Kind) idMember() string {
 	return "registrationId"
 }
 
-// All returns every enrollment of a kind, in the order of DPS.
-func (c *Client) All(ctx context.Context, kind Kind) ([]Enrollment, error) {
+// All returns all enrollments: the groups first, then the individual ones, each in the order of DPS.
+func (c *Client) All(ctx context.Context) ([]Enrollment, error) {
 	var all []Enrollment
-	continuation := ""
-	for {
-		request, err := c.request(ctx, http.MethodPost, kind.path(), "query")
-		if err != nil {
-			return nil, err
-		}
-		request.Raw().Header.Set("x-ms-max-item-count", pageSize)
-		if continuation != "" {
-			request.Raw().Header.Set("x-ms-continuation", continuation)
-		}
-		if err := runtime.MarshalAsJSON(request, map[string]string{"query": "SELECT * FROM " + kind.path()}); err != nil {
-			return nil, err
-		}
-		var page []map[string]any
-		header, err := c.do(request, &page)
-		if err != nil {
-			return nil, fmt.Errorf("list the %s enrollments: %w", kind, err)
-		}
-		for _, document := range page {
-			all = append(all, Enrollment{Kind: kind, Document: document})
-		}
-		if continuation = header.Get("x-ms-continuation"); continuation == "" {
-			return all, nil
+	for _, kind := range []Kind{Group, Individual} {
+		header := map[string]string{"x-ms-max-item-count": pageSize}
+		query := map[string]string{"query": "SELECT * FROM " + kind.path()}
+		for {
+			var page []map[string]any
+			answered, err := c.call(ctx, http.MethodPost, header, query, &page, kind.path(), "query")
+			if err != nil {
+				return nil, fmt.Errorf("list the %s enrollments: %w", kind, err)
+			}
+			for _, document := range page {
+				all = append(all, Enrollment{Kind: kind, Document: document})
+			}
+			if header["x-ms-continuation"] = answered.Get("x-ms-continuation"); header["x-ms-continuation"] == "" {
+				break
+			}
 		}
 	}
+	return all, nil
 }
 
-// Get returns one enrollment; ErrNotFound if there is none.
+// Get returns one enrollment, or ErrNotFound.
 func (c *Client) Get(ctx context.Context, kind Kind, id string) (Enrollment, error) {
-	request, err := c.request(ctx, http.MethodGet, kind.path(), id)
-	if err != nil {
-		return Enrollment{}, err
-	}
 	e := Enrollment{Kind: kind}
-	if _, err := c.do(request, &e.Document); err != nil {
+	if _, err := c.call(ctx, http.MethodGet, nil, nil, &e.Document, kind.path(), id); err != nil {
 		return Enrollment{}, fmt.Errorf("read the %s enrollment %s: %w", kind, id, err)
 	}
 	return e, nil
 }
 
-// Put writes an enrollment: over the state that it was read in, or as a new one
-// where it has no etag. It returns the enrollment as DPS keeps it.
-func (c *Client) Put(ctx context.Context, e Enrollment) (Enrollment, error) {
-	problem := func(err error) (Enrollment, error) {
-		return Enrollment{}, fmt.Errorf("write the %s enrollment %s: %w", e.Kind, e.ID(), err)
-	}
+// Put writes an enrollment. It replaces the state that was read, or creates the enrollment if it has no etag. If
+// someone else changed the enrollment after it was read, it returns ErrChanged.
+func (c *Client) Put(ctx context.Context, e Enrollment) error {
+	problem := func(err error) error { return fmt.Errorf("write the %s enrollment %s: %w", e.Kind, e.ID(), err) }
 	document := e.writable()
+	header := map[string]string{}
 	if e.ETag() != "" {
-		// DPS leaves keys out of what it returns, and would make new ones for an
-		// enrollment that comes without.
-		mechanism, err := c.attestation(ctx, e.Kind, e.ID())
-		if err != nil {
+		header["If-Match"] = e.ETag()
+		// DPS omits keys from what it returns, and generates new ones for an enrollment that is written without keys.
+		var mechanism any
+		if _, err := c.call(ctx, http.MethodPost, nil, nil, &mechanism, e.Kind.path(), e.ID(), "attestationmechanism"); err != nil {
 			return problem(err)
 		}
 		document["attestation"] = mechanism
 	}
-	request, err := c.request(ctx, http.MethodPut, e.Kind.path(), e.ID())
-	if err != nil {
+	if _, err := c.call(ctx, http.MethodPut, header, document, new(any), e.Kind.path(), e.ID()); err != nil {
 		return problem(err)
 	}
-	if e.ETag() != "" {
-		request.Raw().Header.Set("If-Match", e.ETag())
-	}
-	if err := runtime.MarshalAsJSON(request, document); err != nil {
-		return problem(err)
-	}
-	written := Enrollment{Kind: e.Kind}
-	if _, err := c.do(request, &written.Document); err != nil {
-		return problem(err)
-	}
-	return written, nil
+	return nil
 }
 
-func (c *Client) attestation(ctx context.Context, kind Kind, id string) (any, error) {
-	request, err := c.request(ctx, http.MethodPost, kind.path(), id, "attestationmechanism")
-	if err != nil {
-		return nil, err
-	}
-	var mechanism any
-	_, err = c.do(request, &mechanism)
-	return mechanism, err
-}
-
-func (c *Client) request(ctx context.Context, method string, path ...string) (*policy.Request, error) {
+// call sends a request, with body as JSON unless it is nil, and decodes the JSON of a successful answer into the value.
+func (c *Client) call(ctx context.Context, method string, header map[string]string, body, into any, path ...string) (http.Header, error) {
 	for i := range path {
 		path[i] = url.PathEscape(path[i])
 	}
-	return runtime.NewRequest(ctx, method, "https://"+c.host+"/"+strings.Join(path, "/")+"?api-version="+apiVersion)
-}
-
-// do sends a request and reads the JSON of a good answer.
-func (c *Client) do(request *policy.Request, into any) (http.Header, error) {
+	request, err := runtime.NewRequest(ctx, method, "https://"+c.host+"/"+strings.Join(path, "/")+"?api-version="+apiVersion)
+	if err != nil {
+		return nil, err
+	}
 	request.Raw().Header.Set("Accept", "application/json")
+	for name, value := range header {
+		request.Raw().Header.Set(name, value)
+	}
+	if body != nil {
+		if err := runtime.MarshalAsJSON(request, body); err != nil {
+			return nil, err
+		}
+	}
 	response, err := c.pipeline.Do(request)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case len(body) > maxBody:
+	case len(text) > maxBody:
 		return nil, fmt.Errorf("DPS answers with more than %d bytes", maxBody)
 	case response.StatusCode == http.StatusNotFound:
 		return nil, ErrNotFound
 	case response.StatusCode == http.StatusPreconditionFailed:
 		return nil, ErrChanged
 	case response.StatusCode/100 != 2:
-		return nil, answerError(response.StatusCode, body)
+		return nil, answerError(response.StatusCode, text)
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber() // what is written back must be what was read
 	if err := decoder.Decode(into); err != nil {
-		return nil, fmt.Errorf("DPS answers with something else than JSON: %w", err)
+		return nil, fmt.Errorf("DPS answers with something other than JSON: %w", err)
 	}
 	return response.Header, nil
 }
 
-// answerError tells what DPS says of a request that it refused. The words are DPS's;
-// they do not hold what was sent.
+// answerError returns what DPS says about a request that it refused. The text is DPS's own and does not quote the
+// request.
 func answerError(status int, body []byte) error {
 	var answer struct {
-		ErrorCode  int    `json:"errorCode"`
-		Message    string `json:"message"`
-		TrackingID string `json:"trackingId"`
+		ErrorCode int    `json:"errorCode"`
+		Message   string `json:"message"`
 	}
 	text := http.StatusText(status)
 	if json.Unmarshal(body, &answer) == nil && answer.Message != "" {
 		text = answer.Message
 	}
-	mend := ""
+	fix := ""
 	if status == http.StatusUnauthorized || status == http.StatusForbidden {
-		mend = " (sign in with az login and have the role Device Provisioning Service Data Contributor, or give a connection string)"
+		fix = " (sign in with az login and have the role Device Provisioning Service Data Contributor, or give a connection string)"
 	}
-	return fmt.Errorf("DPS answers %d, error %d: %s%s", status, answer.ErrorCode, text, mend)
+	return fmt.Errorf("DPS answers %d, error %d: %s%s", status, answer.ErrorCode, text, fix)
 }

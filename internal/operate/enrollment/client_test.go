@@ -18,7 +18,7 @@ import (
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
 
-// signedIn is somebody who is signed in with Microsoft Entra.
+// signedIn is a user who is signed in with Microsoft Entra.
 type signedIn struct{ scopes []string }
 
 func (s *signedIn) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -26,15 +26,14 @@ func (s *signedIn) GetToken(_ context.Context, options policy.TokenRequestOption
 	return azcore.AccessToken{Token: "entra-token-of-the-test", ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// The stand-in for DPS takes keys alone; this one takes what Entra gives, and answers
-// in pages.
+// The stand-in for DPS accepts only keys. This server accepts a token of Entra, and answers in pages.
 func TestEntraAndPages(t *testing.T) {
 	t.Parallel()
 	who := &signedIn{}
 	var calls []string
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer entra-token-of-the-test" {
-			t.Errorf("%s comes with the authorization %q", r.URL, r.Header.Get("Authorization"))
+			t.Errorf("%s has the authorization %q", r.URL, r.Header.Get("Authorization"))
 		}
 		if r.URL.Query().Get("api-version") == "" {
 			t.Errorf("%s has no api-version", r.URL)
@@ -43,6 +42,10 @@ func TestEntraAndPages(t *testing.T) {
 		calls = append(calls, r.Method+" "+r.URL.Path+" "+page)
 		switch page {
 		case "":
+			if strings.HasPrefix(r.URL.Path, "/enrollments/") {
+				fmt.Fprint(w, `[{"registrationId": "c"}]`)
+				return
+			}
 			w.Header().Set("x-ms-continuation", "next")
 			fmt.Fprint(w, `[{"enrollmentGroupId": "a", "initialTwin": {"tags": {"n": 9007199254740993}}}]`)
 		case "next":
@@ -54,17 +57,17 @@ func TestEntraAndPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := client.All(t.Context(), enrollment.Group)
+	all, err := client.All(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) != 2 || all[0].ID() != "a" || all[1].ID() != "b" {
+	if fmt.Sprint(all[0], all[1], all[2]) != "group a group b individual c" || len(all) != 3 {
 		t.Errorf("enrollments %v", all)
 	}
 	if text, err := json.Marshal(all[0].Document); err != nil || !strings.Contains(string(text), "9007199254740993") {
-		t.Errorf("a number became another: %s, %v", text, err)
+		t.Errorf("a number changed: %s, %v", text, err)
 	}
-	if got := fmt.Sprint(calls); got != "[POST /enrollmentGroups/query  POST /enrollmentGroups/query next]" {
+	if got := fmt.Sprint(calls); got != "[POST /enrollmentGroups/query  POST /enrollmentGroups/query next POST /enrollments/query ]" {
 		t.Errorf("calls %s", got)
 	}
 	if fmt.Sprint(who.scopes) != "[https://azure-devices-provisioning.net/.default]" {
@@ -72,7 +75,7 @@ func TestEntraAndPages(t *testing.T) {
 	}
 }
 
-// What somebody else changed meanwhile is not overwritten, and errors say what to do.
+// A change that someone else made in the meantime is not overwritten, and errors say what to do.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
@@ -95,7 +98,7 @@ func TestRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = client.Put(t.Context(), enrollment.Enrollment{Kind: enrollment.Group, Document: map[string]any{
+		err = client.Put(t.Context(), enrollment.Enrollment{Kind: enrollment.Group, Document: map[string]any{
 			"enrollmentGroupId": "a", "etag": `"1"`, "createdDateTimeUtc": "2026-01-01T00:00:00Z"}})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "group enrollment a") {
 			t.Errorf("%d: %v, want %q", status, err, want)
@@ -107,10 +110,10 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, host := range []string{"", "https://a.example", "a b", "me@a.example"} {
 		if _, err := enrollment.NewClient(enrollment.Options{Host: host, Credential: &signedIn{}}); err == nil {
-			t.Errorf("%q is taken for a host", host)
+			t.Errorf("%q is accepted as a host", host)
 		}
 	}
 	if _, err := enrollment.NewClient(enrollment.Options{Host: "a.example"}); err == nil {
-		t.Error("nobody calls")
+		t.Error("a client without credentials is accepted")
 	}
 }

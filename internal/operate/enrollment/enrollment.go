@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Enrollment is one enrollment as DPS keeps it. The document has all of its members,
-// those that Usher does not know too: writing it back loses nothing.
+// Enrollment is an enrollment as DPS stores it. The document has all of its members, also those that Usher does not
+// know, so writing it back loses nothing.
 type Enrollment struct {
 	Kind     Kind
 	Document map[string]any
@@ -18,19 +18,19 @@ func (e Enrollment) text(member string) string {
 	return text
 }
 
-// ID is the enrollment group's name or the individual's registration ID.
+// ID returns the name of the enrollment group, or the registration ID of the individual enrollment.
 func (e Enrollment) ID() string { return e.text(e.Kind.idMember()) }
 
-// String names the enrollment for people, as "group breakroom".
+// String returns the kind and the ID, for example "group breakroom".
 func (e Enrollment) String() string { return string(e.Kind) + " " + e.ID() }
 
-// ETag is the state that the enrollment was read in; empty if DPS has not got it yet.
+// ETag identifies the state that was read. It is empty if DPS does not have the enrollment yet.
 func (e Enrollment) ETag() string { return e.text("etag") }
 
-// AllocationPolicy is hashed, geoLatency, static or custom.
+// AllocationPolicy returns hashed, geoLatency, static or custom.
 func (e Enrollment) AllocationPolicy() string { return e.text("allocationPolicy") }
 
-// Attestation is the type of attestation: symmetricKey, x509 or tpm.
+// Attestation returns the type of attestation: symmetricKey, x509 or tpm.
 func (e Enrollment) Attestation() string {
 	attestation, _ := e.Document["attestation"].(map[string]any)
 	text, _ := attestation["type"].(string)
@@ -40,7 +40,7 @@ func (e Enrollment) Attestation() string {
 // Disabled reports whether DPS refuses the devices of the enrollment.
 func (e Enrollment) Disabled() bool { return e.text("provisioningStatus") == "disabled" }
 
-// Hubs are the hubs that are selected; empty if all that are linked count.
+// Hubs returns the hubs that the enrollment selects. It is empty if all linked hubs apply.
 func (e Enrollment) Hubs() []string {
 	list, _ := e.Document["iotHubs"].([]any)
 	var hubs []string
@@ -52,7 +52,7 @@ func (e Enrollment) Hubs() []string {
 	return hubs
 }
 
-// Webhook is what a custom allocation calls; the zero value if there is none.
+// Webhook returns the webhook of a custom allocation; the zero value if there is none.
 func (e Enrollment) Webhook() Webhook {
 	definition, _ := e.Document["customAllocationDefinition"].(map[string]any)
 	link, _ := definition["webhookUrl"].(string)
@@ -60,16 +60,16 @@ func (e Enrollment) Webhook() Webhook {
 	return Webhook{URL: link, APIVersion: version}
 }
 
-// Webhook is where DPS posts AllocationRequests, and in which shape.
+// Webhook is the URL to which DPS posts AllocationRequests, and the version of their shape.
 type Webhook struct {
 	URL        string // with the function key as ?code=
 	APIVersion string
 }
 
-// keyParameter is the parameter of a URL that Azure Functions takes a key from.
+// keyParameter is the URL parameter in which Azure Functions expects a key.
 const keyParameter = "code"
 
-// Key is the function key in the URL.
+// Key returns the function key in the URL.
 func (w Webhook) Key() string {
 	link, err := url.Parse(w.URL)
 	if err != nil {
@@ -78,7 +78,7 @@ func (w Webhook) Key() string {
 	return link.Query().Get(keyParameter)
 }
 
-// Address is the URL without its query, in which keys are: what may be printed.
+// Address returns the URL without its query, which contains the key, so that it may be printed.
 func (w Webhook) Address() string {
 	address, _, _ := strings.Cut(w.URL, "?")
 	address, _, _ = strings.Cut(address, "#")
@@ -88,7 +88,7 @@ func (w Webhook) Address() string {
 	return address
 }
 
-// WithKey returns the webhook with another key and the rest of its URL as it is.
+// WithKey returns the webhook with another key and the rest of its URL unchanged.
 func (w Webhook) WithKey(key string) (Webhook, error) {
 	link, err := url.Parse(w.URL)
 	if err != nil {
@@ -100,7 +100,7 @@ func (w Webhook) WithKey(key string) (Webhook, error) {
 	return Webhook{URL: link.String(), APIVersion: w.APIVersion}, nil
 }
 
-// SameAddress reports whether two webhooks are one, whatever the keys.
+// SameAddress reports whether two webhooks are the same apart from their keys.
 func (w Webhook) SameAddress(other Webhook) bool {
 	a, errA := url.Parse(w.Address())
 	b, errB := url.Parse(other.Address())
@@ -108,10 +108,10 @@ func (w Webhook) SameAddress(other Webhook) bool {
 		strings.EqualFold(strings.TrimSuffix(a.Path, "/"), strings.TrimSuffix(b.Path, "/"))
 }
 
-// readOnly are members that DPS fills in.
+// readOnly are the members that DPS sets.
 var readOnly = []string{"createdDateTimeUtc", "lastUpdatedDateTimeUtc", "registrationState"}
 
-// writable is a copy of the document without what DPS fills in.
+// writable returns a copy of the document without the members that DPS sets.
 func (e Enrollment) writable() map[string]any {
 	document := maps.Clone(e.Document)
 	for _, member := range readOnly {

@@ -47,15 +47,15 @@ func TestApply(t *testing.T) {
 		t.Errorf("got %s", marshal(t, after.Document))
 	}
 	if !reflect.DeepEqual(before.Document, untouched) {
-		t.Error("the state of before was changed")
+		t.Error("Apply changed its argument")
 	}
 	if again := enrollment.Changes(after, target.Apply(after)); len(again) != 0 {
-		t.Errorf("applied twice it changes %+v", again)
+		t.Errorf("applying it again changes %+v", again)
 	}
 	changes := fmt.Sprintf("%+v", enrollment.Changes(before, after))
 	for _, pointer := range []string{"/allocationPolicy", "/customAllocationDefinition", "/iotHubHostName", "/iotHubs", "/reprovisionPolicy"} {
 		if !strings.Contains(changes, pointer) {
-			t.Errorf("%s is not among the changes %s", pointer, changes)
+			t.Errorf("no change of %s in %s", pointer, changes)
 		}
 	}
 	if strings.Contains(changes, secret) || strings.Contains(changes, "c2Vjc") {
@@ -72,8 +72,8 @@ func marshal(t *testing.T, value any) []byte {
 	return text
 }
 
-// A new key is a change that can be seen, though neither key can.
-func TestChangeOfTheKeyAlone(t *testing.T) {
+// A new key is shown as a change, but neither key is shown.
+func TestOnlyTheKeyChanges(t *testing.T) {
 	t.Parallel()
 	before := enrollment.Enrollment{Kind: enrollment.Group, Document: decode(t, `{"enrollmentGroupId": "a", "allocationPolicy": "custom",
 		"customAllocationDefinition": {"webhookUrl": "https://f.example/api/allocate?x=1&code=old-key", "apiVersion": "2019-03-31"}}`)}
@@ -87,7 +87,7 @@ func TestChangeOfTheKeyAlone(t *testing.T) {
 	}
 }
 
-func TestTargetsThatDevicesWouldSufferFrom(t *testing.T) {
+func TestTargetCheck(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
 		"": "not a URL", "usher": "not a URL", "http://f.example/api/allocate": "not https",
@@ -106,7 +106,7 @@ func TestTargetsThatDevicesWouldSufferFrom(t *testing.T) {
 		t.Errorf("a hub without its domain: %v", err)
 	}
 	if err := (enrollment.Target{Webhook: good, Reprovision: "sometimes"}).Check(); err == nil || !strings.Contains(err.Error(), "migrate, reset or never") {
-		t.Errorf("a policy that there is not: %v", err)
+		t.Errorf("an unknown policy: %v", err)
 	}
 }
 
@@ -123,11 +123,11 @@ func TestSameAddress(t *testing.T) {
 	}
 }
 
-// A webhook that keeps this machine out is not taken for one that refuses the key.
+// A webhook that does not admit this machine is not reported as one that refuses the key.
 func TestTryKey(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
-		http.StatusBadRequest: "", http.StatusUnauthorized: "does not take the key", http.StatusForbidden: "allowedAddresses",
+		http.StatusBadRequest: "", http.StatusUnauthorized: "does not accept the key", http.StatusForbidden: "allowedAddresses",
 		http.StatusOK: "is the URL right?",
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))

@@ -1,6 +1,7 @@
 package enrollment
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -8,13 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"strings"
 	"time"
 )
 
-// New is an enrollment that DPS has not got yet.
+// New returns an enrollment that DPS does not have yet.
 func New(kind Kind, id string, attestation map[string]any) Enrollment {
 	return Enrollment{Kind: kind, Document: map[string]any{
 		kind.idMember():      id,
@@ -23,16 +22,16 @@ func New(kind Kind, id string, attestation map[string]any) Enrollment {
 	}}
 }
 
-// SymmetricKey is the attestation by keys that DPS makes.
+// SymmetricKey returns the attestation by keys that DPS generates.
 func SymmetricKey() map[string]any { return map[string]any{"type": "symmetricKey"} }
 
-// CAReference is the attestation by certificates of a CA that DPS knows under a name.
+// CAReference returns the attestation by certificates of a CA that is registered with DPS under the name.
 func CAReference(name string) map[string]any {
 	return map[string]any{"type": "x509", "x509": map[string]any{"caReferences": map[string]any{"primary": name}}}
 }
 
-// Certificate is the attestation by a certificate in PEM: the signing certificate of
-// a group, the device's own for an individual enrollment.
+// Certificate returns the attestation by a certificate in PEM: the signing certificate of a group, or the device's own
+// certificate for an individual enrollment.
 func Certificate(kind Kind, text []byte) (map[string]any, error) {
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" {
@@ -46,7 +45,7 @@ func Certificate(kind Kind, text []byte) (map[string]any, error) {
 	if kind == Group {
 		member = "signingCertificates"
 		if !parsed.IsCA {
-			return nil, errors.New("the certificate is no CA: a group takes the one that signs its devices' certificates")
+			return nil, errors.New("the certificate is not a CA certificate: a group needs the one that signs its devices' certificates")
 		}
 	}
 	return map[string]any{"type": "x509", "x509": map[string]any{
@@ -54,48 +53,32 @@ func Certificate(kind Kind, text []byte) (map[string]any, error) {
 	}}, nil
 }
 
-// ApplyKey returns the enrollment with the target's key in the URL that it calls, and
-// all else as it is.
-func (t Target) ApplyKey(e Enrollment) Enrollment {
-	webhook, err := e.Webhook().WithKey(t.Webhook.Key())
-	if err != nil {
-		return e
-	}
-	changed := Enrollment{Kind: e.Kind, Document: maps.Clone(e.Document)}
-	definition, _ := e.Document["customAllocationDefinition"].(map[string]any)
-	definition = maps.Clone(definition)
-	definition["webhookUrl"] = webhook.URL
-	changed.Document["customAllocationDefinition"] = definition
-	return changed
-}
-
-// ProbeHeader marks a request that no device stands behind. The webhook decides it as
-// any other, and says in the record that it was one.
+// ProbeHeader marks a request that does not come from a device. The webhook decides it like any other, and marks its
+// record as a probe.
 const ProbeHeader = "Usher-Probe"
 
 // tryTimeout leaves time for a cold start.
 const tryTimeout = 30 * time.Second
 
-// TryKey asks the webhook for nothing with its key. It fails unless the webhook takes
-// the key: an answer of 400 says that it does.
+// TryKey sends an empty request with the webhook's key. It fails unless the webhook accepts the key, which an answer of
+// 400 shows.
 func TryKey(ctx context.Context, client *http.Client, webhook Webhook) error {
 	status, _, err := Post(ctx, client, webhook, []byte("{}"))
 	switch {
 	case err != nil:
 		return err
 	case status == http.StatusForbidden:
-		// A wrong key is answered 401, by the Functions host and by the handler alike.
-		return fmt.Errorf("%s admits no calls from this address: it answers 403; admit it for a while (allowedAddresses in infra/), then run this again", webhook.Address())
+		// Both the Functions host and the handler answer 401 if the key is wrong.
+		return fmt.Errorf("%s does not admit calls from this address: it answers 403; admit the address for a while (allowedAddresses in infra/), then run this again", webhook.Address())
 	case status == http.StatusUnauthorized:
-		return fmt.Errorf("%s does not take the key: it answers %d", webhook.Address(), status)
+		return fmt.Errorf("%s does not accept the key: it answers %d", webhook.Address(), status)
 	case status != http.StatusBadRequest:
-		return fmt.Errorf("%s answers an empty request with %d, and the webhook with 400: is the URL right?", webhook.Address(), status)
+		return fmt.Errorf("%s answers an empty request with %d, but the webhook answers 400: is the URL right?", webhook.Address(), status)
 	}
 	return nil
 }
 
-// Post sends a body as DPS does, marked as a probe. The client may be nil. Errors do
-// not name the key.
+// Post sends a body as DPS does, and marks it as a probe. The client may be nil. Errors do not contain the key.
 func Post(ctx context.Context, client *http.Client, webhook Webhook, body []byte) (status int, answer []byte, err error) {
 	if client == nil {
 		client = &http.Client{
@@ -103,7 +86,7 @@ func Post(ctx context.Context, client *http.Client, webhook Webhook, body []byte
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.URL, strings.NewReader(string(body)))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, webhook.URL, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, errNoURL
 	}
@@ -111,7 +94,7 @@ func Post(ctx context.Context, client *http.Client, webhook Webhook, body []byte
 	request.Header.Set(ProbeHeader, "1")
 	response, err := client.Do(request)
 	if err != nil {
-		// Go's error quotes the URL, and the key in it.
+		// Go's error quotes the URL, which contains the key.
 		return 0, nil, fmt.Errorf("%s cannot be reached: %w", webhook.Address(), errors.Unwrap(err))
 	}
 	defer response.Body.Close()

@@ -9,41 +9,40 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 var errNoURL = errors.New("the webhook is not a URL")
 
-// DefaultAPIVersion is the shape of AllocationRequests that enrollments ask for unless
-// told otherwise: the newest that is generally available.
+// DefaultAPIVersion is the version of AllocationRequests that enrollments ask for by default: the newest that is
+// generally available.
 const DefaultAPIVersion = "2021-10-01"
 
-// Reprovision is a reprovision policy by its name.
+// Reprovision is the name of a reprovision policy.
 type Reprovision string
 
 // The reprovision policies of DPS.
 const (
-	Migrate Reprovision = "migrate" // to the new hub, with the device's twin
-	Reset   Reprovision = "reset"   // to the new hub, with the initial twin
-	Never   Reprovision = "never"   // stays on the hub of the first assignment
+	Migrate Reprovision = "migrate" // the device moves to the new hub with its twin
+	Reset   Reprovision = "reset"   // the device moves to the new hub and gets the initial twin
+	Never   Reprovision = "never"   // the device stays on the hub of its first assignment
 )
-
-// Reprovisions lists the names.
-func Reprovisions() []Reprovision { return []Reprovision{Migrate, Reset, Never} }
 
 func (r Reprovision) document() map[string]any {
 	return map[string]any{"updateHubAssignment": r != Never, "migrateDeviceData": r == Migrate}
 }
 
-// Target is what an enrollment shall be.
+// Target is the desired state of an enrollment.
 type Target struct {
 	Webhook Webhook
-	// Hubs are those that are selected; nil leaves them as they are.
+	// Hubs are the hubs to select; nil leaves them unchanged.
 	Hubs []string
-	// Reprovision is the policy; empty leaves it as it is.
+	// Reprovision is the reprovision policy; empty leaves it unchanged.
 	Reprovision Reprovision
 }
 
-// Check finds what DPS would take and devices would suffer from.
+// Check finds mistakes that DPS would accept and that would make devices fail.
 func (t Target) Check() error {
 	link, err := url.Parse(t.Webhook.URL)
 	switch {
@@ -52,10 +51,10 @@ func (t Target) Check() error {
 	case link.Scheme != "https" && !loopback(link.Hostname()):
 		return fmt.Errorf("the webhook %s is not https", t.Webhook.Address())
 	case link.User != nil:
-		return errors.New("the webhook has a user or a password in its URL; only a key in ?code= is sent on")
+		return errors.New("the webhook has a user or a password in its URL; DPS only sends a key in ?code=")
 	}
-	if t.Reprovision != "" && !slices.Contains(Reprovisions(), t.Reprovision) {
-		return fmt.Errorf("%q is no reprovision policy: use migrate, reset or never", t.Reprovision)
+	if t.Reprovision != "" && !slices.Contains([]Reprovision{Migrate, Reset, Never}, t.Reprovision) {
+		return fmt.Errorf("%q is not a reprovision policy: use migrate, reset or never", t.Reprovision)
 	}
 	for _, hub := range t.Hubs {
 		if !strings.Contains(hub, ".") {
@@ -67,12 +66,12 @@ func (t Target) Check() error {
 
 func loopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
 
-// Apply returns the enrollment as the target asks. The one that it is given stays as it is.
+// Apply returns the enrollment in the desired state. It does not change e.
 func (t Target) Apply(e Enrollment) Enrollment {
 	changed := Enrollment{Kind: e.Kind, Document: maps.Clone(e.Document)}
 	changed.Document["allocationPolicy"] = "custom"
 	changed.Document["customAllocationDefinition"] = map[string]any{"webhookUrl": t.Webhook.URL, "apiVersion": t.Webhook.APIVersion}
-	// Only with the policy static may an enrollment name a hub.
+	// An enrollment may only name a hub if its allocation policy is static.
 	delete(changed.Document, "iotHubHostName")
 	if t.Hubs != nil {
 		hubs := make([]any, len(t.Hubs))
@@ -87,48 +86,58 @@ func (t Target) Apply(e Enrollment) Enrollment {
 	return changed
 }
 
-// Change is one member of an enrollment that becomes another.
+// ApplyKey returns the enrollment with the target's key in the URL that it calls, and everything else unchanged.
+func (t Target) ApplyKey(e Enrollment) Enrollment {
+	webhook, err := e.Webhook().WithKey(t.Webhook.Key())
+	if err != nil {
+		return e
+	}
+	changed := Enrollment{Kind: e.Kind, Document: maps.Clone(e.Document)}
+	definition, _ := e.Document["customAllocationDefinition"].(map[string]any)
+	definition = maps.Clone(definition)
+	definition["webhookUrl"] = webhook.URL
+	changed.Document["customAllocationDefinition"] = definition
+	return changed
+}
+
+// Change is a member of an enrollment that changes.
 type Change struct {
 	Pointer string `json:"pointer"` // JSON pointer (RFC 6901)
-	// Old and New are JSON; empty where the member is absent. Keys in URLs are
-	// masked, so two that look the same can differ in the key.
+	// Old and New are JSON, empty if the member is absent. Keys in URLs are masked, so equal texts can have different
+	// keys.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
-	// Key is set where the function key is what changes.
+	// Key is set if the function key changes.
 	Key bool `json:"key,omitempty"`
 }
 
-// Changes lists the members in which two states of an enrollment differ.
+// Changes returns the members in which two states of an enrollment differ.
 func Changes(before, after Enrollment) []Change {
-	names := map[string]bool{}
-	for name := range before.Document {
-		names[name] = true
-	}
-	for name := range after.Document {
-		names[name] = true
-	}
 	var changes []Change
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+	names := slices.Collect(maps.Keys(before.Document))
+	names = slices.AppendSeq(names, maps.Keys(after.Document))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		old, was := before.Document[name]
 		new, is := after.Document[name]
 		if was == is && reflect.DeepEqual(old, new) {
 			continue
 		}
-		change := Change{Pointer: "/" + name, Old: shown(old, was), New: shown(new, is)}
+		change := Change{Pointer: string(jsontext.Pointer("").AppendToken(name)), Old: shown(old, was), New: shown(new, is)}
 		change.Key = name == "customAllocationDefinition" && before.Webhook().Key() != after.Webhook().Key()
 		changes = append(changes, change)
 	}
 	return changes
 }
 
-// shown is a value as JSON without the keys in it.
-func shown(value any, there bool) string {
-	if !there {
+// shown returns a value as JSON without the keys in it, empty if the value is absent.
+func shown(value any, present bool) string {
+	if !present {
 		return ""
 	}
 	text, err := json.Marshal(masked(value))
 	if err != nil {
-		return "?" // it came from JSON
+		return "?" // impossible: it was decoded from JSON
 	}
 	return string(text)
 }

@@ -15,17 +15,17 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 )
 
-// SharedAccessKey is a shared access policy of a DPS instance and its key. As a
-// policy of azcore it signs requests with it.
+// SharedAccessKey is a shared access policy of a DPS instance and its key. It is also a policy of azcore, which signs
+// requests with the key.
+//
 // Source: https://learn.microsoft.com/azure/iot-dps/how-to-control-access
 type SharedAccessKey struct {
-	host       string // that tokens are for, wherever it is reached
+	host       string // the host that tokens are valid for, which can differ from the host that is called
 	policyName string
 	key        []byte
 }
 
-// ParseConnectionString reads a connection string as the portal shows it. Its errors
-// quote nothing of it.
+// ParseConnectionString parses a connection string as the portal shows it. Its errors do not quote it.
 func ParseConnectionString(text string) (host string, key SharedAccessKey, err error) {
 	for part := range strings.SplitSeq(strings.TrimSpace(text), ";") {
 		name, value, _ := strings.Cut(part, "=")
@@ -53,16 +53,16 @@ func (k SharedAccessKey) check() error {
 	return nil
 }
 
-// String hides the key from whoever prints it.
+// String returns the name of the policy, so that printing the value does not reveal the key.
 func (k SharedAccessKey) String() string { return "SharedAccessKeyName=" + k.policyName }
 
-// GoString does so for %#v.
+// GoString does the same for %#v.
 func (k SharedAccessKey) GoString() string { return k.String() }
 
-// tokenLife is how long a signature holds; each request has its own.
+// tokenLife is how long a signature is valid. Each request has its own.
 const tokenLife = 10 * time.Minute
 
-// Do signs a request. It implements policy.Policy.
+// Do signs a request; it implements policy.Policy.
 func (k SharedAccessKey) Do(request *policy.Request) (*http.Response, error) {
 	raw := request.Raw()
 	if raw.URL.Scheme != "https" {

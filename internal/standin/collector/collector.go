@@ -1,6 +1,5 @@
-// Package collector stands in for an OpenTelemetry collector in tests: it takes
-// OTLP over HTTP with protobuf, keeps what came, and can be told to misbehave. It
-// shares no code with what sends.
+// Package collector is a stand-in for an OpenTelemetry collector in tests. It receives OTLP over HTTP with protobuf,
+// keeps what it received, and can fail on purpose. It shares no code with the sender.
 package collector
 
 import (
@@ -25,31 +24,28 @@ import (
 // Collector receives at URL until it is closed.
 type Collector struct {
 	*httptest.Server
-	// Answer, where it is not nil, may answer a request in the collector's place;
-	// it returns false to let the collector take it. It is set before the first request.
+	// Answer, unless it is nil, can answer a request instead of the collector. It returns false to leave the request to
+	// the collector. Set it before the first request.
 	Answer func(http.ResponseWriter, *http.Request) bool
 
 	mu      sync.Mutex
 	got     Received
-	arrived chan struct{} // closed and replaced with each delivery
+	arrived chan struct{} // closed and replaced with each request
 }
 
-// Received is all that came so far.
+// Received is everything that was received.
 type Received struct {
 	Spans   []Span
 	Metrics []Metric
 	Logs    []Log
-	// Raw are the messages as they came, decompressed.
-	Raw []byte
-	// Headers are those of each request.
-	Headers []http.Header
+	Raw     []byte        // the decompressed bodies
+	Headers []http.Header // of each request
 }
 
-// Attributes by name. Values are string, bool, int64, float64, []byte, []any,
-// Attributes or nil.
+// Attributes are attributes by name. Values are string, bool, int64, float64, []byte, []any, Attributes or nil.
 type Attributes map[string]any
 
-// Span is one span. Identifiers are in hex; ParentID is empty for a root.
+// Span is a span. IDs are in hex; ParentID is empty for a root.
 type Span struct {
 	TraceID, SpanID, ParentID string
 	Scope, Name               string
@@ -58,36 +54,36 @@ type Span struct {
 	Start, End                uint64 // nanoseconds since 1970
 }
 
-// Metric is one data point.
+// Metric is a data point.
 type Metric struct {
 	Name, Unit, Description string
 	Cumulative, Monotonic   bool
 	Attributes, Resource    Attributes
-	// Value of a counter or gauge; the sum of a histogram.
+	// Value is the value of a counter or gauge, or the sum of a histogram.
 	Value float64
-	// Count, Bounds and Buckets of a histogram.
+	// Count, Bounds and Buckets are set for a histogram.
 	Count   uint64
 	Bounds  []float64
 	Buckets []uint64
-	// ExemplarTraceIDs name traces that the point saw.
+	// ExemplarTraceIDs are the IDs of traces that are examples for the point.
 	ExemplarTraceIDs []string
 }
 
-// Log is one record.
+// Log is a log record.
 type Log struct {
 	TraceID, SpanID      string
 	Severity, Body       string
 	Attributes, Resource Attributes
 }
 
-// Start returns a Collector on the loopback address.
+// Start starts a collector on the loopback address.
 func Start() *Collector {
 	c := &Collector{arrived: make(chan struct{})}
 	c.Server = httptest.NewServer(http.HandlerFunc(c.receive))
 	return c
 }
 
-// Wait returns once enough says so of all that came so far.
+// Wait returns when enough returns true for everything that was received.
 func (c *Collector) Wait(ctx context.Context, enough func(Received) bool) (Received, error) {
 	for {
 		c.mu.Lock()
@@ -98,7 +94,7 @@ func (c *Collector) Wait(ctx context.Context, enough func(Received) bool) (Recei
 		}
 		select {
 		case <-ctx.Done():
-			return got, fmt.Errorf("%w; %d spans, %d data points, %d log records came", ctx.Err(), len(got.Spans), len(got.Metrics), len(got.Logs))
+			return got, fmt.Errorf("%w; %d spans, %d data points, %d log records received", ctx.Err(), len(got.Spans), len(got.Metrics), len(got.Logs))
 		case <-arrived:
 		}
 	}
@@ -123,7 +119,7 @@ func (c *Collector) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	raw, err := io.ReadAll(body)
 	if err == nil {
-		err = c.take(r, raw)
+		err = c.store(r, raw)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -132,10 +128,10 @@ func (c *Collector) receive(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-func (c *Collector) take(r *http.Request, raw []byte) error {
+func (c *Collector) store(r *http.Request, raw []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	got := c.got // its slices only grow, so what Wait returned stays as it was
+	got := c.got // its slices only grow, so what Wait has returned does not change
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/v1/traces"):
 		var data tracepb.TracesData
@@ -156,7 +152,7 @@ func (c *Collector) take(r *http.Request, raw []byte) error {
 		}
 		got.Logs = append(slices.Clip(got.Logs), logs(&data)...)
 	default:
-		return fmt.Errorf("no signal has the path %s", r.URL.Path)
+		return fmt.Errorf("unknown path %s", r.URL.Path)
 	}
 	got.Raw = append(slices.Clip(got.Raw), raw...)
 	got.Headers = append(slices.Clip(got.Headers), r.Header.Clone())

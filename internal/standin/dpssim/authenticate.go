@@ -49,11 +49,7 @@ func (s *Service) checkCaller(caller Caller) error {
 // authenticate finds a device's enrollment and checks that the device is who it says. An individual enrollment takes
 // precedence over any group. Where the device has to answer a TPM's challenge first, the error is [errNeedsChallenge].
 func (s *Service) authenticate(caller Caller) (proof, error) {
-	var individual *enrollment
-	err := s.store.View(func(tx *store.Tx) (err error) {
-		individual, err = s.Enrollments.find(tx, caller.RegistrationID)
-		return err
-	})
+	individual, err := s.Enrollments.lookUp(caller.RegistrationID)
 	if err != nil {
 		return proof{}, err
 	}
@@ -168,7 +164,7 @@ func (s *Service) challenge(e *enrollment, keys *model.TPM) error {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
-	blob, err := attest.WrapForTPM(*keys, key, "")
+	blob, err := attest.WrapForTPM(*keys, key)
 	if err != nil {
 		return invalidArgument("tpm: %v", err)
 	}

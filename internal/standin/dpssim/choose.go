@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
-	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
 // lastStickyVersion is the last API version before DPS had reprovisioning.
@@ -76,17 +75,14 @@ func (s *Service) choose(a *attempt) (choice, error) {
 	if a.GroupID != "" {
 		collection, id = &s.Groups, a.GroupID
 	}
-	err := s.store.View(func(tx *store.Tx) (err error) {
-		a.enrollment, err = collection.find(tx, id)
-		return err
-	})
+	e, err := collection.lookUp(id)
 	if err != nil {
 		return choice{}, err
 	}
-	e := a.enrollment
 	if e == nil {
 		return choice{}, &failure{CodeNotFound, "The enrollment was deleted while the device registered."}
 	}
+	a.enrollment = e
 	a.policy = s.reprovisioning(e, a.Pending.APIVersion)
 	a.hubs = s.linkedHubs(a)
 	kind := s.policyOf(e)

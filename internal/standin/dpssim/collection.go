@@ -40,6 +40,15 @@ func (c *Collection) find(tx *store.Tx, id string) (*enrollment, error) {
 	return c.service.newEnrollment(record), nil
 }
 
+// lookUp is find in a transaction of its own.
+func (c *Collection) lookUp(id string) (e *enrollment, err error) {
+	err = c.service.store.View(func(tx *store.Tx) (err error) {
+		e, err = c.find(tx, id)
+		return err
+	})
+	return e, err
+}
+
 func (c *Collection) mustFind(tx *store.Tx, id string) (*enrollment, error) {
 	e, err := c.find(tx, id)
 	if err == nil && e == nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
@@ -92,7 +91,7 @@ func trueURL(masked string) string {
 }
 
 // requestOf registers a device as often as the wanted request says and returns what the webhook got last.
-func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softtpm.TPM) []byte {
+func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softTPM) []byte {
 	r.t.Helper()
 	current := want.DeviceRuntimeContext.CurrentIotHubHostName
 	if current == "" {
@@ -121,7 +120,7 @@ func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm 
 }
 
 // answerChallenge plays the TPM's first register call and signs with what it gets.
-func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softtpm.TPM) string {
+func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softTPM) string {
 	r.t.Helper()
 	caller.SAS = ""
 	_, err := r.Register(caller, request)
@@ -165,7 +164,7 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 				c.Certificates = []dpssim.CACertificate{{Name: "contoso-root-ca", Certificate: root.certificate}}
 			})
 			caller := groupDevice(id)
-			var tpm *softtpm.TPM
+			var tpm *softTPM
 			fill := func(e *model.Enrollment) {
 				a := &e.Attestation
 				e.CustomAllocationDefinition.WebhookURL = trueURL(e.CustomAllocationDefinition.WebhookURL)
@@ -174,7 +173,7 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 					a.SymmetricKey = &model.SymmetricKey{PrimaryKey: groupKey}
 				case model.AttestationTPM:
 					var err error
-					if tpm, err = softtpm.New(); err != nil {
+					if tpm, err = newSoftTPM(); err != nil {
 						t.Fatal(err)
 					}
 					keys := tpm.Keys()

@@ -126,11 +126,10 @@ const maxJournalBytes = 64 << 20
 // journal keeps the last entries.
 type journal struct {
 	mu      sync.Mutex
-	entries []Entry // a ring: entry n is at (n-1) % size
+	entries []Entry // the oldest first
 	size    int
-	oldest  uint64 // kept; 0 before the first
-	last    uint64
-	bytes   int // of the entries that are kept
+	last    uint64 // ID of the newest
+	bytes   int    // of the entries
 	onEntry func(Entry)
 }
 
@@ -148,17 +147,12 @@ func (j *journal) add(e Entry) {
 	defer j.mu.Unlock()
 	j.last++
 	e.ID = j.last
-	j.oldest = max(j.oldest, 1)
+	j.entries = append(j.entries, e)
 	j.bytes += e.bytes()
-	for size := uint64(j.size); j.oldest < j.last && (j.last-j.oldest >= size || j.bytes > maxJournalBytes); j.oldest++ {
-		gone := &j.entries[(j.oldest-1)%size]
-		j.bytes -= gone.bytes()
-		*gone = Entry{}
-	}
-	if len(j.entries) < j.size {
-		j.entries = append(j.entries, e)
-	} else {
-		j.entries[(j.last-1)%uint64(j.size)] = e
+	for len(j.entries) > 1 && (len(j.entries) > j.size || j.bytes > maxJournalBytes) {
+		j.bytes -= j.entries[0].bytes()
+		j.entries[0] = Entry{} // so that its bodies are freed
+		j.entries = j.entries[1:]
 	}
 	if j.onEntry != nil {
 		j.onEntry(e)
@@ -193,15 +187,20 @@ func (s *Service) Record(e Entry) { s.journal.add(e) }
 func (j *journal) page(after uint64, limit int, filter JournalFilter) JournalPage {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.oldest, Last: j.last}
-	for id := max(after+1, page.Oldest, 1); id <= j.last && len(page.Entries) < limit; id++ {
-		e := j.entries[(id-1)%uint64(j.size)]
-		page.Next = id
-		if filter.RegistrationID != "" && !strings.EqualFold(e.RegistrationID, filter.RegistrationID) ||
-			filter.Kind != "" && e.Kind != filter.Kind {
-			continue
+	page := JournalPage{Entries: []Entry{}, Next: after, Oldest: j.last - uint64(len(j.entries)) + 1, Last: j.last}
+	if j.last == 0 {
+		page.Oldest = 0
+	}
+	skip := min(max(after+1, page.Oldest)-page.Oldest, uint64(len(j.entries)))
+	for _, e := range j.entries[skip:] {
+		if len(page.Entries) == limit {
+			break
 		}
-		page.Entries = append(page.Entries, e)
+		page.Next = e.ID
+		if (filter.RegistrationID == "" || strings.EqualFold(e.RegistrationID, filter.RegistrationID)) &&
+			(filter.Kind == "" || e.Kind == filter.Kind) {
+			page.Entries = append(page.Entries, e)
+		}
 	}
 	return page
 }

@@ -168,9 +168,9 @@ func TestMask(t *testing.T) {
 	for body, want := range map[string]string{
 		``:                        "",
 		` { "b": 1, "a": 2.50 } `: `{"b":1,"a":2.50}`,
-		`{"attestation":{"symmetricKey":{"primaryKey":"s3cret","SecondaryKey":"s3cret"}}}`: `{"attestation":{"symmetricKey":{"SecondaryKey":"****","primaryKey":"****"}}}`,
+		`{"attestation":{"symmetricKey":{"primaryKey":"s3cret","SecondaryKey":"s3cret"}}}`: `{"attestation":{"symmetricKey":{"primaryKey":"****","SecondaryKey":"****"}}}`,
 		`[{"tpm":{"authenticationKey":"s3cret"}}]`:                                         `[{"tpm":{"authenticationKey":"****"}}]`,
-		`{"primary":{"certificate":"s3cret"},"n":12345678901234567890}`:                    `{"n":12345678901234567890,"primary":{"certificate":"****"}}`,
+		`{"primary":{"certificate":"s3cret"},"n":12345678901234567890}`:                    `{"primary":{"certificate":"****"},"n":12345678901234567890}`,
 		`{"webhookUrl":"https://x/y?code=s3cret"}`:                                         `{"webhookUrl":"https://x/y?****"}`,
 		`{"primaryKey":"s3cret"`:                                                           `"(22 bytes that are not JSON)"`,
 		`s3cret`:                                                                           `"(6 bytes that are not JSON)"`,

@@ -56,17 +56,15 @@ func bareETag(tag string) string {
 }
 
 // Registration returns the state of a registration.
-func (s *Service) Registration(id string) (state *model.DeviceRegistrationState, err error) {
-	err = s.store.View(func(tx *store.Tx) error {
-		var r registration
-		found, err := tx.Get(bucketRegistrations, fold(id), &r)
-		if err == nil && !found {
-			err = notFound("Registration", id)
-		}
-		state = r.serviceState()
-		return err
-	})
-	return state, err
+func (s *Service) Registration(id string) (*model.DeviceRegistrationState, error) {
+	r, err := s.readRegistration(id)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return nil, notFound("Registration", id)
+	}
+	return r.serviceState(), nil
 }
 
 // serviceState is a registration's state as service clients get it: without what proved the device, which only the

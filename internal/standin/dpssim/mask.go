@@ -3,8 +3,12 @@ package dpssim
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const masked = "****"
@@ -33,28 +37,35 @@ func Mask(body []byte) json.RawMessage {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.UseNumber()
-	var value any
-	if err := decoder.Decode(&value); err != nil || decoder.More() {
-		return notJSON(body)
-	}
-	if !hide(value) {
-		var compact bytes.Buffer
-		if json.Compact(&compact, body) == nil {
-			return compact.Bytes() // members in the caller's order
+	lenient := []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+	decoder := jsontext.NewDecoder(bytes.NewReader(body), lenient...)
+	var out bytes.Buffer
+	encoder := jsontext.NewEncoder(&out, lenient...)
+	name := "" // of the member whose value is next
+	for values := 0; ; {
+		token, err := decoder.ReadToken()
+		if errors.Is(err, io.EOF) && values == 1 {
+			return bytes.TrimSpace(out.Bytes())
+		}
+		inside, read := decoder.StackIndex(decoder.StackDepth())
+		switch isString := err == nil && token.Kind() == '"'; {
+		case isString && inside == '{' && read%2 == 1:
+			name = strings.ToLower(token.String())
+		case isString && inside == '{' && secretMembers[name] && token.String() != "":
+			token = jsontext.String(masked)
+		case isString && inside == '{' && name == "webhookurl":
+			token = jsontext.String(MaskURL(token.String()))
+		}
+		if err == nil {
+			err = encoder.WriteToken(token)
+		}
+		if decoder.StackDepth() == 0 {
+			values++
+		}
+		if err != nil || values > 1 { // what cannot be read cannot be masked
+			return text(fmt.Appendf(nil, "(%d bytes that are not JSON)", len(body)))
 		}
 	}
-	out, err := json.Marshal(value)
-	if err != nil {
-		return notJSON(body)
-	}
-	return out
-}
-
-// notJSON describes a body that cannot be read and therefore cannot be masked.
-func notJSON(body []byte) json.RawMessage {
-	return text(fmt.Appendf(nil, "(%d bytes that are not JSON)", len(body)))
 }
 
 // maskedJSON is [Mask] of a value's JSON; nil for nil.
@@ -71,33 +82,10 @@ func maskedJSON(value any) json.RawMessage {
 
 // text is a body that is not JSON as a JSON string, cut to 2 KiB.
 func text(body []byte) json.RawMessage {
-	const most = 2 << 10
-	if len(body) > most {
-		body = append(bytes.Clone(body[:most]), "..."...)
+	const limit = 2 << 10
+	if len(body) > limit {
+		body = append(bytes.Clone(body[:limit]), "..."...)
 	}
-	out, _ := json.Marshal(string(body))
+	out, _ := json.Marshal(string(body)) // never fails
 	return out
-}
-
-// hide masks secrets in place and reports whether there were any.
-func hide(value any) (changed bool) {
-	switch v := value.(type) {
-	case []any:
-		for _, element := range v {
-			changed = hide(element) || changed
-		}
-	case map[string]any:
-		for name, member := range v {
-			text, isText := member.(string)
-			switch folded := strings.ToLower(name); {
-			case isText && secretMembers[folded] && text != "":
-				v[name], changed = masked, true
-			case isText && folded == "webhookurl" && MaskURL(text) != text:
-				v[name], changed = MaskURL(text), true
-			default:
-				changed = hide(member) || changed
-			}
-		}
-	}
-	return changed
 }

@@ -127,7 +127,7 @@ func tpmHubKey(keys *model.TPM) (*model.SymmetricKey, []byte, error) {
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
-	blob, err := attest.WrapForTPM(*keys, key, "")
+	blob, err := attest.WrapForTPM(*keys, key)
 	return &model.SymmetricKey{PrimaryKey: base64.StdEncoding.EncodeToString(key), SecondaryKey: randomKey()}, blob, err
 }
 

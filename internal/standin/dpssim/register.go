@@ -268,10 +268,15 @@ func (s *Service) lookUp(caller Caller) (*registration, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	return s.readRegistration(caller.RegistrationID)
+}
+
+// readRegistration returns nil if there is none.
+func (s *Service) readRegistration(id string) (*registration, error) {
 	var r registration
 	found := false
 	err := s.store.View(func(tx *store.Tx) (err error) {
-		found, err = tx.Get(bucketRegistrations, fold(caller.RegistrationID), &r)
+		found, err = tx.Get(bucketRegistrations, fold(id), &r)
 		return err
 	})
 	if err != nil || !found {

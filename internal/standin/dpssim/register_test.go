@@ -17,7 +17,6 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
@@ -228,11 +227,11 @@ func TestDisabledEnrollment(t *testing.T) {
 // TestTPM goes the whole way: challenge, activation, registration, and the key for the hub, which the hub then knows.
 func TestTPM(t *testing.T) {
 	t.Parallel()
-	tpm, err := softtpm.New()
+	tpm, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := softtpm.New()
+	other, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}

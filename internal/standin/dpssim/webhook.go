@@ -228,8 +228,8 @@ func (s *Service) troubledPost(target string, body []byte, entry *Entry) webhook
 	return answer
 }
 
+// post makes one call and fills in its entry.
 func (s *Service) post(target string, body []byte, entry *Entry) (answer webhookAnswer) {
-	entry.Status, entry.Response, entry.Error = 0, nil, ""
 	select {
 	case s.calls <- struct{}{}:
 		defer func() { <-s.calls }()
@@ -237,23 +237,6 @@ func (s *Service) post(target string, body []byte, entry *Entry) (answer webhook
 		return webhookAnswer{err: s.ctx.Err()}
 	}
 	start := time.Now()
-	entry.Time = model.Time{Time: start}
-	answer = s.exchange(target, body)
-	entry.DurationMS = Milliseconds(time.Since(start))
-	if answer.err != nil {
-		entry.Error = s.describeNoAnswer(answer.err)
-		return answer
-	}
-	entry.Status = answer.status
-	if json.Valid(answer.body) {
-		entry.Response = answer.body
-	} else if len(answer.body) > 0 {
-		entry.Response = text(answer.body)
-	}
-	return answer
-}
-
-func (s *Service) exchange(target string, body []byte) (answer webhookAnswer) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.config.Webhook.Timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
@@ -263,12 +246,22 @@ func (s *Service) exchange(target string, body []byte) (answer webhookAnswer) {
 	request.Header.Set("Content-Type", "application/json; charset=utf-8")
 	request.Header.Set("Accept", "application/json")
 	response, err := s.client.Do(request)
-	if err != nil {
-		return webhookAnswer{err: err}
+	if err == nil {
+		defer response.Body.Close()
+		answer.status = response.StatusCode
+		answer.body, err = io.ReadAll(io.LimitReader(response.Body, int64(s.config.Webhook.MaxAnswer)+1))
 	}
-	defer response.Body.Close()
-	answer.status = response.StatusCode
-	answer.body, answer.err = io.ReadAll(io.LimitReader(response.Body, int64(s.config.Webhook.MaxAnswer)+1))
+	answer.err = err
+	entry.Time, entry.DurationMS = model.Time{Time: start}, Milliseconds(time.Since(start))
+	entry.Status, entry.Response, entry.Error = answer.status, nil, ""
+	switch {
+	case err != nil:
+		entry.Status, entry.Error = 0, s.describeNoAnswer(err)
+	case json.Valid(answer.body):
+		entry.Response = answer.body
+	case len(answer.body) > 0:
+		entry.Response = text(answer.body)
+	}
 	return answer
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// hostFile is the part of host.json that matters to a custom handler. Everything else in the file is left to the host.
+// hostFile is the part of host.json that concerns a custom handler. The rest of the file is ignored.
 type hostFile struct {
 	Version              string         `json:"version"`
 	FunctionTimeout      *string        `json:"functionTimeout"`
@@ -61,21 +61,21 @@ type binding struct {
 	Route     *string  `json:"route"`
 }
 
-// config is what a script root says, checked.
+// config is the checked content of a script root.
 type config struct {
 	root             string // absolute
-	executable       string // as written in host.json, %VARIABLES% not yet expanded
+	executable       string // as in host.json, with %VARIABLES%
 	arguments        []string
 	workingDirectory string
 	workerDirectory  string
-	stderrIsError    bool // every stderr line without "warn" is an error; false sorts by words
-	port             int  // the handler's; 0 picks a free one
+	stderrIsError    bool // a stderr line without "warn" is always an error; if false, its words decide
+	port             int  // of the handler; 0 picks a free one
 	readyTimeout     time.Duration
 	functionTimeout  time.Duration // 0 is unbounded
 	maxConcurrent    int           // 0 is unlimited
 	maxOutstanding   int           // 0 is unlimited
 	routes           []Route
-	dropped          []error // functions that the host would leave out, and why
+	dropped          []error // why the host would leave out functions
 	environment      map[string]string
 }
 
@@ -89,7 +89,7 @@ const (
 // functionName is the host's rule for folder names; "host" is reserved.
 var functionName = regexp.MustCompile(`(?i)^[a-z][a-z0-9_\-]{0,127}$`)
 
-// loadConfig reads the script root. The errors of all files are reported together.
+// loadConfig reads the script root. It reports the errors of all files together.
 func loadConfig(root string) (*config, error) {
 	absolute, err := filepath.Abs(root)
 	if err != nil {
@@ -104,7 +104,7 @@ func loadConfig(root string) (*config, error) {
 	}
 	if len(c.routes) == 0 {
 		return nil, errors.Join(append([]error{fmt.Errorf(
-			"%s: no functions found: each function is a folder here with a function.json in it, as allocate/function.json", c.root)}, c.dropped...)...)
+			"%s: no functions found: a function is a folder here that contains function.json, such as allocate/function.json", c.root)}, c.dropped...)...)
 	}
 	return c, nil
 }
@@ -113,20 +113,20 @@ func (c *config) loadHostFile() (prefix string, err error) {
 	var file hostFile
 	d, err := readDocument(filepath.Join(c.root, "host.json"), "host.json", &file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%s: no host.json: this is not a script root of Azure Functions; name the folder that has it", c.root)
+		return "", fmt.Errorf("%s: no host.json: this is not a script root of Azure Functions; name the folder that contains it", c.root)
 	}
 	if err != nil {
 		return "", err
 	}
 	if file.Version != "2.0" {
-		return "", d.errorf("/version", `the host accepts "version": "2.0" alone, have %q`, file.Version)
+		return "", d.errorf("/version", `the host accepts only "version": "2.0", found %q`, file.Version)
 	}
 	if p := file.ConfigurationProfile; p != "" && !strings.EqualFold(p, "default") {
-		return "", d.errorf("/configurationProfile", "%q: this stand-in knows no configuration profiles; write what the profile sets, or use func start", p)
+		return "", d.errorf("/configurationProfile", "%q: this stand-in does not support configuration profiles; write out what the profile sets, or use func start", p)
 	}
 	h := file.CustomHandler
 	if h == nil {
-		return "", d.errorf("/customHandler", `missing: it names the program to start, as {"description": {"defaultExecutablePath": "bin/handler"}, "enableProxyingHttpRequest": true}`)
+		return "", d.errorf("/customHandler", `missing: it names the program to start, such as {"description": {"defaultExecutablePath": "bin/handler"}, "enableProxyingHttpRequest": true}`)
 	}
 	if err := errors.Join(
 		d.onlyKnown("/customHandler", "description", "enableForwardingHttpRequest", "enableProxyingHttpRequest", "initializationTimeout", "port", "type", "http"),
@@ -136,15 +136,15 @@ func (c *config) loadHostFile() (prefix string, err error) {
 	}
 	switch {
 	case h.Type != "" && !strings.EqualFold(h.Type, "http"):
-		return "", d.errorf("/customHandler/type", `%q: the host knows "Http" alone`, h.Type)
+		return "", d.errorf("/customHandler/type", `%q: the host knows only "Http"`, h.Type)
 	case d.has("/customHandler/http"):
-		return "", d.errorf("/customHandler/http", "this stand-in takes routes from function.json alone; for routes in host.json use func start")
+		return "", d.errorf("/customHandler/http", "this stand-in takes routes only from function.json; for routes in host.json use func start")
 	case d.has("/customHandler/description/defaultWorkerPath"), d.has("/customHandler/description/workerArguments"):
 		return "", d.errorf("/customHandler/description", "defaultWorkerPath and workerArguments are for interpreted handlers: name the program in defaultExecutablePath and its arguments in arguments")
 	case h.EnableForwardingHTTPRequest:
-		return "", d.errorf("/customHandler/enableForwardingHttpRequest", `this stand-in speaks proxying mode only: remove it and set "enableProxyingHttpRequest": true`)
+		return "", d.errorf("/customHandler/enableForwardingHttpRequest", `this stand-in supports only proxying mode: remove it and set "enableProxyingHttpRequest": true`)
 	case !h.EnableProxyingHTTPRequest:
-		return "", d.errorf("/customHandler/enableProxyingHttpRequest", `this stand-in speaks proxying mode only, and without this setting the host wraps every request in JSON: set "enableProxyingHttpRequest": true`)
+		return "", d.errorf("/customHandler/enableProxyingHttpRequest", `this stand-in supports only proxying mode, and without this setting the host wraps every request in JSON: set "enableProxyingHttpRequest": true`)
 	case h.Description.DefaultExecutablePath == "":
 		return "", d.errorf("/customHandler/description/defaultExecutablePath", "missing or empty: it names the handler's program, relative to host.json")
 	case h.Port < 0 || h.Port > 65535:
@@ -160,7 +160,7 @@ func (c *config) loadHostFile() (prefix string, err error) {
 	c.readyTimeout = defaultReadyTimeout
 	if h.InitializationTimeout != nil {
 		if c.readyTimeout, err = parseTimeSpan(*h.InitializationTimeout); err != nil || c.readyTimeout <= 0 {
-			return "", d.errorf("/customHandler/initializationTimeout", `%q is no positive time span; write "00:00:30" for 30 seconds`, *h.InitializationTimeout)
+			return "", d.errorf("/customHandler/initializationTimeout", `%q is not a positive time span; write "00:00:30" for 30 seconds`, *h.InitializationTimeout)
 		}
 	}
 	c.functionTimeout = defaultFunctionTimeout
@@ -168,7 +168,7 @@ func (c *config) loadHostFile() (prefix string, err error) {
 		if *file.FunctionTimeout == "-1" {
 			c.functionTimeout = 0
 		} else if c.functionTimeout, err = parseTimeSpan(*file.FunctionTimeout); err != nil || c.functionTimeout < time.Second {
-			return "", d.errorf("/functionTimeout", `%q is no time span of a second or more; write "00:00:30" for 30 seconds, "-1" for no limit`, *file.FunctionTimeout)
+			return "", d.errorf("/functionTimeout", `%q is not a time span of a second or more; write "00:00:30" for 30 seconds, "-1" for no limit`, *file.FunctionTimeout)
 		}
 	}
 	if c.maxConcurrent, err = limit(d, "/extensions/http/maxConcurrentRequests", file.Extensions.HTTP.MaxConcurrentRequests); err != nil {
@@ -184,7 +184,7 @@ func (c *config) loadHostFile() (prefix string, err error) {
 	return prefix, nil
 }
 
-// limit reads one of the host's request limits, where -1 (the default) is unlimited.
+// limit checks one of the host's request limits. -1, the default, means unlimited.
 func limit(d *document, p jsontext.Pointer, v *int) (int, error) {
 	switch {
 	case v == nil || *v == -1:
@@ -196,8 +196,8 @@ func limit(d *document, p jsontext.Pointer, v *int) (int, error) {
 	}
 }
 
-// loadFunctions reads every direct sub-folder that has a function.json, in the order of their names, which is the
-// order in which the host tries their routes.
+// loadFunctions reads every direct subfolder that contains function.json, in the order of their names. The host tries
+// their routes in this order.
 func (c *config) loadFunctions(prefix string) error {
 	entries, err := os.ReadDir(c.root)
 	if err != nil {
@@ -209,14 +209,14 @@ func (c *config) loadFunctions(prefix string) error {
 		name := entry.Name()
 		d, err := readDocument(filepath.Join(c.root, name, "function.json"), name+"/function.json", &file)
 		if err != nil {
-			// Most folders of a script root are no functions; a file has no function.json in it either (ENOTDIR).
+			// Most folders and all files (ENOTDIR) of a script root contain no function.json.
 			if _, statErr := os.Stat(filepath.Join(c.root, name, "function.json")); statErr == nil {
 				errs = append(errs, err)
 			}
 			continue
 		}
 		if !functionName.MatchString(name) || strings.EqualFold(name, "host") {
-			errs = append(errs, fmt.Errorf("%s: %q is no function name: a letter, then at most 127 letters, digits, - or _, and not \"host\"; rename the folder", d.name, name))
+			errs = append(errs, fmt.Errorf("%s: %q is not a function name: a letter, then at most 127 letters, digits, - or _, and not \"host\"; rename the folder", d.name, name))
 			continue
 		}
 		route, err := httpRoute(d, name, prefix, file)
@@ -227,7 +227,7 @@ func (c *config) loadFunctions(prefix string) error {
 		if file.Disabled {
 			continue
 		}
-		if err := c.accept(d, route); err != nil {
+		if err := c.checkRoute(d, route); err != nil {
 			c.dropped = append(c.dropped, err)
 			continue
 		}
@@ -236,65 +236,59 @@ func (c *config) loadFunctions(prefix string) error {
 	return errors.Join(errs...)
 }
 
-// accept refuses the routes with which the host leaves a function out and goes on without it.
-func (c *config) accept(d *document, route Route) error {
+// checkRoute returns an error if the host would leave out the function because of its route.
+func (c *config) checkRoute(d *document, route Route) error {
 	own := strings.ToLower(route.template)
 	if strings.HasPrefix(own, "admin") || strings.HasPrefix(own, "runtime") {
-		return d.errorf("/bindings", "function %q is left out: routes that start with \"admin\" or \"runtime\" are the host's own; rename its route", route.Function)
+		return d.errorf("/bindings", "function %q is left out: routes that start with \"admin\" or \"runtime\" are reserved for the host; rename its route", route.Function)
 	}
 	for _, other := range c.routes {
-		if strings.EqualFold(other.Path, route.Path) && methodsMeet(other.Methods, route.Methods) {
-			return d.errorf("/bindings", "function %q is left out: its route %s is that of function %q", route.Function, route.Path, other.Function)
+		if strings.EqualFold(other.Path, route.Path) && methodsOverlap(other.Methods, route.Methods) {
+			return d.errorf("/bindings", "function %q is left out: function %[3]q has the same route %[2]s", route.Function, route.Path, other.Function)
 		}
 	}
 	return nil
 }
 
-func methodsMeet(a, b []string) bool {
+func methodsOverlap(a, b []string) bool {
 	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(m string) bool { return slices.Contains(b, m) })
 }
 
 func httpRoute(d *document, name, prefix string, file functionFile) (Route, error) {
 	var trigger, output *binding
-	at := func(i int, property string) jsontext.Pointer {
-		p := jsontext.Pointer("/bindings").AppendToken(strconv.Itoa(i))
-		if property != "" {
-			p = p.AppendToken(property)
-		}
-		return p
-	}
-	var triggerAt int
+	at := func(i int) jsontext.Pointer { return jsontext.Pointer("/bindings").AppendToken(strconv.Itoa(i)) }
+	var triggerAt jsontext.Pointer
 	for i := range file.Bindings {
 		b := &file.Bindings[i]
-		if err := d.onlyKnown(at(i, ""), "type", "direction", "name", "authLevel", "methods", "route", "dataType", "webHookType"); err != nil {
+		if err := d.onlyKnown(at(i), "type", "direction", "name", "authLevel", "methods", "route", "dataType", "webHookType"); err != nil {
 			return Route{}, err
 		}
 		switch {
 		case strings.EqualFold(b.Type, "httpTrigger") && trigger == nil && (b.Direction == "" || strings.EqualFold(b.Direction, "in")):
-			trigger, triggerAt = b, i
+			trigger, triggerAt = b, at(i)
 		case strings.EqualFold(b.Type, "http") && output == nil && strings.EqualFold(b.Direction, "out"):
 			output = b
 		default:
-			return Route{}, d.errorf(at(i, "type"), "%q with direction %q: the host proxies a function only if it has exactly one httpTrigger (in) and one http (out) binding; this stand-in serves no others", b.Type, b.Direction)
+			return Route{}, d.errorf(at(i)+"/type", "%q with direction %q: the host proxies a function only if it has exactly one httpTrigger (in) and one http (out) binding; this stand-in supports no others", b.Type, b.Direction)
 		}
 		if b.Name == "" {
-			return Route{}, d.errorf(at(i, "name"), `missing: every binding has a name, as "req" for the trigger and "res" for the response`)
+			return Route{}, d.errorf(at(i)+"/name", `missing: every binding needs a name, such as "req" for the trigger and "res" for the response`)
 		}
 	}
 	if trigger == nil || output == nil {
-		return Route{}, d.errorf("/bindings", `want one {"type": "httpTrigger", "direction": "in", "name": "req"} and one {"type": "http", "direction": "out", "name": "res"}: with less the host does not proxy`)
+		return Route{}, d.errorf("/bindings", `want one {"type": "httpTrigger", "direction": "in", "name": "req"} and one {"type": "http", "direction": "out", "name": "res"}: the host proxies only with both`)
 	}
 	route := Route{Function: name, AuthLevel: AuthFunction, template: name}
 	switch level := AuthLevel(strings.ToLower(trigger.AuthLevel)); level {
 	case AuthAnonymous, AuthFunction, AuthAdmin:
 		route.AuthLevel = level
-	case "": // function is the host's default
+	case "": // the host's default is function
 	default:
-		return Route{}, d.errorf(at(triggerAt, "authLevel"), "%q: want anonymous, function or admin", trigger.AuthLevel)
+		return Route{}, d.errorf(triggerAt+"/authLevel", "%q: want anonymous, function or admin", trigger.AuthLevel)
 	}
 	for i, method := range trigger.Methods {
 		if method == "" || strings.ContainsFunc(method, func(r rune) bool { return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z') }) {
-			return Route{}, d.errorf(at(triggerAt, "methods").AppendToken(strconv.Itoa(i)), `%q is no HTTP method; write "post"`, method)
+			return Route{}, d.errorf(jsontext.Pointer(fmt.Sprintf("%s/methods/%d", triggerAt, i)), `%q is not an HTTP method; write "post"`, method)
 		}
 		route.Methods = append(route.Methods, strings.ToUpper(method))
 	}
@@ -304,12 +298,12 @@ func httpRoute(d *document, name, prefix string, file functionFile) (Route, erro
 	route.Path = "/" + strings.TrimPrefix(prefix+"/"+route.template, "/")
 	var err error
 	if route.segments, err = parseTemplate(route.Path); err != nil {
-		return Route{}, d.errorf(at(triggerAt, "route"), "%w", err)
+		return Route{}, d.errorf(triggerAt+"/route", "%w", err)
 	}
 	return route, nil
 }
 
-// loadSettings reads local.settings.json, which need not exist.
+// loadSettings reads local.settings.json if it exists.
 func (c *config) loadSettings() error {
 	var file struct {
 		IsEncrypted bool                      `json:"IsEncrypted"`
@@ -330,18 +324,18 @@ func (c *config) loadSettings() error {
 		at := jsontext.Pointer("/Values").AppendToken(name)
 		switch value.Kind() {
 		case 'n':
-			continue // the Core Tools skip null
+			continue // the Core Tools ignore null
 		case '"':
 		default:
-			return d.errorf(at, "a setting is a string, have a JSON %s; put it in quotes", value.Kind())
+			return d.errorf(at, "a setting must be a string, found a JSON %s; put it in quotes", value.Kind())
 		}
 		text, err := jsontext.AppendUnquote(nil, value)
 		if err != nil {
 			return d.errorf(at, "%w", err)
 		}
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(string(text), 0) {
-			// The value is not shown: settings hold secrets.
-			return d.errorf(at, "cannot be an environment variable: a name has no '=', neither has a NUL byte")
+			// The message does not show the value, which can be a secret.
+			return d.errorf(at, "cannot be an environment variable: its name contains '=', or its name or value contains a NUL byte")
 		}
 		c.environment[name] = string(text)
 	}
@@ -350,19 +344,19 @@ func (c *config) loadSettings() error {
 
 var timeSpan = regexp.MustCompile(`^(?:(\d{1,5})\.)?(\d{1,2}):(\d{1,2})(?::(\d{1,2})(\.\d{1,7})?)?$`)
 
-// parseTimeSpan reads .NET's [d.]hh:mm[:ss[.fffffff]].
+// parseTimeSpan parses .NET's [d.]hh:mm[:ss[.fffffff]].
 func parseTimeSpan(s string) (time.Duration, error) {
 	m := timeSpan.FindStringSubmatch(strings.TrimSpace(s))
 	if m == nil {
-		return 0, fmt.Errorf("%q is no time span", s)
+		return 0, fmt.Errorf("%q is not a time span", s)
 	}
 	number := func(i int) time.Duration {
-		n, _ := strconv.Atoi(m[i]) // digits by the pattern; an absent part is 0
+		n, _ := strconv.Atoi(m[i]) // the pattern admits only digits; an absent part is 0
 		return time.Duration(n)
 	}
 	hours, minutes, seconds := number(2), number(3), number(4)
 	if hours > 23 || minutes > 59 || seconds > 59 {
-		return 0, fmt.Errorf("%q is no time span: hours go to 23, minutes and seconds to 59", s)
+		return 0, fmt.Errorf("%q is not a time span: hours go to 23, minutes and seconds to 59", s)
 	}
 	span := number(1)*24*time.Hour + hours*time.Hour + minutes*time.Minute + seconds*time.Second
 	if m[5] != "" {

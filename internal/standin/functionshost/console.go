@@ -7,12 +7,12 @@ import (
 	"sync"
 )
 
-// ConsoleLine is one line that the handler wrote, sorted as the host sorts it. The host reads no JSON and no levels.
+// ConsoleLine is a line that the handler wrote, classified as the host does it. The host does not parse JSON or levels.
 type ConsoleLine struct {
 	Stream   string     // "stdout" or "stderr"
 	Level    slog.Level // Info, Warn or Error
-	Category string     // CategoryConsole, or CategoryHost for lines with the host's own prefix
-	Text     string     // without the line end and the prefix
+	Category string     // CategoryConsole, or CategoryHost for lines with the host's prefix
+	Text     string     // without the prefix and the end of the line
 }
 
 // Categories under which the host logs the handler's lines.
@@ -21,11 +21,11 @@ const (
 	CategoryHost    = "Host"
 )
 
-// systemPrefix marks a line for the host's own log instead of the user's.
+// systemPrefix marks a line for the log of the host instead of the user's.
 const systemPrefix = "LanguageWorkerConsoleLog"
 
-// classify sorts a line. Standard error is an error unless it says "warn": Go's log package writes there, so every
-// line of it becomes an error in Application Insights.
+// classify classifies a line. A line of standard error is an error unless it contains "warn". Go's log package writes
+// to standard error, so all of its lines become errors in Application Insights.
 func classify(stream, line string, stderrIsError bool) ConsoleLine {
 	c := ConsoleLine{Stream: stream, Level: slog.LevelInfo, Category: CategoryConsole, Text: line}
 	if stream == "stderr" {
@@ -37,17 +37,17 @@ func classify(stream, line string, stderrIsError bool) ConsoleLine {
 			c.Level = slog.LevelError
 		}
 	}
-	// The prefix counts without case and may be followed by the text at once.
+	// The case of the prefix does not matter, and no separator needs to follow it.
 	if len(line) >= len(systemPrefix) && strings.EqualFold(line[:len(systemPrefix)], systemPrefix) {
 		c.Category, c.Text = CategoryHost, line[len(systemPrefix):]
 	}
 	return c
 }
 
-// maxLine bounds one console line; a longer one is cut into several. The host has no bound.
+// maxLine bounds a console line, in bytes; a longer one is split. The host has no bound.
 const maxLine = 1 << 20
 
-// lineWriter cuts what a process writes into lines.
+// lineWriter splits the output of a process into lines.
 type lineWriter struct {
 	line func(string)
 
@@ -75,7 +75,7 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// flush hands over a last line without a line end.
+// flush passes on a last line without an end.
 func (w *lineWriter) flush() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

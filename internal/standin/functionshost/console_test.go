@@ -40,7 +40,7 @@ func TestConsole(t *testing.T) {
 	_ = host.Wait() // the three strikes of this handler are another test's
 	want := []functionshost.ConsoleLine{
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "first words"},
-		{Stream: "stderr", Level: slog.LevelWarn, Category: functionshost.CategoryConsole, Text: "a warning is no error"},
+		{Stream: "stderr", Level: slog.LevelWarn, Category: functionshost.CategoryConsole, Text: "a warning is not an error"},
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "second words"},
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "third words"},
 		// The last line has no line end.

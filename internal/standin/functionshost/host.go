@@ -1,6 +1,7 @@
 package functionshost
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,42 +21,45 @@ import (
 	"github.com/google/uuid"
 )
 
-// Options says what to serve and how. The zero value of every field but Root is useful.
+// Options configure a [Host]. The zero value of every field but Root is useful.
 type Options struct {
-	// Root is the script root: the folder that has host.json.
+	// Root is the script root: the folder that contains host.json.
 	Root string
-	// Address to listen on; 127.0.0.1 if empty.
+	// Address is the address to listen on; "" means 127.0.0.1.
 	Address string
-	// Port to listen on; 0 picks a free one, see [Host.URL].
+	// Port is the port to listen on; 0 picks a free one, see [Host.URL].
 	Port int
 
-	// EnableAuth has the host ask for keys as authLevel says. Without it every function is open, as with func start.
+	// EnableAuth makes the host require keys according to authLevel. Without it every function is open, as with func
+	// start.
 	EnableAuth bool
-	// FunctionKey opens functions of level function, MasterKey those of level admin also. An empty key opens nothing.
+	// FunctionKey opens functions of level function; MasterKey also opens those of level admin. An empty key opens
+	// nothing.
 	FunctionKey, MasterKey string
-	// NoTraceparent leaves a request without traceparent as it is. The host adds one, not sampled.
+	// NoTraceparent leaves requests without traceparent unchanged. The host adds one that is not sampled.
 	NoTraceparent bool
 
-	// Environ is the host's environment as os.Environ gives it; nil takes os.Environ. The handler inherits all of it.
+	// Environ is the host's environment in the form of os.Environ, which is the default. The handler inherits all of
+	// it.
 	Environ []string
-	// Log gets the host's own words; nil discards them.
+	// Log receives the messages of the host; nil discards them.
 	Log *slog.Logger
-	// Console gets every line of the handler, one at a time for each stream; nil discards them.
+	// Console receives every line of the handler, one at a time for each stream; nil discards them.
 	Console func(ConsoleLine)
 
-	// ReadyTimeout bounds one start of the handler; 0 takes host.json's initializationTimeout (30 s by default).
+	// ReadyTimeout bounds one start of the handler; 0 means initializationTimeout in host.json (30 s by default).
 	ReadyTimeout time.Duration
-	// HoldTimeout bounds how long a request waits for the handler, after which the host stops; 0 is 120 s.
+	// HoldTimeout bounds how long a request waits for the handler; then the host stops. 0 means 120 s.
 	HoldTimeout time.Duration
-	// FunctionTimeout bounds an invocation; 0 takes host.json's functionTimeout (30 min by default).
+	// FunctionTimeout bounds an invocation; 0 means functionTimeout in host.json (30 min by default).
 	FunctionTimeout time.Duration
-	// TimeoutGrace passes between functionTimeout and the kill; 0 is 2 s.
+	// TimeoutGrace is the time between functionTimeout and the kill; 0 means 2 s.
 	TimeoutGrace time.Duration
-	// DrainTimeout bounds how long a stop waits for requests in flight; 0 is 30 s.
+	// DrainTimeout bounds how long a stop waits for requests in flight; 0 means 30 s.
 	DrainTimeout time.Duration
-	// MaxBody is the largest request body in bytes; 0 is 100 MiB.
+	// MaxBody is the largest request body, in bytes; 0 means 100 MiB.
 	MaxBody int64
-	// Now is the clock by which strikes grow old; nil is time.Now.
+	// Now is the clock that determines the age of strikes; nil means time.Now.
 	Now func() time.Time
 }
 
@@ -67,26 +71,26 @@ const (
 	probeInterval       = 25 * time.Millisecond
 )
 
-// Exit codes of the handler that the host treats apart. All others are strikes.
+// Exit codes of the handler with a special meaning. All others are strikes.
 const (
-	exitForGood    = 0   // never started again
-	exitForRestart = 200 // started again at once, without a strike
+	exitForGood    = 0   // the handler is never restarted
+	exitForRestart = 200 // the handler is restarted immediately, without a strike
 )
 
-// Errors with which a host stops by itself or never gets ready.
+// Reasons why a host stops by itself or never becomes ready.
 var (
-	// ErrTooManyStrikes: the handler failed three times with less than half an hour in between.
+	// ErrTooManyStrikes means that the handler failed three times within half an hour of each other.
 	ErrTooManyStrikes = errors.New("the handler failed three times: the host shuts down")
-	// ErrHeldTooLong: a request waited for the handler until HoldTimeout.
+	// ErrHeldTooLong means that a request waited for the handler until HoldTimeout.
 	ErrHeldTooLong = errors.New("a request waited too long for the handler: the host shuts down")
-	// ErrExitedZero: the handler exited with code 0, which the host takes for its last wish: it stays up without it.
-	ErrExitedZero = errors.New("the handler exited with code 0 before it listened; the Functions host never starts such a handler again")
+	// ErrExitedZero means that the handler exited with code 0. The host then runs without a handler.
+	ErrExitedZero = errors.New("the handler exited with code 0 before it listened; the Functions host never restarts such a handler")
 )
 
-// ErrStopped says that the host was asked to stop before its handler was ready.
+// ErrStopped means that the host was told to stop before its handler was ready.
 var ErrStopped = errors.New("the host is stopping")
 
-// Host is one run of the stand-in: [New], then Start, then Wait.
+// Host is one run of the stand-in: call [New], then Start, then Wait.
 type Host struct {
 	options         Options
 	config          *config
@@ -101,23 +105,34 @@ type Host struct {
 	proxy    *httputil.ReverseProxy
 	target   string // host:port of the handler
 
-	cancel      context.CancelFunc // asks to stop
+	cancel      context.CancelFunc // starts the stop
 	cancelDrain context.CancelFunc // ends the wait for requests in flight
-	stopping    chan struct{}      // closed once new requests are refused
-	done        chan struct{}      // closed once all is stopped and err is set
+	stopping    chan struct{}      // closed when new requests are refused
+	done        chan struct{}      // closed when everything has stopped and err is set
 	err         error
 
-	first     chan struct{} // closed when the handler was ready for the first time
-	exitZero  chan struct{} // closed when a handler exited with code 0 before it was ever ready
-	restarts  chan *process // processes to be killed and started again
-	fatal     chan error    // reasons to stop that come from a request
+	first     signal        // the handler is ready for the first time
+	exitZero  signal        // a handler exited with code 0 before it was ready
+	restarts  chan *process // processes to kill and to restart
+	fatal     chan error    // reasons to stop that a request found
 	handlerMu sync.Mutex
 	ready     chan struct{} // closed while the handler is ready
 	current   *process
 }
 
-// New reads and checks the script root. The error lists every fault that was found, each with file, line and mend; a
-// program that cannot be started is a [StartError].
+// signal is an event that happens once.
+type signal struct {
+	happened chan struct{} // closed when it has happened
+	send     func()
+}
+
+func newSignal() signal {
+	happened := make(chan struct{})
+	return signal{happened, sync.OnceFunc(func() { close(happened) })}
+}
+
+// New reads and checks the script root. The error lists every problem with its file, its line and how to fix it. If the
+// program cannot be started, the error is a [StartError].
 func New(o Options) (*Host, error) {
 	c, err := loadConfig(o.Root)
 	if err != nil {
@@ -126,9 +141,7 @@ func New(o Options) (*Host, error) {
 	if o.Environ == nil {
 		o.Environ = os.Environ()
 	}
-	if o.Address == "" {
-		o.Address = "127.0.0.1"
-	}
+	o.Address = cmp.Or(o.Address, "127.0.0.1")
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -138,23 +151,21 @@ func New(o Options) (*Host, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.HoldTimeout = positive(o.HoldTimeout, defaultHoldTimeout)
-	o.TimeoutGrace = positive(o.TimeoutGrace, defaultTimeoutGrace)
-	o.DrainTimeout = positive(o.DrainTimeout, defaultDrainTimeout)
-	if o.MaxBody <= 0 {
-		o.MaxBody = defaultMaxBody
-	}
+	o.HoldTimeout = cmp.Or(o.HoldTimeout, defaultHoldTimeout)
+	o.TimeoutGrace = cmp.Or(o.TimeoutGrace, defaultTimeoutGrace)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultDrainTimeout)
+	o.MaxBody = cmp.Or(o.MaxBody, defaultMaxBody)
 	h := &Host{
 		options:         o,
 		config:          c,
-		functionTimeout: positive(o.FunctionTimeout, c.functionTimeout),
-		readyTimeout:    positive(o.ReadyTimeout, c.readyTimeout),
+		functionTimeout: cmp.Or(o.FunctionTimeout, c.functionTimeout),
+		readyTimeout:    cmp.Or(o.ReadyTimeout, c.readyTimeout),
 		log:             o.Log,
 		throttle:        newThrottle(c.maxConcurrent, c.maxOutstanding),
 		stopping:        make(chan struct{}),
 		done:            make(chan struct{}),
-		first:           make(chan struct{}),
-		exitZero:        make(chan struct{}),
+		first:           newSignal(),
+		exitZero:        newSignal(),
 		restarts:        make(chan *process, 1),
 		fatal:           make(chan error, 1),
 		ready:           make(chan struct{}),
@@ -172,19 +183,10 @@ func New(o Options) (*Host, error) {
 	return h, nil
 }
 
-func positive(d, otherwise time.Duration) time.Duration {
-	if d > 0 {
-		return d
-	}
-	return otherwise
-}
-
-// mergeEnviron puts settings under an environment: what is set there already wins.
+// mergeEnviron adds settings to an environment, which wins if both set a variable.
 func mergeEnviron(environ []string, settings map[string]string) map[string]string {
-	merged := maps.Clone(settings)
-	if merged == nil {
-		merged = map[string]string{}
-	}
+	merged := map[string]string{}
+	maps.Copy(merged, settings)
 	for _, pair := range environ {
 		if name, value, ok := strings.Cut(pair, "="); ok && name != "" {
 			merged[name] = value
@@ -193,8 +195,8 @@ func mergeEnviron(environ []string, settings map[string]string) map[string]strin
 	return merged
 }
 
-// Start listens, starts the handler and returns. Requests are held until the handler is ready. Cancelling ctx stops
-// the host: requests in flight finish, then the handler is killed.
+// Start listens, starts the handler and returns. Requests wait until the handler is ready. Canceling ctx stops the
+// host: requests in flight finish, then the handler is killed.
 func (h *Host) Start(ctx context.Context) error {
 	address := net.JoinHostPort(h.options.Address, strconv.Itoa(h.options.Port))
 	var lc net.ListenConfig
@@ -217,50 +219,48 @@ func (h *Host) Start(ctx context.Context) error {
 	return nil
 }
 
-// handlerPort picks the handler's port. Between the pick and the handler's listening another program could take it;
-// the host has the same gap.
+// handlerPort picks the port of the handler. Like with the host, another program could take the port before the handler
+// listens on it.
 func (h *Host) handlerPort() (int, error) {
 	probe, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(h.config.port)))
 	if err != nil {
-		return 0, fmt.Errorf("the handler's port is taken (customHandler.port in host.json): %w", err)
+		return 0, fmt.Errorf("the handler's port is in use (customHandler.port in host.json): %w", err)
 	}
 	defer probe.Close()
 	return probe.Addr().(*net.TCPAddr).Port, nil
 }
 
-// URL is where clients reach the host, as http://127.0.0.1:7071. It is known once Start returned.
+// URL returns the URL of the host, for example http://127.0.0.1:7071. It is known when Start has returned.
 func (h *Host) URL() string { return "http://" + h.listener.Addr().String() }
 
-// HandlerURL is where the handler listens, for looking at it without the host in between.
-func (h *Host) HandlerURL() string { return "http://" + h.target }
+// Setting returns a variable of the handler's environment: that of this process or, if it is not set, that of
+// local.settings.json. It does not know the variables that the host itself sets.
+func (h *Host) Setting(name string) string { return h.environ[name] }
 
-// Ready waits until the handler answered for the first time. The error is the host's if it stopped before that,
-// [ErrExitedZero] if the handler went away for good, or the context's.
+// Ready waits until the handler has answered for the first time. It returns the host's error if the host stops first,
+// [ErrExitedZero] if the handler ends for good, or the error of the context.
 func (h *Host) Ready(ctx context.Context) error {
 	select {
-	case <-h.first:
+	case <-h.first.happened:
 		return nil
-	case <-h.exitZero:
+	case <-h.exitZero.happened:
 		return ErrExitedZero
 	case <-h.done:
-		if h.err == nil {
-			return ErrStopped
-		}
-		return h.err
+		return cmp.Or(h.err, ErrStopped)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// Wait waits until the host stopped. The error is nil if it was asked to, else why it stopped by itself:
-// [ErrTooManyStrikes], [ErrHeldTooLong], a [StartError] or the listener's.
+// Wait waits until the host has stopped. It returns nil if the host was told to stop, otherwise why it stopped by
+// itself: [ErrTooManyStrikes], [ErrHeldTooLong], a [StartError] or an error of the listener.
 func (h *Host) Wait() error {
 	<-h.done
 	return h.err
 }
 
-// Stop stops the host as cancelling Start's context does, and waits for it: requests in flight finish, then the handler
-// is killed. The error is Wait's.
+// Stop stops the host and waits until it has stopped: requests in flight finish, then the handler is killed. It returns
+// what Wait returns.
 func (h *Host) Stop() error {
 	if h.cancel == nil {
 		return nil
@@ -269,7 +269,7 @@ func (h *Host) Stop() error {
 	return h.Wait()
 }
 
-// Close stops at once, without waiting for requests in flight, and kills the handler.
+// Close stops the host immediately, without waiting for requests in flight, and kills the handler.
 func (h *Host) Close() error {
 	if h.cancelDrain != nil {
 		h.cancelDrain()
@@ -286,14 +286,15 @@ func (h *Host) run(ctx, drain context.Context, port int) {
 	supervising, kill := context.WithCancel(context.Background())
 	defer kill()
 	supervised := make(chan error, 1)
-	go func() { supervised <- h.supervise(supervising, port) }()
+	go func() {
+		supervised <- h.supervise(supervising, port)
+		close(supervised)
+	}()
 
 	var err error
-	over := false
 	select {
 	case <-ctx.Done():
 	case err = <-supervised:
-		over = true
 	case err = <-served:
 	case err = <-h.fatal:
 	}
@@ -304,15 +305,12 @@ func (h *Host) run(ctx, drain context.Context, port int) {
 		server.Close()
 	}
 	kill()
-	if !over {
-		// The reason to stop is known; what the supervisor says now is the answer to the kill.
-		<-supervised
-	}
+	<-supervised // if it reports an error now, that is the effect of the kill
 	h.err = err
 	close(h.done)
 }
 
-// supervise starts the handler again and again as the host does, and returns when that is over.
+// supervise starts and restarts the handler as the host does. It returns when the handler is not restarted.
 func (h *Host) supervise(ctx context.Context, port int) error {
 	strikes := strikes{now: h.options.Now}
 	for {
@@ -321,7 +319,7 @@ func (h *Host) supervise(ctx context.Context, port int) error {
 			return err
 		}
 		h.setCurrent(p)
-		struck := h.tend(ctx, p)
+		struck := h.watch(ctx, p)
 		p.kill()
 		switch {
 		case ctx.Err() != nil:
@@ -330,17 +328,17 @@ func (h *Host) supervise(ctx context.Context, port int) error {
 			continue
 		}
 		if strikes.add() {
-			return fmt.Errorf("%w; the last time: %w", ErrTooManyStrikes, struck)
+			return fmt.Errorf("%w; the last failure: %w", ErrTooManyStrikes, struck)
 		}
 		reason := struck.Error()
-		if c := (*crash)(nil); errors.As(struck, &c) {
-			reason = c.state // what it wrote is on the console already
+		if c, ok := errors.AsType[*crash](struck); ok {
+			reason = c.state // the console has already shown what the handler wrote
 		}
-		h.log.Error("the handler failed and is started again", "reason", reason, "strike", strikes.count, "of", strikeLimit)
+		h.log.Error("the handler failed and is restarted", "reason", reason, "strike", strikes.count, "of", strikeLimit)
 	}
 }
 
-// commandFor gives the handler its environment. Every start has a worker id of its own.
+// commandFor returns the command with the handler's environment. Every start has its own worker ID.
 func (h *Host) commandFor(port int) command {
 	environ := maps.Clone(h.environ)
 	id := uuid.NewString()
@@ -372,8 +370,8 @@ func (h *Host) setCurrent(p *process) {
 	h.current = p
 }
 
-// tend watches one run of the handler to its end. It returns the strike, or nil if the end was no fault.
-func (h *Host) tend(ctx context.Context, p *process) error {
+// watch watches one run of the handler until it ends. It returns the reason for a strike, or nil if the end is not one.
+func (h *Host) watch(ctx context.Context, p *process) error {
 	probing, stopProbing := context.WithTimeout(ctx, h.readyTimeout)
 	defer stopProbing()
 	ready := make(chan struct{})
@@ -393,7 +391,7 @@ func (h *Host) tend(ctx context.Context, p *process) error {
 			ready, timedOut = nil, nil
 			select {
 			case <-p.exited:
-				// It fell over the probe. The exit is handled below.
+				// The probe made it exit, which is handled below.
 			default:
 				isReady = true
 				h.setReady()
@@ -407,11 +405,11 @@ func (h *Host) tend(ctx context.Context, p *process) error {
 				h.setNotReady(isReady)
 				return nil
 			case exitForGood:
-				// Ready or not, the host neither restarts it nor tells clients apart: requests find nobody and get 500.
-				// Before the first answer, the readiness timeout still runs, and counts as a strike.
-				h.log.Error("the handler exited with code 0: the Functions host never starts it again and answers 500 from now on")
+				// The host does not restart the handler, whether it was ready or not, and requests get 500. Before the
+				// first answer, the readiness timeout still applies and counts as a strike.
+				h.log.Error("the handler exited with code 0: the Functions host never restarts it, and answers 500 from now on")
 				if !isReady {
-					h.onceExitZero()
+					h.exitZero.send()
 				}
 			default:
 				h.setNotReady(isReady)
@@ -421,7 +419,7 @@ func (h *Host) tend(ctx context.Context, p *process) error {
 	}
 }
 
-// probe asks GET / until there is any answer, and closes ready then. The request has no header but Host.
+// probe sends GET / until there is an answer, and then closes ready. The only header of the request is Host.
 func (h *Host) probe(ctx context.Context, ready chan<- struct{}) {
 	transport := &http.Transport{DisableCompression: true}
 	defer transport.CloseIdleConnections()
@@ -430,22 +428,20 @@ func (h *Host) probe(ctx context.Context, ready chan<- struct{}) {
 	for {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+h.target+"/", nil)
 		if err != nil {
-			h.log.Error("cannot ask the handler whether it is ready", "error", err)
+			h.log.Error("cannot probe the handler", "error", err)
 			return
 		}
-		request.Header["User-Agent"] = []string{""} // an empty value is not sent; none would send Go's
+		request.Header["User-Agent"] = []string{""} // an empty value suppresses Go's default
 		response, err := transport.RoundTrip(request)
 		if err == nil {
-			// What it says is of no account; read a little, so that the handler sees no broken pipe.
+			// The answer does not matter. Reading some of it spares the handler a broken pipe.
 			_, _ = io.CopyN(io.Discard, response.Body, 64<<10)
 			response.Body.Close()
 		}
-		var op *net.OpError
-		refused := errors.As(err, &op) && op.Op == "dial"
 		if ctx.Err() != nil {
 			return
 		}
-		if !refused {
+		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" {
 			close(ready)
 			return
 		}
@@ -461,14 +457,10 @@ func (h *Host) setReady() {
 	h.handlerMu.Lock()
 	defer h.handlerMu.Unlock()
 	close(h.ready)
-	select {
-	case <-h.first:
-	default:
-		close(h.first)
-	}
+	h.first.send()
 }
 
-// setNotReady has requests wait again, if the handler was ready.
+// setNotReady makes requests wait again if the handler was ready.
 func (h *Host) setNotReady(wasReady bool) {
 	if !wasReady {
 		return
@@ -478,26 +470,18 @@ func (h *Host) setNotReady(wasReady bool) {
 	h.ready = make(chan struct{})
 }
 
-func (h *Host) onceExitZero() {
-	select {
-	case <-h.exitZero:
-	default:
-		close(h.exitZero)
-	}
-}
-
-// restart has the present handler killed and started again, without a strike.
+// restart kills and restarts the current handler, without a strike.
 func (h *Host) restart() {
 	h.handlerMu.Lock()
 	p := h.current
 	h.handlerMu.Unlock()
 	select {
 	case h.restarts <- p:
-	default: // one is asked for already
+	default: // a restart is already pending
 	}
 }
 
-// awaitHandler holds a request until the handler is ready. A request that waits too long stops the host.
+// awaitHandler blocks until the handler is ready. A request that waits too long stops the host.
 func (h *Host) awaitHandler(ctx context.Context) error {
 	h.handlerMu.Lock()
 	ready := h.ready
@@ -520,7 +504,7 @@ func (h *Host) awaitHandler(ctx context.Context) error {
 	}
 }
 
-// strikes counts the handler's failures. They are forgotten when the one before is more than half an hour old.
+// strikes counts the handler's failures. It starts over if the previous one is more than half an hour old.
 type strikes struct {
 	now   func() time.Time
 	count int
@@ -532,7 +516,7 @@ const (
 	strikeMemory = 30 * time.Minute
 )
 
-// add counts one and reports whether it was one too many.
+// add counts a strike and reports whether the limit is reached.
 func (s *strikes) add() bool {
 	now := s.now()
 	if s.count > 0 && now.Sub(s.last) > strikeMemory {

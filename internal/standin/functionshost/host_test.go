@@ -27,7 +27,7 @@ func TestThreeStrikesStopTheHost(t *testing.T) {
 	if !errors.Is(err, functionshost.ErrTooManyStrikes) {
 		t.Fatalf("Wait() = %v, want ErrTooManyStrikes", err)
 	}
-	// The host puts the last three error lines into its report; a warning is none.
+	// The host includes the last three error lines in its report. A warning is not one.
 	if want := "exit status 3; it wrote:\nsecond words\nthird words\nlast words"; !strings.Contains(err.Error(), want) {
 		t.Errorf("the error is %q, want it to contain %q", err, want)
 	}
@@ -48,18 +48,18 @@ func TestOldStrikesAreForgotten(t *testing.T) {
 	var calls atomic.Int64
 	began := time.Now()
 	host, c := start(t, "fails:"+failures, functionshost.Options{
-		// Every look at the clock finds it 31 minutes later.
+		// The clock advances by 31 minutes every time it is read.
 		Now: func() time.Time { return began.Add(time.Duration(calls.Add(1)) * 31 * time.Minute) },
 	})
 	if err := host.Ready(t.Context()); err != nil {
-		t.Fatalf("Ready() = %v after five failures, each more than half an hour after the other", err)
+		t.Fatalf("Ready() = %v after five failures, each more than half an hour after the previous one", err)
 	}
 	if got := c.count("started"); got != 6 {
 		t.Errorf("the handler was started %d times, want 6", got)
 	}
 }
 
-func TestExit200IsNoStrike(t *testing.T) {
+func TestExit200IsNotAStrike(t *testing.T) {
 	t.Parallel()
 	host, c := start(t, "exit:200", functionshost.Options{})
 	deadline := time.After(20 * time.Second)
@@ -75,7 +75,7 @@ func TestExit200IsNoStrike(t *testing.T) {
 	}
 }
 
-// A request without a body is replayed into every handler that it kills, and takes the whole host down.
+// A request without a body is replayed to every handler that it kills, and stops the whole host.
 func TestPoisonRequest(t *testing.T) {
 	t.Parallel()
 	host, c := start(t, "serve", functionshost.Options{})
@@ -139,7 +139,7 @@ func TestHandlerThatNeverListens(t *testing.T) {
 	host, c := start(t, "deaf", functionshost.Options{ReadyTimeout: 100 * time.Millisecond})
 	err := host.Wait()
 	if !errors.Is(err, functionshost.ErrTooManyStrikes) || !strings.Contains(err.Error(), "did not listen on 127.0.0.1:") || !strings.Contains(err.Error(), "FUNCTIONS_CUSTOMHANDLER_PORT") {
-		t.Errorf("Wait() = %v, want ErrTooManyStrikes that says where to listen", err)
+		t.Errorf("Wait() = %v, want ErrTooManyStrikes with the address to listen on", err)
 	}
 	if got := c.count("started"); got > 3 {
 		t.Errorf("the handler was started %d times, want at most 3", got)
@@ -156,7 +156,7 @@ func TestExitZeroBeforeReady(t *testing.T) {
 		t.Errorf("the handler was started %d times, want 1", got)
 	}
 	if status, _ := get(t, host.URL()+"/admin/host/ping"); status != 200 {
-		t.Errorf("the host answers its ping with %d, want 200: it stays up", status)
+		t.Errorf("the host answers /admin/host/ping with %d, want 200: it continues to run", status)
 	}
 }
 
@@ -166,6 +166,7 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 	if err := host.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	_, port := get(t, host.URL()+"/api/f/port")
 	_, text := get(t, host.URL()+"/api/f/child")
 	child, err := strconv.Atoi(text)
 	if err != nil {
@@ -182,13 +183,13 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 	c.await(t, "holding")
 	stopped := make(chan error, 1)
 	go func() { stopped <- host.Stop() }()
-	// New requests are refused from some moment on.
+	// At some point the host refuses new requests.
 	for {
 		recorder := httptest.NewRecorder()
 		host.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), "GET", "/admin/host/ping", nil))
 		if recorder.Code == 503 {
 			if recorder.Body.String() != "Function host is not running." {
-				t.Errorf("a stopping host says %q", recorder.Body)
+				t.Errorf("a stopping host answers %q", recorder.Body)
 			}
 			break
 		}
@@ -200,8 +201,8 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 		t.Fatalf("the request in flight ended early: %s", body)
 	case <-time.After(50 * time.Millisecond):
 	}
-	// Past the host, since it takes no new requests.
-	if status, _ := get(t, host.HandlerURL()+"/release"); status != 200 {
+	// Directly at the handler, because the host accepts no new requests.
+	if status, _ := get(t, "http://127.0.0.1:"+port+"/release"); status != 200 {
 		t.Fatalf("release = %d", status)
 	}
 	if body := <-answer; body != "finished" {
@@ -211,7 +212,7 @@ func TestStopLetsRequestsFinish(t *testing.T) {
 		t.Errorf("Stop() = %v, want nil", err)
 	}
 	if c.count("signal") != 0 {
-		t.Error("the handler saw a signal; the Functions host sends none that it could see")
+		t.Error("the handler received a signal; the Functions host sends none that a handler can receive")
 	}
 	awaitEnd(t, child)
 }
@@ -230,7 +231,7 @@ func TestCloseDoesNotWait(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_, _, _ = fetch(t, "POST", host.URL()+"/api/f/hold", nil, strings.NewReader("x")) // cut or refused, either will do
+		_, _, _ = fetch(t, "POST", host.URL()+"/api/f/hold", nil, strings.NewReader("x")) // it fails either way
 	}()
 	c.await(t, "holding")
 	if err := host.Close(); err != nil {
@@ -243,17 +244,17 @@ func TestCloseDoesNotWait(t *testing.T) {
 	}
 }
 
-// awaitEnd waits for the end of a process that was killed; the kernel needs a moment.
+// awaitEnd waits until a killed process has ended.
 func awaitEnd(t *testing.T, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); alive(t, pid); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("process %d is still there", pid)
+			t.Fatalf("process %d still exists", pid)
 		}
 	}
 }
 
-func TestCancellingTheContextStops(t *testing.T) {
+func TestCancelingTheContextStops(t *testing.T) {
 	t.Parallel()
 	host, err := functionshost.New(functionshost.Options{Root: scriptRoot(t, ""), Environ: append(os.Environ(), "TEST_HANDLER=serve", "TEST_BINARY="+os.Args[0])})
 	if err != nil {
@@ -278,6 +279,7 @@ func TestLimits(t *testing.T) {
 	if err := host.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	_, port := get(t, host.URL()+"/api/f/port")
 	answers := make(chan *http.Response, 3)
 	hold := func() {
 		request := httptest.NewRequestWithContext(t.Context(), "POST", "/api/f/hold", strings.NewReader("x"))
@@ -287,7 +289,7 @@ func TestLimits(t *testing.T) {
 	}
 	go hold()
 	c.await(t, "holding")
-	// One of the next two waits for its turn, the other finds no room.
+	// One of the next two requests waits, the other exceeds the limit.
 	go hold()
 	go hold()
 	refused := <-answers
@@ -298,7 +300,7 @@ func TestLimits(t *testing.T) {
 	if got := c.count("holding"); got != 1 {
 		t.Errorf("%d requests run at once, want 1", got)
 	}
-	if status, _ := get(t, host.HandlerURL()+"/release"); status != 200 {
+	if status, _ := get(t, "http://127.0.0.1:"+port+"/release"); status != 200 {
 		t.Fatalf("release = %d", status)
 	}
 	for range 2 {
@@ -373,7 +375,7 @@ func TestMasterKeyAndHomepage(t *testing.T) {
 	host, _ := start(t, "serve", functionshost.Options{Root: root, EnableAuth: true, FunctionKey: "function key", MasterKey: "master key"})
 	for _, c := range []struct {
 		path, key string
-		want      int // 404 is the handler's: the door was open
+		want      int // the handler answers 404, so it is reached
 	}{
 		{"/f/admin", "", 401}, {"/f/admin", "function key", 401}, {"/f/admin", "master key", 404},
 		{"/f/function", "", 401}, {"/f/function", "function key", 404}, {"/f/function", "master key", 404}, {"/f/function", "functio", 401},

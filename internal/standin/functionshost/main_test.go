@@ -20,7 +20,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
-// TestMain makes the test binary its own custom handler: a host.json of these tests starts it again.
+// TestMain makes the test binary its own custom handler: the host.json files of these tests start it.
 func TestMain(m *testing.M) {
 	if mode := os.Getenv("TEST_HANDLER"); mode != "" {
 		handler(mode)
@@ -29,14 +29,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// handler is the custom handler. The mode says how it behaves at start; paths say what it does with a request.
+// handler is the custom handler. The mode determines how it starts, the path of a request what it does.
 func handler(mode string) {
 	fmt.Println("started", mode)
 	kind, argument, _ := strings.Cut(mode, ":")
 	switch kind {
 	case "exit":
 		fmt.Fprintln(os.Stderr, "first words")
-		fmt.Fprintln(os.Stderr, "a warning is no error")
+		fmt.Fprintln(os.Stderr, "a warning is not an error")
 		fmt.Fprintln(os.Stderr, "second words")
 		fmt.Fprintln(os.Stderr, "third words")
 		fmt.Fprint(os.Stderr, "last words")
@@ -44,14 +44,14 @@ func handler(mode string) {
 		os.Exit(code)
 	case "deaf": // runs and never listens
 		select {}
-	case "after": // listens once the file is there
+	case "after": // listens when the file exists
 		for {
 			if _, err := os.Stat(argument); err == nil {
 				break
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-	case "fails": // fails as often as the file has lines, then listens
+	case "fails": // fails once for every byte of the file, then listens
 		left, _ := os.ReadFile(argument)
 		if rest, ok := strings.CutPrefix(string(left), "x"); ok {
 			os.WriteFile(argument, []byte(rest), 0o600)
@@ -71,6 +71,7 @@ func handler(mode string) {
 	var once sync.Once
 	mux := http.NewServeMux()
 	mux.HandleFunc("/api/f/pid", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getpid()) })
+	mux.HandleFunc("/api/f/port", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT")) })
 	mux.HandleFunc("/api/f/header", func(w http.ResponseWriter, r *http.Request) { json.NewEncoder(w).Encode(r.Header) })
 	mux.HandleFunc("/api/f/crash", func(w http.ResponseWriter, r *http.Request) { os.Exit(4) })
 	mux.HandleFunc("/api/f/read", func(w http.ResponseWriter, r *http.Request) {
@@ -97,7 +98,7 @@ func handler(mode string) {
 	os.Exit(1)
 }
 
-// scriptRoot writes a script root whose handler is this test binary. Properties are added to host.json.
+// scriptRoot writes a script root whose handler is this test binary, and adds the properties to host.json.
 func scriptRoot(t *testing.T, properties string) string {
 	t.Helper()
 	if properties != "" {
@@ -125,11 +126,11 @@ func writeFiles(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-// console collects what the handler writes.
+// console collects the output of the handler.
 type console struct {
 	mu    sync.Mutex
 	lines []functionshost.ConsoleLine
-	more  chan struct{} // has a token after every line
+	more  chan struct{} // gets a token after every line
 }
 
 func newConsole() *console { return &console{more: make(chan struct{}, 1)} }
@@ -169,7 +170,7 @@ func (c *console) await(t *testing.T, text string) {
 	}
 }
 
-// start runs a host whose handler is in a mode. It is closed when the test ends.
+// start runs a host with a handler in the given mode, and closes it when the test ends.
 func start(t *testing.T, mode string, o functionshost.Options) (*functionshost.Host, *console) {
 	t.Helper()
 	if o.Root == "" {
@@ -190,7 +191,7 @@ func start(t *testing.T, mode string, o functionshost.Options) (*functionshost.H
 	return host, c
 }
 
-// client keeps no connections, so that no test waits for another's.
+// client keeps no connections, so that tests do not wait for each other's connections.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 func get(t *testing.T, url string) (status int, body string) {

@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// StartError says that the handler's program cannot be started at all.
+// StartError means that the handler's program cannot be started.
 type StartError struct {
-	Executable string // as host.json names it, variables expanded
-	Err        error  // errors.Is(Err, fs.ErrNotExist) where there is no such program
+	Executable string // as host.json names it, with variables expanded
+	Err        error  // errors.Is(Err, fs.ErrNotExist) if the program does not exist
 }
 
 func (e *StartError) Error() string {
@@ -28,12 +28,12 @@ func (e *StartError) Unwrap() error { return e.Err }
 
 var variable = regexp.MustCompile(`%([^%]+)%`)
 
-// expand replaces %NAME% by the variable's value, and by nothing where it is not set.
+// expand replaces %NAME% with the value of the variable, which is empty if it is not set.
 func expand(s string, environ map[string]string) string {
 	return variable.ReplaceAllStringFunc(s, func(match string) string { return environ[strings.Trim(match, "%")] })
 }
 
-// command is what it takes to start the handler.
+// command is how to start the handler.
 type command struct {
 	path      string
 	arguments []string
@@ -41,8 +41,8 @@ type command struct {
 	environ   []string
 }
 
-// resolve finds the program as the host does: relative to the worker directory if a file is there, else on PATH.
-// The working directory is of no account for the search.
+// resolve finds the program as the host does: relative to the worker directory if the file exists there, otherwise on
+// PATH. The working directory does not affect the search.
 func (c *config) resolve(environ map[string]string) (command, error) {
 	name := filepath.FromSlash(expand(c.executable, environ))
 	fail := func(err error) (command, error) { return command{}, &StartError{Executable: name, Err: err} }
@@ -55,7 +55,7 @@ func (c *config) resolve(environ map[string]string) (command, error) {
 		path = filepath.Join(base, name)
 		_, err := os.Stat(path)
 		if err == nil {
-			// found beside host.json
+			// found next to host.json
 		} else if strings.ContainsRune(name, filepath.Separator) {
 			return fail(err)
 		} else if path, err = exec.LookPath(name); err != nil {
@@ -75,7 +75,7 @@ func (c *config) resolve(environ map[string]string) (command, error) {
 	if c.workingDirectory != "" {
 		directory = rooted(c.root, expand(c.workingDirectory, environ))
 	}
-	// The host joins the arguments with spaces and quotes none, so a value with a space becomes two arguments.
+	// The host joins the arguments with spaces and does not quote them, so a value with a space becomes two arguments.
 	var arguments []string
 	for _, a := range c.arguments {
 		arguments = append(arguments, strings.Fields(expand(a, environ))...)
@@ -93,18 +93,18 @@ func rooted(root, path string) string {
 // process is one run of the handler.
 type process struct {
 	cmd    *exec.Cmd
-	exited chan struct{} // closed once code is set and all output was handed over
-	code   int           // exit code; -1 where a signal ended it
+	exited chan struct{} // closed after code is set and all output was passed on
+	code   int           // exit code; -1 if a signal ended the process
 
 	mu     sync.Mutex
-	errors []string // the last three error lines, which the host puts into its crash report
+	errors []string // the last three error lines, which the host includes in its crash report
 }
 
-// outputGrace is how long output is still read after the handler's end, when a child of it holds the pipe open.
+// outputGrace is how long output is read after the end of the handler if a child process keeps the pipe open.
 const outputGrace = time.Second
 
-// start runs the program in a process group of its own: Ctrl-C in a terminal then reaches this process alone, as the
-// real host's handler never sees a signal, and killing the group leaves nothing behind.
+// start runs the program in its own process group. Ctrl-C in a terminal then reaches only this process, because the
+// real host's handler never sees a signal; and killing the group leaves no child behind.
 func start(c command, stderrIsError bool, console func(ConsoleLine)) (*process, error) {
 	p := &process{cmd: exec.Command(c.path, c.arguments...), exited: make(chan struct{})}
 	p.cmd.Dir = c.directory
@@ -145,14 +145,7 @@ func (p *process) remember(line string) {
 	}
 }
 
-// lastErrors gives the end of what the handler wrote to standard error, "" if nothing.
-func (p *process) lastErrors() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.errors, "\n")
-}
-
-// kill ends the handler and its children with SIGKILL and waits for the end.
+// kill ends the handler and its children with SIGKILL, and waits until the handler has ended.
 func (p *process) kill() {
 	select {
 	case <-p.exited:
@@ -163,10 +156,10 @@ func (p *process) kill() {
 	<-p.exited
 }
 
-// crash is a handler's end that counts as a strike.
+// crash is an end of the handler that counts as a strike.
 type crash struct {
-	state string // as "exit status 1"
-	wrote string // its last error lines, "" if none
+	state string // for example "exit status 1"
+	wrote string // the last error lines, "" if none
 }
 
 func (c *crash) Error() string {
@@ -178,5 +171,7 @@ func (c *crash) Error() string {
 
 // crash describes the end of the process.
 func (p *process) crash() *crash {
-	return &crash{state: p.cmd.ProcessState.String(), wrote: p.lastErrors()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &crash{state: p.cmd.ProcessState.String(), wrote: strings.Join(p.errors, "\n")}
 }

@@ -5,13 +5,13 @@ import (
 	"syscall"
 )
 
-// ownGroup keeps Ctrl-C in the console from the handler.
+// ownGroup keeps Ctrl-C in the console away from the handler.
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
-// killGroup ends the handler. Children of the handler live on: that would need a job object.
+// killGroup ends the handler. Its children survive: ending them would need a job object.
 func killGroup(cmd *exec.Cmd) {
-	// The error says that it ended meanwhile, which is what is wanted.
+	// An error means that the handler has ended already.
 	_ = cmd.Process.Kill()
 }

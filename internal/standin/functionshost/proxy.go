@@ -1,6 +1,7 @@
 package functionshost
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -20,21 +21,22 @@ import (
 	"github.com/google/uuid"
 )
 
-// HostVersion is the version of the Functions host whose behaviour was measured, sent as X-Azure-Functions-HostVersion.
+// HostVersion is the version of the Functions host whose behaviour was measured. The stand-in sends it as
+// X-Azure-Functions-HostVersion.
 const HostVersion = "4.1045.200.25556"
 
 // activityTimeout is how long the host's proxy waits for the handler's answer.
 const activityTimeout = 240 * time.Second
 
-// notForwarded lists the request headers that the host's proxy keeps to itself. Headers that Connection names are
-// passed on, unlike what RFC 9110 asks.
+// notForwarded are the request headers that the host's proxy removes. Contrary to RFC 9110, it forwards headers that
+// Connection names.
 var notForwarded = []string{
 	"Alpn", "Alt-Svc", "Close", "Connection", "Forwarded", "Http2-Settings", "Keep-Alive",
 	"Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization", "Proxy-Connection", "Proxy-Features", "Proxy-Instruction",
 	"Security-Scheme", "Te", "Transfer-Encoding", "Upgrade", "Upgrade-Insecure-Requests", "X-Forwarded-Prefix",
 }
 
-// newProxy makes the proxy to the handler at target, a host:port.
+// newProxy returns the proxy to the handler at target, a host:port.
 func (h *Host) newProxy(target string) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) { h.rewrite(pr, target) },
@@ -44,7 +46,7 @@ func (h *Host) newProxy(target string) *httputil.ReverseProxy {
 			ResponseHeaderTimeout: activityTimeout,
 		}},
 		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0), // ErrorHandler reports
+		ErrorLog:      log.New(io.Discard, "", 0), // ErrorHandler logs errors
 		ModifyResponse: func(response *http.Response) error {
 			if response.Header.Get("Server") == "" {
 				response.Header.Set("Server", serverName)
@@ -101,35 +103,36 @@ func (h *Host) rewrite(pr *httputil.ProxyRequest, target string) {
 
 	path, err := decodePath(in.URL.EscapedPath())
 	if err != nil {
-		path = in.URL.Path // cannot be: ServeHTTP decoded it before
+		path = in.URL.Path // impossible: ServeHTTP decoded it already
 	}
 	out.URL.Scheme = "http"
 	out.URL.Host = target
 	out.URL.Path = path
 	out.URL.RawPath = encodePath(path)
-	out.URL.RawQuery = encodeQuery(in.URL.RawQuery) // from the original: ReverseProxy drops what it cannot parse
+	out.URL.RawQuery = encodeQuery(in.URL.RawQuery) // of the original request: ReverseProxy drops what it cannot parse
 	out.URL.ForceQuery = in.URL.ForceQuery
 	out.Host = target
 }
 
-// newTraceparent starts a trace that is not sampled, which is what the host sends for a request without one.
+// newTraceparent returns the traceparent of a new trace that is not sampled, as the host adds it to requests without
+// one.
 func newTraceparent() string {
 	var id [24]byte
 	rand.Read(id[:])
 	return "00-" + hex.EncodeToString(id[:16]) + "-" + hex.EncodeToString(id[16:]) + "-00"
 }
 
-// serverName is what the host's web server calls itself in every answer that does not name another.
+// serverName is the host's Server header, in every answer of a handler that does not set it.
 const serverName = "Kestrel"
 
-// respond answers as the host does by itself: an empty body.
+// respond sends an answer of the host itself, which has an empty body.
 func respond(w http.ResponseWriter, status int) {
 	w.Header().Set("Server", serverName)
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(status)
 }
 
-// ServeHTTP answers one request of a client.
+// ServeHTTP serves a request of a client.
 func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-h.stopping:
@@ -142,9 +145,9 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(w, http.StatusBadRequest)
 		return
 	}
-	route, ok := find(h.config.routes, r.Method, path)
+	route, ok := findRoute(h.config.routes, r.Method, path)
 	switch {
-	case h.ownPath(w, path):
+	case h.serveReserved(w, path):
 	case !ok && path == "/":
 		h.homepage(w)
 	case !ok:
@@ -160,17 +163,18 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// unavailable is the answer while the host is not up.
+// unavailable sends the answer of a host that is stopping.
 func unavailable(w http.ResponseWriter) {
 	const text = "Function host is not running."
 	w.Header().Set("Server", serverName)
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(http.StatusServiceUnavailable)
-	_, _ = io.WriteString(w, text) // a client that is gone needs no answer
+	_, _ = io.WriteString(w, text) // it fails only if the client is gone
 }
 
-// ownPath answers the paths that the host keeps from functions. Its management API is not imitated.
-func (h *Host) ownPath(w http.ResponseWriter, path string) bool {
+// serveReserved serves the paths that the host reserves, and reports whether the path is one of them. It does not
+// imitate the host's management API.
+func (h *Host) serveReserved(w http.ResponseWriter, path string) bool {
 	path = strings.ToLower(strings.TrimSuffix(path, "/"))
 	switch {
 	case strings.HasPrefix(path, "/runtime/webhooks/") && h.options.EnableAuth:
@@ -197,22 +201,19 @@ func (h *Host) homepage(w http.ResponseWriter) {
 	w.Header().Set("Server", serverName)
 	w.Header().Set("Content-Type", "text/html")
 	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
-	_, _ = io.WriteString(w, page) // a client that is gone needs no answer
+	_, _ = io.WriteString(w, page) // it fails only if the client is gone
 }
 
-// authorized checks the key that the caller shows. The key travels on to the handler, as with the host.
+// authorized checks the caller's key. Like the host, the stand-in also forwards the key to the handler.
 func (h *Host) authorized(route Route, r *http.Request) bool {
-	shown := r.Header.Get("X-Functions-Key")
-	if shown == "" {
-		shown = r.URL.Query().Get("code")
-	}
+	shown := cmp.Or(r.Header.Get("X-Functions-Key"), r.URL.Query().Get("code"))
 	switch route.AuthLevel {
 	case AuthAnonymous:
 		return true
 	case AuthAdmin:
 		return sameKey(shown, h.options.MasterKey)
 	default:
-		// Both are compared, so that the time taken does not tell which one is set.
+		// Comparing both keys hides from the caller which of them is set.
 		function, master := sameKey(shown, h.options.FunctionKey), sameKey(shown, h.options.MasterKey)
 		return function || master
 	}
@@ -223,10 +224,10 @@ func sameKey(shown, key string) bool {
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && key != ""
 }
 
-// errFunctionTimeout cancels the proxied request of an invocation that ran past functionTimeout.
-var errFunctionTimeout = errors.New("functionTimeout passed: the handler is killed and started again")
+// errFunctionTimeout cancels the proxied request of an invocation that exceeded functionTimeout.
+var errFunctionTimeout = errors.New("the invocation exceeded functionTimeout: the handler is killed and restarted")
 
-// invoke runs one function: wait for the handler, proxy, kill the handler if it takes too long.
+// invoke runs a function: it waits for the handler, proxies the request, and kills the handler if it takes too long.
 func (h *Host) invoke(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength > h.options.MaxBody {
 		h.log.Error("the request's body is larger than the host accepts", "bytes", r.ContentLength, "limit", h.options.MaxBody)
@@ -255,11 +256,11 @@ func (h *Host) invoke(w http.ResponseWriter, r *http.Request) {
 	h.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// discard reads a refused body for a moment, so that the client finishes sending and reads the answer instead of
-// meeting a reset connection.
+// discard reads a refused body for a while, so that the client finishes sending and reads the answer instead of getting
+// a reset connection.
 func (h *Host) discard(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
-		return // it waits for leave to send
+		return // the client waits before it sends the body
 	}
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return
@@ -268,10 +269,10 @@ func (h *Host) discard(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Connection", "close")
 }
 
-// throttle is the host's maxConcurrentRequests and maxOutstandingRequests. The zero value lets everything through.
+// throttle implements the host's maxConcurrentRequests and maxOutstandingRequests. The zero value has no limits.
 type throttle struct {
-	running chan struct{} // one token for each request that runs; nil is unlimited
-	present chan struct{} // one token for each request that runs or waits; nil is unlimited
+	running chan struct{} // one token for each request that runs; nil for no limit
+	present chan struct{} // one token for each request that runs or waits; nil for no limit
 }
 
 func newThrottle(concurrent, outstanding int) throttle {
@@ -285,8 +286,8 @@ func newThrottle(concurrent, outstanding int) throttle {
 	return t
 }
 
-// enter waits for a place and reports whether there was room to wait. A client that leaves while waiting is let
-// through: the proxy finds out.
+// enter waits until the request may run. It returns false if too many requests are waiting. It does not notice that a
+// client goes away; the proxy does.
 func (t throttle) enter() bool {
 	if t.present != nil {
 		select {
@@ -310,5 +311,5 @@ func (t throttle) leave() {
 	}
 }
 
-// Routes lists what is served, in the order in which it is tried.
+// Routes returns the routes in the order in which they are tried.
 func (h *Host) Routes() []Route { return slices.Clone(h.config.routes) }

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The host repeats a request that failed on the way to the handler: its HTTP client sends one without a body again
-// on the same spot when the connection ends before any answer, and the proxy around it tries ten times.
+// The host repeats a request that failed on the way to the handler. Its HTTP client immediately resends a request
+// without a body if the connection ends before an answer, and the proxy around the client makes ten attempts.
 const (
 	sendsPerAttempt = 4
 	attempts        = 10
@@ -20,9 +20,9 @@ const (
 	longestDelay    = 250 * time.Millisecond
 )
 
-// replayer is a RoundTripper that fails as the host's does: a request without a body that the handler answers by
-// closing the connection reaches it 40 times within two seconds. A body is sent once; after that, the attempts pass
-// without reaching the handler.
+// replayer is a RoundTripper that fails as the host's does: if the handler closes the connection without an answer, a
+// request without a body reaches it 40 times within two seconds. A body is sent only once; the remaining attempts do
+// not reach the handler.
 type replayer struct {
 	next http.RoundTripper
 }
@@ -32,7 +32,7 @@ func (t replayer) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body *replayBody
 	if req.Body != nil && req.Body != http.NoBody {
 		body = &replayBody{ReadCloser: req.Body}
-		// The transport closes the body of a failed attempt, also where it never read from it.
+		// The transport closes the body of a failed attempt, even if it never read from it.
 		defer body.ReadCloser.Close()
 	}
 	delay := firstDelay
@@ -52,13 +52,13 @@ func (t replayer) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// errBodySpent stands for the attempts that the host makes after the body was read: it cannot send it again.
-var errBodySpent = errors.New("the request's body was sent already")
+// errBodySent is the error of attempts after the body was read: the host cannot send it again.
+var errBodySent = errors.New("the request's body was already sent")
 
 func (t replayer) attempt(req *http.Request, body *replayBody) (response *http.Response, err error) {
 	if body != nil {
 		if body.read.Load() {
-			return nil, errBodySpent
+			return nil, errBodySent
 		}
 		again := req.Clone(req.Context())
 		again.Body = body
@@ -67,8 +67,8 @@ func (t replayer) attempt(req *http.Request, body *replayBody) (response *http.R
 	for range sendsPerAttempt {
 		again := req.Clone(req.Context())
 		if idempotent(req.Method) {
-			// Go's transport would repeat such a request by itself on a kept connection; a body, even an empty one,
-			// stops it from doing so.
+			// Go's transport would itself repeat such a request on a reused connection, but not if it has a body, even
+			// an empty one.
 			again.Body = io.NopCloser(eof{})
 		}
 		response, err = t.next.RoundTrip(again)
@@ -79,27 +79,26 @@ func (t replayer) attempt(req *http.Request, body *replayBody) (response *http.R
 	return response, err
 }
 
-// idempotent lists the methods that Go's transport repeats and for which it finds out that a body is empty.
+// idempotent reports whether Go's transport repeats the method and detects that its body is empty.
 func idempotent(method string) bool {
 	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 func closedBeforeAnswer(err error) bool {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "dial" {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return false
 	}
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// worthRetrying is false where the client is gone, a timeout struck, or the client's body is at fault.
+// worthRetrying returns false if the client is gone, after a timeout, and if the body of the request is too large.
 func worthRetrying(ctx context.Context, err error) bool {
-	var tooLarge *http.MaxBytesError
-	var timeout net.Error
-	return ctx.Err() == nil && !errors.As(err, &tooLarge) && !(errors.As(err, &timeout) && timeout.Timeout())
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	timeout, ok := errors.AsType[net.Error](err)
+	return ctx.Err() == nil && !tooLarge && !(ok && timeout.Timeout())
 }
 
-// replayBody notes whether anything was read and outlives the attempt that closes it.
+// replayBody records whether anything was read. Attempts do not close it.
 type replayBody struct {
 	io.ReadCloser
 	read atomic.Bool

@@ -19,7 +19,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// The ten attempts wait 50, 100, 200 and six times 250 ms in between.
+// The waits between ten attempts are 50, 100, 200 and six times 250 ms.
 const allWaits = 1850 * time.Millisecond
 
 func TestReplays(t *testing.T) {
@@ -29,7 +29,7 @@ func TestReplays(t *testing.T) {
 		name     string
 		method   string
 		body     string
-		failures []error // one for each send; the last one goes on for ever, nil is an answer
+		failures []error // one for each send, the last one for all further sends; nil is an answer
 		sends    int
 		took     time.Duration
 		err      error
@@ -52,7 +52,7 @@ func TestReplays(t *testing.T) {
 					failure := c.failures[min(sends, len(c.failures)-1)]
 					sends++
 					var op *net.OpError
-					if !errors.As(failure, &op) && r.Body != nil { // a refused connection takes no body
+					if !errors.As(failure, &op) && r.Body != nil { // a refused connection does not read the body
 						text, err := io.ReadAll(r.Body)
 						if err != nil || string(text) != c.body {
 							t.Errorf("send %d has body %q, %v; want %q", sends, text, err, c.body)

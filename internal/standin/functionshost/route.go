@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// AuthLevel says which key a caller must show where keys are enforced.
+// AuthLevel is the key that a caller needs if keys are enforced.
 type AuthLevel string
 
 // The levels of function.json.
@@ -22,22 +22,22 @@ const (
 // Route is one HTTP trigger.
 type Route struct {
 	Function  string    // folder name
-	Methods   []string  // upper case; empty is every method
-	Path      string    // template with the route prefix, as /api/devices/{id}
-	AuthLevel AuthLevel // AuthFunction where function.json is silent
+	Methods   []string  // in upper case; empty for every method
+	Path      string    // template with the route prefix, such as /api/devices/{id}
+	AuthLevel AuthLevel // AuthFunction if function.json does not set it
 
-	template string // without the prefix: what the reserved words are compared with
+	template string // without the route prefix
 	segments []segment
 }
 
-// segment is one part of a route template between slashes.
+// segment is the part of a route template between two slashes.
 type segment struct {
 	literal  string // "" for a parameter
 	optional bool   // {name?}
 	catchAll bool   // {*name}
 }
 
-// parseTemplate reads the part of ASP.NET's route templates that needs no knowledge of types.
+// parseTemplate parses a route template of ASP.NET without constraints and default values.
 func parseTemplate(path string) ([]segment, error) {
 	var segments []segment
 	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
@@ -55,7 +55,7 @@ func parseTemplate(path string) ([]segment, error) {
 			name, ok = strings.CutSuffix(name, "}")
 		}
 		if !ok || strings.ContainsAny(name, "{}:=") {
-			return nil, fmt.Errorf("%q: this stand-in knows {name}, {name?} and {*name}, each between slashes, without constraints or defaults; for others use func start", part)
+			return nil, fmt.Errorf("%q: this stand-in supports {name}, {name?} and {*name}, each between slashes, without constraints or defaults; for others use func start", part)
 		}
 		var s segment
 		if rest, ok := strings.CutPrefix(name, "*"); ok {
@@ -64,18 +64,18 @@ func parseTemplate(path string) ([]segment, error) {
 			s.optional, name = true, rest
 		}
 		if name == "" {
-			return nil, fmt.Errorf("%q: a route parameter has a name, as {id}", part)
+			return nil, fmt.Errorf("%q: a route parameter needs a name, such as {id}", part)
 		}
 		if (s.catchAll || s.optional) && !last {
-			return nil, fmt.Errorf("%q can stand only at the end of a route", part)
+			return nil, fmt.Errorf("%q can only be at the end of a route", part)
 		}
 		segments = append(segments, s)
 	}
 	return segments, nil
 }
 
-// matches reports whether a decoded path fits the template. Literals are compared without case and one slash at the
-// end is of no account, as in ASP.NET.
+// matches reports whether a decoded path matches the template. As in ASP.NET, the case of literals and one slash at the
+// end do not matter.
 func (r Route) matches(path string) bool {
 	path = strings.TrimPrefix(path, "/")
 	path = strings.TrimSuffix(path, "/")
@@ -96,9 +96,9 @@ func (r Route) matches(path string) bool {
 	return len(parts) == len(r.segments)
 }
 
-// find gives the first route that serves a method and a path. A route whose path fits but whose methods do not is
-// passed over, so that a catch-all beside it serves the request, with its own authLevel: the host does so too.
-func find(routes []Route, method, path string) (Route, bool) {
+// findRoute returns the first route that serves a method and a path. Like the host, it skips a route whose path matches
+// but whose methods do not, so that another function's catch-all can serve the request, with its own authLevel.
+func findRoute(routes []Route, method, path string) (Route, bool) {
 	i := slices.IndexFunc(routes, func(r Route) bool {
 		return (len(r.Methods) == 0 || slices.Contains(r.Methods, method)) && r.matches(path)
 	})
@@ -110,12 +110,11 @@ func find(routes []Route, method, path string) (Route, bool) {
 
 var errEscape = errors.New("invalid percent-encoding in the path")
 
-// decodePath does to the path of a request line what the host's web server does: it decodes everything but %2F, then
-// removes dot segments.
+// decodePath decodes the path of a request line as the host's web server does: everything but %2F. Then it removes dot
+// segments.
 func decodePath(escaped string) (string, error) {
-	// Shielding the percent sign makes the one escape that stays survive the decoding, in the case it came in.
-	shielded := strings.NewReplacer("%2F", "%252F", "%2f", "%252f").Replace(escaped)
-	path, err := url.PathUnescape(shielded)
+	// Escaping the percent sign makes %2F survive the decoding, with the case of its digit.
+	path, err := url.PathUnescape(strings.NewReplacer("%2F", "%252F", "%2f", "%252f").Replace(escaped))
 	if err != nil || strings.ContainsRune(path, 0) {
 		return "", errEscape
 	}
@@ -149,8 +148,8 @@ const (
 	upperHex   = "0123456789ABCDEF"
 )
 
-// encodePath writes a decoded path the way the host's proxy does. A percent sign is always encoded, so the %2F that
-// decodePath left reaches the handler as %252F.
+// encodePath encodes a decoded path as the host's proxy does. It always encodes a percent sign, so the %2F that
+// decodePath keeps reaches the handler as %252F.
 func encodePath(path string) string {
 	var b strings.Builder
 	for i := range len(path) {
@@ -164,8 +163,8 @@ func encodePath(path string) string {
 	return b.String()
 }
 
-// encodeQuery writes a query the way the host's proxy does: as it came, but what a URI must not have is encoded, and
-// what need not be encoded is decoded.
+// encodeQuery encodes a query as the host's proxy does: it keeps the query, but encodes what a URI must not contain,
+// and decodes what need not be encoded.
 func encodeQuery(query string) string {
 	var b strings.Builder
 	for i := 0; i < len(query); i++ {
@@ -175,7 +174,7 @@ func encodeQuery(query string) string {
 				switch {
 				case strings.IndexByte(unreserved, byte(octet)) >= 0:
 					b.WriteByte(byte(octet))
-				case octet >= 0x80: // written anew as UTF-8, hence in upper case
+				case octet >= 0x80: // the proxy decodes it and encodes it again, in upper case
 					b.WriteString(strings.ToUpper(query[i : i+3]))
 				default:
 					b.WriteString(query[i : i+3])

@@ -30,8 +30,8 @@ func CheckEndorsementKey(text string) error {
 //	TPM2B_PRIVATE            the HMAC key, wrapped twice
 //	TPM2B_ENCRYPTED_SECRET   the seed of the outer wrap, for the storage root key
 //	TPM2B_PUBLIC             the public part of the HMAC key
-//	TPM2B_DATA               uri, may be empty
-func WrapForTPM(keys model.TPM, key []byte, uri string) ([]byte, error) {
+//	TPM2B_DATA               a URI, empty
+func WrapForTPM(keys model.TPM, key []byte) ([]byte, error) {
 	endorsement, err := parseTPMKey("endorsementKey", keys.EndorsementKey)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func WrapForTPM(keys model.TPM, key []byte, uri string) ([]byte, error) {
 		tpm2.Marshal(tpm2.TPM2BPrivate{Buffer: duplicate}),
 		tpm2.Marshal(tpm2.TPM2BEncryptedSecret{Buffer: seedSecret}),
 		tpm2.Marshal(tpm2.New2B(public)),
-		tpm2.Marshal(tpm2.TPM2BData{Buffer: []byte(uri)}),
+		tpm2.Marshal(tpm2.TPM2BData{}),
 	), nil
 }
 

@@ -62,8 +62,6 @@ type device struct {
 	options *Options
 }
 
-func (f *Fleet) newDevice(id string) device { return device{id, &f.options} }
-
 // register runs a registration to its end. It calls throttled each time DPS tells the device to retry later.
 func (d device) register(ctx context.Context, throttled func()) result {
 	body, err := json.Marshal(struct {

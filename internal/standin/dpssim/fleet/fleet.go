@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -56,12 +57,9 @@ type Options struct {
 // Fleet is a set of devices, which can register repeatedly.
 type Fleet struct {
 	options Options
-	width   int // digits of a device's number
-
-	mu   sync.Mutex
-	hubs []string // of each device, "" before its first assignment
-
-	round tally
+	width   int      // digits of a device's number
+	hubs    []string // of each device, "" before its first assignment
+	round   atomic.Pointer[round]
 }
 
 // New checks the options. No device connects yet.
@@ -81,11 +79,9 @@ func New(options Options) (*Fleet, error) {
 	options.Host = cmp.Or(options.Host, DefaultHost)
 	options.Parallel = cmp.Or(options.Parallel, DefaultParallel)
 	options.Timeout = cmp.Or(options.Timeout, DefaultTimeout)
-	return &Fleet{
-		options: options,
-		width:   len(strconv.Itoa(options.Devices)),
-		hubs:    make([]string, options.Devices),
-	}, nil
+	f := &Fleet{options: options, width: len(strconv.Itoa(options.Devices)), hubs: make([]string, options.Devices)}
+	f.round.Store(newRound(options.Devices))
+	return f, nil
 }
 
 // RegistrationID of device i, counted from 0.
@@ -96,7 +92,8 @@ func (f *Fleet) RegistrationID(i int) string {
 // Register registers each device once, at a rate per minute, or all at once with rate 0. It returns when all are done
 // or ctx ends. Devices that got a hub in an earlier round register again.
 func (f *Fleet) Register(ctx context.Context, rate float64) Summary {
-	f.round.begin(f.options.Devices)
+	round := newRound(f.options.Devices)
+	f.round.Store(round)
 	var interval time.Duration
 	if rate > 0 {
 		interval = time.Duration(float64(time.Minute) / rate)
@@ -116,30 +113,24 @@ func (f *Fleet) Register(ctx context.Context, rate float64) Summary {
 		}
 		running.Go(func() {
 			defer func() { <-online }()
-			f.registerOne(ctx, i, due)
+			f.registerOne(ctx, round, i, due)
 		})
 	}
 	running.Wait()
-	return f.round.end()
+	return round.snapshot(true)
 }
 
 // Snapshot is the progress of the current round, without latencies.
-func (f *Fleet) Snapshot() Summary { return f.round.snapshot() }
+func (f *Fleet) Snapshot() Summary { return f.round.Load().snapshot(false) }
 
-func (f *Fleet) registerOne(parent context.Context, i int, due time.Time) {
+func (f *Fleet) registerOne(parent context.Context, round *round, i int, due time.Time) {
 	ctx, cancel := context.WithTimeout(parent, f.options.Timeout)
 	defer cancel()
-	result := f.newDevice(f.RegistrationID(i)).register(ctx, f.round.throttle)
+	result := device{f.RegistrationID(i), &f.options}.register(ctx, round.throttled)
 	if parent.Err() != nil && result.kind == lost {
 		return // it was interrupted, not lost
 	}
-	f.mu.Lock()
-	before := f.hubs[i]
-	if result.kind == assigned {
-		f.hubs[i] = result.hub
-	}
-	f.mu.Unlock()
-	f.round.count(result, before, time.Since(due))
+	round.count(result, &f.hubs[i], time.Since(due))
 }
 
 // wait reports whether the time passed before ctx ended.

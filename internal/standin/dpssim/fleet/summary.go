@@ -48,31 +48,28 @@ func (s Summary) Done() int {
 	return n
 }
 
-// tally counts a round while it runs.
-type tally struct {
+// round counts while it runs.
+type round struct {
 	mu        sync.Mutex
 	start     time.Time
 	summary   Summary
 	latencies []time.Duration
 }
 
-func (t *tally) begin(devices int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.start, t.latencies = time.Now(), make([]time.Duration, 0, devices)
-	t.summary = Summary{
+func newRound(devices int) *round {
+	return &round{start: time.Now(), latencies: make([]time.Duration, 0, devices), summary: Summary{
 		Devices: devices, Failed: map[string]int{}, Refused: map[string]int{}, Hubs: map[string]int{}, Examples: map[string]string{},
-	}
+	}}
 }
 
-func (t *tally) throttle() {
+func (t *round) throttled() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.summary.Throttled++
 }
 
-// count adds the result of a device that was on the hub before, "" for none.
-func (t *tally) count(r result, before string, latency time.Duration) {
+// count adds the result of a device. hub is its hub before and after, "" for none.
+func (t *round) count(r result, hub *string, latency time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.latencies = append(t.latencies, latency)
@@ -81,17 +78,18 @@ func (t *tally) count(r result, before string, latency time.Duration) {
 	case assigned:
 		t.summary.Assigned++
 		t.summary.Hubs[r.hub]++
-		if before != "" && before != r.hub {
+		if *hub != "" && *hub != r.hub {
 			t.summary.Moved++
 		}
+		*hub = r.hub
+		return
+	case disabled:
+		t.summary.Disabled++
 		return
 	case failed:
 		t.summary.Failed[example]++
 	case refused:
 		t.summary.Refused[example]++
-	case disabled:
-		t.summary.Disabled++
-		return
 	default:
 		t.summary.Lost++
 		example = "lost"
@@ -101,28 +99,18 @@ func (t *tally) count(r result, before string, latency time.Duration) {
 	}
 }
 
-func (t *tally) snapshot() Summary {
+// snapshot is the round's progress; at its end, with latencies.
+func (t *round) snapshot(ended bool) Summary {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.copyLocked()
-}
-
-func (t *tally) end() Summary {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	summary := t.copyLocked()
-	if n := len(t.latencies); n > 0 {
+	s := t.summary
+	s.Failed, s.Refused = maps.Clone(s.Failed), maps.Clone(s.Refused)
+	s.Hubs, s.Examples = maps.Clone(s.Hubs), maps.Clone(s.Examples)
+	s.DurationMS = time.Since(t.start).Milliseconds()
+	if n := len(t.latencies); ended && n > 0 {
 		slices.Sort(t.latencies)
 		at := func(percent int) int64 { return t.latencies[(n-1)*percent/100].Milliseconds() }
-		summary.LatencyMS = &Latency{at(50), at(95), at(99), at(100)}
+		s.LatencyMS = &Latency{at(50), at(95), at(99), at(100)}
 	}
-	return summary
-}
-
-func (t *tally) copyLocked() Summary {
-	copied := t.summary
-	copied.Failed, copied.Refused = maps.Clone(copied.Failed), maps.Clone(copied.Refused)
-	copied.Hubs, copied.Examples = maps.Clone(copied.Hubs), maps.Clone(copied.Examples)
-	copied.DurationMS = time.Since(t.start).Milliseconds()
-	return copied
+	return s
 }

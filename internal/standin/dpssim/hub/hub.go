@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -171,57 +172,94 @@ func (r *Registry) Remove(tx *store.Tx, hub, id string) error {
 	return tx.Delete(bucket(hub), id)
 }
 
-// parseInitialTwin returns the two parts that a hub accepts; a nil twin has none.
-func parseInitialTwin(twin *model.InitialTwin) (tags, desired Object, err error) {
-	tags, desired = Object{}, Object{}
+// section is what a twin or a patch of one says about its tags or its desired properties.
+type section struct {
+	values Object
+	set    bool // false if it says nothing
+	null   bool // if it empties the section
+}
+
+// parseTwin reads the two sections that the service side of a twin has.
+func parseTwin(twin *model.InitialTwin) (tags, desired section, err error) {
 	if twin == nil {
 		return tags, desired, nil
 	}
-	if present(twin.Tags) {
-		if tags, err = ParseObject(twin.Tags); err != nil {
-			return nil, nil, invalid("tags: %v", err)
-		}
+	if tags, err = parseSection("tags", twin.Tags); err == nil && twin.Properties != nil {
+		desired, err = parseSection("properties.desired", twin.Properties.Desired)
 	}
-	if twin.Properties != nil && present(twin.Properties.Desired) {
-		if desired, err = ParseObject(twin.Properties.Desired); err != nil {
-			return nil, nil, invalid("properties.desired: %v", err)
-		}
-		desired = withoutSystem(desired)
-	}
-	if err := check("tags", tags, maxTagBytes); err != nil {
-		return nil, nil, invalid("%v", err)
-	}
-	if err := check("properties.desired", desired, maxPropertyBytes); err != nil {
-		return nil, nil, invalid("%v", err)
-	}
-	return tags, desired, nil
+	return tags, desired, err
 }
 
-func present(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
-
-func (r *Registry) fresh(identity model.DeviceIdentity, twin *model.InitialTwin) (device, error) {
-	if err := checkDeviceID(identity.DeviceID); err != nil {
-		return device{}, err
+func parseSection(name string, raw json.RawMessage) (section, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return section{set: raw != nil, null: true}, nil
 	}
-	initialTags, desired, err := parseInitialTwin(twin)
+	values, err := ParseObject(raw)
+	if err != nil {
+		return section{}, invalid("%s: %v", name, err)
+	}
+	values = withoutSystem(values)
+	if err := checkValue(name, map[string]any(values), 0); err != nil {
+		return section{}, invalid("%v", err)
+	}
+	return section{values: values, set: true}, nil
+}
+
+// patch applies the sections of a patch. With replace they replace those of the twin. The result is what a device must
+// be sent; nil if its desired properties do not change.
+func (d *device) patch(tags, desired section, replace bool, now time.Time) (sent Object, err error) {
+	if tags.set {
+		if replace || tags.null {
+			d.Tags = Object{}
+		}
+		merge(d.Tags, map[string]any{}, tags.values, func() map[string]any { return map[string]any{} })
+		if err := check("tags", d.Tags, maxTagBytes); err != nil {
+			return nil, invalid("%v", err)
+		}
+	}
+	if desired.set {
+		patch := desired.values
+		if replace || desired.null {
+			patch = replacing(d.Desired.Values, patch)
+		}
+		d.Desired.patch(patch, true, now)
+		if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
+			return nil, invalid("%v", err)
+		}
+		sent = Object{versionKey: d.Desired.Version}
+		maps.Copy(sent, patch)
+	}
+	return sent, nil
+}
+
+// fresh makes a device with its initial twin, which may be nil.
+func (r *Registry) fresh(identity model.DeviceIdentity, twin *model.InitialTwin) (device, error) {
+	if !deviceIDs.MatchString(identity.DeviceID) {
+		return device{}, invalid("device ID %q: IoT Hub accepts 1 to 128 letters, digits and some other characters", identity.DeviceID)
+	}
+	tags, desired, err := parseTwin(twin)
 	if err != nil {
 		return device{}, err
 	}
 	now := r.now()
-	tags := Object{}
-	merge(tags, map[string]any{}, initialTags, func() map[string]any { return map[string]any{} })
 	d := device{
 		GenerationID: fmt.Sprint(now.UnixNano()),
 		Status:       enabled,
-		Tags:         tags,
-		Desired:      newProperties(desired, true, now),
-		Reported:     newProperties(Object{}, false, now),
+		Tags:         Object{},
+		Desired:      newProperties(),
+		Reported:     newProperties(),
 		TwinETag:     1,
 		TwinVersion:  1,
 	}
+	d.Reported.patch(nil, false, now)
+	desired.set = true // its version is 1 from the start
 	d.setIdentity(identity)
-	return d, nil
+	_, err = d.patch(tags, desired, false, now)
+	return d, err
 }
+
+// deviceIDs are the IDs that IoT Hub accepts.
+var deviceIDs = regexp.MustCompile(`^[A-Za-z0-9\-.%_*?!(),:=@$'+#]{1,128}$`)
 
 // setIdentity sets how the device proves who it is. Without keys and thumbprints it gets random keys, as at IoT Hub.
 func (d *device) setIdentity(identity model.DeviceIdentity) {
@@ -258,19 +296,6 @@ func randomKey() string {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	return base64.StdEncoding.EncodeToString(key)
-}
-
-// checkDeviceID applies IoT Hub's rule: up to 128 characters, ASCII letters and digits and some other characters.
-func checkDeviceID(id string) error {
-	if id == "" || len(id) > 128 {
-		return invalid("the device ID has %d characters, want 1 to 128", len(id))
-	}
-	for _, r := range id {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-.%_*?!(),:=@$'+#", r) {
-			return invalid("the device ID contains %q, which IoT Hub does not accept", r)
-		}
-	}
-	return nil
 }
 
 // AuthenticateDevice checks that a device may connect: with a SAS token for {hub}/devices/{id} made with one of its
@@ -344,44 +369,30 @@ func (r *Registry) DeviceTwin(hub, id string) ([]byte, error) {
 // of the twin's, and sends a connected device the desired properties that changed. A part that is null is emptied, an
 // absent one does not change. ifMatch is the header of that name, "" for none.
 func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch string) (Twin, error) {
-	tags, desired, err := parsePatch(body, replace)
+	if _, err := ParseObject(body); err != nil {
+		return Twin{}, invalid("the twin: %v", err)
+	}
+	patch := new(model.InitialTwin) // a patch has the same shape
+	if err := json.Unmarshal(body, patch); err != nil {
+		return Twin{}, invalid("the twin: %v", err)
+	}
+	tags, desired, err := parseTwin(patch)
 	if err != nil {
 		return Twin{}, err
 	}
 	r.notifying.Lock()
 	defer r.notifying.Unlock()
 	var d device
-	var push []byte
-	err = r.store.Update(func(tx *store.Tx) error {
+	var sent Object
+	err = r.store.Update(func(tx *store.Tx) (err error) {
 		if d, err = load(tx, hub, id); err != nil {
 			return err
 		}
 		if !etagMatches(ifMatch, encodeETag(d.TwinETag)) {
 			return stale("the twin")
 		}
-		now := r.now()
-		if tags.set {
-			if tags.replace {
-				d.Tags = Object{}
-			}
-			merge(d.Tags, map[string]any{}, tags.patch, func() map[string]any { return map[string]any{} })
-			if err := check("tags", d.Tags, maxTagBytes); err != nil {
-				return invalid("%v", err)
-			}
-		}
-		if desired.set {
-			if desired.replace {
-				desired.patch = replacing(d.Desired.Values, desired.patch)
-			}
-			d.Desired.patch(desired.patch, true, now)
-			if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
-				return invalid("%v", err)
-			}
-			sent := Object{versionKey: d.Desired.Version}
-			maps.Copy(sent, desired.patch)
-			if push, err = json.Marshal(sent); err != nil {
-				return err
-			}
+		if sent, err = d.patch(tags, desired, replace, r.now()); err != nil {
+			return err
 		}
 		d.TwinETag++
 		d.TwinVersion++
@@ -390,54 +401,14 @@ func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch
 	if err != nil {
 		return Twin{}, err
 	}
-	if push != nil {
+	if sent != nil {
+		push, err := json.Marshal(sent)
+		if err != nil {
+			return Twin{}, err
+		}
 		r.notify(hub, id, Desired{Patch: push, Version: d.Desired.Version})
 	}
 	return r.twinOf(hub, d), nil
-}
-
-// change is what a patch does to one section.
-type change struct {
-	patch        Object
-	set, replace bool
-}
-
-func parsePatch(body []byte, replace bool) (tags, desired change, err error) {
-	if _, err := ParseObject(body); err != nil {
-		return tags, desired, invalid("the twin: %v", err)
-	}
-	var members, properties map[string]json.RawMessage // raw, so that null and absent differ
-	if err := json.Unmarshal(body, &members); err != nil {
-		return tags, desired, invalid("the twin: %v", err)
-	}
-	if present(members["properties"]) {
-		if err := json.Unmarshal(members["properties"], &properties); err != nil {
-			return tags, desired, invalid("properties: not a JSON object")
-		}
-	}
-	if tags, err = parseChange("tags", members["tags"], replace); err != nil {
-		return tags, desired, err
-	}
-	desired, err = parseChange("properties.desired", properties["desired"], replace)
-	return tags, desired, err
-}
-
-func parseChange(name string, raw json.RawMessage, replace bool) (change, error) {
-	if raw == nil {
-		return change{}, nil
-	}
-	if !present(raw) {
-		return change{set: true, replace: true}, nil
-	}
-	patch, err := ParseObject(raw)
-	if err != nil {
-		return change{}, invalid("%s: %v", name, err)
-	}
-	patch = withoutSystem(patch)
-	if err := checkValue(name, map[string]any(patch), 0); err != nil {
-		return change{}, invalid("%v", err)
-	}
-	return change{patch: patch, set: true, replace: replace}, nil
 }
 
 // replacing returns the patch that turns the old values into the new ones.

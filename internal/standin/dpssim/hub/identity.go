@@ -12,7 +12,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Policy is a shared access policy of a hub. Every policy has all rights.
+// Policy is a shared access policy of a hub, with all rights.
 type Policy struct {
 	Name         string // "iothubowner"
 	PrimaryKey   string // base64
@@ -20,7 +20,7 @@ type Policy struct {
 }
 
 // Authorize checks the token of a service client for a path of a hub.
-func (r *Registry) Authorize(policies []Policy, host, path, sas string) error {
+func (r *Registry) Authorize(policy Policy, host, path, sas string) error {
 	token, err := attest.ParseToken(sas)
 	if err != nil || token.Check(token.Resource, r.now()) != nil {
 		return unauthorized()
@@ -30,12 +30,10 @@ func (r *Registry) Authorize(policies []Policy, host, path, sas string) error {
 	if called := strings.ToLower(host + path); called != resource && !strings.HasPrefix(called, resource+"/") {
 		return unauthorized()
 	}
-	for _, policy := range policies {
-		if (token.KeyName == "" || token.KeyName == policy.Name) && token.SignedWithEither(policy.PrimaryKey, policy.SecondaryKey) {
-			return nil
-		}
+	if token.KeyName != "" && token.KeyName != policy.Name || !token.SignedWithEither(policy.PrimaryKey, policy.SecondaryKey) {
+		return unauthorized()
 	}
-	return unauthorized()
+	return nil
 }
 
 // identityUpdate is the part of PUT /devices/{id} that the stand-in applies.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
@@ -62,11 +63,7 @@ type Properties struct {
 	Version  int64  `json:"version"`
 }
 
-func newProperties(values Object, desired bool, now time.Time) Properties {
-	p := Properties{Values: Object{}, Metadata: Object{}}
-	p.patch(values, desired, now)
-	return p
-}
+func newProperties() Properties { return Properties{Values: Object{}, Metadata: Object{}} }
 
 // patch merges a patch, in which null deletes a member, and increments the version.
 func (p *Properties) patch(patch Object, desired bool, now time.Time) {
@@ -189,7 +186,7 @@ func checkKey(name, key string) error {
 		return fmt.Errorf("%s has a member name that is not UTF-8", name)
 	}
 	for _, r := range key {
-		if r == '.' || r == '$' || r == ' ' || r < 0x20 || r >= 0x7f && r <= 0x9f {
+		if strings.ContainsRune(".$ ", r) || unicode.IsControl(r) {
 			return fmt.Errorf("%s has a member name with %q: dots, dollar signs, spaces and control characters are not allowed", name, r)
 		}
 	}

@@ -99,15 +99,13 @@ func (c *conn) connect() (keepAlive time.Duration, err error) {
 	}
 	code, err := c.admit(pk)
 	if err != nil {
-		return 0, errors.Join(err, c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: code}))
+		return 0, errors.Join(err, c.write(packets.Connack, packets.Packet{ReasonCode: code}))
 	}
-	if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ReasonCode: accepted}); err != nil {
-		if c.session != nil {
-			c.session.Close()
-		}
-		return 0, err
+	err = c.write(packets.Connack, packets.Packet{ReasonCode: accepted})
+	if err != nil && c.session != nil {
+		c.session.Close()
 	}
-	return time.Duration(pk.Connect.Keepalive) * time.Second, nil
+	return time.Duration(pk.Connect.Keepalive) * time.Second, err
 }
 
 // admit returns the code of the CONNACK, and an error if it is a refusal.
@@ -146,15 +144,13 @@ func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 	c.caller.IDScope, c.caller.RegistrationID = c.user.idScope, c.user.registrationID
 	c.caller.APIVersion = c.user.apiVersion
 	err = c.server.service.Authenticate(c.caller) // which records the call
-	var refused *dpssim.APIError
-	switch {
-	case err == nil:
+	if err == nil {
 		return accepted, nil
-	case errors.As(err, &refused) && refused.Status < http.StatusTooManyRequests:
-		return notAuthorized, err
-	default:
-		return serverUnavailable, err
 	}
+	if refused, _ := dpssim.Answer(err); refused.Status < http.StatusTooManyRequests {
+		return notAuthorized, err
+	}
+	return serverUnavailable, err
 }
 
 // serve answers packets until the connection ends.
@@ -179,7 +175,7 @@ func (c *conn) serve(keepAlive time.Duration) error {
 		case packets.Unsubscribe:
 			err = c.unsubscribe(pk)
 		case packets.Pingreq:
-			err = c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Pingresp}})
+			err = c.write(packets.Pingresp, packets.Packet{})
 		case packets.Puback:
 			// Nothing is sent twice: if the connection breaks, its answers are lost and the client repeats its
 			// requests.
@@ -209,7 +205,7 @@ func (c *conn) subscribe(pk packets.Packet) error {
 		c.granted[filter.Filter] = codes[i]
 	}
 	c.mu.Unlock()
-	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Suback}, PacketID: pk.PacketID, ReasonCodes: codes})
+	return c.write(packets.Suback, packets.Packet{PacketID: pk.PacketID, ReasonCodes: codes})
 }
 
 func (c *conn) unsubscribe(pk packets.Packet) error {
@@ -221,7 +217,7 @@ func (c *conn) unsubscribe(pk packets.Packet) error {
 		delete(c.granted, filter.Filter)
 	}
 	c.mu.Unlock()
-	return c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Unsuback}, PacketID: pk.PacketID})
+	return c.write(packets.Unsuback, packets.Packet{PacketID: pk.PacketID})
 }
 
 // publish acknowledges a request, then answers it. An error ends the connection, which is how DPS and IoT Hub answer an
@@ -244,17 +240,17 @@ func (c *conn) publish(pk packets.Packet) error {
 		return err
 	}
 	if pk.FixedHeader.Qos == 1 {
-		if err := c.write(packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Puback}, PacketID: pk.PacketID}); err != nil {
+		if err := c.write(packets.Puback, packets.Packet{PacketID: pk.PacketID}); err != nil {
 			return err
 		}
 	}
-	switch r.kind {
-	case register:
+	switch r.topic {
+	case registerTopic:
 		return c.register(r, pk.Payload)
-	case operation:
+	case operationTopic:
 		status, err := c.server.service.Operation(c.caller, r.operationID)
 		return c.answerOperation(r, status, err)
-	case twinGet:
+	case twinGetTopic:
 		start := time.Now()
 		twin, err := c.server.hubs.DeviceTwin(c.user.hub, c.user.deviceID)
 		c.record(dpssim.KindHub, "GET", twinGetTopic, start, nil, statusOf(err), twin, err)
@@ -262,7 +258,7 @@ func (c *conn) publish(pk packets.Packet) error {
 			return c.refuseTwin(r, err)
 		}
 		return c.send(twinResponses, r.responseTopic(http.StatusOK, 0), twin)
-	case twinReported:
+	case twinReportedTopic:
 		start := time.Now()
 		version, err := c.server.hubs.UpdateReported(c.user.hub, c.user.deviceID, pk.Payload)
 		status := statusOf(err)
@@ -381,37 +377,23 @@ func (c *conn) send(prefix, topic string, body []byte) error {
 	return c.writeLocked(pk)
 }
 
-func (c *conn) write(pk packets.Packet) error {
+func (c *conn) write(kind byte, pk packets.Packet) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	pk.FixedHeader.Type = kind
 	return c.writeLocked(pk)
 }
 
 func (c *conn) writeLocked(pk packets.Packet) error {
 	pk.ProtocolVersion = 4
 	var buffer bytes.Buffer
-	var err error
-	switch pk.FixedHeader.Type {
-	case packets.Connack:
-		err = pk.ConnackEncode(&buffer)
-	case packets.Publish:
-		err = pk.PublishEncode(&buffer)
-	case packets.Puback:
-		err = pk.PubackEncode(&buffer)
-	case packets.Suback:
-		err = pk.SubackEncode(&buffer)
-	case packets.Unsuback:
-		err = pk.UnsubackEncode(&buffer)
-	case packets.Pingresp:
-		err = pk.PingrespEncode(&buffer)
-	}
-	if err != nil {
+	if err := encoders[pk.FixedHeader.Type](&pk, &buffer); err != nil {
 		return fmt.Errorf("encode a %s: %w", packets.PacketNames[pk.FixedHeader.Type], err)
 	}
 	if err := c.net.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	_, err = c.net.Write(buffer.Bytes())
+	_, err := c.net.Write(buffer.Bytes())
 	return err
 }
 
@@ -436,20 +418,25 @@ func (c *conn) read() (packets.Packet, error) {
 		return packets.Packet{}, err
 	}
 	pk := packets.Packet{FixedHeader: header, ProtocolVersion: 4}
-	switch header.Type {
-	case packets.Connect:
-		err = pk.ConnectDecode(body)
-	case packets.Publish:
-		err = pk.PublishDecode(body)
-	case packets.Puback:
-		err = pk.PubackDecode(body)
-	case packets.Subscribe:
-		err = pk.SubscribeDecode(body)
-	case packets.Unsubscribe:
-		err = pk.UnsubscribeDecode(body)
-	case packets.Pingreq, packets.Disconnect:
-	default:
-		err = fmt.Errorf("a %s is not expected from a client", packets.PacketNames[header.Type])
+	decode, known := decoders[header.Type]
+	if !known {
+		return pk, fmt.Errorf("a %s is not expected from a client", packets.PacketNames[header.Type])
 	}
-	return pk, err
+	return pk, decode(&pk, body)
 }
+
+// The packets that a server sends and that it receives.
+var (
+	encoders = map[byte]func(*packets.Packet, *bytes.Buffer) error{
+		packets.Connack: (*packets.Packet).ConnackEncode, packets.Publish: (*packets.Packet).PublishEncode,
+		packets.Puback: (*packets.Packet).PubackEncode, packets.Suback: (*packets.Packet).SubackEncode,
+		packets.Unsuback: (*packets.Packet).UnsubackEncode, packets.Pingresp: (*packets.Packet).PingrespEncode,
+	}
+	decoders = map[byte]func(*packets.Packet, []byte) error{
+		packets.Connect: (*packets.Packet).ConnectDecode, packets.Publish: (*packets.Packet).PublishDecode,
+		packets.Puback: (*packets.Packet).PubackDecode, packets.Subscribe: (*packets.Packet).SubscribeDecode,
+		packets.Unsubscribe: (*packets.Packet).UnsubscribeDecode,
+		packets.Pingreq:     func(*packets.Packet, []byte) error { return nil },
+		packets.Disconnect:  func(*packets.Packet, []byte) error { return nil },
+	}
+)

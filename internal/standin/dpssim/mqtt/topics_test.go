@@ -84,16 +84,16 @@ func FuzzTopics(f *testing.F) {
 				}
 				continue
 			}
-			switch r.kind {
-			case register, operation:
-				if u.hub != "" || r.kind == operation && r.operationID == "" {
+			switch r.topic {
+			case registerTopic, operationTopic:
+				if u.hub != "" || r.topic == operationTopic && r.operationID == "" {
 					t.Errorf("%+v at %+v", r, u)
 				}
-			case twinGet, twinReported, telemetry, methodResult:
+			case twinGetTopic, twinReportedTopic, "":
 				if u.hub == "" {
 					t.Errorf("%+v at %+v", r, u)
 				}
-				if r.kind == telemetry || r.kind == methodResult {
+				if r.topic == "" {
 					continue
 				}
 			default:

@@ -58,10 +58,7 @@ type apiFixture struct {
 func newAPI(t *testing.T) *apiFixture {
 	t.Helper()
 	f := newHubStore()
-	policies := func(host string) ([]hub.Policy, bool) {
-		return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, host == hubA || host == hubB
-	}
-	server := httptest.NewServer(web.HubAPI(f.Registry, policies))
+	server := httptest.NewServer(web.HubAPI(f.Registry, hub.Policy{Name: "iothubowner", PrimaryKey: policyKey}, hubA, hubB))
 	t.Cleanup(server.Close)
 	return &apiFixture{f, server}
 }
@@ -319,9 +316,7 @@ func FuzzAPI(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, path, ifMatch string, body []byte) {
 		s := newHubStore()
 		s.create(t, hubA, "e", `{"tags":{"a":1}}`)
-		handler := web.HubAPI(s.Registry, func(string) ([]hub.Policy, bool) {
-			return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, true
-		})
+		handler := web.HubAPI(s.Registry, hub.Policy{Name: "iothubowner", PrimaryKey: policyKey}, hubA)
 		u, err := url.ParseRequestURI(path)
 		if err != nil || u.Host != "" {
 			t.Skip()

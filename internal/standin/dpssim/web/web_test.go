@@ -65,10 +65,8 @@ func newStand(t *testing.T, change func(*dpssim.Config)) *stand {
 	}
 	t.Cleanup(service.Close)
 	server := httptest.NewUnstartedServer(web.New(web.Options{
-		Service: service,
-		Hubs: web.HubAPI(hubs, func(host string) ([]hub.Policy, bool) {
-			return []hub.Policy{{Name: "iothubowner", PrimaryKey: policyKey}}, host == hubA || host == hubB
-		}),
+		Service:   service,
+		Hubs:      web.HubAPI(hubs, hub.Policy{Name: "iothubowner", PrimaryKey: policyKey}, hubA, hubB),
 		WebSocket: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }),
 	}))
 	certificate, _ := newCertificate(t, "server", nil)

@@ -7,31 +7,35 @@ import (
 	"testing"
 
 	"github.com/usher-dps/usher/internal/standin/functionshost"
-	"github.com/usher-dps/usher/internal/standin/functionshost/conformance"
 )
 
 var root = flag.String("root", "", "for TestWriteRoot: the folder to write the script root to")
 
-// TestWriteRoot is the command that makes the script root for a run against the real host by hand.
+// TestMain makes the test binary its own custom handler.
+func TestMain(m *testing.M) {
+	if os.Getenv("CONFORMANCE_PROBE") != "" {
+		serveProbe()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestWriteRoot writes the script root for a manual run against the real host.
 func TestWriteRoot(t *testing.T) {
 	if *root == "" {
 		t.Skip("give -root DIR to write the script root there")
 	}
-	if err := conformance.WriteRoot(t.Context(), *root); err != nil {
-		t.Fatal(err)
-	}
+	writeRoot(t, *root)
 	t.Logf("wrote %s: run func start there, then the tests with FUNCTIONS_HOST_URL", *root)
 }
 
 func TestConformance(t *testing.T) {
 	if address := os.Getenv("FUNCTIONS_HOST_URL"); address != "" {
-		conformance.Run(t, conformance.Target{URL: address, Auth: os.Getenv("FUNCTIONS_HOST_AUTH") != "", Key: os.Getenv("FUNCTIONS_HOST_KEY")})
+		suite{url: address, auth: os.Getenv("FUNCTIONS_HOST_AUTH") != "", key: os.Getenv("FUNCTIONS_HOST_KEY")}.run(t)
 		return
 	}
 	dir := t.TempDir()
-	if err := conformance.WriteRoot(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
+	writeRoot(t, dir)
 	for _, c := range []struct {
 		name    string
 		options functionshost.Options
@@ -55,7 +59,7 @@ func TestConformance(t *testing.T) {
 			if err := host.Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			conformance.Run(t, conformance.Target{URL: host.URL(), Auth: o.EnableAuth, Key: o.FunctionKey})
+			suite{url: host.URL(), auth: o.EnableAuth, key: o.FunctionKey}.run(t)
 		})
 	}
 }

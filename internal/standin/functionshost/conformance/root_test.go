@@ -1,21 +1,16 @@
-package conformance
+package conformance_test
 
 import (
-	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"testing"
 )
 
-// probePackage is the custom handler that the cases talk to.
-const probePackage = "github.com/usher-dps/usher/internal/standin/functionshost/conformance/probe"
+// functionTimeoutSeconds is the functionTimeout of the script root.
+const functionTimeoutSeconds = 3
 
-// FunctionTimeoutSeconds is the functionTimeout of the script root.
-const FunctionTimeoutSeconds = 3
-
-// files is the script root. Comments are no part of JSON, so what a function is there for stands here.
+// files is the script root. Its custom handler is this test binary.
 var files = map[string]string{
 	"host.json": `{
   "version": "2.0",
@@ -33,21 +28,22 @@ var files = map[string]string{
   "IsEncrypted": false,
   "Values": {
     "FUNCTIONS_WORKER_RUNTIME": "custom",
+    "CONFORMANCE_PROBE": "1",
     "PROBE_SPACED": "two words",
     "PROBE_ARGUMENT": "plain",
     "PATH": "an existing variable wins over this"
   }
 }
 `,
-	// What the cases use most: the probe does as it is told, and tells what it sees.
+	// The functions that most cases use: the probe does what the path says, or returns what it received.
 	"act/function.json":  function(`"authLevel": "anonymous", "route": "act/{what}"`),
 	"echo/function.json": function(`"authLevel": "anonymous", "route": "echo/{*rest}"`),
 	// Routes and methods.
 	"optional/function.json": function(`"authLevel": "anonymous", "route": "opt/{id?}"`),
 	"postonly/function.json": function(`"authLevel": "anonymous", "methods": ["post"]`),
 	"reserved/function.json": function(`"authLevel": "anonymous", "route": "admin-tools"`),
-	"nothing/readme.txt":     "A folder without function.json is no function.\n",
-	// Keys, and what shadows what.
+	"nothing/readme.txt":     "A folder without function.json is not a function.\n",
+	// Keys, and routes that overlap.
 	"secret/function.json":       function(`"methods": ["get"]`),
 	"secretadmin/function.json":  function(`"authLevel": "admin", "route": "topsecret"`),
 	"shadow1/function.json":      function(`"authLevel": "anonymous", "route": "shadow/{*rest}"`),
@@ -74,20 +70,28 @@ func executableSuffix() string {
 	return ""
 }
 
-// WriteRoot makes the script root of the cases in dir and builds the probe into it. It needs the go command.
-func WriteRoot(ctx context.Context, dir string) error {
-	for name, content := range files {
+// writeRoot writes the script root of the cases into dir.
+func writeRoot(t *testing.T, dir string) {
+	t.Helper()
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, content []byte, mode os.FileMode) {
 		file := filepath.Join(dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			return err
+			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-			return err
+		if err := os.WriteFile(file, content, mode); err != nil {
+			t.Fatal(err)
 		}
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "bin", "probe"+executableSuffix()), probePackage)
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the probe: %w\n%s", err, out)
+	for name, content := range files {
+		write(name, []byte(content), 0o644)
 	}
-	return nil
+	write("bin/probe"+executableSuffix(), program, 0o755)
 }

@@ -1,5 +1,4 @@
-// Command probe is the custom handler of the conformance suite: it tells what reached it and misbehaves on demand.
-package main
+package conformance_test
 
 import (
 	"crypto/sha256"
@@ -17,23 +16,24 @@ import (
 	"time"
 )
 
-func main() {
+// serveProbe runs the custom handler of the cases: it returns what it receives, and misbehaves on demand.
+func serveProbe() {
 	p := &probe{hits: map[string]int{}, gates: map[string]chan struct{}{}, gone: map[string]bool{}}
 	address := net.JoinHostPort("127.0.0.1", os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT"))
-	fmt.Println("probe listens on", address)
+	fmt.Println("the probe listens on", address)
 	log.Fatal(http.ListenAndServe(address, p))
 }
 
 type probe struct {
 	mu    sync.Mutex
-	first *Seen                    // the first request, which is the host asking whether the handler is ready
+	first *seenRequest             // the first request, with which the host asks whether the handler is ready
 	hits  map[string]int           // requests by ?name=
 	gates map[string]chan struct{} // streams that wait for their second half
 	gone  map[string]bool          // requests whose context ended
 }
 
-// Seen is one request as it arrived.
-type Seen struct {
+// seenRequest is a request as the probe received it.
+type seenRequest struct {
 	Method           string
 	URI              string // as in the request line
 	Proto            string
@@ -45,10 +45,10 @@ type Seen struct {
 	BodySHA256       string
 }
 
-func see(r *http.Request) Seen {
+func see(r *http.Request) seenRequest {
 	sum := sha256.New()
-	n, _ := io.Copy(sum, r.Body) // what could not be read shows in the count
-	return Seen{
+	n, _ := io.Copy(sum, r.Body) // the count shows whether the body is complete
+	return seenRequest{
 		Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Host: r.Host, Header: r.Header,
 		ContentLength: r.ContentLength, TransferEncoding: r.TransferEncoding,
 		BodyBytes: n, BodySHA256: hex.EncodeToString(sum.Sum(nil)),
@@ -59,7 +59,7 @@ func (p *probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := r.URL.Query().Get("name")
 	p.mu.Lock()
 	if p.first == nil {
-		first := Seen{Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Host: r.Host, Header: r.Header.Clone(), ContentLength: r.ContentLength}
+		first := seenRequest{Method: r.Method, URI: r.RequestURI, Proto: r.Proto, Host: r.Host, Header: r.Header.Clone(), ContentLength: r.ContentLength}
 		p.first = &first
 	}
 	if name != "" {
@@ -106,10 +106,10 @@ func (p *probe) act(w http.ResponseWriter, r *http.Request, what, name string) {
 		if text := query.Get("text"); text != "" {
 			io.WriteString(w, text)
 		}
-	case "close": // an answer that never comes, as after a panic
+	case "close": // the connection ends without an answer, as after a panic
 		io.Copy(io.Discard, r.Body)
 		panic(http.ErrAbortHandler)
-	case "truncate": // an answer that is cut once the client has its beginning
+	case "truncate": // the answer is cut after the client has its beginning
 		w.Header().Set("Content-Length", "100")
 		io.WriteString(w, "short")
 		w.(http.Flusher).Flush()
@@ -129,7 +129,7 @@ func (p *probe) act(w http.ResponseWriter, r *http.Request, what, name string) {
 		}
 	case "release":
 		close(p.gate(name))
-	case "wait": // until the client is gone, which net/http notices once the body is read
+	case "wait": // until the client is gone, which net/http notices after the body is read
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 		p.mu.Lock()
@@ -151,7 +151,7 @@ func (p *probe) act(w http.ResponseWriter, r *http.Request, what, name string) {
 		fmt.Fprintln(os.Stdout, query.Get("stdout"))
 		fmt.Fprintln(os.Stderr, query.Get("stderr"))
 	default:
-		http.Error(w, "the probe cannot "+what, http.StatusNotFound)
+		http.Error(w, "the probe does not know "+what, http.StatusNotFound)
 	}
 }
 
@@ -164,7 +164,7 @@ func (p *probe) gate(name string) chan struct{} {
 	return p.gates[name]
 }
 
-// upgrade switches to a protocol of its own and sends back what it gets, in upper case.
+// upgrade switches protocols and returns a line in upper case.
 func (p *probe) upgrade(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") == "" {
 		http.Error(w, "no Upgrade header", http.StatusUpgradeRequired)

@@ -1,5 +1,5 @@
-// Package conformance holds the cases that tell the Azure Functions host from something else: what a custom handler and
-// its clients see in proxying mode. The same cases run against the stand-in and against the real host.
+// Package conformance_test holds the cases that define the Azure Functions host: what a custom handler and its clients
+// see in proxying mode. The same cases run against the stand-in and against the real host.
 //
 // Against the stand-in, as part of all tests:
 //
@@ -11,15 +11,14 @@
 //	(cd /tmp/root && func start)
 //	FUNCTIONS_HOST_URL=http://localhost:7071 go test ./internal/standin/functionshost/conformance -run TestConformance -count=1
 //
-// With `func start --enableAuth`, add FUNCTIONS_HOST_AUTH=1 to run the cases on keys. The last case ends the handler for
-// good, so start the host anew for every run.
+// With `func start --enableAuth`, add FUNCTIONS_HOST_AUTH=1 to run the cases about keys. The last case ends the handler
+// for good, so restart the host for every run.
 //
-// Where a case allows more than one outcome, it says what it depends on.
-package conformance
+// If a case allows more than one outcome, a comment says what it depends on.
+package conformance_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,49 +37,31 @@ import (
 	"github.com/google/uuid"
 )
 
-// Target is a host that serves the script root of [WriteRoot].
-type Target struct {
-	URL  string // as http://127.0.0.1:7071
-	Auth bool   // it enforces keys
-	Key  string // opens functions of level function; "" if unknown
-}
-
-// Seen is one request as the handler saw it; see the probe.
-type Seen struct {
-	Method           string
-	URI              string
-	Proto            string
-	Host             string
-	Header           http.Header
-	ContentLength    int64
-	TransferEncoding []string
-	BodyBytes        int64
-	BodySHA256       string
-}
-
-// suite is one run.
+// suite runs the cases against a host that serves the script root of writeRoot.
 type suite struct {
-	Target
-	address string // host:port
+	url     string // for example http://127.0.0.1:7071
+	auth    bool   // the host enforces keys
+	key     string // opens functions of level function; "" if unknown
+	address string // host:port of url
 }
 
-// patience bounds every wait for something that is bound to happen.
+// patience bounds every wait.
 const patience = 20 * time.Second
 
-// client follows no redirects and asks for no compression, so that what it sees is what was sent. It keeps no
-// connections, so that a case never meets one that another case had the host cut.
+// client follows no redirects and does not ask for compression, so it sees what was sent. It keeps no connections, so
+// no case gets a connection that another case made the host cut.
 var client = &http.Client{
 	Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// Run runs all cases. It leaves the host without a handler.
-func Run(t *testing.T, target Target) {
-	u, err := url.Parse(target.URL)
+// run runs all cases. It leaves the host without a handler.
+func (s suite) run(t *testing.T) {
+	u, err := url.Parse(s.url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := suite{Target: target, address: u.Host}
+	s.address = u.Host
 	s.eventually(t, "the host accepts connections", func() bool {
 		conn, err := net.DialTimeout("tcp", s.address, patience)
 		if err != nil {
@@ -88,7 +69,7 @@ func Run(t *testing.T, target Target) {
 		}
 		return conn.Close() == nil
 	})
-	// The cases of the first group leave the handler as it is and run side by side; those of the second kill it.
+	// The cases of the first group leave the handler running and run in parallel; those after it kill the handler.
 	t.Run("harmless", func(t *testing.T) {
 		for _, c := range []struct {
 			name string
@@ -113,9 +94,9 @@ func Run(t *testing.T, target Target) {
 }
 
 func (s suite) readiness(t *testing.T) {
-	var first Seen
+	var first seenRequest
 	s.getJSON(t, "/api/act/first", &first)
-	want := Seen{Method: "GET", URI: "/", Proto: "HTTP/1.1", Host: first.Host, Header: http.Header{}}
+	want := seenRequest{Method: "GET", URI: "/", Proto: "HTTP/1.1", Host: first.Host, Header: http.Header{}}
 	if diff := cmp.Diff(want, first); diff != "" {
 		t.Errorf("the readiness request is not the bare GET / (-want +got):\n%s", diff)
 	}
@@ -132,7 +113,7 @@ func (s suite) start(t *testing.T) {
 	}
 	s.getJSON(t, "/api/act/environ", &got)
 	e := got.Environ
-	var first Seen
+	var first seenRequest
 	s.getJSON(t, "/api/act/first", &first)
 	_, port, _ := strings.Cut(first.Host, ":")
 	for name, want := range map[string]string{
@@ -209,7 +190,7 @@ func (s suite) routes(t *testing.T) {
 
 func (s suite) ownPaths(t *testing.T) {
 	webhooks := 404
-	if s.Auth {
+	if s.auth {
 		webhooks = 401
 	}
 	for path, want := range map[string]int{"/": 200, "/admin/host/ping": 200, "/admin/warmup": 200, "/admin/foo": 404, "/runtime/webhooks/x": webhooks} {
@@ -221,7 +202,7 @@ func (s suite) ownPaths(t *testing.T) {
 
 func (s suite) keys(t *testing.T) {
 	closed := 200
-	if s.Auth {
+	if s.auth {
 		closed = 401
 	}
 	type attempt struct {
@@ -234,19 +215,19 @@ func (s suite) keys(t *testing.T) {
 		{"GET", "/api/secret", "wrong", closed},
 		{"GET", "/api/secret?code=wrong", "", closed},
 		{"GET", "/api/topsecret", "", closed},
-		// The first match wins, in the order of folder names: shadow1 leaves shadow2 no request.
+		// The first match wins, in the order of folder names: shadow2 never gets a request.
 		{"GET", "/api/shadow/deep", "", 200},
 		{"GET", "/api/guard/deep", "", closed},
 		{"GET", "/api/guard/else", "", 200},
-		// guard1 takes GET alone, so a POST falls through to the open catch-all.
+		// guard1 accepts only GET, so a POST falls through to the open catch-all.
 		{"POST", "/api/guard/deep", "", 200},
 	}
-	if s.Auth && s.Key != "" {
+	if s.auth && s.key != "" {
 		attempts = append(attempts,
-			attempt{"GET", "/api/secret", s.Key, 200},
-			attempt{"GET", "/api/secret?code=" + url.QueryEscape(s.Key), "", 200},
-			attempt{"GET", "/api/secret?code=wrong", s.Key, 200},
-			attempt{"GET", "/api/topsecret", s.Key, 401},
+			attempt{"GET", "/api/secret", s.key, 200},
+			attempt{"GET", "/api/secret?code=" + url.QueryEscape(s.key), "", 200},
+			attempt{"GET", "/api/secret?code=wrong", s.key, 200},
+			attempt{"GET", "/api/topsecret", s.key, 401},
 		)
 	}
 	for _, c := range attempts {
@@ -294,7 +275,7 @@ func (s suite) headersSet(t *testing.T) {
 		t.Errorf("Host at the handler is %q, want its own address", seen.Host)
 	}
 	if seen.Proto != "HTTP/1.1" {
-		t.Errorf("the handler is spoken to in %s, want HTTP/1.1", seen.Proto)
+		t.Errorf("the handler gets %s, want HTTP/1.1", seen.Proto)
 	}
 	if other := s.echo(t, "GET", "/api/echo/a", nil, nil).Header.Get("X-Azure-Functions-Invocationid"); other == id {
 		t.Errorf("two requests have the same invocation id %s", id)
@@ -313,7 +294,7 @@ func (s suite) headersStripped(t *testing.T) {
 		fmt.Fprintf(&request, "%s: value\r\n", name)
 	}
 	response := s.raw(t, request.String()+"\r\n")
-	var seen Seen
+	var seen seenRequest
 	decode(t, response, &seen)
 	for _, name := range append(stripped, "Connection", "Upgrade") {
 		if got := seen.Header.Values(name); len(got) > 0 {
@@ -329,7 +310,7 @@ func (s suite) headersStripped(t *testing.T) {
 
 func (s suite) headersJoined(t *testing.T) {
 	response := s.raw(t, "GET /api/echo/a HTTP/1.1\r\nHost: h\r\nX-Many: a\r\nX-Many: b\r\nX-Many: c, d\r\nCookie: k=1\r\nCookie: l=2\r\nX-Empty:\r\n\r\n")
-	var seen Seen
+	var seen seenRequest
 	decode(t, response, &seen)
 	for name, want := range map[string][]string{"X-Many": {"a, b, c, d"}, "Cookie": {"k=1; l=2"}, "X-Empty": {""}, "User-Agent": nil, "Accept-Encoding": nil} {
 		if diff := cmp.Diff(want, seen.Header.Values(name)); diff != "" {
@@ -347,7 +328,7 @@ func (s suite) trace(t *testing.T) {
 	if got := seen.Header.Values("Tracestate"); !cmp.Equal(got, []string{"a=b"}) {
 		t.Errorf("tracestate at the handler is %q, want it unchanged", got)
 	}
-	// Whether the host adds one depends on its telemetry settings; if it does, it is not sampled.
+	// Whether the host adds one depends on its telemetry settings. If it does, the trace is not sampled.
 	added := s.echo(t, "GET", "/api/echo/a", nil, nil).Header.Values("Traceparent")
 	if len(added) > 1 || len(added) == 1 && !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`).MatchString(added[0]) {
 		t.Errorf("traceparent added by the host is %q, want none or one with flags 00", added)
@@ -379,13 +360,13 @@ func (s suite) pathAndQuery(t *testing.T) {
 		"/api/echo/a?code=hello&b=1":           "/api/echo/a?code=hello&b=1",
 		"/api/echo/a?u=http://h/?x=1[2]'@!$,*": "/api/echo/a?u=http://h/?x=1[2]'@!$,*",
 		"/api/echo/a?":                         "/api/echo/a?",
-		// What a URI must not have is encoded, what need not be encoded is decoded.
+		// What a URI must not contain is encoded, and what need not be encoded is decoded.
 		"/api/echo/a?q=%41%7e%2d":             "/api/echo/a?q=A~-",
 		"/api/echo/a?q=%zz%4":                 "/api/echo/a?q=%25zz%254",
 		"/api/echo/a?json={\"a\":[1]}|\\^`<>": "/api/echo/a?json=%7B%22a%22:[1]%7D%7C%5C%5E%60%3C%3E",
 	} {
 		response := s.raw(t, "GET "+sent+" HTTP/1.1\r\nHost: h\r\n\r\n")
-		var seen Seen
+		var seen seenRequest
 		decode(t, response, &seen)
 		if seen.URI != want {
 			t.Errorf("GET %s arrives as %s, want %s", sent, seen.URI, want)
@@ -431,12 +412,12 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func (s suite) largeBody(t *testing.T) {
 	const limit = 100 << 20
-	request, err := http.NewRequestWithContext(t.Context(), "POST", s.URL+"/api/echo/large", io.LimitReader(zeros{}, limit+1))
+	request, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/api/echo/large", io.LimitReader(zeros{}, limit+1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	request.ContentLength = limit + 1
-	// A client that keeps sending may meet a closed connection instead of the answer, so it asks first.
+	// A client that keeps sending may find the connection closed before it reads the answer, so it asks first.
 	request.Header.Set("Expect", "100-continue")
 	patient := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: patience}}
 	defer patient.CloseIdleConnections()
@@ -446,7 +427,7 @@ func (s suite) largeBody(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != 500 {
-		t.Errorf("a body of 100 MiB and a byte gets %d, want 500", response.StatusCode)
+		t.Errorf("the answer to a body of 100 MiB and one byte is %d, want 500", response.StatusCode)
 	}
 }
 
@@ -456,8 +437,8 @@ func (s suite) answers(t *testing.T) {
 		return s.get(t, "/api/act/status?"+query.Encode())
 	}
 	for _, code := range []int{200, 201, 202, 400, 401, 403, 404, 418, 429, 500, 503} {
-		response := status(code, "said by the handler", "Retry-After:7", "Content-Type:application/problem+json")
-		if body := readAll(t, response); response.StatusCode != code || body != "said by the handler" || response.Header.Get("Retry-After") != "7" || response.Header.Get("Content-Type") != "application/problem+json" {
+		response := status(code, "from the handler", "Retry-After:7", "Content-Type:application/problem+json")
+		if body := readAll(t, response); response.StatusCode != code || body != "from the handler" || response.Header.Get("Retry-After") != "7" || response.Header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("status %d arrives as %d, Retry-After %q, Content-Type %q, body %q", code, response.StatusCode, response.Header.Get("Retry-After"), response.Header.Get("Content-Type"), body)
 		}
 	}
@@ -492,7 +473,7 @@ func (s suite) streaming(t *testing.T) {
 	if line, err := lines.ReadString('\n'); err != nil || line != "one\n" {
 		t.Fatalf("first half = %q, %v", line, err)
 	}
-	// The handler writes the second half only now, so the first one was not buffered.
+	// The handler writes the second half only now, so the first half was not buffered.
 	s.get(t, "/api/act/release?name="+name)
 	if rest, err := io.ReadAll(lines); err != nil || string(rest) != "two\n" {
 		t.Errorf("second half = %q, %v", rest, err)
@@ -527,7 +508,7 @@ func (s suite) clientGone(t *testing.T) {
 	name := uuid.NewString()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, "POST", s.URL+"/api/act/wait?name="+name, strings.NewReader("body"))
+	request, err := http.NewRequestWithContext(ctx, "POST", s.url+"/api/act/wait?name="+name, strings.NewReader("body"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -557,7 +538,7 @@ func (s suite) clientGone(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Fatalf("the client's request ended with %v", err)
 	}
-	s.eventually(t, "the handler sees the client go", func() bool { return s.text(t, "/api/act/gone?of="+name) == "true" })
+	s.eventually(t, "the handler notices that the client is gone", func() bool { return s.text(t, "/api/act/gone?of="+name) == "true" })
 }
 
 func (s suite) closedWithoutAnswer(t *testing.T) {
@@ -575,15 +556,15 @@ func (s suite) closedWithoutAnswer(t *testing.T) {
 		response := s.do(t, c.method, "/api/act/close?name="+name, nil, body)
 		took := time.Since(began)
 		if response.StatusCode != 500 {
-			t.Errorf("%s without answer gets %d, want 500", c.method, response.StatusCode)
+			t.Errorf("%s without an answer of the handler gets %d, want 500", c.method, response.StatusCode)
 		}
-		hostError(t, response, c.method+" without answer")
+		hostError(t, response, c.method+" without an answer")
 		if got := s.hits(t, "/api/act/close", name); got != c.hits {
-			t.Errorf("%s without answer reaches the handler %d times, want %d", c.method, got, c.hits)
+			t.Errorf("%s without an answer reaches the handler %d times, want %d", c.method, got, c.hits)
 		}
 		// Nine waits: 50 + 100 + 200 + 6 * 250 ms.
 		if took < 1800*time.Millisecond || took > patience {
-			t.Errorf("%s without answer took %s, want about 2 s", c.method, took)
+			t.Errorf("%s without an answer took %s, want about 2 s", c.method, took)
 		}
 	}
 }
@@ -594,7 +575,7 @@ func (s suite) truncated(t *testing.T) {
 	defer response.Body.Close()
 	start := make([]byte, len("short"))
 	if _, err := io.ReadFull(response.Body, start); response.StatusCode != 200 || err != nil || string(start) != "short" {
-		t.Fatalf("an answer that is going to be cut begins with %d %q, %v", response.StatusCode, start, err)
+		t.Fatalf("an answer that will be cut begins with %d %q, %v", response.StatusCode, start, err)
 	}
 	s.get(t, "/api/act/release?name="+name)
 	if rest, err := io.ReadAll(response.Body); err == nil {
@@ -602,10 +583,10 @@ func (s suite) truncated(t *testing.T) {
 	}
 }
 
-// grace: an answer within two seconds after functionTimeout is still an answer, and the handler is not told.
+// grace: an answer within two seconds after functionTimeout is still delivered, and the handler notices nothing.
 func (s suite) grace(t *testing.T) {
-	if got := s.text(t, fmt.Sprintf("/api/act/sleep?ms=%d", FunctionTimeoutSeconds*1000+500)); got != "<nil>" {
-		t.Errorf("a request that ends within the grace period: its context says %q, want a 200 and no error", got)
+	if got := s.text(t, fmt.Sprintf("/api/act/sleep?ms=%d", functionTimeoutSeconds*1000+500)); got != "<nil>" {
+		t.Errorf("a request that ends within the grace period has %q in its context, want a 200 and no error", got)
 	}
 }
 
@@ -613,7 +594,7 @@ func (s suite) functionTimeout(t *testing.T) {
 	before := s.text(t, "/api/act/pid")
 	other := make(chan *http.Response, 1)
 	go func() {
-		request, err := http.NewRequestWithContext(t.Context(), "POST", s.URL+"/api/act/sleep?ms=60000&name=other", strings.NewReader("b"))
+		request, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/api/act/sleep?ms=60000&name=other", strings.NewReader("b"))
 		if err != nil {
 			other <- nil
 			return
@@ -628,27 +609,27 @@ func (s suite) functionTimeout(t *testing.T) {
 	response := s.do(t, "POST", "/api/act/sleep?ms=60000", nil, strings.NewReader("b"))
 	took := time.Since(began)
 	if response.StatusCode != 500 {
-		t.Errorf("a request past functionTimeout gets %d, want 500", response.StatusCode)
+		t.Errorf("a request that exceeds functionTimeout gets %d, want 500", response.StatusCode)
 	}
 	hostError(t, response, "functionTimeout")
 	// Two seconds of grace after functionTimeout.
-	if took < (FunctionTimeoutSeconds+1)*time.Second || took > patience {
-		t.Errorf("the answer came after %s, want about %d s", took, FunctionTimeoutSeconds+2)
+	if took < (functionTimeoutSeconds+1)*time.Second || took > patience {
+		t.Errorf("the answer took %s, want about %d s", took, functionTimeoutSeconds+2)
 	}
-	s.eventually(t, "another handler runs", func() bool { pid := s.text(t, "/api/act/pid"); return pid != "" && pid != before })
+	s.eventually(t, "a new handler runs", func() bool { pid := s.text(t, "/api/act/pid"); return pid != "" && pid != before })
 	if r := <-other; r == nil || r.StatusCode != 500 {
-		t.Errorf("a request beside it gets %v, want 500", r)
+		t.Errorf("a concurrent request gets %v, want 500", r)
 	}
 }
 
 func (s suite) restarts(t *testing.T, code int) {
 	before := s.text(t, "/api/act/pid")
-	// With a body, so that the request is not replayed into the next handler.
+	// The body prevents a replay to the next handler.
 	response := s.do(t, "POST", "/api/act/exit?code="+strconv.Itoa(code), nil, strings.NewReader("b"))
 	if response.StatusCode != 500 {
 		t.Errorf("the request that ends the handler gets %d, want 500", response.StatusCode)
 	}
-	s.eventually(t, "another handler runs", func() bool { pid := s.text(t, "/api/act/pid"); return pid != "" && pid != before })
+	s.eventually(t, "a new handler runs", func() bool { pid := s.text(t, "/api/act/pid"); return pid != "" && pid != before })
 }
 
 func (s suite) exitZero(t *testing.T) {
@@ -658,16 +639,16 @@ func (s suite) exitZero(t *testing.T) {
 	for range 2 {
 		response := s.get(t, "/api/act/pid")
 		if response.StatusCode != 500 {
-			t.Fatalf("after exit 0 a request gets %d, want 500: the handler is not started again", response.StatusCode)
+			t.Fatalf("after exit 0 a request gets %d, want 500: the handler must not be restarted", response.StatusCode)
 		}
 		hostError(t, response, "after exit 0")
 	}
 	if got := s.get(t, "/admin/host/ping").StatusCode; got != 200 {
-		t.Errorf("after exit 0 the host answers its ping with %d, want 200", got)
+		t.Errorf("after exit 0 the host answers /admin/host/ping with %d, want 200", got)
 	}
 }
 
-// hostError checks the shape of the host's own errors: nothing but the status.
+// hostError checks an error of the host itself: it has only a status.
 func hostError(t *testing.T, response *http.Response, what string) {
 	t.Helper()
 	if body := readAll(t, response); body != "" {
@@ -681,7 +662,7 @@ func hostError(t *testing.T, response *http.Response, what string) {
 // do sends a request; the answer's body is closed when the test ends.
 func (s suite) do(t *testing.T, method, path string, header http.Header, body io.Reader) *http.Response {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), method, s.URL+path, body)
+	request, err := http.NewRequestWithContext(t.Context(), method, s.url+path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -701,15 +682,15 @@ func (s suite) get(t *testing.T, path string) *http.Response {
 	return s.do(t, "GET", path, nil, nil)
 }
 
-// echo sends a request to the function that tells what it saw.
-func (s suite) echo(t *testing.T, method, path string, header http.Header, body io.Reader) Seen {
+// echo sends a request to the function that returns what it received.
+func (s suite) echo(t *testing.T, method, path string, header http.Header, body io.Reader) seenRequest {
 	t.Helper()
-	var seen Seen
+	var seen seenRequest
 	decode(t, s.do(t, method, path, header, body), &seen)
 	return seen
 }
 
-// raw sends bytes as they are, on a connection of their own, and reads one answer.
+// raw sends the bytes of a request on a new connection and reads one answer.
 func (s suite) raw(t *testing.T, request string) *http.Response {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", s.address, patience)
@@ -735,7 +716,7 @@ func (s suite) getJSON(t *testing.T, path string, v any) {
 	decode(t, s.get(t, path), v)
 }
 
-// text gives the body of a 200, "" for another status.
+// text returns the body of a 200, and "" for another status.
 func (s suite) text(t *testing.T, path string) string {
 	t.Helper()
 	response := s.get(t, path)
@@ -776,7 +757,7 @@ func decode(t *testing.T, response *http.Response, v any) {
 	if response.StatusCode != 200 {
 		t.Fatalf("status %d, body %q", response.StatusCode, body)
 	}
-	if err := json.NewDecoder(bytes.NewReader([]byte(body))).Decode(v); err != nil {
+	if err := json.Unmarshal([]byte(body), v); err != nil {
 		t.Fatalf("%v in %q", err, body)
 	}
 }

@@ -1,4 +1,4 @@
-package attest_test
+package dpssim_test
 
 import (
 	"bytes"
@@ -10,48 +10,45 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
-	"github.com/usher-dps/usher/internal/standin/dpssim/attest/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
 func TestWrapForTPM(t *testing.T) {
 	t.Parallel()
-	tpm, err := softtpm.New()
+	tpm, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := []byte("the key that only the TPM may see")
-	for _, uri := range []string{"", "contoso-hub-a.azure-devices.net"} {
-		blob, err := attest.WrapForTPM(tpm.Keys(), secret, uri)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if bytes.Contains(blob, secret) {
-			t.Error("the key is in the blob as it is")
-		}
-		got, err := tpm.Import(blob)
-		if err != nil || !bytes.Equal(got, secret) {
-			t.Errorf("got %q, %v", got, err)
-		}
-		if !bytes.HasSuffix(blob, append([]byte{0, byte(len(uri))}, uri...)) {
-			t.Error("the blob does not end with the uri")
-		}
-		// Every byte is under the protection of one of the checks, except the uri.
-		for _, at := range []int{4, 40, 70, 200, 340, 400, 560, len(blob) - 40 - len(uri)} {
-			spoilt := bytes.Clone(blob)
-			spoilt[at] ^= 1
-			if _, err := tpm.Import(spoilt); err == nil {
-				t.Errorf("byte %d of %d was changed and the TPM took it", at, len(blob))
-			}
+	blob, err := attest.WrapForTPM(tpm.Keys(), secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(blob, secret) {
+		t.Error("the key is in the blob in plain text")
+	}
+	got, err := tpm.Import(blob)
+	if err != nil || !bytes.Equal(got, secret) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if !bytes.HasSuffix(blob, []byte{0, 0}) {
+		t.Error("the blob does not end with an empty URI")
+	}
+	// One of the checks protects every byte, except the URI.
+	for _, at := range []int{4, 40, 70, 200, 340, 400, 560, len(blob) - 40} {
+		spoilt := bytes.Clone(blob)
+		spoilt[at] ^= 1
+		if _, err := tpm.Import(spoilt); err == nil {
+			t.Errorf("byte %d of %d was changed and the TPM accepted it", at, len(blob))
 		}
 	}
-	other, err := softtpm.New()
+	other, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
 	mixed := tpm.Keys()
 	mixed.StorageRootKey = other.Keys().StorageRootKey
-	blob, err := attest.WrapForTPM(mixed, secret, "")
+	blob, err = attest.WrapForTPM(mixed, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +73,7 @@ func TestWrapForTPMWithCurves(t *testing.T) {
 	}
 	blob, err := attest.WrapForTPM(model.TPM{
 		EndorsementKey: public(tpm2.ECCEKTemplate), StorageRootKey: public(tpm2.ECCSRKTemplate),
-	}, []byte("key"), "")
+	}, []byte("key"))
 	if err != nil || len(blob) == 0 {
 		t.Errorf("got %d bytes, %v", len(blob), err)
 	}
@@ -84,7 +81,7 @@ func TestWrapForTPMWithCurves(t *testing.T) {
 
 func TestWrapForTPMRefuses(t *testing.T) {
 	t.Parallel()
-	tpm, err := softtpm.New()
+	tpm, err := newSoftTPM()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,14 +102,14 @@ func TestWrapForTPMRefuses(t *testing.T) {
 		{model.TPM{EndorsementKey: good.EndorsementKey}, "storageRootKey is not a TPM2B_PUBLIC"},
 		{model.TPM{EndorsementKey: hmacKey, StorageRootKey: good.StorageRootKey}, "endorsementKey: unsupported key type"},
 	} {
-		if _, err := attest.WrapForTPM(c.keys, []byte("key"), ""); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := attest.WrapForTPM(c.keys, []byte("key")); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want %q", err, c.want)
 		}
 	}
 }
 
 func FuzzEndorsementKey(f *testing.F) {
-	tpm, err := softtpm.New()
+	tpm, err := newSoftTPM()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -130,6 +127,6 @@ func FuzzEndorsementKey(f *testing.F) {
 			return
 		}
 		// What is taken when it is enrolled must not break the wrapping.
-		_, _ = attest.WrapForTPM(model.TPM{EndorsementKey: text, StorageRootKey: text}, []byte("key"), "")
+		_, _ = attest.WrapForTPM(model.TPM{EndorsementKey: text, StorageRootKey: text}, []byte("key"))
 	})
 }

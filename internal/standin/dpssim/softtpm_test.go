@@ -1,6 +1,4 @@
-// Package softtpm does in software what a device's TPM does with the keys that DPS wraps for it, for tests. It undoes
-// each step with its own private keys and makes every check that the TPM specification requires. It protects nothing.
-package softtpm
+package dpssim_test
 
 import (
 	"bytes"
@@ -17,18 +15,21 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TPM has an endorsement key and a storage root key, both RSA of 2048 bits.
-type TPM struct {
+// softTPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its own
+// private keys and makes every check that the TPM specification requires. Its endorsement key and its storage root key are
+// RSA of 2048 bits.
+type softTPM struct {
 	endorsement, storage             *rsa.PrivateKey
 	endorsementPublic, storagePublic tpm2.TPMTPublic
 }
 
-// New makes a TPM with new keys.
-func New() (*TPM, error) {
-	t := &TPM{}
+// newSoftTPM makes a TPM with new keys.
+func newSoftTPM() (*softTPM, error) {
+	t := &softTPM{}
 	var err error
 	if t.endorsement, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func withKey(template tpm2.TPMTPublic, key *rsa.PrivateKey) tpm2.TPMTPublic {
 }
 
 // Keys are the public parts, as the device sends them.
-func (t *TPM) Keys() model.TPM {
+func (t *softTPM) Keys() model.TPM {
 	encode := func(public tpm2.TPMTPublic) string {
 		return base64.StdEncoding.EncodeToString(tpm2.Marshal(tpm2.New2B(public)))
 	}
@@ -55,7 +56,7 @@ func (t *TPM) Keys() model.TPM {
 }
 
 // Import returns the HMAC key in the blob of a challenge or of a registration.
-func (t *TPM) Import(blob []byte) ([]byte, error) {
+func (t *softTPM) Import(blob []byte) ([]byte, error) {
 	var parts [6][]byte
 	for i := range parts {
 		var err error
@@ -78,7 +79,7 @@ func (t *TPM) Import(blob []byte) ([]byte, error) {
 }
 
 // activateCredential is TPM2_ActivateCredential of the storage root key with the endorsement key.
-func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
+func (t *softTPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 	seed, err := decapsulate(t.endorsement, secret, "IDENTITY")
 	if err != nil {
 		return nil, err
@@ -96,7 +97,7 @@ func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 
 // importDuplicate is TPM2_Import under the storage root key, and the check of TPM2_Load that the public and the secret
 // part belong together.
-func (t *TPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
+func (t *softTPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
 	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
 	if err != nil {
 		return nil, err
