@@ -134,7 +134,7 @@ type Space struct {
 	// were chosen by chance. All are 0 for a search that ended early.
 	Pairs    int `json:"pairs,omitempty"`
 	Paired   int `json:"paired,omitempty"`
-	ByChance int `json:"byChance,omitempty"`
+	ByChance int `json:"random,omitempty"`
 	// Invalid is how many were no requests by the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
@@ -470,7 +470,7 @@ func (s *search) space() Space {
 	p := s.plan
 	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.through, Invalid: s.invalid, Notes: p.space.notes}
 	if s.through {
-		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.byChance
+		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.random
 	}
 	for _, d := range p.space.dimensions {
 		space.Dimensions = append(space.Dimensions, Dimension{d.name, len(d.values), d.single})
