@@ -570,7 +570,7 @@ func TestRetrySchedule(t *testing.T) {
 	}
 	behaviours := readDocument(t, "docs/dps-behaviours.md")
 	for _, want := range []string{
-		fmt.Sprintf("%d times, first after %d s, then %d s longer each time", retries, initialSeconds, increaseSeconds),
+		fmt.Sprintf("%d times, first after %d s, then after %d s more each time", retries, initialSeconds, increaseSeconds),
 		fmt.Sprintf("%d s, about 7 minutes", sum),
 	} {
 		if !strings.Contains(behaviours, want) {

@@ -1,5 +1,5 @@
-// The stand-in works with any webhook: the rule of Microsoft's tutorial in a dozen lines of Node gives the same answers as
-// Usher's starter rule for the same appliances.
+// The stand-in works with any webhook: the rule of Microsoft's tutorial in a dozen lines of Node gives the same answers
+// as Usher's starter rule for the same appliances.
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
 import * as e2e from './stack.mjs'

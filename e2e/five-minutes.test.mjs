@@ -1,5 +1,5 @@
-// docs/five-minutes.md, step by step: its program against the configuration that `usher dps --init` writes, with its own
-// stand-in.
+// docs/five-minutes.md, step by step: its program against the configuration that `usher dps --init` writes, with its
+// own stand-in.
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

@@ -277,7 +277,8 @@ func (f *fleet) body(t *testing.T, group string) (device string, body []byte) {
 	})
 }
 
-// allocate calls the webhook for a new device. The traceparent is like that of the Functions host, which is not sampled.
+// allocate calls the webhook for a new device. The traceparent is like that of the Functions host, which is not
+// sampled.
 func (r *running) allocate(f *fleet, group string) (call, error) {
 	r.t.Helper()
 	device, body := f.body(r.t, group)

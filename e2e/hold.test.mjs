@@ -1,5 +1,5 @@
-// A rule holds a registration because its data is incomplete. DPS calls again for minutes. Meanwhile the data is completed
-// and deployed; the device waits, and is then assigned.
+// A rule holds a registration because its data is incomplete. DPS calls again for minutes. Meanwhile the data is
+// completed and deployed; the device waits, and is then assigned.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

@@ -23,8 +23,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
-// Enrollment groups of the tests: for one the rules on trial are evaluated as a shadow, for the other they answer half of the
-// requests.
+// Enrollment groups of the tests: for one the rules on trial are evaluated as a shadow, for the other they answer half
+// of the requests.
 const (
 	shadowed = "line-a"
 	canaries = "line-b"
@@ -115,9 +115,9 @@ func (w *world) serves(r *running, revision string) readiness {
 	return got
 }
 
-// Rules arrive, broken bundles arrive and then a good one, while other rules are on trial. Then the storage fails, the handler
-// is killed and restarts without the storage, and the storage comes back. Each step is visible in answers, records and
-// metrics. No record of an answer is lost, and no secret leaks.
+// Rules arrive, broken bundles arrive and then a good one, while other rules are on trial. Then the storage fails, the
+// handler is killed and restarts without the storage, and the storage comes back. Each step is visible in answers,
+// records and metrics. No record of an answer is lost, and no secret leaks.
 func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 	t.Parallel()
 	needStorage(t)
@@ -322,7 +322,8 @@ func (w *world) killUnderLoad(r *running, after int) {
 	group.Wait()
 }
 
-// checkCollector checks that the collector has the spans of the calls as children of the caller's spans, and metrics and logs.
+// checkCollector checks that the collector has the spans of the calls as children of the caller's spans, and metrics
+// and logs.
 func (w *world) checkCollector(calls []call) {
 	w.t.Helper()
 	wanted := map[string]call{}

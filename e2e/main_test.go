@@ -1,6 +1,6 @@
 // Package e2e_test runs the handler as a process with real services around it: Azurite, Microsoft's emulator of Azure
-// Storage, over HTTPS with OAuth; azidentity's managed identity; and an OpenTelemetry collector. `make e2e` runs it, and also
-// the tests in JavaScript, which register devices with Azure's own SDKs.
+// Storage, over HTTPS with OAuth; azidentity's managed identity; and an OpenTelemetry collector. `make e2e` runs it,
+// and also the tests in JavaScript, which register devices with Azure's own SDKs.
 package e2e_test
 
 import (

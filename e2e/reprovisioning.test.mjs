@@ -1,5 +1,5 @@
-// A device registers, reports to its hub, and registers again after its hub was removed from the enrollment. The tests check
-// what happens to the device and its twin under each reprovision policy, according to Azure's documentation.
+// A device registers, reports to its hub, and registers again after its hub was removed from the enrollment. The tests
+// check what happens to the device and its twin under each reprovision policy, according to Azure's documentation.
 import assert from 'node:assert/strict'
 import { suite, test } from 'node:test'
 import * as e2e from './stack.mjs'

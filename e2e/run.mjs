@@ -1,5 +1,5 @@
-// make e2e: starts the webhook behind usher host and the stand-in for DPS in front of it, and runs the tests against them.
-// If Node's packages cannot be installed, it says so and exits with 0; with USHER_E2E=required, it fails.
+// make e2e: starts the webhook behind usher host and the stand-in for DPS in front of it, and runs the tests against
+// them. If Node's packages cannot be installed, it says so and exits with 0; with USHER_E2E=required, it fails.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'

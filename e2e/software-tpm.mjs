@@ -1,6 +1,6 @@
-// The part of a TPM 2.0 that azure-iot-security-tpm needs, in software: it has an endorsement key and a storage root key, and
-// unwraps with their private keys what DPS wrapped for them, by the formulas of the TPM 2.0 library specification (parts 1
-// and 3: credential protection, duplication). It replaces /dev/tpmrm0, which the SDK would open.
+// The part of a TPM 2.0 that azure-iot-security-tpm needs, in software: it has an endorsement key and a storage root
+// key, and unwraps with their private keys what DPS wrapped for them, by the formulas of the TPM 2.0 library
+// specification (parts 1 and 3: credential protection, duplication). It replaces /dev/tpmrm0, which the SDK would open.
 import { constants, createDecipheriv, createHash, createHmac, generateKeyPairSync, privateDecrypt, randomBytes } from 'node:crypto'
 import tss from 'tss.js'
 import tpmSecurity from 'azure-iot-security-tpm'

@@ -1,5 +1,5 @@
-// What run.mjs started, and the SDKs' clients for it. The SDKs are unchanged: they get Azure's host names, which the preload
-// of `usher dps` redirects to the stand-in.
+// What run.mjs started, and the SDKs' clients for it. The SDKs are unchanged: they get Azure's host names, which the
+// preload of `usher dps` redirects to the stand-in.
 import { createHmac, randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import provisioning from 'azure-iot-provisioning-device'

@@ -275,8 +275,8 @@ func (s *storage) blobs() map[string]string {
 	return found
 }
 
-// recordsIn returns the records in a text by decision ID, and the number of duplicates. It ignores lines of other logs. Half
-// a line is an error.
+// recordsIn returns the records in a text by decision ID, and the number of duplicates. It ignores lines of other logs.
+// Half a line is an error.
 func recordsIn(t *testing.T, text string) (records map[string]decisionlog.Record, duplicates int) {
 	t.Helper()
 	records = map[string]decisionlog.Record{}

@@ -133,8 +133,8 @@ func (p *trouble) polled() []string {
 	return slices.Clone(p.polls)
 }
 
-// Trouble with the storage does not delay decisions and loses no records, and every kind is logged. After it ends, the first
-// poll fetches the rules that changed in the meantime.
+// Trouble with the storage does not delay decisions and loses no records, and every kind is logged. After it ends, the
+// first poll fetches the rules that changed in the meantime.
 func TestStorageInTrouble(t *testing.T) {
 	t.Parallel()
 	needStorage(t)

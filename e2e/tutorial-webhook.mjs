@@ -1,5 +1,5 @@
-// The rule of Microsoft's tutorial for custom allocation (toasters and heat pumps, by the end of the registration ID), in Node
-// without Usher.
+// The rule of Microsoft's tutorial for custom allocation (toasters and heat pumps, by the end of the registration ID),
+// in Node without Usher.
 import { createServer } from 'node:http'
 import { text } from 'node:stream/consumers'
 

@@ -241,8 +241,8 @@ func appSettings(t *testing.T) []string {
 	return names
 }
 
-// The settings in the template exist: those of Usher are in the example of all settings, which another test compares with
-// the code.
+// The settings in the template exist: those of Usher are in the example of all settings, which another test compares
+// with the code.
 func TestAppSettings(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join("..", "local.settings.json.example"))

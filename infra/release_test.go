@@ -20,9 +20,8 @@ func readRoot(t *testing.T, name string) string {
 	return string(text)
 }
 
-// The default of an argument that BuildKit sets would win over BuildKit's value, and the image for arm64 would contain a
-// program for amd64.
-// Source: https://github.com/docker/buildx/issues/510
+// The default of an argument that BuildKit sets would win over BuildKit's value, and the image for arm64 would contain
+// a program for amd64. Source: https://github.com/docker/buildx/issues/510
 func TestImageIsOfItsPlatform(t *testing.T) {
 	t.Parallel()
 	text := readRoot(t, "Dockerfile")
@@ -38,8 +37,8 @@ func TestImageIsOfItsPlatform(t *testing.T) {
 	}
 }
 
-// Goreleaser empties its folder, runs the hook, and stops if the folder is no longer empty. So the hook must write elsewhere.
-// Source: https://github.com/goreleaser/goreleaser/blob/main/internal/pipe/dist/dist.go
+// Goreleaser empties its folder, runs the hook, and stops if the folder is no longer empty. So the hook must write
+// elsewhere. Source: https://github.com/goreleaser/goreleaser/blob/main/internal/pipe/dist/dist.go
 func TestReleaseHookStaysOutOfTheReleaseFolder(t *testing.T) {
 	t.Parallel()
 	text := readRoot(t, ".goreleaser.yaml")
@@ -58,9 +57,9 @@ func TestReleaseHookStaysOutOfTheReleaseFolder(t *testing.T) {
 	}
 }
 
-// By default, the Functions host samples what it sends to Application Insights above 20 items per second. Decision records and
-// log lines are traces there, and alerts count them.
-// Source: https://learn.microsoft.com/azure/azure-functions/functions-host-json
+// By default, the Functions host samples what it sends to Application Insights above 20 items per second. Decision
+// records and log lines are traces there, and alerts count them. Source:
+// https://learn.microsoft.com/azure/azure-functions/functions-host-json
 func TestRecordsAreNotSampled(t *testing.T) {
 	t.Parallel()
 	var host struct {

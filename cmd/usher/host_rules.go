@@ -16,8 +16,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// describeRules writes which rule serves which enrollment, and a request to try. It gets the script root, the rules folder
-// that the handler uses, and the URL of the host. A script root without rules belongs to another Function App.
+// describeRules writes which rule serves which enrollment, and a request to try. It gets the script root, the rules
+// folder that the handler uses, and the URL of the host. A script root without rules belongs to another Function App.
 func describeRules(ctx context.Context, w io.Writer, root, folder, url string) error {
 	folder = cmp.Or(folder, "rules")
 	if !filepath.IsAbs(folder) {
@@ -61,8 +61,8 @@ func serves(b *ruleset.Rule) string {
 	return strings.Join(parts, "; ")
 }
 
-// findShowcase returns the file of a request that these rules answer with a hub, a twin and a payload, "" if there is none.
-// It prefers requests that DPS really sent.
+// findShowcase returns the file of a request that these rules answer with a hub, a twin and a payload, "" if there is
+// none. It prefers requests that DPS really sent.
 func findShowcase(ctx context.Context, rules *decider.Rules, folder string) (string, error) {
 	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {

@@ -1,5 +1,5 @@
-// Two storage accounts without shared keys. The Functions host has wide permissions on its own account; on the other one,
-// the webhook may only read rules and append records.
+// Two storage accounts without shared keys. The Functions host has wide permissions on its own account; on the other
+// one, the webhook may only read rules and append records.
 param location string
 param suffix string
 param tags object

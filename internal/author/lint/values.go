@@ -320,7 +320,7 @@ func secrets(_ context.Context, s *subject, add report) {
 				}
 				walk(v.Rest, name, path, at)
 				if v.Kind == dataflow.Constant {
-					keys, values := dataflow.ConstantMembers(v)
+					keys, values := v.Inside()
 					for i, key := range keys {
 						member, ok := key.Text()
 						if !ok || values[i].Constant.Compare(key.Constant) == 0 { // an element

@@ -8,9 +8,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// builtin is the call of a built-in function. What it makes of a device's word stays
-// the device's word, unless there is a reason below why not. Asserted says that the
-// body goes on only if the answer is true.
+// builtin is the call of a built-in function. What it makes of a device's word stays the device's word, unless there is a
+// reason below why not. If asserted is set, the body goes on only if the result is true.
 func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, asserted bool, s *scope) Alternatives {
 	if slices.ContainsFunc(values, func(v Alternatives) bool { return len(v) == 0 }) {
 		return nil // of something undefined
@@ -21,34 +20,25 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	switch name {
 	case "internal.member_2", "internal.member_3":
 		f.member(args, values, asserted, s)
-		return unknownOf(nil, 0)
 	case "neq":
 		f.compareCase(values[0], values[1])
-		f.compareCase(values[1], values[0])
-		f.exclude(args[0], values[1], s)
-		f.exclude(args[1], values[0], s)
-		return unknownOf(nil, 0)
+		s.exclude(args[0], values[1])
+		s.exclude(args[1], values[0])
+	case "equal":
+		f.compareCase(values[0], values[1])
 	case "startswith", "endswith", "contains", "glob.match", "regex.match", "strings.any_prefix_match", "strings.any_suffix_match":
 		for i := range args {
 			for j := range args {
-				if i == j {
-					continue
-				}
-				if name != "regex.match" { // whose pattern may say that case does not matter
+				if i != j && name != "regex.match" { // whose pattern may say that case does not matter
 					f.compareCase(values[i], append(slices.Clip(values[j]), elements(values[j])...))
 				}
-				if asserted {
+				if i != j && asserted {
 					f.relate(args[i], args[j], s)
 				}
 			}
 		}
-		return unknownOf(nil, 0)
-	case "equal":
-		f.compareCase(values[0], values[1])
-		f.compareCase(values[1], values[0])
-		return unknownOf(nil, 0)
 	case "lower", "upper", "trim_space":
-		return f.spelling(name, values[0])
+		return spelling(name, values[0])
 	case "object.get":
 		found := f.path(values[0], values[1], s)
 		f.read(found)
@@ -66,7 +56,7 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	case "or", "array.concat":
 		return asList(append(slices.Clip(values[0]), values[1]...))
 	case "minus":
-		if !isNumeric(values[0]) {
+		if !slices.ContainsFunc(values[0], Value.isNumber) { // else it is of sets
 			return asList(values[0])
 		}
 	case "array.reverse", "sort", "array.slice":
@@ -75,25 +65,24 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		return unknownOf(sourcesOf(values[0]), linkedByName)
 	case "usher.matching":
 		for _, pattern := range values[0] {
-			if text, ok := pattern.Text(); ok {
-				f.HubNames = append(f.HubNames, HubName{Name: text, Pattern: true, Place: f.usable(pattern.Place)})
-			}
+			f.nameHub(pattern, true)
 		}
 		return Alternatives{{Kind: List, Rest: unknownOf(addSources(sourcesOf(values[0]), sourcesOf(values[1])...), linkedHub)}}
 	case "usher.choose":
 		f.meet(name, values[1], values[2])
 		return f.choose(values[1], values[2])
 	case "usher.fraction":
-		return unknownOf(nil, 0) // where a key comes to lie is nobody's choice
+		return unknownOf(nil, 0) // the device cannot choose where its key is
 	}
-	var says []Source
+	var sources []Source
 	for _, v := range values {
-		says = addSources(says, sourcesOf(v)...)
+		sources = addSources(sources, sourcesOf(v)...)
 	}
-	return unknownOf(made(says, name), 0)
+	return unknownOf(made(sources, name), 0)
 }
 
-// builds reports whether a function makes something new of its operands, so that they meet without being compared.
+// builds reports whether a function makes something new of its operands, so that they are used together without being
+// compared.
 func builds(function string) bool {
 	switch function {
 	case "concat", "sprintf", "object.get", "object.union", "object.union_n", "object.remove", "json.remove", "json.patch",
@@ -106,43 +95,34 @@ func builds(function string) bool {
 // member is x in xs.
 func (f *flow) member(args []*ast.Term, values []Alternatives, asserted bool, s *scope) {
 	collection := values[len(values)-1]
-	names := append(elements(collection), collection...)
 	for i, v := range values[:len(values)-1] {
-		f.compareCase(v, names)
-		if !asserted {
-			continue
-		}
-		if trusted(collection, s) {
+		f.compareCase(v, append(elements(collection), collection...))
+		if asserted && trusted(collection, s) {
 			s.check(v)
 		}
-		f.relate(args[i], args[len(args)-1], s)
+		if asserted {
+			f.relate(args[i], args[len(args)-1], s)
+		}
 	}
 }
 
 // exclude takes from a variable what it is compared unequal to, as in text != "".
-func (f *flow) exclude(t *ast.Term, what Alternatives, s *scope) {
+func (s *scope) exclude(t *ast.Term, what Alternatives) {
 	v, ok := t.Value.(ast.Var)
-	if !ok || len(what) != 1 || what[0].Kind != Constant {
+	if !ok || len(what) != 1 || what[0].Kind != Constant || s.vars[v] == nil {
 		return
 	}
-	if now, bound := s.vars[v]; bound {
-		s.vars[v] = slices.DeleteFunc(slices.Clone(now), func(v Value) bool {
-			return v.Kind == Constant && v.Constant.Compare(what[0].Constant) == 0
-		})
-	}
+	s.vars[v] = slices.DeleteFunc(slices.Clone(s.vars[v]), func(v Value) bool {
+		return v.Kind == Constant && v.Constant.Compare(what[0].Constant) == 0
+	})
 }
 
-// spelling is a function that leaves a text the same but for case or spaces.
-func (f *flow) spelling(name string, in Alternatives) Alternatives {
+// spelling is a function that only changes the case of a text or the spaces around it.
+func spelling(name string, in Alternatives) Alternatives {
+	change := map[string]func(string) string{"lower": strings.ToLower, "upper": strings.ToUpper, "trim_space": strings.TrimSpace}[name]
 	return mapped(in, func(v Value) Value {
-		text, ok := v.Text()
-		switch {
-		case ok && name == "lower":
-			v.Constant = ast.String(strings.ToLower(text))
-		case ok && name == "upper":
-			v.Constant = ast.String(strings.ToUpper(text))
-		case ok:
-			v.Constant = ast.String(strings.TrimSpace(text))
+		if text, ok := v.Text(); ok {
+			v.Constant = ast.String(change(text))
 		}
 		v.Request = nil
 		if name != "trim_space" {
@@ -159,8 +139,11 @@ func (f *flow) spelling(name string, in Alternatives) Alternatives {
 func (f *flow) path(in, path Alternatives, s *scope) Alternatives {
 	var out Alternatives
 	for _, p := range path {
-		now := in
-		for _, key := range pathKeys(p) {
+		now, keys := in, Alternatives{p}
+		if _, isArray := p.Constant.(*ast.Array); isArray || p.Kind == List {
+			keys = elements(keys)
+		}
+		for _, key := range keys {
 			if f.exhausted() {
 				return unknownOf(nil, 0)
 			}
@@ -175,18 +158,10 @@ func (f *flow) path(in, path Alternatives, s *scope) Alternatives {
 	return bounded(out)
 }
 
-func pathKeys(p Value) Alternatives {
-	switch array, ok := p.Constant.(*ast.Array); {
-	case p.Kind == Constant && ok:
-		_, keys := ConstantMembers(constantOf(array, p.Place))
-		return keys
-	case p.Kind == List:
-		return p.Rest
-	}
-	return Alternatives{p}
-}
+// maxUnions bounds how many pairs of objects are merged.
+const maxUnions = 64
 
-// union is object.union, in which the right side wins.
+// union is object.union, in which the right side prevails.
 func union(left, right Alternatives) Alternatives {
 	var out Alternatives
 	for _, l := range asObjects(left) {
@@ -205,31 +180,20 @@ func union(left, right Alternatives) Alternatives {
 	return bounded(out)
 }
 
-// maxUnions bounds how many pairs of objects are merged.
-const maxUnions = 64
-
 func unionMember(of Value, left, right Alternatives) Alternatives {
-	if slices.ContainsFunc(right, func(v Value) bool { return !v.IsObject() }) {
+	isOther := func(v Value) bool { return !v.IsObject() }
+	switch {
+	case slices.ContainsFunc(right, isOther), left == nil && !of.open:
 		return right
-	}
-	if left == nil {
-		if of.open { // there may be such a member, which then is merged
-			return mapped(right, func(v Value) Value { v.open = v.open || v.Kind == Object; return v })
-		}
-		return right
-	}
-	if slices.ContainsFunc(left, func(v Value) bool { return !v.IsObject() }) {
+	case left == nil: // there may be such a member, which then is merged
+		return mapped(right, func(v Value) Value { v.open = v.open || v.Kind == Object; return v })
+	case slices.ContainsFunc(left, isOther):
 		return append(slices.Clip(left), right...)
 	}
 	return union(left, right)
 }
 
-func isObject(v Value) bool {
-	_, ok := v.Constant.(ast.Object)
-	return v.Kind == Object || v.Kind == Constant && ok
-}
-
-// asObjects spreads constants out, and takes an unknown for an object of unknown members.
+// asObjects takes constants apart, and an unknown for an object of unknown members.
 func asObjects(in Alternatives) Alternatives {
 	out := make(Alternatives, 0, len(in))
 	for _, v := range in {
@@ -237,17 +201,15 @@ func asObjects(in Alternatives) Alternatives {
 			out = append(out, v)
 			continue
 		}
-		o := Value{Kind: Object, Members: map[string]Alternatives{}, Sources: v.Sources, Place: v.Place}
-		if v.Kind == Constant {
-			keys, values := ConstantMembers(v)
-			for i, key := range keys {
-				if name, ok := key.Text(); ok {
-					o.Members[name] = Alternatives{values[i]}
-				}
+		o := Value{Kind: Object, Members: map[string]Alternatives{}, Names: map[string]Place{}, Sources: v.Sources, Place: v.Place}
+		keys, values := v.Inside()
+		for i, key := range keys {
+			if name, ok := key.Text(); ok && v.Kind == Constant {
+				o.Members[name], o.Names[name] = Alternatives{values[i]}, key.Place
 			}
-		} else {
-			o.open = true
-			o.Rest = Alternatives{element(v)}
+		}
+		if v.Kind != Constant {
+			o.open, o.Rest = true, Alternatives{element(v)}
 		}
 		out = append(out, weighed(o))
 	}
@@ -257,67 +219,44 @@ func asObjects(in Alternatives) Alternatives {
 func asList(in Alternatives) Alternatives {
 	out := Value{Kind: List, Rest: elements(in)}
 	for _, v := range in {
-		if v.traits&linkedList != 0 {
-			out.traits |= linkedList
-		}
+		out.traits |= v.traits & linkedList
 	}
 	return Alternatives{weighed(out)}
 }
 
-func isNumeric(in Alternatives) bool {
-	return slices.ContainsFunc(in, func(v Value) bool {
-		_, number := v.Constant.(ast.Number)
-		return v.Kind == Constant && number
-	})
-}
-
-// choose is usher.choose: one of the hubs that are named. The key only settles
-// which, so a device's word in it is no choice of the device's.
+// choose is usher.choose: one of the hubs that are named. The key only settles which one, so a device's word in it is no
+// choice of the device's.
 func (f *flow) choose(hubs, linked Alternatives) Alternatives {
-	says := sourcesOf(linked)
-	byPosition := false
-	name := func(v Value) {
-		if text, ok := v.Text(); ok {
-			f.HubNames = append(f.HubNames, HubName{Name: text, Pattern: strings.ContainsAny(text, "*?"), Place: f.usable(v.Place)})
-		}
-		says = addSources(says, v.Sources...)
-		byPosition = byPosition || v.ByPosition
-	}
+	chosen := Value{Sources: sourcesOf(linked), traits: linkedHub}
 	for _, v := range hubs {
-		says = addSources(says, v.Sources...)
-		switch {
-		case v.Kind == Object:
-			for _, member := range slices.Sorted(maps.Keys(v.Members)) {
-				if !isZero(v.Members[member]) {
-					name(constantOf(ast.String(member), v.Names[member]))
+		chosen.Sources = addSources(chosen.Sources, v.Sources...)
+		names := elements(Alternatives{v})
+		if v.IsObject() {
+			names = nil
+			o := asObjects(Alternatives{v})[0]
+			for _, name := range slices.Sorted(maps.Keys(o.Members)) {
+				// A hub with weight 0, which gets no devices, may well be unlinked.
+				if slices.ContainsFunc(o.Members[name], func(weight Value) bool { return !weight.isZero() }) {
+					names = append(names, constantOf(ast.String(name), o.Names[name]))
 				}
-			}
-		case v.IsObject():
-			keys, weights := ConstantMembers(v)
-			for i, key := range keys {
-				if !isZero(weights[i : i+1]) {
-					name(key)
-				}
-			}
-		default:
-			for _, e := range elements(Alternatives{v}) {
-				name(e)
 			}
 		}
+		for _, name := range names {
+			text, _ := name.Text()
+			f.nameHub(name, strings.ContainsAny(text, "*?"))
+			chosen.Sources = addSources(chosen.Sources, name.Sources...)
+			chosen.ByPosition = chosen.ByPosition || name.ByPosition
+		}
 	}
-	return Alternatives{{Sources: says, ByPosition: byPosition, traits: linkedHub}}
+	return Alternatives{chosen}
 }
 
-// isZero tells a hub that gets no devices, which may well be unlinked.
-func isZero(weight Alternatives) bool {
-	for _, v := range weight {
-		number, ok := v.Constant.(ast.Number)
-		if v.Kind != Constant || !ok {
-			return false
+// nameHub notes a constant that is used as the name of a hub, or as a pattern for one.
+func (f *flow) nameHub(v Value, pattern bool) {
+	if name, ok := v.Text(); ok {
+		if v.Place.Location == nil || !f.Home[v.Place.Location.File] {
+			v.Place.Location = f.anchor
 		}
-		if f, ok := number.Float64(); !ok || f != 0 {
-			return false
-		}
+		f.HubNames = append(f.HubNames, HubName{Name: name, Pattern: pattern, Place: v.Place})
 	}
-	return true
 }

@@ -81,12 +81,7 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 	}
 	reads := map[string]bool{}
 	for _, name := range entries {
-		node := f.compiler.RuleTree
-		for _, t := range rule.Entry(name) {
-			if node = node.Child(t.Value); node == nil {
-				break
-			}
-		}
+		node := f.compiler.RuleTree.Find(rule.Entry(name))
 		if node == nil {
 			continue
 		}
@@ -434,13 +429,9 @@ func (f *flow) expr(expr *ast.Expr, s *scope) bool {
 		domain := f.term(t.Domain, s)
 		keys, values := iterate(domain)
 		if t.Key != nil {
-			if v, ok := t.Key.Value.(ast.Var); ok {
-				child.bind(v, keys, t.Domain)
-			}
+			f.bindPattern(t.Key, bounded(keys), t.Domain, child)
 		}
-		if v, ok := t.Value.Value.(ast.Var); ok {
-			child.bind(v, values, t.Domain)
-		}
+		f.bindPattern(t.Value, bounded(values), t.Domain, child)
 		if f.body(t.Body, child) {
 			maps.Copy(s.checked, child.checked)
 			for _, word := range sourcesOf(domain) {
@@ -528,7 +519,6 @@ func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	left, right := f.term(a, s), f.term(b, s)
 	f.meet("eq", left, right)
 	f.compareCase(left, right)
-	f.compareCase(right, left)
 	if trusted(right, s) {
 		s.check(left)
 	}
@@ -601,26 +591,24 @@ func (f *flow) relate(picked, by *ast.Term, s *scope) {
 	ast.WalkVars(picked, mark)
 }
 
-// compareCase notes where an identifier is compared with a constant and letter case matters.
-func (f *flow) compareCase(with, constants Alternatives) {
-	var any, lower bool
-	for _, v := range with {
-		any = any || v.traits&anyCase != 0
-		lower = lower || v.traits&lowerCase != 0
-	}
-	if !any && !lower || f.anchor == nil {
-		return
-	}
-	for _, c := range constants {
-		text, ok := c.Text()
-		if !ok {
+// compareCase notes if an identifier is compared with a constant and letter case matters.
+func (f *flow) compareCase(left, right Alternatives) {
+	for _, sides := range [][2]Alternatives{{left, right}, {right, left}} {
+		var t traits
+		for _, v := range sides[0] {
+			t |= v.traits
+		}
+		if t&(anyCase|lowerCase) == 0 || f.anchor == nil {
 			continue
 		}
-		switch {
-		case lower && !any && text != strings.ToLower(text):
-			f.Cases = append(f.Cases, Case{Constant: text, Never: true, Location: f.anchor})
-		case any && strings.ToLower(text) != strings.ToUpper(text):
-			f.Cases = append(f.Cases, Case{Constant: text, Location: f.anchor})
+		for _, c := range sides[1] {
+			switch text, ok := c.Text(); {
+			case !ok:
+			case t&anyCase == 0 && text != strings.ToLower(text):
+				f.Cases = append(f.Cases, Case{Constant: text, Never: true, Location: f.anchor})
+			case t&anyCase != 0 && strings.ToLower(text) != strings.ToUpper(text):
+				f.Cases = append(f.Cases, Case{Constant: text, Location: f.anchor})
+			}
 		}
 	}
 }
@@ -711,11 +699,7 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 		return known
 	case ast.Ref:
 		return bounded(f.ref(t, v, s))
-	case *ast.Array:
-		out := Value{Kind: List, Place: at}
-		v.Foreach(func(e *ast.Term) { out.Rest = append(out.Rest, f.term(e, s)...) })
-		return Alternatives{weighed(out)}
-	case ast.Set:
+	case interface{ Foreach(func(*ast.Term)) }: // an array or a set
 		out := Value{Kind: List, Place: at}
 		v.Foreach(func(e *ast.Term) { out.Rest = append(out.Rest, f.term(e, s)...) })
 		return Alternatives{weighed(out)}
@@ -862,8 +846,8 @@ func (f *flow) any(n *ast.TreeNode) Alternatives {
 func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 	if v, free := s.unbound(key); free {
 		keys, values := iterate(in)
-		s.bind(v, keys)
-		return values
+		s.bind(v, bounded(keys))
+		return bounded(values)
 	}
 	var out, keys Alternatives
 	if name, ok := key.Value.(ast.String); ok {
@@ -883,51 +867,13 @@ func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 	return bounded(out)
 }
 
-// namesIn are the constant names of an object's members or a set's elements.
+// namesIn are the names of an object's members or a set's elements.
 func namesIn(v Value) Alternatives {
-	switch v.Kind {
-	case Constant:
-		if _, isArray := v.Constant.(*ast.Array); isArray {
-			return nil
-		}
-		keys, _ := ConstantMembers(v)
-		return keys
-	case Object:
-		var names Alternatives
-		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
-			names = append(names, constantOf(ast.String(name), v.Place))
-		}
-		return names
-	case List:
-		return v.Rest
+	if _, isArray := v.Constant.(*ast.Array); isArray || v.Kind == Unknown {
+		return nil
 	}
-	return nil
-}
-
-func iterate(in Alternatives) (keys, values Alternatives) {
-	for _, v := range in {
-		switch v.Kind {
-		case Constant:
-			k, inside := ConstantMembers(v)
-			keys, values = append(keys, k...), append(values, inside...)
-		case Object:
-			for _, name := range slices.Sorted(maps.Keys(v.Members)) {
-				keys = append(keys, constantOf(ast.String(name), v.Place))
-				values = append(values, v.Members[name]...)
-			}
-			if v.open {
-				keys = append(keys, Value{Sources: v.Sources})
-				values = append(values, v.Rest...)
-			}
-		case List:
-			keys = append(keys, v.Rest...) // the keys of a set are its elements, those of an array numbers
-			values = append(values, v.Rest...)
-		default:
-			keys = append(keys, Value{Sources: made(v.Sources, "key")})
-			values = append(values, element(v))
-		}
-	}
-	return bounded(keys), bounded(values)
+	keys, _ := v.Inside()
+	return keys
 }
 
 // lookUp is v[key] for a key that is bound. A word that finds something in a table that the device did not write is one
@@ -943,31 +889,22 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 	case Constant:
 		return lookUpConstant(v, key)
 	case Object:
-		name, ok := key.Text()
-		var out Alternatives
-		if ok {
-			out = append(out, v.Members[name]...)
-		} else {
-			for _, member := range slices.Sorted(maps.Keys(v.Members)) {
-				out = append(out, v.Members[member]...)
-			}
+		if name, named := key.Text(); named {
+			return append(slices.Clip(v.Members[name]), withSources(v.Rest, v.Sources)...)
 		}
-		return append(out, withSources(v.Rest, v.Sources)...)
+		return elements(Alternatives{v})
 	case List:
-		return withSources(v.Rest, v.Sources)
+		return elements(Alternatives{v})
 	}
 	switch name, named := key.Text(); {
 	case v.traits&linkedByName != 0:
 		f.meet("lookup", Alternatives{v}, Alternatives{key})
-		if named {
-			f.HubNames = append(f.HubNames, HubName{Name: name, Place: f.usable(key.Place)})
-		}
+		f.nameHub(key, false)
 		return unknownOf(addSources(v.Sources, key.Sources...), linkedHub)
 	case v.traits&linkedList != 0:
 		e := element(v)
 		e.traits = linkedHub
-		_, number := key.Constant.(ast.Number)
-		e.ByPosition = number && key.Kind == Constant
+		e.ByPosition = key.isNumber()
 		e.Sources = addSources(v.Sources, key.Sources...)
 		return Alternatives{e}
 	case v.Request != nil:
@@ -1007,8 +944,7 @@ func isText(place string) bool {
 
 func lookUpConstant(v, key Value) Alternatives {
 	if key.Kind != Constant {
-		_, inside := ConstantMembers(v)
-		return bounded(inside)
+		return bounded(elements(Alternatives{v}))
 	}
 	at := v.Place
 	switch c := v.Constant.(type) {
@@ -1031,14 +967,6 @@ func lookUpConstant(v, key Value) Alternatives {
 		}
 	}
 	return nil
-}
-
-// usable is a place that an author knows.
-func (f *flow) usable(p Place) Place {
-	if p.Location == nil || !f.Home[p.Location.File] {
-		p.Location = f.anchor
-	}
-	return p
 }
 
 // call is the call of a function, to which the compiler gave one more argument for the result.

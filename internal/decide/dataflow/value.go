@@ -127,9 +127,15 @@ func (v Value) IsObject() bool {
 
 // isFalse reports whether v can only be false.
 func (v Value) isFalse() bool {
-	b, ok := v.Constant.(ast.Boolean)
-	return v.Kind == Constant && ok && !bool(b)
+	return v.Kind == Constant && v.Constant.Compare(ast.Boolean(false)) == 0
 }
+
+func (v Value) isNumber() bool {
+	_, ok := v.Constant.(ast.Number)
+	return v.Kind == Constant && ok
+}
+
+func (v Value) isZero() bool { return v.isNumber() && v.Constant.Compare(ast.Number("0")) == 0 }
 
 // weighed counts what is in an object or a list. One that holds too much to be told apart becomes an unknown: otherwise,
 // thirty lines of Rego can make a value of a billion.
@@ -304,58 +310,44 @@ func withChecked(in Alternatives, checked map[string]bool) Alternatives {
 	})
 }
 
-// elements are what is in the sets and arrays among the alternatives.
+// elements are what is in the sets, arrays and objects among the alternatives.
 func elements(in Alternatives) Alternatives {
-	var out Alternatives
+	_, values := iterate(in)
+	return values
+}
+
+// iterate lists the keys and values in what the alternatives may be.
+func iterate(in Alternatives) (keys, values Alternatives) {
 	for _, v := range in {
-		switch v.Kind {
-		case List:
-			out = append(out, withSources(v.Rest, v.Sources)...)
-		case Constant:
-			_, inside := ConstantMembers(v)
-			out = append(out, inside...)
-		case Object:
-			for _, name := range slices.Sorted(maps.Keys(v.Members)) {
-				out = append(out, v.Members[name]...)
-			}
-			out = append(out, v.Rest...)
-		default:
-			out = append(out, element(v))
-		}
+		k, inside := v.Inside()
+		keys, values = append(keys, k...), append(values, inside...)
 	}
-	return out
+	return keys, values
 }
 
-// below is a member of an unknown from the request.
-func (v Value) below(name string) Value {
-	var at *ast.Location
-	if len(v.Sources) > 0 {
-		at = v.Sources[0].Location
-	}
-	return requestValue(append(slices.Clip(v.Request), name), at)
-}
-
-// element is some element of an unknown.
-func element(v Value) Value {
-	if v.Request != nil {
-		return v.below(AnyMember)
-	}
-	e := Value{Sources: v.Sources}
-	if v.traits&(linkedList|linkedByName) != 0 {
-		e.traits = linkedHub
-	}
-	return e
-}
-
-// ConstantMembers lists the keys and values in a constant. The keys of a set are its elements.
-func ConstantMembers(v Value) (keys, values Alternatives) {
+// Inside lists the keys and values in an object, an array or a set. The keys of a set are its elements.
+func (v Value) Inside() (keys, values Alternatives) {
 	add := func(key, inside ast.Value, path string) {
 		at := v.Place
 		if at.Data != "" {
 			at.Data += path
 		}
-		keys = append(keys, constantOf(key, at))
-		values = append(values, constantOf(inside, at))
+		keys, values = append(keys, constantOf(key, at)), append(values, constantOf(inside, at))
+	}
+	switch v.Kind {
+	case Object:
+		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
+			keys, values = append(keys, constantOf(ast.String(name), v.Names[name])), append(values, v.Members[name]...)
+		}
+		if v.open {
+			keys, values = append(keys, Value{Sources: v.Sources}), append(values, withSources(v.Rest, v.Sources)...)
+		}
+		return keys, values
+	case List: // the keys of an array are numbers, but a set is as likely
+		rest := withSources(v.Rest, v.Sources)
+		return rest, rest
+	case Unknown:
+		return Alternatives{{Sources: made(v.Sources, "key")}}, Alternatives{element(v)}
 	}
 	switch c := v.Constant.(type) {
 	case ast.Object:
@@ -379,6 +371,27 @@ func dataPath(key ast.Value) string {
 		return "." + string(text)
 	}
 	return "[" + key.String() + "]"
+}
+
+// below is a member of an unknown from the request.
+func (v Value) below(name string) Value {
+	var at *ast.Location
+	if len(v.Sources) > 0 {
+		at = v.Sources[0].Location
+	}
+	return requestValue(append(slices.Clip(v.Request), name), at)
+}
+
+// element is some element of an unknown.
+func element(v Value) Value {
+	if v.Request != nil {
+		return v.below(AnyMember)
+	}
+	e := Value{Sources: v.Sources}
+	if v.traits&(linkedList|linkedByName) != 0 {
+		e.traits = linkedHub
+	}
+	return e
 }
 
 // requestValue is the value at a path of the request.

@@ -1,5 +1,5 @@
-// Package keymaterial hides the keys and certificates of an AllocationRequest in what is shown of it: it finds them by the
-// names that DPS gives them, and everywhere else where a rule has put the same text.
+// Package keymaterial hides the keys and certificates of an AllocationRequest in what is shown of it: it finds them by
+// the names that DPS gives them, and everywhere else where a rule has put the same text.
 package keymaterial
 
 import (
@@ -23,7 +23,8 @@ var members = []string{
 }
 
 const (
-	// minWithin is the shortest text that is hidden inside another one. A key of a few letters would hide parts of words.
+	// minWithin is the shortest text that is hidden inside another one. A key of a few letters would hide parts of
+	// words.
 	minWithin = 8
 	// minPart is the shortest part of a key that is hidden if it is a text of its own.
 	minPart = 12

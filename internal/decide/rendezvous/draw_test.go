@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// These are the published vectors: key 00 01 … 0f, message 00 01 … of the given length. All bytes are below 'A', so folding
-// does not change them.
+// These are the published vectors: key 00 01 … 0f, message 00 01 … of the given length. All bytes are below 'A', so
+// folding does not change them.
 func TestHashMatchesPublishedVectors(t *testing.T) {
 	t.Parallel()
 	d := digest{k0: 0x0706050403020100, k1: 0x0f0e0d0c0b0a0908}

@@ -1,12 +1,12 @@
-// Package rendezvous chooses one of several weighted names for a key (highest random weight hashing). It chooses the same
-// name on every machine and in every release, and when names or weights change, as few keys as possible move.
+// Package rendezvous chooses one of several weighted names for a key (highest random weight hashing). It chooses the
+// same name on every machine and in every release, and when names or weights change, as few keys as possible move.
 //
-// Every name draws a number that depends only on the key and the name, and divides it by its weight; the lowest result wins.
-// So if a name is added, drained or gets another weight, only its own number changes: a key only moves to that name or away
-// from it.
+// Every name draws a number that depends only on the key and the name, and divides it by its weight; the lowest result
+// wins. So if a name is added, drained or gets another weight, only its own number changes: a key only moves to that
+// name or away from it.
 //
-// The package does not know IoT hubs or devices, does not read the clock, and keeps no state. Tests pin its results, because
-// a change of one bit would move devices between hubs in production.
+// The package does not know IoT hubs or devices, does not read the clock, and keeps no state. Tests pin its results,
+// because a change of one bit would move devices between hubs in production.
 package rendezvous
 
 import (
@@ -20,16 +20,16 @@ import (
 type Candidate struct {
 	// Name is compared without the case of ASCII letters, so that a different spelling does not move keys.
 	Name string
-	// Weight is the share, relative to the weights of the other candidates. A weight that is zero, negative, infinite or
-	// not a number never wins.
+	// Weight is the share, relative to the weights of the other candidates. A weight that is zero, negative, infinite
+	// or not a number never wins.
 	Weight float64
 }
 
-// Choose returns the name of the candidate that wins the key, in the candidate's spelling, and false if no candidate has a
-// usable weight.
+// Choose returns the name of the candidate that wins the key, in the candidate's spelling, and false if no candidate
+// has a usable weight.
 //
-// The result does not depend on the order of the candidates or on the ASCII case of key. If a name occurs twice, its higher
-// weight applies.
+// The result does not depend on the order of the candidates or on the ASCII case of key. If a name occurs twice, its
+// higher weight applies.
 func Choose(key string, candidates []Candidate) (string, bool) {
 	k := newDigest(key)
 	var (
@@ -54,8 +54,8 @@ func Choose(key string, candidates []Candidate) (string, bool) {
 // fractionParts is the resolution of Fraction: a fleet of a million devices can move one device at a time.
 const fractionParts = 1_000_000
 
-// Fraction returns the position of the key in [0, 1), in parts per million. Keys are uniformly distributed. The position of
-// a key never changes and does not depend on its ASCII case.
+// Fraction returns the position of the key in [0, 1), in parts per million. Keys are uniformly distributed. The
+// position of a key never changes and does not depend on its ASCII case.
 func Fraction(key string) int {
 	hi, _ := bits.Mul64(newDigest(key).fraction, fractionParts)
 	return int(hi)
@@ -67,8 +67,8 @@ type digest struct {
 	fraction uint64 // independent of k0 and k1, so that Fraction and Choose are not correlated
 }
 
-// newDigest hashes the key with SHA-256, so that sequential registration IDs ("dev-000001", "dev-000002") give unrelated
-// digests, and no one can find an ID for a certain hub faster than by trying.
+// newDigest hashes the key with SHA-256, so that sequential registration IDs ("dev-000001", "dev-000002") give
+// unrelated digests, and no one can find an ID for a certain hub faster than by trying.
 func newDigest(key string) digest {
 	var buf [192]byte // registration IDs have at most 128 characters; longer keys go to the heap
 	folded := append(buf[:0], key...)
@@ -83,14 +83,14 @@ func newDigest(key string) digest {
 	}
 }
 
-// drawBits is the number of bits of draw after the binary point. The integer part is at most 64, so the result stays below
-// 2^53 and converts to float64 without rounding.
+// drawBits is the number of bits of draw after the binary point. The integer part is at most 64, so the result stays
+// below 2^53 and converts to float64 without rounding.
 const drawBits = 47
 
 // draw returns -log2(u) in units of 2^-47, where u is the uniform hash as a fraction of 2^64. That is an exponentially
-// distributed number, and if such numbers are divided by weights, each name has the lowest with a probability in proportion
-// to its weight. The logarithm is calculated bit by bit with integers, because platform-specific implementations of math.Log
-// differ in the last bit.
+// distributed number, and if such numbers are divided by weights, each name has the lowest with a probability in
+// proportion to its weight. The logarithm is calculated bit by bit with integers, because platform-specific
+// implementations of math.Log differ in the last bit.
 func draw(hash uint64) uint64 {
 	hash |= 1 // keeps u above zero; the bias is one in 2^64
 	zeros := bits.LeadingZeros64(hash)
@@ -121,8 +121,8 @@ func before(a, b string) bool {
 	return a < b
 }
 
-// fold converts only ASCII letters to lower case. Registration IDs and host names have no others, and Unicode's case tables
-// change between releases of Go.
+// fold converts only ASCII letters to lower case. Registration IDs and host names have no others, and Unicode's case
+// tables change between releases of Go.
 func fold(c byte) byte {
 	if 'A' <= c && c <= 'Z' {
 		return c + ('a' - 'A')

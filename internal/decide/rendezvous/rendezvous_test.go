@@ -24,7 +24,8 @@ func hubs(n int) candidates {
 	return cs
 }
 
-// fleets are the forms of registration IDs: sequential, sequential after a long common prefix, MAC addresses, and random.
+// fleets are the forms of registration IDs: sequential, sequential after a long common prefix, MAC addresses, and
+// random.
 func fleets(size int) map[string][]string {
 	random := rand.New(rand.NewPCG(1, 2))
 	fleets := map[string][]string{}

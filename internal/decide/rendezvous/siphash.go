@@ -2,8 +2,8 @@ package rendezvous
 
 import "math/bits"
 
-// hash returns SipHash-2-4 of the folded name with the digest's key. This is a keyed hash for short strings, which makes the
-// draws of two names unrelated.
+// hash returns SipHash-2-4 of the folded name with the digest's key. This is a keyed hash for short strings, which
+// makes the draws of two names unrelated.
 //
 // Specification and test vectors: Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012.
 func (d digest) hash(name string) uint64 {

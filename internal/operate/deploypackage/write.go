@@ -1,5 +1,5 @@
-// Package deploypackage writes the deployment package of the webhook: the zip file that Azure Functions unpacks into the
-// root of the Function App.
+// Package deploypackage writes the deployment package of the webhook: the zip file that Azure Functions unpacks into
+// the root of the Function App.
 package deploypackage
 
 import (
@@ -21,8 +21,8 @@ const hostFile = "host.json"
 var modified = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Write writes what the host and the handler read from the root of a Function App: host.json, the function.json of each
-// function, the program that host.json names, and the given files of the rules. It returns the paths of the files, below
-// root, with forward slashes and sorted. The same content gives the same bytes.
+// function, the program that host.json names, and the given files of the rules. It returns the paths of the files,
+// below root, with forward slashes and sorted. The same content gives the same bytes.
 //
 // Only the program is executable, whatever its mode in root is: Windows has no such mode.
 func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {

@@ -1,5 +1,5 @@
-// Package collector is a stand-in for an OpenTelemetry collector in tests. It receives OTLP over HTTP with protobuf, keeps
-// what it received, and can fail on purpose. It shares no code with the sender.
+// Package collector is a stand-in for an OpenTelemetry collector in tests. It receives OTLP over HTTP with protobuf,
+// keeps what it received, and can fail on purpose. It shares no code with the sender.
 package collector
 
 import (
@@ -24,8 +24,8 @@ import (
 // Collector receives at URL until it is closed.
 type Collector struct {
 	*httptest.Server
-	// Answer, unless it is nil, can answer a request instead of the collector. It returns false to leave the request to the
-	// collector. Set it before the first request.
+	// Answer, unless it is nil, can answer a request instead of the collector. It returns false to leave the request to
+	// the collector. Set it before the first request.
 	Answer func(http.ResponseWriter, *http.Request) bool
 
 	mu      sync.Mutex

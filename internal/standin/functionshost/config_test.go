@@ -15,8 +15,8 @@ import (
 	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
-// TestConfigErrors runs the archives in testdata/config. Each contains a script root and, in want.txt, the error of New. If
-// a line ends with "...", the rest of it is not compared.
+// TestConfigErrors runs the archives in testdata/config. Each contains a script root and, in want.txt, the error of
+// New. If a line ends with "...", the rest of it is not compared.
 func TestConfigErrors(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/config/*.txtar")

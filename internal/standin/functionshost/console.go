@@ -24,8 +24,8 @@ const (
 // systemPrefix marks a line for the log of the host instead of the user's.
 const systemPrefix = "LanguageWorkerConsoleLog"
 
-// classify classifies a line. A line of standard error is an error unless it contains "warn". Go's log package writes to
-// standard error, so all of its lines become errors in Application Insights.
+// classify classifies a line. A line of standard error is an error unless it contains "warn". Go's log package writes
+// to standard error, so all of its lines become errors in Application Insights.
 func classify(stream, line string, stderrIsError bool) ConsoleLine {
 	c := ConsoleLine{Stream: stream, Level: slog.LevelInfo, Category: CategoryConsole, Text: line}
 	if stream == "stderr" {

@@ -88,8 +88,8 @@ func (d *document) has(p jsontext.Pointer) bool {
 	return ok
 }
 
-// errorf returns an error that starts with file:line:column and the JSON pointer. If there is no value at the pointer, the
-// position is that of its nearest parent.
+// errorf returns an error that starts with file:line:column and the JSON pointer. If there is no value at the pointer,
+// the position is that of its nearest parent.
 func (d *document) errorf(p jsontext.Pointer, format string, args ...any) error {
 	near := p
 	for near != "" && !d.has(near) {

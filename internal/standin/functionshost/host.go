@@ -33,12 +33,14 @@ type Options struct {
 	// EnableAuth makes the host require keys according to authLevel. Without it every function is open, as with func
 	// start.
 	EnableAuth bool
-	// FunctionKey opens functions of level function; MasterKey also opens those of level admin. An empty key opens nothing.
+	// FunctionKey opens functions of level function; MasterKey also opens those of level admin. An empty key opens
+	// nothing.
 	FunctionKey, MasterKey string
 	// NoTraceparent leaves requests without traceparent unchanged. The host adds one that is not sampled.
 	NoTraceparent bool
 
-	// Environ is the host's environment in the form of os.Environ, which is the default. The handler inherits all of it.
+	// Environ is the host's environment in the form of os.Environ, which is the default. The handler inherits all of
+	// it.
 	Environ []string
 	// Log receives the messages of the host; nil discards them.
 	Log *slog.Logger
@@ -193,8 +195,8 @@ func mergeEnviron(environ []string, settings map[string]string) map[string]strin
 	return merged
 }
 
-// Start listens, starts the handler and returns. Requests wait until the handler is ready. Canceling ctx stops the host:
-// requests in flight finish, then the handler is killed.
+// Start listens, starts the handler and returns. Requests wait until the handler is ready. Canceling ctx stops the
+// host: requests in flight finish, then the handler is killed.
 func (h *Host) Start(ctx context.Context) error {
 	address := net.JoinHostPort(h.options.Address, strconv.Itoa(h.options.Port))
 	var lc net.ListenConfig
@@ -250,8 +252,8 @@ func (h *Host) Ready(ctx context.Context) error {
 	}
 }
 
-// Wait waits until the host has stopped. It returns nil if the host was told to stop, otherwise why it stopped by itself:
-// [ErrTooManyStrikes], [ErrHeldTooLong], a [StartError] or an error of the listener.
+// Wait waits until the host has stopped. It returns nil if the host was told to stop, otherwise why it stopped by
+// itself: [ErrTooManyStrikes], [ErrHeldTooLong], a [StartError] or an error of the listener.
 func (h *Host) Wait() error {
 	<-h.done
 	return h.err

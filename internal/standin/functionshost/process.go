@@ -103,8 +103,8 @@ type process struct {
 // outputGrace is how long output is read after the end of the handler if a child process keeps the pipe open.
 const outputGrace = time.Second
 
-// start runs the program in its own process group. Ctrl-C in a terminal then reaches only this process, because the real
-// host's handler never sees a signal; and killing the group leaves no child behind.
+// start runs the program in its own process group. Ctrl-C in a terminal then reaches only this process, because the
+// real host's handler never sees a signal; and killing the group leaves no child behind.
 func start(c command, stderrIsError bool, console func(ConsoleLine)) (*process, error) {
 	p := &process{cmd: exec.Command(c.path, c.arguments...), exited: make(chan struct{})}
 	p.cmd.Dir = c.directory

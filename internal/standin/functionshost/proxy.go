@@ -114,7 +114,8 @@ func (h *Host) rewrite(pr *httputil.ProxyRequest, target string) {
 	out.Host = target
 }
 
-// newTraceparent returns the traceparent of a new trace that is not sampled, as the host adds it to requests without one.
+// newTraceparent returns the traceparent of a new trace that is not sampled, as the host adds it to requests without
+// one.
 func newTraceparent() string {
 	var id [24]byte
 	rand.Read(id[:])
@@ -171,8 +172,8 @@ func unavailable(w http.ResponseWriter) {
 	_, _ = io.WriteString(w, text) // it fails only if the client is gone
 }
 
-// serveReserved serves the paths that the host reserves, and reports whether the path is one of them. It does not imitate
-// the host's management API.
+// serveReserved serves the paths that the host reserves, and reports whether the path is one of them. It does not
+// imitate the host's management API.
 func (h *Host) serveReserved(w http.ResponseWriter, path string) bool {
 	path = strings.ToLower(strings.TrimSuffix(path, "/"))
 	switch {
@@ -255,8 +256,8 @@ func (h *Host) invoke(w http.ResponseWriter, r *http.Request) {
 	h.proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// discard reads a refused body for a while, so that the client finishes sending and reads the answer instead of getting a
-// reset connection.
+// discard reads a refused body for a while, so that the client finishes sending and reads the answer instead of getting
+// a reset connection.
 func (h *Host) discard(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Expect") != "" {
 		return // the client waits before it sends the body

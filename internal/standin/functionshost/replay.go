@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The host repeats a request that failed on the way to the handler. Its HTTP client immediately resends a request without
-// a body if the connection ends before an answer, and the proxy around the client makes ten attempts.
+// The host repeats a request that failed on the way to the handler. Its HTTP client immediately resends a request
+// without a body if the connection ends before an answer, and the proxy around the client makes ten attempts.
 const (
 	sendsPerAttempt = 4
 	attempts        = 10
@@ -21,8 +21,8 @@ const (
 )
 
 // replayer is a RoundTripper that fails as the host's does: if the handler closes the connection without an answer, a
-// request without a body reaches it 40 times within two seconds. A body is sent only once; the remaining attempts do not
-// reach the handler.
+// request without a body reaches it 40 times within two seconds. A body is sent only once; the remaining attempts do
+// not reach the handler.
 type replayer struct {
 	next http.RoundTripper
 }

@@ -148,8 +148,8 @@ const (
 	upperHex   = "0123456789ABCDEF"
 )
 
-// encodePath encodes a decoded path as the host's proxy does. It always encodes a percent sign, so the %2F that decodePath
-// keeps reaches the handler as %252F.
+// encodePath encodes a decoded path as the host's proxy does. It always encodes a percent sign, so the %2F that
+// decodePath keeps reaches the handler as %252F.
 func encodePath(path string) string {
 	var b strings.Builder
 	for i := range len(path) {
@@ -163,8 +163,8 @@ func encodePath(path string) string {
 	return b.String()
 }
 
-// encodeQuery encodes a query as the host's proxy does: it keeps the query, but encodes what a URI must not contain, and
-// decodes what need not be encoded.
+// encodeQuery encodes a query as the host's proxy does: it keeps the query, but encodes what a URI must not contain,
+// and decodes what need not be encoded.
 func encodeQuery(query string) string {
 	var b strings.Builder
 	for i := 0; i < len(query); i++ {

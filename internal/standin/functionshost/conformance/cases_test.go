@@ -48,8 +48,8 @@ type suite struct {
 // patience bounds every wait.
 const patience = 20 * time.Second
 
-// client follows no redirects and does not ask for compression, so it sees what was sent. It keeps no connections, so no
-// case gets a connection that another case made the host cut.
+// client follows no redirects and does not ask for compression, so it sees what was sent. It keeps no connections, so
+// no case gets a connection that another case made the host cut.
 var client = &http.Client{
 	Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
