@@ -60,7 +60,7 @@ func covers(listed, name string) bool {
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/vocabulary", "internal/author/invariants", "internal/author/lint", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
 	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/explanation", "internal/author/ruletest"},
 	"github.com/open-policy-agent/opa/v1/tester":       {"internal/author/ruletest"},
 	"github.com/open-policy-agent/opa/v1/rego":         {"internal/author/ruletest", "bench"},
@@ -77,7 +77,7 @@ var mayUse = map[string][]string{
 	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
-	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/sink", "internal/serve/decisionlog/spool"},
+	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog"},
 	"go.opentelemetry.io/otel":                         {"internal/serve/telemetry"}, // its globals; whoever traces asks the span in the context
 	"go.opentelemetry.io/otel/sdk/trace":               {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},

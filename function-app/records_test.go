@@ -17,7 +17,7 @@ func TestRecordSettings(t *testing.T) {
 	t.Parallel()
 	const key = "not-long-SECRET"
 	for want, values := range map[string]map[string]string{
-		`USHER_RECORD_SINKS: no sink "syslog": use stdout, file:/path`:            {settingRecordSinks: "syslog"},
+		`USHER_RECORD_SINKS: unknown sink "syslog": use stdout, file:/path`:       {settingRecordSinks: "syslog"},
 		"USHER_RECORD_SINKS: blob takes no key":                                   {settingRecordSinks: "blob:https://a.example/c?sig=SECRET"},
 		"USHER_RECORD_SPOOL: empty, and USHER_RECORD_SINKS has otlp":              {settingRecordSinks: "stdout,otlp"},
 		"USHER_RECORD_SYNC: none of always, interval, never":                      {settingRecordSync: "sometimes"},
@@ -119,8 +119,8 @@ func TestRecordsCannotBeOpened(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, settings := range map[string]map[string]string{
-		"USHER_RECORD_SINKS: the folder of " + blocked + "/r.ndjson cannot be made": {settingRecordSinks: "file:" + blocked + "/r.ndjson"},
-		"USHER_RECORD_SINKS: otlp is a sink, and OTEL_EXPORTER_OTLP_ENDPOINT":       {settingRecordSinks: "otlp", settingRecordSpool: folder},
+		"USHER_RECORD_SINKS: the folder of " + blocked + "/r.ndjson cannot be created": {settingRecordSinks: "file:" + blocked + "/r.ndjson"},
+		"USHER_RECORD_SINKS: otlp is a sink, and OTEL_EXPORTER_OTLP_ENDPOINT":          {settingRecordSinks: "otlp", settingRecordSpool: folder},
 		"USHER_RECORD_SINKS: the spool in " + blocked + "/otlp cannot be opened": {
 			settingRecordSinks: "otlp", settingRecordSpool: blocked, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
 	} {

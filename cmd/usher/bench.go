@@ -22,7 +22,7 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// benchFlags are those of `usher bench`.
+// benchFlags are the flags of `usher bench`.
 type benchFlags struct {
 	rules            rulesFlags
 	duration, warmup time.Duration
@@ -37,10 +37,10 @@ type benchFlags struct {
 	keep             string // file for the generated requests
 }
 
-// maxGenerated bounds the requests that are made for a rule: they are all kept.
+// maxGenerated bounds the requests that are generated for a rule, which are all kept in memory.
 const maxGenerated = 100_000
 
-// benchRetries is how often what looks slower is measured again before it counts.
+// benchRetries is how often something that looks worse is measured again before it counts.
 const benchRetries = 2
 
 func newBenchCommand() *cobra.Command {
@@ -48,25 +48,24 @@ func newBenchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench [request ...]",
 		Short: "Measure how long rules take",
-		Long: `Bench decides requests round and round, one after the other, and prints percentiles
-of the time that a decision takes, from the bytes of the request to those of the
-answer, and what it allocates; for each rule and for all. The typical time is the
-mean of the medians of the requests.
+		Long: `Bench decides requests repeatedly, one after the other, and prints percentiles of the
+time of a decision, from the bytes of the request to those of the response, and what it
+allocates: for each rule and for all. The typical time is the mean of the medians of the
+requests.
 
-A request is a file with an AllocationRequest, an .ndjson or .jsonl file with one on
-each line, a folder of such files, or - for lines on standard input. A decision
-record that holds its request under "request" serves as well. The default is the
-folder examples/requests.
+Requests come from files, from folders, or with - from standard input. They are what
+'usher replay' reads: AllocationRequests, exchanges, decision records or exports. The
+default is the folder examples/requests.
 
-With --generate N it also makes up to N requests for each rule, or for each --rule,
-as 'usher verify' does: of the enrollments, hubs and values that the rule names, and
-of those that nobody expects. The same rules and --seed give the same requests.
+With --generate N it also generates up to N requests for each rule, or for each --rule,
+as 'usher verify' does: with enrollments, hubs and values that the rule names, and with
+unexpected ones. The same rules and --seed give the same requests.
 
-With --compare it exits with 8 if a rule is worse than in a measurement that --save
-wrote: its typical time or its number of allocations, or the --metrics that you name, by
-more than --threshold and, of a time, by more than --min-difference. What looks worse
-is measured again, twice at most, and the better figures count. Compare only what
-the same machine measured.`,
+With --compare it exits with 8 if a rule is worse than in a measurement that --save wrote:
+if its typical time or its number of allocations, or the --metrics that you name, grew by
+more than --threshold and, for a time, by more than --min-difference. What looks worse is
+measured again, at most twice, and the better figures count. Compare only measurements of
+the same machine.`,
 		Example: `  usher bench
   usher bench --save before.json requests/*.json
   usher bench --compare before.json --threshold 10% requests/*.json
@@ -86,16 +85,16 @@ the same machine measured.`,
 	flags.rules.register(cmd)
 	f := cmd.Flags()
 	f.DurationVar(&flags.duration, "duration", 5*time.Second, "how long to measure")
-	f.DurationVar(&flags.warmup, "warmup", time.Second, "how long to decide before that")
+	f.DurationVar(&flags.warmup, "warmup", time.Second, "how long to decide before that, without measuring")
 	f.StringVar(&flags.save, "save", "", "file to write the measurement to, as JSON")
 	f.StringVar(&flags.compare, "compare", "", "file with an earlier measurement to compare with")
 	f.Var(&flags.threshold, "threshold", "how much worse is too much")
-	f.DurationVar(&flags.least, "min-difference", 10*time.Microsecond, "least difference of times that counts")
-	f.StringSliceVar(&flags.metrics, "metrics", []string{"typical", "allocs"}, "what may not be worse: typical, p95, p99, allocs; on a busy machine p95 and p99 are of the machine")
-	f.IntVar(&flags.generate, "generate", 0, "how many requests to make for each rule, besides those that are named")
-	f.StringSliceVar(&flags.only, "rule", nil, "make requests for this rule alone, by its package: tenants, or allocation.tenants")
-	f.Uint64Var(&flags.seed, "seed", 1, "what chance starts from when requests are made")
-	f.StringVar(&flags.keep, "save-requests", "", "file to write the requests to that were made, one to a line")
+	f.DurationVar(&flags.least, "min-difference", 10*time.Microsecond, "smallest difference of times that counts")
+	f.StringSliceVar(&flags.metrics, "metrics", []string{"typical", "allocs"}, "what may not be worse: typical, p95, p99, allocs; on a busy machine p95 and p99 depend on the machine")
+	f.IntVar(&flags.generate, "generate", 0, "how many requests to generate for each rule, besides those that are named")
+	f.StringSliceVar(&flags.only, "rule", nil, "generate requests only for this rule, named by its package: tenants, or allocation.tenants")
+	f.Uint64Var(&flags.seed, "seed", 1, "seed of the random generator of requests")
+	f.StringVar(&flags.keep, "save-requests", "", "file to write the generated requests to, one to a line")
 	addOutputFlag(cmd, &flags.format, "text", "json")
 	var metrics []string
 	for _, metric := range rulebench.Metrics() {
@@ -115,7 +114,7 @@ func (flags *benchFlags) check() error {
 	case flags.generate < 0 || flags.generate > maxGenerated:
 		return usageError(fmt.Errorf("--generate must be from 0 to %d, and is %d", maxGenerated, flags.generate))
 	case flags.generate == 0 && (len(flags.only) > 0 || flags.keep != ""):
-		return usageError(errors.New("--rule and --save-requests are for requests that are made: say how many with --generate"))
+		return usageError(errors.New("--rule and --save-requests are for generated requests: say how many with --generate"))
 	case flags.least < 0:
 		return usageError(fmt.Errorf("--min-difference must not be below 0, and is %s", flags.least))
 	}
@@ -154,10 +153,11 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 			fmt.Fprintf(stderr, "in %s, something that the rules look at is masked: its time can differ from that of the whole request\n", plural(lacking, "request"))
 		}
 	}
-	generated, err := flags.makeRequests(ctx, rules, files, &requests, stderr)
+	generated, summary, err := flags.generateRequests(ctx, rules, files, stderr)
 	if err != nil {
 		return err
 	}
+	requests = append(requests, generated...)
 	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return err
@@ -182,11 +182,11 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 			report = rulebench.Best(report, again)
 		}
 	}
-	if err := flags.write(stdout, report, generated, changes); err != nil {
+	if err := flags.write(stdout, report, summary, changes); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
-		return errors.New("interrupted: the figures are of the time until then")
+		return errors.New("interrupted: the figures are those up to that moment")
 	}
 	if flags.save != "" {
 		text, err := json.MarshalIndent(report, "", "  ")
@@ -227,15 +227,15 @@ func readBaseline(name string) (*rulebench.Report, error) {
 	}
 	var baseline rulebench.Report
 	if err := json.Unmarshal(text, &baseline); err != nil {
-		return nil, fmt.Errorf("%s is no measurement that --save wrote: %w", name, err)
+		return nil, fmt.Errorf("%s is not a measurement that --save wrote: %w", name, err)
 	}
 	if len(baseline.Rows) == 0 {
-		return nil, fmt.Errorf("%s is no measurement that --save wrote: it has no rows", name)
+		return nil, fmt.Errorf("%s is not a measurement that --save wrote: it has no rows", name)
 	}
 	return &baseline, nil
 }
 
-// generatedRequests tell which requests were made rather than read.
+// generatedRequests says which requests were generated rather than read.
 type generatedRequests struct {
 	Seed  uint64          `json:"seed"`
 	Rules []generatedRule `json:"rules"`
@@ -246,38 +246,39 @@ type generatedRule struct {
 	Requests int    `json:"requests"`
 }
 
-// makeRequests adds the requests that --generate asks for, and tells of them; nil if it asks for none.
-func (flags *benchFlags) makeRequests(ctx context.Context, rules *decider.Rules, files fs.FS, requests *[]rulebench.Request, stderr io.Writer) (*generatedRequests, error) {
+// generateRequests returns the requests that --generate asks for, and a summary of them; nil if it asks for none.
+func (flags *benchFlags) generateRequests(ctx context.Context, rules *decider.Rules, files fs.FS, stderr io.Writer) ([]rulebench.Request, *generatedRequests, error) {
 	if flags.generate == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	bar := newProgress(stderr, "rules")
 	defer bar.done()
-	made, err := verify.Generate(ctx, verify.Options{
-		Rules: rules, Files: files, Loading: flags.rules.options(), Only: flags.only, Budget: flags.generate, Seed: flags.seed,
+	generated, err := verify.Generate(ctx, verify.Options{
+		Rules: rules, Files: files, Only: flags.only, Budget: flags.generate, Seed: flags.seed,
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
 	})
 	switch {
 	case ctx.Err() != nil:
-		return nil, errors.New("interrupted while requests were made: nothing is measured yet")
+		return nil, nil, errors.New("interrupted while requests were generated: nothing is measured yet")
 	case err != nil:
-		return nil, searchError(err)
+		return nil, nil, searchError(err)
 	}
-	told := &generatedRequests{Seed: flags.seed, Rules: []generatedRule{}}
+	summary := &generatedRequests{Seed: flags.seed, Rules: []generatedRule{}}
+	var requests []rulebench.Request
 	var lines bytes.Buffer
-	for _, one := range made {
-		if n := len(told.Rules); n == 0 || told.Rules[n-1].Rule != one.Rule {
-			told.Rules = append(told.Rules, generatedRule{Rule: one.Rule})
+	for _, one := range generated {
+		if n := len(summary.Rules); n == 0 || summary.Rules[n-1].Rule != one.Rule {
+			summary.Rules = append(summary.Rules, generatedRule{Rule: one.Rule})
 		}
-		rule := &told.Rules[len(told.Rules)-1]
+		rule := &summary.Rules[len(summary.Rules)-1]
 		rule.Requests++
 		lines.Write(append(one.Body, '\n'))
-		*requests = append(*requests, rulebench.Request{Name: fmt.Sprintf("%s, made request %d", one.Rule, rule.Requests), Body: one.Body})
+		requests = append(requests, rulebench.Request{Name: fmt.Sprintf("%s, generated request %d", one.Rule, rule.Requests), Body: one.Body})
 	}
 	if flags.keep != "" {
 		err = writeFile(flags.keep, lines.Bytes())
 	}
-	return told, err
+	return requests, summary, err
 }
 
 func (g *generatedRequests) write(w io.Writer) {
@@ -285,10 +286,10 @@ func (g *generatedRequests) write(w io.Writer) {
 	for _, rule := range g.Rules {
 		rules = append(rules, fmt.Sprintf("%d for %s", rule.Requests, rule.Rule))
 	}
-	fmt.Fprintf(w, "requests made with --seed %d: %s\n", g.Seed, strings.Join(rules, ", "))
+	fmt.Fprintf(w, "requests generated with --seed %d: %s\n", g.Seed, strings.Join(rules, ", "))
 }
 
-// maxFaults is how many requests that end in a fault are named for people.
+// maxFaults is how many requests that end in a fault are named as text.
 const maxFaults = 10
 
 func (flags *benchFlags) write(w io.Writer, report rulebench.Report, generated *generatedRequests, changes []rulebench.Change) error {
@@ -342,7 +343,7 @@ func microseconds(d time.Duration) string {
 	return fmt.Sprintf("%.1f µs", float64(d)/float64(time.Microsecond))
 }
 
-// counted shows what an interrupted measurement has not come to count.
+// counted writes a count; an interrupted measurement has none.
 func counted(n float64) string {
 	if n == 0 {
 		return "-"

@@ -3,8 +3,8 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,13 +25,12 @@ func newBundleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bundle",
 		Short: "Pack rules into one file, an OPA bundle",
-		Long: `Bundle writes the rules and their data into one file, in the format of OPA
-bundles, after it has loaded them: what does not load is not packed. Every command
-takes the file for --rules.
+		Long: `Bundle loads the rules and writes them and their data into one file, in the format of OPA
+bundles. Rules that do not load are not packed. Every command accepts the file for --rules.
 
-The same rules give the same bytes, and the digest that it prints is the one that
-the webhook logs. With --signing-key the bundle is signed; --verification-key then
-makes other commands insist on the signature.`,
+The same rules give the same bytes, and the printed digest is the one that the webhook
+logs. With --signing-key the bundle is signed; --verification-key then makes other
+commands require the signature.`,
 		Example: `  usher bundle -o rules.tar.gz
   usher bundle -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
   usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
@@ -56,9 +55,9 @@ makes other commands insist on the signature.`,
 			if key.File != "" {
 				options.Key = &key
 			} else if cmd.Flags().Changed("signing-alg") {
-				return usageError(fmt.Errorf("--signing-alg without --signing-key"))
+				return usageError(errors.New("--signing-alg without --signing-key"))
 			}
-			var packed bytes.Buffer // a file is written whole or not at all
+			var packed bytes.Buffer // the file is written as a whole or not at all
 			if err := rulebundle.Write(&packed, fsys, names, options); err != nil {
 				return err
 			}
@@ -77,16 +76,16 @@ makes other commands insist on the signature.`,
 	rules.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write, - for standard output")
-	flags.StringVar(&revision, "revision", "", "what the manifest calls this state of the rules, such as a tag or a commit")
-	flags.BoolVar(&tests, "with-tests", false, "pack *_test.rego and *_invariants.rego too")
-	flags.BoolVar(&exchanges, "with-exchanges", false, "pack *.request.json and *.decision.json too: the webhook tries them before it uses the bundle")
+	flags.StringVar(&revision, "revision", "", "name of this state of the rules in the manifest, such as a tag or a commit")
+	flags.BoolVar(&tests, "with-tests", false, "also pack *_test.rego and *_invariants.rego")
+	flags.BoolVar(&exchanges, "with-exchanges", false, "also pack *.request.json and *.decision.json: the webhook tries them before it uses the bundle")
 	flags.StringVar(&key.File, "signing-key", "", "file with the private key (PEM) or, for an HS algorithm, the secret")
 	flags.StringVar(&key.Algorithm, "signing-alg", "RS256", "algorithm of the signature, such as RS256, ES256 or HS256")
 	completeWith(cmd, "signing-alg", signatureAlgorithms()...)
 	return cmd
 }
 
-// exchangesOf lists the requests below a folder of rules, and the decisions beside them.
+// exchangesOf lists the files of the exchanges in a folder of rules.
 func exchangesOf(fsys fs.FS) ([]string, error) {
 	var names []string
 	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -110,14 +109,8 @@ func writeFile(name string, content []byte) error {
 		return err
 	}
 	defer os.Remove(file.Name()) // fails once it is renamed
-	_, err = io.Copy(file, bytes.NewReader(content))
-	if err == nil {
-		err = file.Chmod(fs.FileMode(0o644))
-	}
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	_, err = file.Write(content)
+	if err = errors.Join(err, file.Chmod(0o644), file.Close()); err != nil {
 		return err
 	}
 	return os.Rename(file.Name(), name)

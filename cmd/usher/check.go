@@ -56,7 +56,7 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
   usher check --explain payload-decides`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.check(cmd, args); err != nil {
+			if err := flags.rules.setPath(cmd, args); err != nil {
 				return err
 			}
 			switch {
@@ -74,24 +74,16 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
 	f := cmd.Flags()
 	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
 	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollments, as az iot dps lists them; may be repeated, such as for groups and individual enrollments")
-	f.StringVar(&flags.failOn, "fail-on", "error", "level that makes the exit code 7: error or warning")
+	addChoice(cmd, &flags.failOn, "fail-on", "", "level that makes the exit code 7: error or warning", string(lint.Error), string(lint.Warning))
 	addOutputFlag(cmd, &flags.format, checkFormats...)
 	f.BoolVar(&flags.list, "list", false, "list the lints")
 	f.StringVar(&flags.explain, "explain", "", "explain the lint with this ID")
-	completeWith(cmd, "fail-on", string(lint.Error), string(lint.Warning))
 	var ids []string
 	for _, l := range lint.Lints() {
 		ids = append(ids, l.ID+"\t"+l.Title)
 	}
 	completeWith(cmd, "explain", ids...)
 	return cmd
-}
-
-func (flags *checkFlags) check(cmd *cobra.Command, args []string) error {
-	if flags.failOn != string(lint.Error) && flags.failOn != string(lint.Warning) {
-		return usageError(fmt.Errorf("--fail-on is %q: use error or warning", flags.failOn))
-	}
-	return flags.rules.setPath(cmd, args)
 }
 
 func listLints(w io.Writer) error {
@@ -112,10 +104,7 @@ func explainLint(w io.Writer, id string) error {
 }
 
 func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer) error {
-	options := lint.Options{
-		Name: flags.rules.path, AllowBuiltins: flags.rules.builtins, AllowNet: flags.rules.allowNet, Hubs: flags.hubs,
-		NoTestFiles: !flags.rules.isFolder(), // most bundles contain none
-	}
+	options := lint.Options{Hubs: flags.hubs, NoTestFiles: !flags.rules.isFolder()} // most bundles contain no tests
 	for _, name := range flags.enrollments {
 		enrollments, err := readEnrollments(name)
 		if err != nil {

@@ -58,7 +58,7 @@ It exits with 9 if it finds an error.`,
 			if options.Enrollments, err = client.All(ctx); err != nil {
 				return err
 			}
-			lintOptions := lint.Options{Name: rules.path, AllowBuiltins: rules.builtins, AllowNet: rules.allowNet, Hubs: hubs}
+			lintOptions := lint.Options{Hubs: hubs}
 			if options.Lints, err = lintForDoctor(ctx, files, options, lintOptions); err != nil {
 				return err
 			}

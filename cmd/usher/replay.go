@@ -11,7 +11,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +20,7 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// replayFlags are those of `usher replay`.
+// replayFlags are the flags of `usher replay`.
 type replayFlags struct {
 	rules              rulesFlags
 	baseline           string
@@ -36,37 +35,36 @@ func newReplayCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay LOG ...",
 		Short: "Show what rules change for the devices in a log",
-		Long: `Replay decides the requests of a log anew and compares: which devices stay, which
-move from hub to hub, who is newly rejected or accepted, what becomes of twins under
-each reprovision policy, how full the hubs are afterwards, and how long it takes
-until all have registered.
+		Long: `Replay decides the requests of a log again and compares: which devices stay, which move
+from hub to hub, which are newly rejected or accepted, what happens to twins under each
+reprovision policy, how full the hubs are afterwards, and how long it takes until all have
+registered.
 
-A log has an AllocationRequest on each line, or a record that holds one under
-"request" and perhaps what was decided under "decision":
+A log has an AllocationRequest on each line, or an exchange with a request and perhaps
+what was decided:
 
   {"request": {...}, "decision": {"outcome": "assigned", "hub": "..."}}
 
-Usher's own decision records are such records. Where something is masked in one and
-the rules look at it, the record is left out, counted and named; unless the rules
-are those of then, and decide as they did. Records of shadow rules are passed over.
+Usher's decision records are read as well, also in what Application Insights or Log
+Analytics exported as CSV or JSON. A record in which something is masked that the rules
+look at is left out, counted and named, unless the rules are those of then, and decide as
+they did. Records of shadow rules are passed over.
 
-It may be compressed with gzip or zstd, which its first bytes tell; - is standard
-input. A file that begins with a line of an opening brace alone is one request.
-Lines that cannot be used are counted and named, and left out.
+A log can be compressed with gzip or zstd; - is standard input. Lines that cannot be used
+are counted and named, and left out.
 
-What was before is what the rules of --baseline decide. Without that it is the
-decision that the log records or, where there is none, the hub that the request
-names as current. A device that was assigned after its request was logged is asked
-for again as it would register next, since rules may leave devices where they are:
-where only a new device would be answered otherwise, it counts as diverted.
+What was before is what the rules of --baseline decide. Without that it is the decision
+that the log records or, if there is none, the hub that the request names as current. A
+device that was assigned after its request was logged is decided again as it would
+register next, because rules may leave devices where they are. If only a new device would
+get another answer, it counts as diverted.
 
-Each registration counts, so memory does not grow with the log. With --by-device
-each device counts once, by its last registration; that takes some 40 bytes of
-memory for each, or 40 MB for a million.
+Each registration counts, so memory does not grow with the log. With --by-device each
+device counts once, by its last registration. That takes about 40 bytes of memory for
+each, or 40 MB for a million.
 
-It exits with 6 if it finds what --fail-on names: moved, diverted, accepted,
-rejected, held, faulted (newly, all of these), malformed, lacking, or any for any
-change.`,
+It exits with 6 if it finds what --fail-on names: moved, diverted, accepted, rejected,
+held, faulted (newly, all of these), malformed, lacking, or any for any change.`,
 		Example: `  usher replay fleet.ndjson.gz --baseline ../main/rules
   usher replay decisions/*.zst --html replay.html --fail-on rejected,faulted
   zstdcat fleet.zst | usher replay - --rules new.tar.gz --by-device -o json`,
@@ -87,9 +85,9 @@ change.`,
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
-	f.StringVar(&flags.baseline, "baseline", "", "folder or bundle of the rules to compare with; default: what the log tells")
-	f.StringVar(&flags.html, "html", "", "file to write the report to as one HTML page, besides")
-	f.StringVar(&flags.list, "list", "", "file to write every changed registration to, a line of JSON for each")
+	f.StringVar(&flags.baseline, "baseline", "", "folder or bundle of the rules to compare with; default: what the log says")
+	f.StringVar(&flags.html, "html", "", "file to write the report to as one HTML page, as well")
+	f.StringVar(&flags.list, "list", "", "file to write every changed registration to, as a line of JSON each")
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
@@ -129,7 +127,7 @@ func (flags *replayFlags) check(logs []string) error {
 
 func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	options := replay.Options{
-		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice, Progress: new(replay.Progress),
+		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice,
 	}
 	var err error
 	if options.Rules, err = flags.allocator(ctx, flags.rules.path); err != nil {
@@ -153,12 +151,15 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 		options.List, closeList = list, list.Close
 	}
 	if os.Getenv("GOGC") == "" && !flags.byDevice {
-		// Little is kept, so collecting less often costs some 80 MB and saves a tenth of the time.
+		// Little is kept in memory, so collecting less often costs about 80 MB and saves a tenth of the time.
 		defer debug.SetGCPercent(debug.SetGCPercent(400))
 	}
-	stopProgress := showReplay(stderr, options.Progress, size)
+	bar := newProgress(stderr, "registrations")
+	options.Progress = func(registrations, read int64) {
+		bar.update(int(registrations), float64(read)/float64(max(size, 1)))
+	}
 	report, err := replay.Run(ctx, logs, options)
-	stopProgress()
+	bar.done()
 	if closeErr := closeList(); err == nil {
 		err = closeErr
 	}
@@ -168,7 +169,7 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 	if err := flags.write(stdout, report); err != nil {
 		return err
 	}
-	return flags.verdict(report)
+	return flags.judge(report)
 }
 
 func (flags *replayFlags) allocator(ctx context.Context, path string) (*decider.Decider, error) {
@@ -204,34 +205,6 @@ func openReplayLogs(paths []string, stdin io.Reader) ([]requestlog.Log, int64, e
 	return logs, size, nil
 }
 
-// showReplay shows progress until the function that it returns is called.
-func showReplay(w io.Writer, p *replay.Progress, size int64) (stop func()) {
-	shown := newProgress(w, "registrations")
-	ended, left := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(left)
-		ticker := time.NewTicker(250 * time.Millisecond)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ended:
-				shown.done()
-				return
-			case <-ticker.C:
-				share := 0.0
-				if size > 0 {
-					share = float64(p.Read.Load()) / float64(size)
-				}
-				shown.update(int(p.Registrations.Load()), share)
-			}
-		}
-	}()
-	return func() {
-		close(ended)
-		<-left
-	}
-}
-
 func (flags *replayFlags) write(stdout io.Writer, report *replay.Report) error {
 	shown := view.Report{Report: report, RulesName: flags.rules.path, BaselineName: flags.baseline}
 	if flags.html != "" {
@@ -258,10 +231,10 @@ func (flags *replayFlags) write(stdout io.Writer, report *replay.Report) error {
 	})
 }
 
-// verdict is the error that gives the exit code.
-func (flags *replayFlags) verdict(report *replay.Report) error {
+// judge returns the error that sets the exit code.
+func (flags *replayFlags) judge(report *replay.Report) error {
 	if report.Interrupted {
-		return fmt.Errorf("interrupted after %d registrations: the figures are of these", report.Registrations)
+		return fmt.Errorf("interrupted after %d registrations: the figures are those of these", report.Registrations)
 	}
 	if n := len(report.Unread); n > 0 {
 		return fmt.Errorf("%d of %d logs could not be read to the end: %s: %s", n, len(report.Logs), report.Unread[0].Place, report.Unread[0].Problem)
@@ -287,7 +260,7 @@ func (flags *replayFlags) verdict(report *replay.Report) error {
 	}
 	switch {
 	case report.Registrations == 0 && report.Lacking > 0:
-		return errors.New("no record in the log can be decided anew: the rules look at what is masked in them")
+		return errors.New("no record in the log can be decided again: the rules look at what is masked in them")
 	case report.Registrations == 0:
 		return errors.New("there is no request in the log")
 	}

@@ -135,14 +135,8 @@ type choice struct {
 	choices []string
 }
 
-func (c choice) String() string {
-	if c.value == nil {
-		return ""
-	}
-	return *c.value
-}
-
-func (c choice) Type() string { return "string" }
+func (c choice) String() string { return *c.value }
+func (c choice) Type() string   { return "string" }
 
 func (c choice) Set(text string) error {
 	if !slices.Contains(c.choices, text) {
@@ -158,20 +152,28 @@ func alternatives(names []string) string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
+// addChoice adds a flag to a command that takes one of several values. The first is the default.
+func addChoice(cmd *cobra.Command, value *string, name, shorthand, usage string, choices ...string) {
+	*value = choices[0]
+	cmd.Flags().VarP(choice{value, choices}, name, shorthand, usage)
+	completeWith(cmd, name, choices...)
+}
+
 // addOutputFlag adds the flag -o to a command, with the first format as the default.
 func addOutputFlag(cmd *cobra.Command, format *string, formats ...string) {
-	*format = formats[0]
-	cmd.Flags().VarP(choice{format, formats}, "output", "o", alternatives(formats))
-	completeWith(cmd, "output", formats...)
+	addChoice(cmd, format, "output", "o", alternatives(formats), formats...)
 }
 
 // describeFlagError words the error of a flag with a wrong value, such as --output is "xml": use text or json.
 func describeFlagError(err error) error {
 	invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
-	if ok && invalid.GetFlag().Name == "output" {
-		return fmt.Errorf("--output is %q: %w", invalid.GetValue(), errors.Unwrap(invalid))
+	if !ok {
+		return err
 	}
-	return err
+	if _, ok := invalid.GetFlag().Value.(choice); !ok {
+		return err
+	}
+	return fmt.Errorf("--%s is %q: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))
 }
 
 // writeTable aligns the columns of rows, in which tabs separate the cells.

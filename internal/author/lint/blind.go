@@ -48,7 +48,7 @@ var attestationWords = map[string]string{
 // attestationBlind asks the rule about made-up requests. It is silent about a rule that
 // has no answer to any of them: then it is the requests that are wrong.
 func attestationBlind(ctx context.Context, s *subject, add report) {
-	allocator, err := decider.New(decider.Options{Rules: s.allocation, Timeout: ruleTimeout})
+	allocator, err := decider.New(decider.Options{Rules: s.rules, Timeout: ruleTimeout})
 	if err != nil {
 		return
 	}
@@ -168,11 +168,11 @@ func saysAnything(ctx context.Context, allocator *decider.Decider, s *subject, e
 func (s *subject) sampleHubs() []string {
 	hubs := []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"}
 	names := slices.Clone(s.options.Hubs)
-	for _, hub := range s.flow.met.hubs {
-		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.name))
+	for _, hub := range s.analysis.HubNames {
+		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.Name))
 	}
-	for _, v := range s.entries["hub"] {
-		if name, ok := v.text(); ok {
+	for _, v := range s.analysis.Entries["hub"] {
+		if name, ok := v.Text(); ok {
 			names = append(names, name)
 		}
 	}
@@ -205,9 +205,13 @@ func (s *subject) samples(enrollment Enrollment) []sample {
 	}
 	organizations := append([]string{"Contoso"}, mined...)
 	payloads := []map[string]any{nil}
-	for _, path := range slices.Sorted(maps.Keys(s.flow.met.words)) {
+	for _, read := range s.analysis.Reads {
+		below, found := strings.CutPrefix(read, "/deviceRuntimeContext/payload/")
+		if !found {
+			continue
+		}
 		for _, text := range append([]string{"x"}, mined...) {
-			payloads = append(payloads, nested(strings.Split(path, ".")[1:], text))
+			payloads = append(payloads, nested(strings.Split(below, "/"), text))
 		}
 	}
 	all := []sample{{ids[0], organizations[0], nil}}
@@ -251,7 +255,7 @@ func (s *subject) mined() []string {
 				if !v.HasPrefix(ast.DefaultRootRef) {
 					return false
 				}
-				if found, err := s.flow.data.Find(v.ConstantPrefix()[1:]); err == nil {
+				if found, err := s.data.Find(v.ConstantPrefix()[1:]); err == nil {
 					ast.WalkTerms(ast.NewTerm(found), func(t *ast.Term) bool { add(t.Value); return false })
 				}
 				return true

@@ -51,14 +51,14 @@ func (s *subject) name(rule *ast.Rule) string {
 
 // entryMeant returns the entry rule that a name is nearly that of, "" for none.
 func entryMeant(name string) string {
-	if slices.Contains(entryNames[:], name) {
+	if slices.Contains(ruleset.EntryNames(), name) {
 		return ""
 	}
 	plain := strings.ToLower(strings.ReplaceAll(name, "_", ""))
 	if entry, ok := entrySpellings[plain]; ok {
 		return entry
 	}
-	for _, entry := range entryNames {
+	for _, entry := range ruleset.EntryNames() {
 		if of := strings.ReplaceAll(entry, "_", ""); len(of) > 4 && near(plain, of) || plain == of {
 			return entry
 		}
@@ -104,51 +104,13 @@ func (s *subject) used(name string) bool {
 }
 
 func impure(_ context.Context, s *subject, add report) {
-	capabilities := map[string]*ast.Builtin{}
-	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
-		capabilities[builtin.Name] = builtin
-	}
-	for _, rule := range s.reachable() {
-		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
-			if !expr.IsCall() {
-				return false
-			}
-			name := expr.Operator().String()
-			if builtin := capabilities[name]; builtin != nil && ruleset.Restricted(builtin) {
-				at, by := expr.Location, ""
-				if !s.flow.home[at.File] {
-					by = fmt.Sprintf(" at %s:%d", at.File, at.Row)
-					at = nil
-				}
-				add(at, fmt.Sprintf("%s%s answers something else the next time", name, by), "go by the request alone")
-			}
-			return false
-		})
-	}
-}
-
-// reachable are the definitions that an answer of the rule can depend on.
-func (s *subject) reachable() []*ast.Rule {
-	var queue []*ast.Rule
-	for _, entry := range entryNames {
-		queue = append(queue, s.compiler.GetRulesWithPrefix(s.rule.Path().Append(ast.StringTerm(entry)))...)
-	}
-	seen := map[*ast.Rule]bool{}
-	var all []*ast.Rule
-	for ; len(queue) > 0; queue = queue[1:] {
-		rule := queue[0]
-		if seen[rule] {
-			continue
+	for _, call := range s.rule.RestrictedCalls() {
+		at, by := call.Location, ""
+		if !s.analysis.Home[at.File] {
+			at, by = nil, " at "+ruleset.PlaceOf(at)
 		}
-		seen[rule] = true
-		all = append(all, rule)
-		for dependency := range s.compiler.Graph.Dependencies(rule) {
-			if next, ok := dependency.(*ast.Rule); ok {
-				queue = append(queue, next)
-			}
-		}
+		add(at, fmt.Sprintf("%s%s answers something else the next time", call.Operator(), by), "go by the request alone")
 	}
-	return all
 }
 
 func unreachable(_ context.Context, s *subject, add report) {

@@ -10,16 +10,15 @@ package lint
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/schemas"
 )
 
 // Level says how much a finding weighs.
@@ -33,10 +32,6 @@ const (
 
 // Options say what is known beside the rules. The zero value is of use.
 type Options struct {
-	// Name stands before each file's path, such as "rules".
-	Name string
-	// AllowBuiltins and AllowNet are those that the rules were loaded with.
-	AllowBuiltins, AllowNet []string
 	// Hubs are the host names or first labels of the hubs that are linked to the
 	// DPS; empty if that is not known.
 	Hubs []string
@@ -92,13 +87,8 @@ func (r Report) Count(level Level) int {
 // Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has
 // found so far, and the context's error.
 func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options) (Report, error) {
-	var inputSchema any
-	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
-		return Report{}, fmt.Errorf("schemas: %w", err)
-	}
-	set, err := ruleset.Load(ctx, fsys, ruleset.Options{Name: options.Name, InputSchema: inputSchema,
-		AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet})
-	if err != nil {
+	set := rules.Set()
+	if err := set.CompileAll(ctx); err != nil {
 		return Report{}, err
 	}
 	report := Report{Rules: []string{}, Findings: []Finding{}, Silenced: []Silenced{}, Skipped: []string{}}
@@ -119,12 +109,11 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		if ctx.Err() != nil {
 			break
 		}
-		syntax, err := rule.Syntax()
+		s, err := newSubject(rules, rule, options)
 		if err != nil {
 			return Report{}, err
 		}
-		s := newSubject(set, syntax, rule, options)
-		s.allocation, s.testedPackages = rules, tested
+		s.testedPackages = tested
 		found, silenced := s.lint(ctx, report.Skipped)
 		report.Rules = append(report.Rules, rule.Package)
 		report.Findings = append(report.Findings, found...)
@@ -143,41 +132,38 @@ func compareFindings(a, b Finding) int {
 
 // subject is the rule that is looked at, with what the lints share.
 type subject struct {
+	rules          *decider.Rules
 	set            *ruleset.Ruleset
 	rule           *ruleset.Rule
 	options        Options
 	compiler       *ast.Compiler
+	data           ast.Value
 	modules        []*ast.Module // of the rule's package
-	allocation     *decider.Rules
+	analysis       *dataflow.Analysis
 	testedPackages map[string]bool
 
-	flow    *flow
-	entries map[string]alternatives // what each entry rule may say
-	found   []Finding
+	found []Finding
 }
 
-// entryNames are the rules that Usher asks for.
-var entryNames = [...]string{"hub", "initial_twin", "payload", "reject", "hold"}
-
-func newSubject(set *ruleset.Ruleset, syntax ruleset.Syntax, rule *ruleset.Rule, options Options) *subject {
-	s := &subject{set: set, rule: rule, options: options, compiler: syntax.Compiler, entries: map[string]alternatives{}}
-	path := rule.Path()
-	home := map[string]bool{}
+func newSubject(rules *decider.Rules, rule *ruleset.Rule, options Options) (*subject, error) {
+	syntax, err := rule.Syntax()
+	if err != nil {
+		return nil, err
+	}
+	analysis, err := dataflow.Analyze(rule)
+	if err != nil {
+		return nil, err
+	}
+	s := &subject{rules: rules, set: rules.Set(), rule: rule, options: options, compiler: syntax.Compiler, data: syntax.Data, analysis: analysis}
 	for _, module := range syntax.Compiler.Modules {
-		if module.Package.Path.HasPrefix(path) {
+		if module.Package.Path.HasPrefix(rule.Path()) {
 			s.modules = append(s.modules, module)
-			home[module.Package.Location.File] = true
 		}
 	}
 	slices.SortFunc(s.modules, func(a, b *ast.Module) int {
 		return cmp.Compare(a.Package.Location.File, b.Package.Location.File)
 	})
-	s.flow = &flow{compiler: syntax.Compiler, data: syntax.Data, home: home,
-		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}, met: met{words: map[string]bool{}}}
-	for _, name := range entryNames {
-		s.entries[name] = s.flow.entry(path, name)
-	}
-	return s
+	return s, nil
 }
 
 // lint runs all lints but those to be skipped, and sorts out what is silenced.

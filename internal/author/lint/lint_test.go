@@ -21,10 +21,9 @@ import (
 const shipped = "../../../rules"
 
 // run loads rules as usher check does and looks at them.
-func run(t *testing.T, fsys fs.FS, options lint.Options) lint.Report {
+func run(t *testing.T, fsys fs.FS, options lint.Options, builtins ...string) lint.Report {
 	t.Helper()
-	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{Name: options.Name, Strict: true,
-		AllowBuiltins: options.AllowBuiltins})
+	rules, err := decider.LoadRules(t.Context(), fsys, decider.RulesOptions{Name: "rules", Strict: true, AllowBuiltins: builtins})
 	if err != nil {
 		t.Fatalf("the rules do not load: %v", err)
 	}
@@ -45,7 +44,7 @@ func TestShippedRules(t *testing.T) {
 		"contoso-toasters-hub-1098", "contoso-heatpumps-hub-1098", "contoso-quarantine-hub", "contoso-eu-hub", "contoso-eu-north-hub",
 		"contoso-us-hub", "fabrikam-hub", "contoso-v1-hub", "contoso-v2-hub",
 	}} {
-		report := run(t, os.DirFS(shipped), lint.Options{Name: "rules", Hubs: hubs})
+		report := run(t, os.DirFS(shipped), lint.Options{Hubs: hubs})
 		for _, finding := range report.Findings {
 			t.Errorf("%+v", finding)
 		}
@@ -55,7 +54,7 @@ func TestShippedRules(t *testing.T) {
 // The starter rules name hubs, most of them in their data, and every one is seen.
 func TestShippedRulesNameHubs(t *testing.T) {
 	t.Parallel()
-	report := run(t, os.DirFS(shipped), lint.Options{Name: "rules", Hubs: []string{"contoso-eu-hub", "fabrikam-hub"}})
+	report := run(t, os.DirFS(shipped), lint.Options{Hubs: []string{"contoso-eu-hub", "fabrikam-hub"}})
 	hub := regexp.MustCompile(`[\w*-]+-hub[\w*-]*`)
 	var got []string
 	for _, finding := range report.Findings {
@@ -127,7 +126,7 @@ func testArchive(t *testing.T, archive *txtar.Archive, lints []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := lint.Options{Hubs: header(archive, "hubs"), AllowBuiltins: header(archive, "builtins")}
+	options := lint.Options{Hubs: header(archive, "hubs")}
 	var want []string
 	for i, file := range archive.Files {
 		if slices.Contains(header(archive, "enrollments"), file.Name) {
@@ -152,11 +151,11 @@ func testArchive(t *testing.T, archive *txtar.Archive, lints []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report := run(t, fsys, options)
+	report := run(t, fsys, options, header(archive, "builtins")...)
 	var got []string
 	for _, finding := range report.Findings {
 		if slices.Contains(lints, finding.Lint) {
-			got = append(got, finding.File+":"+strconv.Itoa(finding.Line))
+			got = append(got, strings.TrimPrefix(finding.File, "rules/")+":"+strconv.Itoa(finding.Line))
 			t.Logf("%s:%d: %s: %s: %s (%s)", finding.File, finding.Line, finding.Level, finding.Lint, finding.Message, finding.Mend)
 		}
 	}

@@ -150,7 +150,7 @@ func (s *subject) isTermDefined(t *ast.Term, world string, active map[*ast.Rule]
 		}
 	}
 	if constant := ref.ConstantPrefix(); len(constant) == len(ref) && len(s.compiler.GetRulesWithPrefix(ref)) == 0 {
-		_, err := s.flow.data.Find(ref[1:])
+		_, err := s.data.Find(ref[1:])
 		return err == nil
 	}
 	return true

@@ -14,57 +14,36 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 )
 
 func payloadDecides(_ context.Context, s *subject, add report) {
 	const mend = "look it up in your data, or compare it with the values that you allow"
-	for _, word := range wordsIn(s.entries["hub"]) {
-		add(word.location, fmt.Sprintf("the device chooses its hub by %s, which it can set to anything", word.name()), mend)
+	for _, word := range dataflow.Words(s.analysis.Entries["hub"]) {
+		add(word.Location, fmt.Sprintf("the device chooses its hub by %s, which it can set to anything", word.Name()), mend)
 	}
-	s.eachTag(func(name string, tag alternatives) {
-		for _, word := range wordsIn(tag) {
-			add(word.location, fmt.Sprintf("the device chooses its tag %s by %s, which it can set to anything", name, word.name()), mend)
+	s.eachTag(func(name string, tag dataflow.Alternatives) {
+		for _, word := range dataflow.Words(tag) {
+			add(word.Location, fmt.Sprintf("the device chooses its tag %s by %s, which it can set to anything", name, word.Name()), mend)
 		}
 	})
 }
 
 // eachTag calls with each member of the initial twin's tags, and with "of any name"
 // for what is there beside them.
-func (s *subject) eachTag(call func(name string, tag alternatives)) {
-	for _, twin := range s.entries["initial_twin"] {
-		tags := twin.members["tags"]
-		if twin.kind == unknown {
+func (s *subject) eachTag(call func(name string, tag dataflow.Alternatives)) {
+	for _, twin := range s.analysis.Entries["initial_twin"] {
+		tags := twin.Members["tags"]
+		if twin.Kind == dataflow.Unknown {
 			tags = append(slices.Clip(tags), twin) // for all that is known
 		}
 		for _, v := range tags {
-			for _, name := range slices.Sorted(maps.Keys(v.members)) {
-				call(name, v.members[name])
+			for _, name := range slices.Sorted(maps.Keys(v.Members)) {
+				call(name, v.Members[name])
 			}
-			call("of any name", alternatives{{kind: v.kind, says: v.says, rest: v.rest, request: v.request}})
+			call("of any name", dataflow.Alternatives{{Kind: v.Kind, Sources: v.Sources, Rest: v.Rest, Request: v.Request}})
 		}
 	}
-}
-
-// wordsIn lists the device's words in a value, one for each place in the payload. The
-// request as a whole holds the payload too.
-func wordsIn(in alternatives) []source {
-	var words []source
-	add := func(word source) {
-		if !slices.ContainsFunc(words, func(other source) bool { return word.name() == other.name() || word.coveredBy(other.name()) }) {
-			words = append(words, word)
-		}
-	}
-	for _, word := range saysOf(in) {
-		add(word)
-	}
-	mapped(in, func(v value) value {
-		if v.kind == unknown && v.request != nil &&
-			(len(v.request) == 0 || len(v.request) == 1 && v.request[0] == "deviceRuntimeContext") {
-			add(source{key: "payload"})
-		}
-		return v
-	})
-	return words
 }
 
 func unlinkedHub(_ context.Context, s *subject, add report) {
@@ -72,29 +51,29 @@ func unlinkedHub(_ context.Context, s *subject, add report) {
 	if !known {
 		return
 	}
-	used := slices.Clone(s.flow.met.hubs)
-	for _, v := range s.entries["hub"] {
-		if name, ok := v.text(); ok {
-			used = append(used, hubName{name: name, place: v.place})
+	used := slices.Clone(s.analysis.HubNames)
+	for _, v := range s.analysis.Entries["hub"] {
+		if name, ok := v.Text(); ok {
+			used = append(used, dataflow.HubName{Name: name, Place: v.Place})
 		}
 	}
 	for _, hub := range used {
-		if hub.name == "" || slices.ContainsFunc(linked, func(host string) bool { return hub.is(host) }) {
+		if hub.Name == "" || slices.ContainsFunc(linked, func(host string) bool { return matchesHub(hub, host) }) {
 			continue
 		}
-		what := "the hub " + hub.name
-		if hub.pattern {
-			what = "no hub like " + hub.name
+		what := "the hub " + hub.Name
+		if hub.Pattern {
+			what = "no hub like " + hub.Name
 		}
 		where := ""
-		if hub.place.data != "" {
-			where = ", which comes from " + hub.place.data + ","
+		if hub.Place.Data != "" {
+			where = ", which comes from " + hub.Place.Data + ","
 		}
 		message := fmt.Sprintf("%s%s is not linked", what, where)
-		if hub.pattern {
+		if hub.Pattern {
 			message = fmt.Sprintf("%s%s is linked", what, where)
 		}
-		add(hub.place.location, message, mendHub(hub.name, linked))
+		add(hub.Place.Location, message, mendHub(hub.Name, linked))
 	}
 }
 
@@ -113,14 +92,14 @@ func firstLabel(host string) string {
 }
 
 // is reports whether the name or pattern stands for a hub, as it does for rules.
-func (h hubName) is(host string) bool {
+func matchesHub(h dataflow.HubName, host string) bool {
 	for _, candidate := range []string{host, firstLabel(host)} {
-		if h.pattern && globMatches(h.name, candidate) || !h.pattern && strings.EqualFold(h.name, candidate) {
+		if h.Pattern && globMatches(h.Name, candidate) || !h.Pattern && strings.EqualFold(h.Name, candidate) {
 			return true
 		}
 	}
 	// The hubs of an option may be labels alone.
-	return !h.pattern && !strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.name), host)
+	return !h.Pattern && !strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.Name), host)
 }
 
 // globMatches compares as dps.hubs_matching does.
@@ -133,7 +112,7 @@ func globMatches(pattern, text string) bool {
 
 func twinLimits(_ context.Context, s *subject, add report) {
 	seen := map[string]bool{}
-	for _, twin := range s.entries["initial_twin"] {
+	for _, twin := range s.analysis.Entries["initial_twin"] {
 		for _, variant := range variants(twin) {
 			object, ok := variant.(map[string]any)
 			if !ok {
@@ -153,18 +132,18 @@ func twinLimits(_ context.Context, s *subject, add report) {
 const maxVariants = 200
 
 // variants are the values that the constants in v make up, what is unknown left out: one
-// with the first of all alternatives, and for each other alternative one that has it.
-func variants(v value) []any {
+// with the first of all dataflow.Alternatives, and for each other alternative one that has it.
+func variants(v dataflow.Value) []any {
 	first, ok := partial(v, nil)
 	if !ok {
 		return nil
 	}
 	all := []any{first}
-	var walk func(v value, path []string)
-	walk = func(v value, path []string) {
-		for _, name := range slices.Sorted(maps.Keys(v.members)) {
+	var walk func(v dataflow.Value, path []string)
+	walk = func(v dataflow.Value, path []string) {
+		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
 			below := append(slices.Clip(path), name)
-			for i, member := range v.members[name] {
+			for i, member := range v.Members[name] {
 				if len(all) >= maxVariants {
 					return
 				}
@@ -180,17 +159,17 @@ func variants(v value) []any {
 }
 
 // partial is v as JSON, as far as it is constant.
-func partial(v value, _ []string) (any, bool) {
-	switch v.kind {
-	case constant:
-		decoded, err := ast.JSON(v.constant)
+func partial(v dataflow.Value, _ []string) (any, bool) {
+	switch v.Kind {
+	case dataflow.Constant:
+		decoded, err := ast.JSON(v.Constant)
 		if err != nil {
 			return nil, false
 		}
 		return numbered(decoded), true
-	case object:
+	case dataflow.Object:
 		out := map[string]any{}
-		for name, member := range v.members {
+		for name, member := range v.Members {
 			if len(member) == 0 {
 				continue
 			}
@@ -199,9 +178,9 @@ func partial(v value, _ []string) (any, bool) {
 			}
 		}
 		return out, true
-	case list:
+	case dataflow.List:
 		out := []any{}
-		for _, e := range v.rest {
+		for _, e := range v.Rest {
 			if inside, ok := partial(e, nil); ok {
 				out = append(out, inside)
 			}
@@ -212,7 +191,7 @@ func partial(v value, _ []string) (any, bool) {
 }
 
 // set returns a copy of a JSON object with another value at a path.
-func set(in any, path []string, to value) any {
+func set(in any, path []string, to dataflow.Value) any {
 	inside, ok := partial(to, nil)
 	object, isObject := in.(map[string]any)
 	if !ok || !isObject {
@@ -244,24 +223,24 @@ func numbered(v any) any {
 
 // placeOf finds where the part of a twin at a JSON pointer is written, or what is
 // around it.
-func placeOf(v value, pointer string) *ast.Location {
+func placeOf(v dataflow.Value, pointer string) *ast.Location {
 	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	for i := range path {
 		path[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(path[i])
 	}
-	best, depth := v.place.location, -1
-	var walk func(v value, at int)
-	walk = func(v value, at int) {
-		if v.place.location != nil && at > depth {
-			best, depth = v.place.location, at
+	best, depth := v.Place.Location, -1
+	var walk func(v dataflow.Value, at int)
+	walk = func(v dataflow.Value, at int) {
+		if v.Place.Location != nil && at > depth {
+			best, depth = v.Place.Location, at
 		}
 		if at == len(path) {
 			return
 		}
-		if name := v.names[path[at]].location; name != nil && at+1 > depth {
+		if name := v.Names[path[at]].Location; name != nil && at+1 > depth {
 			best, depth = name, at+1
 		}
-		for _, member := range v.members[path[at]] {
+		for _, member := range v.Members[path[at]] {
 			walk(member, at+1)
 		}
 	}
@@ -273,12 +252,12 @@ func entryType(_ context.Context, s *subject, add report) {
 	for _, entry := range []struct {
 		name, kind, mend string
 		is               func(types.Type) bool
-		fits             func(value) bool
+		fits             func(dataflow.Value) bool
 	}{
 		{"hub", "a text", "name one host name, such as dps.hub_named(\"contoso-eu\")", func(t types.Type) bool { _, ok := t.(types.String); return ok },
-			func(v value) bool { _, ok := v.text(); return ok }},
-		{"initial_twin", "an object", "give it members tags and properties.desired", isObjectType, isObject},
-		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObjectType, isObject},
+			func(v dataflow.Value) bool { _, ok := v.Text(); return ok }},
+		{"initial_twin", "an object", "give it members tags and properties.desired", isObjectType, dataflow.Value.IsObject},
+		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObjectType, dataflow.Value.IsObject},
 	} {
 		ref := s.rule.Path().Append(ast.StringTerm(entry.name))
 		definitions := s.compiler.GetRulesWithPrefix(ref)
@@ -290,12 +269,12 @@ func entryType(_ context.Context, s *subject, add report) {
 			add(definitions[0].Location, message, entry.mend)
 			continue
 		}
-		for _, v := range s.entries[entry.name] {
-			_, null := v.constant.(ast.Null)
-			if v.kind == unknown || entry.fits(v) || null && v.kind == constant {
+		for _, v := range s.analysis.Entries[entry.name] {
+			_, null := v.Constant.(ast.Null)
+			if v.Kind == dataflow.Unknown || entry.fits(v) || null && v.Kind == dataflow.Constant {
 				continue
 			}
-			at := v.place.location
+			at := v.Place.Location
 			if at == nil {
 				at = definitions[0].Location
 			}
@@ -321,30 +300,30 @@ func secrets(_ context.Context, s *subject, add report) {
 	const mend = "give the device a place to fetch it from, with its own identity"
 	for _, entry := range []string{"payload", "initial_twin"} {
 		seen := map[string]bool{}
-		var walk func(in alternatives, name, path string, at *ast.Location)
-		walk = func(in alternatives, name, path string, at *ast.Location) {
+		var walk func(in dataflow.Alternatives, name, path string, at *ast.Location)
+		walk = func(in dataflow.Alternatives, name, path string, at *ast.Location) {
 			for _, v := range in {
-				if v.place.location != nil {
-					at = v.place.location
+				if v.Place.Location != nil {
+					at = v.Place.Location
 				}
-				text, isText := v.text()
+				text, isText := v.Text()
 				what := secretKind(text)
-				if what == "" && nameIsSecret(name) && (isText && text != "" || v.kind == unknown) {
+				if what == "" && nameIsSecret(name) && (isText && text != "" || v.Kind == dataflow.Unknown) {
 					what = "a secret by its name"
 				}
 				if what != "" && !seen[path] {
 					seen[path] = true
 					add(at, fmt.Sprintf("%s%s is %s", entry, path, what), mend)
 				}
-				for _, member := range slices.Sorted(maps.Keys(v.members)) {
-					walk(v.members[member], member, path+"."+member, at)
+				for _, member := range slices.Sorted(maps.Keys(v.Members)) {
+					walk(v.Members[member], member, path+"."+member, at)
 				}
-				walk(v.rest, name, path, at)
-				if v.kind == constant {
-					keys, values := constantMembers(v)
+				walk(v.Rest, name, path, at)
+				if v.Kind == dataflow.Constant {
+					keys, values := v.Inside()
 					for i, key := range keys {
-						member, ok := key.text()
-						if !ok || values[i].constant.Compare(key.constant) == 0 { // an element
+						member, ok := key.Text()
+						if !ok || values[i].Constant.Compare(key.Constant) == 0 { // an element
 							walk(values[i:i+1], name, path, at)
 							continue
 						}
@@ -353,7 +332,7 @@ func secrets(_ context.Context, s *subject, add report) {
 				}
 			}
 		}
-		walk(s.entries[entry], "", "", nil)
+		walk(s.analysis.Entries[entry], "", "", nil)
 	}
 }
 
@@ -427,23 +406,23 @@ func secretKind(text string) string {
 
 func letterCase(_ context.Context, s *subject, add report) {
 	seen := map[string]bool{}
-	for _, slip := range s.flow.met.cases {
-		line := fmt.Sprintf("%s:%d", slip.location.File, slip.location.Row)
+	for _, slip := range s.analysis.Cases {
+		line := fmt.Sprintf("%s:%d", slip.Location.File, slip.Location.Row)
 		if seen[line] {
 			continue // one is enough to see what is wrong there
 		}
 		seen[line] = true
-		if slip.never {
-			add(slip.location, fmt.Sprintf("a text in lower case is never the same as %q", slip.constant), fmt.Sprintf("write %q", strings.ToLower(slip.constant)))
+		if slip.Never {
+			add(slip.Location, fmt.Sprintf("a text in lower case is never the same as %q", slip.Constant), fmt.Sprintf("write %q", strings.ToLower(slip.Constant)))
 			continue
 		}
-		add(slip.location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", slip.constant),
+		add(slip.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", slip.Constant),
 			"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 	}
 }
 
 func hubByPosition(_ context.Context, s *subject, add report) {
-	if slices.ContainsFunc(s.entries["hub"], func(v value) bool { return v.traits&byPosition != 0 }) {
+	if slices.ContainsFunc(s.analysis.Entries["hub"], func(v dataflow.Value) bool { return v.ByPosition }) {
 		add(s.definition("hub"), "hub goes by a position in input.linkedHubs, whose order DPS does not promise",
 			"use dps.spread(input.linkedHubs), or name the hub with dps.hub_named")
 	}

@@ -43,14 +43,9 @@ type Options struct {
 	ByDevice bool
 	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be nil.
 	List io.Writer
-	// Progress is kept up to date; may be nil.
-	Progress *Progress
-}
-
-// Progress shows to other goroutines how far a replay is.
-type Progress struct {
-	// Registrations is the number of requests decided so far, Read the number of bytes read, as stored.
-	Registrations, Read atomic.Int64
+	// Progress, if set, receives now and then how many registrations were replayed, and how many bytes were read, as
+	// stored.
+	Progress func(registrations, read int64)
 }
 
 // Change is one registration as the report and the list name it.
@@ -143,15 +138,13 @@ func Run(ctx context.Context, logs []requestlog.Log, options Options) (*Report, 
 	}
 	r := &run{Options: options, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 	r.Workers = cmp.Or(max(options.Workers, 0), runtime.GOMAXPROCS(0))
-	if r.Progress == nil {
-		r.Progress = new(Progress)
-	}
 	return r.run(ctx, logs)
 }
 
 type run struct {
 	Options
 	seeds [2]maphash.Seed
+	read  atomic.Int64 // bytes, as stored
 	// full is set for the kinds that have enough examples. The goroutine that merges sets it, so what workers leave
 	// out comes later in the log.
 	full [kindCount]atomic.Bool
@@ -170,7 +163,7 @@ func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 	go func() {
 		defer close(order)
 		defer close(work)
-		r.read(ctx, logs, free, work, order)
+		r.readLogs(ctx, logs, free, work, order)
 	}()
 	var workers sync.WaitGroup
 	for range r.Workers {
@@ -202,15 +195,18 @@ func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 			stop(err)
 			return nil, err
 		}
+		if r.Progress != nil {
+			r.Progress(m.registrations, r.read.Load())
+		}
 		free <- b
 	}
 	return m.report(ctx.Err() != nil), nil
 }
 
-// read cuts the logs into batches.
-func (r *run) read(ctx context.Context, logs []requestlog.Log, free <-chan *batch, work, order chan<- *batch) {
+// readLogs cuts the logs into batches.
+func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *batch, work, order chan<- *batch) {
 	for i, log := range logs {
-		reader, err := log.Reader(ctx, &r.Progress.Read)
+		reader, err := log.Reader(ctx, &r.read)
 		for ended := false; !ended; {
 			var b *batch
 			select {
@@ -316,7 +312,6 @@ func (w *worker) replayItem(ctx context.Context, b *batch, item *requestlog.Item
 		return
 	}
 	b.registrations++
-	w.Progress.Registrations.Add(1)
 	cell := b.tally.add(w.cell(request, c), 1)
 	if w.ByDevice {
 		name := request.Device.RegistrationID

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/iotest"
@@ -526,16 +527,16 @@ func TestCompression(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			progress := new(replay.Progress)
-			report := mustRun(t, replay.Options{Rules: rules, Progress: progress}, log)
+			var registrations, read int64
+			report := mustRun(t, replay.Options{Rules: rules, Progress: func(n, bytes int64) { registrations, read = n, bytes }}, log)
 			if report.Registrations != c.want || report.Malformed != 0 {
 				t.Errorf("%d registrations, malformed %v", report.Registrations, report.MalformedFirst)
 			}
 			if c.unread == "" && len(report.Unread) != 0 || c.unread != "" && (len(report.Unread) != 1 || !strings.Contains(report.Unread[0].Problem, c.unread)) {
 				t.Errorf("unread %v", report.Unread)
 			}
-			if progress.Registrations.Load() != c.want || c.unread == "" && progress.Read.Load() != log.Size {
-				t.Errorf("progress: %d registrations, %d of %d bytes", progress.Registrations.Load(), progress.Read.Load(), log.Size)
+			if registrations != c.want || c.unread == "" && read != log.Size {
+				t.Errorf("progress: %d registrations, %d of %d bytes", registrations, read, log.Size)
 			}
 		})
 	}
@@ -769,16 +770,16 @@ func TestInterrupted(t *testing.T) {
 	drained, released := make(chan struct{}), make(chan struct{})
 	defer close(released)
 	ctx, cancel := context.WithCancel(t.Context())
-	progress := new(replay.Progress)
+	var replayed atomic.Int64
 	go func() {
 		<-drained
-		for progress.Registrations.Load() < 100 {
+		for replayed.Load() < 100 {
 			runtime.Gosched()
 		}
 		cancel()
 	}()
 	log := requestlog.Stream("log", &blocking{text: strings.NewReader(fleet(100)), drained: drained, released: released})
-	report, err := replay.Run(ctx, []requestlog.Log{log}, replay.Options{Rules: allocatorOf(t, moving), Progress: progress})
+	report, err := replay.Run(ctx, []requestlog.Log{log}, replay.Options{Rules: allocatorOf(t, moving), Progress: func(n, _ int64) { replayed.Store(n) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -794,14 +795,11 @@ func TestInterruptedInFullFlight(t *testing.T) {
 	text := fleet(2000)
 	for _, after := range []int64{1, 10, 500} {
 		ctx, cancel := context.WithCancel(t.Context())
-		progress := new(replay.Progress)
-		go func() {
-			for progress.Registrations.Load() < after {
-				runtime.Gosched()
+		report, err := replay.Run(ctx, []requestlog.Log{lines(text)}, replay.Options{Rules: rules, Progress: func(n, _ int64) {
+			if n >= after {
+				cancel()
 			}
-			cancel()
-		}()
-		report, err := replay.Run(ctx, []requestlog.Log{lines(text)}, replay.Options{Rules: rules, Progress: progress})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/usher-dps/usher/answer"
@@ -221,21 +222,16 @@ func (b *Block) texts(text []byte, number int, yield func(Item) bool) bool {
 	}
 }
 
-// requestMembers are those of an AllocationRequest, in lower case. Most logs hold lines that start with one of them.
-var requestMembers = []string{"enrollmentgroup", "individualenrollment", "deviceruntimecontext", "linkedhubs"}
-
-func isRequestMember(name []byte) bool {
-	return slices.ContainsFunc(requestMembers, func(member string) bool {
-		return len(name) == len(member) && strings.EqualFold(string(name), member)
-	})
-}
-
-// startsRequest reports whether a text starts like an AllocationRequest. Of such a text no more is looked at here.
+// startsRequest reports whether a text starts like an AllocationRequest, as the lines of most logs do.
 func startsRequest(text []byte) bool {
 	text, isObject := bytes.CutPrefix(text, []byte{'{'})
 	text, isName := bytes.CutPrefix(bytes.TrimLeft(text, " \t\r\n"), []byte{'"'})
-	end := bytes.IndexByte(text, '"')
-	return isObject && isName && end >= 0 && isRequestMember(text[:end])
+	name, _, _ := bytes.Cut(text, []byte{'"'})
+	switch string(name) {
+	case "enrollmentGroup", "individualEnrollment", "deviceRuntimeContext", "linkedHubs":
+		return isObject && isName
+	}
+	return false
 }
 
 // recordStart is how decision records start.
@@ -304,30 +300,33 @@ func (f *finder) find(text []byte, depth int) bool {
 	if len(text) == 0 || depth == 0 {
 		return false
 	}
+	isRecord := bytes.Contains(text, []byte("usherRecord"))
+	mayHold := isRecord || bytes.Contains(text, []byte("deviceRuntimeContext"))
 	switch text[0] {
-	case '{', '[':
-		members, err := membersOf(text)
+	case '{':
 		item := f.place
-		if err == nil && text[0] == '{' && item.recognize(text, members) {
-			f.found = append(f.found, item)
-			return true
-		}
-		isRecord := bytes.Contains(text, []byte("usherRecord"))
+		var o object
+		err := json.Unmarshal(text, &o)
 		switch {
-		case !isRecord && !bytes.Contains(text, []byte("deviceRuntimeContext")):
-			return false
-		case err == nil && text[0] == '[' && (f.place.form != rows || depth < maxDepth):
-			for _, m := range members {
-				f.find(m.value, depth-1)
-			}
-			return len(f.found) > 0
-		case err == nil:
-			return slices.ContainsFunc(members, func(m member) bool { return f.find(m.value, depth-1) })
-		case isRecord && text[0] == '{':
-			item.readRecord(text) // which says what is wrong
+		case err == nil && item.readObject(text, &o), err != nil && isRecord && item.readRecord(text):
 			f.found = append(f.found, item)
 			return true
+		case err != nil || !mayHold:
+			return false
 		}
+		names := slices.Sorted(maps.Keys(o.Others))
+		return f.find(o.Request, depth-1) || slices.ContainsFunc(names, func(name string) bool { return f.find(o.Others[name], depth-1) })
+	case '[':
+		var elements []jsontext.Value
+		if json.Unmarshal(text, &elements) != nil || !mayHold {
+			break
+		}
+		for _, element := range elements {
+			if f.find(element, depth-1) && f.place.form == rows && depth == maxDepth {
+				break
+			}
+		}
+		return len(f.found) > 0
 	case '"':
 		if unquoted, err := jsontext.AppendUnquote(nil, text); err == nil {
 			return f.find(unquoted, depth-1)
@@ -340,84 +339,44 @@ func (f *finder) find(text []byte, depth int) bool {
 	return start > 0 && f.find(text[start:], depth-1)
 }
 
-// member is one of an object, or an element of an array, which has no name.
-type member struct {
-	name  []byte // as it is written, between the quotation marks
-	value []byte
+// object has the members that tell what a JSON object is.
+type object struct {
+	Record   jsontext.Value `json:"usherRecord"`
+	Request  jsontext.Value `json:"request"`
+	Decision jsontext.Value `json:"decision"`
+	entry
+	EnrollmentGroup      jsontext.Value            `json:"enrollmentGroup"`
+	IndividualEnrollment jsontext.Value            `json:"individualEnrollment"`
+	Device               jsontext.Value            `json:"deviceRuntimeContext"`
+	LinkedHubs           jsontext.Value            `json:"linkedHubs"`
+	Others               map[string]jsontext.Value `json:",embed"`
 }
 
-func membersOf(text []byte) ([]member, error) {
-	decoder := jsontext.NewDecoder(bytes.NewBuffer(text))
-	if _, err := decoder.ReadToken(); err != nil {
-		return nil, err
-	}
-	var members []member
-	for k := decoder.PeekKind(); k != '}' && k != ']'; k = decoder.PeekKind() {
-		var m member
-		if text[0] == '{' {
-			name, err := decoder.ReadValue()
-			if err != nil {
-				return nil, err
-			}
-			m.name = text[decoder.InputOffset()-int64(len(name))+1 : decoder.InputOffset()-1]
-		}
-		value, err := decoder.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		m.value = text[decoder.InputOffset()-int64(len(value)) : decoder.InputOffset()]
-		members = append(members, m)
-	}
-	if _, err := decoder.ReadToken(); err != nil {
-		return nil, err
-	}
-	if rest := text[decoder.InputOffset():]; len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("there is data after the object")
-	}
-	return members, nil
-}
-
-// recognize reads an object, if its members say what it is.
-func (i *Item) recognize(text []byte, members []member) bool {
-	var request, decision, kind jsontext.Value
-	isRequest, isRecord, entryMembers := false, false, 0
-	for _, m := range members {
-		switch string(m.name) {
-		case "usherRecord":
-			isRecord = true
-		case "request":
-			request = m.value
-		case "decision":
-			decision = m.value
-		case "kind":
-			kind = m.value
-		case "time", "id", "durationMs":
-			entryMembers++
-		default:
-			isRequest = isRequest || isRequestMember(m.name)
-		}
-	}
+// readObject reads an object if its members say what it is.
+func (i *Item) readObject(text []byte, o *object) bool {
 	switch {
-	case isRecord:
-		i.readRecord(text)
-	case entryMembers == 3 && i.readEntry(text, kind):
-	case isRequest:
+	case o.Record != nil:
+		return i.readRecord(text)
+	case i.readEntry(o):
+		i.Text = text
+	case o.EnrollmentGroup != nil || o.IndividualEnrollment != nil || o.Device != nil || o.LinkedHubs != nil:
 		i.Kind, i.Text, i.Body = Request, text, text
-	case request.Kind() == '{':
-		i.Kind, i.Text, i.Body = Exchange, text, request
-		i.Then, i.Err = readDecision(decision)
+	case o.Request.Kind() == '{':
+		i.Kind, i.Text, i.Body = Exchange, text, o.Request
+		i.Then, i.Err = readDecision(o.Decision)
 	default:
 		return false
 	}
 	return true
 }
 
-func (i *Item) readRecord(text []byte) {
+// readRecord reads a decision record. It returns true: a text that is not a valid record is an item as well.
+func (i *Item) readRecord(text []byte) bool {
 	i.Kind, i.Text, i.Body = Record, text, nil
 	record, err := decisionlog.Decode(text)
 	if err != nil {
 		i.Err = err
-		return
+		return true
 	}
 	then := record.Answer()
 	i.Record, i.Then, i.Masked = &record, &then, record.Masked
@@ -426,12 +385,13 @@ func (i *Item) readRecord(text []byte) {
 	}
 	if record.Request == nil {
 		i.Err = errors.New("the record has no request: the body could not be read")
-		return
+		return true
 	}
 	if i.Lookups, i.Err = decisionlog.KnownLookups(record.Lookups); i.Err == nil {
 		i.Body, i.Err = decisionlog.Replayable(record.Request, record.Masked)
 	}
 	i.Err = cmp.Or(i.Err, checkKnown(then))
+	return true
 }
 
 // readDecision reads what an exchange says was decided: {"outcome": ..., "hub": ...}, or {"fault": ...} with the kind

@@ -1,9 +1,10 @@
 package requestlog
 
 import (
-	"encoding/json"
 	"slices"
+	"strconv"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/usher-dps/usher/answer"
@@ -12,36 +13,38 @@ import (
 // journalKinds are the kinds of entries in the journal of `usher dps`.
 var journalKinds = []string{"register", "operation", "connect", "webhook", "effect", "service", "hub", "trouble"}
 
-// entry is what is read of an entry of the journal. All entries have time, id, kind and durationMs.
+// entry has the other members of an entry of the journal. All entries have time, id, kind and durationMs.
 type entry struct {
-	Time       string          `json:"time"`
-	ID         uint64          `json:"id"`
-	DurationMS float64         `json:"durationMs"`
-	Attempt    int             `json:"attempt"`
-	Repeated   bool            `json:"repeated"`
-	Request    json.RawMessage `json:"request"`
-	Status     int             `json:"status"`
-	Response   json.RawMessage `json:"response"`
+	Kind       jsontext.Value `json:"kind"`
+	Time       jsontext.Value `json:"time"`
+	ID         jsontext.Value `json:"id"`
+	DurationMS jsontext.Value `json:"durationMs"`
+	Attempt    jsontext.Value `json:"attempt"`
+	Repeated   jsontext.Value `json:"repeated"`
+	Status     jsontext.Value `json:"status"`
+	Response   jsontext.Value `json:"response"`
 }
 
-// readEntry reads an entry of the journal, whoever wrote the webhook that was called. It reports whether the text is
+// readEntry reads an entry of the journal, whoever wrote the webhook that was called. It reports whether the object is
 // one.
 //
 // A webhook that answers 429 or above is called again with the same request. These calls, and those that the stand-in
 // repeats on purpose, are an [OtherCall]: one request counts for each registration.
-func (i *Item) readEntry(text []byte, kind jsontext.Value) bool {
-	var name string
-	var e entry
-	if json.Unmarshal(kind, &name) != nil || !slices.Contains(journalKinds, name) || json.Unmarshal(text, &e) != nil {
+func (i *Item) readEntry(o *object) bool {
+	e := &o.entry
+	kind, err := jsontext.AppendUnquote(nil, e.Kind)
+	if err != nil || e.Time == nil || e.ID == nil || e.DurationMS == nil || !slices.Contains(journalKinds, string(kind)) {
 		return false
 	}
-	i.Kind, i.Text, i.Body = OtherCall, text, nil
-	if name != "webhook" || e.Attempt > 1 || e.Repeated || len(e.Request) == 0 || e.Request[0] != '{' {
+	i.Kind, i.Body = OtherCall, nil
+	repeated := string(e.Repeated) == "true" || e.Attempt != nil && string(e.Attempt) != "0" && string(e.Attempt) != "1"
+	if string(kind) != "webhook" || repeated || o.Request.Kind() != '{' {
 		return true
 	}
-	i.Kind, i.Body = Call, e.Request
+	i.Kind, i.Body = Call, o.Request
+	status, _ := strconv.Atoi(string(e.Status))
 	switch {
-	case e.Status == 200:
+	case status == 200:
 		var response struct {
 			Hub string `json:"iotHubHostName"`
 		}
@@ -49,9 +52,9 @@ func (i *Item) readEntry(text []byte, kind jsontext.Value) bool {
 			i.Then = &answer.Answer{Result: answer.Assigned}
 			i.Then.Response.IotHubHostName = response.Hub
 		}
-	case e.Status >= 429:
+	case status >= 429:
 		i.Then = &answer.Answer{Result: answer.Held}
-	case e.Status >= 400:
+	case status >= 400:
 		i.Then = &answer.Answer{Result: answer.Rejected}
 	}
 	return true

@@ -47,7 +47,7 @@ type Reader struct {
 	line  int    // number of the line at the start of carry
 	row   int    // how many rows were read
 	plain int    // how many bytes of carry are known to hold no JSON text over several lines
-	begun bool   // a line that is not blank was seen
+	begun bool   // its format was recognized
 	csv   bool
 	table *table // the array or table that is being read, if any
 	err   error  // what ended the log; io.EOF at its end
@@ -71,24 +71,22 @@ func (r *Reader) Close() { r.close() }
 func (r *Reader) Next(b *Block) error {
 	buf := append(b.data[:0], r.carry...)
 	r.carry = r.carry[:0]
-	for searched := 0; r.table == nil; {
-		end := bytes.LastIndexByte(buf[searched:], '\n') + 1
-		if end > 0 {
-			end += searched
-		} else if r.err == io.EOF {
+	for r.table == nil {
+		end := bytes.LastIndexByte(buf, '\n') + 1 // of whole lines
+		if r.err == io.EOF {
 			end = len(buf)
 		}
-		if end > 0 && !r.begun {
-			start := buf[:end]
-			if r.err != nil {
-				start = buf
-			}
-			if !r.recognizeCSV(start) && r.err == nil {
-				buf = r.fill(buf)
-				continue
-			}
+		at := -1
+		switch {
+		case end == 0 || r.begun:
+			at = r.findDocument(buf, end)
+		case r.begin(buf[:end]) || r.err != nil:
+			r.begun = true
+			continue
+		default:
+			end = 0 // it takes more to recognize the format
 		}
-		switch at := r.findDocument(buf, end); {
+		switch {
 		case at == 0:
 			var err error
 			if buf, end, err = r.readDocument(buf); err != nil {
@@ -97,8 +95,7 @@ func (r *Reader) Next(b *Block) error {
 			if end > 0 {
 				return r.hand(b, buf, end, document)
 			}
-			searched = 0 // try again without it
-			continue
+			continue // with rows, or with lines
 		case at > 0:
 			return r.hand(b, buf, at, lines)
 		case end > 0:
@@ -107,9 +104,6 @@ func (r *Reader) Next(b *Block) error {
 			return r.fail(b, buf, r.err)
 		case len(buf) > maxEntry:
 			return r.skip(b, buf)
-		}
-		if end == 0 {
-			searched = len(buf)
 		}
 		buf = r.fill(buf)
 	}
@@ -147,7 +141,6 @@ func (r *Reader) hand(b *Block, buf []byte, end int, f form) error {
 	r.carry = append(r.carry, buf[end:]...)
 	r.line += bytes.Count(b.data, []byte{'\n'})
 	r.plain = max(0, r.plain-end)
-	r.begun = r.begun || len(bytes.TrimSpace(b.data)) > 0
 	return nil
 }
 
@@ -159,70 +152,60 @@ func (r *Reader) fail(b *Block, buf []byte, err error) error {
 
 // skip passes over a line that is too long.
 func (r *Reader) skip(b *Block, buf []byte) error {
-	long := Block{data: buf[:0], log: r.name, first: r.line, form: oversized}
-	for r.begun = true; r.err == nil; {
+	first, end := r.line, -1
+	for end < 0 && r.err == nil {
 		buf = r.fill(buf[:0])
-		if end := bytes.IndexByte(buf, '\n'); end >= 0 {
-			r.carry = append(r.carry, buf[end+1:]...)
-			r.line++
-			r.err = nil
-			break
-		}
+		end = bytes.IndexByte(buf, '\n')
 	}
-	if r.err != nil && r.err != io.EOF {
+	if end >= 0 {
+		r.carry = append(r.carry, buf[end+1:]...)
+		r.line++
+	} else if r.err != io.EOF {
 		return r.fail(b, buf, r.err)
 	}
-	*b = long
+	*b = Block{data: buf[:0], log: r.name, first: first, form: oversized}
 	return nil
 }
 
-// recognizeCSV looks at the first two lines of a log. It reports whether start holds enough of them. JSON in a CSV file has
-// two quotation marks for one.
-func (r *Reader) recognizeCSV(start []byte) bool {
-	header, rest, _ := bytes.Cut(bytes.TrimSpace(start), []byte{'\n'})
+// begin looks at the first two lines of a log for the format. It reports whether there are enough of them. JSON in a CSV
+// file has two quotation marks for one.
+func (r *Reader) begin(lines []byte) bool {
+	header, rest, _ := bytes.Cut(bytes.TrimSpace(lines), []byte{'\n'})
 	row, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte{'\n'})
 	if bytes.Contains(header, []byte{'{'}) || bytes.HasPrefix(header, []byte{'['}) {
 		return true
 	}
 	r.csv = bytes.Contains(row, []byte(`{""`))
-	return len(header) == 0 || len(row) > 0 || len(start) > maxEntry
+	return len(row) > 0 || len(lines) > maxEntry
 }
 
-// findDocument returns where in the whole lines of buf, those before end, a line starts a JSON text that goes on in the
-// next line or holds rows; -1 if none does. If there is no whole line, it looks at the start of one.
+// findDocument returns where in the whole lines of buf, those before end, a JSON text starts that goes on in the next line
+// or holds rows; -1 if none does. If there is no whole line, it looks at the start of one.
 func (r *Reader) findDocument(buf []byte, end int) int {
-	if r.csv {
-		return -1
-	}
-	if end == 0 {
-		if r.plain == 0 && startsRows(buf) {
-			return 0
-		}
-		return -1
-	}
-	for at := 0; at < end; {
-		line, _, _ := bytes.Cut(buf[at:end], []byte{'\n'})
-		if at >= r.plain {
-			trimmed := bytes.TrimSpace(line)
-			n := len(trimmed)
-			if n > 0 && trimmed[0] == '{' && trimmed[n-1] != '}' || string(trimmed) == "[" || startsRows(trimmed) {
-				return at
-			}
+	for at := 0; !r.csv && (at < end || at == 0); {
+		line, _, _ := bytes.Cut(buf[at:], []byte{'\n'})
+		if at >= r.plain && startsDocument(bytes.TrimSpace(line), end > 0) {
+			return at
 		}
 		at += len(line) + 1
 	}
 	return -1
 }
 
-// startsRows reports whether a text starts like an array of objects or a table.
-func startsRows(text []byte) bool {
-	text = bytes.TrimLeft(text, " \t\r\n")
-	if rest, ok := bytes.CutPrefix(text, []byte{'['}); ok {
-		rest = bytes.TrimLeft(rest, " \t\r\n")
-		return len(rest) > 0 && (rest[0] == '{' || rest[0] == ']')
+// startsDocument reports whether a line, or the start of one, begins an array of objects, a table, or an object that it
+// does not end.
+func startsDocument(line []byte, whole bool) bool {
+	if len(line) == 0 {
+		return false
 	}
-	rest, ok := bytes.CutPrefix(text, []byte{'{'})
-	return ok && bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte(`"tables"`))
+	rest := bytes.TrimLeft(line[1:], " \t")
+	switch line[0] {
+	case '[':
+		return whole && len(rest) == 0 || len(rest) > 0 && (rest[0] == '{' || rest[0] == ']')
+	case '{':
+		return whole && line[len(line)-1] != '}' || bytes.HasPrefix(rest, []byte(`"tables"`))
+	}
+	return false
 }
 
 // readDocument reads the JSON text at the start of buf, which grows as needed, to the end of a line. It returns where
@@ -360,7 +343,7 @@ func (r *Reader) nextRows(b *Block, buf []byte) error {
 			unread := t.decoder.UnreadBuffer()
 			r.line += t.source.seen - bytes.Count(unread, []byte{'\n'})
 			r.carry = append(append(r.carry, unread...), t.source.buf[t.source.next:]...)
-			r.table, r.begun = nil, true
+			r.table = nil
 			return nil
 		}
 		r.row++

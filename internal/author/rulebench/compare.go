@@ -2,6 +2,7 @@ package rulebench
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"time"
 )
@@ -33,32 +34,31 @@ func (r Row) figure(m Metric) float64 {
 	}
 }
 
-// Limits say which difference counts as worse.
+// Limits define which difference counts as worse.
 type Limits struct {
-	// Metrics are those that count; of the others the difference is told alone.
+	// Metrics are those that count; for the others the difference is only reported.
 	Metrics []Metric
 	// Threshold is how much more is too much, as a share: 0.2 is 20 %.
 	Threshold float64
-	// MinDifference has to be exceeded too, by a time: a share of next to
-	// nothing is noise.
+	// MinDifference must be exceeded as well if the metric is a time: a large share of a very short time is noise.
 	MinDifference time.Duration
 }
 
-// Change is how a row differs from the row of the same rule in a baseline.
+// Change is the difference between a row and that of the same rule in a baseline.
 type Change struct {
 	Rule   string           `json:"rule"`
 	Deltas map[Metric]Delta `json:"deltas"`
 }
 
-// Delta is a figure before and now. Times are in nanoseconds.
+// Delta is one figure before and now. Times are in nanoseconds.
 type Delta struct {
 	Before float64 `json:"before"`
 	Now    float64 `json:"now"`
-	// Worse is set where the limits are exceeded.
+	// Worse is set if the limits are exceeded.
 	Worse bool `json:"worse"`
 }
 
-// Share is how much more it is, such as 0.2 for 20 %.
+// Share is the relative increase, such as 0.2 for 20 %.
 func (d Delta) Share() float64 {
 	if d.Before == 0 {
 		return 0
@@ -66,29 +66,19 @@ func (d Delta) Share() float64 {
 	return d.Now/d.Before - 1
 }
 
-// Worse reports whether any figure is.
+// Worse reports whether any figure is worse.
 func (c Change) Worse() bool {
-	for _, d := range c.Deltas {
-		if d.Worse {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slices.Collect(maps.Values(c.Deltas)), func(d Delta) bool { return d.Worse })
 }
 
-// Compare holds a report against a baseline, row by row. Rows that only one of
-// them has are left out: there is nothing to compare.
+// Compare compares a report with a baseline, row by row. It leaves out rows that only one of them has.
 func Compare(baseline, report Report, limits Limits) ([]Change, error) {
 	if baseline.Requests != report.Requests {
 		return nil, errors.New("the baseline was measured with other requests: measure it again with these")
 	}
-	before := map[string]Row{}
-	for _, row := range baseline.Rows {
-		before[row.Rule] = row
-	}
 	var changes []Change
 	for _, now := range report.Rows {
-		was, ok := before[now.Rule]
+		was, ok := baseline.row(now.Rule)
 		if !ok {
 			continue
 		}
@@ -107,18 +97,21 @@ func Compare(baseline, report Report, limits Limits) ([]Change, error) {
 	return changes, nil
 }
 
-// Best joins two measurements of the same rules and requests: of each figure the
-// better one. What slows a machine down for a moment does so twice in a row less
-// often than a rule does.
-func Best(a, b Report) Report {
-	other := map[string]Row{}
-	for _, row := range b.Rows {
-		other[row.Rule] = row
+func (r *Report) row(rule string) (Row, bool) {
+	i := slices.IndexFunc(r.Rows, func(row Row) bool { return row.Rule == rule })
+	if i < 0 {
+		return Row{}, false
 	}
+	return r.Rows[i], true
+}
+
+// Best combines two measurements of the same rules and requests: it keeps the better value of each figure. What slows a
+// machine down for a moment rarely does so twice in a row; a slow rule always does.
+func Best(a, b Report) Report {
 	best := a
 	best.Rows = nil
 	for _, row := range a.Rows {
-		if again, ok := other[row.Rule]; ok {
+		if again, ok := b.row(row.Rule); ok {
 			row.Typical, row.P50 = min(row.Typical, again.Typical), min(row.P50, again.P50)
 			row.P95 = min(row.P95, again.P95)
 			row.P99, row.Max = min(row.P99, again.P99), min(row.Max, again.Max)

@@ -1,9 +1,7 @@
-// Package rulebench measures how long one's own rules take for given requests,
-// and holds one measurement against another.
+// Package rulebench measures how long rules take for given requests, and compares measurements.
 //
-// Decisions are made one after the other, by an decider.Decider, from the
-// bytes of a request to the bytes of the answer: what the webhook does without
-// HTTP. How many fit into a second on several cores is not its business.
+// A decider.Decider makes one decision after the other, from the bytes of a request to the bytes of the response: what
+// the webhook does without HTTP. The package does not measure throughput on several cores.
 package rulebench
 
 import (
@@ -21,20 +19,19 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// Request is a body as DPS posts it, and the name of where it came from.
+// Request is a body as DPS posts it, and the name of the place it comes from.
 type Request struct {
 	Name string
 	Body []byte
 }
 
-// Options say how long to measure.
+// Options configure a measurement.
 type Options struct {
 	// Warmup is how long decisions are made before any is measured.
 	Warmup time.Duration
 	// Duration is how long decisions are measured.
 	Duration time.Duration
-	// Progress, if set, is told how many decisions were measured and which
-	// share of the duration is over.
+	// Progress, if set, receives how many decisions were measured and which share of the duration is over.
 	Progress func(decisions int, share float64)
 }
 
@@ -43,57 +40,57 @@ const All = "all"
 
 // Report is a measurement. It is also what a file of one holds, as JSON.
 type Report struct {
-	// Go and Platform tell what it was measured on.
+	// Go and Platform name what it was measured on.
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 	CPUs     int    `json:"cpus"`
 	// Rules is the digest of the rules, Requests one of the requests.
 	Rules    string `json:"rules"`
 	Requests string `json:"requests"`
-	// Rows are one for each rule and one for all, which is the first.
+	// Rows has one row for all rules, and then one for each rule.
 	Rows []Row `json:"rows"`
 	// Faults are the requests that ended in one.
 	Faults []Fault `json:"faults,omitempty"`
 }
 
-// Row is what one rule took.
+// Row is the figures of one rule.
 type Row struct {
-	// Rule is its package; "fault KIND" where none decided; or [All].
+	// Rule is its package; "fault KIND" for requests that no rule decides; or [All].
 	Rule string `json:"rule"`
-	// Requests is how many there are, Decisions how often they were decided.
+	// Requests is the number of requests, Decisions how often they were decided.
 	Requests  int `json:"requests"`
 	Decisions int `json:"decisions"`
-	// Typical is the mean of the medians of the requests. Where requests are of
-	// two kinds, one slow, it stands still and the median of all jumps.
+	// Typical is the mean of the medians of the requests. If there are fast and slow requests, it is stable where the
+	// median of all decisions jumps from one kind to the other.
 	Typical time.Duration `json:"typicalNs"`
-	// P50 to Max are percentiles of the time that a decision took.
+	// P50 to Max are percentiles of the time of a decision.
 	P50 time.Duration `json:"p50Ns"`
 	P95 time.Duration `json:"p95Ns"`
 	P99 time.Duration `json:"p99Ns"`
 	Max time.Duration `json:"maxNs"`
-	// PerSecond is how many decisions one core makes.
+	// PerSecond is how many decisions one core makes in a second.
 	PerSecond float64 `json:"perSecond"`
-	// Allocs and Bytes are what a decision allocates on the heap.
+	// Allocs and Bytes are what one decision allocates on the heap.
 	Allocs float64 `json:"allocs"`
 	Bytes  float64 `json:"bytes"`
 }
 
-// Fault is a request that no decision was reached for.
+// Fault is a request for which no decision was reached.
 type Fault struct {
 	Request string        `json:"request"`
 	Kind    answer.Result `json:"kind"`
 	Detail  string        `json:"detail"`
 }
 
-// group is the requests of one rule.
+// group holds the requests of one rule.
 type group struct {
 	rule     string
 	requests []Request
 	times    [][]time.Duration // for each request
 }
 
-// Measure decides the requests round and round. With a context that is done it
-// returns what was measured until then, and the context's error.
+// Measure decides the requests repeatedly, all of them in turn. When ctx ends it returns what was measured until then, and
+// the error of ctx.
 func Measure(ctx context.Context, allocator *decider.Decider, requests []Request, options Options) (Report, error) {
 	report := Report{
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),
@@ -113,7 +110,7 @@ func Measure(ctx context.Context, allocator *decider.Decider, requests []Request
 			response = a.Response.AppendJSON(response[:0])
 		}
 	}
-	// In turn, as requests of many devices come in: a rule that ran last has its code in the caches.
+	// In turn, as the requests of many devices arrive: the rule that ran last has its code in the caches.
 	for start := time.Now(); time.Since(start) < options.Warmup && ctx.Err() == nil; {
 		for _, g := range groups {
 			for _, request := range g.requests {
@@ -194,7 +191,7 @@ func (g *group) row() Row {
 	measured := 0
 	for _, times := range g.times {
 		if len(times) == 0 {
-			continue // it was cut short
+			continue // the measurement was interrupted
 		}
 		slices.Sort(times)
 		medians += percentile(times, .50)
@@ -219,12 +216,11 @@ func percentile(sorted []time.Duration, share float64) time.Duration {
 	return sorted[int(share*float64(len(sorted)-1))]
 }
 
-// allocations decides requests while nothing else in the process allocates, if
-// the caller keeps to that.
+// allocations decides requests and counts what that allocates. Nothing else in the process may allocate meanwhile.
 func allocations(requests []Request, decide func([]byte)) (allocs, bytes float64) {
 	const rounds = 20
 	var before, after runtime.MemStats
-	runtime.GC() // a collection in between would count its own
+	runtime.GC() // a collection during the rounds would be counted
 	runtime.ReadMemStats(&before)
 	for range rounds {
 		for _, request := range requests {

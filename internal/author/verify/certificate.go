@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// subject is what a generated certificate says of a device.
+// subject is what a generated certificate says about a device.
 type subject struct {
 	organizations, units []string
 	commonName           string
 	dnsNames             []string
 }
 
-// certificateOf makes a self-signed certificate, the same for the same subject and
-// serial number: Ed25519 signs without chance, and the key and dates are fixed.
+// certificateOf returns a self-signed certificate, in base64 of DER. It is the same for the same subject and serial number,
+// because Ed25519 signatures are deterministic, and the key and the dates are fixed.
 func certificateOf(s subject, serial int64) string {
 	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 	template := &x509.Certificate{
@@ -30,13 +30,13 @@ func certificateOf(s subject, serial int64) string {
 	}
 	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key)
 	if err != nil {
-		return "" // a subject that X.509 cannot say; the caller leaves it out
+		return "" // X.509 cannot express the subject; the caller leaves it out
 	}
 	return base64.StdEncoding.EncodeToString(der)
 }
 
-// renewed returns a certificate like the given one with another serial number and
-// other dates, as after its nth renewal; false if the text is no certificate.
+// renewed returns a copy of a certificate with another serial number and other dates, as after its nth renewal. It returns
+// false if the text is not a certificate.
 func renewed(text string, n int) (string, bool) {
 	der, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

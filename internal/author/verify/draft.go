@@ -5,10 +5,12 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/usher-dps/usher/dps"
 )
 
-// draft is a request in the making: one choice of each dimension.
+// draft is a request under construction, with one choice of each dimension.
 type draft struct {
 	kind         dps.EnrollmentKind
 	enrollment   string // its ID
@@ -28,14 +30,14 @@ type policy struct {
 	update, migrate bool
 }
 
-// attestation is how the device and its enrollment say who it is.
+// attestation is how the device proves its identity.
 type attestation struct {
-	kind        string // the enrollment's attestation.type, "" for none given
+	kind        string // the enrollment's attestation.type; "" if it has none
 	certificate string // base64, for x509
 	reference   bool   // the enrollment names its CA instead of describing it
 }
 
-// body writes the request as DPS would.
+// body returns the request as DPS would send it.
 func (d *draft) body() []byte { return dps.AppendValue(nil, d.document()) }
 
 func (d *draft) document() map[string]any {
@@ -54,14 +56,10 @@ func (d *draft) document() map[string]any {
 		record["reprovisionPolicy"] = map[string]any{"updateHubAssignment": d.policy.update, "migrateDeviceData": d.policy.migrate}
 	}
 	d.attest(record, device)
-	for _, place := range slices.Sorted(maps.Keys(d.record)) {
-		put(record, place, d.record[place])
-	}
+	putAll(record, d.record)
 	if !d.noPayload {
 		payload := map[string]any{}
-		for _, place := range slices.Sorted(maps.Keys(d.payload)) {
-			put(payload, place, d.payload[place])
-		}
+		putAll(payload, d.payload)
 		device["payload"] = payload
 	}
 	hubs := make([]any, len(d.hubs))
@@ -84,17 +82,17 @@ func (d *draft) attest(record, device map[string]any) {
 		device["tpm"] = map[string]any{"endorsementKey": "ZW5kb3JzZW1lbnQ=", "storageRootKey": "c3RvcmFnZQ=="}
 	case "x509":
 		x509 := map[string]any{}
+		device["x509"] = x509
 		if d.attestation.certificate != "" {
 			x509["clientCertificate"] = d.attestation.certificate
-		}
-		device["x509"] = x509
-		certificates := "clientCertificates"
-		if d.kind == dps.EnrollmentGroup {
-			certificates = "signingCertificates"
 		}
 		if d.attestation.reference {
 			enrolled["x509"] = map[string]any{"caReferences": map[string]any{"primary": "usher-verify-ca"}}
 			return
+		}
+		certificates := "clientCertificates"
+		if d.kind == dps.EnrollmentGroup {
+			certificates = "signingCertificates"
 		}
 		enrolled["x509"] = map[string]any{certificates: map[string]any{"primary": map[string]any{"info": map[string]any{
 			"subjectName": "CN=usher-verify-ca", "issuerName": "CN=usher-verify-ca", "version": json.Number("3"),
@@ -103,14 +101,16 @@ func (d *draft) attest(record, device map[string]any) {
 	}
 }
 
-// put sets the value at a JSON pointer, making the objects on the way.
-func put(object map[string]any, place string, value any) {
-	steps := stepsOf(place)
-	for i, step := range steps {
-		if i == len(steps)-1 {
-			object[step] = value
-			return
-		}
+// putAll sets values at JSON pointers, the outer before the inner.
+func putAll(object map[string]any, values map[string]any) {
+	for _, pointer := range slices.Sorted(maps.Keys(values)) {
+		put(object, jsontext.Pointer(pointer), values[pointer])
+	}
+}
+
+// put sets the value at a JSON pointer, and creates the objects on the way.
+func put(object map[string]any, pointer jsontext.Pointer, value any) {
+	for step := range pointer.Parent().Tokens() {
 		below, ok := object[step].(map[string]any)
 		if !ok {
 			below = map[string]any{}
@@ -118,4 +118,5 @@ func put(object map[string]any, place string, value any) {
 		}
 		object = below
 	}
+	object[pointer.LastToken()] = value
 }

@@ -1,30 +1,30 @@
 package verify
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Field is a member of the device's payload, as a JSON Schema describes it.
 type Field struct {
-	Pointer string // from the payload on
-	Values  []any  // built of the types of dps.AllocationRequest.Document
+	Pointer string // relative to the payload
+	Values  []any  // with the types of dps.AllocationRequest.Document
 }
 
 // maxFieldDepth bounds a schema that refers to itself.
 const maxFieldDepth = 6
 
-// ParsePayloadSchema reads from a JSON Schema which members a payload has, and of
-// each the values that a search should try: those that enum, const, examples and
-// default name, the bounds of numbers and their neighbours, a text that fits a
+// ParsePayloadSchema reads from a JSON Schema which members a payload has, and which values of each a search should try:
+// those of enum, const, examples and default, the bounds of numbers and their neighbours, and a text that matches the
 // pattern. References must be to the same file.
 func ParsePayloadSchema(text []byte) ([]Field, error) {
-	decoder := json.NewDecoder(strings.NewReader(string(text)))
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
 	var root any
 	if err := decoder.Decode(&root); err != nil {
@@ -39,7 +39,7 @@ func ParsePayloadSchema(text []byte) ([]Field, error) {
 		return nil, err
 	}
 	if len(r.fields) == 0 {
-		return nil, fmt.Errorf("the schema names no properties: it must be that of the payload, an object")
+		return nil, fmt.Errorf("the schema names no properties: it must be the schema of the payload, which is an object")
 	}
 	return r.fields, nil
 }
@@ -49,7 +49,7 @@ type schemaReader struct {
 	fields []Field
 }
 
-// object reads the properties of an object's schema, in allOf, anyOf and oneOf too.
+// object reads the properties of an object's schema, including those in allOf, anyOf and oneOf.
 func (r *schemaReader) object(pointer string, schema map[string]any, depth int) error {
 	schema, err := r.resolve(schema)
 	if err != nil || depth > maxFieldDepth {
@@ -59,9 +59,9 @@ func (r *schemaReader) object(pointer string, schema map[string]any, depth int) 
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		below, ok := properties[name].(map[string]any)
 		if !ok {
-			continue // true or false: anything or nothing
+			continue // true or false, which allow anything or nothing
 		}
-		if err := r.field(pointerJoin(pointer, name), below, depth+1); err != nil {
+		if err := r.field(string(jsontext.Pointer(pointer).AppendToken(name)), below, depth+1); err != nil {
 			return err
 		}
 	}
@@ -129,44 +129,16 @@ func (r *schemaReader) resolve(schema map[string]any) (map[string]any, error) {
 		}
 		place, local := strings.CutPrefix(reference, "#")
 		target, found := any(r.root), local
-		for _, step := range stepsOf(place) {
+		for step := range jsontext.Pointer(place).Tokens() {
 			object, _ := target.(map[string]any)
 			target, ok = object[step]
 			found = found && ok
 		}
 		below, ok := target.(map[string]any)
 		if !found || !ok {
-			return nil, fmt.Errorf("the schema refers to %q, which is not in the file", reference)
+			return nil, fmt.Errorf("the schema refers to %q, which the file does not contain", reference)
 		}
 		schema = below
 	}
 	return nil, fmt.Errorf("the schema refers to %q in a circle", schema["$ref"])
 }
-
-// stepsOf splits a JSON pointer.
-func stepsOf(pointer string) []string {
-	if pointer == "" {
-		return nil
-	}
-	steps := strings.Split(pointer[1:], "/")
-	for i, step := range steps {
-		steps[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
-	}
-	return steps
-}
-
-func pointerOf(steps []string) string {
-	pointer := ""
-	for _, step := range steps {
-		pointer = pointerJoin(pointer, step)
-	}
-	return pointer
-}
-
-func pointerJoin(pointer, step string) string {
-	return pointer + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(step)
-}
-
-func equalJSON(a, b any) bool { return reflect.DeepEqual(a, b) }
-
-func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -5,19 +5,18 @@ import (
 	"math/rand/v2"
 )
 
-// plan says which requests of a space are asked.
+// plan says which requests of a space to try.
 type plan struct {
 	space *space
-	// everything is set if all of them are; else choices lists them.
+	// everything is set if the plan is to try all requests. Otherwise choices lists them.
 	everything bool
 	choices    [][]int
-	// stride goes through everything in leaps, so that a search that is ended
-	// early has seen something of each kind.
+	// stride is the step between requests if everything is set, so that a search that is interrupted has seen requests of
+	// every kind.
 	stride int
-	// pairs of values of any two dimensions: how many there are, and how many
-	// the choices hold.
+	// pairs is the number of pairs of values of any two dimensions, and paired how many of them are in choices.
 	pairs, paired int
-	byChance      int
+	random        int // choices at random
 }
 
 func (p *plan) size() int {
@@ -34,9 +33,9 @@ func (p *plan) choice(number int) []int {
 	return p.choices[number]
 }
 
-// planOf fits a space into a budget: all of it, or first every pair of values of
-// any two dimensions, as far as that goes, and then by chance.
-func planOf(s *space, budget int, chance *rand.Rand) *plan {
+// planOf fits a space into a budget: all of it or, if it is too large, first every pair of values of any two dimensions and
+// then random choices.
+func planOf(s *space, budget int, random *rand.Rand) *plan {
 	p := &plan{space: s}
 	if size := s.size(); size <= budget && size < math.MaxInt32 {
 		p.everything, p.stride = true, strideOf(size)
@@ -45,7 +44,7 @@ func planOf(s *space, budget int, chance *rand.Rand) *plan {
 	pairs := newPairs(s)
 	p.pairs = pairs.open
 	for pairs.open > 0 && len(p.choices) < budget {
-		choice := pairs.next(chance)
+		choice := pairs.next(random)
 		if choice == nil {
 			break
 		}
@@ -53,77 +52,65 @@ func planOf(s *space, budget int, chance *rand.Rand) *plan {
 	}
 	p.paired = p.pairs - pairs.open
 	for len(p.choices) < budget {
-		p.choices = append(p.choices, s.random(chance))
-		p.byChance++
+		p.choices = append(p.choices, s.random(random))
+		p.random++
 	}
 	return p
 }
 
-// strideOf returns a number without a common divisor with size, about the golden
-// section of it.
+// strideOf returns a number that is coprime to size, at about its golden section.
 func strideOf(size int) int {
 	stride := max(size*618/1000, 1)
-	for divisor(stride, size) != 1 {
+	for gcd(stride, size) != 1 {
 		stride++
 	}
 	return stride
 }
 
-// divisor returns the greatest common divisor.
-func divisor(a, b int) int {
+// gcd returns the greatest common divisor.
+func gcd(a, b int) int {
 	for b != 0 {
 		a, b = b, a%b
 	}
 	return a
 }
 
-// pairs keeps which pairs of values have not been asked together.
+// pairs records which pairs of values are in a choice. The values of all dimensions are numbered consecutively.
 type pairs struct {
-	space *space
-	first []int // number of the first value of each dimension
-	seen  [][]bool
-	open  int
+	space     *space
+	first     []int // number of the first value of each dimension
+	dimension []int // of each value
+	seen      [][]bool
+	open      int // pairs that are in no choice yet
 	// next looks for an open pair from here on.
 	a, b int
 }
 
 func newPairs(s *space) *pairs {
 	p := &pairs{space: s}
-	total := 0
-	for _, d := range s.dimensions {
-		p.first = append(p.first, total)
-		total += len(d.values)
-	}
-	p.seen = make([][]bool, total)
-	for i := range p.seen {
-		p.seen[i] = make([]bool, total)
-	}
-	for i, a := range s.dimensions {
-		for _, b := range s.dimensions[i+1:] {
-			p.open += len(a.values) * len(b.values)
+	for i, d := range s.dimensions {
+		p.open += len(p.dimension) * len(d.values)
+		p.first = append(p.first, len(p.dimension))
+		for range d.values {
+			p.dimension = append(p.dimension, i)
 		}
+	}
+	p.seen = make([][]bool, len(p.dimension))
+	for i := range p.seen {
+		p.seen[i] = make([]bool, len(p.dimension))
 	}
 	return p
 }
 
-// dimensionOf returns the dimension that a numbered value belongs to.
-func (p *pairs) dimensionOf(value int) int {
-	for i := len(p.first) - 1; ; i-- {
-		if p.first[i] <= value {
-			return i
-		}
-	}
-}
-
-// next makes a choice that holds the first open pair and, dimension by dimension
-// in an order of chance, the values that close the most others.
-func (p *pairs) next(chance *rand.Rand) []int {
+// next returns a choice with the first open pair. In a random order of the other dimensions, it takes the values that
+// close the most open pairs.
+func (p *pairs) next(random *rand.Rand) []int {
 	choice := make([]int, len(p.first))
 	for i := range choice {
 		choice[i] = -1
 	}
 	for ; p.a < len(p.seen); p.a, p.b = p.a+1, 0 {
-		of := p.dimensionOf(p.a)
+		of := p.dimension[p.a]
 		p.b = max(p.b, p.first[of]+len(p.space.dimensions[of].values))
 		for p.b < len(p.seen) && p.seen[p.a][p.b] {
 			p.b++
@@ -136,16 +123,16 @@ func (p *pairs) next(chance *rand.Rand) []int {
 		return nil
 	}
 	for _, value := range []int{p.a, p.b} {
-		of := p.dimensionOf(value)
+		of := p.dimension[value]
 		choice[of] = value - p.first[of]
 	}
-	for _, i := range chance.Perm(len(choice)) {
+	for _, i := range random.Perm(len(choice)) {
 		if choice[i] >= 0 {
 			continue
 		}
 		best, most := 0, -1
 		values := len(p.space.dimensions[i].values)
-		from := chance.IntN(values)
+		from := random.IntN(values)
 		for n := range values {
 			v := (from + n) % values
 			if gain := p.gain(choice, i, v); gain > most {
@@ -165,7 +152,7 @@ func (p *pairs) next(chance *rand.Rand) []int {
 	return choice
 }
 
-// gain counts the open pairs that a value makes with those chosen already.
+// gain counts the open pairs that a value forms with the values that are already chosen.
 func (p *pairs) gain(choice []int, dimension, value int) int {
 	gain := 0
 	for j, chosen := range choice {
@@ -173,10 +160,7 @@ func (p *pairs) gain(choice []int, dimension, value int) int {
 			continue
 		}
 		a, b := p.first[dimension]+value, p.first[j]+chosen
-		if j < dimension {
-			a, b = b, a
-		}
-		if !p.seen[a][b] {
+		if !p.seen[min(a, b)][max(a, b)] {
 			gain++
 		}
 	}

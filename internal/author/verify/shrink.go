@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,15 +13,14 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// Bounds of the work on one finding. The time is for rules that run into their
-// timeout; all others are done long before.
+// Limits of the work on one finding. The time is for rules that exceed their time limit; all others finish long before.
 const (
 	maxShrinking     = 3000 // requests
 	maxShrinkingTime = 10 * time.Second
 )
 
-// shrink simplifies the request of a finding as long as the same promise breaks:
-// it leaves out members and elements, the large ones first, then shortens texts.
+// shrink simplifies the request of a finding as long as the same promise breaks: it removes members and elements, the
+// outer ones first, and then shortens texts.
 func (c *checker) shrink(ctx context.Context, found broken) broken {
 	thorough := *c
 	thorough.thorough, thorough.wanted = true, map[string]bool{found.promise: true}
@@ -31,47 +31,39 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 		if err != nil {
 			return found
 		}
-		simpler := false
+		shrunk := false
 		for candidate := range simplifications(request.Document) {
 			if tries++; tries > maxShrinking || ctx.Err() != nil || time.Since(start) > maxShrinkingTime {
 				return found
 			}
-			body := dps.AppendValue(nil, candidate)
-			a, list := c.check(ctx, body)
-			if a.request == nil || !c.serves(a.request) {
+			a, list := c.check(ctx, dps.AppendValue(nil, candidate))
+			if a.request == nil || c.set.Serving(a.request.Enrollment) != c.rule {
 				continue
 			}
 			if i := slices.IndexFunc(list, func(b broken) bool { return b.key() == found.key() }); i >= 0 && isSimpler(list[i].body, found.body) {
-				found, simpler = list[i], true
+				found, shrunk = list[i], true
 				break
 			}
 		}
-		if !simpler {
+		if !shrunk {
 			return found
 		}
 	}
 }
 
-// isSimpler prefers the shorter request, and of equal ones the device "a".
+// isSimpler prefers the shorter request and, if they are equally long, the device "a".
 func isSimpler(a, b []byte) bool {
 	plain := []byte(`"registrationId":"a"`)
 	return len(a) < len(b) || len(a) == len(b) && bytes.Contains(a, plain) && !bytes.Contains(b, plain)
 }
 
-// serves reports whether a request is still one of the rule's.
-func (c *checker) serves(request *dps.AllocationRequest) bool {
-	return c.findRule(request.Enrollment) == c.rule
-}
-
 // simplifications yields copies of a document that are one step simpler.
-func simplifications(document map[string]any) func(yield func(map[string]any) bool) {
+func simplifications(document map[string]any) iter.Seq[map[string]any] {
 	return func(yield func(map[string]any) bool) {
-		var places [][]string
-		placesOf(document, nil, &places)
-		for _, place := range places {
+		for _, place := range placesOf(document) {
 			for _, with := range simpler(place, at(document, place)) {
 				copied := clone(document).(map[string]any)
-				if edit(copied, place, with) && !yield(copied) {
+				if replace(copied, place, with) && !yield(copied) {
 					return
 				}
 			}
@@ -79,45 +71,29 @@ func simplifications(document map[string]any) func(yield func(map[string]any) bo
 	}
 }
 
-// removed stands for a member that is left out.
-type removed struct{}
-
-// placesOf lists all places of a document, the outer before the inner.
-func placesOf(value any, place []string, places *[][]string) {
-	level := []struct {
-		place []string
-		value any
-	}{{place, value}}
-	for len(level) > 0 {
-		next := level[:0:0]
-		for _, one := range level {
-			switch v := one.value.(type) {
-			case map[string]any:
-				for _, name := range slices.Sorted(maps.Keys(v)) {
-					below := append(slices.Clone(one.place), name)
-					*places = append(*places, below)
-					next = append(next, struct {
-						place []string
-						value any
-					}{below, v[name]})
-				}
-			case []any:
-				for i, element := range v {
-					below := append(slices.Clone(one.place), strconv.Itoa(i))
-					*places = append(*places, below)
-					next = append(next, struct {
-						place []string
-						value any
-					}{below, element})
-				}
+// placesOf lists all places of a document below its root, the outer before the inner.
+func placesOf(document map[string]any) [][]string {
+	places := [][]string{nil}
+	for i := 0; i < len(places); i++ {
+		place := slices.Clip(places[i])
+		switch v := at(document, place).(type) {
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(v)) {
+				places = append(places, append(place, name))
+			}
+		case []any:
+			for n := range v {
+				places = append(places, append(place, strconv.Itoa(n)))
 			}
 		}
-		level = next
 	}
+	return places[1:]
 }
 
-// simpler lists what a value may be replaced with. What makes the request that of
-// some device of the enrollment stays.
+// removed as the new value of a member means that it is left out.
+type removed struct{}
+
+// simpler lists what can replace a value. It keeps what makes the request one of a device of the enrollment.
 func simpler(place []string, value any) []any {
 	last := place[len(place)-1]
 	switch {
@@ -152,7 +128,7 @@ func simpler(place []string, value any) []any {
 func shorter(text string, simple ...string) []any {
 	var list []any
 	for _, one := range append(simple, text[:len(text)/2], text[len(text)/2:], text[:max(len(text)-1, 0)]) {
-		if len(one) < len(text) || len(one) == len(text) && one != text {
+		if len(one) <= len(text) && one != text {
 			list = append(list, one)
 		}
 	}
@@ -172,33 +148,20 @@ func at(value any, place []string) any {
 	return value
 }
 
-// edit replaces the value at a place, and reports whether the document is still one.
-func edit(document map[string]any, place []string, with any) bool {
-	above := at(document, place[:len(place)-1])
-	last := place[len(place)-1]
+// replace replaces the value at a place. It returns false if that would empty an array.
+func replace(document map[string]any, place []string, with any) bool {
+	above, last := place[:len(place)-1], place[len(place)-1]
 	_, remove := with.(removed)
-	switch v := above.(type) {
+	switch v := at(document, above).(type) {
 	case map[string]any:
-		if remove {
+		if v[last] = with; remove {
 			delete(v, last)
-		} else {
-			v[last] = with
 		}
-		return true
 	case []any:
 		i, _ := strconv.Atoi(last)
-		if !remove {
-			v[i] = with
-			return true
+		if v[i] = with; remove {
+			return len(v) > 1 && replace(document, above, slices.Delete(v, i, i+1))
 		}
-		if len(v) == 1 {
-			return false
-		}
-		shorter := slices.Delete(slices.Clone(v), i, i+1)
-		if len(place) == 1 {
-			return false
-		}
-		return edit(document, place[:len(place)-1], shorter)
 	}
-	return false
+	return true
 }

@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
-	"github.com/usher-dps/usher/internal/decide/vocabulary"
 )
 
 // Needs returns which of the places that are masked in a request, as JSON pointers, the rules read to reject it, to hold it
@@ -52,10 +52,10 @@ func (r *Rules) readBy(rule *ruleset.Rule) []string {
 	if known, ok := r.reads.Load(rule); ok {
 		return known.([]string)
 	}
-	reads, err := vocabulary.DecidesBy(rule)
+	analysis, err := dataflow.Analyze(rule, "reject", "hold", "hub")
 	if err != nil {
 		return nil // a rule that does not compile decides nothing
 	}
-	r.reads.Store(rule, reads)
-	return reads
+	r.reads.Store(rule, analysis.Reads)
+	return analysis.Reads
 }

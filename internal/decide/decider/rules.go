@@ -72,6 +72,9 @@ func (r *Rules) Digest() string { return r.set.Digest() }
 // Revision is the name that those who shipped the rules gave them; empty if they gave none.
 func (r *Rules) Revision() string { return r.revision }
 
+// Set returns the rules as package ruleset loaded them, for tools that read rules.
+func (r *Rules) Set() *ruleset.Ruleset { return r.set }
+
 // All lists the rules in the order of their packages.
 func (r *Rules) All() []*ruleset.Rule { return r.set.Rules() }
 

@@ -1,10 +1,8 @@
-// Package exchange holds rules to recorded exchanges: a request of DPS and the
-// decision expected for it, in two files side by side.
+// Package exchange compares rules with recorded exchanges: a request of DPS and the answer expected for it, in two files
+// next to each other.
 //
 //	stranger.request.json     the AllocationRequest
-//	stranger.decision.json    the decision, or the fault
-//
-// It compares; the decision is made by an decider.Decider.
+//	stranger.decision.json    the outcome or the fault, with what belongs to it
 package exchange
 
 import (
@@ -23,6 +21,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
@@ -34,10 +34,10 @@ const (
 	DecisionSuffix = ".decision.json"
 )
 
-// maxFile bounds either file.
+// maxFile bounds either file, in bytes.
 const maxFile = 1 << 20
 
-// Exchange is a request and the file that its decision is in.
+// Exchange is a request and the answer expected for it.
 type Exchange struct {
 	// Name is the path of both files without their endings, with slashes.
 	Name string
@@ -45,8 +45,8 @@ type Exchange struct {
 	Request, Decision string
 }
 
-// Find lists the exchanges below a folder in the order of their names. Folders
-// whose names start with a dot are left out.
+// Find lists the exchanges below a folder in the order of their names. It leaves out folders whose names start with a
+// dot.
 func Find(folder string) ([]Exchange, error) {
 	found := map[string]bool{}
 	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
@@ -69,23 +69,20 @@ func Find(folder string) ([]Exchange, error) {
 		return nil, fmt.Errorf("look for exchanges: %w", err)
 	}
 	var exchanges []Exchange
-	for base := range found {
-		exchanges = append(exchanges, Exchange{
-			Name: filepath.ToSlash(base), Request: base + RequestSuffix, Decision: base + DecisionSuffix,
-		})
+	for _, base := range slices.Sorted(maps.Keys(found)) {
+		exchanges = append(exchanges, Exchange{filepath.ToSlash(base), base + RequestSuffix, base + DecisionSuffix})
 	}
-	slices.SortFunc(exchanges, func(a, b Exchange) int { return strings.Compare(a.Name, b.Name) })
 	return exchanges, nil
 }
 
-// Decide answers a request. Its error is that of a context that is done.
+// Decide answers a request. The error is that of a context that is done.
 func Decide(ctx context.Context, d *decider.Decider, request []byte) (answer.Answer, error) {
 	_, a := d.AllocateJSON(ctx, request)
 	return a, ctx.Err()
 }
 
 // JSON is the answer as the file of a decision holds it: without what changes with every edit of the rules, such as
-// their digest, and of a fault without what is for the log.
+// their digest, and for a fault without what is for the log.
 func JSON(a *answer.Answer) ([]byte, error) {
 	document := a.Document("outcome", "fault", "rule", "hub", "initialTwin", "initialTwinUse", "payload", "reasons", "overrides",
 		"throttle", "retryAfter", "alarm", "detail", "violations")
@@ -100,18 +97,17 @@ func JSON(a *answer.Answer) ([]byte, error) {
 // Result is how an exchange went.
 type Result struct {
 	Exchange
-	// Rule is the package that decided; empty if it did not come to that.
+	// Rule is the package that decided; empty if no rule was evaluated.
 	Rule string
-	// Problems say how the decision differs from the one expected, each with its
-	// JSON pointer, or what is wrong with the files. None means that it passed.
+	// Problems say how the answer differs from the expected one, each with its JSON pointer, or what is wrong with the
+	// files. Without any, the exchange passed.
 	Problems []string
 	// Updated is set if the file was written.
 	Updated bool
 }
 
-// Run decides the request and compares the decision with the file, or with
-// update set writes the file where it differs. Its error is that of a context
-// that is done; all else is among the problems.
+// Run answers the request and compares the answer with the file. If update is set, it writes the file if that differs.
+// The error is that of a context that is done; everything else is a problem.
 func (e Exchange) Run(ctx context.Context, d *decider.Decider, update bool) (Result, error) {
 	result := Result{Exchange: e}
 	fail := func(format string, args ...any) (Result, error) {
@@ -120,7 +116,7 @@ func (e Exchange) Run(ctx context.Context, d *decider.Decider, update bool) (Res
 	}
 	request, err := readBounded(e.Request)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fail("there is no %s beside %s", path.Base(filepath.ToSlash(e.Request)), e.Decision)
+		return fail("there is no %s next to %s", path.Base(filepath.ToSlash(e.Request)), e.Decision)
 	} else if err != nil {
 		return fail("%v", err)
 	}
@@ -171,8 +167,7 @@ func readBounded(name string) ([]byte, error) {
 	return text, err
 }
 
-// Compare lists where two decisions, as [JSON] writes them, differ. Its
-// error is that of a text that is not JSON.
+// Compare lists where two answers, as [JSON] writes them, differ. The error is that of a text that is not JSON.
 func Compare(want, got []byte) ([]string, error) {
 	wanted, err := decode(want)
 	if err != nil {
@@ -182,13 +177,13 @@ func Compare(want, got []byte) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return differences("", wanted, was, nil), nil
+	return appendDifferences(nil, "", wanted, was), nil
 }
 
 func decode(text []byte) (any, error) {
 	var value any
 	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber() // else two large numbers could look the same
+	decoder.UseNumber() // two large numbers could be equal as floats
 	if err := decoder.Decode(&value); err != nil {
 		return nil, err
 	}
@@ -201,30 +196,22 @@ func decode(text []byte) (any, error) {
 // absent stands for a member that is not there.
 type absent struct{}
 
-func differences(pointer string, want, got any, found []string) []string {
+func appendDifferences(found []string, at jsontext.Pointer, want, got any) []string {
 	wanted, isObject := want.(map[string]any)
 	was, wasObject := got.(map[string]any)
 	if isObject && wasObject {
-		names := map[string]bool{}
-		for name := range wanted {
-			names[name] = true
-		}
-		for name := range was {
-			names[name] = true
-		}
-		for _, name := range slices.Sorted(maps.Keys(names)) {
-			found = differences(pointer+"/"+escapePointer.Replace(name), member(wanted, name), member(was, name), found)
+		both := maps.Clone(wanted)
+		maps.Copy(both, was)
+		for _, name := range slices.Sorted(maps.Keys(both)) {
+			found = appendDifferences(found, at.AppendToken(name), member(wanted, name), member(was, name))
 		}
 		return found
 	}
 	if reflect.DeepEqual(want, got) {
 		return found
 	}
-	return append(found, fmt.Sprintf("%s: want %s, got %s", pointer, show(want), show(got)))
+	return append(found, fmt.Sprintf("%s: want %s, got %s", at, show(want), show(got)))
 }
-
-// escapePointer writes a member's name in a JSON pointer (RFC 6901).
-var escapePointer = strings.NewReplacer("~", "~0", "/", "~1")
 
 func member(object map[string]any, name string) any {
 	if value, ok := object[name]; ok {
@@ -238,7 +225,7 @@ func show(value any) string {
 		return "nothing"
 	}
 	text := dps.AppendValue(nil, value)
-	const most = 200 // enough to recognise a value; the files have all of it
+	const most = 200 // bytes, enough to recognize a value
 	if len(text) > most {
 		return strings.ToValidUTF8(string(text[:most]), "") + "…"
 	}

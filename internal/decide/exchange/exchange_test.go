@@ -159,7 +159,7 @@ func TestProblems(t *testing.T) {
 			[]string{`/initialTwin/tags/b~0c: want "x", got "<x>"`, `/initialTwin/tags/n: want 4503599627370494, got 4503599627370495`},
 		},
 		"no decision": {map[string]string{"x.request.json": good}, []string{"x.decision.json yet: `usher test --update` writes it"}},
-		"no request":  {map[string]string{"x.decision.json": "{}"}, []string{"there is no x.request.json beside"}},
+		"no request":  {map[string]string{"x.decision.json": "{}"}, []string{"there is no x.request.json next to"}},
 		"not JSON":    {map[string]string{"x.request.json": good, "x.decision.json": "{} {}"}, []string{"x.decision.json is not JSON: something follows the document"}},
 		"too large":   {map[string]string{"x.request.json": strings.Repeat(" ", 1<<20+1), "x.decision.json": "{}"}, []string{"larger than 1048576 bytes"}},
 	} {

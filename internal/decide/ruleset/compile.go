@@ -84,6 +84,9 @@ type unit struct {
 // names before types, and ends with the first that finds errors. Rules that were compiled apart are from then on served by the
 // whole, and their own compilations are freed.
 func (rs *Ruleset) CompileAll(ctx context.Context) error {
+	if rs.whole.Load() != nil {
+		return nil
+	}
 	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
 	if err != nil {
 		return err
@@ -258,7 +261,7 @@ func problemsOf(err error) []Problem {
 				}
 			}
 		}
-		if name, ok := strings.CutPrefix(e.Message, "undefined function "); ok && IsRestricted(name) {
+		if name, ok := strings.CutPrefix(e.Message, "undefined function "); ok && isRestricted(name) {
 			problem.Mend = "this built-in is off; the setting USHER_RULES_BUILTINS allows it by name"
 		}
 		problems = append(problems, problem)
@@ -266,14 +269,9 @@ func problemsOf(err error) []Problem {
 	return problems
 }
 
-// IsRestricted reports whether a built-in function of OPA with this name is [Restricted].
-func IsRestricted(name string) bool {
-	for _, builtin := range ast.CapabilitiesForThisVersion().Builtins {
-		if builtin.Name == name {
-			return Restricted(builtin)
-		}
-	}
-	return false
+func isRestricted(name string) bool {
+	builtin := ast.BuiltinMap[name]
+	return builtin != nil && Restricted(builtin)
 }
 
 // checkEntries finds a rule package that can say nothing, and entry rules of a

@@ -63,38 +63,23 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	return list
 }
 
-// supposedRules are those that some expression evaluates on a supposition, by
-// with: that one of their definitions held is then no sign that it gave anything.
+// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held is
+// then no sign that it gave anything.
 func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
-	found := map[*ast.Rule]bool{}
+	var supposed []*ast.Rule
 	for _, module := range compiler.Modules {
 		ast.WalkExprs(module, func(expr *ast.Expr) bool {
 			if len(expr.With) == 0 {
 				return false
 			}
 			ast.WalkRefs(expr, func(ref ast.Ref) bool {
-				for _, rule := range compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
-					reach(compiler, rule, found)
-				}
+				supposed = append(supposed, compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true})...)
 				return false
 			})
 			return false
 		})
 	}
-	return found
-}
-
-// reach adds a rule and all that it refers to, however indirectly.
-func reach(compiler *ast.Compiler, rule *ast.Rule, found map[*ast.Rule]bool) {
-	if found[rule] {
-		return
-	}
-	found[rule] = true
-	for next := range compiler.Graph.Dependencies(rule) {
-		if next, ok := next.(*ast.Rule); ok {
-			reach(compiler, next, found)
-		}
-	}
+	return reachable(compiler, supposed)
 }
 
 // Written is a body of a compiled rule as its author wrote it, without what instrument has added.

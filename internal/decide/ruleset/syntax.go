@@ -98,6 +98,30 @@ func EntryNames() []string {
 	return names
 }
 
+// RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of their
+// places. There are none if the rule does not compile.
+func (r *Rule) RestrictedCalls() []*ast.Expr {
+	compiler := r.prepare().compiler
+	if compiler == nil {
+		return nil
+	}
+	var rules []*ast.Rule
+	for _, e := range entries {
+		rules = append(rules, compiler.GetRulesWithPrefix(r.entryRef(e))...)
+	}
+	var calls []*ast.Expr
+	for rule := range reachable(compiler, rules) {
+		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
+			if expr.IsCall() && isRestricted(expr.Operator().String()) {
+				calls = append(calls, expr)
+			}
+			return false
+		})
+	}
+	slices.SortFunc(calls, func(a, b *ast.Expr) int { return a.Location.Compare(b.Location) })
+	return slices.Compact(calls)
+}
+
 // Custom returns a member of custom in the METADATA of the rule's package, and the place (file:line) of that METADATA.
 func (r *Rule) Custom(name string) (value any, place string, ok bool) {
 	for _, annotation := range r.set.packages[r.Package].header {

@@ -1,6 +1,10 @@
 package ruleset
 
-import "github.com/open-policy-agent/opa/v1/ast"
+import (
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
 
 // inputOf makes a request what OPA evaluates with.
 //
@@ -15,17 +19,11 @@ func inputOf(request map[string]any, replaced bool) *ast.Term {
 	return ast.NewTerm(ast.LazyObject(request))
 }
 
-// replacesInput reports whether rules, or what they refer to, replace a part of
-// the input. Nothing is written where it is replaced as a whole.
+// replacesInput reports whether rules, or what they refer to, replace a part of the input. Replacing the whole writes
+// nothing.
 func replacesInput(compiler *ast.Compiler, rules []*ast.Rule) bool {
-	seen := map[*ast.Rule]bool{}
-	for len(rules) > 0 {
-		rule := rules[len(rules)-1]
-		if rules = rules[:len(rules)-1]; seen[rule] {
-			continue
-		}
-		seen[rule] = true
-		found := false
+	found := false
+	for rule := range reachable(compiler, rules) {
 		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
 			for _, with := range expr.With {
 				target, ok := with.Target.Value.(ast.Ref)
@@ -33,16 +31,25 @@ func replacesInput(compiler *ast.Compiler, rules []*ast.Rule) bool {
 			}
 			return found
 		})
-		if found {
-			return true
+	}
+	return found
+}
+
+// reachable are the definitions that the value of rules can depend on, those of the rules included.
+func reachable(compiler *ast.Compiler, rules []*ast.Rule) map[*ast.Rule]bool {
+	found := map[*ast.Rule]bool{}
+	for queue := slices.Clone(rules); len(queue) > 0; {
+		rule := queue[0]
+		if queue = queue[1:]; rule == nil || found[rule] {
+			continue
 		}
-		for branch := rule; branch != nil; branch = branch.Else {
-			for next := range compiler.Graph.Dependencies(branch) {
-				if next, ok := next.(*ast.Rule); ok {
-					rules = append(rules, next)
-				}
+		found[rule] = true
+		queue = append(queue, rule.Else)
+		for next := range compiler.Graph.Dependencies(rule) {
+			if next, ok := next.(*ast.Rule); ok {
+				queue = append(queue, next)
 			}
 		}
 	}
-	return false
+	return found
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/usher-dps/usher/internal/author/replay"
 )
 
-// flowPicture is a Sankey diagram: states before on the left, those after on the
-// right, and bands as wide as there are devices.
+// flowPicture is a Sankey diagram: states before on the left, states after on the right, and bands with a width in
+// proportion to the number of devices.
 type flowPicture struct {
 	Width, Height int
 	Left, Right   []flowNode
 	Bands         []flowBand
-	// Text says the same for those who do not see it.
+	// Text says the same for people who do not see it.
 	Text string
 }
 
@@ -39,7 +39,7 @@ const (
 	flowGap    = 14 // between nodes, room for a line of text
 	flowHeight = 420
 	flowHubs   = 12
-	// thinnest is what a band is wide at least, so that one device can be seen.
+	// thinnest is the smallest width of a band, so that one device is visible.
 	thinnest = 1.5
 )
 
@@ -84,7 +84,7 @@ func newFlowPicture(r Report, labels map[string]string) flowPicture {
 	return picture
 }
 
-// place puts nodes below each other and returns how high they are together.
+// place puts nodes below each other and returns their height together.
 func place(nodes []flowNode, states []replay.State, counts []int64, x, labelX int, labels map[string]string) float64 {
 	y := 8.0
 	for i := range nodes {
@@ -102,8 +102,7 @@ func place(nodes []flowNode, states []replay.State, counts []int64, x, labelX in
 	return y
 }
 
-// band draws from where the last band left a node to where the last one reached
-// the other.
+// band draws a band below the last one of each node.
 func band(from, to *flowNode, size float64) string {
 	x1, x2 := float64(flowLabels+flowNodeW), float64(flowWidth-flowLabels-flowNodeW)
 	middle := (x1 + x2) / 2

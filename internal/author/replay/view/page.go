@@ -14,15 +14,14 @@ import (
 //go:embed page.html
 var pageSource string
 
-// How much of what may be long is on the page. JSON has it all.
+// How much of each list is on the page. JSON has all of it.
 const (
 	pageHubs     = 20
 	pageRows     = 50
 	pageExamples = 20 // of each kind
 )
 
-// Page writes a report as one HTML page: styles and pictures are in it, and it
-// asks for nothing elsewhere.
+// Page writes a report as one HTML page, with styles and pictures in it.
 func Page(w io.Writer, r Report) error {
 	page, err := template.New("page").Funcs(template.FuncMap{
 		"grouped": grouped, "percent": percent,
@@ -33,7 +32,7 @@ func Page(w io.Writer, r Report) error {
 	return page.Execute(w, newPage(r))
 }
 
-// pageView is what the template shows, in words.
+// pageView is what the template shows.
 type pageView struct {
 	Report
 	LogNames, Before, TimeNeeded, AllNeeded string
@@ -114,26 +113,19 @@ func newPage(r Report) pageView {
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
 	for _, kind := range replay.Kinds() {
-		n := r.Counts[kind]
+		n, shown := r.Counts[kind], kindViews[kind]
 		if n > 0 {
-			p.Kinds = append(p.Kinds, kindRow{words(kind), meaning(kind), class(kind), n})
+			p.Kinds = append(p.Kinds, kindRow{words(kind), shown.meaning, shown.class, n})
 		}
-		switch kind {
-		case replay.Stayed, replay.Moved, replay.NewlyRejected, replay.NewlyAccepted:
-		case replay.NewlyHeld, replay.NewlyFaulted, replay.Diverted, replay.FirstAssigned:
-			if n == 0 {
-				continue
-			}
-		default:
-			continue
+		if shown.tile == always || shown.tile == ifAny && n > 0 {
+			p.Tiles = append(p.Tiles, tile{shown.class, words(kind), grouped(n), percent(n, r.Counted)})
 		}
-		p.Tiles = append(p.Tiles, tile{class(kind), words(kind), grouped(n), percent(n, r.Counted)})
 	}
 	p.Matrix = newMatrixView(r, labels)
 	p.Flow = newFlowPicture(r, labels)
 	p.HubRows, p.MoreHubs = newHubRows(r, labels)
 	for _, twin := range r.Twins {
-		p.TwinRows = append(p.TwinRows, twinRow{twin, twinWords(twin.Twin)})
+		p.TwinRows = append(p.TwinRows, twinRow{twin, twinWords[twin.Twin]})
 	}
 	p.Breakdowns = []breakdownView{
 		newBreakdown("By rule", "Rule", "no rule", r.ByRule), newBreakdown("By enrollment", "Enrollment", "no enrollment", r.ByEnrollment),
@@ -142,24 +134,6 @@ func newPage(r Report) pageView {
 	p.MoreMalformed = r.Malformed - int64(len(r.MalformedFirst))
 	p.MoreLacking = r.Lacking - int64(len(r.LackingFirst))
 	return p
-}
-
-// class is the CSS class of a kind: what colour it has.
-func class(kind replay.Kind) string {
-	switch kind {
-	case replay.Stayed:
-		return "stay"
-	case replay.Moved:
-		return "move"
-	case replay.NewlyAccepted, replay.FirstAssigned:
-		return "gain"
-	case replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted:
-		return "lose"
-	case replay.Diverted:
-		return "divert"
-	default:
-		return "same"
-	}
 }
 
 func newMatrixView(r Report, labels map[string]string) matrixView {
@@ -193,7 +167,7 @@ func newMatrixView(r Report, labels map[string]string) matrixView {
 				if after.Hub == "" {
 					cell.Class = "lose"
 				}
-				// By logarithm: one device is to be seen beside a million.
+				// By logarithm, so that one device is visible next to a million.
 				cell.Heat = 12 + int(48*math.Log1p(float64(n))/math.Log1p(float64(largest)))
 			}
 			row.Cells = append(row.Cells, cell)
@@ -203,7 +177,7 @@ func newMatrixView(r Report, labels map[string]string) matrixView {
 	return view
 }
 
-// barWidth is that of the fullest hub, in SVG units.
+// barWidth is the width of the bar of the fullest hub, in SVG units.
 const barWidth = 200
 
 func newHubRows(r Report, labels map[string]string) (rows []hubRow, more int) {

@@ -10,16 +10,16 @@ import (
 	"github.com/usher-dps/usher/internal/author/replay"
 )
 
-// How much of what may be long is shown as text. JSON has it all.
+// How much of each list is shown as text. JSON has all of it.
 const (
-	textHubs = 8 // beyond, the matrix does not fit a terminal
+	textHubs = 8 // with more, the matrix does not fit a terminal
 	textRows = 20
 )
 
-// Paint colours a text; it may return it as it is.
+// Paint colours a text, or returns it as it is.
 type Paint func(kind replay.Kind, text string) string
 
-// Text writes a report for a terminal. What differs from before is painted.
+// Text writes a report for a terminal, with the counts of kinds painted.
 func Text(w io.Writer, r Report, paint Paint) error {
 	t := &textWriter{Report: r, paint: paint, labels: r.labels()}
 	t.head()
@@ -64,7 +64,7 @@ func (t *textWriter) counts() {
 	var kinds []replay.Kind
 	for _, kind := range replay.Kinds() {
 		if n := t.Counts[kind]; n > 0 {
-			rows = append(rows, []string{words(kind), grouped(n), percent(n, t.Counted), meaning(kind)})
+			rows = append(rows, []string{words(kind), grouped(n), percent(n, t.Counted), kindViews[kind].meaning})
 			kinds = append(kinds, kind)
 		}
 	}
@@ -113,7 +113,7 @@ func (t *textWriter) hubs() {
 func (t *textWriter) twins() {
 	rows := [][]string{{"reprovision policy", "twins", "", "rule's twin applied", "rule's twin ignored"}}
 	for _, twin := range t.Twins {
-		rows = append(rows, []string{string(twin.Reprovision), grouped(twin.Count), twinWords(twin.Twin),
+		rows = append(rows, []string{string(twin.Reprovision), grouped(twin.Count), twinWords[twin.Twin],
 			grouped(twin.RuleTwinApplied), grouped(twin.RuleTwinIgnored)})
 	}
 	t.table("Twins, once the devices have registered", "lrlrr", rows, nil)
@@ -151,12 +151,12 @@ func (t *textWriter) examples() {
 			t.printf("\nFirst %s\n", words(e.Kind))
 			last = e.Kind
 		}
-		t.printf("  %s  %s: %s\n", printable(e.RegistrationID), printable(e.Place), printable(story(e, t.labels)))
+		t.printf("  %s  %s: %s\n", printable(e.RegistrationID), printable(e.Place), printable(describeChange(e, t.labels)))
 	}
 }
 
-// story tells what happens to a device.
-func story(e replay.Change, labels map[string]string) string {
+// describeChange says what happens to a device.
+func describeChange(e replay.Change, labels map[string]string) string {
 	text := stateName(lower(e.Before), labels) + " to " + stateName(lower(e.After), labels)
 	if len(e.Reasons) > 0 {
 		text += " (" + strings.Join(e.Reasons, "; ") + ")"
@@ -199,8 +199,8 @@ func (t *textWriter) leftOut(n int64, first []replay.Problem, one, many string) 
 	}
 }
 
-// table writes rows under a title: columns by a letter each, l or r for where
-// they are aligned. kindOf tells how a row is painted; nil for not at all.
+// table writes rows under a title. columns has a letter for each column, l or r for its alignment. kindOf says how a row
+// is painted; nil for not at all.
 func (t *textWriter) table(title, columns string, rows [][]string, kindOf func(int) replay.Kind) {
 	t.printf("\n")
 	if title != "" {

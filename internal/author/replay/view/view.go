@@ -1,5 +1,4 @@
-// Package view shows the report of a replay to people: as text for a terminal
-// and as one HTML page that needs nothing beside itself.
+// Package view shows the report of a replay: as text for a terminal, and as one HTML page that loads nothing else.
 package view
 
 import (
@@ -16,12 +15,11 @@ import (
 // Report is what is shown.
 type Report struct {
 	*replay.Report
-	// RulesName and BaselineName are where the rules come from; BaselineName is
-	// empty where the log itself is the baseline.
+	// RulesName and BaselineName are where the rules come from; BaselineName is empty if the log itself is the baseline.
 	RulesName, BaselineName string
 }
 
-// words are what people read for a kind.
+// words is the name of a kind as text, such as newly accepted.
 func words(kind replay.Kind) string {
 	var text strings.Builder
 	for _, r := range string(kind) {
@@ -33,32 +31,39 @@ func words(kind replay.Kind) string {
 	return text.String()
 }
 
-// meaning explains a kind.
-func meaning(kind replay.Kind) string {
-	switch kind {
-	case replay.Stayed:
-		return "the same hub as before"
-	case replay.Moved:
-		return "from one hub to another"
-	case replay.Diverted:
-		return "stay; a new device with the same request would be answered otherwise"
-	case replay.NewlyAccepted:
-		return "get a hub, and got none before"
-	case replay.NewlyRejected:
-		return "refused, and were not before"
-	case replay.NewlyHeld:
-		return "told to wait, and were not before"
-	case replay.NewlyFaulted:
-		return "no decision is reached, or for another reason than before"
-	case replay.StillRejected:
-		return "refused as before"
-	case replay.StillHeld:
-		return "told to wait as before"
-	case replay.StillFaulted:
-		return "no decision is reached, as before"
-	default:
-		return "nothing is known from before"
-	}
+// kindView is how a kind is shown.
+type kindView struct {
+	meaning string
+	class   string // of CSS, which sets the colour
+	tile    tileRule
+}
+
+// tileRule says when a kind has a tile at the top of the page.
+type tileRule int
+
+const (
+	never tileRule = iota
+	ifAny
+	always
+)
+
+const unknownBefore = "nothing is known from before"
+
+var kindViews = map[replay.Kind]kindView{
+	replay.Stayed:        {"the same hub as before", "stay", always},
+	replay.Moved:         {"from one hub to another", "move", always},
+	replay.Diverted:      {"stay, but a new device with the same request would get another answer", "divert", ifAny},
+	replay.NewlyAccepted: {"get a hub, and got none before", "gain", always},
+	replay.NewlyRejected: {"refused, and were not before", "lose", always},
+	replay.NewlyHeld:     {"told to wait, and were not before", "lose", ifAny},
+	replay.NewlyFaulted:  {"no decision is reached, or for another reason than before", "lose", ifAny},
+	replay.StillRejected: {"refused as before", "same", never},
+	replay.StillHeld:     {"told to wait as before", "same", never},
+	replay.StillFaulted:  {"no decision is reached, as before", "same", never},
+	replay.FirstAssigned: {unknownBefore, "gain", ifAny},
+	replay.FirstRejected: {unknownBefore, "same", never},
+	replay.FirstHeld:     {unknownBefore, "same", never},
+	replay.FirstFaulted:  {unknownBefore, "same", never},
 }
 
 // before says what the comparison is with.
@@ -103,8 +108,7 @@ func enumerate(names []string) string {
 	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
 }
 
-// labels are short names of hubs: the first label of the host name, where that
-// tells them apart.
+// labels are short names of hubs: the first label of the host name, if that is unique.
 func (r Report) labels() map[string]string {
 	labels, holders := map[string]string{}, map[string]int{}
 	for _, hub := range r.Hubs {
@@ -112,7 +116,7 @@ func (r Report) labels() map[string]string {
 		labels[hub.Name] = label
 		holders[label]++
 	}
-	for _, flow := range r.Flows { // a hub that a new device would get may hold none
+	for _, flow := range r.Flows { // a hub that only a new device would get can be empty
 		if hub := flow.After.Hub; hub != "" && labels[hub] == "" {
 			labels[hub], _, _ = strings.Cut(hub, ".")
 			holders[labels[hub]]++
@@ -150,7 +154,7 @@ func breakdownName(b replay.Breakdown, otherwise string) string {
 	return printable(b.Name)
 }
 
-// whatDiffers lists the kinds of a breakdown but stayed, most frequent first.
+// whatDiffers lists the kinds of a breakdown except stayed.
 func whatDiffers(b replay.Breakdown) string {
 	var parts []string
 	for _, kind := range replay.Kinds() {
@@ -161,23 +165,16 @@ func whatDiffers(b replay.Breakdown) string {
 	return strings.Join(parts, ", ")
 }
 
-// twinWords say what DPS does.
-func twinWords(twin replay.Twin) string {
-	switch twin {
-	case replay.TwinInitial:
-		return "made, on the first assignment"
-	case replay.TwinKept:
-		return "kept, the device stays"
-	case replay.TwinMigrated:
-		return "migrated to the new hub"
-	case replay.TwinReset:
-		return "reset on the new hub"
-	default:
-		return "untouched, DPS assigns nothing"
-	}
+// twinWords say what DPS does with a twin.
+var twinWords = map[replay.Twin]string{
+	replay.TwinInitial:   "created, on the first assignment",
+	replay.TwinKept:      "kept, the device stays",
+	replay.TwinMigrated:  "migrated to the new hub",
+	replay.TwinReset:     "reset on the new hub",
+	replay.TwinUntouched: "untouched, DPS assigns nothing",
 }
 
-// timeNeeded says what the change takes.
+// timeNeeded says how long the change takes.
 func (r Report) timeNeeded() string {
 	n := r.Reprovision.Registrations
 	if n == 0 {
@@ -240,7 +237,7 @@ func percent(n, total int64) string {
 	return fmt.Sprintf("%.1f%%", share)
 }
 
-// printable keeps what a log holds from steering a terminal.
+// printable keeps what a log holds from controlling a terminal.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -1,8 +1,9 @@
-// Package appender writes records to the end of a file, each wholly or not at
-// all, and makes them as safe as its policy says.
+// Package appender writes records to the end of a file, each completely or not at all, and makes them as safe as its policy
+// says.
 package appender
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,20 +11,21 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/gofrs/flock"
 )
 
-// Policy says when a record must be on the disk. It trades the time that an
-// answer takes against what a machine that stops may lose. What the process was told is written
-// survives the end of the process, a kill -9 too, under each of them.
+// Policy says when a record must be on the disk. It trades the time that an answer takes against what a machine that stops
+// can lose. A record that counts as written survives the end of the process, even a kill -9, under each of them.
 type Policy string
 
 // Policies.
 const (
-	// Always waits for the disk before a record counts as written. Records that come
-	// at the same time share one wait. Nothing is lost when the machine stops.
+	// Always waits for the disk before a record counts as written. Records that are written at the same time share one
+	// wait. Nothing is lost when the machine stops.
 	Always Policy = "always"
-	// Interval does so each [SyncInterval] in the background: at most the records of that
-	// time are lost when the machine stops.
+	// Interval does so in the background each [SyncInterval]: when the machine stops, at most the records of that time
+	// are lost.
 	Interval Policy = "interval"
 	// Never leaves it to the operating system, which takes some 30 s.
 	Never Policy = "never"
@@ -35,7 +37,7 @@ const SyncInterval = time.Second
 // Valid reports whether it is one of the three.
 func (p Policy) Valid() bool { return p == Always || p == Interval || p == Never }
 
-// File is what an Appender needs of an *os.File that was opened to append.
+// File is what an Appender needs of an *os.File that was opened for appending.
 type File interface {
 	io.WriteCloser
 	Truncate(size int64) error
@@ -50,31 +52,48 @@ func OpenFile(name string, flag int, mode fs.FileMode) (File, error) {
 	return os.OpenFile(name, flag, mode)
 }
 
-// Appender appends to one file. Its methods may be called at the same time.
+// ErrLocked is the error of [Lock] if another process has the lock.
+var ErrLocked = errors.New("another process has it open")
+
+// lockTimeout is how long Lock waits for another process: a handler whose host died lives for another second.
+const lockTimeout = 5 * time.Second
+
+// Lock locks the file at path, which it creates, against other processes that do the same, until it is closed.
+func Lock(path string) (io.Closer, error) {
+	lock := flock.New(path, flock.SetPermissions(0o640))
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
+	defer cancel()
+	locked, err := lock.TryLockContext(ctx, 50*time.Millisecond)
+	if errors.Is(err, context.DeadlineExceeded) || err == nil && !locked {
+		return nil, ErrLocked
+	}
+	return lock, err
+}
+
+// Appender appends to one file. It is safe for concurrent use.
 type Appender struct {
 	policy Policy
 	failed func(error)
 
 	mu     sync.Mutex
 	file   File
-	size   int64 // the end of the last whole record
-	broken error // nothing may be appended any more
+	size   int64 // the end of the last complete record
+	broken error // why nothing may be appended any more
 	timer  *time.Timer
 
-	syncing sync.Mutex // before mu
+	syncing sync.Mutex // locked before mu
 	synced  int64
 	syncErr error
 }
 
-// New returns an appender for a file of the size given, opened with os.O_APPEND.
-// It tells failed when the disk fails in the background; failed may not call the appender.
+// New returns an appender for a file of the given size, opened with os.O_APPEND. It calls failed when the disk fails in the
+// background; failed must not call the appender.
 func New(file File, size int64, policy Policy, failed func(error)) *Appender {
 	return &Appender{file: file, size: size, synced: size, policy: policy, failed: failed}
 }
 
-// Append writes a record in one call, and returns where it ends; [Appender.Commit] makes it
-// safe. After an error the file is as it was. If even that fails, so does
-// each later call, see [Appender.Broken].
+// Append writes a record in one call and returns where it ends; [Appender.Commit] makes it safe. After an error the file is
+// as it was before. If even that fails, each later call fails too, see [Appender.Broken].
 func (a *Appender) Append(record []byte) (end int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -100,7 +119,7 @@ func (a *Appender) Append(record []byte) (end int64, err error) {
 	return a.size, nil
 }
 
-// Commit returns once what ends at end is as safe as the policy asks.
+// Commit returns when everything up to end is as safe as the policy says.
 func (a *Appender) Commit(end int64) error {
 	if a.policy != Always {
 		return nil
@@ -108,15 +127,15 @@ func (a *Appender) Commit(end int64) error {
 	return a.sync(end)
 }
 
-// Size is where the last whole record ends.
+// Size is where the last complete record ends.
 func (a *Appender) Size() int64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.size
 }
 
-// Broken reports that the file must not be appended to any more: the end of it
-// is not known to be whole, or the disk failed to keep it.
+// Broken reports that the file must not be appended to any more: its last record may be incomplete, or the disk failed to
+// keep what was written.
 func (a *Appender) Broken() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -133,7 +152,7 @@ func (a *Appender) syncLater() {
 	}
 }
 
-// sync makes everything up to end safe, and all that was written by then.
+// sync makes everything up to end safe, and whatever else was written by then.
 func (a *Appender) sync(end int64) error {
 	a.syncing.Lock()
 	defer a.syncing.Unlock()
@@ -145,14 +164,13 @@ func (a *Appender) sync(end int64) error {
 	}
 	size := a.Size()
 	if err := a.file.Sync(); err != nil {
-		// The system may have thrown away what it could not write: a second try
-		// that succeeds would prove nothing.
+		// The system may have discarded what it could not write: a second try that succeeds would prove nothing.
 		a.syncErr = err
 		a.mu.Lock()
+		defer a.mu.Unlock()
 		if a.broken == nil {
 			a.broken = fmt.Errorf("the disk failed to keep what was written: %w", err)
 		}
-		a.mu.Unlock()
 		return err
 	}
 	a.synced = size

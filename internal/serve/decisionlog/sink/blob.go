@@ -24,41 +24,37 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
 )
 
-// BlobBatchBytes bounds one delivery, newlines included. Newer versions of the
-// service take more in a block; all take this.
+// BlobBatchBytes bounds one delivery, newlines included. All versions of the service take a block of this size.
 // Source: https://learn.microsoft.com/rest/api/storageservices/append-block
 const BlobBatchBytes = 4 << 20
 
-// BlobLinger is how long records should wait for others: a block each five seconds is 17,280
-// in a day, of the 50,000 that a blob takes.
+// BlobLinger is how long records should wait for others: a block every five seconds is 17,280 in a day, of the 50,000 that
+// a blob takes.
 const BlobLinger = 5 * time.Second
 
 // BlobOptions configure a [Blob].
 type BlobOptions struct {
-	// Container is its URL, perhaps with a folder in it. Required.
+	// Container is the URL of a container or of a folder in it. Required.
 	Container string
 	// Credential needs the right to write blobs there. Required.
 	Credential azcore.TokenCredential
-	// Instance tells machines apart in the names of blobs. Others may have the same: a blob is
-	// never shared. Empty means instance.
+	// Instance distinguishes machines in the names of blobs. It need not be unique: a blob is never shared. Empty means
+	// instance.
 	Instance string
 	// Transport sends requests; nil means the default of the Azure SDK.
 	Transport policy.Transporter
 }
 
-// Blob appends records to blobs, a line each, as
-// records/2026/11/22/INSTANCE-N.ndjson. The date is that of the delivery, in UTC; each process
-// begins a blob of its own, and another one each day and when the service says that it is full,
-// which is after 50,000 blocks.
+// Blob appends records, each on a line, to blobs such as records/2026/11/22/INSTANCE-N.ndjson. The date is that of the
+// delivery, in UTC. Each process starts its own blob, and another one each day and when the service says that the blob is
+// full, which is after 50,000 blocks.
 //
-// A block is appended at a stated position, so one that was appended although the answer
-// was lost is not appended twice.
+// A block is appended at a stated position, so a block whose answer was lost is not appended twice.
 type Blob struct {
 	options BlobOptions
 	client  appendblob.ClientOptions
 
-	// Of the blob that is appended to; nil if none is open yet.
-	current  *appendblob.Client
+	current  *appendblob.Client // nil if no blob is open yet
 	day      string
 	number   int
 	position int64
@@ -75,8 +71,7 @@ func NewBlob(options BlobOptions) (*Blob, error) {
 	options.Instance = cmp.Or(notInNames.ReplaceAllString(options.Instance, ""), "instance")
 	options.Instance = options.Instance[:min(len(options.Instance), 32)]
 	b := &Blob{options: options}
-	// The spool tries again, with patience. A second layer of retries below it would
-	// only make a delivery long.
+	// The spool retries. A second layer of retries below it would only prolong a delivery.
 	b.client.Retry = policy.RetryOptions{MaxRetries: -1}
 	b.client.Transport = options.Transport
 	b.client.Telemetry = policy.TelemetryOptions{ApplicationID: "usher"}
@@ -87,13 +82,9 @@ var notInNames = regexp.MustCompile(`[^A-Za-z0-9._-]`)
 
 // Deliver appends records. It must not be called twice at the same time.
 func (b *Blob) Deliver(ctx context.Context, records [][]byte) error {
-	var block bytes.Buffer
-	for _, record := range records {
-		block.Write(record)
-		block.WriteByte('\n')
-	}
-	if err := b.deliver(ctx, block.Bytes()); err != nil {
-		return explained(err)
+	block := append(bytes.Join(records, []byte{'\n'}), '\n')
+	if err := b.deliver(ctx, block); err != nil {
+		return explain(err)
 	}
 	return nil
 }
@@ -107,16 +98,15 @@ func (b *Blob) deliver(ctx context.Context, block []byte) error {
 	err := b.append(ctx, block, 0)
 	switch {
 	case bloberror.HasCode(err, bloberror.AppendPositionConditionNotMet):
-		// Something is behind the position: this block, or what an earlier call made of it
-		// before its answer was lost.
+		// Something is behind the position: this block, or the part of it that an earlier call appended before its answer
+		// was lost.
 		done, readErr := b.appended(ctx, block)
 		if readErr != nil {
 			return readErr
 		}
-		if done < 0 {
-			break // somebody else's
+		if done >= 0 {
+			return b.append(ctx, block, done)
 		}
-		return b.append(ctx, block, done)
 	case bloberror.HasCode(err, bloberror.BlobNotFound, bloberror.BlockCountExceedsLimit, "BlobIsSealed", bloberror.InvalidBlobType):
 	default:
 		return err
@@ -149,10 +139,10 @@ func (b *Blob) begin(ctx context.Context, day string) error {
 			HTTPHeaders:      &blob.HTTPHeaders{BlobContentType: new("application/x-ndjson")},
 		})
 		if bloberror.HasCode(err, bloberror.BlobAlreadyExists) {
-			continue // an earlier process's
+			continue // it belongs to an earlier process
 		}
 		if err != nil {
-			b.number-- // tried again
+			b.number-- // to be tried again
 			return err
 		}
 		b.current, b.position = client, 0
@@ -160,8 +150,8 @@ func (b *Blob) begin(ctx context.Context, day string) error {
 	}
 }
 
-// append appends the block, of which the first part is there already. The position moves
-// with the whole block alone: the spool offers all of it again after an error.
+// append appends the block, whose first bytes are there already. The position moves only with the whole block: after an
+// error, the spool delivers all of it again.
 func (b *Blob) append(ctx context.Context, block []byte, there int) error {
 	if there < len(block) {
 		_, err := b.current.AppendBlock(ctx, streaming.NopCloser(bytes.NewReader(block[there:])), &appendblob.AppendBlockOptions{
@@ -175,11 +165,11 @@ func (b *Blob) append(ctx context.Context, block []byte, there int) error {
 	return nil
 }
 
-// appended tells how much of the block is behind the position already; -1 if something else is there.
+// appended returns how much of the block is behind the position already; -1 if something else is there.
 func (b *Blob) appended(ctx context.Context, block []byte) (int, error) {
 	response, err := b.current.DownloadStream(ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: b.position}})
 	if bloberror.HasCode(err, bloberror.InvalidRange) {
-		return -1, nil // it is shorter than we know it
+		return -1, nil // the blob is shorter than it was
 	}
 	if err != nil {
 		return 0, err
@@ -195,23 +185,24 @@ func (b *Blob) appended(ctx context.Context, block []byte) (int, error) {
 	return len(there), nil
 }
 
-// explained makes of an error of the SDK, which prints whole answers, a line that says
-// what to do; and a Busy of an answer that says when to come back.
-func explained(err error) error {
+// explain shortens an error of the SDK, which prints whole answers, to a line that says what to do. If the answer says when
+// to come back, it returns a Busy.
+func explain(err error) error {
 	response, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok {
-		return errors.New(oneLine(err.Error()))
+		text := strings.Join(strings.Fields(err.Error()), " ")
+		return errors.New(text[:min(len(text), 400)])
 	}
-	mend := ""
+	fix := ""
 	switch {
 	case response.StatusCode == http.StatusForbidden:
-		mend = "; give the app's identity the role Storage Blob Data Contributor on the container, and look whether the account's network rules let it in"
+		fix = "; give the app's identity the role Storage Blob Data Contributor on the container, and check whether the account's network rules let it in"
 	case response.StatusCode == http.StatusUnauthorized:
-		mend = "; the account does not accept the identity's token: is it of the same tenant?"
+		fix = "; the account does not accept the identity's token: is it of the same tenant?"
 	case response.ErrorCode == string(bloberror.ContainerNotFound):
-		mend = "; make the container"
+		fix = "; create the container"
 	}
-	short := fmt.Errorf("%d %s%s", response.StatusCode, cmp.Or(response.ErrorCode, http.StatusText(response.StatusCode)), mend)
+	short := fmt.Errorf("%d %s%s", response.StatusCode, cmp.Or(response.ErrorCode, http.StatusText(response.StatusCode)), fix)
 	if response.RawResponse != nil {
 		if wait := retryAfter(response.RawResponse.Header); wait > 0 {
 			return &spool.Busy{Wait: wait, Err: short}
@@ -220,12 +211,7 @@ func explained(err error) error {
 	return short
 }
 
-func oneLine(text string) string {
-	text = strings.Join(strings.Fields(text), " ")
-	return text[:min(len(text), 400)]
-}
-
-// retryAfter is how long an answer asks to wait; 0 if it does not.
+// retryAfter is how long an answer asks the caller to wait; 0 if it does not.
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(value); err == nil && seconds > 0 {

@@ -279,7 +279,7 @@ func TestBlobErrors(t *testing.T) {
 		}{
 			{403, "AuthorizationPermissionMismatch", "", "403 AuthorizationPermissionMismatch; give the app's identity the role Storage Blob Data Contributor", 0},
 			{401, "InvalidAuthenticationInfo", "", "401 InvalidAuthenticationInfo; the account does not accept", 0},
-			{404, "ContainerNotFound", "", "404 ContainerNotFound; make the container", 0},
+			{404, "ContainerNotFound", "", "404 ContainerNotFound; create the container", 0},
 			{500, "InternalError", "", "500 InternalError", 0},
 			{503, "ServerBusy", "7", "503 ServerBusy", 7 * time.Second},
 			{503, "ServerBusy", "Sat, 01 Jan 2000 00:00:30 GMT", "503 ServerBusy", 30 * time.Second},

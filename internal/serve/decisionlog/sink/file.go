@@ -2,40 +2,39 @@ package sink
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/gofrs/flock"
-
 	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
 )
 
 // FileOptions configure a [File].
 type FileOptions struct {
-	// Path of the file that is written to. Its folder is made if it is not there. Required.
+	// Path of the file. Its folder is created if it does not exist. Required.
 	Path string
-	// MaxBytes bounds the file: what would make it longer begins a new one. 0 means DefaultFileBytes.
+	// MaxBytes bounds the file: a record that would exceed it starts a new one. 0 means DefaultFileBytes.
 	MaxBytes int64
-	// MaxAge is the length of the periods that have a file each, counted from
-	// the beginning of 1970, UTC: 24h is one for each day. 0 means one for each day.
+	// MaxAge is the length of the periods that have a file each, counted from the start of 1970, UTC: 24h is one for each
+	// day. 0 means DefaultFileAge.
 	MaxAge time.Duration
 	// Keep is how many old files are kept; 0 means DefaultFileKeep.
 	Keep int
 	// Sync is when a record must be on the disk; empty means appender.Interval.
 	Sync appender.Policy
-	// Failed is told of trouble that Write does not return: no record is lost
-	// by it yet. Nil for nobody. It must not call the File.
+	// Failed is called for errors that Write does not return, after which no record is lost yet; it may be nil. It must not
+	// call the File.
 	Failed func(error)
-	// OpenFile opens the file to write; nil means appender.OpenFile. Tests make it fail.
+	// OpenFile opens the file for writing; nil means appender.OpenFile. Tests make it fail.
 	OpenFile appender.OpenFunc
 }
 
@@ -46,31 +45,26 @@ const (
 	DefaultFileKeep  = 14
 )
 
-// File writes records to a file, a line each. From time to time it renames the file and
-// begins a new one; an old file has the number of its succession before the extension: after
-// records.ndjson come records-000001.ndjson, records-000002.ndjson and so on.
+// File writes records to a file, each on a line. From time to time it renames the file and starts a new one. Old files are
+// numbered before the extension: records-000001.ndjson, records-000002.ndjson and so on for records.ndjson.
 //
-// Own code in place of lumberjack, which never waits for the disk, and leaves what it
-// wrote of a record when the disk was full before the next one.
+// It is not lumberjack, which never waits for the disk, and which leaves what it wrote of a record when the disk was full
+// in front of the next record.
 type File struct {
 	options FileOptions
+	oldName *regexp.Regexp // of old files; its group is the number
 
 	mu      sync.Mutex
-	current *appender.Appender
-	info    fs.FileInfo // of the file that is open
+	current *appender.Appender // nil if no file is open
+	info    fs.FileInfo        // of the open file
 	checked time.Time
 	period  int64
 	line    []byte
 	closed  bool
-	lock    *flock.Flock
+	lock    io.Closer
 }
 
-// lockPatience is how long OpenFile waits for another process to give the file
-// up: a handler whose host died lives for a second more.
-const lockPatience = 5 * time.Second
-
-// OpenFile opens the file. One that ends in the middle of a line gets a line end first, so that
-// only that line is lost.
+// OpenFile opens the file. One that ends in the middle of a line gets a line end first, so that only that line is lost.
 func OpenFile(options FileOptions) (*File, error) {
 	options.MaxBytes = cmp.Or(options.MaxBytes, DefaultFileBytes)
 	options.MaxAge = cmp.Or(options.MaxAge, DefaultFileAge)
@@ -82,14 +76,22 @@ func OpenFile(options FileOptions) (*File, error) {
 	if options.OpenFile == nil {
 		options.OpenFile = appender.OpenFile
 	}
-	f := &File{options: options}
+	stem, extension := cutExtension(filepath.Base(options.Path))
+	f := &File{
+		options: options, // old files may be compressed by others
+		oldName: regexp.MustCompile("^" + regexp.QuoteMeta(stem) + `-(\d{6,})` + regexp.QuoteMeta(extension) + `(\.gz|\.zst)?$`),
+	}
 	if err := os.MkdirAll(filepath.Dir(options.Path), 0o750); err != nil {
-		return nil, fmt.Errorf("the folder of %s cannot be made: %w", options.Path, err)
+		return nil, fmt.Errorf("the folder of %s cannot be created: %w", options.Path, err)
 	}
 	if info, err := os.Stat(options.Path); err == nil && info.IsDir() {
 		return nil, fmt.Errorf("%s is a folder: name a file in it", options.Path)
 	}
-	if err := f.lockFile(); err != nil {
+	var err error
+	if f.lock, err = appender.Lock(options.Path + ".lock"); errors.Is(err, appender.ErrLocked) {
+		return nil, fmt.Errorf("%s: %w; give each process a file of its own", options.Path, err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := f.open(time.Now()); err != nil {
@@ -99,23 +101,15 @@ func OpenFile(options FileOptions) (*File, error) {
 	return f, nil
 }
 
-// lockFile keeps other processes off: two that write and rename the same file would lose
-// records of each other.
-func (f *File) lockFile() error {
-	f.lock = flock.New(f.options.Path+".lock", flock.SetPermissions(0o640))
-	patience, cancel := context.WithTimeout(context.Background(), lockPatience)
-	defer cancel()
-	locked, err := f.lock.TryLockContext(patience, 50*time.Millisecond)
-	if errors.Is(err, context.DeadlineExceeded) || err == nil && !locked {
-		return fmt.Errorf("another process writes to %s; give each process a file of its own", f.options.Path)
-	}
-	return err
+func cutExtension(path string) (stem, extension string) {
+	extension = filepath.Ext(path)
+	return strings.TrimSuffix(path, extension), extension
 }
 
-// Name tells the path.
+// Name returns the kind and the path.
 func (f *File) Name() string { return "file:" + f.options.Path }
 
-// Write writes a line, wholly or not at all.
+// Write writes a line, completely or not at all.
 func (f *File) Write(record []byte) error {
 	current, end, err := f.append(record)
 	if err != nil {
@@ -137,13 +131,13 @@ func (f *File) append(record []byte) (*appender.Appender, int64, error) {
 	}
 	end, err := f.current.Append(f.line)
 	if err != nil {
-		return nil, 0, err // names the path
+		return nil, 0, err // contains the path
 	}
 	f.period = max(f.period, f.periodOf(now))
 	return f.current, end, nil
 }
 
-// periodOf numbers the periods. A clock that is put back begins no new one.
+// periodOf numbers the periods. A clock that is put back starts no new one.
 func (f *File) periodOf(t time.Time) int64 { return t.UnixNano() / int64(f.options.MaxAge) }
 
 // ready makes sure that a file is open, that it is the one at the path, and that it has room.
@@ -152,7 +146,7 @@ func (f *File) ready(now time.Time, size int64) error {
 		f.close()
 	}
 	if since := now.Sub(f.checked); f.current != nil && (since >= time.Second || since < 0) {
-		// Somebody else may have renamed it, too, or deleted it.
+		// Someone else may have renamed or deleted it.
 		f.checked = now
 		if info, err := os.Stat(f.options.Path); err != nil || !os.SameFile(info, f.info) {
 			f.close()
@@ -167,9 +161,15 @@ func (f *File) ready(now time.Time, size int64) error {
 	if written == 0 || written+size <= f.options.MaxBytes && f.periodOf(now) <= f.period {
 		return nil
 	}
-	if err := os.Rename(f.options.Path, f.next()); err != nil {
-		// Better a file that is too long than no record.
-		f.options.Failed(fmt.Errorf("begin a new file: %w", err))
+	stem, extension := cutExtension(f.options.Path)
+	old := f.old()
+	last := 0
+	if len(old) > 0 {
+		last = old[len(old)-1].number
+	}
+	if err := os.Rename(f.options.Path, fmt.Sprintf("%s-%06d%s", stem, last+1, extension)); err != nil {
+		// A file that is too long is better than no record.
+		f.options.Failed(fmt.Errorf("start a new file: %w", err))
 		return nil
 	}
 	f.close()
@@ -187,7 +187,7 @@ func (f *File) close() {
 	f.current = nil
 }
 
-// open opens the file at the path, which may be there already.
+// open opens the file at the path, which may already exist.
 func (f *File) open(now time.Time) error {
 	file, err := f.options.OpenFile(f.options.Path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
 	if err != nil {
@@ -214,7 +214,7 @@ func (f *File) open(now time.Time) error {
 func endsLine(path string, size int64) bool {
 	file, err := os.Open(path)
 	if err != nil {
-		return true // it cannot be read, only written to
+		return true // it can be written, but not read
 	}
 	defer file.Close()
 	var last [1]byte
@@ -222,46 +222,33 @@ func endsLine(path string, size int64) bool {
 	return err != nil || last[0] == '\n'
 }
 
-// old are the paths of the old files, the oldest first, and the number of the last.
-func (f *File) old() (paths []string, last int) {
-	extension := filepath.Ext(f.options.Path)
-	prefix := strings.TrimSuffix(filepath.Base(f.options.Path), extension) + "-"
-	entries, err := os.ReadDir(filepath.Dir(f.options.Path))
-	if err != nil {
-		return nil, 0
-	}
-	numbers := map[string]int{}
-	for _, entry := range entries {
-		number, ok := strings.CutPrefix(entry.Name(), prefix)
-		number, _ = strings.CutSuffix(number, ".gz") // somebody may compress them
-		number, _ = strings.CutSuffix(number, ".zst")
-		number, ok2 := strings.CutSuffix(number, extension)
-		n, err := strconv.Atoi(number)
-		if !ok || !ok2 || err != nil || n <= 0 || len(number) < 6 {
-			continue
-		}
-		path := filepath.Join(filepath.Dir(f.options.Path), entry.Name())
-		numbers[path] = n
-		paths = append(paths, path)
-		last = max(last, n)
-	}
-	slices.SortFunc(paths, func(a, b string) int { return cmp.Compare(numbers[a], numbers[b]) })
-	return paths, last
+type oldFile struct {
+	path   string
+	number int
 }
 
-func (f *File) next() string {
-	extension := filepath.Ext(f.options.Path)
-	_, last := f.old()
-	return fmt.Sprintf("%s-%06d%s", strings.TrimSuffix(f.options.Path, extension), last+1, extension)
+// old returns the old files, the oldest first.
+func (f *File) old() []oldFile {
+	folder := filepath.Dir(f.options.Path)
+	entries, _ := os.ReadDir(folder)
+	var files []oldFile
+	for _, entry := range entries {
+		if parts := f.oldName.FindStringSubmatch(entry.Name()); parts != nil {
+			if number, err := strconv.Atoi(parts[1]); err == nil && number > 0 {
+				files = append(files, oldFile{filepath.Join(folder, entry.Name()), number})
+			}
+		}
+	}
+	slices.SortFunc(files, func(a, b oldFile) int { return cmp.Compare(a.number, b.number) })
+	return files
 }
 
 func (f *File) prune() {
-	paths, _ := f.old()
-	for len(paths) > f.options.Keep {
-		if err := os.Remove(paths[0]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	files := f.old()
+	for _, file := range files[:max(0, len(files)-f.options.Keep)] {
+		if err := os.Remove(file.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			f.options.Failed(fmt.Errorf("remove an old file: %w", err))
 		}
-		paths = paths[1:]
 	}
 }
 

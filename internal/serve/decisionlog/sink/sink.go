@@ -1,6 +1,5 @@
-// Package sink has the places that decision records go to. [Lines] and [File] are
-// local and take a record before Write returns. [Blob] and [OTLP] are remote: they take
-// batches, out of a spool.
+// Package sink contains the destinations of decision records. [Lines] and [File] are local, and have a record when Write
+// returns. [Blob] and [OTLP] are remote: they get batches from a spool. [Records] connects all of them to the webhook.
 package sink
 
 import (
@@ -35,11 +34,11 @@ type Spec struct {
 	Target string
 }
 
-// Forms is what Parse reads, in words.
+// Forms describes what Parse reads.
 const Forms = "stdout, file:/path, blob:https://ACCOUNT.blob.core.windows.net/CONTAINER, otlp or none, separated by commas"
 
-// Parse reads specs such as "stdout,file:/var/log/usher/records.ndjson". "none" is
-// for no sinks. The error names all that is wrong, and no query of a URL, which can be a secret.
+// Parse reads specs such as "stdout,file:/var/log/usher/records.ndjson". "none" means no sinks. The error names everything
+// that is wrong, and no query of a URL, which can be a secret.
 func Parse(text string) ([]Spec, error) {
 	var specs []Spec
 	var problems []error
@@ -68,16 +67,16 @@ func Parse(text string) ([]Spec, error) {
 			}
 			spec.Target = strings.TrimSuffix(target, "/")
 		default:
-			wrong("no sink %.40q: use %s", withoutQuery(part), Forms)
+			wrong("unknown sink %.40q: use %s", withoutQuery(part), Forms)
 		}
 		if slices.Contains(specs, spec) {
-			wrong("%s is there twice", withoutQuery(part))
+			wrong("%s is given twice", withoutQuery(part))
 		}
 		specs = append(specs, spec)
 	}
 	switch {
 	case none && len(specs) > 0:
-		wrong("none is for no other sink")
+		wrong("none cannot be combined with other sinks")
 	case !none && len(specs) == 0 && len(problems) == 0:
 		wrong("empty: use %s", Forms)
 	}
@@ -100,14 +99,14 @@ func checkContainer(target string) error {
 		return errors.New("blob takes no key and no shared access signature in the URL: give the app's identity the role " +
 			"Storage Blob Data Contributor on the container, and write blob:" + example)
 	case u.Scheme != "https":
-		return fmt.Errorf("blob needs https, and has %s://%s", u.Scheme, u.Host)
+		return fmt.Errorf("blob needs https, not %s://%s", u.Scheme, u.Host)
 	case strings.Trim(u.Path, "/") == "":
 		return fmt.Errorf("blob names no container: write blob:https://%s/CONTAINER", u.Host)
 	}
 	return nil
 }
 
-// Lines writes records to standard output and the like, a line each.
+// Lines writes records to standard output and the like, each on a line.
 type Lines struct {
 	name string
 	mu   sync.Mutex
@@ -115,14 +114,13 @@ type Lines struct {
 	line []byte
 }
 
-// NewLines returns a sink with a name for people.
+// NewLines returns a sink with a name for logs and metrics.
 func NewLines(name string, w io.Writer) *Lines { return &Lines{name: name, w: w} }
 
-// Name is the name given.
+// Name returns the name given to NewLines.
 func (l *Lines) Name() string { return l.name }
 
-// Write writes a line in one call. Other lines do not get in between, unless
-// somebody else writes to the same place in several.
+// Write writes a line in one call, so that no other line comes in between, unless others write lines in several calls.
 func (l *Lines) Write(record []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

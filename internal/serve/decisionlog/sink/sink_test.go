@@ -37,20 +37,20 @@ func TestParse(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"":                            "empty: use stdout, file:/path,",
-		"stdout,syslog":               `no sink "syslog": use stdout, file:/path,`,
-		"stdout,none":                 "none is for no other sink",
-		"stdout,stdout":               "stdout is there twice",
+		"stdout,syslog":               `unknown sink "syslog": use stdout, file:/path,`,
+		"stdout,none":                 "none cannot be combined with other sinks",
+		"stdout,stdout":               "stdout is given twice",
 		"file:":                       "file needs a path",
 		"file":                        "file needs a path",
 		"otlp:http://localhost:4318":  "set OTEL_EXPORTER_OTLP_ENDPOINT",
-		"stdout:x":                    `no sink "stdout:x"`,
+		"stdout:x":                    `unknown sink "stdout:x"`,
 		"blob":                        "blob needs the URL of a container",
 		"blob:records":                "blob needs the URL of a container",
-		"blob:http://a.example/c":     "blob needs https, and has http://a.example",
+		"blob:http://a.example/c":     "blob needs https, not http://a.example",
 		"blob:https://a.example":      "blob names no container: write blob:https://a.example/CONTAINER",
 		"blob:https://a.ex/c?sig=KEY": "give the app's identity the role Storage Blob Data Contributor",
 		"blob:https://u:KEY@a.ex/c":   "blob takes no key",
-		"s3:https://a.ex/c?sig=KEY":   `no sink "s3:https://a.ex/c"`,
+		"s3:https://a.ex/c?sig=KEY":   `unknown sink "s3:https://a.ex/c"`,
 	} {
 		_, err := sink.Parse(text)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "KEY") {
@@ -288,7 +288,7 @@ func TestFileCannotBeOpened(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		folder: "is a folder: name a file in it",
-		filepath.Join(folder, "file", "records.ndjson"): "the folder of " + filepath.Join(folder, "file", "records.ndjson") + " cannot be made",
+		filepath.Join(folder, "file", "records.ndjson"): "the folder of " + filepath.Join(folder, "file", "records.ndjson") + " cannot be created",
 	} {
 		if _, err := sink.OpenFile(sink.FileOptions{Path: path}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)

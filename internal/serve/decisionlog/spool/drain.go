@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"time"
 )
@@ -13,13 +14,13 @@ import (
 // drain delivers until the spool is closed and empty, or ctx ends.
 func (s *Spool) drain(ctx context.Context) {
 	defer close(s.drained)
-	failures, alone := 0, 0 // alone: how many records are still to be offered one by one
-	hurry := (<-chan struct{})(s.closing)
+	failures, single := 0, 0 // single: how many records are still to be delivered one by one
+	hurry := s.closing       // ends one wait after a failure, so that at the end everything is tried once more
 	var head reader
 	defer head.close()
 	for ctx.Err() == nil {
 		if !s.pending() {
-			head.close() // a file that is removed takes room until then
+			head.close() // a file that is removed uses space while it is open
 			select {
 			case <-s.closing:
 				if !s.pending() {
@@ -30,43 +31,41 @@ func (s *Spool) drain(ctx context.Context) {
 			}
 			continue
 		}
-		if alone == 0 && failures == 0 {
-			s.linger(ctx)
-		}
 		limit := s.options.BatchRecords
-		if alone > 0 {
+		if single > 0 {
 			limit = 1
+		} else if failures == 0 {
+			s.linger(ctx)
 		}
 		b, err := s.read(&head, limit)
 		if err == nil && len(b.records) > 0 {
-			s.starts(b)
 			err = s.deliver(ctx, b.records)
 		}
-		wait := time.Duration(0)
 		refusal, refused := errors.AsType[*Refusal](err)
 		switch {
 		case err == nil:
 			s.settle(b, 0)
-			failures, alone = 0, max(0, alone-1)
+			failures, single = 0, max(0, single-1)
 		case refused && (refusal.Refused > 0 || len(b.records) == 1):
-			s.failed(fmt.Errorf("%s refused a record for good: %w", s.options.Name, err))
+			s.report(fmt.Errorf("%s refused a record for good: %w", s.options.Name, err))
 			s.settle(b, min(len(b.records), max(1, refusal.Refused)))
-			failures, alone = 0, max(0, alone-1)
+			failures, single = 0, max(0, single-1)
 		case refused:
-			alone = len(b.records) // which of them is it?
-		case ctx.Err() != nil:
-			return
-		default:
+			single = len(b.records) // to find the one that is refused
+		case ctx.Err() == nil:
 			failures++
-			s.failed(fmt.Errorf("%s took no records: %w", s.options.Name, err))
-			wait = s.backoff(failures)
+			s.report(fmt.Errorf("%s took no records: %w", s.options.Name, err))
+			wait := s.backoff(failures)
 			if busy, ok := errors.AsType[*Busy](err); ok {
-				// No longer than a few minutes, whatever the destination says: the spool fills.
+				// At most a few minutes, whatever the destination asks for: the spool fills.
 				wait = max(wait, min(busy.Wait, 5*time.Minute))
 			}
-		}
-		if wait > 0 {
-			s.sleep(ctx, wait, &hurry)
+			select {
+			case <-time.After(wait):
+			case <-hurry:
+				hurry = nil
+			case <-ctx.Done():
+			}
 		}
 	}
 }
@@ -74,45 +73,29 @@ func (s *Spool) drain(ctx context.Context) {
 func (s *Spool) pending() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.nextRecord > s.done.record
+	return s.nextRecord > s.done.Record
 }
 
-// linger lets more records come, for as long as the options say since the first.
+// linger waits for more records, until the oldest has waited for as long as the options say.
 func (s *Spool) linger(ctx context.Context) {
-	if s.options.Linger <= 0 {
-		return
-	}
 	s.mu.Lock()
-	waited := time.Duration(time.Now().UnixNano() - s.oldest)
-	enough := s.nextRecord-s.done.record >= uint64(s.options.BatchRecords) || s.bytes-s.done.offset >= int64(s.options.BatchBytes)
+	// After the clock was put back, it must not wait for longer.
+	wait := s.options.Linger - max(0, time.Duration(time.Now().UnixNano()-s.oldest))
+	if s.batchIsFull() {
+		wait = 0
+	}
 	s.mu.Unlock()
-	if enough || waited >= s.options.Linger {
+	if wait <= 0 {
 		return
 	}
-	// A clock that was put back must not make it wait for longer.
-	timer := time.NewTimer(s.options.Linger - max(0, waited))
-	defer timer.Stop()
 	select { // forget that an earlier batch was full
 	case <-s.full:
 	default:
 	}
 	select {
-	case <-timer.C:
+	case <-time.After(wait):
 	case <-s.full:
 	case <-s.closing:
-	case <-ctx.Done():
-	}
-}
-
-// sleep waits after a failure. Once, closing cuts that short: what can be delivered
-// then should be.
-func (s *Spool) sleep(ctx context.Context, wait time.Duration, closing *<-chan struct{}) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-*closing:
-		*closing = nil
 	case <-ctx.Done():
 	}
 }
@@ -123,22 +106,25 @@ func (s *Spool) deliver(ctx context.Context, records [][]byte) error {
 	return s.options.Deliver(ctx, records)
 }
 
-func (s *Spool) failed(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.trouble(err)
+// backoff is the wait after a number of failures in a row. It doubles each time, and half of it is random, so that not all
+// instances come back at the same moment.
+func (s *Spool) backoff(failures int) time.Duration {
+	wait := s.options.MaxBackoff
+	if failures < 20 {
+		wait = min(wait, s.options.MinBackoff<<(failures-1))
+	}
+	return wait/2 + rand.N(wait/2+1)
 }
 
 // batch is what is delivered at once.
 type batch struct {
 	records [][]byte
-	nanos   int64 // when the first of them was written
-	last    int64 // and the last
+	last    int64 // when the last of them was written, in nanoseconds
 	damaged int64
 	end     position // behind them
 }
 
-// reader holds the segment that is being read, and memory.
+// reader keeps the segment that is being read, and memory.
 type reader struct {
 	file  *os.File
 	first uint64
@@ -152,45 +138,43 @@ func (r *reader) close() {
 	}
 }
 
-// read returns records from the position on, all of one segment; perhaps none, if what is
-// there cannot be read.
+// read returns records from the position on, all of one segment. There may be none, if what is there cannot be read.
 func (s *Spool) read(r *reader, limit int) (batch, error) {
 	s.mu.Lock()
 	b := batch{end: s.done}
-	size, sealed := s.segments[0].size, len(s.segments) > 1
-	next := s.nextRecord
-	if sealed {
+	size, next := s.segments[0].size, s.nextRecord
+	if len(s.segments) > 1 {
 		next = s.segments[1].first
 	}
 	s.mu.Unlock()
 
-	if r.file == nil || r.first != b.end.segment {
+	if r.file == nil || r.first != b.end.Segment {
 		r.close()
-		file, err := os.Open(s.path(b.end.segment))
-		if errors.Is(err, fs.ErrNotExist) { // somebody took it away
+		file, err := os.Open(s.path(b.end.Segment))
+		if errors.Is(err, fs.ErrNotExist) { // someone removed it
 			b.damaged++
-			b.end.offset, b.end.record = size, next
+			b.end.Offset, b.end.Record = size, next
 			return b, nil
 		}
 		if err != nil {
 			return batch{}, err
 		}
-		r.file, r.first = file, b.end.segment
+		r.file, r.first = file, b.end.Segment
 	}
-	window := min(size-b.end.offset, int64(max(s.options.BatchBytes, headerSize+MaxRecord)))
+	window := min(size-b.end.Offset, int64(max(s.options.BatchBytes, headerSize+MaxRecord)))
 	if int64(cap(r.data)) < window {
 		r.data = make([]byte, window)
 	}
 	data := r.data[:window]
-	n, err := r.file.ReadAt(data, b.end.offset)
+	n, err := r.file.ReadAt(data, b.end.Offset)
 	if err != nil && err != io.EOF {
 		return batch{}, err
 	}
-	atEnd := b.end.offset+window == size || n < len(data) // a file that somebody cut is at its end, too
+	atEnd := b.end.Offset+window == size || n < len(data) // a file that was cut off is also at its end
 	data = data[:n]
 	at, bytes := 0, 0
 	for at < len(data) && len(b.records) < limit {
-		f, state := readFrame(data[at:], MaxRecord)
+		f, state := readFrame(data[at:])
 		if state == short && !atEnd && at > 0 {
 			break // the rest of it comes with the next batch
 		}
@@ -203,28 +187,27 @@ func (s *Spool) read(r *reader, limit int) (batch, error) {
 			break
 		}
 		if len(b.records) == 0 {
-			b.nanos = f.nanos
+			s.setOldest(f.nanos)
 		}
 		b.last = f.nanos
 		b.records = append(b.records, f.record)
-		b.end.record++
+		b.end.Record++
 		at += f.size
 	}
-	b.end.offset += int64(at)
+	b.end.Offset += int64(at)
 	if at == len(data) && atEnd {
-		b.end.offset, b.end.record = size, next // whatever was damaged in between
+		b.end.Offset, b.end.Record = size, next // whatever was damaged in between
 	}
 	return b, nil
 }
 
-func (s *Spool) starts(b batch) {
+func (s *Spool) setOldest(nanos int64) {
 	s.mu.Lock()
-	s.oldest = b.nanos
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.oldest = nanos
 }
 
-// settle notes that a batch is delivered, but for those refused, and removes the segment
-// if that was its last.
+// settle notes that a batch was delivered, except those refused, and removes the segment if that was the end of it.
 func (s *Spool) settle(b batch, refused int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,19 +215,19 @@ func (s *Spool) settle(b batch, refused int) {
 	s.stats.Refused += int64(refused)
 	if b.damaged > 0 {
 		s.stats.Damaged += b.damaged
-		s.trouble(fmt.Errorf("the spool in %s: %d damaged places in segment %d were passed over", s.options.Folder, b.damaged, b.end.segment))
+		s.report(fmt.Errorf("the spool in %s: %d damaged places in segment %d were skipped", s.options.Folder, b.damaged, b.end.Segment))
 	}
 	s.done = b.end
 	if b.last != 0 {
 		s.oldest = b.last // the next is no older
 	}
-	if len(s.segments) > 1 && s.done.offset >= s.segments[0].size {
+	if len(s.segments) > 1 && s.done.Offset >= s.segments[0].size {
 		s.remove(s.segments[0])
 		s.segments = s.segments[1:]
-		s.done = position{segment: s.segments[0].first, record: s.segments[0].first}
+		s.done = position{Segment: s.segments[0].first, Record: s.segments[0].first}
 	}
 	s.generation++
 	if _, err := s.marks.WriteAt(encodeSlot(s.generation, s.done), int64(s.generation%2)*slotSize); err != nil {
-		s.trouble(fmt.Errorf("the spool in %s: what was delivered could not be noted, and may be delivered again: %w", s.options.Folder, err))
+		s.report(fmt.Errorf("the spool in %s: the position could not be noted, so records may be delivered again: %w", s.options.Folder, err))
 	}
 }

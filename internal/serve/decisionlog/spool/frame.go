@@ -9,13 +9,12 @@ import (
 // A frame is a record in a segment:
 //
 //	4 bytes  mark
-//	4 bytes  length of the record, little-endian as are the others
+//	4 bytes  length of the record, little-endian like the other numbers
 //	8 bytes  when it was written, in nanoseconds since 1970
 //	4 bytes  CRC-32C of length, time and record
 //	...      the record
 //
-// The mark holds bytes that no JSON text holds, so the next frame is found
-// behind one that is damaged.
+// The mark contains bytes that no JSON text contains, so the next frame can be found behind one that is damaged.
 const (
 	headerSize = 20
 	mark       = "\xfbU\xff\xf5"
@@ -37,7 +36,7 @@ type frameState int
 
 const (
 	whole   frameState = iota
-	short              // whole so far, if more follows
+	short              // whole so far, but more must follow
 	damaged            // whatever follows
 )
 
@@ -48,8 +47,8 @@ type frame struct {
 	size   int
 }
 
-// readFrame reads the frame at the start of data. No record is longer than most.
-func readFrame(data []byte, most int) (frame, frameState) {
+// readFrame reads the frame at the start of data.
+func readFrame(data []byte) (frame, frameState) {
 	if n := min(len(data), len(mark)); string(data[:n]) != mark[:n] {
 		return frame{}, damaged
 	}
@@ -57,7 +56,7 @@ func readFrame(data []byte, most int) (frame, frameState) {
 		return frame{}, short
 	}
 	length := int64(binary.LittleEndian.Uint32(data[4:]))
-	if length > int64(most) {
+	if length > MaxRecord {
 		return frame{}, damaged
 	}
 	size := headerSize + int(length)
@@ -72,8 +71,8 @@ func readFrame(data []byte, most int) (frame, frameState) {
 	return frame{record: record, nanos: int64(binary.LittleEndian.Uint64(data[8:])), size: size}, whole
 }
 
-// nextMark is how far behind the start of data a frame may begin, beyond the
-// first byte; len(data) if nowhere, less what may be the start of a mark.
+// nextMark is how far behind the start of data the next frame may begin, beyond the first byte. If there is no mark, it is
+// len(data), less what may be the start of one.
 func nextMark(data []byte) int {
 	if at := bytes.Index(data[1:], []byte(mark)); at >= 0 {
 		return at + 1
@@ -86,43 +85,55 @@ func nextMark(data []byte) int {
 	return len(data)
 }
 
-// position is how far the destination has got.
-type position struct {
-	segment uint64 // the number of the segment's first record
-	offset  int64  // in the segment
-	record  uint64 // the number of the next record
+// scan counts the frames that are whole, and returns where the last of them ends.
+func scan(data []byte) (records uint64, end int64) {
+	for at := 0; at < len(data); {
+		f, state := readFrame(data[at:])
+		if state != whole {
+			at += nextMark(data[at:])
+			continue
+		}
+		records++
+		at += f.size
+		end = int64(at)
+	}
+	return records, end
 }
 
-// The file of the position has two slots, written in turn and each with its own
-// sum, so one of them is whole whenever the process ends. It is
-// overwritten in place, which works on a full disk, too.
+// position is how far the destination has got.
+type position struct {
+	Segment uint64 // the number of the segment's first record
+	Offset  int64  // in the segment
+	Record  uint64 // the number of the next record
+}
+
+// slot is a position on disk, little-endian, followed by its CRC-32C. The file has two slots, written in turn, so that one
+// of them is whole whenever the process ends. It is overwritten in place, which also works on a full disk.
+type slot struct {
+	Mark       [len(mark)]byte
+	Generation uint64
+	position
+}
+
 const slotSize = 40
 
 func encodeSlot(generation uint64, p position) []byte {
-	slot := make([]byte, 0, slotSize)
-	slot = append(slot, mark...)
-	slot = binary.LittleEndian.AppendUint64(slot, generation)
-	slot = binary.LittleEndian.AppendUint64(slot, p.segment)
-	slot = binary.LittleEndian.AppendUint64(slot, uint64(p.offset))
-	slot = binary.LittleEndian.AppendUint64(slot, p.record)
-	return binary.LittleEndian.AppendUint32(slot, crc32.Checksum(slot, castagnoli))
+	s := slot{[len(mark)]byte([]byte(mark)), generation, p}
+	data, _ := binary.Append(make([]byte, 0, slotSize), binary.LittleEndian, s) // fails only for fields without a fixed size
+	return binary.LittleEndian.AppendUint32(data, crc32.Checksum(data, castagnoli))
 }
 
-// decodeSlots returns the later of the slots that are whole, and the zero position
-// if none is.
+// decodeSlots returns the later of the slots that are whole, and the zero position if none is.
 func decodeSlots(data []byte) (generation uint64, p position) {
-	for len(data) >= slotSize {
-		slot := data[:slotSize]
-		data = data[slotSize:]
-		sum := binary.LittleEndian.Uint32(slot[slotSize-4:])
-		if string(slot[:4]) != mark || crc32.Checksum(slot[:slotSize-4], castagnoli) != sum {
+	for ; len(data) >= slotSize; data = data[slotSize:] {
+		sum := binary.LittleEndian.Uint32(data[slotSize-4:])
+		var s slot
+		if _, err := binary.Decode(data[:slotSize-4], binary.LittleEndian, &s); err != nil || string(s.Mark[:]) != mark ||
+			crc32.Checksum(data[:slotSize-4], castagnoli) != sum {
 			continue
 		}
-		if g := binary.LittleEndian.Uint64(slot[4:]); g > generation {
-			generation = g
-			p.segment = binary.LittleEndian.Uint64(slot[12:])
-			p.offset = int64(binary.LittleEndian.Uint64(slot[20:]))
-			p.record = binary.LittleEndian.Uint64(slot[28:])
+		if s.Generation > generation {
+			generation, p = s.Generation, s.position
 		}
 	}
 	return generation, p

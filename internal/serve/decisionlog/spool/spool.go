@@ -1,13 +1,11 @@
 // Package spool keeps records on disk until a remote destination has taken them.
 //
-// A record that Write has taken survives a restart and a kill -9, and is delivered at least
-// once, in order: what was under way when the process ended is delivered again. Records
-// have a decisionId, by which a reader drops the second of two. When the spool is full,
-// because the destination is away for long, new records are refused and
-// counted. The old ones stay, since they were promised, and since the first records
-// of an outage tell how it began.
+// A record for which Write returned nil survives a restart and a kill -9, and is delivered at least once, in order: what was
+// being delivered when the process ended is delivered again. Records have a decisionId, by which a reader drops the second
+// copy. When the spool is full, because the destination is away for a long time, new records are refused and counted. The
+// old ones stay: they were promised, and the first records of an outage show how it began.
 //
-// Why it is not a library for write-ahead logs says docs/adr/0013-own-spool.md.
+// docs/adr/0013-own-spool.md explains why this is not a write-ahead log library.
 package spool
 
 import (
@@ -15,23 +13,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
 )
 
-// MaxRecord bounds a record, in bytes. What is larger fits neither a line
-// of `usher replay` nor most destinations.
+// MaxRecord bounds a record, in bytes. A larger one fits neither a line of `usher replay` nor most destinations.
 const MaxRecord = 1 << 20
 
 // Bounds of Options.MaxBytes.
@@ -40,14 +35,14 @@ const (
 	DefaultBytes = 256 << 20
 )
 
-// ErrFull is the error of Write when the spool holds as much as it may.
+// ErrFull is the error of Write if the spool has reached Options.MaxBytes.
 var ErrFull = errors.New("the spool is full")
 
-// Refusal is what Options.Deliver returns for records that the destination will never
-// take, however often it is asked. They are dropped, and counted.
+// Refusal is what Options.Deliver returns for records that the destination will never take, however often they are
+// delivered. They are dropped and counted.
 type Refusal struct {
-	// Refused is how many were refused while the others were taken. 0 means that all
-	// were refused together: they are then offered one by one.
+	// Refused is how many were refused while the others were taken. 0 means that all were refused together: they are then
+	// delivered one by one.
 	Refused int
 	Err     error
 }
@@ -55,7 +50,7 @@ type Refusal struct {
 func (r *Refusal) Error() string { return r.Err.Error() }
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// Busy is what Options.Deliver returns when the destination says how long to wait.
+// Busy is what Options.Deliver returns if the destination says how long to wait.
 type Busy struct {
 	Wait time.Duration
 	Err  error
@@ -66,49 +61,46 @@ func (b *Busy) Unwrap() error { return b.Err }
 
 // Options configure a [Spool].
 type Options struct {
-	// Name is for people, such as blob.
+	// Name identifies the destination to people, such as blob.
 	Name string
-	// Folder holds the spool and nothing else. It is made if it is not there. Required.
+	// Folder contains the spool and nothing else. It is created if it does not exist. Required.
 	Folder string
 	// MaxBytes bounds what is on disk; 0 means DefaultBytes. It is at least MinBytes.
 	MaxBytes int64
 	// Sync is when a record must be on the disk; empty means appender.Interval.
 	Sync appender.Policy
-	// Deliver hands records to the destination, and returns nil once it has them all. It
-	// must not keep them. Errors other than a Refusal are tried again. Required.
+	// Deliver sends records to the destination, and returns nil once the destination has all of them. It must not keep
+	// them. Errors other than a Refusal are retried. Required.
 	Deliver func(ctx context.Context, records [][]byte) error
-	// BatchRecords and BatchBytes bound one delivery; 0 means 1000 and 1 MiB. A batch has a
-	// record at least.
+	// BatchRecords and BatchBytes bound one delivery; 0 means 1000 and 1 MiB. A batch has at least one record.
 	BatchRecords int
 	BatchBytes   int
-	// Linger is how long records wait for others to be delivered with.
+	// Linger is how long records wait for others, to be delivered together.
 	Linger time.Duration
 	// Timeout bounds one delivery; 0 means 30 s.
 	Timeout time.Duration
-	// MinBackoff and MaxBackoff are the waits after the first and after many
-	// failures; 0 means 500 ms and 1 minute.
+	// MinBackoff and MaxBackoff are the waits after the first and after many failures; 0 means 500 ms and 1 minute.
 	MinBackoff, MaxBackoff time.Duration
-	// Failed is told of each delivery that failed and each trouble with the
-	// disk behind the back of Write. Nil for nobody. It must not call the spool.
+	// Failed is called for each delivery that failed, and for each disk error that Write does not return; it may be nil.
+	// It must not call the spool, and must be safe for concurrent use.
 	Failed func(error)
-	// OpenFile opens segments to write; nil means appender.OpenFile. Tests make it fail.
+	// OpenFile opens segments for writing; nil means appender.OpenFile. Tests make it fail.
 	OpenFile appender.OpenFunc
 }
 
-// Stats tell how a spool does. Counts start with the process.
+// Stats are the state of a spool. Counts start with the process.
 type Stats struct {
 	Written   int64 // taken by Write
 	Dropped   int64 // not taken: the spool was full, or the disk failed
 	Delivered int64
 	Refused   int64 // taken, and lost: the destination refused them for good
-	Failures  int64 // deliveries that failed, and troubles with the disk
+	Failures  int64 // deliveries that failed, and disk errors
 	Damaged   int64 // places in segments that could not be read, each a record or more
 	Cut       int64 // 1 if the last process ended in the middle of a record that it had not promised
 
-	Pending int64 // records not delivered yet, those of earlier processes too
+	Pending int64 // records not delivered yet, including those of earlier processes
 	Bytes   int64 // on disk
-	// OldestAge is how long the oldest pending record has waited, by the clock of the wall; 0 if
-	// none is.
+	// OldestAge is how long the oldest pending record has waited, by the wall clock; 0 if none is pending.
 	OldestAge time.Duration
 }
 
@@ -118,38 +110,34 @@ type segment struct {
 	size  int64  // up to the end of the last whole frame
 }
 
-// Spool is a queue on disk. Its methods may be called at the same time.
+// Spool is a queue on disk. It is safe for concurrent use.
 type Spool struct {
 	options      Options
 	segmentBytes int64
-	lock         *flock.Flock
-	marks        *os.File // the file of the position
-	generation   uint64   // of the last slot written; for the drainer
+	lock         io.Closer
+	marks        *os.File // contains the position
+	generation   uint64   // of the last slot written; used only by drain
+	failures     atomic.Int64
 
 	mu         sync.Mutex
-	segments   []segment          // ascending; the first is where done points to
+	segments   []segment          // ascending; done points to the first
 	active     *appender.Appender // of the last segment; nil if none is open
 	done       position
 	nextRecord uint64
 	bytes      int64
-	oldest     int64 // nanos of the oldest pending record, or a little before
+	oldest     int64 // when the oldest pending record was written, or a little before, in nanoseconds
 	stats      Stats
 	closed     bool
 	buffer     []byte
 
-	wake    chan struct{} // records are there, or the spool closes
-	full    chan struct{} // a batch is full, so nothing is to be waited for
+	wake    chan struct{} // there are records, or the spool closes
+	full    chan struct{} // a batch is full, so drain need not wait
 	closing chan struct{}
 	stop    context.CancelFunc
 	drained chan struct{}
 }
 
-// lockPatience is how long Open waits for another process to give the folder
-// up: a handler whose host died lives for a second more.
-const lockPatience = 5 * time.Second
-
-// Open opens the spool in a folder and starts to deliver what is there. The error names
-// the folder.
+// Open opens the spool in a folder and starts to deliver what is there. The error names the folder.
 func Open(options Options) (*Spool, error) {
 	if options.Deliver == nil || options.Folder == "" {
 		return nil, errors.New("a spool needs a folder and a destination")
@@ -175,8 +163,7 @@ func Open(options Options) (*Spool, error) {
 	}
 	s := &Spool{
 		options: options,
-		// Eight at least, so that what is delivered frees space in good time, and
-		// each with room for several records.
+		// At least eight, so that delivered records soon free space, and each with room for several records.
 		segmentBytes: min(options.MaxBytes/8, 16<<20),
 		wake:         make(chan struct{}, 1), full: make(chan struct{}, 1),
 		closing: make(chan struct{}), drained: make(chan struct{}),
@@ -194,14 +181,11 @@ func (s *Spool) open() (err error) {
 	if err := os.MkdirAll(s.options.Folder, 0o700); err != nil {
 		return err
 	}
-	s.lock = flock.New(filepath.Join(s.options.Folder, "lock"), flock.SetPermissions(0o600))
-	patience, cancel := context.WithTimeout(context.Background(), lockPatience)
-	defer cancel()
-	locked, err := s.lock.TryLockContext(patience, 50*time.Millisecond)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), err == nil && !locked:
-		return errors.New("another process has it open; give each process a folder of its own")
-	case err != nil:
+	s.lock, err = appender.Lock(filepath.Join(s.options.Folder, "lock"))
+	if errors.Is(err, appender.ErrLocked) {
+		return fmt.Errorf("%w; give each process a folder of its own", err)
+	}
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -215,7 +199,7 @@ func (s *Spool) open() (err error) {
 		return err
 	}
 	slots := make([]byte, 2*slotSize)
-	n, _ := s.marks.ReadAt(slots, 0) // what cannot be read is delivered again
+	n, _ := s.marks.ReadAt(slots, 0) // if it cannot be read, records are delivered again
 	s.generation, s.done = decodeSlots(slots[:n])
 	if err := s.list(); err != nil {
 		return err
@@ -229,7 +213,7 @@ func (s *Spool) list() error {
 	if err != nil {
 		return err
 	}
-	for _, entry := range entries {
+	for _, entry := range entries { // sorted by name, and so by number
 		name, isSegment := strings.CutSuffix(entry.Name(), segmentSuffix)
 		first, err := strconv.ParseUint(name, 10, 64)
 		if !isSegment || err != nil {
@@ -242,7 +226,6 @@ func (s *Spool) list() error {
 		s.segments = append(s.segments, segment{first: first, size: info.Size()})
 		s.bytes += info.Size()
 	}
-	slices.SortFunc(s.segments, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
 	return nil
 }
 
@@ -252,10 +235,9 @@ func (s *Spool) path(first uint64) string {
 	return filepath.Join(s.options.Folder, fmt.Sprintf("%020d", first)+segmentSuffix)
 }
 
-// recover brings position and segments together, and cuts off what the last
-// process had begun to write.
+// recover makes position and segments agree, and cuts off what the last process had begun to write.
 func (s *Spool) recover() error {
-	s.nextRecord = s.done.record
+	s.nextRecord = s.done.Record
 	if len(s.segments) > 0 {
 		last := &s.segments[len(s.segments)-1]
 		data, err := os.ReadFile(s.path(last.first))
@@ -266,76 +248,43 @@ func (s *Spool) recover() error {
 		if end < int64(len(data)) {
 			s.stats.Cut++
 			if err := os.Truncate(s.path(last.first), end); err != nil {
-				s.trouble(fmt.Errorf("the end of a record could not be cut off: %w", err))
+				s.report(fmt.Errorf("the end of a record could not be cut off: %w", err))
 			}
 			s.bytes -= last.size - end
 			last.size = end
 		}
 		s.nextRecord = max(s.nextRecord, last.first+records)
-		if records == 0 { // its name is free again
+		if records == 0 { // the next segment may need its name
 			s.remove(*last)
 			s.segments = s.segments[:len(s.segments)-1]
 		}
 	}
-	// Segments before the position were delivered. A position of which the segment is gone
-	// points to what comes after it.
-	for len(s.segments) > 0 && s.segments[0].first < s.done.segment {
+	// Segments before the position were delivered. If the segment of the position is gone, the position is the start of
+	// the next.
+	for len(s.segments) > 0 && s.segments[0].first < s.done.Segment {
 		s.remove(s.segments[0])
 		s.segments = s.segments[1:]
 	}
 	if len(s.segments) == 0 {
-		s.done = position{segment: s.nextRecord, record: s.nextRecord}
+		s.done = position{Segment: s.nextRecord, Record: s.nextRecord}
 		return nil
 	}
-	if s.done.segment != s.segments[0].first {
-		s.done = position{segment: s.segments[0].first, record: s.segments[0].first}
+	if s.done.Segment != s.segments[0].first {
+		s.done = position{Segment: s.segments[0].first, Record: s.segments[0].first}
 	}
-	s.done.offset = min(s.done.offset, s.segments[0].size)
-	s.oldest = s.firstTime()
-	s.signal(s.wake)
+	s.done.Offset = min(s.done.Offset, s.segments[0].size)
+	s.oldest = time.Now().UnixNano() // until it is read
 	return nil
-}
-
-// scan counts the whole frames, and tells where the last of them ends.
-func scan(data []byte) (records uint64, end int64) {
-	for at := 0; at < len(data); {
-		f, state := readFrame(data[at:], MaxRecord)
-		if state == whole {
-			records++
-			at += f.size
-			end = int64(at)
-			continue
-		}
-		at += nextMark(data[at:])
-	}
-	return records, end
-}
-
-// firstTime is when the oldest pending record was written.
-func (s *Spool) firstTime() int64 {
-	file, err := os.Open(s.path(s.done.segment))
-	if err != nil {
-		return time.Now().UnixNano()
-	}
-	defer file.Close()
-	start := make([]byte, headerSize+MaxRecord)
-	n, _ := file.ReadAt(start, s.done.offset)
-	if f, state := readFrame(start[:n], MaxRecord); state == whole {
-		return f.nanos
-	}
-	return time.Now().UnixNano()
 }
 
 // Name is the name of the destination.
 func (s *Spool) Name() string { return s.options.Name }
 
-// Write takes a record. When it returns nil, the record is as safe as the policy
-// says, and will be delivered.
+// Write takes a record. When it returns nil, the record is as safe as the policy says, and will be delivered.
 func (s *Spool) Write(record []byte) error {
 	active, end, err := s.append(record)
 	if err == nil {
-		err = active.Commit(end)
-		if err != nil {
+		if err = active.Commit(end); err != nil {
 			err = fmt.Errorf("write to the spool in %s: %w", s.options.Folder, err)
 		}
 	}
@@ -364,14 +313,15 @@ func (s *Spool) append(record []byte) (*appender.Appender, int64, error) {
 	if s.bytes+size > s.options.MaxBytes {
 		return nil, 0, fmt.Errorf("%w: %d bytes in %s wait to be delivered", ErrFull, s.bytes, s.options.Folder)
 	}
-	if err := s.roll(size, false); err != nil {
-		return nil, 0, fmt.Errorf("write to the spool in %s: %w", s.options.Folder, err)
-	}
-	end, err := s.active.Append(s.buffer)
-	if err != nil && s.nextRecord == s.done.record && s.active.Size() > 0 {
-		// All of the segment is delivered: without it, a full disk may have room.
-		if err = s.roll(size, true); err == nil {
-			end, err = s.active.Append(s.buffer)
+	err := s.roll(size, false)
+	var end int64
+	if err == nil {
+		end, err = s.active.Append(s.buffer)
+		if err != nil && s.nextRecord == s.done.Record && s.active.Size() > 0 {
+			// All of the segment is delivered: without it, a full disk may have space.
+			if err = s.roll(size, true); err == nil {
+				end, err = s.active.Append(s.buffer)
+			}
 		}
 	}
 	if err != nil {
@@ -379,38 +329,43 @@ func (s *Spool) append(record []byte) (*appender.Appender, int64, error) {
 	}
 	s.segments[len(s.segments)-1].size = end
 	s.bytes += size
-	if s.nextRecord == s.done.record {
+	if s.nextRecord == s.done.Record {
 		s.oldest = now
 	}
 	s.nextRecord++
-	s.signal(s.wake)
-	if s.nextRecord-s.done.record >= uint64(s.options.BatchRecords) || s.bytes-s.done.offset >= int64(s.options.BatchBytes) {
-		s.signal(s.full)
+	signal(s.wake)
+	if s.batchIsFull() {
+		signal(s.full)
 	}
 	return s.active, end, nil
 }
 
-func (s *Spool) signal(channel chan struct{}) {
+// batchIsFull reports whether there are enough records for a batch. The caller holds mu.
+func (s *Spool) batchIsFull() bool {
+	return s.nextRecord-s.done.Record >= uint64(s.options.BatchRecords) || s.bytes-s.done.Offset >= int64(s.options.BatchBytes)
+}
+
+func signal(channel chan struct{}) {
 	select {
 	case channel <- struct{}{}:
 	default:
 	}
 }
 
-// roll makes sure that a segment is open that has room; with instead, another one than
-// the last, which is delivered and goes.
-func (s *Spool) roll(size int64, instead bool) error {
+// roll makes sure that the open segment has room. With replace, it removes the last segment, which is delivered, and opens
+// another one.
+func (s *Spool) roll(size int64, replace bool) error {
 	if s.active != nil {
-		if !instead && !s.active.Broken() && s.active.Size()+size <= s.segmentBytes {
+		if !replace && !s.active.Broken() && s.active.Size()+size <= s.segmentBytes {
 			return nil
 		}
 		err := s.active.Close()
 		s.active = nil
 		if err != nil && !errors.Is(err, fs.ErrClosed) {
-			s.trouble(fmt.Errorf("close a segment: %w", err))
+			s.report(fmt.Errorf("close a segment: %w", err))
 		}
-		if last := len(s.segments) - 1; instead || s.segments[last].size == 0 {
-			// Of one that nothing was ever written to, the name is that of the next.
+		if last := len(s.segments) - 1; replace || s.segments[last].size == 0 {
+			// The next segment needs the name of one to which nothing was written.
 			s.remove(s.segments[last])
 			s.segments = s.segments[:last]
 		}
@@ -424,15 +379,15 @@ func (s *Spool) roll(size int64, instead bool) error {
 			return errors.Join(err, file.Close())
 		}
 	}
-	s.active = appender.New(file, 0, s.options.Sync, s.lateTrouble)
+	s.active = appender.New(file, 0, s.options.Sync, func(err error) { s.report(fmt.Errorf("the spool in %s: %w", s.options.Folder, err)) })
 	s.segments = append(s.segments, segment{first: s.nextRecord})
 	if len(s.segments) == 1 {
-		s.done = position{segment: s.nextRecord, record: s.nextRecord}
+		s.done = position{Segment: s.nextRecord, Record: s.nextRecord}
 	}
 	return nil
 }
 
-// syncFolder makes the name of a new file safe, too.
+// syncFolder makes the names of new files safe.
 func syncFolder(name string) error {
 	folder, err := os.Open(name)
 	if err != nil {
@@ -441,45 +396,39 @@ func syncFolder(name string) error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
-// trouble counts and tells what Write cannot return. The caller holds mu, or nobody
-// else knows the spool yet.
-func (s *Spool) trouble(err error) {
-	s.stats.Failures++
+// report counts and reports what Write cannot return.
+func (s *Spool) report(err error) {
+	s.failures.Add(1)
 	s.options.Failed(err)
 }
 
-func (s *Spool) lateTrouble(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.trouble(fmt.Errorf("the spool in %s: %w", s.options.Folder, err))
-}
-
-// remove deletes a segment. One that cannot be deleted is found delivered by
-// the next process, which tries again.
+// remove deletes a segment. If that fails, the next process sees that the segment is delivered, and tries again. The caller
+// holds mu.
 func (s *Spool) remove(gone segment) {
 	if err := os.Remove(s.path(gone.first)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.trouble(fmt.Errorf("remove a segment that was delivered: %w", err))
+		s.report(fmt.Errorf("remove a segment that was delivered: %w", err))
 		return
 	}
 	s.bytes -= gone.size
 }
 
-// Stats returns the state of now.
+// Stats returns the current state.
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := s.stats
-	stats.Pending = int64(s.nextRecord - s.done.record)
+	stats.Failures = s.failures.Load()
+	stats.Pending = int64(s.nextRecord - s.done.Record)
 	stats.Bytes = s.bytes
 	if stats.Pending > 0 {
-		// A clock that was put back makes nothing younger than new.
+		// After the clock was put back, a record can be from the future.
 		stats.OldestAge = max(0, time.Duration(time.Now().UnixNano()-s.oldest))
 	}
 	return stats
 }
 
-// Close takes no more records, and delivers what is there until ctx ends. What is left
-// stays on disk for the next process; the error tells how much.
+// Close takes no more records, and delivers what is there until ctx ends. What is left stays on disk for the next process;
+// the error says how much.
 func (s *Spool) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
@@ -508,14 +457,4 @@ func (s *Spool) Close(ctx context.Context) error {
 		err = fmt.Errorf("%d records are not delivered yet; they stay in %s", left, s.options.Folder)
 	}
 	return errors.Join(err, s.marks.Close(), s.lock.Close())
-}
-
-// backoff is the wait after a number of failures in a row: it doubles, and half
-// of it is chance, lest all instances come back at the same moment.
-func (s *Spool) backoff(failures int) time.Duration {
-	wait := s.options.MaxBackoff
-	if failures < 20 {
-		wait = min(wait, s.options.MinBackoff<<(failures-1))
-	}
-	return wait/2 + rand.N(wait/2+1)
 }

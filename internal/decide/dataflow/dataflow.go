@@ -1,0 +1,1085 @@
+// Package dataflow follows values through compiled rules without a request: what an entry rule may say, what it reads of
+// a request, and which constants it compares with that.
+//
+// It does not evaluate rules and decides nothing. Where it cannot tell, it takes a value for unknown.
+package dataflow
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// Analysis is what is known of a rule without a request.
+type Analysis struct {
+	// Entries are what the entry rules may say, by their names.
+	Entries map[string]Alternatives
+	// Reads are the places of the request that the entry rules read, as JSON pointers in order. A rule that reads a place may
+	// read all below it. It rather lists too much.
+	Reads []string
+	// Beside are the constants that the rule compares or otherwise uses with a place of the request, by its pointer.
+	Beside map[string][]Literal
+	// Hubs are the texts that the entry rule hub depends on, in order: those that it names as hubs are among them.
+	Hubs []string
+	// HubNames are constants that are used as names of hubs, or as patterns for them.
+	HubNames []HubName
+	// Cases are comparisons that letter case can spoil.
+	Cases []Case
+	// Home are the files of the rule's package.
+	Home map[string]bool
+}
+
+// Literal is a constant in a rule's text or data.
+type Literal struct {
+	Value any // string, json.Number or bool
+	// Use is the function or operator that uses it with the request, such as startswith, eq, or lookup for a key.
+	Use string
+	// Data is set for a constant from a data file.
+	Data bool
+}
+
+// HubName is a constant that is used as the name of a hub, or as a pattern for one.
+type HubName struct {
+	Name    string
+	Pattern bool
+	Place   Place
+}
+
+// Case is a comparison that letter case can spoil.
+type Case struct {
+	Constant string
+	Never    bool // the constant has capitals, and the other side never has
+	Location *ast.Location
+}
+
+// Analyze analyzes the entry rules with these names, by default all. The error is the *ruleset.LoadError of a rule that
+// does not compile.
+func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
+	syntax, err := rule.Syntax()
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 {
+		entries = ruleset.EntryNames()
+	}
+	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Beside: map[string][]Literal{}, Home: map[string]bool{}},
+		compiler: syntax.Compiler, data: syntax.Data, beside: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
+		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}}
+	path := rule.Path()
+	for _, module := range syntax.Compiler.Modules {
+		if module.Package.Path.HasPrefix(path) {
+			f.Home[module.Package.Location.File] = true
+		}
+	}
+	reads := map[string]bool{}
+	for _, name := range entries {
+		node := f.compiler.RuleTree.Find(rule.Entry(name))
+		if node == nil {
+			continue
+		}
+		f.frame = newFrame()
+		f.Entries[name] = f.node(node).alternatives
+		maps.Copy(reads, f.frame.reads)
+		if name == "hub" {
+			f.Hubs = slices.Sorted(maps.Keys(f.frame.texts))
+		}
+	}
+	if f.incomplete {
+		reads = map[string]bool{"": true}
+	}
+	f.Reads = slices.Sorted(maps.Keys(reads))
+	for place, literals := range f.beside {
+		f.Beside[place] = slices.SortedFunc(maps.Keys(literals), func(a, b Literal) int {
+			return cmp.Or(strings.Compare(fmt.Sprint(a.Value), fmt.Sprint(b.Value)), strings.Compare(a.Use, b.Use))
+		})
+	}
+	return &f.Analysis, nil
+}
+
+// ReadsAt reports whether the rule reads the place, or anything above or below it.
+func (a *Analysis) ReadsAt(pointer string) bool {
+	return slices.ContainsFunc(a.Reads, func(read string) bool {
+		return read == "" || isWithin(read, pointer) || isWithin(pointer, read)
+	})
+}
+
+// At returns the constants beside the place or anything below it, those of the rule's own text first.
+func (a *Analysis) At(pointer string) []Literal {
+	var found []Literal
+	for _, place := range slices.Sorted(maps.Keys(a.Beside)) {
+		if isWithin(place, pointer) {
+			found = append(found, a.Beside[place]...)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b Literal) int {
+		switch {
+		case a.Data == b.Data:
+			return 0
+		case b.Data:
+			return -1
+		default:
+			return 1
+		}
+	})
+	return found
+}
+
+// isWithin reports whether pointer is place or below it.
+func isWithin(pointer, place string) bool {
+	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
+}
+
+// flow is an analysis at work.
+type flow struct {
+	Analysis
+	compiler *ast.Compiler
+	data     ast.Value
+	beside   map[string]map[Literal]bool
+	stored   map[ast.Value][]any // scalars in composite constants
+
+	memo   map[*ast.TreeNode]outcome
+	active map[*ast.TreeNode]bool
+	calls  int    // how deep in functions
+	steps  int    // so far
+	frame  *frame // what is read now
+	position
+
+	incomplete bool // a bound was reached
+}
+
+// position is where the analysis is.
+type position struct {
+	anchor  *ast.Location // the last place in the rule's own files
+	away    bool          // in another package
+	library bool          // in rules/lib, whose own texts say nothing of this rule
+}
+
+// Bounds of the work that one rule can cause, and of the alternatives that are kept apart.
+const (
+	maxSteps        = 200_000
+	maxCalls        = 40
+	maxAlternatives = 4096
+)
+
+// outcome is what the rules at one name may say.
+type outcome struct {
+	alternatives Alternatives
+	checked      map[string]bool // words that are compared with what is allowed whenever the rules hold
+	frame        *frame
+}
+
+// frame collects what evaluation reads.
+type frame struct {
+	reads map[string]bool // places of the request
+	texts map[string]bool // constants
+}
+
+func newFrame() *frame { return &frame{reads: map[string]bool{}, texts: map[string]bool{}} }
+
+func (f *frame) add(other *frame) {
+	maps.Copy(f.reads, other.reads)
+	maps.Copy(f.texts, other.texts)
+}
+
+// scope is what is known in the body of a rule.
+type scope struct {
+	vars    map[ast.Var]Alternatives
+	made    map[ast.Var][]ast.Var // the variables that a variable was made of
+	checked map[string]bool       // the device's words that the body compared with what is allowed
+	unread  map[ast.Var]bool      // variables of the compiler's that only name a part of the request until they are used
+}
+
+func newScope() *scope {
+	return &scope{vars: map[ast.Var]Alternatives{}, made: map[ast.Var][]ast.Var{}, checked: map[string]bool{}, unread: map[ast.Var]bool{}}
+}
+
+func (s *scope) clone() *scope {
+	return &scope{vars: maps.Clone(s.vars), made: maps.Clone(s.made), checked: maps.Clone(s.checked), unread: maps.Clone(s.unread)}
+}
+
+func (s *scope) unbound(t *ast.Term) (ast.Var, bool) {
+	v, ok := t.Value.(ast.Var)
+	if !ok {
+		return "", false
+	}
+	_, bound := s.vars[v]
+	return v, !bound
+}
+
+func (s *scope) bind(v ast.Var, to Alternatives, of ...*ast.Term) {
+	s.vars[v] = to
+	for _, t := range of {
+		ast.WalkVars(t, func(w ast.Var) bool {
+			if w != v {
+				s.made[v] = append(s.made[v], w)
+			}
+			return false
+		})
+	}
+}
+
+func (f *flow) exhausted() bool {
+	f.steps++
+	f.incomplete = f.incomplete || f.steps > maxSteps
+	return f.steps > maxSteps
+}
+
+// node evaluates the rules at one name, and those below it.
+func (f *flow) node(n *ast.TreeNode) outcome {
+	if known, ok := f.memo[n]; ok {
+		f.frame.add(known.frame)
+		return known
+	}
+	if f.active[n] || f.exhausted() {
+		return outcome{alternatives: unknownOf(nil, 0)}
+	}
+	f.active[n] = true
+	defer delete(f.active, n)
+	outer, back := f.frame, f.position
+	f.frame = newFrame()
+	defer func() {
+		outer.add(f.frame)
+		f.frame, f.position = outer, back
+	}()
+
+	result := outcome{frame: f.frame}
+	merged := Value{Kind: Object, Members: map[string]Alternatives{}} // of partial objects
+	var inSet Alternatives
+	isSet, isObject := false, false
+	for _, rule := range n.Values {
+		if len(rule.Head.Args) > 0 {
+			continue
+		}
+		for r := rule; r != nil; r = r.Else {
+			s := newScope()
+			f.enter(r, rule.Module)
+			if !r.Default && !f.body(r.Body, s) {
+				continue
+			}
+			head := func(t *ast.Term) Alternatives { return withChecked(f.term(t, s), s.checked) }
+			ref := r.Ref()
+			keys := ref[min(len(ref), len(ref.GroundPrefix())):]
+			switch {
+			case r.Head.RuleKind() == ast.MultiValue && len(keys) == 0:
+				isSet = true
+				inSet = append(inSet, head(r.Head.Key)...)
+			case len(keys) > 0:
+				isObject = true
+				inside := unknownOf(nil, 0)
+				if r.Head.Value != nil {
+					inside = head(r.Head.Value)
+				}
+				for i := len(keys) - 1; i > 0; i-- {
+					inside = Alternatives{keyed(head(keys[i]), inside)}
+				}
+				join(&merged, keyed(head(keys[0]), inside))
+			default:
+				says := head(r.Head.Value)
+				result.alternatives = append(result.alternatives, says...)
+				if !r.Default && !slices.ContainsFunc(says, Value.isFalse) {
+					result.checked = intersection(result.checked, s.checked)
+				}
+			}
+		}
+	}
+	for _, key := range n.Sorted {
+		child := n.Child(key)
+		if name, ok := key.(ast.String); ok && child != nil && !isFunction(child) {
+			isObject = true
+			merged.Members[string(name)] = append(merged.Members[string(name)], f.node(child).alternatives...)
+		}
+	}
+	if isSet {
+		result.alternatives = append(result.alternatives, weighed(Value{Kind: List, Rest: inSet}))
+	}
+	if isObject {
+		result.alternatives = append(result.alternatives, weighed(merged))
+	}
+	result.alternatives = bounded(result.alternatives)
+	f.memo[n] = result
+	return result
+}
+
+func isFunction(n *ast.TreeNode) bool {
+	return len(n.Values) > 0 && len(n.Values[0].Head.Args) > 0
+}
+
+// intersection keeps what is in both; a nil set stands for everything.
+func intersection(a, b map[string]bool) map[string]bool {
+	if a == nil {
+		return maps.Clone(b)
+	}
+	maps.DeleteFunc(a, func(key string, _ bool) bool { return !b[key] })
+	return a
+}
+
+// keyed is an object of one member, whose name may be unknown.
+func keyed(keys, inside Alternatives) Value {
+	if len(keys)*weightOf(inside) > maxAlternatives {
+		keys = unknownOf(sourcesOf(keys), 0) // some names or other
+	}
+	v := Value{Kind: Object, Members: map[string]Alternatives{}, Names: map[string]Place{}}
+	for _, key := range keys {
+		if name, ok := key.Text(); ok {
+			v.Members[name] = append(v.Members[name], inside...)
+			v.Names[name] = key.Place
+			continue
+		}
+		v.open = true
+		v.Sources = addSources(v.Sources, sourcesOf(Alternatives{key})...)
+		v.Rest = append(v.Rest, inside...)
+	}
+	return v
+}
+
+func join(to *Value, from Value) {
+	for name, member := range from.Members {
+		to.Members[name] = append(to.Members[name], member...)
+	}
+	if to.Names == nil {
+		to.Names = map[string]Place{}
+	}
+	maps.Copy(to.Names, from.Names)
+	to.open = to.open || from.open
+	to.Rest = append(to.Rest, from.Rest...)
+	to.Sources = addSources(to.Sources, from.Sources...)
+}
+
+// enter notes in which rule of a module the analysis is.
+func (f *flow) enter(rule *ast.Rule, module *ast.Module) {
+	f.away = rule.Location == nil || !f.Home[rule.Location.File]
+	f.library = module != nil && ruleset.PackageName(module) == "dps"
+	f.at(rule.Location)
+}
+
+// at notes where in the rule's own files the analysis is.
+func (f *flow) at(location *ast.Location) {
+	if location != nil && f.Home[location.File] {
+		f.anchor = location
+	}
+}
+
+// located gives what comes from another package the place where the rule refers to it.
+func (f *flow) located(in Alternatives) Alternatives {
+	if f.away {
+		return in
+	}
+	elsewhere := func(location *ast.Location) bool { return location == nil || !f.Home[location.File] }
+	return mapped(in, func(v Value) Value {
+		if v.Kind == Constant && v.Place.Data == "" && elsewhere(v.Place.Location) {
+			v.Place.Location = f.anchor
+		}
+		if slices.ContainsFunc(v.Sources, func(s Source) bool { return elsewhere(s.Location) }) {
+			v.Sources = slices.Clone(v.Sources)
+			for i := range v.Sources {
+				if elsewhere(v.Sources[i].Location) {
+					v.Sources[i].Location = f.anchor
+				}
+			}
+		}
+		return v
+	})
+}
+
+// body goes through a body in the order that OPA's compiler gave it, in which each variable is bound before it is used.
+// It reports false if the body can never hold.
+func (f *flow) body(body ast.Body, s *scope) bool {
+	for _, expr := range ruleset.Written(body) {
+		if f.exhausted() {
+			return true
+		}
+		f.at(expr.Location)
+		inner, before := s, f.anchor
+		if expr.Negated {
+			inner = s.clone() // it binds nothing, and does not hold for what it compares with what is allowed
+		}
+		holds := f.expr(expr, inner)
+		f.anchor = before
+		if !holds && !expr.Negated && len(expr.With) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *flow) expr(expr *ast.Expr, s *scope) bool {
+	for _, with := range expr.With {
+		f.term(with.Value, s)
+	}
+	switch t := expr.Terms.(type) {
+	case *ast.Term:
+		says := f.term(t, s)
+		return slices.ContainsFunc(says, func(v Value) bool { return !v.isFalse() })
+	case []*ast.Term:
+		if expr.IsEquality() && len(t) == 3 {
+			return f.unify(t[1], t[2], s)
+		}
+		_, holds := f.call(t[0], t[1:], s)
+		return holds
+	case *ast.Every:
+		child := s.clone()
+		domain := f.term(t.Domain, s)
+		keys, values := iterate(domain)
+		if t.Key != nil {
+			f.bindPattern(t.Key, bounded(keys), t.Domain, child)
+		}
+		f.bindPattern(t.Value, bounded(values), t.Domain, child)
+		if f.body(t.Body, child) {
+			maps.Copy(s.checked, child.checked)
+			for _, word := range sourcesOf(domain) {
+				if child.checked[word.key()+"/"+AnyMember] {
+					s.checked[word.key()] = true // each of its elements, so all of it
+				}
+			}
+		}
+		return true // for an empty collection it holds
+	default:
+		return true
+	}
+}
+
+// unify is a = b in a body, of which either may bind variables of the other.
+func (f *flow) unify(a, b *ast.Term, s *scope) bool {
+	if v, free := s.unbound(a); free {
+		return f.assign(v, b, s)
+	}
+	if v, free := s.unbound(b); free {
+		return f.assign(v, a, s)
+	}
+	if f.destructure(a, f.term(b, s), b, s) || f.destructure(b, f.term(a, s), a, s) {
+		return true
+	}
+	return f.compare(a, b, s)
+}
+
+func (f *flow) assign(v ast.Var, t *ast.Term, s *scope) bool {
+	_, written := f.compiler.RewrittenVars[v]
+	if ref, ok := t.Value.(ast.Ref); ok && !written && ref.HasPrefix(ast.InputRootRef) && len(ref.ConstantPrefix()) == len(ref) {
+		value, rest := input(t, ref)
+		if len(rest) == 0 {
+			s.bind(v, f.located(value), t)
+			s.unread[v] = true
+			return true
+		}
+	}
+	value := f.term(t, s)
+	s.bind(v, value, t)
+	return len(value) > 0
+}
+
+// destructure binds the variables of a pattern such as [kind, number].
+func (f *flow) destructure(pattern *ast.Term, of Alternatives, from *ast.Term, s *scope) bool {
+	free := false
+	ast.WalkVars(pattern, func(v ast.Var) bool {
+		_, bound := s.vars[v]
+		free = free || !bound
+		return false
+	})
+	if !free {
+		return false
+	}
+	switch p := pattern.Value.(type) {
+	case *ast.Array:
+		p.Foreach(func(t *ast.Term) { f.bindPattern(t, elements(of), from, s) })
+		return true
+	case ast.Object:
+		p.Foreach(func(key, t *ast.Term) {
+			var inside Alternatives
+			for _, k := range f.term(key, s) {
+				for _, v := range of {
+					inside = append(inside, f.lookUp(v, k, s)...)
+				}
+			}
+			f.bindPattern(t, inside, from, s)
+		})
+		return true
+	}
+	return false
+}
+
+func (f *flow) bindPattern(t *ast.Term, to Alternatives, from *ast.Term, s *scope) {
+	if v, free := s.unbound(t); free {
+		s.bind(v, to, from)
+		return
+	}
+	f.destructure(t, to, from, s)
+}
+
+// compare is a comparison of two terms for equality. What equals something that the device did not write is no longer
+// the device's choice.
+func (f *flow) compare(a, b *ast.Term, s *scope) bool {
+	left, right := f.term(a, s), f.term(b, s)
+	f.meet("eq", left, right)
+	f.compareCase(left, right)
+	if trusted(right, s) {
+		s.check(left)
+	}
+	if trusted(left, s) {
+		s.check(right)
+	}
+	f.relate(a, b, s)
+	f.relate(b, a, s)
+	return !differ(left, right)
+}
+
+// differ reports whether two terms are certainly not equal.
+func differ(left, right Alternatives) bool {
+	if len(left)*len(right) > maxAlternatives {
+		return false
+	}
+	for _, l := range left {
+		for _, r := range right {
+			if l.Kind != Constant || r.Kind != Constant || l.Constant.Compare(r.Constant) == 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// trusted reports whether a value can serve as a list of what is allowed: the device did not write it, and it is more
+// than everything that is linked.
+func trusted(in Alternatives, s *scope) bool {
+	if len(unchecked(in, s.checked)) > 0 {
+		return false
+	}
+	ok := true
+	each(in, func(v Value) {
+		ok = ok && v.traits&(linkedHub|linkedList|linkedByName) == 0 && !(v.Kind == Unknown && len(v.Request) < 2 && v.Request != nil)
+	})
+	return ok
+}
+
+// check notes that the words in a value are compared with what is allowed.
+func (s *scope) check(in Alternatives) {
+	for _, word := range sourcesOf(in) {
+		s.checked[word.key()] = true
+	}
+}
+
+// relate notes that a device's word picks among linked hubs: in
+// `some hub in input.linkedHubs; startswith(hub, payload.prefix)`, the hub is its choice.
+func (f *flow) relate(picked, by *ast.Term, s *scope) {
+	words := unchecked(f.term(by, s), s.checked)
+	if len(words) == 0 {
+		return
+	}
+	seen := map[ast.Var]bool{}
+	var mark func(ast.Var) bool
+	mark = func(v ast.Var) bool {
+		if seen[v] {
+			return false
+		}
+		seen[v] = true
+		now, bound := s.vars[v]
+		if bound && slices.ContainsFunc(now, func(v Value) bool { return v.traits&linkedHub != 0 }) {
+			s.vars[v] = withSources(now, made(words, "picks"))
+		}
+		for _, w := range s.made[v] {
+			mark(w)
+		}
+		return false
+	}
+	ast.WalkVars(picked, mark)
+}
+
+// compareCase notes if an identifier is compared with a constant and letter case matters.
+func (f *flow) compareCase(left, right Alternatives) {
+	for _, sides := range [][2]Alternatives{{left, right}, {right, left}} {
+		var t traits
+		for _, v := range sides[0] {
+			t |= v.traits
+		}
+		if t&(anyCase|lowerCase) == 0 || f.anchor == nil {
+			continue
+		}
+		for _, c := range sides[1] {
+			switch text, ok := c.Text(); {
+			case !ok:
+			case t&anyCase == 0 && text != strings.ToLower(text):
+				f.Cases = append(f.Cases, Case{Constant: text, Never: true, Location: f.anchor})
+			case t&anyCase != 0 && strings.ToLower(text) != strings.ToUpper(text):
+				f.Cases = append(f.Cases, Case{Constant: text, Location: f.anchor})
+			}
+		}
+	}
+}
+
+// meet notes that a function or operator uses the constants in each value with the parts of the request in the others.
+func (f *flow) meet(use string, values ...Alternatives) {
+	for i, value := range values {
+		var places []string
+		for _, s := range sourcesOf(value) {
+			places = append(places, s.place())
+		}
+		if len(places) == 0 {
+			continue
+		}
+		for j, other := range values {
+			if i == j {
+				continue
+			}
+			for _, literal := range f.literals(other) {
+				literal.Use = use
+				for _, place := range places {
+					if f.beside[place] == nil {
+						f.beside[place] = map[Literal]bool{}
+					}
+					f.beside[place][literal] = true
+				}
+			}
+		}
+	}
+}
+
+// literals are the scalars in constants, some of them if there are many.
+func (f *flow) literals(in Alternatives) []Literal {
+	var found []Literal
+	each(in, func(v Value) {
+		for name := range v.Members {
+			found = append(found, Literal{Value: name, Data: v.Names[name].Data != ""})
+		}
+		if v.Kind == Constant {
+			for _, scalar := range f.scalars(v.Constant) {
+				found = append(found, Literal{Value: scalar, Data: v.Place.Data != ""})
+			}
+		}
+	})
+	return spread(found, maxSample)
+}
+
+// scalars are the texts, numbers and booleans in a value, some of them if there are many.
+func (f *flow) scalars(value ast.Value) []any {
+	switch v := value.(type) {
+	case ast.String:
+		return []any{string(v)}
+	case ast.Number:
+		return []any{json.Number(v)}
+	case ast.Boolean:
+		return []any{bool(v)}
+	}
+	if known, ok := f.stored[value]; ok {
+		return known
+	}
+	var all []any
+	ast.WalkTerms(ast.NewTerm(value), func(t *ast.Term) bool {
+		switch t.Value.(type) {
+		case ast.String, ast.Number, ast.Boolean:
+			all = append(all, f.scalars(t.Value)...)
+		}
+		return false
+	})
+	f.stored[value] = spread(all, maxSample)
+	return f.stored[value]
+}
+
+func (f *flow) term(t *ast.Term, s *scope) Alternatives {
+	if f.exhausted() {
+		return unknownOf(nil, 0)
+	}
+	at := Place{Location: t.Location}
+	switch v := t.Value.(type) {
+	case ast.Var:
+		known, bound := s.vars[v]
+		if !bound {
+			return unknownOf(nil, 0)
+		}
+		if s.unread[v] {
+			f.read(known)
+			delete(s.unread, v)
+		}
+		return known
+	case ast.Ref:
+		return bounded(f.ref(t, v, s))
+	case interface{ Foreach(func(*ast.Term)) }: // an array or a set
+		out := Value{Kind: List, Place: at}
+		v.Foreach(func(e *ast.Term) { out.Rest = append(out.Rest, f.term(e, s)...) })
+		return Alternatives{weighed(out)}
+	case ast.Object:
+		out := Value{Kind: Object, Members: map[string]Alternatives{}, Place: at}
+		v.Foreach(func(key, inside *ast.Term) {
+			join(&out, keyed(f.term(key, s), f.term(inside, s)))
+		})
+		return Alternatives{weighed(out)}
+	case *ast.ArrayComprehension:
+		return f.comprehension(v.Body, nil, v.Term, s)
+	case *ast.SetComprehension:
+		return f.comprehension(v.Body, nil, v.Term, s)
+	case *ast.ObjectComprehension:
+		return f.comprehension(v.Body, v.Key, v.Value, s)
+	case ast.Call:
+		out, _ := f.call(v[0], v[1:], s)
+		return out
+	case ast.String:
+		if !f.library {
+			f.frame.texts[string(v)] = true
+		}
+		return Alternatives{constantOf(v, at)}
+	case ast.Null, ast.Boolean, ast.Number:
+		return Alternatives{constantOf(v, at)}
+	default:
+		return unknownOf(nil, 0)
+	}
+}
+
+func (f *flow) comprehension(body ast.Body, key, inside *ast.Term, s *scope) Alternatives {
+	child := s.clone()
+	var keys, values Alternatives
+	if f.body(body, child) {
+		values = withChecked(f.term(inside, child), child.checked)
+		if key != nil {
+			keys = withChecked(f.term(key, child), child.checked)
+		}
+	}
+	if key != nil {
+		return Alternatives{weighed(keyed(keys, values))}
+	}
+	return Alternatives{weighed(Value{Kind: List, Rest: values})}
+}
+
+// ref follows a reference into the request, the rules, the data, or a variable.
+func (f *flow) ref(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
+	var now Alternatives
+	rest := ref[1:]
+	switch {
+	case ref[0].Equal(ast.InputRootDocument):
+		now, rest = input(t, ref)
+		f.read(now)
+	case ref[0].Equal(ast.DefaultRootDocument):
+		now, rest = f.document(t, ref, s)
+	default:
+		now = f.term(ref[0], s)
+	}
+	for _, key := range rest {
+		now = f.index(now, key, s)
+	}
+	if len(rest) > 0 {
+		f.read(now)
+	}
+	if len(sourcesOf(now)) > 0 || ref[0].Equal(ast.DefaultRootDocument) {
+		now = f.located(now)
+	}
+	return now
+}
+
+// input follows a reference into the request as far as names go, and returns what is left of it.
+func input(t *ast.Term, ref ast.Ref) (Alternatives, []*ast.Term) {
+	path, rest := []string{}, ref[1:]
+	for ; len(rest) > 0 && (len(path) == 0 || path[0] != "linkedHubs"); rest = rest[1:] {
+		name, ok := rest[0].Value.(ast.String)
+		if !ok {
+			break
+		}
+		path = append(path, string(name))
+	}
+	return Alternatives{requestValue(path, t.Location)}, rest
+}
+
+// read notes the places of the request that a value is made of.
+func (f *flow) read(in Alternatives) {
+	for _, v := range in {
+		for _, s := range v.Sources {
+			f.frame.reads[s.place()] = true
+		}
+	}
+}
+
+// document follows a reference below data, and returns what is left of it.
+func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*ast.Term) {
+	node := f.compiler.RuleTree.Child(ref[0].Value)
+	for i, key := range ref[1:] {
+		if _, ok := key.Value.(ast.String); !ok {
+			if len(node.Children) > 0 {
+				return f.any(node), nil // some package or other
+			}
+			break
+		}
+		child := node.Child(key.Value)
+		if child == nil {
+			break
+		}
+		node = child
+		if isFunction(node) {
+			return unknownOf(nil, 0), nil
+		}
+		if len(node.Values) > 0 {
+			out := f.node(node)
+			maps.Copy(s.checked, out.checked)
+			return out.alternatives, ref[i+2:]
+		}
+		if i == len(ref)-2 {
+			return f.node(node).alternatives, nil
+		}
+	}
+	if prefix := ref.ConstantPrefix(); len(prefix) > 1 {
+		if stored, err := f.data.Find(prefix[1:]); err == nil {
+			for _, scalar := range f.scalars(stored) {
+				if text, ok := scalar.(string); ok {
+					f.frame.texts[text] = true
+				}
+			}
+		}
+	}
+	return Alternatives{constantOf(f.data, Place{Location: t.Location, Data: "data"})}, ref[1:]
+}
+
+// any is something below a node of packages.
+func (f *flow) any(n *ast.TreeNode) Alternatives {
+	var sources []Source
+	for _, key := range n.Sorted {
+		if child := n.Child(key); child != nil && !isFunction(child) {
+			sources = addSources(sources, sourcesOf(f.node(child).alternatives)...)
+		}
+	}
+	return unknownOf(sources, 0)
+}
+
+// index is container[key]; key may be a variable that this binds.
+func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
+	if v, free := s.unbound(key); free {
+		keys, values := iterate(in)
+		s.bind(v, bounded(keys))
+		return bounded(values)
+	}
+	var out, keys Alternatives
+	if name, ok := key.Value.(ast.String); ok {
+		keys = Alternatives{constantOf(name, Place{Location: key.Location})}
+	} else {
+		keys = f.term(key, s)
+	}
+	if len(in)*len(keys) > maxAlternatives {
+		in, keys = unknownOf(sourcesOf(in), 0), unknownOf(sourcesOf(keys), 0)
+	}
+	for _, v := range in {
+		for _, k := range keys {
+			out = append(out, f.lookUp(v, k, s)...)
+		}
+		f.compareCase(keys, namesIn(v))
+	}
+	return bounded(out)
+}
+
+// namesIn are the names of an object's members or a set's elements.
+func namesIn(v Value) Alternatives {
+	if _, isArray := v.Constant.(*ast.Array); isArray || v.Kind == Unknown {
+		return nil
+	}
+	keys, _ := v.Inside()
+	return keys
+}
+
+// lookUp is v[key] for a key that is bound. A word that finds something in a table that the device did not write is one
+// of the words that the table allows.
+func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
+	if trusted(Alternatives{v}, s) {
+		s.check(Alternatives{key})
+	}
+	if len(key.Sources) > 0 {
+		f.meet("lookup", namesIn(v), Alternatives{key})
+	}
+	switch v.Kind {
+	case Constant:
+		return lookUpConstant(v, key)
+	case Object:
+		if name, named := key.Text(); named {
+			return append(slices.Clip(v.Members[name]), withSources(v.Rest, v.Sources)...)
+		}
+		return elements(Alternatives{v})
+	case List:
+		return elements(Alternatives{v})
+	}
+	switch name, named := key.Text(); {
+	case v.traits&linkedByName != 0:
+		f.meet("lookup", Alternatives{v}, Alternatives{key})
+		f.nameHub(key, false)
+		return unknownOf(addSources(v.Sources, key.Sources...), linkedHub)
+	case v.traits&linkedList != 0:
+		e := element(v)
+		e.traits = linkedHub
+		e.ByPosition = key.isNumber()
+		e.Sources = addSources(v.Sources, key.Sources...)
+		return Alternatives{e}
+	case v.Request != nil:
+		if !named {
+			name = AnyMember
+		}
+		below := v.below(name)
+		for i := range below.Sources {
+			if below.Sources[i].Location == nil {
+				below.Sources[i].Location = f.anchor
+			}
+		}
+		return Alternatives{below}
+	case named:
+		return unknownOf(membersOf(v.Sources, name), 0)
+	}
+	return unknownOf(addSources(v.Sources, key.Sources...), 0)
+}
+
+// membersOf are the sources of a member of what was made of them.
+func membersOf(sources []Source, name string) []Source {
+	out := slices.Clone(sources)
+	for i, s := range out {
+		// A text has no members; and a chain of such steps could grow without end.
+		if place := s.place(); !isText(place) && strings.Count(place, "/") < 10 {
+			out[i].made += pointerTo(name)
+		}
+	}
+	return out
+}
+
+// isText reports whether the schema demands a text or a list of texts at the place.
+func isText(place string) bool {
+	last := place[strings.LastIndexByte(place, '/')+1:]
+	return strings.HasSuffix(last, "Id") || strings.HasSuffix(last, "HostName") || last == "linkedHubs"
+}
+
+func lookUpConstant(v, key Value) Alternatives {
+	if key.Kind != Constant {
+		return bounded(elements(Alternatives{v}))
+	}
+	at := v.Place
+	switch c := v.Constant.(type) {
+	case ast.Object:
+		if inside := c.Get(ast.NewTerm(key.Constant)); inside != nil {
+			if at.Data != "" {
+				at.Data += dataPath(key.Constant)
+			}
+			return Alternatives{constantOf(inside.Value, at)}
+		}
+	case *ast.Array:
+		if number, ok := key.Constant.(ast.Number); ok {
+			if i, ok := number.Int(); ok && i >= 0 && i < c.Len() {
+				return Alternatives{constantOf(c.Elem(i).Value, at)}
+			}
+		}
+	case ast.Set:
+		if c.Contains(ast.NewTerm(key.Constant)) {
+			return Alternatives{key}
+		}
+	}
+	return nil
+}
+
+// call is the call of a function, to which the compiler gave one more argument for the result.
+func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternatives, bool) {
+	ref, ok := operator.Value.(ast.Ref)
+	if !ok {
+		return unknownOf(nil, 0), true
+	}
+	arity, boolean := f.signature(ref)
+	var result *ast.Term
+	if arity >= 0 && len(args) == arity+1 {
+		args, result = args[:arity], args[arity]
+	}
+	values := make([]Alternatives, len(args))
+	name := ref.String()
+	for i, arg := range args {
+		if v, ok := arg.Value.(ast.Var); ok && i == 0 && name == "object.get" && s.unread[v] {
+			values[i] = s.vars[v] // of which it reads one member and not the others
+			continue
+		}
+		values[i] = f.term(arg, s)
+	}
+	var out Alternatives
+	if ref.HasPrefix(ast.DefaultRootRef) {
+		var checked map[string]bool
+		out, checked = f.function(ref, values)
+		f.meet(name, append(slices.Clip(values), Alternatives{{Sources: sourcesOf(out)}})...)
+		if result == nil {
+			maps.Copy(s.checked, checked)
+		}
+	} else {
+		out = f.builtin(name, args, values, result == nil, s)
+		if boolean {
+			out = unknownOf(nil, 0)
+		}
+	}
+	if len(out) == 0 {
+		return nil, false
+	}
+	if result == nil {
+		return out, slices.ContainsFunc(out, func(v Value) bool { return !v.isFalse() })
+	}
+	if v, free := s.unbound(result); free {
+		s.bind(v, out, args...)
+		return out, true
+	}
+	if f.destructure(result, out, result, s) {
+		return out, true
+	}
+	expected := f.term(result, s)
+	f.meet("eq", out, expected)
+	return out, !differ(out, expected)
+}
+
+// signature returns how many arguments a function takes, -1 if that is unknown, and whether its result is true or false.
+func (f *flow) signature(ref ast.Ref) (arity int, boolean bool) {
+	function, ok := f.compiler.TypeEnv.GetByRef(ref).(*types.Function)
+	if !ok {
+		return -1, false
+	}
+	_, boolean = function.Result().(types.Boolean)
+	return function.Arity(), boolean
+}
+
+// function is the call of a function that is written in Rego.
+func (f *flow) function(ref ast.Ref, args []Alternatives) (Alternatives, map[string]bool) {
+	f.incomplete = f.incomplete || f.calls >= maxCalls
+	if f.calls >= maxCalls || f.exhausted() {
+		return unknownOf(nil, 0), nil
+	}
+	f.calls++
+	defer func() { f.calls-- }()
+	back := f.position
+	var out Alternatives
+	var checked map[string]bool
+	for _, rule := range f.compiler.GetRulesExact(ref) {
+		if rule.Default {
+			out = append(out, f.term(rule.Head.Value, newScope())...)
+			continue
+		}
+		for r := rule; r != nil; r = r.Else {
+			s := newScope()
+			f.enter(r, rule.Module)
+			if !f.arguments(r.Head.Args, args, s) || !f.body(r.Body, s) {
+				continue
+			}
+			says := withChecked(f.term(r.Head.Value, s), s.checked)
+			out = append(out, says...)
+			if !slices.ContainsFunc(says, Value.isFalse) {
+				checked = intersection(checked, s.checked)
+			}
+		}
+	}
+	f.position = back
+	return f.located(bounded(out)), checked
+}
+
+func (f *flow) arguments(patterns ast.Args, args []Alternatives, s *scope) bool {
+	for i, pattern := range patterns {
+		if i >= len(args) {
+			return true
+		}
+		if v, free := s.unbound(pattern); free {
+			s.bind(v, args[i])
+			continue
+		}
+		if f.destructure(pattern, args[i], pattern, s) {
+			continue
+		}
+		expected := f.term(pattern, s)
+		if f.meet("eq", expected, args[i]); differ(expected, args[i]) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,432 @@
+package dataflow
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Alternatives are what a term may be, one for each way to get there. If there are none, it is undefined.
+type Alternatives []Value
+
+// Value is what is known without any request of something that a rule computes.
+type Value struct {
+	Kind     Kind
+	Constant ast.Value               // of a constant
+	Place    Place                   // of a constant: where it is written
+	Members  map[string]Alternatives // of an object
+	Names    map[string]Place        // of an object: where the names of its members are written
+	Rest     Alternatives            // of an object: its members of unknown names; of a list: its elements
+	// Request is the path of an unknown from the request, in which AnyMember stands for any name; nil if it is not a part of
+	// the request itself.
+	Request []string
+	// Sources are the parts of the request that it is made of, besides those of its members.
+	Sources []Source
+	// ByPosition is set for a hub that is taken from linkedHubs by a number.
+	ByPosition bool
+
+	open   bool // an object that may have members besides those in Members
+	traits traits
+	weight int // how many values are in it; 0 for itself only
+}
+
+// Kind says what is known of a value.
+type Kind int
+
+// The kinds of values.
+const (
+	Unknown  Kind = iota
+	Constant      // a scalar, or what a data file contains
+	Object
+	List // an array or a set
+)
+
+// traits are facts about an unknown that follow from its origin.
+type traits uint8
+
+const (
+	linkedHub    traits = 1 << iota // one of input.linkedHubs
+	linkedList                      // input.linkedHubs, or some of them
+	linkedByName                    // the result of usher.linked: any name that is linked leads to a hub
+	anyCase                         // an identifier in whatever case the device or the operator wrote
+	lowerCase                       // a text without capitals
+)
+
+// AnyMember stands in a path of the request for a member whose name is unknown.
+const AnyMember = "*"
+
+// Place is where a constant enters a rule.
+type Place struct {
+	Location *ast.Location
+	Data     string // the path in a data file that a constant comes from, such as data.tenants.contoso
+}
+
+// Source is a part of the request that a value is made of.
+type Source struct {
+	Pointer  string // JSON pointer; AnyMember stands for any name
+	Location *ast.Location
+
+	// made is |NAME for each function that made something else of it, and /NAME for each member of the result.
+	made string
+	// checked is set if a rule compared it with what is allowed.
+	checked bool
+}
+
+// place is the JSON pointer with the members of what was made of the source, as far as names are known.
+func (s Source) place() string {
+	place := s.Pointer
+	for step := range strings.SplitSeq(s.made, "|") {
+		if _, below, found := strings.Cut(step, "/"); found {
+			place += "/" + below
+		}
+	}
+	place, _, _ = strings.Cut(place, "/"+AnyMember)
+	return place
+}
+
+// Name is how an author knows the source, such as payload.model.
+func (s Source) Name() string {
+	return strings.ReplaceAll(strings.TrimPrefix(s.Pointer, "/deviceRuntimeContext/"), "/", ".")
+}
+
+func (s Source) key() string { return s.Pointer + s.made }
+
+// coveredBy reports whether what is known of the source with that key is also known of s.
+func (s Source) coveredBy(key string) bool {
+	rest, found := strings.CutPrefix(s.key(), key)
+	return found && (rest == "" || rest[0] == '|' || rest[0] == '/')
+}
+
+const payloadPointer = "/deviceRuntimeContext/payload"
+
+// isWord reports whether the device can write whatever it likes there.
+func (s Source) isWord() bool {
+	rest, found := strings.CutPrefix(s.Pointer, payloadPointer)
+	return found && (rest == "" || rest[0] == '/')
+}
+
+func unknownOf(sources []Source, t traits) Alternatives {
+	return Alternatives{{Sources: sources, traits: t}}
+}
+
+func constantOf(v ast.Value, at Place) Value { return Value{Kind: Constant, Constant: v, Place: at} }
+
+// Text returns the text of a constant string.
+func (v Value) Text() (string, bool) {
+	s, ok := v.Constant.(ast.String)
+	return string(s), v.Kind == Constant && ok
+}
+
+// IsObject reports whether v can only be an object.
+func (v Value) IsObject() bool {
+	_, ok := v.Constant.(ast.Object)
+	return v.Kind == Object || v.Kind == Constant && ok
+}
+
+// isFalse reports whether v can only be false.
+func (v Value) isFalse() bool {
+	return v.Kind == Constant && v.Constant.Compare(ast.Boolean(false)) == 0
+}
+
+func (v Value) isNumber() bool {
+	_, ok := v.Constant.(ast.Number)
+	return v.Kind == Constant && ok
+}
+
+func (v Value) isZero() bool { return v.isNumber() && v.Constant.Compare(ast.Number("0")) == 0 }
+
+// weighed counts what is in an object or a list. One that holds too much to be told apart becomes an unknown: otherwise,
+// thirty lines of Rego can make a value of a billion.
+func weighed(v Value) Value {
+	weight := 1 + weightOf(v.Rest)
+	for _, member := range v.Members {
+		weight += weightOf(member)
+	}
+	if weight > maxAlternatives {
+		return Value{Sources: sourcesOf(Alternatives{v})}
+	}
+	v.weight = weight
+	return v
+}
+
+func weightOf(in Alternatives) int {
+	weight := 0
+	for _, v := range in {
+		weight += max(v.weight, 1)
+	}
+	return weight
+}
+
+// bounded gives up telling alternatives apart if there are too many. It keeps some constants next to an unknown that
+// stands for the others.
+func bounded(in Alternatives) Alternatives {
+	if weightOf(in) <= maxAlternatives {
+		return in
+	}
+	constants := slices.DeleteFunc(slices.Clone(in), func(v Value) bool { return v.Kind != Constant })
+	return append(spread(constants, maxSample), unknownOf(sourcesOf(in), 0)...)
+}
+
+// maxSample bounds how many constants are taken from a large table.
+const maxSample = 300
+
+// spread takes about n elements evenly.
+func spread[T any](list []T, n int) []T {
+	step := 1 + (len(list)-1)/n
+	taken := make([]T, 0, min(len(list), n))
+	for i := 0; i < len(list); i += step {
+		taken = append(taken, list[i])
+	}
+	return taken
+}
+
+// sourcesOf collects the parts of the request anywhere in what a term may be.
+func sourcesOf(in Alternatives) []Source {
+	var all []Source
+	for _, v := range in {
+		all = addSources(all, v.Sources...)
+		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
+			all = addSources(all, sourcesOf(v.Members[name])...)
+		}
+		all = addSources(all, sourcesOf(v.Rest)...)
+	}
+	return all
+}
+
+// Words are the device's own words anywhere in what a term may be: the parts of the payload that the rule did not compare
+// with what it allows. There is one for each place in the payload.
+func Words(in Alternatives) []Source {
+	var words []Source
+	add := func(word Source) {
+		if !slices.ContainsFunc(words, func(other Source) bool { return word.Pointer == other.Pointer || word.coveredBy(other.Pointer) }) {
+			words = append(words, word)
+		}
+	}
+	for _, word := range unchecked(in, nil) {
+		add(word)
+	}
+	each(in, func(v Value) {
+		if v.Kind == Unknown && v.Request != nil && (len(v.Request) == 0 || len(v.Request) == 1 && v.Request[0] == "deviceRuntimeContext") {
+			add(Source{Pointer: payloadPointer}) // the request as a whole contains the payload, too
+		}
+	})
+	return words
+}
+
+// unchecked are the device's words that were not compared with what is allowed, and that are not among those checked.
+func unchecked(in Alternatives, checked map[string]bool) []Source {
+	return slices.DeleteFunc(slices.Clone(sourcesOf(in)), func(s Source) bool { return !s.isWord() || s.checked || s.isAmong(checked) })
+}
+
+func (s Source) isAmong(keys map[string]bool) bool {
+	for key := range keys {
+		if s.coveredBy(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxSources bounds how many parts of the request are told apart.
+const maxSources = 64
+
+func addSources(to []Source, more ...Source) []Source {
+	for _, s := range more {
+		i := slices.IndexFunc(to, func(other Source) bool { return other.Pointer == s.Pointer && other.made == s.made })
+		switch {
+		case i < 0 && len(to) < maxSources:
+			to = append(slices.Clip(to), s)
+		case i >= 0 && to[i].checked && !s.checked:
+			to = slices.Clone(to)
+			to[i] = s
+		}
+	}
+	return to
+}
+
+func withSources(in Alternatives, sources []Source) Alternatives {
+	out := make(Alternatives, len(in))
+	for i, v := range in {
+		v.Sources = addSources(v.Sources, sources...)
+		out[i] = v
+	}
+	return out
+}
+
+// made marks sources of which a function made something else.
+func made(sources []Source, by string) []Source {
+	out := slices.Clone(sources)
+	for i := range out {
+		out[i].made += "|" + by
+	}
+	return out
+}
+
+// mapped returns the alternatives with f applied to every value in them.
+func mapped(in Alternatives, f func(Value) Value) Alternatives {
+	if in == nil {
+		return nil
+	}
+	out := make(Alternatives, len(in))
+	for i, v := range in {
+		v = f(v)
+		if v.Members != nil {
+			members := make(map[string]Alternatives, len(v.Members))
+			for name, member := range v.Members {
+				members[name] = mapped(member, f)
+			}
+			v.Members = members
+		}
+		v.Rest = mapped(v.Rest, f)
+		out[i] = v
+	}
+	return out
+}
+
+// each calls f with every value in the alternatives.
+func each(in Alternatives, f func(Value)) {
+	for _, v := range in {
+		f(v)
+		for _, member := range v.Members {
+			each(member, f)
+		}
+		each(v.Rest, f)
+	}
+}
+
+// withChecked marks the sources that a body compared with what is allowed.
+func withChecked(in Alternatives, checked map[string]bool) Alternatives {
+	if len(checked) == 0 || len(unchecked(in, nil)) == 0 {
+		return in
+	}
+	return mapped(in, func(v Value) Value {
+		v.Sources = slices.Clone(v.Sources)
+		for i, s := range v.Sources {
+			v.Sources[i].checked = s.checked || s.isAmong(checked)
+		}
+		return v
+	})
+}
+
+// elements are what is in the sets, arrays and objects among the alternatives.
+func elements(in Alternatives) Alternatives {
+	_, values := iterate(in)
+	return values
+}
+
+// iterate lists the keys and values in what the alternatives may be.
+func iterate(in Alternatives) (keys, values Alternatives) {
+	for _, v := range in {
+		k, inside := v.Inside()
+		keys, values = append(keys, k...), append(values, inside...)
+	}
+	return keys, values
+}
+
+// Inside lists the keys and values in an object, an array or a set. The keys of a set are its elements.
+func (v Value) Inside() (keys, values Alternatives) {
+	add := func(key, inside ast.Value, path string) {
+		at := v.Place
+		if at.Data != "" {
+			at.Data += path
+		}
+		keys, values = append(keys, constantOf(key, at)), append(values, constantOf(inside, at))
+	}
+	switch v.Kind {
+	case Object:
+		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
+			keys, values = append(keys, constantOf(ast.String(name), v.Names[name])), append(values, v.Members[name]...)
+		}
+		if v.open {
+			keys, values = append(keys, Value{Sources: v.Sources}), append(values, withSources(v.Rest, v.Sources)...)
+		}
+		return keys, values
+	case List: // the keys of an array are numbers, but a set is as likely
+		rest := withSources(v.Rest, v.Sources)
+		return rest, rest
+	case Unknown:
+		return Alternatives{{Sources: made(v.Sources, "key")}}, Alternatives{element(v)}
+	}
+	switch c := v.Constant.(type) {
+	case ast.Object:
+		for _, key := range c.Keys() {
+			add(key.Value, c.Get(key).Value, dataPath(key.Value))
+		}
+	case *ast.Array:
+		for i := range c.Len() {
+			add(ast.InternedTerm(i).Value, c.Elem(i).Value, "")
+		}
+	case ast.Set:
+		for _, e := range c.Slice() {
+			add(e.Value, e.Value, "")
+		}
+	}
+	return keys, values
+}
+
+func dataPath(key ast.Value) string {
+	if text, ok := key.(ast.String); ok && ast.IsVarCompatibleString(string(text)) {
+		return "." + string(text)
+	}
+	return "[" + key.String() + "]"
+}
+
+// below is a member of an unknown from the request.
+func (v Value) below(name string) Value {
+	var at *ast.Location
+	if len(v.Sources) > 0 {
+		at = v.Sources[0].Location
+	}
+	return requestValue(append(slices.Clip(v.Request), name), at)
+}
+
+// element is some element of an unknown.
+func element(v Value) Value {
+	if v.Request != nil {
+		return v.below(AnyMember)
+	}
+	e := Value{Sources: v.Sources}
+	if v.traits&(linkedList|linkedByName) != 0 {
+		e.traits = linkedHub
+	}
+	return e
+}
+
+// requestValue is the value at a path of the request.
+func requestValue(path []string, at *ast.Location) Value {
+	v := Value{Request: path, Sources: []Source{{Pointer: pointerTo(path...), Location: at}}}
+	switch {
+	case len(path) == 0:
+	case path[0] == "linkedHubs" && len(path) == 1:
+		v.traits = linkedList
+	case path[0] == "linkedHubs":
+		v.traits = linkedHub
+		v.ByPosition = path[1] != AnyMember
+		v.Request, v.Sources[0].Pointer = nil, "/linkedHubs" // a host name; there is nothing below it
+	case len(path) == 2 && isIdentifier(path[1]):
+		v.traits = anyCase
+	}
+	return v
+}
+
+// isIdentifier reports whether DPS compares the member of this name without case.
+func isIdentifier(name string) bool {
+	switch name {
+	case "registrationId", "enrollmentGroupId", "currentIotHubHostName", "currentDeviceId":
+		return true
+	}
+	return false
+}
+
+var escapeStep = strings.NewReplacer("~", "~0", "/", "~1")
+
+// pointerTo writes a path as a JSON pointer.
+func pointerTo(path ...string) string {
+	var pointer strings.Builder
+	for _, step := range path {
+		pointer.WriteString("/" + escapeStep.Replace(step))
+	}
+	return pointer.String()
+}
