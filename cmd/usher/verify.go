@@ -13,6 +13,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // verifyFormats are the values of `usher verify -o`.
@@ -83,7 +84,7 @@ has found so far.`,
 	addOutputFlag(cmd, &flags.output, verifyFormats...)
 	var ids []string
 	for _, promise := range verify.Promises() {
-		ids = append(ids, promise.ID+"\t"+promise.Says)
+		ids = append(ids, promise.ID+"\t"+promise.Statement)
 	}
 	completeWith(cmd, "promise", ids...)
 	completeRules(cmd, "rule", &flags.rules)
@@ -100,7 +101,7 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	if flags.list {
 		var rows []string
 		for _, promise := range verify.Promises() {
-			rows = append(rows, promise.ID+"\t"+promise.Says)
+			rows = append(rows, promise.ID+"\t"+promise.Statement)
 		}
 		return writeTable(cmd.OutOrStdout(), rows)
 	}
@@ -155,7 +156,7 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 
 // searchError gives an error of package verify its exit code.
 func searchError(err error) error {
-	if verify.IsLoadError(err) {
+	if _, broken := errors.AsType[*ruleset.LoadError](err); broken {
 		return rulesError(fmt.Errorf("the rules do not load:\n%w", err))
 	}
 	if _, unknown := errors.AsType[*verify.UnknownError](err); unknown {

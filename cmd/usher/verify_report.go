@@ -22,7 +22,7 @@ func writeVerifyReport(w io.Writer, found *verify.Report, flags verifyFlags) err
 	case "sarif":
 		var checks []report.Check
 		for _, promise := range verify.Promises() {
-			checks = append(checks, report.Check{ID: promise.ID, Title: promise.Says, Level: report.Error})
+			checks = append(checks, report.Check{ID: promise.ID, Title: promise.Statement, Level: report.Error})
 		}
 		return report.WriteSARIF(w, "usher verify", readBuild().Usher, checks, verifyFindings(found))
 	case "github":
@@ -147,7 +147,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 
 func (t *verifyText) finding(finding verify.Finding, rules string) {
 	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, finding.Message)
-	t.printf("    %s\n", t.paint(faint, wrap(finding.Says)))
+	t.printf("    %s\n", t.paint(faint, wrap(finding.Statement)))
 	t.printf("    %s; %s. The smallest found:\n\n", finding.Place, count(finding.Count, "request breaks it", "requests break it"))
 	t.printf("    %s\n\n", strings.ReplaceAll(string(finding.Request), "\n", "\n    "))
 	for _, file := range []string{finding.File, finding.ThenFile} {
@@ -181,7 +181,7 @@ func wrap(text string) string {
 
 // findingText describes a finding for CI.
 func findingText(rule string, finding verify.Finding) string {
-	return fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Says, finding.Request)
+	return fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Statement, finding.Request)
 }
 
 // splitPlace splits file:line.
@@ -214,7 +214,7 @@ func verifySuites(found *verify.Report) []report.Suite {
 		suite := report.Suite{Name: rule.Rule}
 		file, line := splitPlace(rule.Place)
 		for _, promise := range verify.Promises() {
-			c := report.Case{Name: promise.ID, File: file, Line: line, Output: promise.Says}
+			c := report.Case{Name: promise.ID, File: file, Line: line, Output: promise.Statement}
 			if promise.ID == verify.Invariant && !rule.Invariants {
 				c.Skipped = &report.Detail{Message: "there are no invariants"}
 			}

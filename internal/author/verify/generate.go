@@ -6,30 +6,29 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// Generated is a request that was made for a rule.
+// Generated is a request that was generated for a rule.
 type Generated struct {
-	// Rule is the package of the rule that serves it.
+	// Rule is the package of the rule that serves the request.
 	Rule string
 	Body []byte
 }
 
-// In a fleet most devices get a hub, in a search for mistakes most do not: of so many
-// requests one is taken that gets none, and so many are looked at for one that is taken.
+// In a fleet most devices get a hub; in a search for mistakes most do not. So Generate returns one request without a hub in
+// every oneWithoutHub, and tries up to candidatesPerRequest for each that it returns.
 const (
-	oneWithoutHub = 4
-	lookedAt      = 16
+	oneWithoutHub        = 4
+	candidatesPerRequest = 16
 )
 
-// Generate makes requests of the space that [Run] searches: for each rule, up to
-// options.Budget different ones, of which three in four get a hub if the rule gives
-// one to so many. The same rules and options give the same requests. Its errors are
-// those of Run; when ctx ends, it is the error.
+// Generate returns requests from the space that [Run] searches: up to options.Budget different requests for each rule. Three
+// in four get a hub, if the rule assigns that many. The same rules and options give the same requests. Its errors are those
+// of Run, and that of ctx.
 func Generate(ctx context.Context, options Options) ([]Generated, error) {
 	if options.Budget <= 0 {
 		options.Budget = DefaultBudget
 	}
 	wanted := options.Budget
-	options.Budget *= lookedAt
+	options.Budget *= candidatesPerRequest
 	searches, err := newSearches(ctx, options)
 	if err != nil {
 		return nil, err
@@ -39,7 +38,7 @@ func Generate(ctx context.Context, options Options) ([]Generated, error) {
 		if ctx.Err() != nil {
 			break
 		}
-		if s.explore(ctx, options); s.plan != nil { // else nothing reaches the rule
+		if s.explore(ctx, options); s.plan != nil { // otherwise no request reaches the rule
 			for _, body := range s.generate(ctx, wanted) {
 				requests = append(requests, Generated{s.checker.rule.Package, body})
 			}
@@ -51,7 +50,7 @@ func Generate(ctx context.Context, options Options) ([]Generated, error) {
 	return requests, ctx.Err()
 }
 
-// generate takes requests from the plan, those first that get a hub.
+// generate returns requests from the plan. Those that get a hub come first.
 func (s *search) generate(ctx context.Context, wanted int) [][]byte {
 	var with, without [][]byte
 	seen := map[string]bool{}

@@ -20,51 +20,50 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Promise is something that holds for every request, or that is broken.
+// Promise is a statement that must hold for every request.
 type Promise struct {
 	ID string
-	// Says is the promise in a line.
-	Says string
+	// Statement is the promise in one sentence.
+	Statement string
 }
 
-// Invariant is the ID of the promise that invariants of one's own hold.
-const Invariant = invariantPromise
+// Invariant is the ID of the promise that the author's invariants hold.
+const Invariant = "invariant"
 
-// IDs of the promises.
+// IDs of the other promises.
 const (
-	outcomePromise   = "outcome"
-	onePromise       = "one-answer"
-	hubPromise       = "linked-hub"
-	twinPromise      = "twin"
-	payloadPromise   = "payload"
-	errorPromise     = "no-error"
-	settlesPromise   = "settles"
-	neverPromise     = "never"
-	casePromise      = "case"
-	orderPromise     = "order"
-	unlinkPromise    = "unlink"
-	stickyPromise    = "sticky"
-	repeatPromise    = "repeat"
-	invariantPromise = "invariant"
+	outcomePromise = "outcome"
+	onePromise     = "one-answer"
+	hubPromise     = "linked-hub"
+	twinPromise    = "twin"
+	payloadPromise = "payload"
+	errorPromise   = "no-error"
+	settlesPromise = "settles"
+	neverPromise   = "never"
+	casePromise    = "case"
+	orderPromise   = "order"
+	unlinkPromise  = "unlink"
+	stickyPromise  = "sticky"
+	repeatPromise  = "repeat"
 )
 
-// Promises lists all of them.
+// Promises returns all promises.
 func Promises() []Promise {
 	return []Promise{
 		{outcomePromise, "Every request of an enrollment that the rule serves is assigned, rejected or held."},
-		{onePromise, "No two definitions give one request two different answers."},
+		{onePromise, "Definitions never give the same request two different answers."},
 		{hubPromise, "The hub is one of linkedHubs, whichever hubs are linked."},
-		{twinPromise, "IoT Hub takes the initial twin."},
+		{twinPromise, "IoT Hub accepts the initial twin."},
 		{payloadPromise, "The payload is an object."},
-		{errorPromise, "No built-in function fails so that an answer is missing, and the rule ends in time."},
+		{errorPromise, "No part of an answer is missing because a built-in function failed, and the rule stays within its time limit."},
 		{settlesPromise, "A device that registers again stays on the hub that it was assigned to."},
 		{neverPromise, "A device that may not be reprovisioned stays, is held, or is rejected."},
-		{casePromise, "The case of registration ID, enrollment and hub names makes no difference."},
+		{casePromise, "The letter case of registration IDs, enrollment names and hub names makes no difference."},
 		{orderPromise, "The order of linkedHubs makes no difference."},
-		{unlinkPromise, "A hub that is unlinked moves the devices that were on it and no others."},
-		{stickyPromise, "What changes between two registrations, such as an etag, a renewed certificate or an unknown member of the payload, does not move a device."},
+		{unlinkPromise, "Unlinking a hub moves only the devices that were on it."},
+		{stickyPromise, "A device does not move because of what changes between registrations, such as an etag, a renewed certificate or an unknown member of the payload."},
 		{repeatPromise, "The same request gets the same answer again."},
-		{invariantPromise, "The invariants of one's own, in *_invariants.rego, hold."},
+		{Invariant, "Your own invariants, in *_invariants.rego, hold."},
 	}
 }
 
@@ -72,32 +71,33 @@ func Promises() []Promise {
 type broken struct {
 	promise string
 	message string
-	place   string // file:line, "" for the rule as a whole
-	// kind tells apart what is worth a finding of its own within a promise.
+	place   string // file:line; "" for the rule as a whole
+	// kind distinguishes findings about the same promise.
 	kind string
 	body []byte // the request
-	then []byte // the second request, where the promise is about two
+	then []byte // the second request, if the promise is about two
 }
 
 func (b *broken) key() string { return b.promise + "\x00" + b.kind }
 
-// checker asks a rule and holds its answers to the promises.
+// checker checks whether the answers of a rule keep the promises.
 type checker struct {
 	decider    *decider.Decider
+	set        *ruleset.Ruleset
 	rule       *ruleset.Rule
 	analysis   *dataflow.Analysis
 	invariants *invariants.Invariants
 	wanted     map[string]bool
 	memo       *memo
-	findRule   func(dps.Enrollment) *ruleset.Rule
-	// chancy is set if the rule may answer the same request in two ways.
-	chancy bool
-	// thorough asks all variants of what follows a request, not one of each.
+	// nondeterministic is set if the rule may give the same request two different answers.
+	nondeterministic bool
+	// thorough is set to try all variants of a follow-up request rather than one of each.
 	thorough bool
 }
 
 // decided is a request and its answer.
 type decided struct {
+	body    []byte
 	request *dps.AllocationRequest
 	answer.Answer
 }
@@ -107,10 +107,10 @@ func (d *decided) invalid() bool {
 	return d.Result == answer.InvalidRequest || d.Result == answer.Malformed
 }
 
-// brief is what follow-up requests compare.
+// brief is the part of an answer that is compared with that of a follow-up request.
 type brief struct {
 	result answer.Result
-	words  string // the hub for Assigned, else the first reason or what is wrong
+	words  string // the hub if assigned, otherwise the first reason or the detail
 }
 
 func briefOf(a *answer.Answer) brief {
@@ -123,7 +123,7 @@ func briefOf(a *answer.Answer) brief {
 
 func (b brief) assigned() bool { return b.result == answer.Assigned }
 
-func (b brief) same(other brief) bool {
+func (b brief) equals(other brief) bool {
 	return b.result == other.result && (!b.assigned() || dps.SameHub(b.words, other.words))
 }
 
@@ -138,13 +138,13 @@ func (b brief) String() string {
 	}
 }
 
-// memo remembers brief answers: the follow-up of one request is often a request of its own.
+// memo remembers brief answers, because the follow-up of one request is often another request of the search.
 type memo struct {
 	answers sync.Map // [16]byte to brief
 	size    atomic.Int64
 }
 
-const maxMemo = 1 << 19 // some 60 MB
+const maxMemo = 1 << 19 // about 60 MB
 
 func memoKey(body []byte) [16]byte {
 	sum := sha256.Sum256(body)
@@ -152,9 +152,9 @@ func memoKey(body []byte) [16]byte {
 }
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
-	var d decided
+	d := decided{body: body}
 	d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
-	if !c.chancy && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
+	if !c.nondeterministic && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
 		if _, known := c.memo.answers.LoadOrStore(memoKey(body), briefOf(&d.Answer)); !known {
 			c.memo.size.Add(1)
 		}
@@ -171,108 +171,89 @@ func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (b
 	return briefOf(&d.Answer), body
 }
 
-// check asks one request and what follows from it. A request that is none, by the
-// schema, breaks nothing.
+// check decides a request and its follow-up requests. A request that does not match the schema breaks no promise.
 func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
 	a := c.decide(ctx, body)
-	found := c.single(ctx, &a, body)
+	var found []broken
+	if a.Result.IsOutcome() {
+		found = c.checkOutcome(ctx, &a)
+	} else {
+		found = c.checkFault(&a.Answer)
+	}
+	for i := range found {
+		found[i].body = body
+	}
+	if len(found) == 0 && a.Result.IsOutcome() && ctx.Err() == nil {
+		for _, follow := range []func(context.Context, *decided) []broken{
+			c.checkRepeat, c.checkSettles, c.checkCase, c.checkOrder, c.checkUnlink, c.checkSticky,
+		} {
+			found = append(found, follow(ctx, &a)...)
+		}
+	}
 	if ctx.Err() != nil {
 		return a, nil // what looks like a timeout may be the end of the search
 	}
-	if len(found) > 0 || !a.Result.IsOutcome() {
-		return a, c.keep(found)
-	}
-	for _, follow := range []func(context.Context, *decided, []byte) []broken{
-		c.repeats, c.settles, c.casing, c.ordering, c.unlinking, c.sticking,
-	} {
-		found = append(found, follow(ctx, &a, body)...)
-	}
-	if ctx.Err() != nil {
-		return a, nil // half answered
-	}
-	return a, c.keep(found)
+	return a, slices.DeleteFunc(found, func(b broken) bool { return !c.wanted[b.promise] })
 }
 
-func (c *checker) keep(found []broken) []broken {
-	return slices.DeleteFunc(found, func(b broken) bool { return !c.wanted[b.promise] })
-}
-
-// single are the promises about one request.
-func (c *checker) single(ctx context.Context, a *decided, body []byte) []broken {
-	if !a.Result.IsOutcome() {
-		if b, ok := c.ofFault(&a.Answer); ok {
-			b.body = body
-			return []broken{b}
-		}
-		return nil
-	}
+// checkOutcome checks the promises that are about one outcome.
+func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 	var found []broken
-	add := func(b broken) {
-		b.body = body
-		found = append(found, b)
-	}
-	if slices.Contains(a.Overrides, answer.OnUndecided) {
-		// The author has said what becomes of silence, not of a failure.
+	undecided := slices.Contains(a.Overrides, answer.OnUndecided)
+	if undecided {
+		// The METADATA says what to do if the rule is silent, but not if it fails.
 		if _, err := c.rule.Evaluate(ctx, a.request.Document); err != nil && ctx.Err() == nil {
-			add(c.ofError(err))
+			found = append(found, brokenBy(err))
 		}
 	}
-	response := &a.Response
-	if a.Result == answer.Assigned {
+	if response := &a.Response; a.Result == answer.Assigned {
 		if current := a.request.Device.CurrentIotHubHostName; current != "" &&
 			a.request.Enrollment.Reprovision == dps.ReprovisionNever && !dps.SameHub(current, response.IotHubHostName) {
-			add(broken{promise: neverPromise, message: "moves from " + current + " to " + response.IotHubHostName + " though the policy forbids it"})
+			found = append(found, broken{promise: neverPromise, message: "moves from " + current + " to " + response.IotHubHostName + " although the policy forbids it"})
 		}
 		for entry, missing := range map[string]bool{"initial_twin": response.InitialTwin == nil, "payload": response.Payload == nil} {
-			if !missing || c.analysis.Entries[entry] == nil || slices.Contains(a.Overrides, answer.OnUndecided) {
+			if !missing || c.analysis.Entries[entry] == nil || undecided {
 				continue
 			}
 			verdict, err := c.rule.Evaluate(ctx, a.request.Document)
 			if err == nil && len(verdict.BuiltinErrors) > 0 {
-				add(broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
+				found = append(found, broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
 					"%s is left out: a built-in function failed at %s", entry, strings.Join(verdict.BuiltinErrors, ", "))})
 			}
 		}
 	}
-	if c.wanted[invariantPromise] && c.invariants.Has(c.rule.Package) {
-		messages, err := c.invariants.Broken(ctx, c.rule.Package, map[string]any{"request": a.request.Document, "decision": decisionDocument(&a.Answer)})
+	if c.wanted[Invariant] && c.invariants.Has(c.rule.Package) {
+		decision := map[string]any{}
+		for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
+			decision[member.Name] = member.Value
+		}
+		messages, err := c.invariants.Broken(ctx, c.rule.Package, map[string]any{"request": a.request.Document, "decision": decision})
 		if err != nil && ctx.Err() == nil {
-			e, _ := errors.AsType[*ruleset.EvalError](err)
-			b := broken{promise: invariantPromise, message: "the invariants fail: " + err.Error(), kind: err.Error()}
-			if e != nil {
-				b.place = e.Place
-			}
-			add(b)
+			b := brokenBy(err)
+			b.promise, b.message = Invariant, "the invariants fail: "+err.Error()
+			found = append(found, b)
 		}
 		for _, message := range messages {
-			add(broken{promise: invariantPromise, message: message, kind: message})
+			found = append(found, broken{promise: Invariant, message: message, kind: message})
 		}
 	}
 	return found
 }
 
-// decisionDocument is what invariants see of a decision.
-func decisionDocument(a *answer.Answer) map[string]any {
-	document := map[string]any{}
-	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
-		document[member.Name] = member.Value
-	}
-	return document
-}
-
-func (c *checker) ofFault(a *answer.Answer) (broken, bool) {
+// checkFault returns the promise that a fault breaks, if it breaks one.
+func (c *checker) checkFault(a *answer.Answer) []broken {
 	switch a.Result {
 	case answer.Malformed, answer.InvalidRequest, answer.Canceled, answer.NotReady:
-		return broken{}, false // no request, or no time
+		return nil // there was no request, or no time
 	case answer.BadVerdict:
 		promise := map[string]string{"initial_twin": twinPromise, "payload": payloadPromise}[a.Entry]
-		return broken{promise: cmp.Or(promise, hubPromise), message: a.Detail}, true
+		return []broken{{promise: cmp.Or(promise, hubPromise), message: a.Detail}}
 	case answer.Undecided:
 		if a.Cause == nil {
-			return broken{promise: outcomePromise, message: a.Detail + ", and rejects or holds nothing"}, true
+			return []broken{{promise: outcomePromise, message: a.Detail + ", and rejects or holds nothing"}}
 		}
-		b := c.ofError(a.Cause)
-		if b.place == "" { // a built-in that failed, not the rule as a whole
+		b := brokenBy(a.Cause)
+		if b.place == "" { // a built-in function failed, not the rule as a whole
 			b.message = a.Detail + ": " + b.message
 			if len(a.BuiltinErrors) > 0 {
 				b.place = a.BuiltinErrors[0]
@@ -281,50 +262,48 @@ func (c *checker) ofFault(a *answer.Answer) (broken, bool) {
 		if !c.wanted[b.promise] {
 			b.promise = outcomePromise
 		}
-		return b, true
-	default: // a timeout, or a bug of Usher's own
-		return broken{promise: errorPromise, message: a.Detail}, true
+		return []broken{b}
+	default: // a timeout, or a bug in Usher
+		return []broken{{promise: errorPromise, message: a.Detail}}
 	}
 }
 
-// ofError tells a conflict from other failures of a rule.
-func (c *checker) ofError(err error) broken {
+// brokenBy returns the promise that an error of a rule breaks.
+func brokenBy(err error) broken {
 	b := broken{promise: errorPromise, message: err.Error(), kind: err.Error()}
-	e, ok := errors.AsType[*ruleset.EvalError](err)
-	if !ok {
-		return b
-	}
-	b.place = e.Place
-	if e.Conflict {
-		b.promise = onePromise
+	if e, ok := errors.AsType[*ruleset.EvalError](err); ok {
+		b.place = e.Place
+		if e.Conflict {
+			b.promise = onePromise
+		}
 	}
 	return b
 }
 
-// repeats asks the same again.
-func (c *checker) repeats(ctx context.Context, a *decided, body []byte) []broken {
+// checkRepeat decides the same request again.
+func (c *checker) checkRepeat(ctx context.Context, a *decided) []broken {
 	if !c.wanted[repeatPromise] {
 		return nil
 	}
-	// Without a built-in that is off by default, nothing that a rule can reach
-	// changes from call to call; a look at one request in 16 is for that claim itself.
-	if memoKey(body)[0]&15 != 0 && !c.chancy {
+	// Only built-in functions that are off by default can give another result for the same request. Without them, one
+	// request in 16 is repeated, to check that claim.
+	if memoKey(a.body)[0]&15 != 0 && !c.nondeterministic {
 		return nil
 	}
-	again := c.decide(ctx, body)
+	again := c.decide(ctx, a.body)
 	if again.Result == a.Result &&
 		bytes.Equal(again.Response.AppendJSON(nil), a.Response.AppendJSON(nil)) {
 		return nil
 	}
-	return []broken{{promise: repeatPromise, body: body, then: body,
-		message: fmt.Sprintf("asked again, the device %s; at first it %s, or twin or payload differ", briefOf(&again.Answer), briefOf(&a.Answer))}}
+	return []broken{{promise: repeatPromise, body: a.body, then: a.body,
+		message: fmt.Sprintf("for the same request, the device first %s and then %s, or its twin or payload differ", briefOf(&a.Answer), briefOf(&again.Answer))}}
 }
 
-// settles lets an assigned device register again, from the hub that it was given.
-func (c *checker) settles(ctx context.Context, a *decided, body []byte) []broken {
+// checkSettles lets an assigned device register again from the hub that it was assigned to.
+func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 	hub := a.Response.IotHubHostName
 	if !c.wanted[settlesPromise] || hub == "" || dps.SameHub(hub, a.request.Device.CurrentIotHubHostName) ||
-		!c.analysis.ReadsAt("/deviceRuntimeContext/currentIotHubHostName") && !c.analysis.ReadsAt("/deviceRuntimeContext/currentDeviceId") {
+		!c.analysis.ReadsAt(currentHubPlace) && !c.analysis.ReadsAt(currentIDPlace) {
 		return nil
 	}
 	path := []string{hub}
@@ -334,9 +313,9 @@ func (c *checker) settles(ctx context.Context, a *decided, body []byte) []broken
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
-		next, asked := c.decideBriefly(ctx, document)
+		next, body := c.decideBriefly(ctx, document)
 		if then == nil {
-			then = asked
+			then = body
 		}
 		if !next.assigned() || dps.SameHub(next.words, path[len(path)-1]) {
 			break
@@ -356,81 +335,84 @@ func (c *checker) settles(ctx context.Context, a *decided, body []byte) []broken
 		}
 		message += "to " + hub
 	}
-	return []broken{{promise: settlesPromise, message: message, body: body, then: then}}
+	return []broken{{promise: settlesPromise, message: message, body: a.body, then: then}}
 }
 
-// differs asks a changed request and reports another answer. With moves, only
-// another hub counts.
-func (c *checker) differs(ctx context.Context, promise string, a *decided, body []byte, how string, moves bool, change func(document map[string]any) bool) []broken {
-	document := clone(a.request.Document).(map[string]any)
-	if !change(document) {
-		return nil
-	}
-	next, asked := c.decideBriefly(ctx, document)
+// change is a change to a request that must not change the answer.
+type change struct {
+	how, kind string
+	apply     func(document map[string]any) bool // returns false if there is nothing to change
+}
+
+// compare tries changes to a request until one changes the answer. If moves is set, only a move to another hub counts.
+func (c *checker) compare(ctx context.Context, promise string, a *decided, moves bool, changes ...change) []broken {
 	now := briefOf(&a.Answer)
-	if ctx.Err() != nil || now.same(next) || moves && (!now.assigned() || !next.assigned()) {
-		return nil
+	for _, one := range changes {
+		document := clone(a.request.Document).(map[string]any)
+		if !one.apply(document) {
+			continue
+		}
+		next, then := c.decideBriefly(ctx, document)
+		if ctx.Err() == nil && !now.equals(next) && (!moves || now.assigned() && next.assigned()) {
+			return []broken{{promise: promise, kind: one.kind, body: a.body, then: then, message: fmt.Sprintf("%s; %s it %s", now, one.how, next)}}
+		}
 	}
-	return []broken{{promise: promise, message: fmt.Sprintf("%s; %s it %s", now, how, next), body: body, then: asked}}
+	return nil
 }
 
-// casing writes names in another case, all at once, and apart if that matters.
-func (c *checker) casing(ctx context.Context, a *decided, body []byte) []broken {
+// checkCase changes the letter case of names, all at once and then, if that changes the answer, one after the other.
+func (c *checker) checkCase(ctx context.Context, a *decided) []broken {
 	if !c.wanted[casePromise] {
 		return nil
 	}
-	changes := []struct {
-		how    string
-		change func(document map[string]any) bool
-	}{
-		{"with the registration ID in another case", func(d map[string]any) bool {
-			return otherCase(d["deviceRuntimeContext"].(map[string]any), "registrationId")
-		}},
-		{"with the enrollment's name in another case", func(d map[string]any) bool {
-			if group, ok := d["enrollmentGroup"].(map[string]any); ok {
-				return otherCase(group, "enrollmentGroupId")
-			}
-			return otherCase(d["individualEnrollment"].(map[string]any), "registrationId")
-		}},
-		{"with linkedHubs in another case", func(d map[string]any) bool {
+	id := "registrationId"
+	if a.request.Enrollment.Kind == dps.EnrollmentGroup {
+		id = "enrollmentGroupId"
+	}
+	changes := []change{
+		{"with the registration ID in another case", "", otherCase("deviceRuntimeContext", "registrationId")},
+		{"with the enrollment's name in another case", "", otherCase(string(a.request.Enrollment.Kind), id)},
+		{"with linkedHubs in another case", "", func(d map[string]any) bool {
 			hubs := d["linkedHubs"].([]any)
 			for i, hub := range hubs {
 				hubs[i] = swapCase(hub.(string))
 			}
 			return true
 		}},
-		{"with the current hub in another case", func(d map[string]any) bool {
-			return otherCase(d["deviceRuntimeContext"].(map[string]any), "currentIotHubHostName")
-		}},
+		{"with the current hub in another case", "", otherCase("deviceRuntimeContext", "currentIotHubHostName")},
 	}
-	all := func(d map[string]any) bool {
-		for _, one := range changes {
-			one.change(d)
+	all := change{"with all names in another case", "", func(d map[string]any) bool {
+		for i := range changes {
+			changes[i].apply(d)
 		}
 		return true
-	}
-	together := c.differs(ctx, casePromise, a, body, "with all names in another case", false, all)
-	// Two hosts in the same other case could hide that one alone makes a difference.
-	apart := c.differs(ctx, casePromise, a, body, changes[3].how, false, changes[3].change)
-	if len(together)+len(apart) == 0 {
+	}}
+	together := c.compare(ctx, casePromise, a, false, all)
+	// If the hosts are all in the same other case, that can hide a difference.
+	currentHub := c.compare(ctx, casePromise, a, false, changes[3])
+	if len(together)+len(currentHub) == 0 {
 		return nil
 	}
-	for _, one := range changes {
-		if found := c.differs(ctx, casePromise, a, body, one.how, false, one.change); len(found) > 0 {
-			found[0].kind = one.how
-			return found
-		}
+	for i := range changes {
+		changes[i].kind = changes[i].how
+	}
+	if found := c.compare(ctx, casePromise, a, false, changes...); len(found) > 0 {
+		return found
 	}
 	return together
 }
 
-func otherCase(object map[string]any, name string) bool {
-	text, ok := object[name].(string)
-	if !ok || swapCase(text) == text {
-		return false
+// otherCase changes the letter case of a member of an object.
+func otherCase(object, name string) func(document map[string]any) bool {
+	return func(document map[string]any) bool {
+		members := document[object].(map[string]any)
+		text, ok := members[name].(string)
+		if !ok || swapCase(text) == text {
+			return false
+		}
+		members[name] = swapCase(text)
+		return true
 	}
-	object[name] = swapCase(text)
-	return true
 }
 
 func swapCase(text string) string {
@@ -440,98 +422,85 @@ func swapCase(text string) string {
 	return strings.ToLower(text)
 }
 
-// ordering turns linkedHubs round.
-func (c *checker) ordering(ctx context.Context, a *decided, body []byte) []broken {
+// checkOrder reverses linkedHubs.
+func (c *checker) checkOrder(ctx context.Context, a *decided) []broken {
 	if !c.wanted[orderPromise] || len(a.request.LinkedHubs) < 2 {
 		return nil
 	}
-	return c.differs(ctx, orderPromise, a, body, "with linkedHubs the other way round", false, func(d map[string]any) bool {
+	return c.compare(ctx, orderPromise, a, false, change{"with linkedHubs in reverse order", "", func(d map[string]any) bool {
 		slices.Reverse(d["linkedHubs"].([]any))
 		return true
-	})
+	}})
 }
 
-// unlinking takes away hubs that the device is not on.
-func (c *checker) unlinking(ctx context.Context, a *decided, body []byte) []broken {
+// checkUnlink removes linked hubs that the device is not on.
+func (c *checker) checkUnlink(ctx context.Context, a *decided) []broken {
 	hub := a.Response.IotHubHostName
 	if !c.wanted[unlinkPromise] || hub == "" || len(a.request.LinkedHubs) < 2 {
 		return nil
 	}
 	others := slices.DeleteFunc(slices.Clone(a.request.LinkedHubs), func(other string) bool { return dps.SameHub(other, hub) })
 	if !c.thorough && len(others) > 1 {
-		key := memoKey(body)
-		others = others[int(key[1])%len(others):][:1]
+		others = others[int(memoKey(a.body)[1])%len(others):][:1]
 	}
+	var changes []change
 	for _, other := range others {
-		found := c.differs(ctx, unlinkPromise, a, body, "with "+other+" no longer linked", true, func(d map[string]any) bool {
+		changes = append(changes, change{"with " + other + " no longer linked", "", func(d map[string]any) bool {
 			d["linkedHubs"] = slices.DeleteFunc(d["linkedHubs"].([]any), func(hub any) bool { return hub == any(other) })
 			return true
-		})
-		if len(found) > 0 {
-			return found
-		}
+		}})
 	}
-	return nil
+	return c.compare(ctx, unlinkPromise, a, true, changes...)
 }
 
-// sticking changes what changes between two registrations of one device.
-func (c *checker) sticking(ctx context.Context, a *decided, body []byte) []broken {
+// checkSticky changes what can change between two registrations of a device.
+func (c *checker) checkSticky(ctx context.Context, a *decided) []broken {
 	if !c.wanted[stickyPromise] || a.Response.IotHubHostName == "" {
 		return nil
 	}
-	kind := string(a.request.Enrollment.Kind)
-	changes := []struct {
-		how    string
-		reads  []string
-		change func(document map[string]any, n int) bool
-	}{
-		{"with another etag and date in the enrollment", []string{"/" + kind + "/etag", "/" + kind + "/lastUpdatedDateTimeUtc"},
-			func(d map[string]any, n int) bool {
-				record := d[kind].(map[string]any)
-				record["etag"] = fmt.Sprintf("\"usher-verify-%d\"", n)
-				record["lastUpdatedDateTimeUtc"] = fmt.Sprintf("%d-01-01T00:00:00Z", 2031+n)
-				return true
-			}},
-		{"with an unknown member in the payload", []string{payloadPlace}, func(d map[string]any, n int) bool {
-			payload, ok := d["deviceRuntimeContext"].(map[string]any)["payload"].(map[string]any)
-			if ok {
-				payload["usherVerify"] = fmt.Sprint("unknown ", n)
-			}
-			return ok
-		}},
-		{"with its certificate renewed", []string{"/deviceRuntimeContext/x509/clientCertificate"}, func(d map[string]any, n int) bool {
-			x509, ok := d["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)
-			if !ok {
-				return false
-			}
-			text, _ := x509["clientCertificate"].(string)
-			again, ok := renewed(text, n)
-			x509["clientCertificate"] = again
-			return ok
-		}},
+	// A share may come out the same by chance for one variant of a change but not for another. So each request gets one
+	// variant, and all requests together get all of them.
+	first, last := 0, variants-1
+	if !c.thorough {
+		first = int(memoKey(a.body)[2]) % variants
+		last = first
 	}
-	// A change that comes to the same by chance, as of a share, may not do so in
-	// another variant. Each request gets one; all of them together get all.
-	first, last := int(memoKey(body)[2])%variants, 0
-	if last = first; c.thorough {
-		first, last = 0, variants-1
-	}
-	for _, one := range changes {
-		if !slices.ContainsFunc(one.reads, c.analysis.ReadsAt) {
-			continue
+	var changes []change
+	add := func(how string, apply func(document map[string]any, n int) bool, reads ...string) {
+		if !slices.ContainsFunc(reads, c.analysis.ReadsAt) {
+			return
 		}
 		for n := first; n <= last; n++ {
-			found := c.differs(ctx, stickyPromise, a, body, one.how, true, func(d map[string]any) bool { return one.change(d, n) })
-			if len(found) > 0 {
-				found[0].kind = one.how
-				return found
-			}
+			changes = append(changes, change{how, how, func(d map[string]any) bool { return apply(d, n) }})
 		}
 	}
-	return nil
+	kind := string(a.request.Enrollment.Kind)
+	add("with another etag and date in the enrollment", func(d map[string]any, n int) bool {
+		record := d[kind].(map[string]any)
+		record["etag"] = fmt.Sprintf("\"usher-verify-%d\"", n)
+		record["lastUpdatedDateTimeUtc"] = fmt.Sprintf("%d-01-01T00:00:00Z", 2031+n)
+		return true
+	}, "/"+kind+"/etag", "/"+kind+"/lastUpdatedDateTimeUtc")
+	add("with an unknown member in the payload", func(d map[string]any, n int) bool {
+		payload, ok := d["deviceRuntimeContext"].(map[string]any)["payload"].(map[string]any)
+		if ok {
+			payload["usherVerify"] = fmt.Sprint("unknown ", n)
+		}
+		return ok
+	}, payloadPlace)
+	add("with its certificate renewed", func(d map[string]any, n int) bool {
+		x509, _ := d["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)
+		text, _ := x509["clientCertificate"].(string)
+		again, ok := renewed(text, n)
+		if ok {
+			x509["clientCertificate"] = again
+		}
+		return ok
+	}, certificatePlace)
+	return c.compare(ctx, stickyPromise, a, true, changes...)
 }
 
-// clone copies a document as deep as it goes.
+// clone returns a deep copy of a document.
 func clone(value any) any {
 	switch v := value.(type) {
 	case map[string]any:

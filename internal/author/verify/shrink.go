@@ -37,7 +37,7 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 				return found
 			}
 			a, list := c.check(ctx, dps.AppendValue(nil, candidate))
-			if a.request == nil || c.findRule(a.request.Enrollment) != c.rule {
+			if a.request == nil || c.set.Serving(a.request.Enrollment) != c.rule {
 				continue
 			}
 			if i := slices.IndexFunc(list, func(b broken) bool { return b.key() == found.key() }); i >= 0 && isSimpler(list[i].body, found.body) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -14,40 +15,55 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Bounds of the dimensions. Each keeps one dimension from eating the budget of
-// all the others; what they leave out is said in the report.
+// Limits of the dimensions. Each keeps one dimension from using up the budget of the others. The report says what they
+// leave out.
 const (
 	maxEnrollments  = 8
 	maxPayloadKeys  = 8
 	maxRecordValues = 8
-	maxMined        = 80 // of values that come from the rule's words, before they are thinned
+	maxMined        = 80 // values from the rule's constants, before they are thinned out
 	ordinaryDevices = 40
-	maxValues       = 32  // of a dimension, after it was thinned
-	sameAnswer      = 2   // values that are kept of those that make no difference to each other
-	thinningContext = 16  // requests that a value is put into to find that out
+	maxValues       = 32  // of a dimension that was thinned out
+	sameAnswer      = 2   // how many values are kept that get the same answers
+	thinningContext = 16  // requests in which values are compared for that
 	probes          = 300 // requests that show which hubs a rule chooses
-	allSubsetsUpTo  = 7   // hubs: 127 sets of them
-	variants        = 8   // of what has no meaning, for what hangs on it nevertheless
+	allSubsetsUpTo  = 7   // hubs, of which there are 127 sets
+	maxHubs         = 40
+	variants        = 8 // of values without meaning, in case an answer depends on them
 )
 
 // Hubs that no rule names.
 const (
-	otherHub    = "usher-other-hub.azure-devices.net"    // linked at times
+	otherHub    = "usher-other-hub.azure-devices.net"    // sometimes linked
 	unlinkedHub = "usher-unlinked-hub.azure-devices.net" // never linked
 )
 
-// space is all requests that a rule is searched with: the product of dimensions.
+// anyHubs are linked if a rule names no hubs.
+var anyHubs = []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"}
+
+const (
+	registrationPlace = "/deviceRuntimeContext/registrationId"
+	currentHubPlace   = "/deviceRuntimeContext/currentIotHubHostName"
+	currentIDPlace    = "/deviceRuntimeContext/currentDeviceId"
+	certificatePlace  = "/deviceRuntimeContext/x509/clientCertificate"
+	payloadPlace      = "/deviceRuntimeContext/payload"
+)
+
+// notRead is why a dimension has only one value.
+const notRead = "the rule does not read it"
+
+// space is all requests that a rule can be tried with: the product of its dimensions.
 type space struct {
 	rule       *ruleset.Rule
 	dimensions []dimension
 	notes      []string
 }
 
-// dimension is one aspect of a request and the values that it takes.
+// dimension is one aspect of a request and its values.
 type dimension struct {
 	name   string
 	values []func(*draft)
-	single string // why there is one value alone, "" if there are more
+	single string // why there is only one value; "" if there are more
 	fixed  int    // how many of the first values are never thinned out
 }
 
@@ -55,7 +71,7 @@ func (s *space) add(name string, values []func(*draft), single string) {
 	s.addThinned(name, values, len(values), single)
 }
 
-// addThinned adds a dimension of which only the first values are sure to stay.
+// addThinned adds a dimension that can be thinned out, except for its first values.
 func (s *space) addThinned(name string, values []func(*draft), fixed int, single string) {
 	if len(values) > 1 {
 		single = ""
@@ -63,11 +79,50 @@ func (s *space) addThinned(name string, values []func(*draft), fixed int, single
 	s.dimensions = append(s.dimensions, dimension{name, values, single, fixed})
 }
 
+// setters returns the values of a dimension: functions that set an element of the list.
+func setters[T any](list []T, set func(*draft, T)) []func(*draft) {
+	values := make([]func(*draft), len(list))
+	for i, value := range list {
+		values[i] = func(d *draft) { set(d, value) }
+	}
+	return values
+}
+
 func (s *space) note(format string, args ...any) {
 	s.notes = append(s.notes, fmt.Sprintf(format, args...))
 }
 
-// size returns how many requests the space has, at most MaxInt.
+// sample returns at most n elements of the list, evenly chosen, and notes how many there were.
+func sample[T any](s *space, list []T, n int, what string) []T {
+	if len(list) > n {
+		s.note("%d of %d %s", n, len(list), what)
+	}
+	return spread(list, n)
+}
+
+// spread chooses n elements evenly, including the first.
+func spread[T any](list []T, n int) []T {
+	if len(list) <= n {
+		return list
+	}
+	chosen := make([]T, n)
+	for i := range chosen {
+		chosen[i] = list[i*len(list)/n]
+	}
+	return chosen
+}
+
+// addNew appends the elements that the list does not contain yet.
+func addNew[T comparable](list []T, more ...T) []T {
+	for _, one := range more {
+		if !slices.Contains(list, one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// size returns the number of requests in the space, at most MaxInt.
 func (s *space) size() int {
 	size := 1
 	for _, d := range s.dimensions {
@@ -79,7 +134,7 @@ func (s *space) size() int {
 	return size
 }
 
-// draft makes the request of one choice for each dimension.
+// draft returns the request with the chosen value of each dimension.
 func (s *space) draft(choice []int) *draft {
 	d := &draft{record: map[string]any{}, payload: map[string]any{}}
 	for i, dimension := range s.dimensions {
@@ -102,16 +157,16 @@ func (s *space) at(number int) []int {
 	return choice
 }
 
-// random makes a choice by chance. It prefers the values that are specific to the rule: the others, which no rule
-// expects, are in the pairs.
-func (s *space) random(chance *rand.Rand) []int {
+// random returns a random choice. It prefers the values that are specific to the rule, because the pairs already cover the
+// others, which no rule expects.
+func (s *space) random(random *rand.Rand) []int {
 	choice := make([]int, len(s.dimensions))
 	for i, d := range s.dimensions {
 		first := 0
-		if d.fixed < len(d.values) && chance.IntN(2) == 0 {
+		if d.fixed < len(d.values) && random.IntN(2) == 0 {
 			first = d.fixed
 		}
-		choice[i] = first + chance.IntN(len(d.values)-first)
+		choice[i] = first + random.IntN(len(d.values)-first)
 	}
 	return choice
 }
@@ -122,7 +177,7 @@ type explorer struct {
 	set      *ruleset.Ruleset
 	rule     *ruleset.Rule
 	analysis *dataflow.Analysis
-	chance   *rand.Rand
+	random   *rand.Rand
 	decide   func(body []byte) brief
 }
 
@@ -130,12 +185,18 @@ func (e *explorer) reads(pointers ...string) bool {
 	return slices.ContainsFunc(pointers, e.analysis.ReadsAt)
 }
 
-// record returns the pointers of an enrollment's member, for both kinds.
-func record(member string) []string {
-	return []string{"/enrollmentGroup/" + member, "/individualEnrollment/" + member}
+// readsRecord reports whether the rule reads a member of the enrollment, of either kind.
+func (e *explorer) readsRecord(member string) bool {
+	return e.reads("/enrollmentGroup/"+member, "/individualEnrollment/"+member)
 }
 
-// space is nil if no request reaches the rule.
+// texts returns values for a place of the request that make a difference to the rule.
+func (e *explorer) texts(place string) []string {
+	literals := e.analysis.At(place)
+	return texts(literals, separatorsOf(literals))
+}
+
+// space returns nil if no request reaches the rule.
 func (e *explorer) space() *space {
 	s := &space{rule: e.rule}
 	if e.addEnrollments(s); len(s.dimensions[0].values) == 0 {
@@ -161,83 +222,47 @@ func (e *explorer) addEnrollments(s *space) {
 		id   string
 	}
 	var found []enrollment
-	add := func(kind dps.EnrollmentKind, id string) {
-		served := e.set.ForGroup(id)
-		if kind == dps.IndividualEnrollment {
-			if served = e.set.ForIndividual(id); !registrationID.MatchString(id) {
-				return
+	add := func(kind dps.EnrollmentKind, ids []string) {
+		for _, id := range ids {
+			if id != "" && e.set.Serving(dps.Enrollment{Kind: kind, ID: id}) == e.rule &&
+				(kind == dps.EnrollmentGroup || registrationID.MatchString(id)) {
+				found = addNew(found, enrollment{kind, id})
 			}
-		}
-		one := enrollment{kind, id}
-		if id != "" && served == e.rule && !slices.Contains(found, one) {
-			found = append(found, one)
 		}
 	}
 	groups, individuals := e.rule.Groups, e.rule.Individuals
 	if e.rule.IsDefault() {
 		groups, individuals = []string{"usher-verify-*"}, []string{"usher-verify-*"}
 	}
-	for _, name := range groups {
-		for _, example := range globExamples(name) {
-			add(dps.EnrollmentGroup, example)
+	addExamples := func(examples func(glob string) []string) {
+		for _, name := range groups {
+			add(dps.EnrollmentGroup, examples(name))
+		}
+		for _, name := range individuals {
+			add(dps.IndividualEnrollment, examples(name))
 		}
 	}
-	for _, name := range individuals {
-		for _, example := range globExamples(name) {
-			add(dps.IndividualEnrollment, example)
-		}
-	}
-	// Of the rule's own words those that it serves as enrollments.
+	addExamples(globExamples)
+	// The rule's constants can be names of enrollments too.
 	for _, place := range []string{"/enrollmentGroup/enrollmentGroupId", "/individualEnrollment/registrationId"} {
-		words := e.analysis.At(place)
-		for _, text := range texts(words, separatorsOf(words)) {
-			add(dps.EnrollmentGroup, text)
-			add(dps.IndividualEnrollment, text)
+		for _, text := range e.texts(place) {
+			add(dps.EnrollmentGroup, []string{text})
+			add(dps.IndividualEnrollment, []string{text})
 		}
 	}
 	if len(found) == 0 {
-		for _, name := range groups {
-			for _, example := range moreExamples(name) {
-				add(dps.EnrollmentGroup, example)
-			}
-		}
-		for _, name := range individuals {
-			for _, example := range moreExamples(name) {
-				add(dps.IndividualEnrollment, example)
-			}
-		}
+		addExamples(moreExamples)
 	}
-	if len(found) > maxEnrollments {
-		s.note("%d of %d names of enrollments", maxEnrollments, len(found))
-		found = spread(found, maxEnrollments)
-	}
-	values := make([]func(*draft), len(found))
-	for i, one := range found {
-		values[i] = func(d *draft) { d.kind, d.enrollment = one.kind, one.id }
-	}
-	s.add("enrollments", values, "")
-}
-
-// spread takes n elements evenly, the first among them.
-func spread[T any](list []T, n int) []T {
-	if len(list) <= n {
-		return list
-	}
-	taken := make([]T, n)
-	for i := range taken {
-		taken[i] = list[i*len(list)/n]
-	}
-	return taken
+	found = sample(s, found, maxEnrollments, "names of enrollments")
+	s.add("enrollments", setters(found, func(d *draft, one enrollment) { d.kind, d.enrollment = one.kind, one.id }), "")
 }
 
 func (e *explorer) addAttestations(s *space) {
-	symmetricKey := attestation{kind: "symmetricKey"}
-	all := []attestation{symmetricKey}
-	device := []string{"/deviceRuntimeContext/symmetricKey", "/deviceRuntimeContext/x509", "/deviceRuntimeContext/tpm"}
-	if e.reads(append(device, record("attestation")...)...) {
+	all := []attestation{{kind: "symmetricKey"}}
+	if e.readsRecord("attestation") || e.reads("/deviceRuntimeContext/symmetricKey", "/deviceRuntimeContext/x509", "/deviceRuntimeContext/tpm") {
 		all = append(all, attestation{}, attestation{kind: "tpm"}, attestation{kind: "x509"}, attestation{kind: "x509", reference: true})
 	}
-	if e.reads("/deviceRuntimeContext/x509/clientCertificate") {
+	if e.reads(certificatePlace) {
 		all = append(all, attestation{kind: "x509", certificate: "bm90IGEgY2VydGlmaWNhdGU="})
 		for _, subject := range e.subjects(s) {
 			if certificate := certificateOf(subject, 2); certificate != "" {
@@ -245,38 +270,25 @@ func (e *explorer) addAttestations(s *space) {
 			}
 		}
 	}
-	values := make([]func(*draft), len(all))
-	for i, one := range all {
-		values[i] = func(d *draft) { d.attestation = one }
-	}
-	s.addThinned("attestations", values, min(6, len(all)), "the rule does not read it")
+	s.addThinned("attestations", setters(all, func(d *draft, one attestation) { d.attestation = one }), min(6, len(all)), notRead)
 }
 
-// subjects are those of the certificates: each constant that the rule brings
-// together with the certificate, in the attributes that it reads.
+// subjects returns the subjects of certificates: each constant that the rule uses with the certificate, in the attributes
+// that the rule reads.
 func (e *explorer) subjects(s *space) []subject {
-	const place = "/deviceRuntimeContext/x509/clientCertificate"
-	words := e.analysis.At(place)
-	var names []string
-	for _, text := range texts(words, separatorsOf(words)) {
-		if text != "" && len(text) <= 64 {
-			names = append(names, text)
-		}
-	}
-	if len(names) > maxMined {
-		s.note("%d of %d names for certificates", maxMined, len(names))
-		names = spread(names, maxMined)
-	}
+	names := slices.DeleteFunc(e.texts(certificatePlace), func(text string) bool { return text == "" || len(text) > 64 })
+	names = sample(s, names, maxMined, "names for certificates")
 	attributes := []string{"/subject/organization", "/subject/organizationalUnit", "/subject/commonName", "/dnsNames"}
-	named := slices.ContainsFunc(e.analysis.Reads, func(read string) bool {
-		return slices.ContainsFunc(attributes, func(attribute string) bool { return strings.HasPrefix(read, place+attribute) })
-	})
+	seen := func(attribute string) bool {
+		return slices.ContainsFunc(e.analysis.Reads, func(read string) bool { return strings.HasPrefix(read, certificatePlace+attribute) })
+	}
+	named := slices.ContainsFunc(attributes, seen)
 	reads := func(attribute string) bool {
-		// A rule that is seen to read one attribute is taken to read no other.
-		return !named || slices.ContainsFunc(e.analysis.Reads, func(read string) bool { return strings.HasPrefix(read, place+attribute) })
+		// If the analysis shows that the rule reads one attribute, it shows all that it reads.
+		return !named || seen(attribute)
 	}
 	subjects := []subject{{commonName: "device-0001"}, {organizations: []string{"Usher Other"}, commonName: "device-0001"}}
-	for n := range variants { // whose serial numbers and thumbprints differ, too
+	for n := range variants { // with other serial numbers and thumbprints
 		subjects = append(subjects, subject{commonName: fmt.Sprintf("device-%04d", n+2)})
 	}
 	for i, name := range names {
@@ -302,142 +314,115 @@ func (e *explorer) subjects(s *space) []subject {
 }
 
 func (e *explorer) addPolicies(s *space) {
-	all := []policy{{}, {true, false, false}}
-	single := "" // never is Usher's own business, and looked at always
-	if e.reads(record("reprovisionPolicy")...) {
+	all := []policy{{}, {true, false, false}} // never is always tried, because Usher itself acts on it
+	if e.readsRecord("reprovisionPolicy") {
 		all = append(all, policy{true, true, true}, policy{true, true, false}, policy{true, false, true})
 	}
-	values := make([]func(*draft), len(all))
-	for i, one := range all {
-		values[i] = func(d *draft) { d.policy = one }
-	}
-	s.add("reprovision policies", values, single)
+	s.add("reprovision policies", setters(all, func(d *draft, one policy) { d.policy = one }), "")
 }
 
 // addRecord adds the other members of the enrollment that the rule reads.
 func (e *explorer) addRecord(s *space) {
-	number := func(n int64) json.Number { return json.Number(itoa(n)) }
-	if e.reads(record("initialTwin")...) {
-		twins := []any{
-			nil,
-			map[string]any{"tags": map[string]any{"site": "a"}, "properties": map[string]any{"desired": map[string]any{"interval": number(60)}}},
-			// As tools leave it behind.
-			map[string]any{"tags": map[string]any{"$version": number(1), "site": "a"}, "additional_properties": nil,
-				"properties": map[string]any{"desired": map[string]any{"$version": number(1), "$metadata": map[string]any{}}}},
-			map[string]any{},
-		}
-		s.add("enrollment twins", recordValues("/initialTwin", twins), "")
+	// A value of nil leaves the member out.
+	add := func(name, place string, values ...any) {
+		s.add(name, setters(values, func(d *draft, value any) {
+			if value != nil {
+				d.record[place] = value
+			}
+		}), "")
 	}
-	if e.reads(record("capabilities")...) {
-		s.add("edge capabilities", recordValues("/capabilities", []any{nil,
-			map[string]any{"iotEdge": true}, map[string]any{"iotEdge": false}}), "")
+	if e.readsRecord("initialTwin") {
+		number := json.Number("1")
+		add("enrollment twins", "/initialTwin",
+			nil,
+			map[string]any{"tags": map[string]any{"site": "a"}, "properties": map[string]any{"desired": map[string]any{"interval": json.Number("60")}}},
+			// As tools leave it behind.
+			map[string]any{"tags": map[string]any{"$version": number, "site": "a"}, "additional_properties": nil,
+				"properties": map[string]any{"desired": map[string]any{"$version": number, "$metadata": map[string]any{}}}},
+			map[string]any{},
+		)
+	}
+	if e.readsRecord("capabilities") {
+		add("edge capabilities", "/capabilities", nil, map[string]any{"iotEdge": true}, map[string]any{"iotEdge": false})
 	}
 	known := []string{"registrationId", "enrollmentGroupId", "attestation", "reprovisionPolicy", "initialTwin", "capabilities"}
 	var places []string
 	for _, read := range e.analysis.Reads {
-		steps := stepsOf(read)
-		if len(steps) < 2 || steps[0] != string(dps.EnrollmentGroup) && steps[0] != string(dps.IndividualEnrollment) || slices.Contains(known, steps[1]) {
-			continue
-		}
-		if place := pointerOf(steps[1:]); !slices.Contains(places, place) {
-			places = append(places, place)
+		for _, kind := range []dps.EnrollmentKind{dps.EnrollmentGroup, dps.IndividualEnrollment} {
+			place, ok := strings.CutPrefix(read, "/"+string(kind)+"/")
+			if member, _, _ := strings.Cut(place, "/"); ok && !slices.Contains(known, member) {
+				places = addNew(places, "/"+place)
+			}
 		}
 	}
 	for _, place := range spread(places, 8) {
 		values := []any{nil, "usher-other"}
-		for _, words := range [][]dataflow.Literal{e.analysis.At("/enrollmentGroup" + place), e.analysis.At("/individualEnrollment" + place)} {
-			for _, literal := range words {
-				if len(values) < maxRecordValues && !slices.Contains(values, literal.Value) {
-					values = append(values, literal.Value)
-				}
+		for _, literal := range slices.Concat(e.analysis.At("/enrollmentGroup"+place), e.analysis.At("/individualEnrollment"+place)) {
+			if len(values) < maxRecordValues {
+				values = addNew(values, literal.Value)
 			}
 		}
-		s.add("values of the enrollment's "+place, recordValues(place, values), "")
+		add("values of the enrollment's "+place, place, values...)
 	}
 }
-
-// recordValues sets a member of the enrollment; nil leaves it out.
-func recordValues(place string, list []any) []func(*draft) {
-	values := make([]func(*draft), len(list))
-	for i, value := range list {
-		values[i] = func(d *draft) {
-			if value != nil {
-				d.record[place] = value
-			}
-		}
-	}
-	return values
-}
-
-const payloadPlace = "/deviceRuntimeContext/payload"
 
 func (e *explorer) addPayload(s *space) {
+	without := func(d *draft) { d.noPayload = true }
 	if !e.reads(payloadPlace) {
-		s.add("payloads", []func(*draft){func(d *draft) { d.noPayload = true }}, "the rule does not read it")
+		s.add("payloads", []func(*draft){without}, notRead)
 		return
 	}
-	s.add("payload or none", []func(*draft){func(*draft) {}, func(d *draft) { d.noPayload = true }}, "")
+	absent := func(*draft) {}
+	s.add("payload or none", []func(*draft){absent, without}, "")
 	keys := e.payloadKeys()
 	if len(keys) > maxPayloadKeys {
 		s.note("%d of %d members of the payload: %s", maxPayloadKeys, len(keys), strings.Join(keys[:maxPayloadKeys], " "))
 		keys = keys[:maxPayloadKeys]
 	}
 	if len(keys) == 0 {
-		// It reads the payload as a whole, perhaps for a share of all devices.
-		const key = "/usherVerify"
-		values := []func(*draft){func(*draft) {}}
+		// The rule reads the payload as a whole, perhaps to choose a share of all devices.
+		values := []func(*draft){absent}
 		for n := range variants {
-			values = append(values, func(d *draft) { d.payload[key] = fmt.Sprint("any ", n) })
+			values = append(values, func(d *draft) { d.payload["/usherVerify"] = fmt.Sprint("any ", n) })
 		}
 		s.addThinned("payloads", values, 1, "")
 	}
 	for _, key := range keys {
 		list, fixed := e.payloadValues(s, key)
-		values := []func(*draft){func(*draft) {}} // absent
-		for _, value := range list {
-			values = append(values, func(d *draft) { d.payload[key] = value })
-		}
-		s.addThinned("values of payload"+key, values, 1+fixed, "")
+		values := setters(list, func(d *draft, value any) { d.payload[key] = value })
+		s.addThinned("values of payload"+key, slices.Insert(values, 0, absent), 1+fixed, "")
 	}
 }
 
-// payloadKeys are the members of the payload that the rule reads, as JSON
-// pointers from the payload on, and those that the schema of the payload names.
+// payloadKeys returns the members of the payload that the rule reads or the schema of the payload names, as JSON pointers
+// relative to the payload.
 func (e *explorer) payloadKeys() []string {
 	var keys []string
-	add := func(key string) {
-		if key != "" && key != "/" && !slices.Contains(keys, key) {
-			keys = append(keys, key)
-		}
-	}
 	for _, read := range e.analysis.Reads {
 		if key, ok := strings.CutPrefix(read, payloadPlace); ok {
-			add(key)
+			keys = addNew(keys, key)
 		}
 	}
 	for _, field := range e.options.PayloadSchema {
-		add(field.Pointer)
+		keys = addNew(keys, field.Pointer)
 	}
-	// Where a member is read below another, an object there is enough.
 	return slices.DeleteFunc(keys, func(key string) bool {
-		return slices.ContainsFunc(keys, func(other string) bool { return strings.HasPrefix(other, key+"/") })
+		// If the rule reads a member below another, the other is an object.
+		return key == "" || key == "/" || slices.ContainsFunc(keys, func(other string) bool { return strings.HasPrefix(other, key+"/") })
 	})
 }
 
-// payloadValues are the values that a member of the payload takes, and how many
-// of them must stay.
-func (e *explorer) payloadValues(s *space, key string) (all []any, fixed int) {
-	words := e.analysis.At(payloadPlace + key)
-	words = append(words, e.analysis.Beside[payloadPlace]...)
-	var values []any
+// payloadValues returns the values of a member of the payload, and how many of them must stay.
+func (e *explorer) payloadValues(s *space, key string) (values []any, fixed int) {
+	literals := append(e.analysis.At(payloadPlace+key), e.analysis.Beside[payloadPlace]...)
 	add := func(list ...any) {
 		for _, value := range list {
-			if !slices.ContainsFunc(values, func(other any) bool { return equalJSON(other, value) }) {
+			if !slices.ContainsFunc(values, func(other any) bool { return reflect.DeepEqual(other, value) }) {
 				values = append(values, value)
 			}
 		}
 	}
-	// What nobody expects.
+	// Values that no one expects.
 	add("usher-other", "", json.Number("7"), nil, true, map[string]any{}, []any{})
 	for _, field := range e.options.PayloadSchema {
 		if field.Pointer == key {
@@ -445,14 +430,10 @@ func (e *explorer) payloadValues(s *space, key string) (all []any, fixed int) {
 		}
 	}
 	fixed = len(values)
-	mined := texts(words, separatorsOf(words))
-	if len(mined) > maxMined {
-		s.note("%d of %d texts for payload%s", maxMined, len(mined), key)
-	}
-	for _, text := range spread(mined, maxMined) {
+	for _, text := range sample(s, texts(literals, separatorsOf(literals)), maxMined, "texts for payload"+key) {
 		add(text, strings.ToUpper(text), strings.ToLower(text))
 	}
-	for _, literal := range words {
+	for _, literal := range literals {
 		switch v := literal.Value.(type) {
 		case json.Number:
 			if len(values) < 3*maxMined {
@@ -466,42 +447,26 @@ func (e *explorer) payloadValues(s *space, key string) (all []any, fixed int) {
 }
 
 func (e *explorer) addDevices(s *space) {
-	if !e.reads("/deviceRuntimeContext/registrationId") && !e.reads("/deviceRuntimeContext/currentDeviceId") {
-		s.add("registration IDs", []func(*draft){func(d *draft) { d.registration = "device-0001" }}, "the rule does not read it")
+	add := func(ids []string, fixed int, single string) {
+		s.addThinned("registration IDs", setters(ids, func(d *draft, id string) { d.registration = id }), fixed, single)
+	}
+	if !e.reads(registrationPlace, currentIDPlace) {
+		add([]string{"device-0001"}, 1, notRead)
 		return
 	}
-	words := e.analysis.At("/deviceRuntimeContext/registrationId")
-	var ids []string
-	add := func(id string) {
-		if registrationID.MatchString(id) && !slices.Contains(ids, id) {
-			ids = append(ids, id)
-		}
-	}
-	for _, id := range []string{"device-0001", "a", "0001", "-", "a.b_c:d-E", strings.Repeat("x", 128)} {
-		add(id)
-	}
+	ids := []string{"device-0001", "a", "0001", "-", "a.b_c:d-E", strings.Repeat("x", 128)}
 	fixed := len(ids)
-	mined := texts(words, separatorsOf(words))
-	mined = slices.DeleteFunc(mined, func(id string) bool { return !registrationID.MatchString(id) })
-	if len(mined) > maxMined {
-		s.note("%d of %d registration IDs from the rule's words", maxMined, len(mined))
-	}
-	for _, id := range spread(mined, maxMined) {
-		add(id)
-	}
-	// Shares and weights send ordinary devices apart.
+	mined := slices.DeleteFunc(e.texts(registrationPlace), func(id string) bool { return !registrationID.MatchString(id) })
+	ids = addNew(ids, sample(s, mined, maxMined, "registration IDs from the rule's constants")...)
+	// Shares and weights send ordinary devices to different hubs.
 	for n := range ordinaryDevices {
-		add(fmt.Sprintf("device-%04d", n+2))
+		ids = addNew(ids, fmt.Sprintf("device-%04d", n+2))
 	}
-	values := make([]func(*draft), len(ids))
-	for i, id := range ids {
-		values[i] = func(d *draft) { d.registration = id }
-	}
-	s.addThinned("registration IDs", values, fixed, "")
+	add(ids, fixed, "")
 }
 
-// thin leaves out of a dimension the values that make no difference to each
-// other: all but a few of those that get the same answers in the same requests.
+// thin removes values from a dimension that make no difference: it keeps only a few of those that get the same answers in
+// the same requests.
 func (e *explorer) thin(s *space, i int) {
 	d := &s.dimensions[i]
 	if len(d.values) <= d.fixed+sameAnswer {
@@ -511,14 +476,14 @@ func (e *explorer) thin(s *space, i int) {
 	contexts := make([][]int, thinningContext)
 	hubs := make([][]string, thinningContext)
 	for n := range contexts {
-		contexts[n] = s.random(e.chance)
+		contexts[n] = s.random(e.random)
 		hubs[n] = candidates
 		if n%3 == 2 {
 			hubs[n] = e.some(candidates)
 		}
 	}
 	answers := map[string]int{}
-	var kept, others []func(*draft)
+	var kept []func(*draft)
 	for n, value := range d.values {
 		var answer strings.Builder
 		for m, context := range contexts {
@@ -528,84 +493,74 @@ func (e *explorer) thin(s *space, i int) {
 			request.policy = policy{}
 			answer.WriteString(e.decide(request.body()).String() + "\n")
 		}
-		switch answers[answer.String()]++; {
-		case n < d.fixed || answers[answer.String()] <= sameAnswer:
+		if answers[answer.String()]++; n < d.fixed || answers[answer.String()] <= sameAnswer {
 			kept = append(kept, value)
-		default:
-			others = append(others, value)
 		}
 	}
 	switch before := len(d.values); {
 	case len(kept) > max(maxValues, d.fixed):
 		kept = append(slices.Clone(kept[:d.fixed]), spread(kept[d.fixed:], max(maxValues-d.fixed, 1))...)
 		s.note("%s: %d of %d", d.name, len(kept), before)
-	case len(others) > 0:
-		s.note("%s: %d of %d, as the others were answered alike", d.name, len(kept), before)
+	case len(kept) < before:
+		s.note("%s: %d of %d; the others get the same answers", d.name, len(kept), before)
 	}
 	d.values = kept
 }
 
-// some returns about half of a list, at least one.
+// some returns about half of a list, but never an empty list.
 func (e *explorer) some(list []string) []string {
-	var taken []string
+	var chosen []string
 	for _, one := range list {
-		if e.chance.IntN(2) == 0 {
-			taken = append(taken, one)
+		if e.random.IntN(2) == 0 {
+			chosen = append(chosen, one)
 		}
 	}
-	if len(taken) == 0 {
+	if len(chosen) == 0 {
 		return list
 	}
-	return taken
+	return chosen
 }
 
-// candidates are all host names that the rule's words may stand for, and a hub
-// that no rule knows.
+// candidates returns all host names that the rule's constants may stand for, and a hub that no rule knows.
 func (e *explorer) candidates() []string {
 	var hosts []string
-	// Texts that DPS has another meaning for.
-	taken := []string{"migrate", "reset", "never", "symmetrickey", "x509", "tpm", "none", "device-0001"}
-	add := func(text string) {
-		host, ok := hostOf(text)
-		if ok && !slices.Contains(taken, strings.ToLower(text)) && !slices.ContainsFunc(hosts, func(other string) bool { return dps.SameHub(other, host) }) {
-			hosts = append(hosts, host)
+	// Texts that mean something else to DPS.
+	reserved := []string{"migrate", "reset", "never", "symmetrickey", "x509", "tpm", "none", "device-0001"}
+	add := func(texts []string) {
+		for _, text := range texts {
+			host, ok := hostOf(text)
+			if ok && !slices.Contains(reserved, strings.ToLower(text)) && !slices.ContainsFunc(hosts, func(other string) bool { return dps.SameHub(other, host) }) {
+				hosts = append(hosts, host)
+			}
 		}
 	}
-	for _, hub := range e.options.Hubs {
-		add(hub)
-	}
-	places := []string{"/linkedHubs", "/deviceRuntimeContext/currentIotHubHostName"}
-	for _, place := range places {
-		words := e.analysis.At(place)
-		for _, text := range texts(words, nil) {
-			add(text)
-		}
+	add(e.options.Hubs)
+	for _, place := range []string{"/linkedHubs", currentHubPlace} {
+		add(texts(e.analysis.At(place), nil))
 	}
 	for _, text := range e.analysis.Hubs {
-		for _, example := range globExamples(text) {
-			add(example)
-		}
+		add(globExamples(text))
 	}
 	hosts = spread(hosts, 200)
 	if len(hosts) == 0 {
-		hosts = []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"}
+		hosts = slices.Clone(anyHubs)
 	}
 	return append(hosts, otherHub)
 }
 
-// hubs finds out which hubs the rule has to do with: those that it is seen to
-// choose, and those that the caller names.
+// hubs returns the hubs that the rule deals with: those that it chooses in a number of requests, and those that the caller
+// names.
 func (e *explorer) hubs(s *space) []string {
 	candidates := e.candidates()
 	chosen := map[string]int{}
 	for range probes {
-		d := s.draft(s.random(e.chance))
+		d := s.draft(s.random(e.random))
 		d.hubs = e.some(candidates)
 		d.policy = policy{}
-		if e.chance.IntN(2) == 0 {
-			d.current = candidates[e.chance.IntN(len(candidates))]
+		if e.random.IntN(2) == 0 {
+			d.current = candidates[e.random.IntN(len(candidates))]
 		}
-		// That a device stays says nothing of the rule.
+		// If a device stays, that says nothing about the rule.
 		if a := e.decide(d.body()); a.assigned() && a.words != d.current {
 			chosen[a.words]++
 		}
@@ -630,22 +585,19 @@ func (e *explorer) hubs(s *space) []string {
 	slices.SortStableFunc(hubs, func(a, b string) int {
 		return cmp.Or(score(b)-score(a), strings.Compare(a, b))
 	})
-	// A rule that takes whatever is linked has chosen among words that name no hub.
-	const most = 40
-	if everything := chosen[otherHub] > 0 && len(hubs) >= allSubsetsUpTo; everything || len(hubs) > most {
-		keep := max(allSubsetsUpTo-1, len(e.options.Hubs))
-		if !everything {
-			keep = most
-		}
-		if len(hubs) > keep {
-			s.note("%d of %d hubs that the rule may mean: name yours with --hubs", keep, len(hubs))
-			hubs = hubs[:keep]
-		}
+	keep := maxHubs
+	if chosen[otherHub] > 0 && len(hubs) >= allSubsetsUpTo {
+		// The rule takes whatever is linked, so it also chose constants that are not names of hubs.
+		keep = max(allSubsetsUpTo-1, len(e.options.Hubs))
 	}
-	for _, hub := range []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"} {
-		// To a rule that takes what is linked, hubs without a name in it are as good.
-		if few := len(hubs) < 2 || chosen[otherHub] > 0 && len(hubs) < 3; few && !slices.Contains(hubs, hub) {
-			hubs = append(hubs, hub)
+	if len(hubs) > keep {
+		s.note("%d of %d possible hubs: name yours with --hubs", keep, len(hubs))
+		hubs = hubs[:keep]
+	}
+	for _, hub := range anyHubs {
+		// A rule that takes whatever is linked needs three hubs.
+		if len(hubs) < 2 || chosen[otherHub] > 0 && len(hubs) < 3 {
+			hubs = addNew(hubs, hub)
 		}
 	}
 	return hubs
@@ -662,7 +614,6 @@ func (e *explorer) addHubs(s *space, named []string) {
 			sets = append(sets, set)
 		}
 	}
-	without := func(i int) []string { return slices.Delete(slices.Clone(hubs), i, i+1) }
 	add(hubs)
 	if len(hubs) <= allSubsetsUpTo {
 		for bits := 1; bits < 1<<len(hubs); bits++ {
@@ -675,33 +626,24 @@ func (e *explorer) addHubs(s *space, named []string) {
 			add(set)
 		}
 	} else {
-		s.note("of the sets of %d hubs: each alone, each left out, 64 by chance", len(hubs))
+		s.note("sets of %d hubs: each hub alone, each hub left out, and 64 random sets", len(hubs))
 		for i := range hubs {
-			add(without(i))
+			add(slices.Delete(slices.Clone(hubs), i, i+1))
 			add(hubs[i : i+1])
 		}
 		for range 64 {
 			add(e.some(hubs))
 		}
 	}
-	values := make([]func(*draft), len(sets))
-	for i, set := range sets {
-		values[i] = func(d *draft) { d.hubs = set }
-	}
-	s.add("sets of linked hubs", values, "")
+	s.add("sets of linked hubs", setters(sets, func(d *draft, set []string) { d.hubs = set }), "")
 }
 
 func (e *explorer) addCurrent(s *space, named []string) {
-	states := []string{"", unlinkedHub}
-	if e.reads("/deviceRuntimeContext/currentIotHubHostName", "/deviceRuntimeContext/currentDeviceId") {
-		states = append(states, otherHub)
-		states = append(states, named...)
+	current := []string{"", unlinkedHub}
+	if e.reads(currentHubPlace, currentIDPlace) {
+		current = append(append(current, otherHub), named...)
 	} else {
-		states = append(states, named[0])
+		current = append(current, named[0])
 	}
-	values := make([]func(*draft), len(states))
-	for i, hub := range states {
-		values[i] = func(d *draft) { d.current = hub }
-	}
-	s.add("current hubs", values, "")
+	s.add("current hubs", setters(current, func(d *draft, hub string) { d.current = hub }), "")
 }

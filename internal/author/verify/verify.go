@@ -1,18 +1,16 @@
-// Package verify searches for requests that break a promise of an allocation
-// rule, and makes the smallest of them that it can.
+// Package verify searches for requests that break a promise of an allocation rule, and shrinks each to the smallest that it
+// can find.
 //
-// The requests are made of what the rule's own text and data say: the enrollments
-// that it serves, the hubs that it names, the values that it compares. Each is
-// decided by an decider.Decider, the webhook's own; the package decides
-// nothing itself. Where all requests of that kind are too many, every pair of
-// values is asked together, and the rest by chance.
+// It generates requests from the rule's own text and data: the enrollments that the rule serves, the hubs that it names, the
+// values that it compares. The webhook's decider.Decider decides each of them; the package itself decides nothing. If there
+// are too many such requests, it tries every pair of values together, and then others at random.
 package verify
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -33,13 +31,13 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// DefaultBudget is how many requests a rule is asked unless told otherwise: a few
-// seconds' worth. Each is followed up with some five more.
+// DefaultBudget is the default number of requests for a rule, which takes a few seconds. Each has about five follow-up
+// requests.
 const DefaultBudget = 5000
 
-// Options say what is searched. Rules and Files are needed.
+// Options say what to search. Rules and Files are required.
 type Options struct {
-	// Rules decide. Files is where they were loaded from.
+	// Rules make the decisions. They were loaded from Files.
 	Rules *decider.Rules
 	Files fs.FS
 
@@ -47,28 +45,28 @@ type Options struct {
 	Only []string
 	// Promises lists the promises to check; nil means all.
 	Promises []string
-	// Hubs are host names, or first labels of them, to link.
+	// Hubs are hubs to link, by host name or first label.
 	Hubs []string
 	// PayloadSchema adds members of the payload that rules do not name.
 	PayloadSchema []Field
-	// Budget is how many requests each rule is asked; 0 means DefaultBudget.
+	// Budget is the number of requests for each rule; 0 means DefaultBudget.
 	Budget int
-	// Seed makes what is left to chance come out the same again.
+	// Seed is the seed of random choices.
 	Seed uint64
-	// Timeout is how long a rule may take for one request; 0 means decider.DefaultTimeout.
+	// Timeout is the time limit of a rule for one request; 0 means decider.DefaultTimeout.
 	Timeout time.Duration
-	// Workers is how many requests are asked at once; 0 means one for each core.
+	// Workers is the number of requests to decide at once; 0 means one for each core.
 	Workers int
-	// Progress is told from time to time how many of all requests were asked. It
-	// is called by one goroutine at a time.
+	// Progress, if set, is called from time to time with the number of requests so far and in all. It is called by one
+	// goroutine at a time.
 	Progress func(done, total int)
 }
 
-// Report is what a search came to.
+// Report is the result of a search.
 type Report struct {
 	Rules []RuleReport `json:"rules"`
 	Seed  uint64       `json:"seed"`
-	// Interrupted is set if the search was ended before it was through.
+	// Interrupted is set if the search ended before it was complete.
 	Interrupted bool `json:"interrupted"`
 }
 
@@ -81,33 +79,32 @@ func (r *Report) Broken() int {
 	return n
 }
 
-// Invariants reports whether invariants of one's own judge any rule.
+// Invariants reports whether there are invariants for any rule.
 func (r *Report) Invariants() bool {
 	return slices.ContainsFunc(r.Rules, func(rule RuleReport) bool { return rule.Invariants })
 }
 
-// RuleReport is what the search of one rule came to.
+// RuleReport is the result of the search of one rule.
 type RuleReport struct {
 	Rule  string `json:"rule"`
 	Title string `json:"title,omitempty"`
 	Place string `json:"place"`
 	Space Space  `json:"space"`
-	// Outcomes counts what became of the requests, and Overrides where a
-	// constraint prevailed over the rule.
+	// Outcomes counts the results of the requests, and Overrides the cases in which a constraint prevailed over the rule.
 	Outcomes  Counts `json:"outcomes"`
 	Overrides Counts `json:"overrides,omitempty"`
-	// Invariants is set if invariants of one's own judge the rule.
+	// Invariants is set if there are invariants for the rule.
 	Invariants bool      `json:"invariants"`
 	Broken     []Finding `json:"broken"`
 	// Skipped are the promises that the rule's METADATA switches off.
 	Skipped []Skip `json:"skipped,omitempty"`
 }
 
-// Counts are how often something was found. In JSON they are a list, because the
-// names of outcomes and constraints are values and no members.
+// Counts maps names to how often they occurred. Its JSON is a list, because the names of outcomes and constraints are
+// values, not members.
 type Counts map[string]int
 
-// MarshalJSON writes [{"name": "assigned", "count": 1}], in the order of the names.
+// MarshalJSON writes [{"name": "assigned", "count": 1}], sorted by name.
 func (c Counts) MarshalJSON() ([]byte, error) {
 	type count struct {
 		Name  string `json:"name"`
@@ -120,47 +117,49 @@ func (c Counts) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
-// Space says what was covered.
+// Space says what the search covered.
 type Space struct {
 	Dimensions []Dimension `json:"dimensions"`
-	// Size is how many requests there are, counting those twice that come out the
-	// same, or math.MaxInt for more; Asked how many different ones were asked. They
-	// are all there are if Exhaustive.
+	// Size is the number of requests in the space, including duplicates, or math.MaxInt if there are more. Asked is the
+	// number of different requests that were tried. Exhaustive is set if these are all.
 	Size       int  `json:"size"`
 	Asked      int  `json:"asked"`
 	Exhaustive bool `json:"exhaustive"`
-	// Pairs of values of two dimensions, and how many of them were asked
-	// together, where the space was too large. ByChance is how many more requests
-	// were chosen by chance. All are 0 for a search that ended early.
-	Pairs    int `json:"pairs,omitempty"`
-	Paired   int `json:"paired,omitempty"`
-	ByChance int `json:"random,omitempty"`
-	// Invalid is how many were no requests by the schema.
+	// If the space was too large, Pairs is the number of pairs of values of two dimensions, Paired how many of them were
+	// tried together, and Random the number of further requests that were chosen at random. All are 0 if the search was
+	// interrupted.
+	Pairs  int `json:"pairs,omitempty"`
+	Paired int `json:"paired,omitempty"`
+	Random int `json:"byChance,omitempty"`
+	// Invalid is the number of bodies that did not match the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
 	Notes []string `json:"notes,omitempty"`
 }
 
+// Endless reports whether Size is too large to count.
+func (s Space) Endless() bool { return s.Size == math.MaxInt }
+
 // Dimension is one aspect of a request.
 type Dimension struct {
 	Name   string `json:"name"`
 	Values int    `json:"values"`
-	// Single says why there is one value alone.
+	// Single says why there is only one value.
 	Single string `json:"single,omitempty"`
 }
 
 // Finding is a promise that is broken.
 type Finding struct {
-	Promise string `json:"promise"`
-	Says    string `json:"says"`
-	Message string `json:"message"`
-	Place   string `json:"place"` // file:line
-	// Count is how many of the requests that were asked break it.
+	Promise   string `json:"promise"`
+	Statement string `json:"says"`
+	Message   string `json:"message"`
+	Place     string `json:"place"` // file:line
+	// Count is the number of requests that break it.
 	Count int `json:"count"`
-	// Request breaks it; Then is the second request where the promise is about two.
+	// Request breaks the promise. Then is the second request if the promise is about two.
 	Request json.RawMessage `json:"request"`
 	Then    json.RawMessage `json:"then,omitempty"`
-	// File and ThenFile are where the two were saved, if they were.
+	// File and ThenFile are the files in which the caller saved them.
 	File     string `json:"file,omitempty"`
 	ThenFile string `json:"thenFile,omitempty"`
 }
@@ -169,14 +168,12 @@ type Finding struct {
 type Skip struct {
 	Promise string `json:"promise"`
 	Reason  string `json:"reason"`
-	// Broken is how many requests break it nevertheless; with 0 the rule may as
-	// well promise it.
+	// Broken is the number of requests that break it. If it is 0, the skip can be removed.
 	Broken int `json:"broken"`
 }
 
-// Run searches. Its error says that there is nothing to search with: a
-// *ruleset.LoadError where the METADATA or the invariants are at fault, or an
-// unknown rule or promise. When ctx ends, it reports what was found so far.
+// Run searches. It returns a *ruleset.LoadError if the METADATA or the invariants are wrong, and an *UnknownError if the
+// options name an unknown rule or promise. When ctx ends, Run reports what it has found so far.
 func Run(ctx context.Context, options Options) (*Report, error) {
 	if options.Budget <= 0 {
 		options.Budget = DefaultBudget
@@ -217,7 +214,6 @@ func Run(ctx context.Context, options Options) (*Report, error) {
 // search is the search of one rule.
 type search struct {
 	checker checker
-	set     *ruleset.Ruleset
 	skips   []Skip
 	plan    *plan
 
@@ -227,13 +223,13 @@ type search struct {
 	invalid   int
 	timeouts  int
 	giveUp    context.CancelFunc
-	through   bool // all of the plan was asked
+	complete  bool // the whole plan was tried
 	outcomes  map[string]int
 	overrides map[string]int
-	seen      sync.Map // keys of the bodies asked
+	seen      sync.Map // keys of the bodies that were tried
 }
 
-// tally is one finding while the search goes on.
+// tally is a finding during the search.
 type tally struct {
 	broken broken
 	count  int
@@ -241,7 +237,7 @@ type tally struct {
 
 func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	set := options.Rules.Set()
-	judges, err := invariants.Load(ctx, set, options.Files)
+	loaded, err := invariants.Load(ctx, set, options.Files)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +251,12 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	}
 	var searches []*search
 	var problems []ruleset.Problem
+	var known []string
+	unknown := slices.Clone(options.Only)
 	for _, rule := range set.Rules() {
-		if len(options.Only) > 0 && !slices.Contains(options.Only, rule.Package) && !slices.Contains(options.Only, strings.TrimPrefix(rule.Package, "allocation.")) {
+		known = append(known, rule.Package)
+		unknown = slices.DeleteFunc(unknown, func(name string) bool { return isNamed(rule, name) })
+		if len(options.Only) > 0 && !slices.ContainsFunc(options.Only, func(name string) bool { return isNamed(rule, name) }) {
 			continue
 		}
 		skips, wrong := skipsOf(rule)
@@ -265,32 +265,35 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &search{set: set, skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{}}
-		s.checker = checker{decider: decides, rule: rule, analysis: analysis, invariants: judges, wanted: wanted,
-			memo: new(memo), findRule: set.Serving, chancy: len(rule.RestrictedCalls()) > 0}
-		searches = append(searches, s)
+		searches = append(searches, &search{
+			checker: checker{decider: decides, set: set, rule: rule, analysis: analysis, invariants: loaded, wanted: wanted,
+				memo: new(memo), nondeterministic: len(rule.RestrictedCalls()) > 0},
+			skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{},
+		})
 	}
 	if len(problems) > 0 {
 		return nil, &ruleset.LoadError{Problems: problems}
 	}
-	if len(searches) < len(options.Only) {
-		var names []string
-		for _, rule := range set.Rules() {
-			names = append(names, rule.Package)
-		}
-		return nil, &UnknownError{What: "rule", Names: options.Only, Known: names}
+	if len(unknown) > 0 {
+		return nil, &UnknownError{"rule", unknown[0], known}
 	}
 	return searches, nil
 }
 
-// UnknownError says that the caller named what there is not.
+// isNamed reports whether a name, such as tenants or allocation.tenants, is that of a rule.
+func isNamed(rule *ruleset.Rule, name string) bool {
+	return name == rule.Package || "allocation."+name == rule.Package
+}
+
+// UnknownError reports a name that does not exist.
 type UnknownError struct {
-	What         string // rule or promise
-	Names, Known []string
+	What  string // rule or promise
+	Name  string
+	Known []string
 }
 
 func (e *UnknownError) Error() string {
-	return fmt.Sprintf("no such %s among %s: there are %s", e.What, strings.Join(e.Names, ", "), strings.Join(e.Known, ", "))
+	return fmt.Sprintf("there is no %s %q: use %s", e.What, e.Name, strings.Join(e.Known, ", "))
 }
 
 func wantedPromises(ids []string) (map[string]bool, error) {
@@ -302,7 +305,7 @@ func wantedPromises(ids []string) (map[string]bool, error) {
 	}
 	for _, id := range ids {
 		if !slices.Contains(known, id) {
-			return nil, &UnknownError{What: "promise", Names: []string{id}, Known: known}
+			return nil, &UnknownError{"promise", id, known}
 		}
 		wanted[id] = true
 	}
@@ -322,7 +325,7 @@ func skipsOf(rule *ruleset.Rule) ([]Skip, []ruleset.Problem) {
 	object, _ := value.(map[string]any)
 	list, ok := object["skip"].([]any)
 	if !ok || len(object) != 1 {
-		return nil, wrong("skip, a list, is all that it can hold")
+		return nil, wrong("it must contain only skip, a list")
 	}
 	var skips []Skip
 	for _, element := range list {
@@ -340,13 +343,13 @@ func skipsOf(rule *ruleset.Rule) ([]Skip, []ruleset.Problem) {
 	return skips, nil
 }
 
-// explore finds out what there is to ask.
+// explore plans the requests to try.
 func (s *search) explore(ctx context.Context, options Options) {
 	name := fnv.New64a()
-	name.Write([]byte(s.checker.rule.Package)) // so that a rule's search does not depend on the other rules
-	chance := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
+	name.Write([]byte(s.checker.rule.Package)) // so that the search of a rule does not depend on other rules
+	random := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
 	timeouts := 0
-	e := explorer{options: options, set: s.set, rule: s.checker.rule, analysis: s.checker.analysis, chance: chance,
+	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analysis, random: random,
 		decide: func(body []byte) brief {
 			if timeouts >= maxTimeouts {
 				return brief{result: answer.Timeout}
@@ -358,16 +361,16 @@ func (s *search) explore(ctx context.Context, options Options) {
 			return briefOf(&a.Answer)
 		}}
 	if space := e.space(); space != nil {
-		s.plan = planOf(space, options.Budget, chance)
+		s.plan = planOf(space, options.Budget, random)
 		s.checker.thorough = s.plan.everything
 	}
 }
 
-// maxTimeouts is after how many the search of a rule ends: each costs seconds,
-// and the first says it all.
+// maxTimeouts is the number of timeouts after which the search of a rule ends, because each takes seconds and more of them
+// tell nothing new.
 const maxTimeouts = 8
 
-// run asks all requests of the plan.
+// run tries all requests of the plan.
 func (s *search) run(ctx context.Context, workers int, progress func(asked int)) {
 	ctx, s.giveUp = context.WithCancel(ctx)
 	defer s.giveUp()
@@ -396,7 +399,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 		})
 	}
 	group.Wait()
-	s.through = ctx.Err() == nil
+	s.complete = ctx.Err() == nil
 }
 
 func (s *search) count(a *decided, found []broken) {
@@ -410,7 +413,7 @@ func (s *search) count(a *decided, found []broken) {
 	s.outcomes[string(a.Result)]++
 	if a.Result == answer.Timeout {
 		if s.timeouts++; s.timeouts == maxTimeouts {
-			s.plan.space.note("ended after %d timeouts", maxTimeouts)
+			s.plan.space.note("stopped after %d timeouts", maxTimeouts)
 			s.giveUp()
 		}
 	}
@@ -424,7 +427,7 @@ func (s *search) count(a *decided, found []broken) {
 			s.found[b.key()] = t
 		}
 		t.count++
-		// The smallest, and of equals always the same, whichever worker came first.
+		// Keep the smallest, and among equals always the same, whichever worker was first.
 		if c := cmp.Or(len(b.body)-len(t.broken.body), strings.Compare(string(b.body), string(t.broken.body))); c < 0 {
 			t.broken = b
 		}
@@ -439,16 +442,14 @@ func (s *search) report(ctx context.Context) RuleReport {
 	case s.plan != nil:
 		r.Space = s.space()
 	case ctx.Err() == nil:
-		r.Space.Notes = []string{"no enrollment was found that this rule serves and no other rule with more precision"}
+		r.Space.Notes = []string{"no enrollment reaches this rule, because other rules serve them more precisely"}
 	}
-	says := map[string]string{}
-	var order []string
-	for _, p := range Promises() {
-		says[p.ID] = p.Says
-		order = append(order, p.ID)
+	promises := Promises()
+	index := func(b broken) int {
+		return slices.IndexFunc(promises, func(p Promise) bool { return p.ID == b.promise })
 	}
 	keys := slices.SortedFunc(maps.Keys(s.found), func(a, b string) int {
-		return cmp.Or(slices.Index(order, s.found[a].broken.promise)-slices.Index(order, s.found[b].broken.promise), strings.Compare(a, b))
+		return cmp.Or(index(s.found[a].broken)-index(s.found[b].broken), strings.Compare(a, b))
 	})
 	for _, key := range keys {
 		t := s.found[key]
@@ -460,7 +461,7 @@ func (s *search) report(ctx context.Context) RuleReport {
 		if ctx.Err() == nil {
 			smallest = s.checker.shrink(ctx, t.broken)
 		}
-		r.Broken = append(r.Broken, Finding{Promise: smallest.promise, Says: says[smallest.promise], Message: smallest.message,
+		r.Broken = append(r.Broken, Finding{Promise: smallest.promise, Statement: promises[index(smallest)].Statement, Message: smallest.message,
 			Place: cmp.Or(smallest.place, rule.Place), Count: t.count, Request: indented(smallest.body), Then: indented(smallest.then)})
 	}
 	return r
@@ -468,9 +469,9 @@ func (s *search) report(ctx context.Context) RuleReport {
 
 func (s *search) space() Space {
 	p := s.plan
-	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.through, Invalid: s.invalid, Notes: p.space.notes}
-	if s.through {
-		space.Pairs, space.Paired, space.ByChance = p.pairs, p.paired, p.random
+	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.complete, Invalid: s.invalid, Notes: p.space.notes}
+	if s.complete {
+		space.Pairs, space.Paired, space.Random = p.pairs, p.paired, p.random
 	}
 	for _, d := range p.space.dimensions {
 		space.Dimensions = append(space.Dimensions, Dimension{d.name, len(d.values), d.single})
@@ -478,28 +479,10 @@ func (s *search) space() Space {
 	return space
 }
 
-// Endless reports whether Size is too large to count.
-func (s Space) Endless() bool { return s.Size == math.MaxInt }
-
 func indented(body []byte) json.RawMessage {
-	if body == nil {
-		return nil
+	var text bytes.Buffer
+	if json.Indent(&text, body, "", "  ") != nil {
+		return nil // there is no body
 	}
-	var value any
-	decoder := json.NewDecoder(strings.NewReader(string(body)))
-	decoder.UseNumber()
-	if err := decoder.Decode(&value); err != nil {
-		return nil
-	}
-	text, err := json.MarshalIndent(value, "", "  ")
-	if err != nil {
-		return nil
-	}
-	return text
-}
-
-// IsLoadError returns the problems of rules that do not load, one to a line.
-func IsLoadError(err error) bool {
-	_, ok := errors.AsType[*ruleset.LoadError](err)
-	return ok
+	return text.Bytes()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -21,11 +22,12 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-var update = flag.Bool("update", false, "rewrite what the planted bugs are found by")
+var update = flag.Bool("update", false, "rewrite the expected findings of the planted bugs")
 
-// ruleFiles are files of rules beside the library that ships.
+// ruleFiles returns files of rules together with the shipped library.
 func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 	t.Helper()
 	library, err := os.ReadFile("../../../rules/lib/dps.rego")
@@ -39,7 +41,7 @@ func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 	return fsys
 }
 
-// options are those of a search of the rules under fsys.
+// options returns the options of a search of the rules in fsys.
 func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	t.Helper()
 	loading := decider.RulesOptions{Name: "rules", AllowBuiltins: builtins}
@@ -59,9 +61,8 @@ func run(t testing.TB, o verify.Options) *verify.Report {
 	return report
 }
 
-// Each archive in testdata is a rule with a bug of one kind. Its first lines say
-// which promises it breaks; all others must hold. The file want is what the
-// search finds: each message, with the smallest request.
+// Each archive in testdata is a rule with a bug. Its first lines say which promises it breaks; all others must hold. The
+// file want has the findings: each message, with the smallest request.
 func TestPlantedBugs(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")
@@ -77,7 +78,7 @@ func TestPlantedBugs(t *testing.T) {
 			}
 			breaks := headerOf(archive, "breaks")
 			if len(breaks) == 0 {
-				t.Fatal("the archive does not say what it breaks")
+				t.Fatal("the archive does not say which promises it breaks")
 			}
 			files := map[string]string{}
 			for _, file := range archive.Files {
@@ -111,10 +112,10 @@ func TestPlantedBugs(t *testing.T) {
 			}
 			want := archive.Files[len(archive.Files)-1]
 			if headerOf(archive, "builtins") != nil {
-				return // what is found by chance comes out differently each time
+				return // the findings of these rules are random
 			}
 			if diff := cmp.Diff(string(want.Data), got); want.Name != "want" || diff != "" {
-				t.Errorf("found otherwise (-want +got), rewrite with -update:\n%s", diff)
+				t.Errorf("other findings (-want +got), rewrite with -update:\n%s", diff)
 			}
 		})
 	}
@@ -130,7 +131,7 @@ func headerOf(archive *txtar.Archive, name string) []string {
 	return nil
 }
 
-// isRequest fails unless the body is a request by the schema.
+// isRequest fails unless the body matches the schema of requests.
 func isRequest(t *testing.T, rules *decider.Rules, body []byte) {
 	t.Helper()
 	allocator, err := decider.New(decider.Options{Rules: rules})
@@ -142,7 +143,7 @@ func isRequest(t *testing.T, rules *decider.Rules, body []byte) {
 	}
 }
 
-// brief writes what was found, each finding in three lines.
+// brief writes the findings, each in two lines.
 func brief(t *testing.T, report *verify.Report) string {
 	var text strings.Builder
 	for _, rule := range report.Rules {
@@ -157,7 +158,7 @@ func brief(t *testing.T, report *verify.Report) string {
 	return text.String()
 }
 
-// The rules that ship keep every promise.
+// The shipped rules keep every promise.
 func TestShippedRules(t *testing.T) {
 	t.Parallel()
 	o := options(t, os.DirFS("../../../rules"))
@@ -171,13 +172,13 @@ func TestShippedRules(t *testing.T) {
 	}
 	for _, rule := range report.Rules {
 		if rule.Outcomes["assigned"] < 50 {
-			t.Errorf("%s: only %d of %d requests were assigned, so little was looked at", rule.Rule, rule.Outcomes["assigned"], rule.Space.Asked)
+			t.Errorf("%s: only %d of %d requests were assigned, so the search covered little", rule.Rule, rule.Outcomes["assigned"], rule.Space.Asked)
 		}
 		if !rule.Space.Exhaustive && rule.Space.Paired != rule.Space.Pairs {
-			t.Errorf("%s: %d of %d pairs were asked", rule.Rule, rule.Space.Paired, rule.Space.Pairs)
+			t.Errorf("%s: %d of %d pairs were tried", rule.Rule, rule.Space.Paired, rule.Space.Pairs)
 		}
 		if rule.Space.Invalid > 0 {
-			t.Errorf("%s: %d requests are none", rule.Rule, rule.Space.Invalid)
+			t.Errorf("%s: %d requests are invalid", rule.Rule, rule.Space.Invalid)
 		}
 		if len(rule.Skipped) > 0 {
 			t.Errorf("%s skips %v", rule.Rule, rule.Skipped)
@@ -185,7 +186,7 @@ func TestShippedRules(t *testing.T) {
 	}
 }
 
-// The same seed searches the same, however many look at once.
+// The same seed gives the same search, for any number of workers.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
 	archive, err := txtar.ParseFile("testdata/missing_default.txtar")
@@ -193,14 +194,14 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := options(t, ruleFiles(t, map[string]string{"line.rego": string(archive.Files[0].Data)}))
-	o.Budget = 200 // so that chance has a part
+	o.Budget = 200 // so that some requests are random
 	reports := map[int]*verify.Report{}
 	for _, workers := range []int{1, 7} {
 		o.Workers = workers
 		reports[workers] = run(t, o)
 	}
-	if reports[1].Rules[0].Space.ByChance == 0 {
-		t.Error("nothing was left to chance")
+	if reports[1].Rules[0].Space.Random == 0 {
+		t.Error("no request was random")
 	}
 	if diff := cmp.Diff(reports[1], reports[7]); diff != "" {
 		t.Errorf("-one worker +seven:\n%s", diff)
@@ -221,13 +222,13 @@ func TestSkips(t *testing.T) {
 	}
 	for custom, want := range map[string]string{
 		"\n#   verify: {skip: [{promise: order}]}":                     "rules/line.rego:1: custom.verify: the promise order is skipped without a reason",
-		"\n#   verify: {skip: [{promise: orders, reason: x}]}":         "no such promise among orders: there are outcome, one-answer",
-		"\n#   verify: {skip: order}":                                  "skip, a list, is all that it can hold",
-		"\n#   verify: {skipped: [{promise: order, reason: typo}]}":    "skip, a list, is all that it can hold",
-		"\n#   verify: {skip: [{promise: order, reason: x}], also: 1}": "skip, a list, is all that it can hold",
+		"\n#   verify: {skip: [{promise: orders, reason: x}]}":         `there is no promise "orders": use outcome, one-answer`,
+		"\n#   verify: {skip: order}":                                  "it must contain only skip, a list",
+		"\n#   verify: {skipped: [{promise: order, reason: typo}]}":    "it must contain only skip, a list",
+		"\n#   verify: {skip: [{promise: order, reason: x}], also: 1}": "it must contain only skip, a list",
 	} {
 		_, err := verify.Run(t.Context(), options(t, ruleFiles(t, map[string]string{"line.rego": fmt.Sprintf(good, custom)})))
-		if err == nil || !verify.IsLoadError(err) || !strings.Contains(err.Error(), want) {
+		if !isLoadError(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", custom, err, want)
 		}
 	}
@@ -249,13 +250,18 @@ func TestSelection(t *testing.T) {
 		t.Errorf("of one rule: %+v", report)
 	}
 	o.Only = []string{"lines"}
-	if _, err := verify.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no such rule among lines: there are allocation.line, allocation.other") {
+	if _, err := verify.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), `there is no rule "lines": use allocation.line, allocation.other`) {
 		t.Errorf("of an unknown rule: %v", err)
 	}
 	o.Only, o.Promises = nil, []string{"cases"}
-	if _, err := verify.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no such promise among cases") {
+	if _, err := verify.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), `there is no promise "cases"`) {
 		t.Errorf("with an unknown promise: %v", err)
 	}
+}
+
+func isLoadError(err error) bool {
+	_, ok := errors.AsType[*ruleset.LoadError](err)
+	return ok
 }
 
 func TestInvariantsThatDoNotLoad(t *testing.T) {
@@ -270,14 +276,13 @@ func TestInvariantsThatDoNotLoad(t *testing.T) {
 		"package allocation.line_invariants\n\ninvariant contains":                                       "rego_parse_error",
 	} {
 		o := options(t, ruleFiles(t, map[string]string{"line.rego": fmt.Sprintf(good, ""), "line_invariants.rego": text}))
-		if _, err := verify.Run(t.Context(), o); err == nil || !verify.IsLoadError(err) || !strings.Contains(err.Error(), want) {
+		if _, err := verify.Run(t.Context(), o); !isLoadError(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\ngot %v, want %s", text, err, want)
 		}
 	}
 }
 
-// Invariants of package allocation.invariants judge every rule, and see what was
-// rejected, held, told to the device and put into the twin.
+// Invariants of package allocation.invariants apply to every rule, and see rejections, holds, the payload and the twin.
 func TestInvariantsOfAll(t *testing.T) {
 	t.Parallel()
 	rule := fmt.Sprintf(good, "") + "\ninitial_twin := {\"tags\": {\"site\": \"ulm\"}}\n\npayload := {\"said\": dps.payload_string(\"word\")}\n\nreject contains \"bad\" if dps.payload_string(\"word\") == \"bad\"\n\nhold contains \"late\" if dps.payload_string(\"word\") == \"late\"\n"
@@ -303,14 +308,13 @@ invariant contains "twin" if { input.decision.initialTwin.tags.site == "ulm"; in
 	if diff := cmp.Diff([]string{"held", "rejected", "told", "twin"}, messages); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	// They are no part of what is served.
+	// The webhook does not serve them.
 	if digest := options(t, ruleFiles(t, map[string]string{"line.rego": rule})).Rules.Digest(); digest != o.Rules.Digest() {
 		t.Error("invariants change the digest of the rules")
 	}
 }
 
-// Enrollments are found that no other rule takes away, and if there are none, the
-// report says so.
+// The search finds enrollments that no other rule serves. If there are none, the report says so.
 func TestShadowedRules(t *testing.T) {
 	t.Parallel()
 	rule := func(name, groups string) string {
@@ -333,19 +337,19 @@ func TestShadowedRules(t *testing.T) {
 	}
 }
 
-// A rule that takes too long is not asked thousands of times.
+// A rule that exceeds its time limit is not evaluated thousands of times.
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	slow := fmt.Sprintf(good, "") + "\npayload := {\"n\": count([1 | some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == 0])}\n"
 	o := options(t, ruleFiles(t, map[string]string{"line.rego": slow}))
 	o.Timeout = 20 * time.Millisecond
 	rule := run(t, o).Rules[0]
-	if len(rule.Broken) != 1 || rule.Broken[0].Promise != "no-error" || rule.Space.Asked > 20 || !slices.Contains(rule.Space.Notes, "ended after 8 timeouts") {
+	if len(rule.Broken) != 1 || rule.Broken[0].Promise != "no-error" || rule.Space.Asked > 20 || !slices.Contains(rule.Space.Notes, "stopped after 8 timeouts") {
 		t.Errorf("got %+v", rule)
 	}
 }
 
-// A search that is ended reports what it has.
+// A search that is interrupted reports what it has found.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -362,15 +366,14 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("got %+v, %v", report, err)
 	}
 	if calls == 0 {
-		t.Error("no progress was told")
+		t.Error("no progress was reported")
 	}
 }
 
-// The schema of a payload brings members that the rule does not name, and values
-// that it does not hold.
+// The schema of a payload adds members that the rule does not name, and values that it does not contain.
 func TestPayloadSchema(t *testing.T) {
 	t.Parallel()
-	// Adds up what the device sends: nothing of that is in the rule's text.
+	// The rule's text does not contain what the device sends.
 	rule := fmt.Sprintf(good, "") + "\nhold contains \"too much\" if sum([n | some n in object.keys(dps.payload); false]) > 1\n\npayload := \"overflow\" if {\n\tsome value in dps.payload\n\tvalue == concat(\"\", [\"r\", \"ed\"])\n}\n"
 	o := options(t, ruleFiles(t, map[string]string{"line.rego": rule}))
 	if report := run(t, o); report.Broken() != 0 {
@@ -408,8 +411,8 @@ func TestPayloadSchema(t *testing.T) {
 		`{`:                                      "not JSON",
 		`[]`:                                     "not a JSON object",
 		`{"type": "string"}`:                     "names no properties",
-		`{"properties": {"a": {"$ref": "#/b"}}}`: `refers to "#/b", which is not in the file`,
-		`{"properties": {"a": {"$ref": "https://example.com/b"}}}`: "which is not in the file",
+		`{"properties": {"a": {"$ref": "#/b"}}}`: `refers to "#/b", which the file does not contain`,
+		`{"properties": {"a": {"$ref": "https://example.com/b"}}}`: "which the file does not contain",
 		`{"properties": {"a": {"$ref": "#/properties/a"}}}`:        "in a circle",
 	} {
 		if _, err := verify.ParsePayloadSchema([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -418,8 +421,7 @@ func TestPayloadSchema(t *testing.T) {
 	}
 }
 
-// Generated requests are served by the rule that they are for, are all different, and
-// are the same again for the same seed.
+// Generated requests are served by their rule, are all different, and are the same again for the same seed.
 func TestGenerate(t *testing.T) {
 	t.Parallel()
 	o := options(t, os.DirFS("../../../rules"))
@@ -452,7 +454,7 @@ func TestGenerate(t *testing.T) {
 		}
 	}
 	if len(counts) != 2 {
-		t.Errorf("made for %v", counts)
+		t.Errorf("requests for %v", counts)
 	}
 	for rule, n := range counts {
 		if n != 60 || assigned[rule] < 30 {
@@ -467,14 +469,14 @@ func TestGenerate(t *testing.T) {
 			}
 		}
 	}), generate(o)); diff != "" {
-		t.Errorf("alone (-among others +alone):\n%s", diff)
+		t.Errorf("without the other rules (-with +without):\n%s", diff)
 	}
 	o.Seed = 8
 	if cmp.Equal(first, generate(o)) {
-		t.Error("another seed makes the same")
+		t.Error("another seed gives the same requests")
 	}
 	o.Only = []string{"nobody"}
-	if _, err := verify.Generate(t.Context(), o); err == nil || !strings.Contains(err.Error(), "no such rule among nobody") {
-		t.Errorf("of no rule: %v", err)
+	if _, err := verify.Generate(t.Context(), o); err == nil || !strings.Contains(err.Error(), `there is no rule "nobody"`) {
+		t.Errorf("of an unknown rule: %v", err)
 	}
 }

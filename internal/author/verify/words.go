@@ -2,6 +2,7 @@ package verify
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -16,17 +17,11 @@ var (
 	hubHost        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,200}\.azure-devices(-provisioning)?\.[a-z.]{2,20}$`)
 )
 
-// texts makes, of constants and how a rule uses them, texts that make a
-// difference to the rule: some that it is looking for and some that it is not.
+// texts returns texts that make a difference to a rule, given its constants and how it uses them: some that it looks for,
+// and some that it does not.
 func texts(literals []dataflow.Literal, separators []string) []string {
 	var found []string
-	add := func(list ...string) {
-		for _, text := range list {
-			if !slices.Contains(found, text) {
-				found = append(found, text)
-			}
-		}
-	}
+	add := func(list ...string) { found = addNew(found, list...) }
 	var starts, middles, ends []string
 	for _, literal := range literals {
 		text, ok := literal.Value.(string)
@@ -57,7 +52,7 @@ func texts(literals []dataflow.Literal, separators []string) []string {
 			}
 		}
 	}
-	// Texts that two conditions hold for at once.
+	// Texts for which two conditions hold at once.
 	for _, start := range spread(starts, maxTogether) {
 		for _, other := range spread(slices.Concat(middles, ends), maxTogether) {
 			add(start + "1" + other)
@@ -71,16 +66,15 @@ func texts(literals []dataflow.Literal, separators []string) []string {
 	return found
 }
 
-// maxTogether bounds the constants of one use that are put together with those of another.
+// maxTogether limits how many constants of one use are combined with those of another.
 const maxTogether = 6
 
-// separatorsOf lists the texts that the rule splits others at.
+// separatorsOf lists the texts at which the rule splits others.
 func separatorsOf(literals []dataflow.Literal) []string {
 	var found []string
 	for _, literal := range literals {
-		text, ok := literal.Value.(string)
-		if ok && literal.Use == "split" && text != "" && !slices.Contains(found, text) {
-			found = append(found, text)
+		if text, ok := literal.Value.(string); ok && literal.Use == "split" && text != "" {
+			found = addNew(found, text)
 		}
 	}
 	return found
@@ -100,18 +94,17 @@ func globExamples(glob string) []string {
 	return []string{short, long}
 }
 
-// moreExamples fills the wildcards of a glob in further ways, for globs of which
-// other rules serve the first examples.
+// moreExamples fills the wildcards of a glob in other ways, in case other rules serve the first examples.
 func moreExamples(glob string) []string {
 	var list []string
 	for n := range 20 {
-		fill := "usher-" + itoa(int64(n))
+		fill := fmt.Sprint("usher-", n)
 		list = append(list, strings.NewReplacer("*", fill, "?", string(rune('a'+n))).Replace(glob))
 	}
 	return list
 }
 
-// matchOf makes a text that matches a regular expression.
+// matchOf returns a text that matches a regular expression.
 func matchOf(expression string) (string, bool) {
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
@@ -131,10 +124,8 @@ func matchInto(text *strings.Builder, e *syntax.Regexp) {
 		text.WriteRune(runeOf(e.Rune))
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
 		text.WriteByte('a')
-	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest:
+	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest, syntax.OpAlternate:
 		matchInto(text, e.Sub[0])
-	case syntax.OpStar:
-		// Nothing is the shortest match.
 	case syntax.OpRepeat:
 		for range max(e.Min, 1) {
 			matchInto(text, e.Sub[0])
@@ -143,12 +134,10 @@ func matchInto(text *strings.Builder, e *syntax.Regexp) {
 		for _, part := range e.Sub {
 			matchInto(text, part)
 		}
-	case syntax.OpAlternate:
-		matchInto(text, e.Sub[0])
 	}
 }
 
-// runeOf chooses a readable rune of a class, given as pairs of bounds.
+// runeOf returns a rune of a class, readable if possible. The class is given as pairs of bounds.
 func runeOf(bounds []rune) rune {
 	for _, readable := range "a1A-_" {
 		for i := 0; i+1 < len(bounds); i += 2 {
@@ -168,7 +157,7 @@ func runeOf(bounds []rune) rune {
 	return bounds[0]
 }
 
-// hostOf returns the host name that a constant may stand for, false if none.
+// hostOf returns the host name of a hub that a constant may stand for, and false if there is none.
 func hostOf(text string) (string, bool) {
 	switch {
 	case hubHost.MatchString(text):
@@ -182,12 +171,12 @@ func hostOf(text string) (string, bool) {
 // numbersAround returns a number and its neighbours.
 func numbersAround(number json.Number) []any {
 	if i, err := number.Int64(); err == nil {
-		return []any{json.Number(itoa(i - 1)), number, json.Number(itoa(i + 1))}
+		return []any{json.Number(fmt.Sprint(i - 1)), number, json.Number(fmt.Sprint(i + 1))}
 	}
 	return []any{number}
 }
 
-// IsHub reports whether a text can be the host name of an IoT hub or its first label.
+// IsHub reports whether a text can be the host name of an IoT hub, or the first label of one.
 func IsHub(text string) bool {
 	_, ok := hostOf(text)
 	return ok
