@@ -33,7 +33,7 @@ type Report struct {
 	Then     *answer.Answer  `json:"-"`
 	Recorded answer.Document `json:"recorded,omitempty"`
 	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
-	Lacks []string `json:"-"`
+	Lacks         []string            `json:"-"`
 	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
 	Entries       []explanation.Entry `json:"entries"`
 	BuiltinErrors []string            `json:"builtinErrors,omitempty"`

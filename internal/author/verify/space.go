@@ -156,20 +156,13 @@ func (e *explorer) space() *space {
 }
 
 func (e *explorer) addEnrollments(s *space) {
-	type enrollment struct {
-		kind dps.EnrollmentKind
-		id   string
-	}
-	var found []enrollment
+	var found []dps.Enrollment
 	add := func(kind dps.EnrollmentKind, id string) {
-		served := e.set.ForGroup(id)
-		if kind == dps.IndividualEnrollment {
-			if served = e.set.ForIndividual(id); !registrationID.MatchString(id) {
-				return
-			}
+		one := dps.Enrollment{Kind: kind, ID: id}
+		if kind == dps.IndividualEnrollment && !registrationID.MatchString(id) {
+			return
 		}
-		one := enrollment{kind, id}
-		if id != "" && served == e.rule && !slices.Contains(found, one) {
+		if id != "" && e.set.Serving(one) == e.rule && !slices.Contains(found, one) {
 			found = append(found, one)
 		}
 	}
@@ -213,7 +206,7 @@ func (e *explorer) addEnrollments(s *space) {
 	}
 	values := make([]func(*draft), len(found))
 	for i, one := range found {
-		values[i] = func(d *draft) { d.kind, d.enrollment = one.kind, one.id }
+		values[i] = func(d *draft) { d.kind, d.enrollment = one.Kind, one.ID }
 	}
 	s.add("enrollments", values, "")
 }
