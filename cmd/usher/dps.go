@@ -126,7 +126,7 @@ func initDPS(flags standInFlags, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	deviceCA, err := relativeTo(filepath.Dir(flags.config), authority.DeviceCAFile())
+	deviceCA, err := filepath.Rel(absolute(filepath.Dir(flags.config)), absolute(authority.DeviceCAFile()))
 	if err != nil {
 		return err
 	}
@@ -159,19 +159,6 @@ func (f *standInFlags) suffix() string {
 		text += " --folder " + f.folder
 	}
 	return text
-}
-
-// relativeTo is the path of a file relative to a folder.
-func relativeTo(folder, file string) (string, error) {
-	from, err := filepath.Abs(folder)
-	if err != nil {
-		return "", err
-	}
-	to, err := filepath.Abs(file)
-	if err != nil {
-		return "", err
-	}
-	return filepath.Rel(from, to)
 }
 
 // load reads the configuration and applies the flags to it.

@@ -156,20 +156,20 @@ func (s *standIn) fail(err error) {
 // enroll adds the enrollments of the configuration that the state does not have.
 func (s *standIn) enroll(file configfile.File) error {
 	var problems []error
-	add := func(collection *dpssim.Collection, record model.Record, place string) {
+	add := func(collection *dpssim.Collection, record model.Record, path string, i int) {
 		s.addWebhook(record.Common().CustomAllocationDefinition)
 		if _, err := collection.Get(*record.ID()); err == nil {
 			return
 		}
 		if err := collection.Put(*record.ID(), record, ""); err != nil {
-			problems = append(problems, fmt.Errorf("%s: %w", place, err))
+			problems = append(problems, fmt.Errorf("%s: %w", file.Place(fmt.Sprintf("%s[%d]", path, i)), err))
 		}
 	}
 	for i := range file.Groups {
-		add(&s.service.Groups, &file.Groups[i], file.GroupPlaces[i])
+		add(&s.service.Groups, &file.Groups[i], "enrollmentGroups", i)
 	}
 	for i := range file.Enrollments {
-		add(&s.service.Enrollments, &file.Enrollments[i], file.EnrollmentPlaces[i])
+		add(&s.service.Enrollments, &file.Enrollments[i], "enrollments", i)
 	}
 	return errors.Join(problems...)
 }
@@ -353,7 +353,7 @@ func (s *standIn) describe(w io.Writer) {
 	}
 }
 
-// absolute is for Node, which treats a relative path in --require as the name of a package.
+// absolute is the absolute path of a file. Node treats a relative path in --require as the name of a package.
 func absolute(path string) string {
 	if full, err := filepath.Abs(path); err == nil {
 		return full
@@ -377,7 +377,7 @@ func (s *standIn) close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 		defer cancel()
 		var servers sync.WaitGroup
-		servers.Go(func() { _ = s.mqtt.Close() }) // connections end either way
+		servers.Go(s.mqtt.Close)
 		if err := s.web.Shutdown(ctx); err != nil {
 			_ = s.web.Close()
 		}

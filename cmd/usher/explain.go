@@ -21,14 +21,13 @@ func newExplainCommand() *cobra.Command {
 	var number int
 	cmd := &cobra.Command{
 		Use:   "explain REQUEST",
-		Short: "Tell why a device is answered as it is",
-		Long: `Explain decides an AllocationRequest as the webhook does, and shows the decision,
-what DPS will do with it, which line of the rules gave each part of it, which
-lines of the same rule did not hold, and what in the request made them fail.
+		Short: "Explain why a device gets its answer",
+		Long: `Explain decides an AllocationRequest as the webhook does, and shows the decision, what DPS
+does with it, which line of the rules gave each part of it, which lines of the same rule
+did not hold, and what in the request made them fail.
 
-REQUEST is a file, or - for standard input. It holds an AllocationRequest, or a
-decision record with the request in it; of several, one to a line as in a log,
---number chooses one.
+REQUEST is a file, or - for standard input. It holds what 'usher replay' reads, such as an
+AllocationRequest or a decision record. If it holds several requests, --number chooses one.
 
   + a line that holds           - a line that does not, and the expression
   · a line that was not reached ! a line that fails
@@ -84,7 +83,7 @@ Values of the request are shown; keys and certificates are masked.`,
 	rules.register(cmd)
 	flags := cmd.Flags()
 	addOutputFlag(cmd, &output, "text", "json")
-	flags.StringVar(&whyNot, "why-not", "", "tell why the device does not go to this hub, by host name or first label")
+	flags.StringVar(&whyNot, "why-not", "", "explain why the device does not go to this hub, by host name or first label")
 	flags.IntVar(&number, "number", 0, "which of several requests, from 1")
 	return cmd
 }

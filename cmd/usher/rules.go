@@ -92,15 +92,15 @@ func openRules(f rulesFlags) (fs.FS, error) {
 		return nil, rulesError(err)
 	}
 	defer file.Close()
-	options := rulebundle.ReadOptions{}
+	var key *rulebundle.Key
 	if f.key.File != "" {
-		options.Key = &f.key
+		key = &f.key
 	}
-	fsys, err := rulebundle.Read(file, options)
+	bundle, err := rulebundle.Read(file, key)
 	if err != nil {
 		return nil, rulesError(fmt.Errorf("%s is not a bundle of rules: %w", f.path, err))
 	}
-	return fsys, nil
+	return bundle.Files, nil
 }
 
 // loadRules opens and loads the rules, and returns them with their files. Its errors list every problem on a line of its

@@ -1,9 +1,7 @@
-// Package rulebundle reads and writes rules as one file: an OPA bundle, which is
-// a gzipped tar archive.
+// Package rulebundle reads and writes rules as one file: an OPA bundle, which is a gzipped tar archive.
 //
-// A bundle holds the files of a rules folder as they are, so that the rules in
-// it have the same digest and the same lines in errors. What the rules mean is
-// not its business: see package ruleset.
+// A bundle contains the files of a rules folder as they are, so the rules in it have the same digest, and the same lines in
+// errors. Package ruleset reads the rules themselves.
 package rulebundle
 
 import (
@@ -26,34 +24,33 @@ import (
 	"golang.org/x/tools/txtar"
 )
 
-// MaxSize bounds a bundle, packed and unpacked. A thousand rules with their data
-// take a few MiB.
+// MaxSize bounds a bundle, packed and unpacked. A thousand rules with their data take a few MiB.
 const MaxSize = 64 << 20
 
-// maxFiles bounds the files in a bundle, empty ones too.
+// maxFiles bounds the files in a bundle, including empty ones.
 const maxFiles = 100_000
 
-// keyID names the key in signatures, as OPA's own commands do by default.
+// keyID identifies the key in signatures, as in OPA's own commands by default.
 const keyID = "default"
 
 // Key is what a bundle is signed or verified with.
 type Key struct {
-	// File holds the key: PEM, or for an HS algorithm the secret as it is.
+	// File contains the key: PEM, or for an HS algorithm the secret as it is.
 	File string
-	// Text is the key itself, where there is no File.
+	// Text is the key itself, if there is no File.
 	Text string
-	// Algorithm is one of JSON Web Signature, such as RS256, ES256 or HS256.
+	// Algorithm is a JSON Web Signature algorithm, such as RS256, ES256 or HS256.
 	Algorithm string
 }
 
 func (k Key) check() error {
 	if !keys.IsSupportedAlgorithm(k.Algorithm) {
-		return fmt.Errorf("%q is not an algorithm for signatures: use RS256, ES256 or HS256", k.Algorithm)
+		return fmt.Errorf("%q is not a signature algorithm: use RS256, ES256 or HS256", k.Algorithm)
 	}
 	if k.File == "" && k.Text != "" {
 		return nil
 	}
-	info, err := os.Stat(k.File) // OPA would take what is no file for the key itself
+	info, err := os.Stat(k.File) // if there is no such file, OPA uses the name as the key
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a file", k.File)
 	}
@@ -63,7 +60,7 @@ func (k Key) check() error {
 	return nil
 }
 
-// Check reports what keeps a bundle from being verified with the key.
+// Check returns an error if no bundle can be verified with the key.
 func (k Key) Check() error {
 	if err := k.check(); err != nil {
 		return err
@@ -80,44 +77,30 @@ func (k Key) Check() error {
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return fmt.Errorf("the key is no PEM block, which %s needs", k.Algorithm)
+		return fmt.Errorf("the key is not a PEM block, which %s needs", k.Algorithm)
 	}
 	if strings.Contains(block.Type, "PRIVATE") {
-		return errors.New("that is the private key, which is for those who sign: give the public one")
+		return errors.New("that is the private key, which only the signer needs: give the public one")
 	}
 	return nil
 }
 
-// ReadOptions say how a bundle is read. The zero value is of use.
-type ReadOptions struct {
-	// Key is what the bundle has to be signed with; nil verifies nothing.
-	Key *Key
-}
-
-// Bundle is what a bundle holds.
+// Bundle is the content of a bundle.
 type Bundle struct {
 	Files fs.FS
-	// Revision is what the manifest calls this state of the rules; may be empty.
+	// Revision is the manifest's name for this state of the rules; it may be empty.
 	Revision string
 }
 
-// ContentError is what is wrong with the rules in a bundle that is whole and, where a
-// key was given, signed with it.
+// ContentError is an error in the rules of a bundle that is complete and, if a key was given, signed with it.
 type ContentError struct{ Err error }
 
 func (e *ContentError) Error() string { return e.Err.Error() }
 func (e *ContentError) Unwrap() error { return e.Err }
 
-// Read returns the files in a bundle, as [Open] does.
-func Read(r io.Reader, options ReadOptions) (fs.FS, error) {
-	opened, err := Open(r, options)
-	return opened.Files, err
-}
-
-// Open reads a bundle. OPA's own reader checks manifest and signature. Nothing of
-// it is used before all of it was checked. Rules that cannot be parsed are a
-// *[ContentError].
-func Open(r io.Reader, options ReadOptions) (Bundle, error) {
+// Read reads a bundle, which must be signed with the key unless that is nil. OPA's own reader checks manifest and signature;
+// nothing of the bundle is used before all of it was checked. Rules that cannot be parsed are a *[ContentError].
+func Read(r io.Reader, key *Key) (Bundle, error) {
 	packed, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
 		return Bundle{}, err
@@ -133,10 +116,10 @@ func Open(r io.Reader, options ReadOptions) (Bundle, error) {
 		WithSizeLimitBytes(MaxSize).
 		WithLazyLoadingMode(true). // keeps the files as they are
 		WithRegoVersion(ast.RegoV1)
-	if options.Key == nil {
+	if key == nil {
 		reader = reader.WithSkipBundleVerification(true)
 	} else {
-		verification, err := verificationOf(*options.Key)
+		verification, err := verificationOf(*key)
 		if err != nil {
 			return Bundle{}, err
 		}
@@ -150,27 +133,26 @@ func Open(r io.Reader, options ReadOptions) (Bundle, error) {
 		return Bundle{}, err
 	}
 	if content.Type() != bundle.SnapshotBundleType {
-		return Bundle{}, errors.New("it holds changes to another bundle, not rules")
+		return Bundle{}, errors.New("it contains changes to another bundle, not rules")
 	}
 	files := &txtar.Archive{} // for its file system in memory
 	for _, raw := range content.Raw {
 		files.Files = append(files.Files, txtar.File{Name: strings.TrimPrefix(raw.Path, "/"), Data: raw.Value})
 	}
-	// OPA's reader has compared these with the signature, too, and let go of them.
+	// OPA's reader has also compared these with the signature, but does not keep them.
 	files.Files = append(files.Files, exchanges...)
 	fsys, err := txtar.FS(files)
 	return Bundle{Files: fsys, Revision: content.Manifest.Revision}, err
 }
 
-// isExchange reports whether a file is half of an exchange: a request, or the
-// decision expected for it. Package exchange says more.
+// isExchange reports whether a file is half of an exchange: a request, or the decision expected for it. See package
+// exchange.
 func isExchange(name string) bool {
 	return strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
 }
 
-// survey looks through the archive before OPA's reader takes it into memory: a
-// few bytes can unpack to many, and a header can claim any size. It returns the
-// exchanges, which that reader does not keep.
+// survey checks the size of the archive before OPA's reader reads it into memory: a few bytes can unpack to many, and a
+// header can claim any size. It returns the exchanges, which that reader does not keep.
 func survey(packed []byte) ([]txtar.File, error) {
 	unzipped, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {

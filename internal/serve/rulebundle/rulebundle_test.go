@@ -65,9 +65,15 @@ func contents(t *testing.T, fsys fs.FS) map[string]string {
 	return found
 }
 
+// read returns the files of a bundle.
+func read(r io.Reader, key *rulebundle.Key) (fs.FS, error) {
+	bundle, err := rulebundle.Read(r, key)
+	return bundle.Files, err
+}
+
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	t.Parallel()
-	fsys, err := rulebundle.Read(bytes.NewReader(write(t, small, smallNames, rulebundle.WriteOptions{})), rulebundle.ReadOptions{})
+	fsys, err := read(bytes.NewReader(write(t, small, smallNames, rulebundle.WriteOptions{})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +116,7 @@ func TestShippedRulesDecideTheSame(t *testing.T) {
 		names = append(names, matches...)
 	}
 	slices.Sort(names)
-	fsys, err := rulebundle.Read(bytes.NewReader(write(t, folder, names, rulebundle.WriteOptions{})), rulebundle.ReadOptions{})
+	fsys, err := read(bytes.NewReader(write(t, folder, names, rulebundle.WriteOptions{})), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +177,7 @@ func TestOPAReadsIt(t *testing.T) {
 		if b.Manifest.Revision != "v7" || len(b.Modules) != 2 || b.Data["a"] == nil {
 			t.Errorf("%s: OPA reads revision %q, %d modules, data %v", algorithm, b.Manifest.Revision, len(b.Modules), b.Data)
 		}
-		if _, err := rulebundle.Read(bytes.NewReader(packed), rulebundle.ReadOptions{Key: &rulebundle.Key{File: files[1], Algorithm: algorithm}}); err != nil {
+		if _, err := read(bytes.NewReader(packed), &rulebundle.Key{File: files[1], Algorithm: algorithm}); err != nil {
 			t.Errorf("%s: %v", algorithm, err)
 		}
 	}
@@ -194,17 +200,17 @@ func TestSignatureIsNeeded(t *testing.T) {
 		"data changed": {repack(t, signed, func(name string, text []byte) []byte {
 			return bytes.ReplaceAll(text, []byte(`"x.azure`), []byte(`"y.azure`))
 		}), good, "digest mismatch"},
-		"unknown algorithm":    {signed, &rulebundle.Key{File: good.File, Algorithm: "none"}, `"none" is not an algorithm`},
+		"unknown algorithm":    {signed, &rulebundle.Key{File: good.File, Algorithm: "none"}, `"none" is not a signature algorithm`},
 		"key is no file":       {signed, &rulebundle.Key{File: "no-such-key.pem", Algorithm: "HS256"}, "no-such-key.pem"},
 		"key is a folder":      {signed, &rulebundle.Key{File: t.TempDir(), Algorithm: "HS256"}, "is not a file"},
 		"public key is no PEM": {signed, &rulebundle.Key{File: good.File, Algorithm: "RS256"}, ""},
 	} {
-		_, err := rulebundle.Read(bytes.NewReader(c.packed), rulebundle.ReadOptions{Key: c.key})
+		_, err := read(bytes.NewReader(c.packed), c.key)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
-	if _, err := rulebundle.Read(bytes.NewReader(signed), rulebundle.ReadOptions{}); err != nil {
+	if _, err := read(bytes.NewReader(signed), nil); err != nil {
 		t.Errorf("signed, read without a key: %v", err)
 	}
 	if err := rulebundle.Write(io.Discard, small, smallNames, rulebundle.WriteOptions{Key: &rulebundle.Key{File: "no-such-key.pem", Algorithm: "RS256"}}); err == nil {
@@ -245,7 +251,7 @@ func TestWhatIsNoBundle(t *testing.T) {
 		"another manifest":  {one(".manifest", "[]"), "manifest"},
 		"a patch":           {one("patch.json", `{"data": [{"op": "upsert", "path": "/a", "value": 1}]}`), "changes to another bundle"},
 	} {
-		fsys, err := rulebundle.Read(bytes.NewReader(c.packed), rulebundle.ReadOptions{})
+		fsys, err := read(bytes.NewReader(c.packed), nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, %v, want %q", name, fsys, err, c.want)
 		}
@@ -260,7 +266,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(packed.Bytes())
 	f.Add([]byte("\x1f\x8b"))
 	f.Fuzz(func(t *testing.T, packed []byte) {
-		fsys, err := rulebundle.Read(bytes.NewReader(packed), rulebundle.ReadOptions{})
+		fsys, err := read(bytes.NewReader(packed), nil)
 		if err != nil {
 			return
 		}

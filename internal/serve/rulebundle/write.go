@@ -17,18 +17,16 @@ import (
 // signaturesFile is where OPA looks for signatures.
 const signaturesFile = ".signatures.json"
 
-// WriteOptions say what a bundle holds beside the files.
+// WriteOptions are what a bundle contains besides the files.
 type WriteOptions struct {
-	// Revision is what the manifest calls this state of the rules, such as a
-	// tag or a commit.
+	// Revision is the manifest's name for this state of the rules, such as a tag or a commit.
 	Revision string
 	// Key signs the bundle; nil leaves it unsigned.
 	Key *Key
 }
 
-// Write writes a bundle of the named files of fsys, which it takes in that
-// order. The same files, order and options give the same bytes, signed with an RS
-// or HS algorithm too; a signature of the other algorithms has a random part.
+// Write writes a bundle of the named files of fsys, in that order. The same files, order and options give the same bytes,
+// even if signed with an RS or HS algorithm; signatures of the other algorithms have a random part.
 func Write(w io.Writer, fsys fs.FS, names []string, options WriteOptions) error {
 	manifest, err := manifestOf(options.Revision)
 	if err != nil {
@@ -59,7 +57,7 @@ type entry struct {
 }
 
 func pack(w io.Writer, entries []entry) error {
-	zipped := gzip.NewWriter(w) // with neither name nor time in its header
+	zipped := gzip.NewWriter(w) // without name and time in its header
 	archive := tar.NewWriter(zipped)
 	for _, e := range entries {
 		err := archive.WriteHeader(&tar.Header{
@@ -67,7 +65,7 @@ func pack(w io.Writer, entries []entry) error {
 			Name:     e.name,
 			Size:     int64(len(e.text)),
 			Mode:     0o644,
-			ModTime:  time.Unix(0, 0).UTC(), // else each run would give other bytes
+			ModTime:  time.Unix(0, 0).UTC(), // so that each run gives the same bytes
 		})
 		if err != nil {
 			return err
@@ -82,7 +80,7 @@ func pack(w io.Writer, entries []entry) error {
 	return zipped.Close()
 }
 
-// manifestOf claims all of data: Usher serves one bundle at a time.
+// manifestOf claims all of data, because Usher serves one bundle at a time.
 func manifestOf(revision string) ([]byte, error) {
 	const regoV1 = 1
 	return json.Marshal(struct {
@@ -92,7 +90,7 @@ func manifestOf(revision string) ([]byte, error) {
 	}{revision, []string{""}, regoV1})
 }
 
-// sign makes the .signatures.json of a bundle, which names all other files with their hashes.
+// sign returns the .signatures.json of a bundle, which lists all other files with their hashes.
 func sign(entries []entry, key Key) ([]byte, error) {
 	if err := key.check(); err != nil {
 		return nil, err
@@ -103,7 +101,7 @@ func sign(entries []entry, key Key) ([]byte, error) {
 	}
 	files := make([]bundle.FileInfo, len(entries))
 	for i, e := range entries {
-		// OPA hashes a structured document by what it says, any other by its bytes.
+		// OPA hashes a structured document by its content, and any other file by its bytes.
 		var content any = e.text
 		if bundle.IsStructuredDoc(e.name) {
 			content = nil

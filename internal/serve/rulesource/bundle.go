@@ -193,7 +193,7 @@ func (b *bundle) refuse(ctx context.Context, sum string, err error) {
 // load makes rules of a bundle. It reports whether the bundle is genuine, even if the rules in it are not good.
 func (b *bundle) load(ctx context.Context, p packed, lazy, isNew bool) (rules *decider.Rules, genuine bool, err error) {
 	defer guard(&err)
-	opened, err := rulebundle.Open(bytes.NewReader(p.bytes), rulebundle.ReadOptions{Key: b.options.Key})
+	opened, err := rulebundle.Read(bytes.NewReader(p.bytes), b.options.Key)
 	if unparsed, ok := errors.AsType[*rulebundle.ContentError](err); ok {
 		return nil, true, unparsed
 	}

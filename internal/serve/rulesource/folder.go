@@ -101,7 +101,7 @@ func openBundle(name string, key *rulebundle.Key) (rulebundle.Bundle, error) {
 		return rulebundle.Bundle{}, err
 	}
 	defer file.Close()
-	return rulebundle.Open(file, rulebundle.ReadOptions{Key: key})
+	return rulebundle.Read(file, key)
 }
 
 // fingerprint changes when files of the folder change in name, size or time. It follows links, which is how Kubernetes

@@ -16,17 +16,14 @@ import (
 type Rules struct {
 	// Source names it, such as current, shadow or canary.
 	Source string
-	// Revision is the bundle's own name for its content, empty if it has none;
-	// Digest is over all files.
+	// Revision is the bundle's own name for its content, empty if it has none; Digest is over all files.
 	Revision, Digest string
-	// Refreshed is when the source last confirmed or replaced the rules; zero if
-	// it never did. Age is the time since.
+	// Refreshed is when the source last confirmed or replaced the rules; zero if it never did. Age is the time since.
 	Refreshed time.Time
 	Age       time.Duration
-	// Stale is set when Age is above what is allowed.
+	// Stale is set when Age is more than allowed.
 	Stale bool
-	// Counts since the start: of rules that were offered and not taken, and of
-	// looks at the source that failed.
+	// Counts since the start: of rules that were offered and refused, and of attempts to read the source that failed.
 	Refusals, Failures uint64
 }
 
@@ -34,40 +31,37 @@ type Rules struct {
 type Records struct {
 	Sink                                  string
 	Written, Delivered, Dropped, Failures uint64
-	// Spooled is how many records wait on disk, Oldest the age of the first.
+	// Spooled is how many records wait on disk, and Oldest the age of the first.
 	Spooled uint64
 	Oldest  time.Duration
 }
 
-// Comparisons counts how decisions of shadow or canary rules compare with those
-// of the rules in use, for one enrollment since the start.
+// Comparisons counts how decisions of shadow or canary rules compare with those of the rules in use, for one enrollment
+// since the start.
 type Comparisons struct {
 	Kind       dps.EnrollmentKind
 	Enrollment string
-	// Comparison is agreed, or in what they differ, such as hub.
+	// Comparison is agreed, or what differs, such as hub.
 	Comparison string
 	Count      uint64
 }
 
-// Watched are asked for the state of other parts whenever metrics are collected.
-// Each may be nil. They must be quick and safe for concurrent use.
+// Watched returns the state of other parts whenever metrics are collected. Each function may be nil. They must be quick and
+// safe for concurrent use.
 type Watched struct {
 	Rules       func() []Rules
 	Records     func() []Records
 	Comparisons func() []Comparisons
 }
 
-// Bounds of what metrics distinguish. A series costs memory here and money
-// there, and a name comes from whoever calls.
+// Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from callers.
 const (
-	// MaxEnrollments and MaxHubs are how many names a process counts apart; what
-	// comes later is counted under [Other].
+	// MaxEnrollments and MaxHubs are how many names a process counts separately; later ones are counted as [Other].
 	MaxEnrollments = 200
 	MaxHubs        = 100
 	// Other stands for all names beyond the bound.
 	Other = "other"
-	// Individual stands for all individual enrollments: their names are those of
-	// devices.
+	// Individual stands for all individual enrollments: their names are those of devices.
 	Individual = "individual"
 )
 
@@ -79,7 +73,7 @@ type instruments struct {
 	enrollments names
 	hubs        names
 
-	// Attribute sets are made once: to make one costs more than to count.
+	// Attribute sets are made once: making one costs more than counting.
 	mu        sync.Mutex
 	counted   map[series][]metric.AddOption
 	durations map[string][]metric.RecordOption
@@ -116,7 +110,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 	return i, nil
 }
 
-// names hands out the first names it meets, and Other beyond the limit.
+// names keeps the first names that it sees, and replaces others by Other.
 type names struct {
 	limit int
 	seen  map[string]bool

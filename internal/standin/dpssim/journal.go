@@ -59,34 +59,21 @@ type Entry struct {
 // Line is the entry in one line, for a console.
 func (e Entry) Line() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %-9s", e.Time.Local().Format("15:04:05.000"), e.Kind)
-	if e.RegistrationID != "" {
-		fmt.Fprintf(&b, " %s", Printable(e.RegistrationID))
+	add := func(present bool, format string, args ...any) {
+		if present {
+			fmt.Fprintf(&b, format, args...)
+		}
 	}
-	if e.Transport != "" {
-		fmt.Fprintf(&b, " %s", e.Transport)
-	}
-	if e.Method != "" {
-		fmt.Fprintf(&b, " %s %s", e.Method, Printable(e.URL))
-	}
-	if e.Attempt > 1 {
-		fmt.Fprintf(&b, " (call %d)", e.Attempt)
-	}
-	if e.Repeated {
-		b.WriteString(" (repeated)")
-	}
-	if e.Status != 0 {
-		fmt.Fprintf(&b, " -> %d", e.Status)
-	}
-	if e.DPSEffect != "" {
-		fmt.Fprintf(&b, " %s", Printable(e.DPSEffect))
-	}
-	if e.Error != "" {
-		fmt.Fprintf(&b, " (%s)", Printable(e.Error))
-	}
-	if e.Kind != KindEffect && e.Kind != KindTrouble {
-		fmt.Fprintf(&b, " %.1f ms", e.DurationMS)
-	}
+	add(true, "%s %-9s", e.Time.Local().Format("15:04:05.000"), e.Kind)
+	add(e.RegistrationID != "", " %s", Printable(e.RegistrationID))
+	add(e.Transport != "", " %s", e.Transport)
+	add(e.Method != "", " %s %s", e.Method, Printable(e.URL))
+	add(e.Attempt > 1, " (call %d)", e.Attempt)
+	add(e.Repeated, " (repeated)")
+	add(e.Status != 0, " -> %d", e.Status)
+	add(e.DPSEffect != "", " %s", Printable(e.DPSEffect))
+	add(e.Error != "", " (%s)", Printable(e.Error))
+	add(e.Kind != KindEffect && e.Kind != KindTrouble, " %.1f ms", e.DurationMS)
 	return b.String()
 }
 

@@ -3,6 +3,9 @@ package configfile
 
 import (
 	"cmp"
+	"crypto/rand"
+	_ "embed"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,8 +35,8 @@ type File struct {
 	HubPolicy   hub.Policy // of each hub; without keys if the file has none
 	Groups      []model.EnrollmentGroup
 	Enrollments []model.IndividualEnrollment
-	// GroupPlaces and EnrollmentPlaces say where each of those is in the file, as in dps.yaml:12: enrollmentGroups[0].
-	GroupPlaces, EnrollmentPlaces []string
+	// Place says where a value is in the file: dps.yaml:12: enrollmentGroups[0] for the path enrollmentGroups[0].
+	Place func(path string) string
 }
 
 // Options complete what the file says.
@@ -61,7 +64,10 @@ func Parse(name string, text []byte, options Options) (File, error) {
 		return File{}, err
 	}
 	file := r.file(content, options)
-	return file, r.err()
+	if err := r.err(); err != nil {
+		return File{}, err
+	}
+	return file, nil
 }
 
 // settings is dps.yaml without enrollments, where it differs from [dpssim.Config].
@@ -86,7 +92,7 @@ func (r *reader) file(content any, options Options) (file File) {
 	folder := files(filepath.Dir(r.name))
 	var s settings
 	r.decode("", content, &s, settingTypes(folder))
-	file.Config = s.Config
+	file.Config, file.Place = s.Config, r.place
 	config := &file.Config
 	for _, hub := range s.Hubs {
 		hub.HostName = HubHostName(hub.HostName)
@@ -125,18 +131,14 @@ func (r *reader) file(content any, options Options) (file File) {
 	for i, item := range s.EnrollmentGroups {
 		type plain model.EnrollmentGroup // without methods, which do not report unknown members
 		var group model.EnrollmentGroup
-		path := fmt.Sprintf("enrollmentGroups[%d]", i)
-		if e.read(path, item, (*plain)(&group), &group, "enrollmentGroupId") {
-			file.Groups, file.GroupPlaces = append(file.Groups, group), append(file.GroupPlaces, r.place(path))
-		}
+		e.read(fmt.Sprintf("enrollmentGroups[%d]", i), item, (*plain)(&group), &group, "enrollmentGroupId")
+		file.Groups = append(file.Groups, group)
 	}
 	for i, item := range s.Enrollments {
 		type plain model.IndividualEnrollment
 		var individual model.IndividualEnrollment
-		path := fmt.Sprintf("enrollments[%d]", i)
-		if e.read(path, item, (*plain)(&individual), &individual, "registrationId") {
-			file.Enrollments, file.EnrollmentPlaces = append(file.Enrollments, individual), append(file.EnrollmentPlaces, r.place(path))
-		}
+		e.read(fmt.Sprintf("enrollments[%d]", i), item, (*plain)(&individual), &individual, "registrationId")
+		file.Enrollments = append(file.Enrollments, individual)
 	}
 	return file
 }
@@ -162,10 +164,8 @@ type enrollments struct {
 	seen    map[string]bool // by ID, with the name of its field
 }
 
-// read reads an enrollment into target, which is record without its methods, and reports whether nothing is wrong with
-// it.
-func (e *enrollments) read(path string, item, target any, record model.Record, idField string) bool {
-	before := len(e.problems)
+// read reads an enrollment into target, which is record without its methods.
+func (e *enrollments) read(path string, item, target any, record model.Record, idField string) {
 	e.decode(path, item, target, e.types)
 	common := record.Common()
 	for name := range common.Unknown {
@@ -193,5 +193,19 @@ func (e *enrollments) read(path string, item, target any, record model.Record, i
 		}
 		common.CustomAllocationDefinition = &model.CustomAllocationDefinition{WebhookURL: e.webhook, APIVersion: apiVersion}
 	}
-	return len(e.problems) == before
+}
+
+//go:embed example.yaml
+var example string
+
+// Example is a commented configuration for the starter rules, with new keys. deviceCA is the path of the certificate
+// that signs made-up devices, as the file should name it.
+func Example(deviceCA string) string {
+	text := strings.ReplaceAll(example, "@DEVICE_CA@", deviceCA)
+	for strings.Contains(text, "@KEY@") {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key) // never fails
+		text = strings.Replace(text, "@KEY@", base64.StdEncoding.EncodeToString(key), 1)
+	}
+	return text
 }

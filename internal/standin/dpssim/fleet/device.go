@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -57,6 +58,17 @@ type result struct {
 	message string
 }
 
+// Error implements error: a result can end a registration before it begins.
+func (r result) Error() string { return r.message }
+
+// resultOf is how a registration ends with an error.
+func resultOf(err error) result {
+	if r, ok := errors.AsType[result](err); ok {
+		return r
+	}
+	return result{kind: lost, message: err.Error()}
+}
+
 type device struct {
 	id      string
 	options *Options
@@ -69,20 +81,17 @@ func (d device) register(ctx context.Context, throttled func()) result {
 		Payload        json.RawMessage `json:"payload,omitempty"`
 	}{d.id, d.options.Payload})
 	if err != nil {
-		return result{kind: lost, message: err.Error()}
+		return resultOf(err)
 	}
-	s, refusal, err := d.connect(ctx)
+	s, err := d.connect(ctx)
 	if err != nil {
-		return result{kind: lost, message: err.Error()}
-	}
-	if refusal != nil {
-		return *refusal
+		return resultOf(err)
 	}
 	defer s.close()
 	reply, err := s.register(ctx, body)
 	for operation := ""; ; {
 		if err != nil {
-			return result{kind: lost, message: err.Error()}
+			return resultOf(err)
 		}
 		var status operationStatus
 		switch {
@@ -110,14 +119,14 @@ func (d device) register(ctx context.Context, throttled func()) result {
 	}
 }
 
-// connect opens a session. refusal is set if DPS refused the device.
-func (d device) connect(ctx context.Context) (s session, refusal *result, err error) {
+// connect opens a session.
+func (d device) connect(ctx context.Context) (session, error) {
 	config := &tls.Config{ServerName: d.options.Host, RootCAs: d.options.RootCAs, MinVersion: tls.VersionTLS12}
 	token := ""
 	if d.options.Certificate != nil {
 		certificate, err := d.options.Certificate(d.id)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		config.Certificates = []tls.Certificate{certificate}
 	} else {
@@ -126,7 +135,7 @@ func (d device) connect(ctx context.Context) (s session, refusal *result, err er
 		token = attest.NewToken(resource, key, time.Now().Add(tokenLife), attest.KeyNameRegistration)
 	}
 	if d.options.Transport == HTTP {
-		return newHTTPSession(d, config, token), nil, nil
+		return newHTTPSession(d, config, token), nil
 	}
 	return dialMQTT(ctx, d, config, token)
 }

@@ -31,9 +31,9 @@ type mqttSession struct {
 	request   int // number of the last request
 }
 
-// dialMQTT connects a device. refusal is set if DPS refused it. The connection ends with ctx.
-func dialMQTT(ctx context.Context, d device, config *tls.Config, token string) (m *mqttSession, refusal *result, err error) {
-	m = &mqttSession{responses: make(chan paho.Message, 8), lost: make(chan error, 1)}
+// dialMQTT connects a device. The connection ends with ctx.
+func dialMQTT(ctx context.Context, d device, config *tls.Config, token string) (session, error) {
+	m := &mqttSession{responses: make(chan paho.Message, 8), lost: make(chan error, 1)}
 	username := d.options.IDScope + "/registrations/" + d.id + "/api-version=" + apiVersion + "&ClientVersion=" + url.QueryEscape(userAgent)
 	m.client = paho.NewClient(paho.NewClientOptions().
 		AddBroker("tls://" + d.options.Address).
@@ -53,15 +53,15 @@ func dialMQTT(ctx context.Context, d device, config *tls.Config, token string) (
 	if err := m.await(ctx, connect); err != nil {
 		// HTTP refuses the same devices with 401002. DPS has a code for no other refusal of a CONNECT.
 		if code := connect.ReturnCode(); code == badCredentials || code == notAuthorized {
-			return nil, &result{kind: refused, code: 401002, message: fmt.Sprintf("CONNECT refused with code %d", code)}, nil
+			err = result{kind: refused, code: 401002, message: fmt.Sprintf("CONNECT refused with code %d", code)}
 		}
-		return nil, nil, err
+		return nil, err
 	}
 	if err := m.await(ctx, m.client.Subscribe(topicResponse+"#", 1, nil)); err != nil {
 		m.close()
-		return nil, nil, err
+		return nil, err
 	}
-	return m, nil, nil
+	return m, nil
 }
 
 // await waits for the end of an operation of the client.

@@ -133,7 +133,7 @@ func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 			c.session, err = c.server.hubs.Connect(c.user.hub, c.user.deviceID)
 		}
 		if err != nil {
-			return refuse(notAuthorized, statusOf(err), err)
+			return refuse(notAuthorized, hub.AsError(err).Status, err)
 		}
 		c.record(dpssim.KindConnect, "CONNECT", "", start, nil, http.StatusOK, nil, nil)
 		return accepted, nil
@@ -244,6 +244,7 @@ func (c *conn) publish(pk packets.Packet) error {
 			return err
 		}
 	}
+	start := time.Now()
 	switch r.topic {
 	case registerTopic:
 		return c.register(r, pk.Payload)
@@ -251,25 +252,11 @@ func (c *conn) publish(pk packets.Packet) error {
 		status, err := c.server.service.Operation(c.caller, r.operationID)
 		return c.answerOperation(r, status, err)
 	case twinGetTopic:
-		start := time.Now()
 		twin, err := c.server.hubs.DeviceTwin(c.user.hub, c.user.deviceID)
-		c.record(dpssim.KindHub, "GET", twinGetTopic, start, nil, statusOf(err), twin, err)
-		if err != nil {
-			return c.refuseTwin(r, err)
-		}
-		return c.send(twinResponses, r.responseTopic(http.StatusOK, 0), twin)
+		return c.answerTwin(r, "GET", start, nil, http.StatusOK, "", twin, err)
 	case twinReportedTopic:
-		start := time.Now()
 		version, err := c.server.hubs.UpdateReported(c.user.hub, c.user.deviceID, pk.Payload)
-		status := statusOf(err)
-		if err == nil {
-			status = http.StatusNoContent
-		}
-		c.record(dpssim.KindHub, "PATCH", twinReportedTopic, start, pk.Payload, status, nil, err)
-		if err != nil {
-			return c.refuseTwin(r, err)
-		}
-		return c.send(twinResponses, r.responseTopic(http.StatusNoContent, 0)+"&$version="+strconv.FormatInt(version, 10), nil)
+		return c.answerTwin(r, "PATCH", start, pk.Payload, http.StatusNoContent, "&$version="+strconv.FormatInt(version, 10), nil, err)
 	}
 	return nil
 }
@@ -315,18 +302,17 @@ func (c *conn) record(kind, method, topic string, start time.Time, request []byt
 	c.server.service.Record(entry)
 }
 
-// statusOf is the HTTP status for a hub's error, 200 for none.
-func statusOf(err error) int {
-	if err == nil {
-		return http.StatusOK
+// answerTwin records and answers a call to a hub. If the device no longer exists on the hub, the connection ends.
+func (c *conn) answerTwin(r request, method string, start time.Time, body []byte, status int, parameters string, twin []byte, err error) error {
+	refused := &hub.Error{Status: status}
+	if err != nil {
+		refused = hub.AsError(err)
 	}
-	return hub.AsError(err).Status
-}
-
-// refuseTwin answers what the device did wrong. If the device no longer exists on the hub, the connection ends.
-func (c *conn) refuseTwin(r request, err error) error {
-	refused := hub.AsError(err)
-	if refused.Status == http.StatusNotFound {
+	c.record(dpssim.KindHub, method, r.topic, start, body, refused.Status, twin, err)
+	switch {
+	case err == nil:
+		return c.send(twinResponses, r.responseTopic(status, 0)+parameters, twin)
+	case refused.Status == http.StatusNotFound:
 		return err
 	}
 	return c.sendJSON(twinResponses, r.responseTopic(refused.Status, 0), map[string]string{

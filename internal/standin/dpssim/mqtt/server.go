@@ -41,16 +41,14 @@ type Server struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
-	mu        sync.Mutex
-	closed    bool
-	listeners map[net.Listener]struct{}
-	running   sync.WaitGroup
+	mu      sync.Mutex // so that no connection begins once Close waits
+	running sync.WaitGroup
 }
 
 // New makes a server. It logs failed TLS handshakes, mostly of devices that do not trust the certificate, as warnings,
 // and connections at debug level. It logs nothing secret.
 func New(service *dpssim.Service, hubs *hub.Registry, log *slog.Logger) *Server {
-	s := &Server{service: service, hubs: hubs, log: log, listeners: map[net.Listener]struct{}{}}
+	s := &Server{service: service, hubs: hubs, log: log}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -58,49 +56,39 @@ func New(service *dpssim.Service, hubs *hub.Registry, log *slog.Logger) *Server 
 // ErrClosed is what Serve returns after Close.
 var ErrClosed = errors.New("the MQTT server is closed")
 
-// Serve accepts connections until the listener fails or Close is called. The connections should be TLS connections,
-// from tls.NewListener or tls.Listen.
+// Serve accepts connections until the listener fails or Close is called, which also closes the listener. The
+// connections should be TLS connections, from tls.NewListener or tls.Listen.
 func (s *Server) Serve(listener net.Listener) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		_ = listener.Close() // ErrClosed says enough
-		return ErrClosed
-	}
-	s.listeners[listener] = struct{}{}
-	s.mu.Unlock()
+	stop := context.AfterFunc(s.ctx, func() { _ = listener.Close() }) // ErrClosed says enough
+	defer stop()
 	pause := time.Duration(0)
 	for {
 		conn, err := listener.Accept()
+		if err == nil && s.begin() {
+			pause = 0
+			go func() {
+				defer s.running.Done()
+				s.serveTCP(conn)
+			}()
+			continue
+		}
 		if s.ctx.Err() != nil {
 			if err == nil {
 				_ = conn.Close() // too late
 			}
 			return ErrClosed
 		}
-		if err != nil {
-			var timeout net.Error
-			if !errors.As(err, &timeout) || !timeout.Timeout() && !isTemporary(err) {
-				return fmt.Errorf("accepting MQTT connections: %w", err)
-			}
-			// Most likely there are no file descriptors left. Wait and continue, as net/http does.
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Warn("cannot accept an MQTT connection", "error", err, "pause", pause)
-			select {
-			case <-time.After(pause):
-			case <-s.ctx.Done():
-			}
-			continue
+		var timeout net.Error
+		if !errors.As(err, &timeout) || !timeout.Timeout() && !isTemporary(err) {
+			return fmt.Errorf("accept MQTT connections: %w", err)
 		}
-		pause = 0
-		if !s.begin() {
-			_ = conn.Close() // too late
-			return ErrClosed
+		// Most likely there are no file descriptors left. Wait and continue, as net/http does.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.log.Warn("cannot accept an MQTT connection", "error", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-s.ctx.Done():
 		}
-		go func() {
-			defer s.running.Done()
-			s.serveTCP(conn)
-		}()
 	}
 }
 
@@ -110,30 +98,23 @@ func isTemporary(err error) bool {
 	return errors.As(err, &temporary) && temporary.Temporary()
 }
 
+// begin counts a connection, unless the server is closed.
 func (s *Server) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.ctx.Err() != nil {
 		return false
 	}
 	s.running.Add(1)
 	return true
 }
 
-// Close closes the listeners, ends all connections and waits for them.
-func (s *Server) Close() error {
+// Close ends all connections and waits for them.
+func (s *Server) Close() {
 	s.mu.Lock()
-	s.closed = true
-	s.cancel() // before the listeners close, so that Serve knows why its Accept fails
-	var err error
-	for listener := range s.listeners {
-		if e := listener.Close(); e != nil && !errors.Is(e, net.ErrClosed) {
-			err = errors.Join(err, e)
-		}
-	}
+	s.cancel()
 	s.mu.Unlock()
 	s.running.Wait()
-	return err
 }
 
 func (s *Server) serveTCP(conn net.Conn) {
