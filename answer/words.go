@@ -24,7 +24,7 @@ func (a *Answer) Summary() string {
 // who called, never what a device or an enrollment contains.
 func LogCalls(log *slog.Logger) Observer {
 	return func(ctx context.Context, c *Call) {
-		level := c.level()
+		level := c.Level()
 		ctx = context.WithoutCancel(ctx) // a call that was given up gets a line as well
 		if log.Enabled(ctx, level) {
 			var few [28]slog.Attr
@@ -33,11 +33,12 @@ func LogCalls(log *slog.Logger) Observer {
 	}
 }
 
-func (c *Call) level() slog.Level {
+// Level is the level of the call's log line: error if an operator should look, warning for other faults.
+func (c *Call) Level() slog.Level {
 	switch {
 	case c.NeedsAttention():
 		return slog.LevelError
-	case !c.Answer.Result.IsOutcome():
+	case c.Answer.Detail != "": // a fault
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo

@@ -105,7 +105,7 @@ func replays(ctx context.Context, b bench) error {
 		if err != nil {
 			return err
 		}
-		rule := rules.ForGroup(request.Enrollment.ID)
+		rule := rules.Serving(request.Enrollment)
 		bare, err := b.median(func() (float64, error) {
 			return perCall(func() error { _, err := rule.Evaluate(ctx, request.Document); return err })
 		})

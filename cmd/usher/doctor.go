@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/operate/doctor"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
@@ -76,13 +77,13 @@ It exits with 9 if it finds an error.`,
 // lintForDoctor checks the rules against the enrollments of the DPS instance.
 func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options, lintOptions lint.Options) ([]doctor.Finding, error) {
 	for _, e := range options.Enrollments {
-		linted := lint.Enrollment{Hubs: e.Hubs(), Attestation: e.Attestation()}
-		if e.Kind == enrollment.Group {
-			linted.GroupID = e.ID()
-		} else {
-			linted.RegistrationID = e.ID()
+		kind := dps.EnrollmentGroup
+		if e.Kind == enrollment.Individual {
+			kind = dps.IndividualEnrollment
 		}
-		lintOptions.Enrollments = append(lintOptions.Enrollments, linted)
+		lintOptions.Enrollments = append(lintOptions.Enrollments, lint.Enrollment{
+			Enrollment: dps.Enrollment{Kind: kind, ID: e.ID()}, Hubs: e.Hubs(), Attestation: e.Attestation(),
+		})
 	}
 	checked, err := lint.Run(ctx, files, options.Rules, lintOptions)
 	if err != nil {

@@ -38,10 +38,10 @@ func (t *recordTable) add(item *requestlog.Item) error {
 func rowOf(item *requestlog.Item) [8]string {
 	r, then := item.Record, item.Then
 	result, why, place, enrollment := string(then.Result), then.Detail, "", ""
-	switch {
-	case then.Result == answer.Assigned:
+	switch then.Result {
+	case answer.Assigned:
 		why = shortHub(r.Decision.Hub)
-	case then.Result.IsOutcome():
+	case answer.Rejected, answer.Held:
 		why = strings.Join(then.Reasons, "; ")
 	}
 	if r.Enrollment != nil {

@@ -66,7 +66,7 @@ func (r *Report) ExplainWhyNot(request *dps.AllocationRequest, name string) {
 			}
 		}
 	}
-	if a := &r.Answer; !a.Result.IsOutcome() {
+	if a := &r.Answer; a.Detail != "" {
 		w.Obstacles = append(w.Obstacles, fmt.Sprintf("no decision is reached (%s): %s", a.Result, a.Detail))
 	}
 	entry := r.entry("hub")

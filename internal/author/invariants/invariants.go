@@ -77,7 +77,7 @@ func Load(ctx context.Context, set *ruleset.Ruleset, fsys fs.FS) (*Invariants, e
 		case !named || !slices.ContainsFunc(set.Rules(), func(r *ruleset.Rule) bool { return r.Package == rule }):
 			problems = append(problems, ruleset.Problem{Place: place,
 				Message: fmt.Sprintf("package %s contains invariants, but its name is not the name of a rule followed by %s", name, suffix),
-				Mend:    fmt.Sprintf("name it after a rule, such as %s, or %s to judge all rules", set.Rules()[0].Package+suffix, forAll)})
+				Fix:     fmt.Sprintf("name it after a rule, such as %s, or %s to judge all rules", set.Rules()[0].Package+suffix, forAll)})
 			continue
 		}
 		i.entries[rule] = append(i.entries[rule], module.Package.Path.Append(ast.StringTerm(entry)))
@@ -98,7 +98,7 @@ func Load(ctx context.Context, set *ruleset.Ruleset, fsys fs.FS) (*Invariants, e
 		if len(rules) == 0 || rules[0].Head.RuleKind() != ast.MultiValue || len(rules[0].Head.Args) > 0 {
 			problems = append(problems, ruleset.Problem{Place: module.Package.Location.File + ":1",
 				Message: fmt.Sprintf("package %s has no rule invariant contains ...", name),
-				Mend:    `write invariant contains "what is broken" if ...`})
+				Fix:     `write invariant contains "what is broken" if ...`})
 		}
 	}
 	if len(problems) > 0 {

@@ -1,7 +1,6 @@
 package lint
 
 import (
-	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -16,19 +15,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
 // Bounds of the requests that are made up for a rule.
 const (
-	maxRequests = 120 // for one attestation type of one kind of enrollment
-	maxMined    = 40  // texts taken from the rule and its data
-	ruleTimeout = 250 * time.Millisecond
-	// blindTimeout is for all requests of a rule together, which mostly take some
-	// milliseconds. A rule that is so slow has other troubles.
+	maxRequests    = 120 // for one attestation type of one kind of enrollment
+	maxTexts       = 40  // from the rule and its data
+	maxEnrollments = 8
+	ruleTimeout    = 250 * time.Millisecond
+	// blindTimeout is for all requests of a rule together, which usually take some milliseconds.
 	blindTimeout = 10 * time.Second
 )
 
@@ -39,48 +37,40 @@ const (
 	tpm          = "tpm"
 )
 
-var attestationWords = map[string]string{
-	symmetricKey: "attests with a symmetric key",
-	certificate:  "attests with a certificate",
-	tpm:          "attests with a TPM",
+var attestations = map[string]string{
+	symmetricKey: "a symmetric key",
+	certificate:  "a certificate",
+	tpm:          "a TPM",
 }
 
-// attestationBlind asks the rule about made-up requests. It is silent about a rule that
-// has no answer to any of them: then it is the requests that are wrong.
+// attestationBlind evaluates the rule for made-up requests. It reports nothing if the rule has no answer to any of them:
+// then the requests are wrong.
 func attestationBlind(ctx context.Context, s *subject, add report) {
-	allocator, err := decider.New(decider.Options{Rules: s.rules, Timeout: ruleTimeout})
+	decides, err := decider.New(decider.Options{Rules: s.rules, Timeout: ruleTimeout})
 	if err != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, blindTimeout)
 	defer cancel()
-	answered, blind, used := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	answered, used := map[string]bool{}, map[string]bool{}
 	for _, enrollment := range s.sampleEnrollments() {
-		kinds := []string{symmetricKey, certificate}
-		if enrollment.GroupID == "" {
-			kinds = append(kinds, tpm)
-		}
-		for _, kind := range kinds {
+		for kind := range attestations {
+			if kind == tpm && enrollment.Kind == dps.EnrollmentGroup {
+				continue
+			}
 			used[kind] = used[kind] || enrollment.Attestation == "" || enrollment.Attestation == kind
 			if answered[kind] {
 				continue
 			}
-			switch said, known := saysAnything(ctx, allocator, s, enrollment, kind); {
-			case !known:
+			known := false
+			if answered[kind], known = s.answers(ctx, decides, enrollment, kind); !known {
 				return
-			case said:
-				answered[kind] = true
-			default:
-				blind[kind] = true
 			}
 		}
 	}
-	if len(answered) == 0 {
-		return
-	}
-	for _, kind := range slices.Sorted(maps.Keys(blind)) {
-		if used[kind] && !answered[kind] {
-			add(nil, fmt.Sprintf("the rule says nothing about a device that %s", attestationWords[kind]),
+	for _, kind := range slices.Sorted(maps.Keys(used)) {
+		if used[kind] && !answered[kind] && slices.Contains(slices.Collect(maps.Values(answered)), true) {
+			add(nil, "the rule says nothing about a device that attests with "+attestations[kind],
 				"define hub, reject or hold for it, or set custom.on_undecided")
 		}
 	}
@@ -91,69 +81,40 @@ func (s *subject) sampleEnrollments() []Enrollment {
 	if len(s.options.Enrollments) > 0 {
 		return s.served()
 	}
-	var samples []Enrollment
+	patterns := map[dps.EnrollmentKind][]string{dps.EnrollmentGroup: s.rule.Groups, dps.IndividualEnrollment: s.rule.Individuals}
 	if s.rule.IsDefault() {
-		for _, name := range []string{"any-other", "x-1", "usher-check"} {
-			if s.set.ForGroup(name) == s.rule {
-				samples = append(samples, Enrollment{GroupID: name})
-				break
-			}
-		}
-		for _, name := range []string{"any-other", "x-1", "usher-check"} {
-			if s.set.ForIndividual(name) == s.rule {
-				samples = append(samples, Enrollment{RegistrationID: name})
-				break
-			}
-		}
-		return samples
+		patterns = map[dps.EnrollmentKind][]string{dps.EnrollmentGroup: {"*"}, dps.IndividualEnrollment: {"*"}}
 	}
-	for _, pattern := range s.rule.Groups {
-		for _, name := range matching(pattern) {
-			if s.set.ForGroup(name) == s.rule {
-				samples = append(samples, Enrollment{GroupID: name})
-				break
+	var samples []Enrollment
+	for _, kind := range []dps.EnrollmentKind{dps.EnrollmentGroup, dps.IndividualEnrollment} {
+		for _, pattern := range patterns[kind] {
+			for _, filler := range []string{"x1", "a", "", "usher-check"} { // another rule may serve some of these
+				e := dps.Enrollment{Kind: kind, ID: fill(pattern, filler)}
+				if isID(e.ID) && s.set.Serving(e) == s.rule {
+					samples = append(samples, Enrollment{Enrollment: e})
+					break
+				}
 			}
 		}
 	}
-	for _, pattern := range s.rule.Individuals {
-		for _, name := range matching(pattern) {
-			if s.set.ForIndividual(name) == s.rule {
-				samples = append(samples, Enrollment{RegistrationID: name})
-				break
-			}
-		}
-	}
-	return samples[:min(len(samples), 8)]
+	return samples[:min(len(samples), maxEnrollments)]
 }
 
-// matching makes names that a glob matches; another rule may be more precise about some.
-func matching(pattern string) []string {
-	var names []string
-	for _, filler := range []string{"x1", "a", "", "usher-check"} {
-		name := strings.ReplaceAll(strings.ReplaceAll(pattern, "*", filler), "?", "x")
-		if isID(name) && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
+// fill replaces the wildcards of a glob.
+func fill(glob, filler string) string {
+	return strings.NewReplacer("*", filler, "?", "x").Replace(glob)
 }
 
 var registrationID = regexp.MustCompile(`^[A-Za-z0-9:._-]{1,128}$`)
 
 func isID(text string) bool { return registrationID.MatchString(text) }
 
-// sample is what a made-up request is made of.
-type sample struct {
-	id, organization string
-	payload          map[string]any
-}
-
-// saysAnything reports whether the rule has an answer to some request of a kind. It is
-// not known if the rule takes too long, or the caller has enough.
-func saysAnything(ctx context.Context, allocator *decider.Decider, s *subject, enrollment Enrollment, kind string) (said, known bool) {
+// answers reports whether the rule has an answer to some request of a kind. That is unknown if the rule takes too long or
+// ctx ends.
+func (s *subject) answers(ctx context.Context, decides *decider.Decider, enrollment Enrollment, kind string) (answers, known bool) {
 	hubs := s.sampleHubs()
 	for _, sample := range s.samples(enrollment) {
-		switch _, a := allocator.AllocateJSON(ctx, sample.request(enrollment, kind, hubs)); a.Result {
+		switch _, a := decides.AllocateJSON(ctx, sample.request(enrollment, kind, hubs)); a.Result {
 		case answer.Undecided:
 		case answer.Timeout, answer.Canceled:
 			return false, false
@@ -169,7 +130,7 @@ func (s *subject) sampleHubs() []string {
 	hubs := []string{"hub-a.azure-devices.net", "hub-b.azure-devices.net"}
 	names := slices.Clone(s.options.Hubs)
 	for _, hub := range s.analysis.HubNames {
-		names = append(names, strings.NewReplacer("*", "x", "?", "x").Replace(hub.Name))
+		names = append(names, fill(hub.Name, "x"))
 	}
 	for _, v := range s.analysis.Entries["hub"] {
 		if name, ok := v.Text(); ok {
@@ -177,7 +138,7 @@ func (s *subject) sampleHubs() []string {
 		}
 	}
 	for _, name := range names {
-		if name == "" || !isID(name) || len(hubs) >= 50 {
+		if !isID(name) || len(hubs) >= 50 {
 			continue
 		}
 		if !strings.Contains(name, ".") {
@@ -188,30 +149,33 @@ func (s *subject) sampleHubs() []string {
 	return hubs
 }
 
-// samples vary, one after the other, what a rule goes by, with values out of the rule
-// itself; then two things at once.
+// sample is what a made-up request consists of.
+type sample struct {
+	id, organization string
+	payload          map[string]any
+}
+
+// samples vary, one at a time, what a rule reads, with the constants that it compares that with; then two at once.
 func (s *subject) samples(enrollment Enrollment) []sample {
-	mined := s.mined()
 	ids := []string{"device-1"}
-	for _, text := range mined {
+	for _, text := range s.textsAt("/deviceRuntimeContext/registrationId") {
 		for _, id := range []string{text, text + "1", "x" + text} {
 			if isID(id) {
 				ids = append(ids, id)
 			}
 		}
 	}
-	if enrollment.GroupID == "" {
-		ids = []string{enrollment.RegistrationID}
+	if enrollment.Kind == dps.IndividualEnrollment {
+		ids = []string{enrollment.ID}
 	}
-	organizations := append([]string{"Contoso"}, mined...)
+	organizations := append([]string{"Contoso"}, s.textsAt("/deviceRuntimeContext/x509/clientCertificate")...)
 	payloads := []map[string]any{nil}
 	for _, read := range s.analysis.Reads {
 		below, found := strings.CutPrefix(read, "/deviceRuntimeContext/payload/")
-		if !found {
-			continue
-		}
-		for _, text := range append([]string{"x"}, mined...) {
-			payloads = append(payloads, nested(strings.Split(below, "/"), text))
+		for _, text := range append([]string{"x"}, s.textsAt(read)...) {
+			if found {
+				payloads = append(payloads, nested(strings.Split(below, "/"), text))
+			}
 		}
 	}
 	all := []sample{{ids[0], organizations[0], nil}}
@@ -239,31 +203,14 @@ func nested(path []string, text string) map[string]any {
 	return object
 }
 
-// mined are texts in the rule and in the data that it refers to.
-func (s *subject) mined() []string {
+// textsAt are texts that the rule compares with a place of the request.
+func (s *subject) textsAt(pointer string) []string {
 	var texts []string
-	add := func(v ast.Value) {
-		text, ok := v.(ast.String)
-		if ok && text != "" && len(text) <= 64 && len(texts) < maxMined && !slices.Contains(texts, string(text)) {
-			texts = append(texts, string(text))
+	for _, literal := range s.analysis.At(pointer) {
+		text, ok := literal.Value.(string)
+		if ok && text != "" && len(text) <= 64 && len(texts) < maxTexts && !slices.Contains(texts, text) {
+			texts = append(texts, text)
 		}
-	}
-	for _, module := range s.modules {
-		ast.WalkTerms(module, func(t *ast.Term) bool {
-			switch v := t.Value.(type) {
-			case ast.Ref:
-				if !v.HasPrefix(ast.DefaultRootRef) {
-					return false
-				}
-				if found, err := s.data.Find(v.ConstantPrefix()[1:]); err == nil {
-					ast.WalkTerms(ast.NewTerm(found), func(t *ast.Term) bool { add(t.Value); return false })
-				}
-				return true
-			default:
-				add(v)
-			}
-			return false
-		})
 	}
 	return texts
 }
@@ -281,22 +228,21 @@ func (s sample) request(enrollment Enrollment, kind string, hubs []string) []byt
 	if s.payload != nil {
 		device["payload"] = s.payload
 	}
-	record := map[string]any{"attestation": map[string]any{"type": kind}}
-	member := "enrollmentGroup"
-	if enrollment.GroupID != "" {
-		record["enrollmentGroupId"] = enrollment.GroupID
-	} else {
-		member, record["registrationId"] = "individualEnrollment", enrollment.RegistrationID
+	idName := "enrollmentGroupId"
+	if enrollment.Kind == dps.IndividualEnrollment {
+		idName = "registrationId"
 	}
-	body, err := json.Marshal(map[string]any{member: record, "deviceRuntimeContext": device, "linkedHubs": hubs})
+	body, err := json.Marshal(map[string]any{
+		string(enrollment.Kind): map[string]any{idName: enrollment.ID, "attestation": map[string]any{"type": kind}},
+		"deviceRuntimeContext":  device, "linkedHubs": hubs,
+	})
 	if err != nil {
-		return nil // texts out of a parsed module always have a JSON form
+		return nil // texts from a parsed module always have a JSON form
 	}
 	return body
 }
 
-// sampleCertificate is a certificate such as DPS sends it. The key is no secret: nobody
-// checks what it signs.
+// sampleCertificate is a certificate as DPS sends it. The key is no secret, because nothing checks what it signs.
 func sampleCertificate(id, organization string) string {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	template := &x509.Certificate{
@@ -306,5 +252,8 @@ func sampleCertificate(id, organization string) string {
 		NotAfter:     time.Date(2036, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key)
-	return cmp.Or(base64.StdEncoding.EncodeToString(der), fmt.Sprint(err))
+	if err != nil {
+		return fmt.Sprint(err)
+	}
+	return base64.StdEncoding.EncodeToString(der)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -151,22 +152,17 @@ func holdsAlways(rule *ast.Rule) bool {
 }
 
 func noSuchEnrollment(_ context.Context, s *subject, add report) {
-	for _, kind := range []struct {
-		patterns []string
-		what     string
-		id       func(Enrollment) string
-	}{
-		{s.rule.Groups, "enrollment group", func(e Enrollment) string { return e.GroupID }},
-		{s.rule.Individuals, "individual enrollment", func(e Enrollment) string { return e.RegistrationID }},
-	} {
-		for _, pattern := range kind.patterns {
+	find := func(kind dps.EnrollmentKind, what string, patterns []string) {
+		for _, pattern := range patterns {
 			if !slices.ContainsFunc(s.options.Enrollments, func(e Enrollment) bool {
-				return kind.id(e) != "" && globMatches(pattern, kind.id(e))
+				return e.Kind == kind && ruleset.MatchGlob(pattern, e.ID)
 			}) {
-				add(nil, fmt.Sprintf("there is no %s %s", kind.what, pattern), "write it as in DPS, or take it out")
+				add(nil, fmt.Sprintf("there is no %s %s", what, pattern), "write it as in DPS, or remove it")
 			}
 		}
 	}
+	find(dps.EnrollmentGroup, "enrollment group", s.rule.Groups)
+	find(dps.IndividualEnrollment, "individual enrollment", s.rule.Individuals)
 }
 
 // testedPackages are the packages that a _test.rego mentions, or that an exchange asks.

@@ -64,7 +64,7 @@ func FuzzRun(f *testing.F) {
 		}
 		start := time.Now()
 		report, err := lint.Run(t.Context(), fsys, rules, lint.Options{Hubs: []string{"a"},
-			Enrollments: []lint.Enrollment{{GroupID: "a"}, {RegistrationID: "b", Attestation: "tpm"}}})
+			Enrollments: []lint.Enrollment{{Enrollment: group("a")}, {Enrollment: individual("b"), Attestation: "tpm"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
@@ -110,6 +111,12 @@ func examplesOf(explanation string) []string {
 	return examples
 }
 
+func group(id string) dps.Enrollment { return dps.Enrollment{Kind: dps.EnrollmentGroup, ID: id} }
+
+func individual(id string) dps.Enrollment {
+	return dps.Enrollment{Kind: dps.IndividualEnrollment, ID: id}
+}
+
 func TestReadEnrollments(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -117,14 +124,14 @@ func TestReadEnrollments(t *testing.T) {
 		want                []lint.Enrollment
 	}{
 		{name: "list", text: `[{"enrollmentGroupId": "a", "iotHubs": ["h"], "attestation": {"type": "x509", "x509": {}}, "etag": "1"}, {"registrationId": "b", "iotHubs": null}]`,
-			want: []lint.Enrollment{{GroupID: "a", Hubs: []string{"h"}, Attestation: "x509"}, {RegistrationID: "b"}}},
-		{name: "one", text: ` {"registrationId": "b"}`, want: []lint.Enrollment{{RegistrationID: "b"}}},
+			want: []lint.Enrollment{{Enrollment: group("a"), Hubs: []string{"h"}, Attestation: "x509"}, {Enrollment: individual("b")}}},
+		{name: "one", text: ` {"registrationId": "b"}`, want: []lint.Enrollment{{Enrollment: individual("b")}}},
 		{name: "none", text: `[]`, want: []lint.Enrollment{}},
 		{name: "nothing", text: ``, problem: io.EOF.Error()},
 		{name: "neither", text: `[{"etag": "x"}]`, problem: "/0: an enrollment has either"},
 		{name: "both", text: `{"enrollmentGroupId": "a", "registrationId": "b"}`, problem: "/0: an enrollment has either"},
 		{name: "text", text: `"a"`, problem: "cannot unmarshal string"},
-		{name: "more", text: `[] []`, problem: "there is more behind"},
+		{name: "more", text: `[] []`, problem: "there is more after"},
 		{name: "wrong type", text: `[{"enrollmentGroupId": 1}]`, problem: "enrollmentGroupId"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -20,7 +20,7 @@ func Problems(err error) []Finding {
 	}
 	findings := make([]Finding, 0, len(broken.Problems))
 	for _, problem := range broken.Problems {
-		finding := Finding{Lint: NotLoaded, Level: Error, File: problem.Place, Line: 1, Message: problem.Message, Mend: problem.Mend}
+		finding := Finding{Lint: NotLoaded, Level: Error, File: problem.Place, Line: 1, Message: problem.Message, Mend: problem.Fix}
 		if colon := strings.LastIndexByte(problem.Place, ':'); colon >= 0 {
 			if line, err := strconv.Atoi(problem.Place[colon+1:]); err == nil {
 				finding.File, finding.Line = problem.Place[:colon], line

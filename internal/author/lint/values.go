@@ -2,46 +2,38 @@ package lint
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 func payloadDecides(_ context.Context, s *subject, add report) {
-	const mend = "look it up in your data, or compare it with the values that you allow"
-	for _, word := range dataflow.Words(s.analysis.Entries["hub"]) {
-		add(word.Location, fmt.Sprintf("the device chooses its hub by %s, which it can set to anything", word.Name()), mend)
-	}
-	s.eachTag(func(name string, tag dataflow.Alternatives) {
-		for _, word := range dataflow.Words(tag) {
-			add(word.Location, fmt.Sprintf("the device chooses its tag %s by %s, which it can set to anything", name, word.Name()), mend)
+	find := func(what string, in dataflow.Alternatives) {
+		for _, word := range dataflow.Words(in) {
+			add(word.Location, fmt.Sprintf("the device chooses its %s by %s, which it can set to anything", what, word.Name()),
+				"look it up in your data, or compare it with the values that you allow")
 		}
-	})
-}
-
-// eachTag calls with each member of the initial twin's tags, and with "of any name"
-// for what is there beside them.
-func (s *subject) eachTag(call func(name string, tag dataflow.Alternatives)) {
+	}
+	find("hub", s.analysis.Entries["hub"])
 	for _, twin := range s.analysis.Entries["initial_twin"] {
 		tags := twin.Members["tags"]
 		if twin.Kind == dataflow.Unknown {
-			tags = append(slices.Clip(tags), twin) // for all that is known
+			tags = append(slices.Clip(tags), twin) // which may have tags
 		}
 		for _, v := range tags {
 			for _, name := range slices.Sorted(maps.Keys(v.Members)) {
-				call(name, v.Members[name])
+				find("tag "+name, v.Members[name])
 			}
-			call("of any name", dataflow.Alternatives{{Kind: v.Kind, Sources: v.Sources, Rest: v.Rest, Request: v.Request}})
+			find("tag of any name", dataflow.Alternatives{{Kind: v.Kind, Sources: v.Sources, Rest: v.Rest, Request: v.Request}})
 		}
 	}
 }
@@ -58,28 +50,24 @@ func unlinkedHub(_ context.Context, s *subject, add report) {
 		}
 	}
 	for _, hub := range used {
-		if hub.Name == "" || slices.ContainsFunc(linked, func(host string) bool { return matchesHub(hub, host) }) {
+		if hub.Name == "" || slices.ContainsFunc(linked, func(host string) bool { return isHub(hub, host) }) {
 			continue
-		}
-		what := "the hub " + hub.Name
-		if hub.Pattern {
-			what = "no hub like " + hub.Name
 		}
 		where := ""
 		if hub.Place.Data != "" {
 			where = ", which comes from " + hub.Place.Data + ","
 		}
-		message := fmt.Sprintf("%s%s is not linked", what, where)
+		message := fmt.Sprintf("the hub %s%s is not linked", hub.Name, where)
 		if hub.Pattern {
-			message = fmt.Sprintf("%s%s is linked", what, where)
+			message = fmt.Sprintf("no hub like %s%s is linked", hub.Name, where)
 		}
-		add(hub.Place.Location, message, mendHub(hub.Name, linked))
+		add(hub.Place.Location, message, fixHub(hub.Name, linked))
 	}
 }
 
-func mendHub(name string, linked []string) string {
+func fixHub(name string, linked []string) string {
 	for _, host := range linked {
-		if label, _, _ := strings.Cut(host, "."); near(strings.ToLower(label), strings.ToLower(firstLabel(name))) {
+		if label := firstLabel(host); near(strings.ToLower(label), strings.ToLower(firstLabel(name))) {
 			return "perhaps " + label + " is meant"
 		}
 	}
@@ -91,199 +79,156 @@ func firstLabel(host string) string {
 	return label
 }
 
-// is reports whether the name or pattern stands for a hub, as it does for rules.
-func matchesHub(h dataflow.HubName, host string) bool {
-	for _, candidate := range []string{host, firstLabel(host)} {
-		if h.Pattern && globMatches(h.Name, candidate) || !h.Pattern && strings.EqualFold(h.Name, candidate) {
-			return true
-		}
+// isHub reports whether a name or pattern stands for a hub, as it does for rules. The hubs of an option may be only labels.
+func isHub(h dataflow.HubName, host string) bool {
+	if h.Pattern {
+		return ruleset.MatchGlob(h.Name, host) || ruleset.MatchGlob(h.Name, firstLabel(host))
 	}
-	// The hubs of an option may be labels alone.
-	return !h.Pattern && !strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.Name), host)
-}
-
-// globMatches compares as dps.hubs_matching does.
-func globMatches(pattern, text string) bool {
-	expression := regexp.QuoteMeta(strings.ToLower(pattern))
-	expression = strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(expression)
-	matched, err := regexp.MatchString("^"+expression+"$", strings.ToLower(text))
-	return err == nil && matched
+	return strings.EqualFold(h.Name, host) || strings.EqualFold(h.Name, firstLabel(host)) ||
+		!strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.Name), host)
 }
 
 func twinLimits(_ context.Context, s *subject, add report) {
 	seen := map[string]bool{}
 	for _, twin := range s.analysis.Entries["initial_twin"] {
 		for _, variant := range variants(twin) {
-			object, ok := variant.(map[string]any)
-			if !ok {
-				continue
-			}
-			for _, problem := range dps.CheckInitialTwin(object) {
+			for _, problem := range dps.CheckInitialTwin(variant) {
 				if text := problem.String(); !seen[text] {
 					seen[text] = true
-					add(placeOf(twin, problem.Pointer), "initial_twin"+text, "keep within what IoT Hub takes, or take it out")
+					add(locate(twin, problem.Pointer), "initial_twin"+text, "stay within what IoT Hub accepts, or leave it out")
 				}
 			}
 		}
 	}
 }
 
-// maxVariants bounds how many twins are tried.
+// maxVariants bounds how many twins are checked.
 const maxVariants = 200
 
-// variants are the values that the constants in v make up, what is unknown left out: one
-// with the first of all dataflow.Alternatives, and for each other alternative one that has it.
-func variants(v dataflow.Value) []any {
-	first, ok := partial(v, nil)
+// variants are the objects that the constants in v make up, without what is unknown: one with the first of all alternatives,
+// and for each other alternative one that has it.
+func variants(v dataflow.Value) []map[string]any {
+	first, ok := constants(v).(map[string]any)
 	if !ok {
 		return nil
 	}
-	all := []any{first}
-	var walk func(v dataflow.Value, path []string)
-	walk = func(v dataflow.Value, path []string) {
+	all := []map[string]any{first}
+	var walk func(v dataflow.Value, replace func(any) map[string]any)
+	walk = func(v dataflow.Value, replace func(any) map[string]any) {
+		object, _ := constants(v).(map[string]any)
 		for _, name := range slices.Sorted(maps.Keys(v.Members)) {
-			below := append(slices.Clip(path), name)
-			for i, member := range v.Members[name] {
+			inside := func(member any) map[string]any {
+				changed := maps.Clone(object)
+				changed[name] = member
+				return replace(changed)
+			}
+			for i, alternative := range v.Members[name] {
 				if len(all) >= maxVariants {
 					return
 				}
-				if i > 0 {
-					all = append(all, set(first, below, member))
+				if member := constants(alternative); i > 0 && member != nil {
+					all = append(all, inside(member))
 				}
-				walk(member, below)
+				walk(alternative, inside)
 			}
 		}
 	}
-	walk(v, nil)
+	walk(v, func(whole any) map[string]any { return whole.(map[string]any) })
 	return all
 }
 
-// partial is v as JSON, as far as it is constant.
-func partial(v dataflow.Value, _ []string) (any, bool) {
+// constants is v as JSON, as far as it is constant; nil if it is unknown.
+func constants(v dataflow.Value) any {
 	switch v.Kind {
 	case dataflow.Constant:
 		decoded, err := ast.JSON(v.Constant)
 		if err != nil {
-			return nil, false
+			return nil
 		}
-		return numbered(decoded), true
+		return decoded
 	case dataflow.Object:
 		out := map[string]any{}
 		for name, member := range v.Members {
 			if len(member) == 0 {
 				continue
 			}
-			if inside, ok := partial(member[0], nil); ok {
+			if inside := constants(member[0]); inside != nil {
 				out[name] = inside
 			}
 		}
-		return out, true
+		return out
 	case dataflow.List:
 		out := []any{}
 		for _, e := range v.Rest {
-			if inside, ok := partial(e, nil); ok {
+			if inside := constants(e); inside != nil {
 				out = append(out, inside)
 			}
 		}
-		return out, true
+		return out
 	}
-	return nil, false
+	return nil
 }
 
-// set returns a copy of a JSON object with another value at a path.
-func set(in any, path []string, to dataflow.Value) any {
-	inside, ok := partial(to, nil)
-	object, isObject := in.(map[string]any)
-	if !ok || !isObject {
-		return in
-	}
-	out := maps.Clone(object)
-	if len(path) == 1 {
-		out[path[0]] = inside
-	} else {
-		out[path[0]] = set(object[path[0]], path[1:], to)
-	}
-	return out
-}
+var unescapeStep = strings.NewReplacer("~1", "/", "~0", "~")
 
-// numbered has numbers as they are written, which is how twins are checked.
-func numbered(v any) any {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return v
-	}
-	decoder := json.NewDecoder(strings.NewReader(string(text)))
-	decoder.UseNumber()
-	var out any
-	if decoder.Decode(&out) != nil {
-		return v
-	}
-	return out
-}
-
-// placeOf finds where the part of a twin at a JSON pointer is written, or what is
-// around it.
-func placeOf(v dataflow.Value, pointer string) *ast.Location {
-	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
-	for i := range path {
-		path[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(path[i])
-	}
+// locate finds where the part of a twin at a JSON pointer is written, or what is around it.
+func locate(v dataflow.Value, pointer string) *ast.Location {
 	best, depth := v.Place.Location, -1
-	var walk func(v dataflow.Value, at int)
-	walk = func(v dataflow.Value, at int) {
+	var walk func(v dataflow.Value, path []string, at int)
+	walk = func(v dataflow.Value, path []string, at int) {
 		if v.Place.Location != nil && at > depth {
 			best, depth = v.Place.Location, at
 		}
-		if at == len(path) {
+		if len(path) == 0 {
 			return
 		}
-		if name := v.Names[path[at]].Location; name != nil && at+1 > depth {
+		step := unescapeStep.Replace(path[0])
+		if name := v.Names[step].Location; name != nil && at+1 > depth {
 			best, depth = name, at+1
 		}
-		for _, member := range v.Members[path[at]] {
-			walk(member, at+1)
+		for _, member := range v.Members[step] {
+			walk(member, path[1:], at+1)
 		}
 	}
-	walk(v, 0)
+	walk(v, strings.Split(strings.TrimPrefix(pointer, "/"), "/"), 0)
 	return best
 }
 
 func entryType(_ context.Context, s *subject, add report) {
+	isString := func(t types.Type) bool { _, ok := t.(types.String); return ok }
+	isText := func(v dataflow.Value) bool { _, ok := v.Text(); return ok }
+	isObject := func(t types.Type) bool { _, ok := t.(*types.Object); return ok }
 	for _, entry := range []struct {
-		name, kind, mend string
-		is               func(types.Type) bool
-		fits             func(dataflow.Value) bool
+		name, kind, fix string
+		isType          func(types.Type) bool
+		is              func(dataflow.Value) bool
 	}{
-		{"hub", "a text", "name one host name, such as dps.hub_named(\"contoso-eu\")", func(t types.Type) bool { _, ok := t.(types.String); return ok },
-			func(v dataflow.Value) bool { _, ok := v.Text(); return ok }},
-		{"initial_twin", "an object", "give it members tags and properties.desired", isObjectType, dataflow.Value.IsObject},
-		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObjectType, dataflow.Value.IsObject},
+		{"hub", "a string", "name one host name, such as dps.hub_named(\"contoso-eu\")", isString, isText},
+		{"initial_twin", "an object", "give it members tags and properties.desired", isObject, dataflow.Value.IsObject},
+		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObject, dataflow.Value.IsObject},
 	} {
-		ref := s.rule.Path().Append(ast.StringTerm(entry.name))
-		definitions := s.compiler.GetRulesWithPrefix(ref)
+		definitions := s.compiler.GetRulesWithPrefix(s.rule.Entry(entry.name))
 		if len(definitions) == 0 {
 			continue
 		}
 		message := fmt.Sprintf("%s is not %s", entry.name, entry.kind)
-		if t := s.compiler.TypeEnv.GetByRef(ref); t != nil && !mayBe(t, entry.is) {
-			add(definitions[0].Location, message, entry.mend)
+		if t := s.compiler.TypeEnv.GetByRef(s.rule.Entry(entry.name)); t != nil && !mayBe(t, entry.isType) {
+			add(definitions[0].Location, message, entry.fix)
 			continue
 		}
 		for _, v := range s.analysis.Entries[entry.name] {
-			_, null := v.Constant.(ast.Null)
-			if v.Kind == dataflow.Unknown || entry.fits(v) || null && v.Kind == dataflow.Constant {
+			_, isNull := v.Constant.(ast.Null)
+			if v.Kind == dataflow.Unknown || entry.is(v) || isNull && v.Kind == dataflow.Constant {
 				continue
 			}
 			at := v.Place.Location
 			if at == nil {
 				at = definitions[0].Location
 			}
-			add(at, message+" here", entry.mend)
+			add(at, message+" here", entry.fix)
 		}
 	}
 }
-
-func isObjectType(t types.Type) bool { _, ok := t.(*types.Object); return ok }
 
 // mayBe reports whether a value of type t can be of a kind.
 func mayBe(t types.Type, is func(types.Type) bool) bool {
@@ -297,7 +242,6 @@ func mayBe(t types.Type, is func(types.Type) bool) bool {
 }
 
 func secrets(_ context.Context, s *subject, add report) {
-	const mend = "give the device a place to fetch it from, with its own identity"
 	for _, entry := range []string{"payload", "initial_twin"} {
 		seen := map[string]bool{}
 		var walk func(in dataflow.Alternatives, name, path string, at *ast.Location)
@@ -307,27 +251,30 @@ func secrets(_ context.Context, s *subject, add report) {
 					at = v.Place.Location
 				}
 				text, isText := v.Text()
-				what := secretKind(text)
-				if what == "" && nameIsSecret(name) && (isText && text != "" || v.Kind == dataflow.Unknown) {
+				what := secretIn(text)
+				if what == "" && isSecretName(name) && (isText && text != "" || v.Kind == dataflow.Unknown) {
 					what = "a secret by its name"
 				}
 				if what != "" && !seen[path] {
 					seen[path] = true
-					add(at, fmt.Sprintf("%s%s is %s", entry, path, what), mend)
+					add(at, fmt.Sprintf("%s%s is %s", entry, path, what), "give the device a place to fetch it from, with its own identity")
 				}
-				for _, member := range slices.Sorted(maps.Keys(v.Members)) {
-					walk(v.Members[member], member, path+"."+member, at)
+				if v.Kind == dataflow.Unknown {
+					continue
 				}
-				walk(v.Rest, name, path, at)
-				if v.Kind == dataflow.Constant {
-					keys, values := v.Inside()
-					for i, key := range keys {
-						member, ok := key.Text()
-						if !ok || values[i].Constant.Compare(key.Constant) == 0 { // an element
-							walk(values[i:i+1], name, path, at)
-							continue
-						}
+				if v.Kind == dataflow.Object {
+					for _, member := range slices.Sorted(maps.Keys(v.Members)) {
+						walk(v.Members[member], member, path+"."+member, at)
+					}
+					walk(v.Rest, name, path, at)
+					continue
+				}
+				keys, values := v.Inside()
+				for i, key := range keys {
+					if member, ok := key.Text(); ok && v.IsObject() {
 						walk(values[i:i+1], member, path+"."+member, at)
+					} else {
+						walk(values[i:i+1], name, path, at)
 					}
 				}
 			}
@@ -336,7 +283,7 @@ func secrets(_ context.Context, s *subject, add report) {
 	}
 }
 
-// secretWords end the names of members that hold secrets, written as words in lower case.
+// secretWords end the names of members that contain secrets, written as words in lower case.
 var secretWords = [][]string{
 	{"password"}, {"passwd"}, {"pwd"}, {"passphrase"}, {"secret"}, {"token"}, {"credential"}, {"credentials"},
 	{"apikey"}, {"api", "key"}, {"access", "key"}, {"accesskey"}, {"account", "key"}, {"shared", "key"},
@@ -345,42 +292,21 @@ var secretWords = [][]string{
 	{"connection", "string"}, {"connectionstring"}, {"sas"},
 }
 
-// nameIsSecret goes by the last words of a name: "deviceToken" is one, "tokenLifetime" is none.
-func nameIsSecret(name string) bool {
-	words := wordsOf(name)
+// words splits deviceToken, device_token and DEVICE-TOKEN alike.
+var words = regexp.MustCompile(`\p{Lu}*[\p{Ll}\p{Lo}]+|\p{Lu}+`)
+
+// isSecretName goes by the last words of a name: "deviceToken" is one, "tokenLifetime" is not.
+func isSecretName(name string) bool {
+	found := words.FindAllString(name, -1)
+	for i, word := range found {
+		found[i] = strings.ToLower(word)
+	}
 	return slices.ContainsFunc(secretWords, func(secret []string) bool {
-		return len(words) >= len(secret) && slices.Equal(words[len(words)-len(secret):], secret)
+		return len(found) >= len(secret) && slices.Equal(found[len(found)-len(secret):], secret)
 	})
 }
 
-// wordsOf splits deviceToken, device_token and DEVICE-TOKEN alike.
-func wordsOf(name string) []string {
-	var words []string
-	var word strings.Builder
-	end := func() {
-		if word.Len() > 0 {
-			words = append(words, strings.ToLower(word.String()))
-			word.Reset()
-		}
-	}
-	lower := false
-	for _, r := range name {
-		switch {
-		case !unicode.IsLetter(r):
-			end()
-		case unicode.IsUpper(r) && lower:
-			end()
-			word.WriteRune(r)
-		default:
-			word.WriteRune(r)
-		}
-		lower = unicode.IsLower(r)
-	}
-	end()
-	return words
-}
-
-// secretForms are how keys and tokens look.
+// secretForms are what keys and tokens look like.
 var secretForms = []struct {
 	form *regexp.Regexp
 	what string
@@ -395,7 +321,8 @@ var secretForms = []struct {
 	{regexp.MustCompile(`(?i)[?&]code=[A-Za-z0-9_-]{20}`), "an address with a function key"},
 }
 
-func secretKind(text string) string {
+// secretIn names the kind of secret that a text looks like; empty if it is none.
+func secretIn(text string) string {
 	for _, secret := range secretForms {
 		if secret.form.MatchString(text) {
 			return secret.what
@@ -406,33 +333,25 @@ func secretKind(text string) string {
 
 func letterCase(_ context.Context, s *subject, add report) {
 	seen := map[string]bool{}
-	for _, slip := range s.analysis.Cases {
-		line := fmt.Sprintf("%s:%d", slip.Location.File, slip.Location.Row)
+	for _, c := range s.analysis.Cases {
+		line := ruleset.PlaceOf(c.Location)
 		if seen[line] {
-			continue // one is enough to see what is wrong there
+			continue // one finding is enough to see what is wrong there
 		}
 		seen[line] = true
-		if slip.Never {
-			add(slip.Location, fmt.Sprintf("a text in lower case is never the same as %q", slip.Constant), fmt.Sprintf("write %q", strings.ToLower(slip.Constant)))
+		if c.Never {
+			add(c.Location, fmt.Sprintf("a text in lower case is never the same as %q", c.Constant), fmt.Sprintf("write %q", strings.ToLower(c.Constant)))
 			continue
 		}
-		add(slip.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", slip.Constant),
+		add(c.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", c.Constant),
 			"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 	}
 }
 
 func hubByPosition(_ context.Context, s *subject, add report) {
 	if slices.ContainsFunc(s.analysis.Entries["hub"], func(v dataflow.Value) bool { return v.ByPosition }) {
-		add(s.definition("hub"), "hub goes by a position in input.linkedHubs, whose order DPS does not promise",
+		first := slices.MinFunc(s.compiler.GetRulesWithPrefix(s.rule.Entry("hub")), func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
+		add(first.Location, "hub depends on a position in input.linkedHubs, whose order DPS does not guarantee",
 			"use dps.spread(input.linkedHubs), or name the hub with dps.hub_named")
 	}
-}
-
-// definition is where an entry rule is first defined.
-func (s *subject) definition(entry string) *ast.Location {
-	rules := s.compiler.GetRulesWithPrefix(s.rule.Path().Append(ast.StringTerm(entry)))
-	if len(rules) == 0 {
-		return nil
-	}
-	return slices.MinFunc(rules, func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) }).Location
 }

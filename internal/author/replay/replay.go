@@ -15,10 +15,10 @@ import (
 	"hash/maphash"
 	"io"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unique"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -168,9 +168,8 @@ func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 	var workers sync.WaitGroup
 	for range r.Workers {
 		workers.Go(func() {
-			w := &worker{run: r, interned: map[string]string{}}
 			for b := range work {
-				w.replay(ctx, b)
+				r.replay(ctx, b)
 				b.done <- struct{}{}
 			}
 		})
@@ -247,15 +246,7 @@ func (b *batch) reset(log int) {
 	b.list.Reset()
 }
 
-// worker decides. It belongs to one goroutine.
-type worker struct {
-	*run
-	interned map[string]string
-	examples [kindCount]int // of the current batch
-}
-
-func (w *worker) replay(ctx context.Context, b *batch) {
-	w.examples = [kindCount]int{}
+func (r *run) replay(ctx context.Context, b *batch) {
 	if b.unread != nil {
 		return
 	}
@@ -264,11 +255,11 @@ func (w *worker) replay(ctx context.Context, b *batch) {
 			return
 		}
 		b.lines++
-		w.replayItem(ctx, b, &item)
+		r.replayItem(ctx, b, &item)
 	}
 }
 
-func (w *worker) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
+func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 	switch {
 	case item.Kind == requestlog.OtherCall:
 		return
@@ -287,55 +278,55 @@ func (w *worker) replayItem(ctx context.Context, b *batch, item *requestlog.Item
 		b.malformed.add(item, err.Error())
 		return
 	}
-	after := w.Rules.Repeat(ctx, request, item.Lookups)
+	after := r.Rules.Repeat(ctx, request, item.Lookups)
 	if after.Result == answer.InvalidRequest {
 		b.malformed.add(item, describeViolations(after.Violations))
 		return
 	}
-	if needed := w.neededOf(ctx, request, item, &after); len(needed) > 0 {
+	if needed := r.neededOf(ctx, request, item, &after); len(needed) > 0 {
 		b.lacking.add(item, "masked, and the rules look at it: "+strings.Join(needed, ", "))
 		return
 	}
 	var before State
 	switch {
-	case w.Baseline != nil:
-		a := w.Baseline.Allocate(ctx, request)
+	case r.Baseline != nil:
+		a := r.Baseline.Allocate(ctx, request)
 		before = stateOf(&a)
 	case item.Then != nil:
 		before = stateOf(item.Then)
 	case !request.FirstAssignment():
 		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
-	c := compare(ctx, w.Rules, request, before, after)
+	c := compare(ctx, r.Rules, request, before, after)
 	if ctx.Err() != nil {
 		b.lines-- // one of the answers may be Canceled
 		return
 	}
 	b.registrations++
-	cell := b.tally.add(w.cell(request, c), 1)
-	if w.ByDevice {
+	cell := b.tally.add(r.cell(request, c), 1)
+	if r.ByDevice {
 		name := request.Device.RegistrationID
 		if name == decisionlog.MaskedID { // no one knows which records are of one device
 			name = cmp.Or(item.Record.DecisionID, item.Place())
 		}
-		b.entries = append(b.entries, entry{w.device(name), cell})
+		b.entries = append(b.entries, entry{r.device(name), cell})
 	}
-	w.report(b, item, request, c)
+	r.addChange(b, item, request, c)
 }
 
 // neededOf lists what is masked in a record although the rules look at it. If the rules are those of the record and
 // decide as they did then, they need nothing.
-func (w *worker) neededOf(ctx context.Context, request *dps.AllocationRequest, item *requestlog.Item, after *answer.Answer) []string {
+func (r *run) neededOf(ctx context.Context, request *dps.AllocationRequest, item *requestlog.Item, after *answer.Answer) []string {
 	if len(item.Masked) == 0 {
 		return nil
 	}
-	rules := w.Rules.Rules()
-	if w.Baseline == nil && item.Then.Rules == rules.Digest() && kindOf(stateOf(item.Then), stateOf(after)).same() {
+	rules := r.Rules.Rules()
+	if r.Baseline == nil && item.Then.Rules == rules.Digest() && kindOf(stateOf(item.Then), stateOf(after)).same() {
 		return nil
 	}
 	needed := rules.Needs(ctx, request, item.Masked)
-	if len(needed) == 0 && w.Baseline != nil && w.Baseline.Rules() != nil {
-		needed = w.Baseline.Rules().Needs(ctx, request, item.Masked)
+	if len(needed) == 0 && r.Baseline != nil && r.Baseline.Rules() != nil {
+		needed = r.Baseline.Rules().Needs(ctx, request, item.Masked)
 	}
 	for i, name := range needed {
 		needed[i] = cmp.Or(name, "one that it does not name")
@@ -353,53 +344,38 @@ func describeViolations(violations []answer.Violation) string {
 }
 
 // cell is what a registration is counted under.
-func (w *worker) cell(request *dps.AllocationRequest, c comparison) cell {
+func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 	result := cell{
 		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.PackageName(),
 		reprovision: request.Enrollment.Reprovision,
-		before:      State{c.before.Result, w.intern(c.before.Hub)},
-		after:       State{c.after.Result, w.intern(c.after.Response.IotHubHostName)},
-		on:          w.intern(c.on), twin: c.twin, use: c.use,
+		before:      State{c.before.Result, intern(c.before.Hub)},
+		after:       State{c.after.Result, intern(c.after.Response.IotHubHostName)},
+		on:          intern(c.on), twin: c.twin, use: c.use,
 	}
 	// An individual enrollment is a single device: all of them count as one, or the report would be as long as the log.
 	if request.Enrollment.Kind == dps.EnrollmentGroup {
-		result.enrollment = w.intern(request.Enrollment.ID)
+		result.enrollment = intern(request.Enrollment.ID)
 	}
 	return result
 }
 
-// maxInterned bounds the names that a worker keeps.
-const maxInterned = 1 << 14
-
 // intern returns a name in lower case, as DPS and DNS compare, in memory that is not part of a whole request.
-func (w *worker) intern(name string) string {
-	if known, ok := w.interned[name]; ok {
-		return known
-	}
-	if len(w.interned) == maxInterned {
-		clear(w.interned)
-	}
-	own := strings.ToLower(strings.Clone(name))
-	w.interned[strings.Clone(name)] = own
-	return own
-}
+func intern(name string) string { return unique.Make(strings.ToLower(name)).Value() }
 
 // deviceKey stands for a registration ID. With 96 bits the probability that any two of a hundred million devices share
 // one is 1 in 10^13.
 type deviceKey [3]uint32
 
-func (w *worker) device(registrationID string) deviceKey {
+func (r *run) device(registrationID string) deviceKey {
 	folded := strings.ToLower(registrationID)
-	a, b := maphash.String(w.seeds[0], folded), maphash.String(w.seeds[1], folded)
+	a, b := maphash.String(r.seeds[0], folded), maphash.String(r.seeds[1], folded)
 	return deviceKey{uint32(a), uint32(a >> 32), uint32(b)}
 }
 
-// report keeps a registration for the list and the examples.
-func (w *worker) report(b *batch, item *requestlog.Item, request *dps.AllocationRequest, c comparison) {
-	kind := slices.Index(allKinds[:], c.kind)
-	listed := w.List != nil && c.kind.Change()
-	example := c.kind != Stayed && w.examples[kind] < w.Examples && !w.full[kind].Load() &&
-		!isExample(b.examples, c.kind, request.Device.RegistrationID)
+// addChange keeps a registration for the list and the examples.
+func (r *run) addChange(b *batch, item *requestlog.Item, request *dps.AllocationRequest, c comparison) {
+	listed := r.List != nil && c.kind.Change()
+	example := c.kind != Stayed && !r.full[kindIndex(c.kind)].Load() && r.wantsExample(b.examples, c.kind, request.Device.RegistrationID)
 	if !listed && !example {
 		return
 	}
@@ -424,7 +400,6 @@ func (w *worker) report(b *batch, item *requestlog.Item, request *dps.Allocation
 		_ = encoder.Encode(change) // only strings, into memory
 	}
 	if example {
-		w.examples[kind]++
 		b.examples = append(b.examples, change)
 	}
 }

@@ -73,6 +73,8 @@ const kindCount = 14
 
 var allKinds = [kindCount]Kind(Kinds())
 
+func kindIndex(kind Kind) int { return slices.Index(allKinds[:], kind) }
+
 // merger puts batches together, in the order of the log.
 type merger struct {
 	*run
@@ -109,7 +111,10 @@ func (m *merger) merge(b *batch) error {
 		}
 	}
 	for _, example := range b.examples {
-		m.addExample(example)
+		if kind := kindIndex(example.Kind); m.wantsExample(m.examples[kind], example.Kind, example.RegistrationID) {
+			m.examples[kind] = append(m.examples[kind], example)
+			m.full[kind].Store(len(m.examples[kind]) == m.Examples)
+		}
 	}
 	if b.list.Len() > 0 {
 		if _, err := m.List.Write(b.list.Bytes()); err != nil {
@@ -133,22 +138,16 @@ func (m *merger) mergeDevices(b *batch) {
 	}
 }
 
-// addExample keeps the first devices of a kind, each once.
-func (m *merger) addExample(change Change) {
-	kind := slices.Index(allKinds[:], change.Kind)
-	examples := m.examples[kind]
-	if len(examples) >= m.Examples || isExample(examples, change.Kind, change.RegistrationID) {
-		return
+// wantsExample reports whether a device is to be one of the first examples of a kind, each of which is there once.
+func (r *run) wantsExample(examples []Change, kind Kind, registrationID string) bool {
+	n := 0
+	for _, e := range examples {
+		if e.Kind == kind {
+			if strings.EqualFold(e.RegistrationID, registrationID) {
+				return false
+			}
+			n++
+		}
 	}
-	m.examples[kind] = append(examples, change)
-	if len(m.examples[kind]) == m.Examples {
-		m.full[kind].Store(true)
-	}
-}
-
-// isExample reports whether a device is one of the examples of a kind.
-func isExample(examples []Change, kind Kind, registrationID string) bool {
-	return slices.ContainsFunc(examples, func(c Change) bool {
-		return c.Kind == kind && strings.EqualFold(c.RegistrationID, registrationID)
-	})
+	return n < r.Examples
 }

@@ -167,7 +167,7 @@ func groupByRule(ctx context.Context, allocator *decider.Decider, requests []Req
 			return nil, faults, ctx.Err()
 		}
 		name := a.PackageName()
-		if !a.Result.IsOutcome() {
+		if a.Detail != "" {
 			faults = append(faults, Fault{Request: request.Name, Kind: a.Result, Detail: a.Detail})
 			name = "fault " + string(a.Result)
 		}

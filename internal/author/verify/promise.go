@@ -183,7 +183,7 @@ func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
 	for i := range found {
 		found[i].body = body
 	}
-	if len(found) == 0 && a.Result.IsOutcome() && ctx.Err() == nil {
+	if len(found) == 0 && a.Detail == "" && ctx.Err() == nil {
 		for _, follow := range []func(context.Context, *decided) []broken{
 			c.checkRepeat, c.checkSettles, c.checkCase, c.checkOrder, c.checkUnlink, c.checkSticky,
 		} {

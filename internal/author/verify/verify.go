@@ -320,7 +320,7 @@ func skipsOf(rule *ruleset.Rule) ([]Skip, []ruleset.Problem) {
 	}
 	wrong := func(format string, args ...any) []ruleset.Problem {
 		return []ruleset.Problem{{Place: place, Message: "custom.verify: " + fmt.Sprintf(format, args...),
-			Mend: "write skip: [{promise: order, reason: \"why\"}]"}}
+			Fix: "write skip: [{promise: order, reason: \"why\"}]"}}
 	}
 	object, _ := value.(map[string]any)
 	list, ok := object["skip"].([]any)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -24,7 +25,7 @@ func analyze(t *testing.T, rego string, more ...string) *dataflow.Analysis {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := dataflow.Analyze(set.ForGroup("any"))
+	v, err := dataflow.Analyze(set.Serving(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "any"}))
 	if err != nil {
 		t.Fatal(err)
 	}

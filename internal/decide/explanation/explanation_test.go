@@ -351,7 +351,7 @@ hub = null
 func TestExplainErrors(t *testing.T) {
 	t.Parallel()
 	rule := mustLoad(t, folder("a.rego", serving("allocation.a", "g",
-		"hub := both\n\nboth := input.a\n\nboth := input.b\n\npayload := {\"ok\": true}")), ruleset.Options{Name: "rules"}).ForGroup("g")
+		"hub := both\n\nboth := input.a\n\nboth := input.b\n\npayload := {\"ok\": true}")), ruleset.Options{Name: "rules"}).Serving(group("g"))
 	e, err := explanation.Explain(t.Context(), rule, decode(t, `{"a": "1", "b": "2"}`))
 	if err != nil {
 		t.Fatal(err)
@@ -370,7 +370,7 @@ payload = {"ok":true}
 
 	// A guard that cannot be told has the last word.
 	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\n\nreject contains \"old\" if to_number(input.x) < 2")),
-		ruleset.Options{Name: "rules"}).ForGroup("g")
+		ruleset.Options{Name: "rules"}).Serving(group("g"))
 	if e, err = explanation.Explain(t.Context(), rule, decode(t, `{"x": "one"}`)); err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +388,7 @@ hub = "h"
 		t.Errorf("reject failed with %v; hub asked: %v; %v", e.Entries[0].Error, e.Entries[1].Asked, e.BuiltinErrors)
 	}
 
-	broken := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := nothing")), ruleset.Options{Name: "rules", Lazy: true}).ForGroup("g")
+	broken := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := nothing")), ruleset.Options{Name: "rules", Lazy: true}).Serving(group("g"))
 	if _, err := explanation.Explain(t.Context(), broken, nil); err == nil || !strings.Contains(err.Error(), "does not compile") {
 		t.Errorf("of a rule that does not compile: %v", err)
 	}
@@ -397,7 +397,7 @@ hub = "h"
 // An explanation ends when its context does, and tells what it found until then.
 func TestExplainEnds(t *testing.T) {
 	t.Parallel()
-	rule := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "reject contains \"no\" if input.x\n\n"+endless)), ruleset.Options{Name: "rules"}).ForGroup("g")
+	rule := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "reject contains \"no\" if input.x\n\n"+endless)), ruleset.Options{Name: "rules"}).Serving(group("g"))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -429,7 +429,7 @@ func TestExplainEnds(t *testing.T) {
 	for i := range 600 {
 		fmt.Fprintf(&many, "\nr%d := %d\n", i, i+1)
 	}
-	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", many.String())), ruleset.Options{Name: "rules"}).ForGroup("g")
+	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", many.String())), ruleset.Options{Name: "rules"}).Serving(group("g"))
 	e, err = explanation.Explain(t.Context(), rule, map[string]any{})
 	if err != nil {
 		t.Fatal(err)
@@ -446,7 +446,7 @@ func TestExplainDraws(t *testing.T) {
 
 chosen(w) := usher.choose(input.id, w, input.linkedHubs)
 
-weights := {"a": 1, "b": 2, "c": 0, "elsewhere": 5}`)), ruleset.Options{Name: "rules"}).ForGroup("g")
+weights := {"a": 1, "b": 2, "c": 0, "elsewhere": 5}`)), ruleset.Options{Name: "rules"}).Serving(group("g"))
 	seen := map[string]bool{}
 	for i := range 50 {
 		key := fmt.Sprint("dev-", i)
@@ -479,7 +479,7 @@ payload := {}
 # METADATA
 # scope: document
 # title: For all
-payload := {} if input.x`)), ruleset.Options{Name: "rules"}).ForGroup("g")
+payload := {} if input.x`)), ruleset.Options{Name: "rules"}).Serving(group("g"))
 	e, err := explanation.Explain(t.Context(), rule, map[string]any{})
 	if err != nil {
 		t.Fatal(err)

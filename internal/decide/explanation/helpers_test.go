@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -39,6 +40,8 @@ func serving(packageName, groups, rules string) string {
 	return fmt.Sprintf("# METADATA\n# custom:\n#   enrollment_groups: [%s]\npackage %s\n\n%s\n", groups, packageName, rules)
 }
 
+func group(id string) dps.Enrollment { return dps.Enrollment{Kind: dps.EnrollmentGroup, ID: id} }
+
 func mustLoad(t testing.TB, fsys fs.FS, options ruleset.Options) *ruleset.Ruleset {
 	t.Helper()
 	rs, err := ruleset.Load(t.Context(), fsys, options)
@@ -53,7 +56,7 @@ func bothWays(t *testing.T, files fstest.MapFS, test func(t *testing.T, rule *ru
 	t.Helper()
 	for _, lazy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lazy=%v", lazy), func(t *testing.T) {
-			test(t, mustLoad(t, files, ruleset.Options{Name: "rules", Lazy: lazy}).ForGroup("g"))
+			test(t, mustLoad(t, files, ruleset.Options{Name: "rules", Lazy: lazy}).Serving(group("g")))
 		})
 	}
 }

@@ -22,6 +22,8 @@ const (
 	customRecordable  = "recordable"
 )
 
+var customNames = []string{customGroups, customIndividuals, customOnUndecided, customRecordable}
+
 // bind reads which package serves which enrollments and builds the index.
 func (rs *Ruleset) bind() []Problem {
 	var problems []Problem
@@ -43,7 +45,7 @@ func (rs *Ruleset) bind() []Problem {
 	return append(problems, rs.index.groups.seal("enrollment groups")...)
 }
 
-// newRule returns nil for a package that serves nobody, such as a library.
+// newRule returns nil for a package that serves no enrollment, such as a library.
 func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 	rule := &Rule{Rule: answer.Rule{Package: p.name, Place: p.files[0].path + ":1"}, OnUndecided: Hold, set: rs}
 	var problems []Problem
@@ -58,38 +60,35 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 		binds := false
 		for _, name := range slices.Sorted(maps.Keys(annotation.Custom)) {
 			if looksLikeBinding(name) {
-				// Passed over, it would leave the enrollment to the default rule.
-				wrong("custom.%s is not known, only %s, %s, %s and %s", name, customGroups, customIndividuals, customOnUndecided, customRecordable)
+				// If it were ignored, the default rule would serve the enrollment.
+				wrong("unknown member custom.%s: the known members are %s", name, strings.Join(customNames, ", "))
 			}
 		}
-		for _, name := range []string{customGroups, customIndividuals, customOnUndecided, customRecordable} {
+		for _, name := range customNames {
 			value, ok := annotation.Custom[name]
 			if !ok {
 				continue
 			}
 			binds = true
-			if name == customOnUndecided {
+			names, isList := stringList(value)
+			switch name {
+			case customOnUndecided:
 				text, _ := value.(string)
-				rule.OnUndecided = OnUndecided(text)
-				if !slices.Contains([]OnUndecided{Hold, Reject, Stay}, rule.OnUndecided) {
+				if rule.OnUndecided = OnUndecided(text); !slices.Contains([]OnUndecided{Hold, Reject, Stay}, rule.OnUndecided) {
 					wrong("custom.on_undecided is none of hold, reject, stay")
 				}
 				continue
-			}
-			if name == customRecordable {
-				var wrongs []Problem
-				rule.Recordable, wrongs = readRecordable(value, place)
-				problems = append(problems, wrongs...)
+			case customRecordable:
+				paths, found := readRecordable(value, place)
+				rule.Recordable, problems = paths, append(problems, found...)
 				continue
-			}
-			names, ok := stringList(value)
-			if !ok {
-				wrong("custom.%s is not a list of names", name)
-			}
-			if name == customGroups {
+			case customGroups:
 				rule.Groups = names
-			} else {
+			case customIndividuals:
 				rule.Individuals = names
+			}
+			if !isList {
+				wrong("custom.%s is not a list of names", name)
 			}
 		}
 		if !binds {
@@ -104,27 +103,24 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 	switch {
 	case rule.IsDefault() && serves:
 		problems = append(problems, Problem{Place: rule.Place,
-			Message: "package " + defaultPackage + " names enrollments, but it serves those that nothing else does",
-			Mend:    "give the rule another package name"})
+			Message: "package " + defaultPackage + " names enrollments, but it serves those that no other package names",
+			Fix:     "give the rule another package name"})
 	case rule.IsDefault():
 	case bound != "" && !serves && len(problems) == 0:
 		problems = append(problems, Problem{Place: rule.Place,
 			Message: fmt.Sprintf("package %s has METADATA for a rule but serves no enrollment", p.name),
-			Mend:    "name some under custom." + customGroups + " or custom." + customIndividuals})
+			Fix:     "name enrollments under custom." + customGroups + " or custom." + customIndividuals})
 	case !serves:
 		return nil, problems
 	}
 	return rule, problems
 }
 
-// looksLikeBinding finds misspelt names. Others under custom are the author's own.
+// looksLikeBinding finds misspelled names. Others under custom belong to the author.
 func looksLikeBinding(name string) bool {
-	switch name {
-	case customGroups, customIndividuals, customOnUndecided, customRecordable:
-		return false
-	}
-	name = strings.ToLower(name)
-	return strings.Contains(name, "enrollment") || strings.HasPrefix(name, "record") || strings.HasPrefix(name, "individual") || strings.Contains(name, "undecided")
+	lower := strings.ToLower(name)
+	return !slices.Contains(customNames, name) && (strings.Contains(lower, "enrollment") || strings.HasPrefix(lower, "record") ||
+		strings.HasPrefix(lower, "individual") || strings.Contains(lower, "undecided"))
 }
 
 func stringList(value any) ([]string, bool) {
@@ -143,8 +139,7 @@ func stringList(value any) ([]string, bool) {
 	return names, true
 }
 
-// index finds the rule of an enrollment in a time that does not grow with the
-// number of rules.
+// index finds the rule of an enrollment in a time that does not grow with the number of rules.
 type index struct {
 	individuals, groups names
 	fallback            *Rule
@@ -157,13 +152,32 @@ func (x *index) of(kind dps.EnrollmentKind) *names {
 	return &x.groups
 }
 
-// names maps the names and globs of one kind of enrollment to rules. DPS
-// compares names without case, so all are held in lower case.
+// Serving returns the rule that serves an enrollment; nil if none does.
+func (rs *Ruleset) Serving(enrollment dps.Enrollment) *Rule {
+	return rs.index.of(enrollment.Kind).find(enrollment.ID, rs.index.fallback)
+}
+
+// Candidate is a rule that could serve an enrollment.
+type Candidate struct {
+	Rule *Rule
+	// Pattern is the name or glob by which it does, in lower case; empty for the rule that serves what no other rule does.
+	Pattern string
+	// Exact is set if the pattern is the name itself.
+	Exact bool
+}
+
+// Candidates lists the rules that could serve an enrollment. The first one does.
+func (rs *Ruleset) Candidates(enrollment dps.Enrollment) []Candidate {
+	return rs.index.of(enrollment.Kind).candidates(enrollment.ID, rs.index.fallback)
+}
+
+// names maps the names and globs of one kind of enrollment to rules. DPS compares names without case, so all are in lower
+// case.
 type names struct {
 	exact map[string]*Rule
-	globs []glob // in the order of their literal prefixes, until sealed
-	// byPrefix holds the globs under the literal text before their first
-	// wildcard, the most precise first; prefixLengths are the lengths of those.
+	globs []glob // in the order of their literal prefixes, once sealed
+	// byPrefix has the globs under the literal text before their first wildcard, the most precise first; prefixLengths are
+	// the lengths of those texts.
 	byPrefix      map[string][]glob
 	prefixLengths []int
 }
@@ -203,16 +217,15 @@ func conflict(what string, a, b *Rule) Problem {
 	}
 	return Problem{Place: b.Place,
 		Message: fmt.Sprintf("%s is served by %s and by %s (%s)", what, b.Package, a.Package, a.Place),
-		Mend:    "name it in one of the two, or more precisely in one"}
+		Fix:     "name it in one of the two, or more precisely in one"}
 }
 
-// seal indexes the globs and finds those that claim the same name with the same
-// precision.
+// seal indexes the globs and finds those that claim the same name with the same precision.
 func (n *names) seal(kind string) []Problem {
 	var problems []Problem
 	slices.SortStableFunc(n.globs, func(a, b glob) int { return strings.Compare(a.prefix, b.prefix) })
 	for i, a := range n.globs {
-		// Only where one prefix starts with the other can both match, and those stand together.
+		// Two globs can match the same name only if one prefix starts with the other, and those are neighbors.
 		for _, b := range n.globs[i+1:] {
 			if !strings.HasPrefix(b.prefix, a.prefix) {
 				break
@@ -238,8 +251,8 @@ func (n *names) seal(kind string) []Problem {
 	return problems
 }
 
-// compatible reports whether a text can end in both suffixes. It is quick, and
-// keeps a thousand names that differ at their ends from being compared in full.
+// compatible reports whether a text can end in both suffixes. It is quick, so that a thousand names that differ at their
+// ends are not compared in full.
 func compatible(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
 
 func (n *names) find(name string, fallback *Rule) *Rule {
@@ -265,14 +278,30 @@ func (n *names) find(name string, fallback *Rule) *Rule {
 	return best.rule
 }
 
-// MatchGlob reports whether a glob, or a name, as METADATA writes them matches a
-// whole name, without regard to case.
+// candidates has the order of find: the name itself, then globs by precision, then the rule for all others.
+func (n *names) candidates(name string, fallback *Rule) []Candidate {
+	name = strings.ToLower(name)
+	var list []Candidate
+	if rule := n.exact[name]; rule != nil {
+		list = append(list, Candidate{Rule: rule, Pattern: name, Exact: true})
+	}
+	for _, g := range slices.SortedStableFunc(slices.Values(n.globs), func(a, b glob) int { return b.precision - a.precision }) {
+		if matches(g.pattern, name) {
+			list = append(list, Candidate{Rule: g.rule, Pattern: g.pattern})
+		}
+	}
+	if fallback != nil {
+		list = append(list, Candidate{Rule: fallback})
+	}
+	return list
+}
+
+// MatchGlob reports whether a glob or a name in METADATA matches a whole name, without regard to case.
 func MatchGlob(pattern, name string) bool {
 	return matches(strings.ToLower(pattern), strings.ToLower(name))
 }
 
-// matches reports whether a glob matches the whole name. Names of enrollments
-// are ASCII, so bytes are characters.
+// matches reports whether a glob matches the whole name. Names of enrollments are ASCII, so bytes are characters.
 func matches(pattern, name string) bool {
 	star, resume := -1, 0
 	p, i := 0, 0
@@ -284,7 +313,7 @@ func matches(pattern, name string) bool {
 		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == name[i]):
 			p++
 			i++
-		case star >= 0: // let the last * take one character more
+		case star >= 0: // let the last * match one more character
 			resume++
 			p, i = star+1, resume
 		default:
@@ -296,7 +325,7 @@ func matches(pattern, name string) bool {
 
 // overlap reports whether some name matches both globs.
 func overlap(a, b string) bool {
-	// reach[j] tells whether a[:i] and b[:j] can match the same text.
+	// reach[j] is whether a[:i] and b[:j] can match the same text.
 	reach := make([]bool, len(b)+1)
 	reach[0] = true
 	for j := 1; j <= len(b); j++ {
@@ -309,7 +338,7 @@ func overlap(a, b string) bool {
 			above := reach[j]
 			switch x, y := a[i-1], b[j-1]; {
 			case x == '*' || y == '*':
-				reach[j] = above || reach[j-1] // the * takes nothing, or one character more
+				reach[j] = above || reach[j-1] // the * matches nothing, or one more character
 			default:
 				reach[j] = diagonal && (x == y || x == '?' || y == '?')
 			}

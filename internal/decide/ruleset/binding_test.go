@@ -67,11 +67,11 @@ func TestBinding(t *testing.T) {
 		{"individual", "us-factory", "allocation.default"},
 	}
 	for _, test := range tests {
-		find := rs.ForGroup
+		enrollment := forGroup(test.name)
 		if test.kind == "individual" {
-			find = rs.ForIndividual
+			enrollment = forIndividual(test.name)
 		}
-		if got := packageOf(find(test.name)); got != test.want {
+		if got := packageOf(rs.Serving(enrollment)); got != test.want {
 			t.Errorf("%s %q is served by %q, want %q", test.kind, test.name, got, test.want)
 		}
 	}
@@ -93,11 +93,11 @@ func TestBindingWithoutDefault(t *testing.T) {
 	t.Parallel()
 	rs := mustLoad(t, folder("a.rego", serving("allocation.a", `a, "b-*"`, hub)), ruleset.Options{})
 	for _, name := range []string{"c", "aa", "b", ""} {
-		if rule := rs.ForGroup(name); rule != nil {
+		if rule := rs.Serving(forGroup(name)); rule != nil {
 			t.Errorf("group %q is served by %s", name, rule.Package)
 		}
 	}
-	if rule := rs.ForIndividual("a"); rule != nil {
+	if rule := rs.Serving(forIndividual("a")); rule != nil {
 		t.Errorf("individual enrollment a is served by %s, which names a group", rule.Package)
 	}
 }
@@ -106,11 +106,11 @@ func TestAnyGlob(t *testing.T) {
 	t.Parallel()
 	rs := mustLoad(t, folder("a.rego", serving("allocation.a", `"*"`, hub), "default.rego", "package allocation.default\n"+hub), ruleset.Options{})
 	for _, name := range []string{"c", "a-b", ""} {
-		if got := packageOf(rs.ForGroup(name)); got != "allocation.a" {
+		if got := packageOf(rs.Serving(forGroup(name))); got != "allocation.a" {
 			t.Errorf("group %q is served by %q", name, got)
 		}
 	}
-	if got := packageOf(rs.ForIndividual("c")); got != "allocation.default" {
+	if got := packageOf(rs.Serving(forIndividual("c"))); got != "allocation.default" {
 		t.Errorf("individual enrollment c is served by %q", got)
 	}
 }
@@ -140,7 +140,7 @@ func TestNoConflict(t *testing.T) {
 	t.Run("globs of one rule", func(t *testing.T) {
 		t.Parallel()
 		rs := mustLoad(t, folder("a.rego", serving("allocation.a", `"eu-*", "*-eu"`, hub)), ruleset.Options{})
-		if got := packageOf(rs.ForGroup("eu-eu")); got != "allocation.a" {
+		if got := packageOf(rs.Serving(forGroup("eu-eu"))); got != "allocation.a" {
 			t.Errorf("eu-eu is served by %q", got)
 		}
 	})
@@ -277,13 +277,13 @@ func TestCandidates(t *testing.T) {
 		if got := strings.Join(texts, ", "); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.group, got, test.want)
 		}
-		if rs.ForGroup(test.group) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group})[0].Rule {
+		if rs.Serving(forGroup(test.group)) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: test.group})[0].Rule {
 			t.Errorf("%s: the first candidate does not serve it", test.group)
 		}
 	}
 	for range 2000 {
 		name := strings.Repeat("line-", rand.IntN(2)) + strings.Repeat("a", rand.IntN(3)) + strings.Repeat("-", rand.IntN(2)) + fmt.Sprint(rand.IntN(20))
-		if rs.ForGroup(name) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: name})[0].Rule || rs.ForIndividual(name) != rs.Candidates(dps.Enrollment{Kind: dps.IndividualEnrollment, ID: name})[0].Rule {
+		if rs.Serving(forGroup(name)) != rs.Candidates(dps.Enrollment{Kind: dps.EnrollmentGroup, ID: name})[0].Rule || rs.Serving(forIndividual(name)) != rs.Candidates(dps.Enrollment{Kind: dps.IndividualEnrollment, ID: name})[0].Rule {
 			t.Errorf("%s: the first candidate does not serve it", name)
 		}
 	}

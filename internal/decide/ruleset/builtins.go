@@ -3,6 +3,7 @@ package ruleset
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,132 +18,69 @@ import (
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 )
 
-// customBuiltin is a function that Usher adds to Rego.
-type customBuiltin struct {
-	decl *ast.Builtin
-	impl topdown.BuiltinFunc
-}
-
-// customBuiltins returns the functions that Usher adds to Rego, all of them in
-// the namespace "usher" and functions of their arguments alone. Rules reach them
-// through rules/lib, which says what they are for; they are in Go because the
-// same in Rego takes a multiple of the time of all the rest of a decision.
-func customBuiltins() []customBuiltin {
-	list := []customBuiltin{
-		{
-			decl: &ast.Builtin{
-				Name:        "usher.certificate",
-				Description: "Reads an X.509 certificate. Undefined if the text is not a certificate. Neither signature, chain nor dates are checked.",
-				Decl: types.NewFunction(
-					types.Args(types.Named("text", types.S).Description("base64 of DER as DPS sends it, or PEM; at most 16 KiB")),
-					types.Named("certificate", certificateType()).Description("named like DPS's X509CertificateInfo where that has the same"),
-				),
-				CanSkipBctx: true,
-			},
-			impl: builtinCertificate,
-		},
-		{
-			decl: &ast.Builtin{
-				Name:        "usher.linked",
-				Description: "Finds linked hubs by name: an object from each hub's host name and first label, in lower case, to the host name as given. Of two spellings of a hub the first counts.",
-				Decl: types.NewFunction(
-					types.Args(types.Named("linked", hubList()).Description("host names, such as input.linkedHubs")),
-					types.Named("hubs", types.NewObject(nil, types.NewDynamicProperty(types.S, types.S))).Description("name to host name"),
-				),
-				CanSkipBctx: true,
-			},
-			impl: builtinLinked,
-		},
-		{
-			decl: &ast.Builtin{
-				Name:        "usher.matching",
-				Description: "Finds linked hubs by a glob, in which * is any text and ? one character, as in a rule's METADATA.",
-				Decl: types.NewFunction(
-					types.Args(
-						types.Named("pattern", types.S).Description("compared without case with a hub's host name and with its first label"),
-						types.Named("linked", hubList()).Description("host names, such as input.linkedHubs"),
-					),
-					types.Named("hubs", types.NewSet(types.S)).Description("those that match, as given"),
-				),
-				CanSkipBctx: true,
-			},
-			impl: builtinMatching,
-		},
-		{
-			decl: &ast.Builtin{
-				Name:        "usher.choose",
-				Description: "Chooses a linked hub by weight, always the same for the same key, moving the fewest keys when hubs or weights change. Undefined if no linked hub has a weight above zero.",
-				Decl: types.NewFunction(
-					types.Args(
-						types.Named("key", types.S).Description("what is assigned, such as a registration ID; compared without case"),
-						types.Named("hubs", types.NewAny(
-							types.NewObject(nil, types.NewDynamicProperty(types.S, types.N)),
-							hubList(),
-							types.NewSet(types.S),
-						)).Description("host names, first labels or globs as for usher.matching, without case: an object to their weights, zero for none, or an array or a set of equals; of two weights for one hub the higher counts"),
-						types.Named("linked", hubList()).Description("host names to choose from, such as input.linkedHubs"),
-					),
-					types.Named("hub", types.S).Description("one of linked, as spelled there"),
-				),
-				CanSkipBctx: true,
-			},
-			impl: builtinChoose,
-		},
-		{
-			decl: &ast.Builtin{
-				Name:        "usher.fraction",
-				Description: "Places a key between 0 and 1, uniformly and always at the same place.",
-				Decl: types.NewFunction(
-					types.Args(types.Named("key", types.S).Description("compared without case")),
-					types.Named("fraction", types.N).Description("at least 0 and below 1, with at most six decimals"),
-				),
-				CanSkipBctx: true,
-			},
-			impl: builtinFraction,
-		},
-	}
-	for i, custom := range list {
-		list[i].impl = placed(custom.decl.Name, custom.impl)
-	}
-	return list
-}
-
-// placed gives a wrong operand the function's name and the place of the call, as
-// OPA does for its own functions. Without them OPA drops the error.
-func placed(name string, impl topdown.BuiltinFunc) topdown.BuiltinFunc {
-	return func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-		err := impl(bctx, operands, iter)
-		if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
-			return &topdown.Error{Code: topdown.TypeErr, Message: name + ": " + operand.Error(), Location: bctx.Location}
-		}
-		return err
+// customBuiltins returns the functions that Usher adds to Rego. They are in the namespace "usher", and their results depend
+// only on their arguments. Rules call them through rules/lib, which explains what they are for. They are in Go because the
+// same in Rego takes a multiple of the time of the rest of a decision.
+func customBuiltins() []*topdown.Builtin {
+	hubs := types.NewArray(nil, types.S)
+	return []*topdown.Builtin{
+		custom("usher.certificate", "Reads an X.509 certificate. Undefined if the text is not a certificate. Signature, chain and dates are not checked.",
+			builtinCertificate,
+			types.Named("certificate", certificateType()).Description("with the names of DPS's X509CertificateInfo where that has the same members"),
+			types.Named("text", types.S).Description("base64 of DER as DPS sends it, or PEM; at most 16 KiB")),
+		custom("usher.linked", "Finds linked hubs by name: an object from each hub's host name and first label, in lower case, to the host name as given. Of two spellings of a hub the first counts.",
+			builtinLinked,
+			types.Named("hubs", types.NewObject(nil, types.NewDynamicProperty(types.S, types.S))).Description("name to host name"),
+			types.Named("linked", hubs).Description("host names, such as input.linkedHubs")),
+		custom("usher.matching", "Finds linked hubs by a glob, in which * is any text and ? one character, as in a rule's METADATA.",
+			builtinMatching,
+			types.Named("hubs", types.NewSet(types.S)).Description("those that match, as given"),
+			types.Named("pattern", types.S).Description("compared without case with a hub's host name and with its first label"),
+			types.Named("linked", hubs).Description("host names, such as input.linkedHubs")),
+		custom("usher.choose", "Chooses a linked hub by weight, always the same for the same key, moving the fewest keys when hubs or weights change. Undefined if no linked hub has a weight above zero.",
+			builtinChoose,
+			types.Named("hub", types.S).Description("one of linked, as spelled there"),
+			types.Named("key", types.S).Description("what is assigned, such as a registration ID; compared without case"),
+			types.Named("hubs", types.NewAny(types.NewObject(nil, types.NewDynamicProperty(types.S, types.N)), hubs, types.NewSet(types.S))).
+				Description("host names, first labels or globs as for usher.matching, without case: an object with their weights, zero for none, or an array or a set of hubs with equal weights; of two weights for one hub the higher counts"),
+			types.Named("linked", hubs).Description("host names to choose from, such as input.linkedHubs")),
+		custom("usher.fraction", "Places a key between 0 and 1, uniformly and always at the same place.",
+			builtinFraction,
+			types.Named("fraction", types.N).Description("at least 0 and below 1, with at most six decimals"),
+			types.Named("key", types.S).Description("compared without case")),
 	}
 }
 
-// certificateType lets the compiler refuse a misspelt property of a certificate.
+func custom(name, description string, impl topdown.BuiltinFunc, result types.Type, args ...types.Type) *topdown.Builtin {
+	return &topdown.Builtin{
+		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: true},
+		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them OPA
+		// drops the error.
+		Func: func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+			err := impl(bctx, operands, iter)
+			if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
+				return &topdown.Error{Code: topdown.TypeErr, Message: name + ": " + operand.Error(), Location: bctx.Location}
+			}
+			return err
+		},
+	}
+}
+
+// certificateType lets the compiler refuse a misspelled property of a certificate.
 func certificateType() types.Type {
 	texts := types.NewArray(nil, types.S)
-	name := types.NewObject([]*types.StaticProperty{
-		types.NewStaticProperty("commonName", types.S),
-		types.NewStaticProperty("country", texts),
-		types.NewStaticProperty("locality", texts),
-		types.NewStaticProperty("organization", texts),
-		types.NewStaticProperty("organizationalUnit", texts),
-		types.NewStaticProperty("province", texts),
-		types.NewStaticProperty("serialNumber", types.S),
-	}, nil)
-	return types.NewObject([]*types.StaticProperty{
-		types.NewStaticProperty("dnsNames", texts),
-		types.NewStaticProperty("issuer", name),
-		types.NewStaticProperty("notAfterUtc", types.S),
-		types.NewStaticProperty("notBeforeUtc", types.S),
-		types.NewStaticProperty("serialNumber", types.S),
-		types.NewStaticProperty("sha1Thumbprint", types.S),
-		types.NewStaticProperty("sha256Thumbprint", types.S),
-		types.NewStaticProperty("subject", name),
-		types.NewStaticProperty("uris", texts),
-		types.NewStaticProperty("version", types.N),
-	}, nil)
+	object := func(members map[string]types.Type) types.Type {
+		var properties []*types.StaticProperty
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			properties = append(properties, types.NewStaticProperty(name, members[name]))
+		}
+		return types.NewObject(properties, nil)
+	}
+	name := object(map[string]types.Type{"commonName": types.S, "serialNumber": types.S, "organization": texts,
+		"organizationalUnit": texts, "country": texts, "province": texts, "locality": texts})
+	return object(map[string]types.Type{"subject": name, "issuer": name, "serialNumber": types.S, "version": types.N,
+		"notBeforeUtc": types.S, "notAfterUtc": types.S, "dnsNames": texts, "uris": texts,
+		"sha1Thumbprint": types.S, "sha256Thumbprint": types.S})
 }
 
 func builtinCertificate(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
@@ -152,7 +90,7 @@ func builtinCertificate(_ topdown.BuiltinContext, operands []*ast.Term, iter fun
 	}
 	c, err := dps.ParseCertificate(string(text))
 	if err != nil {
-		return nil // undefined: a rule treats "unreadable" like "none"
+		return nil // undefined: to a rule, an unreadable certificate is none
 	}
 	return iter(ast.ObjectTerm(
 		ast.Item(ast.InternedTerm("subject"), certificateNameTerm(c.Subject)),
@@ -168,8 +106,7 @@ func builtinCertificate(_ topdown.BuiltinContext, operands []*ast.Term, iter fun
 	))
 }
 
-// certificateNameTerm leaves nothing out: an absent attribute is "" or [], so
-// that a rule need not guard each look at it.
+// certificateNameTerm leaves nothing out: an absent attribute is "" or [], so that rules need no guards.
 func certificateNameTerm(n dps.CertificateName) *ast.Term {
 	return ast.ObjectTerm(
 		ast.Item(ast.InternedTerm("commonName"), ast.StringTerm(n.CommonName)),
@@ -190,9 +127,6 @@ func textsTerm(texts []string) *ast.Term {
 	return ast.ArrayTerm(terms...)
 }
 
-// hubList is the type of linkedHubs.
-func hubList() types.Type { return types.NewArray(nil, types.S) }
-
 func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
 	linked, err := hubOperand(operands[0].Value, 1)
 	if err != nil {
@@ -206,8 +140,8 @@ func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	return iter(ast.NewTerm(found))
 }
 
-// byName maps the host names and first labels of hubs, in lower case, to the
-// host names as given. Of two hubs with one name the first counts.
+// byName maps the host names and first labels of hubs, in lower case, to the host names as given. Of two hubs with one name
+// the first counts.
 func byName(linked []string) map[string]string {
 	names := make(map[string]string, 2*len(linked))
 	for _, hub := range linked {
@@ -238,8 +172,8 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	return iter(ast.NewTerm(found))
 }
 
-// hubsLike returns the hubs whose host name or first label matches a glob in
-// lower case, each once: of two spellings the first.
+// hubsLike returns the hubs with a host name or first label that matches a glob in lower case, each once: of two spellings
+// the first.
 func hubsLike(pattern string, linked []string) []string {
 	found := make([]string, 0, len(linked))
 	for _, hub := range linked {
@@ -346,8 +280,7 @@ func builtinFraction(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	if ppm == 0 {
 		return iter(ast.InternedTerm(0))
 	}
-	// Written out rather than divided: as a decimal it is exact. The leading 1
-	// keeps the zeros after the point.
+	// Written as a decimal rather than divided, because that is exact. The leading 1 keeps the zeros after the point.
 	digits := strconv.Itoa(1_000_000 + ppm)[1:]
 	return iter(ast.NumberTerm(json.Number("0." + strings.TrimRight(digits, "0"))))
 }

@@ -22,8 +22,8 @@ func call(t *testing.T, expression string) (any, error) {
 	capabilities := ast.CapabilitiesForThisVersion()
 	functions := map[string]*topdown.Builtin{}
 	for _, custom := range customBuiltins() {
-		capabilities.Builtins = append(capabilities.Builtins, custom.decl)
-		functions[custom.decl.Name] = &topdown.Builtin{Decl: custom.decl, Func: custom.impl}
+		capabilities.Builtins = append(capabilities.Builtins, custom.Decl)
+		functions[custom.Decl.Name] = custom
 	}
 	module, err := ast.ParseModuleWithOpts("test.rego", "package test\nanswer := "+expression,
 		ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
@@ -229,16 +229,16 @@ func TestBuiltinsNameWhatIsWrong(t *testing.T) {
 func TestBuiltinsAreDescribed(t *testing.T) {
 	t.Parallel()
 	for _, custom := range customBuiltins() {
-		if !strings.HasPrefix(custom.decl.Name, "usher.") || custom.decl.Description == "" {
-			t.Errorf("%s: outside the namespace usher or without a description", custom.decl.Name)
+		if !strings.HasPrefix(custom.Decl.Name, "usher.") || custom.Decl.Description == "" {
+			t.Errorf("%s: outside the namespace usher or without a description", custom.Decl.Name)
 		}
-		for _, arg := range custom.decl.Decl.NamedFuncArgs().Args {
+		for _, arg := range custom.Decl.Decl.NamedFuncArgs().Args {
 			if named, ok := arg.(*types.NamedType); !ok || named.Descr == "" {
-				t.Errorf("%s: argument %v is not described", custom.decl.Name, arg)
+				t.Errorf("%s: argument %v is not described", custom.Decl.Name, arg)
 			}
 		}
-		if custom.decl.Nondeterministic {
-			t.Errorf("%s: must depend on its arguments alone", custom.decl.Name)
+		if custom.Decl.Nondeterministic {
+			t.Errorf("%s: must depend on its arguments alone", custom.Decl.Name)
 		}
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Capabilities returns what rules may call, Usher's own functions among it, in the form
-// of OPA's capabilities files: JSON, indented, the same bytes for the same options.
+// Capabilities returns what rules may call, including Usher's own functions, in the form of OPA's capabilities files:
+// indented JSON, the same bytes for the same options.
 func Capabilities(options Options) ([]byte, error) {
 	rs := &Ruleset{options: options}
 	if err := rs.buildEnvironment(); err != nil {
@@ -15,7 +15,7 @@ func Capabilities(options Options) ([]byte, error) {
 	}
 	text, err := json.MarshalIndent(struct {
 		*ast.Capabilities
-		// OPA leaves an empty list out, and takes an absent one for all hosts.
+		// OPA omits an empty list, and takes an absent one for all hosts.
 		AllowNet []string `json:"allow_net"`
 	}{rs.capabilities, rs.capabilities.AllowNet}, "", "  ")
 	if err != nil {

@@ -13,28 +13,25 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 )
 
-// Restricted tells whether a built-in function is off unless
-// [Options.AllowBuiltins] names it: its answer depends on the network, the
-// clock, chance or the host, so that the same request could get another answer
-// on another instance; or it compiles Rego of its own, or computes without end.
+// Restricted reports whether a built-in function is off unless [Options.AllowBuiltins] names it: its result depends on the
+// network, the clock, chance or the host, so that the same request could get another answer on another instance; or it
+// compiles Rego itself, or computes without end.
 func Restricted(builtin *ast.Builtin) bool {
 	switch builtin.Name {
-	case "bits.lsh": // of a large number it computes for minutes, and cannot be interrupted
-		return true
 	case "opa.runtime", "rego.parse_module", "net.lookup_ip_addr", "http.send", "crypto.x509.parse_and_verify_certificates",
-		"crypto.x509.parse_and_verify_certificates_with_options":
+		"crypto.x509.parse_and_verify_certificates_with_options",
+		"bits.lsh": // for a large number it computes for minutes, and cannot be interrupted
 		return true
 	}
 	return builtin.Nondeterministic
 }
 
-// parserOptions hold the capabilities, which OPA would else gather anew for
-// every file.
+// parserOptions contain the capabilities, which OPA would otherwise collect again for every file.
 func (rs *Ruleset) parserOptions() ast.ParserOptions {
 	return ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: rs.capabilities}
 }
 
-// buildEnvironment settles what rules may call and what their input looks like.
+// buildEnvironment determines what rules may call and what their input looks like.
 func (rs *Ruleset) buildEnvironment() error {
 	var problems []Problem
 	rs.capabilities = ast.CapabilitiesForThisVersion()
@@ -53,8 +50,8 @@ func (rs *Ruleset) buildEnvironment() error {
 	}
 	rs.builtins = map[string]*topdown.Builtin{}
 	for _, custom := range customBuiltins() {
-		allowed = append(allowed, custom.decl)
-		rs.builtins[custom.decl.Name] = &topdown.Builtin{Decl: custom.decl, Func: custom.impl}
+		allowed = append(allowed, custom.Decl)
+		rs.builtins[custom.Decl.Name] = custom
 	}
 	rs.builtins[notedBuiltin] = &topdown.Builtin{Func: passNote,
 		Decl: &ast.Builtin{Name: notedBuiltin, Decl: types.NewFunction(types.Args(types.N), nil), CanSkipBctx: true}}
@@ -74,15 +71,13 @@ func (rs *Ruleset) buildEnvironment() error {
 // unit is a set of packages compiled together.
 type unit struct {
 	compiler *ast.Compiler
-	err      error // *LoadError
-	// notable are the definitions of entry rules, those of a rule together.
-	notable []notable
+	err      error     // *LoadError
+	notable  []notable // the definitions of entry rules, grouped by rule
 }
 
-// CompileAll compiles every package and returns a *LoadError that names what is
-// wrong in any of them, as far as OPA's compiler gets: it works in stages, such as
-// names before types, and ends with the first that finds errors. Rules that were compiled apart are from then on served by the
-// whole, and their own compilations are freed.
+// CompileAll compiles every package and returns a *LoadError that names what is wrong in any of them, as far as OPA's
+// compiler gets: it works in stages, such as names before types, and ends with the first one that finds errors. It then
+// replaces the rules that were compiled separately, and frees their compilers.
 func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	if rs.whole.Load() != nil {
 		return nil
@@ -99,10 +94,10 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	for _, rule := range rs.rules {
 		problems = append(problems, checkEntries(whole.compiler, rule)...)
 	}
-	if len(problems) > 0 {
-		return NewLoadError(problems)
+	if len(problems) == 0 {
+		problems = rs.unbound(whole.compiler)
 	}
-	if problems := rs.unbound(whole.compiler); len(problems) > 0 {
+	if len(problems) > 0 {
 		return NewLoadError(problems)
 	}
 	rs.whole.Store(&whole)
@@ -114,14 +109,13 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	return nil
 }
 
-// unbound finds packages with entry rules that serve nobody and that nothing
-// refers to: METADATA in the wrong place, or misspelt, would else leave their
-// devices to another rule, and nobody would see.
+// unbound finds packages with entry rules that serve no enrollment and that nothing refers to: with METADATA in the wrong
+// place or misspelled, another rule would serve their devices, and no one would notice.
 func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 	var problems []Problem
 	referred := map[string]bool{}
 	for _, module := range compiler.Modules {
-		own := packageName(module.Package)
+		own := PackageName(module)
 		ast.WalkRefs(module, func(ref ast.Ref) bool {
 			for _, name := range rs.referredTo(ref) {
 				referred[name] = referred[name] || name != own
@@ -133,15 +127,15 @@ func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 		if referred[p.name] || slices.ContainsFunc(rs.rules, func(r *Rule) bool { return r.Package == p.name }) {
 			continue
 		}
-		for _, e := range []entry{entryReject, entryHold, entryHub} {
-			rules := compiler.GetRulesExact(p.path.Append(ast.StringTerm(string(e))))
+		for _, e := range []string{entryReject, entryHold, entryHub} {
+			rules := compiler.GetRulesExact(p.path.Append(ast.StringTerm(e)))
 			if len(rules) == 0 {
 				continue
 			}
 			problems = append(problems, Problem{
 				Place:   PlaceOf(rules[0].Location),
 				Message: fmt.Sprintf("package %s has the entry rule %s but serves no enrollment", p.name, e),
-				Mend: "name enrollments under custom." + customGroups + " or custom." + customIndividuals +
+				Fix: "name enrollments under custom." + customGroups + " or custom." + customIndividuals +
 					" in METADATA right above the package clause; or give the rule another name",
 			})
 			break
@@ -150,18 +144,14 @@ func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 	return problems
 }
 
-// compileAlone compiles a rule and the packages that it refers to, however
-// indirectly.
+// compileAlone compiles a rule and the packages that it refers to, directly or not. It takes no context, because canceling
+// the first request of a rule must not cancel its compilation.
 func (rs *Ruleset) compileAlone(rule *Rule) unit {
-	// Not the context of the request that happens to be the first: its
-	// cancellation must not become the rule's.
-	ctx := context.Background()
 	needed := map[string]bool{}
 	modules := map[string]*ast.Module{}
 	var queue []string
 	for name, p := range rs.packages {
-		// A package below the rule's own, such as allocation.breakroom.payload,
-		// is part of what an entry rule says.
+		// A package below the rule's own, such as allocation.breakroom.payload, is part of what an entry rule says.
 		if p.path.HasPrefix(rs.packages[rule.Package].path) {
 			needed[name] = true
 			queue = append(queue, name)
@@ -185,7 +175,7 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 			})
 		}
 	}
-	u := rs.compile(ctx, modules)
+	u := rs.compile(context.Background(), modules)
 	if u.err == nil {
 		if problems := checkEntries(u.compiler, rule); len(problems) > 0 {
 			u.err = NewLoadError(problems)
@@ -194,8 +184,8 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 	return u
 }
 
-// referredTo lists the packages that a reference can reach: those whose path it
-// runs through, and those below where its constant part ends.
+// referredTo lists the packages that a reference can reach: those whose path it passes through, and those below the end of
+// its constant part.
 func (rs *Ruleset) referredTo(ref ast.Ref) []string {
 	if !ref.HasPrefix(ast.DefaultRootRef) {
 		return nil
@@ -240,16 +230,15 @@ func (rs *Ruleset) parse(packages ...*rulePackage) (map[string]*ast.Module, erro
 // maxProblems bounds how many compile errors are listed.
 const maxProblems = 50
 
-// problemsOf turns OPA's errors into problems with a place and, where OPA's
-// words alone would leave an author of allocation rules guessing, a mend.
+// problemsOf turns OPA's errors into problems with a place and, if the message does not suggest one, a fix.
 func problemsOf(err error) []Problem {
-	var list ast.Errors
-	if !errors.As(err, &list) {
-		if one, ok := errors.AsType[*ast.Error](err); ok {
-			list = ast.Errors{one}
-		} else {
+	list, ok := errors.AsType[ast.Errors](err)
+	if !ok {
+		one, ok := errors.AsType[*ast.Error](err)
+		if !ok {
 			return []Problem{{Message: err.Error()}}
 		}
+		list = ast.Errors{one}
 	}
 	problems := make([]Problem, 0, len(list))
 	for _, e := range list {
@@ -262,7 +251,7 @@ func problemsOf(err error) []Problem {
 			}
 		}
 		if name, ok := strings.CutPrefix(e.Message, "undefined function "); ok && isRestricted(name) {
-			problem.Mend = "this built-in is off; the setting USHER_RULES_BUILTINS allows it by name"
+			problem.Fix = "this built-in is off; the setting USHER_RULES_BUILTINS allows it by name"
 		}
 		problems = append(problems, problem)
 	}
@@ -274,29 +263,28 @@ func isRestricted(name string) bool {
 	return builtin != nil && Restricted(builtin)
 }
 
-// checkEntries finds a rule package that can say nothing, and entry rules of a
-// form that can never be right.
+// checkEntries finds a rule package that can say nothing, and entry rules of a form that cannot be right.
 func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
 	var problems []Problem
 	defined := 0
 	for _, e := range entries {
-		rules := compiler.GetRulesWithPrefix(rule.entryRef(e))
+		rules := compiler.GetRulesWithPrefix(rule.Entry(e))
 		for _, r := range rules {
 			place := PlaceOf(r.Location)
-			below := len(r.Ref()) > len(rule.entryRef(e)) // such as payload.greeting
+			below := len(r.Ref()) > len(rule.Entry(e)) // such as payload.greeting
 			switch {
 			case len(r.Head.Args) > 0:
 				problems = append(problems, Problem{Place: place,
 					Message: fmt.Sprintf("%s is a function, but %s is an entry rule of package %s", r.Head.Ref(), e, rule.Package),
-					Mend:    "give the function another name"})
-			case below && (e == entryReject || e == entryHold):
+					Fix:     "give the function another name"})
+			case below && isGuard(e):
 				problems = append(problems, Problem{Place: place,
 					Message: fmt.Sprintf("%s makes an object of %s, which is a set of reasons", r.Head.Ref(), e),
-					Mend:    fmt.Sprintf("write %s contains \"the reason\" if ...", e)})
+					Fix:     fmt.Sprintf("write %s contains \"the reason\" if ...", e)})
 			case below && e == entryHub:
 				problems = append(problems, Problem{Place: place,
 					Message: fmt.Sprintf("%s makes an object of hub, which is a host name", r.Head.Ref()),
-					Mend:    "define hub itself"})
+					Fix:     "define hub itself"})
 			}
 		}
 		if len(rules) > 0 && e != entryInitialTwin && e != entryPayload {
@@ -306,7 +294,7 @@ func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
 	if defined == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{Place: rule.Place,
 			Message: fmt.Sprintf("package %s serves enrollments but has none of the rules hub, reject, hold", rule.Package),
-			Mend:    "define hub"})
+			Fix:     "define hub"})
 	}
 	return problems
 }

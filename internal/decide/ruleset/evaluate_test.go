@@ -53,7 +53,7 @@ func bothWays(t *testing.T, files fstest.MapFS, test func(t *testing.T, rule *ru
 	t.Helper()
 	for _, lazy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lazy=%v", lazy), func(t *testing.T) {
-			test(t, mustLoad(t, files, ruleset.Options{Name: "rules", Lazy: lazy}).ForGroup("g"))
+			test(t, mustLoad(t, files, ruleset.Options{Name: "rules", Lazy: lazy}).Serving(forGroup("g")))
 		})
 	}
 }
@@ -145,8 +145,8 @@ func TestEvaluateErrors(t *testing.T) {
 		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: object keys must be unique at rules/a.rego:7"},
 		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: object keys must be unique at rules/a.rego:7"},
 		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
-		{"a built-in error in reject", "hub := \"h\"\nreject contains \"old\" if to_number(input.secret) < 2", "reject cannot be told: a built-in function failed at rules/a.rego:7"},
-		{"a built-in error in what hold refers to", "hub := \"h\"\nx := to_number(input.secret)\nhold contains \"old\" if x < 2", "hold cannot be told: a built-in function failed at rules/a.rego:7"},
+		{"a built-in error in reject", "hub := \"h\"\nreject contains \"old\" if to_number(input.secret) < 2", "reject is unknown: a built-in function failed at rules/a.rego:7"},
+		{"a built-in error in what hold refers to", "hub := \"h\"\nx := to_number(input.secret)\nhold contains \"old\" if x < 2", "hold is unknown: a built-in function failed at rules/a.rego:7"},
 		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: rule data.allocation.a.reject produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
 	}
 	const canary = "SECRET-4711"
@@ -197,11 +197,11 @@ func TestEvaluateDeadline(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			verdict, err := rs.ForGroup(group).Evaluate(ctx, map[string]any{})
+			verdict, err := rs.Serving(forGroup(group)).Evaluate(ctx, map[string]any{})
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("took %s with a deadline of 50 ms", took)
 			}
-			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "the rule took longer than it may" {
+			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "the rule exceeded its time limit" {
 				t.Errorf("verdict %+v, error %v", verdict, err)
 			}
 			if diff := cmp.Diff(ruleset.Verdict{}, verdict); diff != "" {
@@ -216,7 +216,7 @@ func TestEvaluateCancelled(t *testing.T) {
 	rs := mustLoad(t, folder("a.rego", serving("allocation.a", "g", endless), "b.rego", serving("allocation.b", "quick", hub)), ruleset.Options{Lazy: true})
 	check := func(t *testing.T, err error) {
 		t.Helper()
-		if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.Canceled) || err.Error() != "the request was given up before the rule had an answer" {
+		if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.Canceled) || err.Error() != "the request was canceled before the rule had an answer" {
 			t.Errorf("error %v", err)
 		}
 	}
@@ -224,10 +224,10 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := rs.ForGroup("quick").Evaluate(ctx, map[string]any{})
+		_, err := rs.Serving(forGroup("quick")).Evaluate(ctx, map[string]any{})
 		check(t, err)
 		// The first request's end is not the rule's.
-		if got := evaluate(t, rs.ForGroup("quick"), `{}`).Hub; got != "h" {
+		if got := evaluate(t, rs.Serving(forGroup("quick")), `{}`).Hub; got != "h" {
 			t.Errorf("hub %v after a cancelled request", got)
 		}
 	})
@@ -235,7 +235,7 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
-		_, err := rs.ForGroup("g").Evaluate(ctx, map[string]any{})
+		_, err := rs.Serving(forGroup("g")).Evaluate(ctx, map[string]any{})
 		check(t, err)
 	})
 }
@@ -300,11 +300,11 @@ func TestLazyWithABrokenRule(t *testing.T) {
 		"lib.rego", "package lib\nhub := \"h\"", "brokenlib.rego", "package brokenlib\nx := also_undefined",
 	), ruleset.Options{Name: "rules", Lazy: true})
 	for range 2 {
-		if got := evaluate(t, rs.ForGroup("good"), `{}`).Hub; got != "h" {
+		if got := evaluate(t, rs.Serving(forGroup("good")), `{}`).Hub; got != "h" {
 			t.Errorf("good: hub %v", got)
 		}
 		for group, place := range map[string]string{"broken": "rules/broken.rego:6: ", "unparsable": "rules/unparsable.rego:6: ", "user": "rules/brokenlib.rego:2: "} {
-			_, err := rs.ForGroup(group).Evaluate(t.Context(), map[string]any{})
+			_, err := rs.Serving(forGroup(group)).Evaluate(t.Context(), map[string]any{})
 			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !strings.HasPrefix(err.Error(), "the rule does not compile: "+place) {
 				t.Errorf("%s: error %v, want one at %s", group, err, place)
 			}
@@ -317,7 +317,7 @@ func TestLazyWithABrokenRule(t *testing.T) {
 	if len(got) == 0 || !strings.HasPrefix(got[0], "rules/unparsable.rego:6: rego_parse_error: ") {
 		t.Errorf("CompileAll: %q", got)
 	}
-	if got := evaluate(t, rs.ForGroup("good"), `{}`).Hub; got != "h" {
+	if got := evaluate(t, rs.Serving(forGroup("good")), `{}`).Hub; got != "h" {
 		t.Errorf("good, after CompileAll failed: hub %v", got)
 	}
 }
@@ -394,7 +394,7 @@ func TestConcurrentUse(t *testing.T) {
 			group.Go(func() {
 				for i := range 24 {
 					n := (worker + i) % 8
-					verdict, err := rs.ForGroup(fmt.Sprintf("g%d-x", n)).Evaluate(t.Context(), input)
+					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), input)
 					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub != want {
 						t.Errorf("rule %d: hub %v, error %v; want %s", n, verdict.Hub, err, want)
 					}
@@ -433,7 +433,7 @@ func TestAllowNet(t *testing.T) {
 				calls.Store(0)
 				rs := mustLoad(t, folder("a.rego", serving("allocation.a", "g", rules)),
 					ruleset.Options{Name: "rules", Lazy: lazy, AllowBuiltins: []string{"http.send", "json.match_schema"}, AllowNet: allowed})
-				verdict := evaluate(t, rs.ForGroup("g"), `{"url":"`+server.URL+`"}`)
+				verdict := evaluate(t, rs.Serving(forGroup("g")), `{"url":"`+server.URL+`"}`)
 				open := len(allowed) == 1 && allowed[0] == address.Hostname()
 				if reached := calls.Load() > 0; reached != open {
 					t.Errorf("%s with AllowNet %q: the server is called: %v", rules, allowed, reached)
@@ -465,7 +465,7 @@ func TestHTTPSendEndsWithTheDeadline(t *testing.T) {
 		ruleset.Options{AllowBuiltins: []string{"http.send"}, AllowNet: []string{"127.0.0.1"}})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	verdict, err := rs.ForGroup("g").Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`))
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`))
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("verdict %+v, error %v", verdict, err)
 	}

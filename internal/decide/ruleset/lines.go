@@ -12,13 +12,12 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// To know which definitions gave a value costs next to nothing this way: after
-// compiling, each body of an entry rule gets one more expression, a call that
-// notes a number and holds always. OPA evaluates it if all before it hold. To ask
-// OPA for a trace would cost a multiple of the decision.
+// Knowing which definitions gave a value costs next to nothing this way: after compiling, each body of an entry rule gets
+// one more expression, a call that notes a number and always holds. OPA evaluates it if all expressions before it hold. A
+// trace by OPA would cost a multiple of the decision.
 
-// notedBuiltin is what is called. No rule can: it is not among the capabilities,
-// so the compiler does not know it, and its name is no reference that could be written.
+// notedBuiltin is the function that is called. No rule can call it: it is not in the capabilities, so the compiler does not
+// know it, and its name is not a reference that can be written.
 const notedBuiltin = "usher noted"
 
 var notedOperator = ast.NewTerm(ast.Ref{ast.VarTerm(notedBuiltin)})
@@ -28,17 +27,17 @@ type notable struct {
 	answer.Line
 	ref      ast.Ref
 	pkg      string
-	fallback bool // it is a default, which gives what no other definition does
+	fallback bool // it is a default, which holds if no other definition does
 }
 
-// instrument makes the entry rules of these packages note which of their
-// definitions hold. It must be done before anything is evaluated.
+// instrument makes the entry rules of these packages note which of their definitions hold. It must be called before
+// anything is evaluated.
 func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	var list []notable
 	supposed := supposedRules(compiler)
 	for _, rule := range rs.rules {
-		for _, e := range entries {
-			definitions := slices.SortedStableFunc(slices.Values(compiler.GetRulesWithPrefix(rule.entryRef(e))),
+		for _, entry := range entries {
+			definitions := slices.SortedStableFunc(slices.Values(compiler.GetRulesWithPrefix(rule.Entry(entry))),
 				func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
 			if slices.ContainsFunc(definitions, func(r *ast.Rule) bool { return supposed[r] }) {
 				continue
@@ -47,11 +46,11 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 				for branch := definition; branch != nil; branch = branch.Else {
 					number := len(list)
 					list = append(list, notable{
-						Line: answer.Line{Entry: string(e), Place: PlaceOf(branch.Location)},
+						Line: answer.Line{Entry: entry, Place: PlaceOf(branch.Location)},
 						ref:  definition.Ref(), pkg: rule.Package, fallback: branch.Default,
 					})
 					if branch.Default {
-						continue // its body holds always
+						continue // its body always holds
 					}
 					note := ast.NewExpr([]*ast.Term{notedOperator, ast.NewTerm(ast.Number(strconv.Itoa(number)))})
 					note.Location, note.Index = branch.Location, len(branch.Body)
@@ -63,8 +62,8 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	return list
 }
 
-// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held is
-// then no sign that it gave anything.
+// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held does
+// not mean that it gave anything.
 func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
 	var supposed []*ast.Rule
 	for _, module := range compiler.Modules {
@@ -84,26 +83,22 @@ func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
 
 // Written is a body of a compiled rule as its author wrote it, without what instrument has added.
 func Written(body ast.Body) ast.Body {
-	if n := len(body); n > 0 && isNote(body[n-1]) {
-		return body[: n-1 : n-1]
+	if n := len(body); n > 0 {
+		if terms, ok := body[n-1].Terms.([]*ast.Term); ok && terms[0] == notedOperator {
+			return body[: n-1 : n-1]
+		}
 	}
 	return body
 }
 
-func isNote(expr *ast.Expr) bool {
-	terms, ok := expr.Terms.([]*ast.Term)
-	return ok && terms[0] == notedOperator
-}
-
-// notes gathers the numbers of the definitions that held, in one evaluation.
+// notes collect the numbers of the definitions that held in one evaluation.
 type notes struct {
 	held     []int
 	builtins map[string]*topdown.Builtin
 }
 
-// newNotes returns a pool of notes. They are pooled with the functions that write
-// into them, because OPA has no other way to hand something to a function that
-// costs as little.
+// newNotes returns a pool of notes. They are pooled with the functions that write into them, because OPA has no other way
+// to pass something to a function that costs as little.
 func newNotes(builtins map[string]*topdown.Builtin) *sync.Pool {
 	return &sync.Pool{New: func() any {
 		n := &notes{builtins: maps.Clone(builtins)}
@@ -112,7 +107,7 @@ func newNotes(builtins map[string]*topdown.Builtin) *sync.Pool {
 	}}
 }
 
-// passNote is for evaluations that gather nothing.
+// passNote is for evaluations that collect nothing.
 func passNote(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
 	return iter(operands[0])
 }
@@ -126,17 +121,16 @@ func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	return iter(operands[0])
 }
 
-// lines tells which definitions of the rule gave what the entry rules say, of
-// which said reports whether they said anything.
-func (n *notes) lines(prepared *preparedRule, said func(entry) bool) []answer.Line {
+// lines are the definitions of the rule that gave what its entry rules say; says reports whether an entry rule says
+// anything.
+func (n *notes) lines(prepared *preparedRule, says func(entry string) bool) []answer.Line {
 	var list []answer.Line
 	for i := range prepared.notable {
 		candidate := &prepared.notable[i]
-		if !said(entry(candidate.Entry)) {
+		if !says(candidate.Entry) {
 			continue
 		}
-		number := prepared.firstNotable + i
-		gave := slices.Contains(n.held, number)
+		gave := slices.Contains(n.held, prepared.firstNotable+i)
 		if candidate.fallback {
 			gave = !slices.ContainsFunc(n.held, func(held int) bool {
 				at := held - prepared.firstNotable

@@ -62,9 +62,9 @@ func TestLinesAreExplained(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rule := rs.ForGroup(request.Enrollment.ID)
+		rule := rs.Serving(forGroup(request.Enrollment.ID))
 		if request.Enrollment.Kind == dps.IndividualEnrollment {
-			rule = rs.ForIndividual(request.Enrollment.ID)
+			rule = rs.Serving(forIndividual(request.Enrollment.ID))
 		}
 		// Every rule is asked about every request, also those that it does not serve.
 		for _, asked := range rs.Rules() {
@@ -127,7 +127,7 @@ func TestLines(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				rule := rs.ForGroup("g")
+				rule := rs.Serving(forGroup("g"))
 				for range 2 { // what one evaluation notes is not of the next
 					verdict, err := rule.Evaluate(t.Context(), input)
 					if err != nil {
@@ -170,7 +170,7 @@ other := h if h := hub with input.n as 2
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdict, err := rs.ForGroup("g").Evaluate(t.Context(), map[string]any{"n": json.Number("1")})
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"n": json.Number("1")})
 	if err != nil || verdict.Hub != "h" {
 		t.Fatal(verdict, err)
 	}

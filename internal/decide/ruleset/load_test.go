@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -32,6 +33,12 @@ func folder(files ...string) fstest.MapFS {
 // list, by rules.
 func serving(packageName, groups, rules string) string {
 	return fmt.Sprintf("# METADATA\n# custom:\n#   enrollment_groups: [%s]\npackage %s\n\n%s\n", groups, packageName, rules)
+}
+
+func forGroup(id string) dps.Enrollment { return dps.Enrollment{Kind: dps.EnrollmentGroup, ID: id} }
+
+func forIndividual(id string) dps.Enrollment {
+	return dps.Enrollment{Kind: dps.IndividualEnrollment, ID: id}
 }
 
 func mustLoad(t testing.TB, fsys fs.FS, options ruleset.Options) *ruleset.Ruleset {
@@ -107,21 +114,21 @@ func TestLoadErrors(t *testing.T) {
 		{"on_undecided no text", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: [hold]\npackage allocation.a\n"+hub),
 			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
 		{"empty list", folder("a.rego", serving("allocation.a", "", hub)), []string{
-			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name some under custom.enrollment_groups or custom.individual_enrollments)",
+			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name enrollments under custom.enrollment_groups or custom.individual_enrollments)",
 		}, true},
 		{"custom without enrollments", folder("a.rego", "# METADATA\n# custom:\n#   on_undecided: hold\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name some under custom.enrollment_groups or custom.individual_enrollments)",
+			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name enrollments under custom.enrollment_groups or custom.individual_enrollments)",
 		}, true},
 		{"misspelt binding", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_group: [a]\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: custom.enrollment_group is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
+			"rules/a.rego:1: unknown member custom.enrollment_group: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
 		}, true},
 		{"misspelt beside a right one", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   onUndecided: stay\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: custom.onUndecided is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
+			"rules/a.rego:1: unknown member custom.onUndecided: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
 		}, true},
 		{"bound in two files", folder("a.rego", serving("allocation.a", "a", hub), "b.rego", "\n"+serving("allocation.a", "b", "")),
 			[]string{"rules/b.rego:2: package allocation.a is bound a second time, first at rules/a.rego:1"}, true},
 		{"default with enrollments", folder("a.rego", serving("allocation.default", "a", hub)), []string{
-			"rules/a.rego:1: package allocation.default names enrollments, but it serves those that nothing else does (give the rule another package name)",
+			"rules/a.rego:1: package allocation.default names enrollments, but it serves those that no other package names (give the rule another package name)",
 		}, true},
 
 		{"same group twice", folder("a.rego", serving("allocation.a", "x, Same", hub), "b.rego", "\n\n"+serving("allocation.b", "sAME", hub)), []string{
@@ -204,7 +211,7 @@ func TestLoadMissingFolder(t *testing.T) {
 	t.Parallel()
 	_, err := ruleset.Load(t.Context(), os.DirFS(t.TempDir()+"/absent"), ruleset.Options{Name: "rules"})
 	got := problemsOf(t, err)
-	if len(got) != 1 || !strings.HasPrefix(got[0], "rules: ") || !strings.HasSuffix(got[0], "(name a folder that holds Rego files)") {
+	if len(got) != 1 || !strings.HasPrefix(got[0], "rules: ") || !strings.HasSuffix(got[0], "(name a folder that contains Rego files)") {
 		t.Errorf("got %q", got)
 	}
 }
@@ -409,7 +416,7 @@ func TestFilesThatAreNoRules(t *testing.T) {
 		"a_test.rego", broken, ".hidden.rego", broken, ".data.json", broken, ".git/x.rego", broken, ".vscode/data.json", broken,
 		"sub/.x/y.rego", broken, "sub/settings.json", broken, "sub/mydata.json", broken, "a.rego.bak", broken, "REGO", broken, ".manifest", broken,
 	), ruleset.Options{})
-	if got := evaluate(t, rs.ForGroup("a"), `{}`).Hub; got != "h" {
+	if got := evaluate(t, rs.Serving(forGroup("a")), `{}`).Hub; got != "h" {
 		t.Errorf("hub %v", got)
 	}
 }

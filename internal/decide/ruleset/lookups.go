@@ -10,9 +10,8 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// newLookups returns where OPA keeps such calls, with those that are known; nil
-// if the rules may make none. OPA answers a second call with the same arguments
-// from there.
+// newLookups returns where OPA keeps such calls, filled with the known ones: OPA answers a second call with the same
+// arguments from there. It is nil if the rules may make no such calls.
 func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 	if len(rs.options.AllowBuiltins) == 0 {
 		return nil
@@ -21,7 +20,7 @@ func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 	for _, call := range known {
 		arguments, err := ast.InterfaceToValue(call.Arguments)
 		if err != nil {
-			continue // it is made anew
+			continue // it is called again
 		}
 		result, err := ast.InterfaceToValue(call.Result)
 		if err != nil {
@@ -43,7 +42,7 @@ func lookupsIn(cache builtins.NDBCache) []answer.Lookup {
 			call := answer.Lookup{Builtin: name}
 			values, err := ast.JSON(arguments.Value)
 			if err != nil {
-				return // a value that JSON does not have
+				return // a value that JSON cannot express
 			}
 			call.Arguments, _ = values.([]any)
 			if call.Result, err = ast.JSON(result.Value); err == nil {

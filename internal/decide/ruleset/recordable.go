@@ -6,8 +6,7 @@ import (
 	"strings"
 )
 
-// Roots of the paths in custom.recordable: objects of which only operators, rule
-// authors and devices know what they hold.
+// Roots of the paths in custom.recordable: objects with contents that only operators, rule authors and devices know.
 const (
 	RecordablePayload      = "payload"                   // what the device sent
 	RecordableTwin         = "initialTwin"               // of the enrollment
@@ -16,30 +15,30 @@ const (
 	RecordableAnswerResult = "answer.payload"            // what the rule says in payload
 )
 
-// RecordableRoots are what the paths in custom.recordable can start with.
+// RecordableRoots are the possible starts of the paths in custom.recordable.
 func RecordableRoots() []string {
 	return []string{RecordablePayload, RecordableTwin, RecordableInformation, RecordableAnswerTwin, RecordableAnswerResult}
 }
 
 // readRecordable reads custom.recordable: a list of paths with dots, such as payload.model.
 func readRecordable(value any, place string) (paths [][]string, problems []Problem) {
-	mend := "paths start with " + strings.Join(RecordableRoots(), ", ") + ", and name what is below with dots, such as payload.model"
+	fix := "paths start with " + strings.Join(RecordableRoots(), ", ") + ", and name what is below with dots, such as payload.model"
 	texts, ok := stringList(value)
 	if !ok {
-		return nil, []Problem{{Place: place, Message: "custom." + customRecordable + " is not a list of paths", Mend: mend}}
+		return nil, []Problem{{Place: place, Message: "custom." + customRecordable + " is not a list of paths", Fix: fix}}
 	}
 	for _, text := range texts {
 		wrong := func(format string, args ...any) {
-			problems = append(problems, Problem{Place: place, Mend: mend,
+			problems = append(problems, Problem{Place: place, Fix: fix,
 				Message: fmt.Sprintf("custom.%s: %q ", customRecordable, text) + fmt.Sprintf(format, args...)})
 		}
 		root, below := cutRoot(text)
 		switch {
 		case root == "":
-			wrong("is no path to what can be recorded")
+			wrong("is not a path to something that can be recorded")
 			continue
 		case slices.Contains(below, ""):
-			wrong("has two dots together or one at the end")
+			wrong("has two dots in a row or one at the end")
 			continue
 		}
 		if isTwin := root == RecordableTwin || root == RecordableAnswerTwin; isTwin && len(below) > 0 {
@@ -51,7 +50,7 @@ func readRecordable(value any, place string) (paths [][]string, problems []Probl
 		}
 		path := append([]string{root}, below...)
 		if slices.ContainsFunc(paths, func(other []string) bool { return slices.Equal(other, path) }) {
-			wrong("is there twice")
+			wrong("is listed twice")
 			continue
 		}
 		paths = append(paths, path)
@@ -59,7 +58,7 @@ func readRecordable(value any, place string) (paths [][]string, problems []Probl
 	return paths, problems
 }
 
-// cutRoot splits a path into its root, empty if it has none, and what is below.
+// cutRoot splits a path into its root, empty if it has none, and what is below it.
 func cutRoot(path string) (root string, below []string) {
 	for _, root := range RecordableRoots() {
 		rest, found := strings.CutPrefix(path, root)

@@ -31,10 +31,10 @@ func TestRecordable(t *testing.T) {
 	}
 	want := [][]string{{"payload", "model"}, {"payload", "a", "b"}, {"initialTwin", "tags"}, {"initialTwin", "properties", "desired", "x"},
 		{"optionalDeviceInformation"}, {"answer.payload"}, {"answer.initialTwin", "tags", "line"}, {"answer.initialTwin", "properties"}}
-	if diff := cmp.Diff(want, rs.ForGroup("g").Recordable); diff != "" {
+	if diff := cmp.Diff(want, rs.Serving(forGroup("g")).Recordable); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if rs, err = loadRecordable(t, "recordable: []"); err != nil || len(rs.ForGroup("g").Recordable) > 0 {
+	if rs, err = loadRecordable(t, "recordable: []"); err != nil || len(rs.Serving(forGroup("g")).Recordable) > 0 {
 		t.Error(rs, err)
 	}
 }
@@ -45,17 +45,17 @@ func TestRecordableErrors(t *testing.T) {
 		"recordable: payload.model":                  "custom.recordable is not a list of paths",
 		"recordable: [payload.model, 7]":             "custom.recordable is not a list of paths",
 		"recordable: {payload: model}":               "custom.recordable is not a list of paths",
-		"recordable: [model]":                        `custom.recordable: "model" is no path to what can be recorded`,
-		"recordable: [payloads.model]":               `"payloads.model" is no path`,
-		"recordable: [deviceRuntimeContext.tpm]":     `"deviceRuntimeContext.tpm" is no path`,
-		"recordable: [answer]":                       `"answer" is no path`,
-		"recordable: [payload.]":                     `"payload." has two dots together or one at the end`,
+		"recordable: [model]":                        `custom.recordable: "model" is not a path to something that can be recorded`,
+		"recordable: [payloads.model]":               `"payloads.model" is not a path`,
+		"recordable: [deviceRuntimeContext.tpm]":     `"deviceRuntimeContext.tpm" is not a path`,
+		"recordable: [answer]":                       `"answer" is not a path`,
+		"recordable: [payload.]":                     `"payload." has two dots in a row or one at the end`,
 		"recordable: [payload..model]":               `"payload..model" has two dots`,
 		"recordable: [initialTwin.tag.x]":            `"initialTwin.tag.x" is not in a twin, which has tags and properties.desired`,
 		"recordable: [initialTwin.properties.rep.x]": "is not in a twin",
-		"recordable: [payload.x, payload.x]":         `"payload.x" is there twice`,
-		"recordables: [payload.x]":                   "custom.recordables is not known, only enrollment_groups, individual_enrollments, on_undecided and recordable",
-		"Recordable: [payload.x]":                    "custom.Recordable is not known",
+		"recordable: [payload.x, payload.x]":         `"payload.x" is listed twice`,
+		"recordables: [payload.x]":                   "unknown member custom.recordables: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
+		"Recordable: [payload.x]":                    "unknown member custom.Recordable",
 	} {
 		_, err := loadRecordable(t, value)
 		if err == nil || !strings.Contains(err.Error(), problem) || !strings.HasPrefix(err.Error(), "rules/line/a.rego:2: ") {

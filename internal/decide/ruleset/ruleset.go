@@ -19,26 +19,21 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 )
 
-// Options say how rules are loaded. The zero value is of use.
+// Options control how rules are loaded. The zero value is usable.
 type Options struct {
-	// Name stands before each file's path in errors, such as "rules". The
-	// paths stand alone when it is empty.
+	// Name is put before each file's path in errors, such as "rules"; may be empty.
 	Name string
-	// InputSchema is the JSON Schema (as encoding/json decodes it into any)
-	// that rules are type-checked against; nil checks nothing.
+	// InputSchema is the JSON Schema that rules are type-checked against, as encoding/json decodes it into any; nil checks
+	// nothing.
 	InputSchema any
-	// AllowBuiltins names built-in functions that are off by default, because
-	// what they answer depends on more than their arguments: the network, the
-	// clock, chance, the host. See [Restricted].
+	// AllowBuiltins names built-in functions that are off by default: see [Restricted].
 	AllowBuiltins []string
 	// AllowNet names the hosts that an allowed http.send may reach.
 	AllowNet []string
-	// Lazy compiles each rule when it is first asked for, instead of all of
-	// them in Load. A rule that does not compile is then an error of that
-	// rule, and [Ruleset.CompileAll] finds it.
+	// Lazy compiles each rule when it is first needed, instead of all of them in Load. A rule that does not compile is then
+	// an error of that rule, and [Ruleset.CompileAll] finds it.
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
@@ -58,39 +53,40 @@ type Ruleset struct {
 	schemas      *ast.SchemaSet
 	store        storage.Store
 	txn          storage.Transaction
-	data         ast.Value // all that the store holds
+	data         ast.Value // all that the store contains
 
-	whole atomic.Pointer[unit] // all packages compiled together, once that is done
+	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
 
-// Load reads the rules under fsys: every *.rego file but *_test.rego, and data
-// from data.json and data.yaml, laid out as in an OPA bundle. It returns a
-// *LoadError that lists every problem found.
+// Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and data.yaml,
+// laid out as in an OPA bundle. It returns a *LoadError that lists every problem found.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	rs := &Ruleset{options: options}
-	files, err := readFiles(fsys)
+	rego, data, err := readFiles(fsys)
 	if err != nil {
-		return nil, &LoadError{Problems: []Problem{{Place: options.Name, Message: err.Error(),
-			Mend: "name a folder that holds Rego files"}}}
+		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")
 	}
 	if err := rs.buildEnvironment(); err != nil {
 		return nil, err
 	}
 	var problems []Problem
-	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions())
+	rs.packages, problems = readPackages(rego, options.Name, rs.parserOptions())
 	problems = append(problems, rs.bind()...)
 	if len(problems) > 0 {
 		return nil, NewLoadError(problems)
 	}
 	if len(rs.rules) == 0 {
-		return nil, NewLoadError([]Problem{{Place: options.Name, Message: "no rule serves any enrollment",
-			Mend: "add a package whose METADATA names enrollments under custom.enrollment_groups or " +
-				"custom.individual_enrollments, or a package " + defaultPackage}})
+		return nil, rs.loadError("no rule serves any enrollment", "add a package whose METADATA names enrollments under "+
+			"custom.enrollment_groups or custom.individual_enrollments, or a package "+defaultPackage)
 	}
-	if err := rs.openStore(ctx, files.data, options.Name); err != nil {
+	if err := rs.openStore(ctx, data); err != nil {
 		return nil, err
 	}
-	rs.digest = files.digest()
+	hash := sha256.New()
+	for _, file := range slices.Concat(rego, data) {
+		fmt.Fprintf(hash, "%d\n%s%d\n%s", len(file.path), file.path, len(file.text), file.text)
+	}
+	rs.digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
 	if options.Lazy {
 		return rs, nil
 	}
@@ -103,56 +99,32 @@ func (rs *Ruleset) Digest() string { return rs.digest }
 // Rules lists the rules in the order of their packages.
 func (rs *Ruleset) Rules() []*Rule { return slices.Clone(rs.rules) }
 
-// Serving returns the rule that serves an enrollment; nil if none does.
-func (rs *Ruleset) Serving(enrollment dps.Enrollment) *Rule {
-	return rs.index.of(enrollment.Kind).find(enrollment.ID, rs.index.fallback)
-}
-
-// ForIndividual returns the rule that serves an individual enrollment, nil if none does.
-func (rs *Ruleset) ForIndividual(registrationID string) *Rule {
-	return rs.index.individuals.find(registrationID, rs.index.fallback)
-}
-
-// ForGroup returns the rule that serves an enrollment group, nil if none does.
-func (rs *Ruleset) ForGroup(enrollmentGroupID string) *Rule {
-	return rs.index.groups.find(enrollmentGroupID, rs.index.fallback)
-}
-
-// OnUndecided says what becomes of a device of which the rule says nothing.
+// OnUndecided says what happens to a device if its rule says nothing.
 type OnUndecided string
 
 // The values of custom.on_undecided in a rule's METADATA.
 const (
 	Hold   OnUndecided = "hold"   // DPS asks again; the default
-	Reject OnUndecided = "reject" // the device is refused
-	Stay   OnUndecided = "stay"   // the device keeps its hub, if that is still linked; else hold
+	Reject OnUndecided = "reject" // the device is rejected
+	Stay   OnUndecided = "stay"   // the device keeps its hub if that is still linked; otherwise hold
 )
 
 // Rule is one Rego package that serves enrollments.
 type Rule struct {
 	answer.Rule
 	Description string // from its METADATA
-	// Individuals and Groups are the names and globs that it serves, as
-	// written. Both are empty for the package allocation.default.
+	// Individuals and Groups are the names and globs that it serves, as written. Both are empty for the package
+	// allocation.default.
 	Individuals, Groups []string
 	OnUndecided         OnUndecided
 
 	set      *Ruleset
-	prepared atomic.Pointer[preparedRule] // nil until first asked for
+	prepared atomic.Pointer[preparedRule] // nil until it is needed
 	mu       sync.Mutex                   // held while preparing
 }
 
-// IsDefault reports whether the rule serves the enrollments that no other does.
+// IsDefault reports whether the rule serves the enrollments that no other rule does.
 func (r *Rule) IsDefault() bool { return r.Package == defaultPackage }
-
-func digestOf(parts ...[]byte) string {
-	hash := sha256.New()
-	for _, part := range parts {
-		fmt.Fprintf(hash, "%d\n", len(part))
-		hash.Write(part)
-	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
-}
 
 // LoadError lists why rules cannot be loaded.
 type LoadError struct{ Problems []Problem }
@@ -161,7 +133,7 @@ type LoadError struct{ Problems []Problem }
 type Problem struct {
 	Place   string // file:line, or the folder
 	Message string
-	Mend    string // what to do about it; may be empty
+	Fix     string // what to do about it; may be empty
 }
 
 func (p Problem) String() string {
@@ -169,8 +141,8 @@ func (p Problem) String() string {
 	if p.Place != "" {
 		text = p.Place + ": " + text
 	}
-	if p.Mend != "" {
-		text += " (" + p.Mend + ")"
+	if p.Fix != "" {
+		text += " (" + p.Fix + ")"
 	}
 	return text
 }
@@ -183,8 +155,13 @@ func (e *LoadError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// NewLoadError sorts the problems, so that the same folder always gives the same text.
+// NewLoadError sorts the problems, so that the same folder always has the same text.
 func NewLoadError(problems []Problem) *LoadError {
 	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
 	return &LoadError{Problems: slices.Compact(problems)}
+}
+
+// loadError is a problem of the whole folder.
+func (rs *Ruleset) loadError(message, fix string) *LoadError {
+	return &LoadError{Problems: []Problem{{Place: rs.options.Name, Message: message, Fix: fix}}}
 }

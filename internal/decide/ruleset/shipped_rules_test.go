@@ -49,7 +49,7 @@ func shippedCompiler(t *testing.T) *ast.Compiler {
 	set.Put(ast.SchemaRootRef, schema)
 	capabilities := ast.CapabilitiesForThisVersion()
 	for _, custom := range customBuiltins() {
-		capabilities.Builtins = append(capabilities.Builtins, custom.decl)
+		capabilities.Builtins = append(capabilities.Builtins, custom.Decl)
 	}
 	return ast.NewCompiler().
 		WithCapabilities(capabilities).
@@ -70,10 +70,10 @@ func TestShippedRules(t *testing.T) {
 	var custom []*tester.Builtin
 	for _, c := range customBuiltins() {
 		custom = append(custom, &tester.Builtin{
-			Decl: c.decl,
-			Func: rego.FunctionDyn(&rego.Function{Name: c.decl.Name, Decl: c.decl.Decl}, rego.BuiltinDyn(
+			Decl: c.Decl,
+			Func: rego.FunctionDyn(&rego.Function{Name: c.Decl.Name, Decl: c.Decl.Decl}, rego.BuiltinDyn(
 				func(bctx rego.BuiltinContext, terms []*ast.Term) (result *ast.Term, err error) {
-					err = c.impl(bctx, terms, func(term *ast.Term) error { result = term; return nil })
+					err = c.Func(bctx, terms, func(term *ast.Term) error { result = term; return nil })
 					return result, err
 				})),
 		})
@@ -161,11 +161,7 @@ func served(t *testing.T, rules *Ruleset, name string) (*dps.AllocationRequest, 
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	find := rules.ForGroup
-	if request.Enrollment.Kind == dps.IndividualEnrollment {
-		find = rules.ForIndividual
-	}
-	rule := find(request.Enrollment.ID)
+	rule := rules.Serving(request.Enrollment)
 	if rule == nil {
 		t.Fatalf("%s: no rule serves %s", name, request.Enrollment.ID)
 	}
@@ -335,7 +331,7 @@ func BenchmarkShippedRules(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		rule := rules.ForGroup(request.Enrollment.ID)
+		rule := rules.Serving(request.Enrollment)
 		if rule == nil {
 			b.Fatalf("no rule serves %s", request.Enrollment.ID)
 		}

@@ -20,68 +20,74 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
-// file is one file of a ruleset; its path is relative to the folder.
+// file is one file of a ruleset.
 type file struct {
-	path string
+	path string // relative to the folder
 	text []byte
 }
 
-type files struct {
-	rego []file
-	data []file // data.json and data.yaml
-}
-
-func readFiles(fsys fs.FS) (files, error) {
-	var found files
+func readFiles(fsys fs.FS) (rego, data []file, err error) {
 	names, err := Files(fsys, false)
 	if err != nil {
-		return found, err
+		return nil, nil, err
 	}
 	for _, name := range names {
 		text, err := fs.ReadFile(fsys, name)
 		if err != nil {
-			return found, err
+			return nil, nil, err
 		}
 		if isRego(name) {
-			found.rego = append(found.rego, file{name, text})
+			rego = append(rego, file{name, text})
 		} else {
-			found.data = append(found.data, file{name, text})
+			data = append(data, file{name, text})
 		}
 	}
-	return found, nil
+	return rego, data, nil
 }
+
+// Files lists the files under fsys that belong to rules, in lexical order: Rego and data, and with tests set also tests
+// and invariants. Hidden files and folders are left out.
+func Files(fsys fs.FS, tests bool) ([]string, error) {
+	var names []string
+	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
+		isHidden := name != "." && strings.HasPrefix(path.Base(name), ".")
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && isHidden:
+			return fs.SkipDir // such as .git or an editor's folder
+		case entry.IsDir() || isHidden:
+		case isRego(name), isData(name), tests && (IsTest(name) || IsInvariants(name)):
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
+}
+
+// IsTest reports whether a file contains tests, which are not served.
+func IsTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
+
+// IsInvariants reports whether a file contains invariants, which are not served.
+func IsInvariants(name string) bool { return strings.HasSuffix(name, "_invariants.rego") }
 
 func isRego(name string) bool {
 	return strings.HasSuffix(name, ".rego") && !IsTest(name) && !IsInvariants(name)
 }
 
 func isData(name string) bool {
-	base := path.Base(name)
-	return base == "data.json" || base == "data.yaml" || base == "data.yml"
+	return slices.Contains([]string{"data.json", "data.yaml", "data.yml"}, path.Base(name))
 }
 
-func isHidden(name string) bool {
-	base := path.Base(name)
-	return strings.HasPrefix(base, ".") && base != "."
-}
-
-func (f files) digest() string {
-	var parts [][]byte
-	for _, file := range slices.Concat(f.rego, f.data) {
-		parts = append(parts, []byte(file.path), file.text)
-	}
-	return digestOf(parts...)
-}
-
-// openStore puts the data files where rules find them: data.json in a folder
-// tenants is data.tenants, as in an OPA bundle, by OPA's own reader.
-func (rs *Ruleset) openStore(ctx context.Context, data []file, name string) error {
+// openStore puts the data files where rules find them, by OPA's own reader: data.json in a folder tenants is data.tenants,
+// as in an OPA bundle.
+func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
 	content, err := bundle.NewCustomReader(&memoryLoader{files: data}).
 		WithSkipBundleVerification(true).
-		WithBaseDir(name).
+		WithBaseDir(rs.options.Name).
 		Read()
 	if err != nil {
-		return NewLoadError([]Problem{{Place: name, Message: err.Error()}})
+		return rs.loadError(err.Error(), "")
 	}
 	rs.store = inmem.NewFromObjectWithOpts(content.Data,
 		inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
@@ -97,8 +103,7 @@ func (rs *Ruleset) openStore(ctx context.Context, data []file, name string) erro
 	return nil
 }
 
-// memoryLoader hands files that were read already to OPA's bundle reader. It has
-// nothing to filter, to limit or to follow.
+// memoryLoader passes files that are already in memory to OPA's bundle reader. It has nothing to filter, limit or follow.
 type memoryLoader struct{ files []file }
 
 func (l *memoryLoader) NextFile() (*bundle.Descriptor, error) {
@@ -119,12 +124,12 @@ func (l *memoryLoader) WithFollowSymlinks(bool) bundle.DirectoryLoader          
 type rulePackage struct {
 	name   string // without "data."
 	path   ast.Ref
-	files  []file
-	header []*ast.Annotations // the METADATA with scope package, one for a file that has it
+	files  []file             // with the name of the folder before their paths
+	header []*ast.Annotations // the METADATA with scope package, one for each file that has it
 }
 
-// readPackages sorts files into packages. It reads no further than each file's
-// package clause: a thousand rules are bound in the time that one needs to compile.
+// readPackages sorts files into packages. It parses each file only up to its package clause, so that binding a thousand
+// rules takes as long as compiling one.
 func readPackages(rego []file, name string, options ast.ParserOptions) (map[string]*rulePackage, []Problem) {
 	headers := make([]*ast.Module, len(rego))
 	failures := make([]error, len(rego))
@@ -145,7 +150,7 @@ func readPackages(rego []file, name string, options ast.ParserOptions) (map[stri
 			problems = append(problems, problemsOf(failures[i])...)
 			continue
 		}
-		key := packageName(headers[i].Package)
+		key := PackageName(headers[i])
 		p := packages[key]
 		if p == nil {
 			p = &rulePackage{name: key, path: headers[i].Package.Path}
@@ -164,7 +169,7 @@ func readPackages(rego []file, name string, options ast.ParserOptions) (map[stri
 const byteOrderMark = "\ufeff"
 
 func parseHeader(place string, f *file, options ast.ParserOptions) (*ast.Module, error) {
-	// Behind a byte order mark, OPA's parser would not find METADATA in the first line.
+	// After a byte order mark, OPA's parser would not find METADATA in the first line.
 	f.text = bytes.TrimPrefix(f.text, []byte(byteOrderMark))
 	header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), options)
 	if err != nil { // perhaps because headerOf stopped too early
@@ -173,40 +178,35 @@ func parseHeader(place string, f *file, options ast.ParserOptions) (*ast.Module,
 	return header, nil
 }
 
-// headerOf returns a file up to and with its package clause; the whole file if
-// it has none, so that OPA's parser says what is missing.
+// headerOf returns a file up to and including its package clause; the whole file if it has none, so that OPA's parser
+// reports what is missing.
 func headerOf(text []byte) string {
-	for start := 0; start < len(text); {
-		end := start + bytes.IndexByte(text[start:], '\n') + 1
-		if end == start {
-			end = len(text)
+	end := 0
+	for line := range bytes.Lines(text) {
+		end += len(line)
+		switch line = bytes.TrimSpace(line); {
+		case bytes.HasPrefix(line, []byte("package")):
+			return string(text[:end])
+		case len(line) > 0 && line[0] != '#':
+			return string(text)
 		}
-		line := bytes.TrimSpace(text[start:end])
-		if len(line) > 0 && line[0] != '#' {
-			if bytes.HasPrefix(line, []byte("package")) {
-				return string(text[:end])
-			}
-			break
-		}
-		start = end
 	}
 	return string(text)
 }
 
-// packageName writes a package's path with dots. OPA's own Path.String would make
-// allocation["default"] of package allocation.default, whose last word is a keyword.
-func packageName(p *ast.Package) string {
+// PackageName is the name of a module's package, such as allocation.line. OPA's own Path.String would write
+// allocation["default"] for package allocation.default, whose last word is a keyword.
+func PackageName(module *ast.Module) string {
 	var name strings.Builder
-	for i, term := range p.Path[1:] {
+	for i, term := range module.Package.Path[1:] {
 		label := string(term.Value.(ast.String))
 		switch {
 		case !ast.IsVarCompatibleString(label):
-			name.WriteString("[" + strconv.Quote(label) + "]")
+			label = "[" + strconv.Quote(label) + "]"
 		case i > 0:
-			name.WriteString("." + label)
-		default:
-			name.WriteString(label)
+			label = "." + label
 		}
+		name.WriteString(label)
 	}
 	return name.String()
 }

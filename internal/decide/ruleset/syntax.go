@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
 	"github.com/usher-dps/usher/answer"
 )
 
@@ -55,13 +55,7 @@ func (rs *Ruleset) Options() Options { return rs.options }
 func (rs *Ruleset) Store() storage.Store { return rs.store }
 
 // Builtins are the functions that Usher adds to Rego.
-func (rs *Ruleset) Builtins() []*topdown.Builtin {
-	var list []*topdown.Builtin
-	for _, custom := range customBuiltins() {
-		list = append(list, rs.builtins[custom.decl.Name])
-	}
-	return list
-}
+func (rs *Ruleset) Builtins() []*topdown.Builtin { return customBuiltins() }
 
 // NewCompiler returns a compiler with the capabilities and the schema for rules. It has compiled nothing yet.
 func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
@@ -90,13 +84,7 @@ func (r *Rule) Path() ast.Ref { return r.set.packages[r.Package].path.Copy() }
 func (r *Rule) Entry(name string) ast.Ref { return r.Path().Append(ast.StringTerm(name)) }
 
 // EntryNames are the names of the entry rules, in the order in which they are evaluated.
-func EntryNames() []string {
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = string(e)
-	}
-	return names
-}
+func EntryNames() []string { return slices.Clone(entries) }
 
 // RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of their
 // places. There are none if the rule does not compile.
@@ -107,7 +95,7 @@ func (r *Rule) RestrictedCalls() []*ast.Expr {
 	}
 	var rules []*ast.Rule
 	for _, e := range entries {
-		rules = append(rules, compiler.GetRulesWithPrefix(r.entryRef(e))...)
+		rules = append(rules, compiler.GetRulesWithPrefix(r.Entry(e))...)
 	}
 	var calls []*ast.Expr
 	for rule := range reachable(compiler, rules) {
@@ -132,9 +120,6 @@ func (r *Rule) Custom(name string) (value any, place string, ok bool) {
 	return nil, "", false
 }
 
-// PackageName is the name of a module's package, such as allocation.line.
-func PackageName(module *ast.Module) string { return packageName(module.Package) }
-
 // PlaceOf writes a location as file:line; empty if it is nil.
 func PlaceOf(location *ast.Location) string {
 	if location == nil {
@@ -150,32 +135,6 @@ func CompileError(err error) error {
 		return NewLoadError(problemsOf(err))
 	}
 	return err
-}
-
-// IsTest reports whether a file holds tests, which are not served.
-func IsTest(name string) bool { return strings.HasSuffix(name, "_test.rego") }
-
-// IsInvariants reports whether a file holds invariants, which are not served.
-func IsInvariants(name string) bool { return strings.HasSuffix(name, "_invariants.rego") }
-
-// Files lists the files under fsys that belong to rules, in lexical order: Rego and data, and with tests set also tests
-// and invariants. Hidden files and folders are left out.
-func Files(fsys fs.FS, tests bool) ([]string, error) {
-	var names []string
-	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir() && isHidden(name):
-			return fs.SkipDir // such as .git or an editor's folder
-		case entry.IsDir() || isHidden(name):
-			return nil
-		case isRego(name) || isData(name) || tests && (IsTest(name) || IsInvariants(name)):
-			names = append(names, name)
-		}
-		return nil
-	})
-	return names, err
 }
 
 // Inspection evaluates parts of rules for one request.
@@ -213,7 +172,7 @@ func (i *Inspection) Failures() []topdown.Error {
 
 // Value evaluates a reference; nil if it is undefined. Errors are *EvalError, with the name as the entry rule.
 func (i *Inspection) Value(name string, ref ast.Ref) (any, error) {
-	return i.ask(i.compiler, queryFor(entry(name), ref))
+	return i.value(i.compiler, queryFor(name, ref))
 }
 
 // EntryValue is what an entry rule says.
@@ -233,11 +192,11 @@ func (i *Inspection) Entries(rule *Rule) []EntryValue {
 	var verdict Verdict
 	ended := false
 	for _, query := range rule.prepare().queries {
-		e := EntryValue{Name: string(query.entry), Asked: !ended}
+		e := EntryValue{Name: query.entry, Asked: !ended}
 		if ended {
-			e.Value, e.Err = i.ask(i.compiler, query)
+			e.Value, e.Err = i.value(i.compiler, query)
 		} else {
-			e.Value, ended, e.Err = i.askFor(i.compiler, query, &verdict)
+			e.Value, ended, e.Err = i.next(i.compiler, query, &verdict)
 			e.Decides = ended || query.entry == entryHold && !isEmpty(e.Value)
 		}
 		if e.Err != nil {

@@ -6,12 +6,11 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// inputOf makes a request what OPA evaluates with.
+// inputOf turns a request into OPA's input.
 //
-// A lazy object spares the conversion of what rules do not read. But OPA takes a
-// copy of one to be the object itself, so that `with input.x as 1` would write
-// into the request, for all that is asked after it. Where replaced is set, the
-// request is therefore converted whole.
+// A lazy object saves converting what rules do not read. But OPA takes a copy of one for the object itself, so that
+// `with input.x as 1` would write into the request, for everything that is evaluated afterwards. If replaced is set, the
+// whole request is therefore converted.
 func inputOf(request map[string]any, replaced bool) *ast.Term {
 	if replaced {
 		return ast.NewTerm(ast.MustInterfaceToValue(request))

@@ -71,7 +71,7 @@ func TestOutcomes(t *testing.T) {
 		{"undecided", bodyWith(`{}`, "", ""), 503,
 			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "undecided", Detail: "the rule names no hub"}}, decisionlog.Effect{Result: "assigning"}, "initial_twin:9 payload:11", true},
 		{"a built-in failed", bodyWith(`{"hub": "a.azure-devices.net", "n": "SECRET"}`, "", ""), 503,
-			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "undecided", Detail: "the rule failed"}, Cause: "hold cannot be told: a built-in function failed at rules/a.rego:17"},
+			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "undecided", Detail: "the rule failed"}, Cause: "hold is unknown: a built-in function failed at rules/a.rego:17"},
 			decisionlog.Effect{Result: "assigning"}, "", true},
 		{"bad verdict", bodyWith(`{"hub": "c.azure-devices.net"}`, "", ""), 503,
 			decisionlog.Decision{Fault: &decisionlog.Fault{Kind: "bad_verdict", Detail: "hub c.azure-devices.net is none of linkedHubs"}},

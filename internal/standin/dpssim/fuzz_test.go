@@ -24,7 +24,7 @@ func fuzzService(f *testing.F) *dpssim.Service {
 	return service
 }
 
-// FuzzEnrollment: what is taken reads back, and reads back the same again.
+// FuzzEnrollment checks that what is accepted reads back the same.
 func FuzzEnrollment(f *testing.F) {
 	service := fuzzService(f)
 	f.Add([]byte(`{"registrationId":"d","attestation":{"type":"symmetricKey"},"allocationPolicy":"hashed","iotHubs":["` + hubA + `"]}`))

@@ -16,11 +16,11 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// stamped are members whose values the service sets.
+// stamped matches the members whose values the service sets.
 var stamped = regexp.MustCompile(`"(etag|createdDateTimeUtc|lastUpdatedDateTimeUtc)":("(?:[^"\\]|\\.)*")`)
 
-// TestAllocationRequestsAsCaptured enrolls what the captured requests say, registers the device, and wants the very
-// bytes that DPS posted, but for tags and times.
+// TestAllocationRequestsAsCaptured enrolls what the captured requests have, registers the device, and expects exactly
+// the bytes that DPS posted, except for ETags and times.
 func TestAllocationRequestsAsCaptured(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/req-verbatim-*.json")
@@ -85,12 +85,12 @@ func linking(hubs []string) func(*dpssim.Config) {
 	}
 }
 
-// trueURL is the URL behind a masked one.
+// trueURL is the URL that was masked.
 func trueURL(masked string) string {
 	return strings.Replace(masked, "?****", "?code=secret&clientId=dps", 1)
 }
 
-// requestOf registers a device as often as the wanted request says and returns what the webhook got last.
+// requestOf registers a device as often as the wanted request requires and returns what the webhook received last.
 func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softTPM) []byte {
 	r.t.Helper()
 	current := want.DeviceRuntimeContext.CurrentIotHubHostName
@@ -119,7 +119,7 @@ func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm 
 	return r.hook.requests[registrations-1]
 }
 
-// answerChallenge plays the TPM's first register call and signs with what it gets.
+// answerChallenge makes the TPM's first register call and signs with the key of the challenge.
 func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softTPM) string {
 	r.t.Helper()
 	caller.SAS = ""
@@ -139,8 +139,8 @@ func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRe
 	return token(caller.RegistrationID, key)
 }
 
-// TestAllocationRequestsAsConstructed does the same for what was never captured: members and values, in any order. Keys
-// and certificates are new ones.
+// TestAllocationRequestsAsConstructed does the same for requests that were never captured: it compares members and
+// values in any order. Keys and certificates are new.
 func TestAllocationRequestsAsConstructed(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/constructed-*.json")
@@ -208,7 +208,7 @@ func indented(value any) string {
 	return string(text)
 }
 
-// comparableOf decodes a request and puts a word for the kind in place of values that differ: what the service stamps,
+// comparableOf decodes a request and replaces values that differ with a word for their kind: what the service stamps,
 // keys, certificates and what is read from them.
 func comparableOf(t *testing.T, document []byte) any {
 	t.Helper()
@@ -244,7 +244,7 @@ func comparableOf(t *testing.T, document []byte) any {
 	return walk(value)
 }
 
-// TestClientCertificateIsTheLeaf: base64 of DER, without armour.
+// TestClientCertificateIsTheLeaf expects base64 of DER, without PEM lines.
 func TestClientCertificateIsTheLeaf(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -273,7 +273,7 @@ func TestClientCertificateIsTheLeaf(t *testing.T) {
 	}
 }
 
-// TestAbsentMembersStayAbsent: a record that has only what it must.
+// TestAbsentMembersStayAbsent uses an enrollment with only the required members.
 func TestAbsentMembersStayAbsent(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -291,8 +291,8 @@ func TestAbsentMembersStayAbsent(t *testing.T) {
 	}
 }
 
-// TestUnknownMembersComeBack: what a later API version adds is kept and posted.
-func TestUnknownMembersComeBack(t *testing.T) {
+// TestUnknownMembersAreKept checks that members of a later API version are kept and posted.
+func TestUnknownMembersAreKept(t *testing.T) {
 	t.Parallel()
 	var g model.EnrollmentGroup
 	document := `{"EnrollmentGroupId":"g","ATTESTATION":{"type":"symmetricKey"},"credentialPolicyName":"p","later":{"a":[1,2.50]}}`

@@ -16,7 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestJournal follows one registration: the register call, the webhook with the request as posted, the effect, the
+// TestJournal follows one registration: the register call, the webhook call with the request as posted, the effect, the
 // poll.
 func TestJournal(t *testing.T) {
 	t.Parallel()
@@ -98,8 +98,8 @@ func TestJournalIsBounded(t *testing.T) {
 	}
 }
 
-// TestJournalIsBoundedInBytes: whoever sends long bodies, known or not, cannot have the journal take all memory. The
-// newest entry is always kept.
+// TestJournalIsBoundedInBytes checks that long bodies, also of unknown callers, cannot fill the memory. The newest
+// entry is always kept.
 func TestJournalIsBoundedInBytes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -181,7 +181,7 @@ func TestMask(t *testing.T) {
 	}
 }
 
-// TestNoKeyIsInTheJournal puts, reads and registers with known keys and looks for them.
+// TestNoKeyIsInTheJournal puts, reads and registers with known keys and searches for them.
 func TestNoKeyIsInTheJournal(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -202,8 +202,8 @@ func TestNoKeyIsInTheJournal(t *testing.T) {
 	}
 }
 
-// TestStormIsJournalledWhole: devices that come at once are all registered, and the journal has every call.
-func TestStormIsJournalledWhole(t *testing.T) {
+// TestStormIsJournalled registers many devices at once and checks that the journal has every call.
+func TestStormIsJournalled(t *testing.T) {
 	t.Parallel()
 	const devices = 200
 	effects := make(chan dpssim.Entry, devices)

@@ -21,7 +21,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// TestRefusals: who is not what it says is refused as DPS refuses it.
+// TestRefusals checks that a device that cannot prove its identity is refused as at DPS.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -126,7 +126,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestNearestGroup: of groups by certificate DPS takes the most specific one, and if that is disabled, none.
+// TestNearestGroup checks that DPS chooses the most specific group by certificate, and no other if that is disabled.
 func TestNearestGroup(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -224,7 +224,7 @@ func TestDisabledEnrollment(t *testing.T) {
 	}
 }
 
-// TestTPM goes the whole way: challenge, activation, registration, and the key for the hub, which the hub then knows.
+// TestTPM goes through challenge, activation and registration, and uses the key for the hub.
 func TestTPM(t *testing.T) {
 	t.Parallel()
 	tpm, err := newSoftTPM()
@@ -288,7 +288,7 @@ func TestTPM(t *testing.T) {
 	refused(t, err, 401002)
 }
 
-// TestHubKnowsDevice: after any attestation the device gets in at its hub with what it has.
+// TestHubKnowsDevice checks that after any attestation the device can connect to its hub with its credentials.
 func TestHubKnowsDevice(t *testing.T) {
 	t.Parallel()
 	root := (*authority)(nil).issue(t, "Root", true, nextYear())
@@ -319,7 +319,7 @@ func TestHubKnowsDevice(t *testing.T) {
 	}
 }
 
-// TestPolicies are those that need no webhook.
+// TestPolicies checks the policies that need no webhook.
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	allocate := func(t *testing.T, change func(*model.EnrollmentGroup), config func(*dpssim.Config), devices int) map[string]int {
@@ -398,7 +398,7 @@ func TestPolicies(t *testing.T) {
 	})
 }
 
-// TestExcludedHubs: whether a webhook sees them is a setting.
+// TestExcludedHubs checks the setting for whether a webhook sees excluded hubs.
 func TestExcludedHubs(t *testing.T) {
 	t.Parallel()
 	for setting, want := range map[bool][]string{false: {hubA}, true: {hubA, hubB}} {
@@ -414,7 +414,7 @@ func TestExcludedHubs(t *testing.T) {
 	}
 }
 
-// TestTwoAtOnce: while a registration is pending, the same id is refused with 409203, or joins.
+// TestTwoAtOnce checks that while a registration is pending, the same ID is refused with 409203, or joins.
 func TestTwoAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, setting := range []string{dpssim.ConcurrentRefused, dpssim.ConcurrentJoins} {
@@ -469,7 +469,8 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 }
 
-// TestRegistrationState: the tag is base64 of a quoted one and changes; the time of creation stays.
+// TestRegistrationState checks that the ETag is base64 of a quoted one and changes, and that the creation time does
+// not.
 func TestRegistrationState(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -495,7 +496,7 @@ func TestRegistrationState(t *testing.T) {
 	})
 }
 
-// TestQuota: so many registrations a minute, DPS's being a thousand, then 429001 until the minute is over.
+// TestQuota checks that 429001 follows once the quota is used up, until the minute is over.
 func TestQuota(t *testing.T) {
 	t.Parallel()
 	if dpssim.DefaultQuota.RegistrationsPerMinute != 1000 {
@@ -525,7 +526,7 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-// TestPendingSurvives: what was pending when the process ended goes on in the next.
+// TestPendingSurvives checks that the next process resumes what was pending.
 func TestPendingSurvives(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")

@@ -13,9 +13,8 @@ import (
 )
 
 // TestReprovisioning is the table of what DPS documents: the reprovision policy, the client's API version, whether the
-// webhook chooses another hub the second time, and whether it returns a twin; and of each, what the device, the webhook
-// and the hubs get to see. Each row says it in words of the documentation; nothing is computed from the code under
-// test.
+// webhook chooses another hub the second time, and whether it returns a twin; and for each, what the device, the
+// webhook and the hubs see. Each row uses the words of the documentation; nothing is computed from the code under test.
 func TestReprovisioning(t *testing.T) {
 	t.Parallel()
 	policies := map[string]*model.ReprovisionPolicy{
@@ -210,7 +209,7 @@ func (r *rig) wantDesired(when, hubName, id, want string) {
 	}
 }
 
-// TestReprovisioningAtTheEdges holds what nobody published to its stated default.
+// TestReprovisioningAtTheEdges checks the stated defaults for what no one has published.
 func TestReprovisioningAtTheEdges(t *testing.T) {
 	t.Parallel()
 	always := func(hubName string) http.HandlerFunc {
@@ -324,8 +323,8 @@ func TestReprovisioningAtTheEdges(t *testing.T) {
 	})
 }
 
-// TestDeviceIDOfTheEnrollment: an individual enrollment names the device; if the name changes, the device is another
-// one.
+// TestDeviceIDOfTheEnrollment checks that an individual enrollment names the device, and that another name is another
+// device.
 func TestDeviceIDOfTheEnrollment(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

@@ -47,7 +47,7 @@ type rig struct {
 	hook  *hook
 }
 
-// hook is the webhook: it keeps what it is asked and answers as it is told.
+// hook is the webhook: it keeps the requests and answers what the test sets.
 type hook struct {
 	mu       sync.Mutex
 	requests [][]byte
@@ -102,7 +102,7 @@ func (h *hook) lastRequest(t *testing.T) (request model.AllocationRequest) {
 	return request
 }
 
-// answers makes a webhook that always answers this.
+// answers makes a webhook that always gives the same answer.
 func answers(status int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
@@ -175,7 +175,7 @@ func (r *rig) putIndividual(e model.IndividualEnrollment) model.IndividualEnroll
 	return e
 }
 
-// token is what a device signs with a key.
+// token is a device's token, signed with a key.
 func token(id string, key []byte) string {
 	return attest.NewToken(attest.DeviceResource(idScope, id), key, time.Now().Add(time.Hour), attest.KeyNameRegistration)
 }
@@ -199,7 +199,7 @@ func (r *rig) register(caller dpssim.Caller, request model.RegistrationRequest) 
 	return r.await(caller, status)
 }
 
-// removeDevice deletes a device as somebody does on the hub.
+// removeDevice deletes a device as someone could on the hub.
 func (r *rig) removeDevice(hubName, id string) error {
 	return r.store.Update(func(tx *store.Tx) error { return r.hubs.Remove(tx, hubName, id) })
 }
@@ -223,7 +223,7 @@ func (r *rig) await(caller dpssim.Caller, status model.RegistrationOperationStat
 	return status
 }
 
-// refused wants an error with this code and returns it.
+// refused expects an error with a code and returns it.
 func refused(t *testing.T, err error, code int) *dpssim.APIError {
 	t.Helper()
 	var refusal *dpssim.APIError
@@ -287,7 +287,7 @@ func (a *authority) pem() string {
 
 func nextYear() time.Time { return time.Now().AddDate(1, 0, 0) }
 
-// certificateDevice is a device that shows certificates.
+// certificateDevice is a device that presents certificates.
 func certificateDevice(id string, chain ...*authority) dpssim.Caller {
 	caller := dpssim.Caller{IDScope: idScope, RegistrationID: id, APIVersion: modernAPI, Transport: dpssim.TransportHTTP}
 	for _, link := range chain {

@@ -19,9 +19,9 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// softTPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its own
-// private keys and makes every check that the TPM specification requires. Its endorsement key and its storage root key are
-// RSA of 2048 bits.
+// softTPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its
+// own private keys and makes every check that the TPM specification requires. Its endorsement key and its storage root
+// key are RSA of 2048 bits.
 type softTPM struct {
 	endorsement, storage             *rsa.PrivateKey
 	endorsementPublic, storagePublic tpm2.TPMTPublic

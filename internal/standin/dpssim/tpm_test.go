@@ -57,7 +57,7 @@ func TestWrapForTPM(t *testing.T) {
 	}
 }
 
-// TestWrapForTPMWithCurves: TPMs have keys on elliptic curves, too.
+// TestWrapForTPMWithCurves uses a TPM with keys on elliptic curves.
 func TestWrapForTPMWithCurves(t *testing.T) {
 	t.Parallel()
 	public := func(template tpm2.TPMTPublic) string {

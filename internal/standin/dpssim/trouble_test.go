@@ -96,7 +96,7 @@ func TestTroubleThrottles(t *testing.T) {
 	refused(t, err, 429001)
 }
 
-// TestTroubleIsSeeded: the same seed, the same trouble.
+// TestTroubleIsSeeded checks that the same seed causes the same trouble.
 func TestTroubleIsSeeded(t *testing.T) {
 	t.Parallel()
 	run := func(seed int) (refusals []int) {

@@ -16,7 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestWebhookAnswers is DPS's published table, and the stated defaults for what is in no table.
+// TestWebhookAnswers checks DPS's published table, and the stated defaults for what no table has.
 func TestWebhookAnswers(t *testing.T) {
 	t.Parallel()
 	assigned := func(body string) http.HandlerFunc { return answers(http.StatusOK, body) }
@@ -93,7 +93,7 @@ func redirect(w http.ResponseWriter, r *http.Request) {
 
 func noRetries(c *dpssim.Config) { c.Webhook.Retries = -1 }
 
-// TestWebhookRetries: eleven calls, after 1, 10, 19 ... 82 seconds, 415 in all.
+// TestWebhookRetries expects eleven calls, after 1, 10, 19 ... 82 seconds, 415 in total.
 func TestWebhookRetries(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -162,7 +162,7 @@ func (b breaking) RoundTrip(r *http.Request) (response *http.Response, err error
 	return b.hook.RoundTrip(r)
 }
 
-// TestWebhookRecovers: a retry that succeeds assigns the device.
+// TestWebhookRecovers checks that a retry that succeeds assigns the device.
 func TestWebhookRecovers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -193,7 +193,7 @@ func TestWebhookRecovers(t *testing.T) {
 	})
 }
 
-// TestWebhookTimeout: the time-out is 5 s, is not scaled, and is retried as 5xx unless set otherwise.
+// TestWebhookTimeout checks that the time limit is 5 s, is not scaled, and is retried as 5xx unless set otherwise.
 func TestWebhookTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -225,7 +225,7 @@ func TestWebhookTimeout(t *testing.T) {
 	})
 }
 
-// TestWebhookOverTheNetwork: one call as it goes over a real connection; an error holds nothing of the URL's query.
+// TestWebhookOverTheNetwork makes one call over a real connection; an error contains nothing from the URL's query.
 func TestWebhookOverTheNetwork(t *testing.T) {
 	t.Parallel()
 	var got *http.Request
@@ -257,8 +257,8 @@ func TestWebhookOverTheNetwork(t *testing.T) {
 	}
 }
 
-// TestWebhookURLThatIsNone: DPS saves any URL and finds out when a device registers.
-func TestWebhookURLThatIsNone(t *testing.T) {
+// TestInvalidWebhookURL checks that DPS saves any URL and refuses an invalid one when a device registers.
+func TestInvalidWebhookURL(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"contoso.example/api", "ftp://contoso.example/", "https://", "https://a b/?code=s3cret"} {
 		r := newRig(t, nil)
@@ -270,7 +270,7 @@ func TestWebhookURLThatIsNone(t *testing.T) {
 	}
 }
 
-// newWebhook serves a webhook that always names this hub and returns its URL.
+// newWebhook serves a webhook that always names one hub, and returns its URL.
 func newWebhook(t *testing.T, hubName string) string {
 	t.Helper()
 	server := httptest.NewServer(answers(http.StatusOK, `{"iotHubHostName":"`+hubName+`"}`))

@@ -37,13 +37,13 @@ func TestClassify(t *testing.T) {
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	host, c := start(t, "exit:3", functionshost.Options{})
-	_ = host.Wait() // the three strikes of this handler are another test's
+	_ = host.Wait() // another test checks the three strikes of this handler
 	want := []functionshost.ConsoleLine{
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "first words"},
 		{Stream: "stderr", Level: slog.LevelWarn, Category: functionshost.CategoryConsole, Text: "a warning is not an error"},
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "second words"},
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "third words"},
-		// The last line has no line end.
+		// The last line has no end.
 		{Stream: "stderr", Level: slog.LevelError, Category: functionshost.CategoryConsole, Text: "last words"},
 	}
 	var got []functionshost.ConsoleLine

@@ -2,7 +2,7 @@ package functionshost
 
 import "net/http"
 
-// What the tests reach past the door: the parts whose timing or whose input cannot be had from outside.
+// Parts that tests need directly, because their timing or input cannot be controlled from outside.
 
 func NewReplayer(next http.RoundTripper) http.RoundTripper { return replayer{next} }
 
@@ -14,7 +14,7 @@ var (
 	Classify      = classify
 )
 
-// ParseHostFile reads a host.json given as bytes.
+// ParseHostFile parses a host.json.
 func ParseHostFile(data []byte) error {
 	var file hostFile
 	_, err := parseDocument(data, "host.json", &file)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
 	"github.com/usher-dps/usher/internal/serve/telemetry/otlp"
@@ -118,19 +120,14 @@ func (o *OTLP) log(ctx context.Context, record []byte) {
 	r.SetEventName(EventName)
 	r.SetBody(text("", string(record)).Value)
 	r.SetSeverity(log.SeverityInfo)
-	var head struct {
-		DecisionID string               `json:"decisionId"`
-		Time       time.Time            `json:"time"`
-		Status     int                  `json:"status"`
-		Decision   decisionlog.Decision `json:"decision"`
-		Trace      decisionlog.Trace    `json:"trace"`
-	}
+	var head decisionlog.Record
 	if json.Unmarshal(record, &head) == nil { // else the body still has everything
 		r.SetTimestamp(head.Time)
-		switch {
-		case head.Decision.Alarm || head.Decision.Fault != nil && head.Status >= 500:
+		call := answer.Call{Answer: head.Answer(), Probe: head.Probe}
+		switch call.Level() {
+		case slog.LevelError:
 			r.SetSeverity(log.SeverityError)
-		case head.Decision.Fault != nil:
+		case slog.LevelWarn:
 			r.SetSeverity(log.SeverityWarn)
 		}
 		for name, value := range map[string]string{"dps.decision_id": head.DecisionID, "dps.result": head.Decision.Result()} {
@@ -138,9 +135,11 @@ func (o *OTLP) log(ctx context.Context, record []byte) {
 				r.AddAttributes(text(name, value))
 			}
 		}
-		traceID, _ := trace.TraceIDFromHex(head.Trace.TraceID) // what is invalid is zero, and not sent
-		spanID, _ := trace.SpanIDFromHex(head.Trace.SpanID)
-		ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID}))
+		if head.Trace != nil {
+			traceID, _ := trace.TraceIDFromHex(head.Trace.TraceID) // what is invalid is zero, and not sent
+			spanID, _ := trace.SpanIDFromHex(head.Trace.SpanID)
+			ctx = trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: traceID, SpanID: spanID}))
+		}
 	}
 	r.SetSeverityText(r.Severity().String())
 	o.logger.Emit(ctx, r)

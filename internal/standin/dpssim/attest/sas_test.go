@@ -15,7 +15,7 @@ var (
 	expiry = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
-// TestTokenSpellings takes the spellings that SDKs use: the signature covers sr as it is spelled.
+// TestTokenSpellings checks the spellings that SDKs use: the signature covers sr as it is spelled.
 func TestTokenSpellings(t *testing.T) {
 	t.Parallel()
 	const resource = "0ne00ABCDEF/registrations/Device:1"

@@ -141,7 +141,7 @@ func TestParseCertificate(t *testing.T) {
 	}
 }
 
-// TestCertificateInfo: names are written as .NET writes them, as in captured enrollments: most specific part first.
+// TestCertificateInfo checks that names are written as .NET does, as in captured enrollments: most specific part first.
 func TestCertificateInfo(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

@@ -25,8 +25,7 @@ func parse(t *testing.T, text string) (configfile.File, error) {
 	return configfile.Parse("dps.yaml", []byte(text), configfile.Options{Webhook: "http://localhost:7071/api/allocate"})
 }
 
-// The example says all there is, and its commented lines are true: with them the file means the same as without, where
-// they show defaults.
+// TestExample checks that the example is valid, also with each commented section.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -68,7 +67,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// uncomment takes the comment signs off a section and its indented lines.
+// uncomment removes the comment signs of a section and its indented lines.
 func uncomment(text, section string) string {
 	var lines []string
 	inside := false
@@ -270,7 +269,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-func TestProblemsAreToldAllAtOnceAndWithoutKeys(t *testing.T) {
+func TestProblemsAreReportedAtOnceWithoutKeys(t *testing.T) {
 	t.Parallel()
 	_, err := parse(t, "serviceKey: c2hvcnQ=\nhubs: [{weight: 0}]\nretryAfter: 0s\n")
 	if err == nil {
@@ -286,7 +285,7 @@ func TestProblemsAreToldAllAtOnceAndWithoutKeys(t *testing.T) {
 	}
 }
 
-func TestLoadReadsFilesBesideIt(t *testing.T) {
+func TestLoadReadsFilesInItsFolder(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	authority, err := pki.Load(t.TempDir())
@@ -334,7 +333,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The example shows the defaults that the service takes, and so does the page on what nobody has published.
+// TestDefaults checks that the example and docs/dps-behaviours.md show the defaults of the service.
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	text := configfile.Example("ca.pem")
@@ -393,7 +392,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// effective is what a service makes of a configuration.
+// effective is the configuration of a service, with its defaults.
 func effective(t *testing.T, config dpssim.Config) dpssim.Config {
 	t.Helper()
 	state := store.Memory()

@@ -21,8 +21,7 @@ import (
 
 var groupKey = []byte("a key of thirty-two bytes, or so")
 
-// service answers as the wire's description says. Tests of the stand-in itself are elsewhere; here the fleet must cope
-// with whatever comes.
+// service answers with DPS's protocol. The stand-in has its own tests; here the fleet must cope with any answer.
 func service(t *testing.T, handler http.HandlerFunc) fleet.Options {
 	t.Helper()
 	server := httptest.NewTLSServer(handler)
@@ -111,7 +110,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-func TestDevicesThatMove(t *testing.T) {
+func TestMovedDevices(t *testing.T) {
 	t.Parallel()
 	var round atomic.Int32
 	options := service(t, func(w http.ResponseWriter, r *http.Request) {
@@ -135,7 +134,7 @@ func TestDevicesThatMove(t *testing.T) {
 	}
 }
 
-func TestWhatCanGoWrong(t *testing.T) {
+func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
@@ -173,7 +172,7 @@ func TestWhatCanGoWrong(t *testing.T) {
 	}
 }
 
-func TestThrottledDevicesComeBack(t *testing.T) {
+func TestThrottledDevicesRetry(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
 	options := service(t, func(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +187,7 @@ func TestThrottledDevicesComeBack(t *testing.T) {
 	}
 }
 
-func TestNobodyListens(t *testing.T) {
+func TestNoListener(t *testing.T) {
 	t.Parallel()
 	for _, transport := range []string{fleet.HTTP, fleet.MQTT} {
 		options := service(t, nil)
@@ -200,7 +199,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
-func TestADeviceDoesNotWaitForEver(t *testing.T) {
+func TestDevicesTimeOut(t *testing.T) {
 	t.Parallel()
 	options := service(t, func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusAccepted, "3600", assigning) })
 	options.Devices, options.Timeout = 2, 500*time.Millisecond
@@ -209,7 +208,7 @@ func TestADeviceDoesNotWaitForEver(t *testing.T) {
 	}
 }
 
-// A fleet that is stopped tells how far it came, and counts nobody as lost who was cut short.
+// TestStopped checks that a stopped fleet reports its progress, and does not count interrupted devices as lost.
 func TestStopped(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -227,7 +226,7 @@ func TestStopped(t *testing.T) {
 	}
 }
 
-// At a set rate, devices come one after the other: the last of ten is due after 9 intervals.
+// TestRate checks that at a rate, the last of ten devices is due after 9 intervals.
 func TestRate(t *testing.T) {
 	t.Parallel()
 	options := service(t, func(w http.ResponseWriter, r *http.Request) {

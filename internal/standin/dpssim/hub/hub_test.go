@@ -28,7 +28,7 @@ const (
 
 var deviceKey = base64.StdEncoding.EncodeToString([]byte("the key of the device in the tests"))
 
-// fixture is a registry with a clock that only the test moves.
+// fixture is a registry with a clock that only the test advances.
 type fixture struct {
 	*hub.Registry
 	store *store.Store
@@ -61,7 +61,7 @@ func (f *fixture) createIdentity(host string, identity model.DeviceIdentity, twi
 	return f.store.Update(func(tx *store.Tx) error { return f.Create(tx, host, identity, initial) })
 }
 
-// deviceTwin is what the device itself reads.
+// deviceTwin is the twin as the device reads it.
 func (f *fixture) deviceTwin(t *testing.T, host, id string) string {
 	t.Helper()
 	twin, err := f.DeviceTwin(host, id)
@@ -301,7 +301,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-func TestMigrateTakesTheTwinAlong(t *testing.T) {
+func TestMigrateMovesTheTwin(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.create(t, hubA, "d", `{"tags":{"t":1},"properties":{"desired":{"a":1}}}`)
@@ -351,7 +351,7 @@ func TestMigrateTakesTheTwinAlong(t *testing.T) {
 	}
 }
 
-func TestRenewLeavesTheTwin(t *testing.T) {
+func TestRenewKeepsTheTwin(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	renew := func(identity model.DeviceIdentity) (found bool) {
@@ -515,8 +515,8 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// TestChangesAreToldInOrder has many service clients change one twin at once.
-func TestChangesAreToldInOrder(t *testing.T) {
+// TestChangesAreSentInOrder changes one twin from many service clients at once.
+func TestChangesAreSentInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.create(t, hubA, "d", "")
@@ -566,7 +566,7 @@ func sameJSON(t *testing.T, what, got, want string) {
 	}
 }
 
-// FuzzTwin puts bodies through both doors: whatever was taken must be within the limits and must come back.
+// FuzzTwin sends bodies from both sides: what is accepted must be within the limits and must read back.
 func FuzzTwin(f *testing.F) {
 	for _, seed := range []string{`{}`, `{"tags":{"a":1},"properties":{"desired":{"b":{"c":null}}}}`, `{"tags":null}`, `{"properties":[]}`, `{"a":{"b":[1,{"c":null}]}}`, `{"$version":1}`, `nul`, `{"a":1}{`} {
 		f.Add([]byte(seed))

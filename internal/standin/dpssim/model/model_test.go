@@ -11,7 +11,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// TestTime: as captured, with trailing zeros cut.
+// TestTime checks the captured format, without trailing zeros.
 func TestTime(t *testing.T) {
 	t.Parallel()
 	zone := time.FixedZone("", 3600)
@@ -37,7 +37,7 @@ func TestTime(t *testing.T) {
 	}
 }
 
-// TestEveryMemberOfTheSpecification reads the example that has all of them and writes the same, in the same order.
+// TestEveryMemberOfTheSpecification reads the example that has every member and writes the same in the same order.
 func TestEveryMemberOfTheSpecification(t *testing.T) {
 	t.Parallel()
 	document, err := os.ReadFile("testdata/individualEnrollment-2021-10-01-maximum.json")

@@ -161,7 +161,7 @@ func hubLogin(id string) login {
 	}
 }
 
-// message is one PUBLISH that a device got.
+// message is one PUBLISH that a device received.
 type message struct {
 	Topic string
 	Body  string
@@ -249,7 +249,7 @@ func transports(t *testing.T, f *fixture, test func(t *testing.T, url, transport
 	}
 }
 
-// TestRegistration registers devices whose webhook answers once they polled twice.
+// TestRegistration registers devices whose webhook answers after they polled twice.
 func TestRegistration(t *testing.T) {
 	t.Parallel()
 	released, effects := sync.Map{}, sync.Map{} // channels, by registration ID
@@ -473,7 +473,7 @@ func TestTwin(t *testing.T) {
 	})
 }
 
-// TestJournal looks at what of a device's talk with its hub is recorded.
+// TestJournal checks what is recorded of the calls between a device and its hub.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -532,8 +532,8 @@ func TestJournal(t *testing.T) {
 	}
 }
 
-// TestTwoServicesOneClientID connects a device to DPS and to its hub at once, as real SDKs do: neither may end the
-// other. A second connection to the hub ends the first.
+// TestTwoServicesOneClientID connects a device to DPS and to its hub at the same time, as real SDKs do: neither may end
+// the other. A second connection to the hub ends the first.
 func TestTwoServicesOneClientID(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -569,8 +569,8 @@ func TestTwoServicesOneClientID(t *testing.T) {
 	}
 }
 
-// TestAnswersGoToTheOneWhoAsked has many devices ask at once under the same $rid.
-func TestAnswersGoToTheOneWhoAsked(t *testing.T) {
+// TestAnswersGoToTheCaller sends requests of many devices with the same $rid at once.
+func TestAnswersGoToTheCaller(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.disable(t)
@@ -634,7 +634,7 @@ func TestSubscriptions(t *testing.T) {
 	}
 }
 
-// TestUnknownTopics publishes what neither service knows: both end the connection.
+// TestUnknownTopics publishes to topics that neither service has: both end the connection.
 func TestUnknownTopics(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -670,7 +670,7 @@ func TestUnknownTopics(t *testing.T) {
 	}
 }
 
-func TestWebSocketDoor(t *testing.T) {
+func TestWebSocket(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: f.authority.Pool()}}}

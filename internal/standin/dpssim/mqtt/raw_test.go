@@ -21,7 +21,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// pipes is a listener whose connections are in memory, so that time can be false.
+// pipes is a listener with connections in memory, so that a test can use a synthetic clock.
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -156,7 +156,7 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// TestSlowReader asks and does not read: the server gives up, and its end is not held up.
+// TestSlowReader sends requests and does not read: the server gives up and can still be closed.
 func TestSlowReader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -235,8 +235,8 @@ func expect(t *testing.T, conn net.Conn, want []byte) {
 	}
 }
 
-// FuzzPackets sends a user name, a topic and then anything: the server must neither fall nor answer anywhere but below
-// the response topics, and it must always end.
+// FuzzPackets sends a user name, a topic and then arbitrary bytes: the server must not crash, must answer only below
+// the response topics, and must always end the connection.
 func FuzzPackets(f *testing.F) {
 	f.Add("0ne1/registrations/d/api-version=2019-03-31&ClientVersion=x", "$dps/registrations/PUT/iotdps-register/?$rid=1", []byte(`{"registrationId":"d"}`))
 	f.Add("0ne1/registrations/d/api-version=1", "$dps/registrations/GET/iotdps-get-operationstatus/?$rid=%31&operationId=%2f", []byte{0xc0, 0})

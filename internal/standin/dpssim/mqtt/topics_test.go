@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// These tests are inside the package: what a user name means shows outside only in how a device is admitted.
+// These tests are inside the package, because outside it a user name only decides whether a device is admitted.
 
 func TestUsernames(t *testing.T) {
 	t.Parallel()

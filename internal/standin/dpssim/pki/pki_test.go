@@ -37,9 +37,9 @@ func TestServerNamesAreTrusted(t *testing.T) {
 	}
 }
 
-// TestAuthorityVouchesForItsNamesAlone signs a certificate for another site with the authority's key, as a thief of the
-// key would.
-func TestAuthorityVouchesForItsNamesAlone(t *testing.T) {
+// TestAuthorityVouchesOnlyForItsNames signs a certificate for another site with the authority's key, as someone who
+// stole the key could.
+func TestAuthorityVouchesOnlyForItsNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if _, err := pki.Load(dir, "dps.example.test"); err != nil {
@@ -148,7 +148,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-func TestKeysAreForTheOwnerAlone(t *testing.T) {
+func TestOnlyTheOwnerReadsKeys(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "pki")
 	if _, err := pki.Load(dir); err != nil {
@@ -176,7 +176,7 @@ func TestKeysAreForTheOwnerAlone(t *testing.T) {
 	}
 }
 
-// TestLoadTogether loads one new folder many times at once: all must end with the same authority.
+// TestLoadTogether loads a new folder many times at once: all must get the same authority.
 func TestLoadTogether(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -290,7 +290,8 @@ func TestTrustLines(t *testing.T) {
 	}
 }
 
-// handshake connects over TCP as a client that trusts pool, and gives the client's certificates as the server saw them.
+// handshake connects over TCP as a client that trusts pool, and returns the client's certificates as the server saw
+// them.
 func handshake(t *testing.T, authority *pki.Authority, pool *x509.CertPool, name string, device *tls.Certificate) ([]*x509.Certificate, error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -16,7 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// both runs a test on either kind of store.
+// both runs a test on both kinds of store.
 func both(t *testing.T, test func(*testing.T, *store.Store)) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
@@ -158,7 +158,7 @@ func TestRange(t *testing.T) {
 	})
 }
 
-// TestManyKeys come back in order, however they came and went.
+// TestManyKeys checks that keys are in order, however they were added and removed.
 func TestManyKeys(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, s *store.Store) {
@@ -204,7 +204,7 @@ func TestManyKeys(t *testing.T) {
 	})
 }
 
-// BenchmarkPut is one more key beside a million, in memory.
+// BenchmarkPut adds a key to a million keys, in memory.
 func BenchmarkPut(b *testing.B) {
 	s := store.Memory()
 	n := 0
@@ -224,7 +224,7 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// TestRollback: of a transaction that fails or panics nothing is kept.
+// TestRollback checks that a transaction that fails or panics changes nothing.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, s *store.Store) {
@@ -277,7 +277,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// TestManyWriters: no write is lost.
+// TestManyWriters checks that no write is lost.
 func TestManyWriters(t *testing.T) {
 	t.Parallel()
 	both(t, func(t *testing.T, s *store.Store) {
@@ -324,7 +324,7 @@ func TestOpenTwice(t *testing.T) {
 
 const writerVariable = "STORE_TEST_WRITER"
 
-// TestMain is the child of TestKill, too.
+// TestMain is also the child process of TestKill.
 func TestMain(m *testing.M) {
 	if path := os.Getenv(writerVariable); path != "" {
 		writeForever(path)
@@ -332,7 +332,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// writeForever writes pairs that belong together and tells each that is committed.
+// writeForever writes pairs that belong together and prints each that is committed.
 func writeForever(path string) {
 	s, err := store.Open(path)
 	if err != nil {
@@ -357,8 +357,7 @@ func writeForever(path string) {
 	}
 }
 
-// TestKill kills a writer in the middle of its work, many times over: what it said was committed is there, whole, and
-// the file opens.
+// TestKill kills a writer repeatedly: everything that it reported as committed is complete, and the file opens.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state")

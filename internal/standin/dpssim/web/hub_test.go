@@ -102,7 +102,7 @@ func (f *apiFixture) send(t *testing.T, method, host, path, body string, header 
 	return reply{response.StatusCode, response.Header, string(data)}
 }
 
-// refusal checks an error in the two members that the SDKs parse.
+// refusal checks an error's two members that SDKs parse.
 func refusal(t *testing.T, what string, got reply, status int, code string) {
 	t.Helper()
 	var body struct{ Message, ExceptionMessage string }
@@ -302,7 +302,8 @@ func TestAPIAuthentication(t *testing.T) {
 	}
 }
 
-// FuzzAPI sends any call with a good token: it must be answered, with JSON, and never by a fault of the stand-in's own.
+// FuzzAPI sends arbitrary calls with a valid token: each must be answered in JSON, and never with a failure of the
+// stand-in.
 func FuzzAPI(f *testing.F) {
 	for _, seed := range []struct{ method, path, ifMatch, body string }{
 		{"PUT", "/devices/d", "", `{"deviceId":"d","authentication":{"type":"selfSigned","x509Thumbprint":{"primaryThumbprint":"AA"}}}`},

@@ -39,7 +39,7 @@ const (
 
 var policyKey = base64.StdEncoding.EncodeToString([]byte("the service's key of 32 bytes..."))
 
-// stand is the whole of it over TLS on a port of this machine.
+// stand is a complete stand-in over TLS on a local port.
 type stand struct {
 	t       *testing.T
 	service *dpssim.Service
@@ -78,7 +78,7 @@ func newStand(t *testing.T, change func(*dpssim.Config)) *stand {
 	return s
 }
 
-// clientWith reaches the stand under any host name, showing these certificates.
+// clientWith reaches the stand under any host name and presents these certificates.
 func (s *stand) clientWith(certificates []tls.Certificate) *http.Client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -117,7 +117,7 @@ func newCertificate(t *testing.T, name string, issuer *tls.Certificate) (tls.Cer
 		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// answer is what came back.
+// answer is a response.
 type answer struct {
 	t      *testing.T
 	status int
@@ -169,7 +169,7 @@ func (a answer) want(status int) answer {
 	return a
 }
 
-// refused wants an error body of DPS and returns its message.
+// refused expects an error body of DPS and returns its message.
 func (a answer) refused(status, code int) string {
 	a.t.Helper()
 	a.want(status)
@@ -283,7 +283,7 @@ func TestDeviceRefusals(t *testing.T) {
 	}
 }
 
-// TestCertificateOverTLS: a device proves that it holds the key of its certificate by TLS.
+// TestCertificateOverTLS checks that TLS proves that a device has the key of its certificate.
 func TestCertificateOverTLS(t *testing.T) {
 	t.Parallel()
 	s := newStand(t, nil)
@@ -356,7 +356,7 @@ func TestEnrollmentsAndETags(t *testing.T) {
 	}
 }
 
-// TestValidation: a refusal names the member.
+// TestValidation checks that a refusal names the member.
 func TestValidation(t *testing.T) {
 	t.Parallel()
 	s := newStand(t, nil)
