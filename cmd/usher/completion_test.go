@@ -9,7 +9,7 @@ import (
 	"github.com/usher-dps/usher/internal/author/verify"
 )
 
-// completions are what the shell offers, without the words beside them.
+// completions returns what the shell offers, without the descriptions.
 func completions(t *testing.T, args ...string) []string {
 	t.Helper()
 	var stdout, stderr strings.Builder
@@ -17,7 +17,7 @@ func completions(t *testing.T, args ...string) []string {
 		t.Fatalf("exit code %d: %s", code, stderr.String())
 	}
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	if last := lines[len(lines)-1]; last != ":4" { // cobra's for: no names of files
+	if last := lines[len(lines)-1]; last != ":4" { // the directive of cobra for "no file names"
 		t.Errorf("usher %s: directive %s", strings.Join(args, " "), last)
 	}
 	var values []string
@@ -62,7 +62,7 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// Every -o that chooses a format offers those that its help names.
+// Every -o that chooses a format completes the formats that its help names.
 func TestEveryFormatIsOffered(t *testing.T) {
 	t.Parallel()
 	seen := 0
@@ -75,7 +75,7 @@ func TestEveryFormatIsOffered(t *testing.T) {
 		formats := completions(t, append(strings.Fields(cmd.CommandPath())[1:], "-o", "")...)
 		said := strings.Fields(strings.NewReplacer(",", " ", " or ", " ").Replace(f.Usage))
 		if len(formats) < 2 || !slices.Equal(formats, said) {
-			t.Errorf("%s offers %q, and says %q", cmd.CommandPath(), formats, f.Usage)
+			t.Errorf("%s offers %q, but its help says %q", cmd.CommandPath(), formats, f.Usage)
 		}
 	}
 	if seen < 7 {

@@ -12,13 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDocs runs the pages of docs/cli that are listed here. Each "## " heading
-// starts afresh, in a folder with the rules and the examples of the repository:
+// TestDocs runs the pages of docs/cli that are listed here. Each "## " heading starts in a new folder with the rules and
+// the examples of the repository:
 //
-//	sh              is run by a shell, usher being this one
-//	sh exit=4       and exits with 4
-//	text, json      after it is what it prints; a line ... stands for any lines
-//	text shape      but for numbers and the width of columns
+//	sh              is run by a shell, with this usher
+//	sh exit=4       must exit with 4
+//	text, json      after it is what it must print; a line ... stands for any lines
+//	text shape      is compared without numbers and the width of columns
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -44,8 +44,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// The walk-through is followed as a newcomer would: from an empty folder, in which each
-// block goes on from the one before.
+// TestFromZero follows the walk-through as a newcomer would: it starts in an empty folder, and each block continues from the
+// one before.
 func TestFromZero(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -73,12 +73,12 @@ func runSection(t *testing.T, section string, env []string) int {
 	return shell{folder: folder, env: env}.run(t, section)
 }
 
-// plainUsher puts usher as people have it at the front of the PATH: the test binary, which
-// stands in for it elsewhere, is several times slower where it looks for races.
+// plainUsher puts a normal build of usher at the front of the PATH, because the test binary is several times slower with the
+// race detector.
 func plainUsher(t *testing.T) []string {
 	t.Helper()
 	folder := t.TempDir()
-	command := exec.CommandContext(t.Context(), "go", "build", "-o", folder, ".") // a folder: go adds .exe where it has to
+	command := exec.CommandContext(t.Context(), "go", "build", "-o", folder, ".") // a folder, because go adds .exe on Windows
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
 	}
@@ -89,11 +89,11 @@ func plainUsher(t *testing.T) []string {
 type shell struct {
 	folder string
 	env    []string
-	// rewrite puts names that a document can show in place of what was printed.
+	// rewrite replaces what was printed by names that a document can show.
 	rewrite *strings.Replacer
 }
 
-// run runs the blocks one after the other, and returns how many outputs it compared.
+// run runs the blocks one after the other and returns how many outputs it compared.
 func (s shell) run(t *testing.T, document string) int {
 	t.Helper()
 	compared, script, printed := 0, "", ""
@@ -154,7 +154,7 @@ func shapeOf(text string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// shows reports whether a document shows a text, lines ... standing for any lines.
+// shows reports whether a document shows a text; a line ... stands for any lines.
 func shows(document, text string) bool {
 	var pattern strings.Builder
 	pattern.WriteString(`\A`)

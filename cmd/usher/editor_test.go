@@ -11,7 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// editorCompiler is a compiler as OPA's tools make one of the files for editors.
+// editorCompiler returns a compiler that uses the files for editors, as OPA's tools do.
 func editorCompiler(t *testing.T, dir string) (*ast.Compiler, ast.ParserOptions) {
 	t.Helper()
 	capabilities, err := ast.LoadCapabilitiesFile(filepath.Join(dir, capabilitiesFile))
@@ -32,8 +32,7 @@ func editorCompiler(t *testing.T, dir string) (*ast.Compiler, ast.ParserOptions)
 		ast.ParserOptions{ProcessAnnotation: true, RegoVersion: ast.RegoV1, Capabilities: capabilities}
 }
 
-// OPA's own compiler, given the files, takes all rules that ship, their tests included,
-// and refuses what usher refuses.
+// With the files, OPA's own compiler accepts all shipped rules and their tests, and refuses what usher refuses.
 func TestEditorFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -74,7 +73,7 @@ func TestEditorFiles(t *testing.T) {
 				got = compiler.Errors.Error()
 			}
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-				t.Errorf("the compiler says %q, want %q", got, c.want)
+				t.Errorf("the compiler reports %q, want %q", got, c.want)
 			}
 		})
 	}

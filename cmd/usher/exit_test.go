@@ -26,7 +26,7 @@ func TestExitCodes(t *testing.T) {
 	} {
 		var stdout, stderr bytes.Buffer
 		if got := run(t.Context(), c.args, strings.NewReader(""), &stdout, &stderr); got != c.want {
-			t.Errorf("usher %s exits with %d, want %d; it says:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
+			t.Errorf("usher %s exits with %d, want %d; it prints:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
 		}
 		if failed, says := c.want != exitOK, strings.HasPrefix(stderr.String(), "usher: "); failed != says {
 			t.Errorf("usher %s: standard error is %q", strings.Join(c.args, " "), stderr.String())

@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// Members of what commands print as JSON are in camelCase, as DPS's own are. What a
-// member holds that is a request's, a rule's or a decision's has names of its own.
+// The members of JSON output are in camelCase, like those of DPS. The names in requests, rules and decisions are not ours.
 func TestJSONMembersAreCamelCase(t *testing.T) {
 	t.Parallel()
 	foreign := []string{"value", "values", "request", "then", "initialTwin", "payload", "counts", "deltas"}

@@ -16,12 +16,12 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"usher": main,
-		// handler is the custom handler of the scripts.
+		// handler is the custom handler in the scripts.
 		"handler": handler,
 	})
 }
 
-// handler serves "hello" where the host tells it to. Its first argument makes it fail in a certain way.
+// handler serves "hello" on the port that the host chooses. With an argument it fails in one of two ways.
 func handler() {
 	if len(os.Args) > 1 {
 		fmt.Fprintln(os.Stderr, "cannot open the rules")
@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			// The repository, for scripts about the rules that ship.
+			// The repository, for scripts about the shipped rules.
 			root, err := filepath.Abs("../..")
 			env.Setenv("REPO", root)
 			return err
@@ -60,7 +60,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// freePort sets the variable that it names to the number of a free port.
+// freePort sets a variable to the number of a free port.
 func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: freeport VARIABLE")
@@ -71,7 +71,7 @@ func freePort(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], fmt.Sprint(listener.Addr().(*net.TCPAddr).Port))
 }
 
-// busyPort sets the variable that it names to the number of a port that is taken until the script ends.
+// busyPort sets a variable to the number of a port that is in use until the script ends.
 func busyPort(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: busyport VARIABLE")
@@ -111,7 +111,7 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// await waits until there is a file: await FILE.
+// await waits until a file exists: await FILE.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: await FILE")

@@ -23,7 +23,7 @@ func page(t *testing.T, name string) string {
 	return string(text)
 }
 
-// rowsUnder are the rows of the table below a heading.
+// rowsUnder returns the rows of the table below a heading.
 func rowsUnder(t *testing.T, document, heading string) []string {
 	t.Helper()
 	_, below, ok := strings.Cut(document, heading+"\n")
@@ -35,13 +35,13 @@ func rowsUnder(t *testing.T, document, heading string) []string {
 		if strings.HasPrefix(line, "|") {
 			rows = append(rows, strings.TrimSpace(line))
 		} else if len(rows) > 0 {
-			return rows[2:] // without the table's own heading
+			return rows[2:] // without the heading of the table
 		}
 	}
 	return rows[2:]
 }
 
-// The page of usher check lists the lints that there are.
+// The page of usher check lists all lints.
 func TestPageOfCheck(t *testing.T) {
 	t.Parallel()
 	var want []string
@@ -59,7 +59,7 @@ func TestPageOfCheck(t *testing.T) {
 	}
 }
 
-// The page of the tool has every command, with its page, and the exit codes.
+// The page of the tool lists every command with its page, and the exit codes.
 func TestPageOfTheTool(t *testing.T) {
 	t.Parallel()
 	text := page(t, "README.md")
@@ -82,7 +82,7 @@ func TestPageOfTheTool(t *testing.T) {
 	}
 }
 
-// The pages of usher host and usher dps have every option with its default.
+// The pages of usher host and usher dps list every option with its default.
 func TestPagesOfOptions(t *testing.T) {
 	t.Parallel()
 	for name, cmd := range map[string]*cobra.Command{"host.md": newHostCommand(), "dps.md": newDPSCommand()} {
@@ -111,8 +111,8 @@ func TestPagesOfOptions(t *testing.T) {
 	}
 }
 
-// What the page of usher host shows of the rules is what it prints. Not parallel: it
-// needs the folder that the command is called in.
+// The page of usher host shows the rules as the command prints them. This test is not parallel, because it changes the
+// current folder.
 func TestPageOfHostShowsTheRules(t *testing.T) {
 	text := page(t, "host.md")
 	t.Chdir(filepath.Join("..", ".."))

@@ -17,8 +17,8 @@ func TestProgressText(t *testing.T) {
 		"100 tests, 20/s":                {100, 0},
 		"100 tests, 20/s, 25%, 15s left": {100, .25},
 		"400 tests, 80/s, 100%, 0s left": {400, 1},
-		"400 tests, 80/s":                {400, 1.1},  // more than was expected
-		"1 tests, 0/s":                   {1, .00001}, // too early to tell
+		"400 tests, 80/s":                {400, 1.1},  // more than expected
+		"1 tests, 0/s":                   {1, .00001}, // too early to estimate
 	} {
 		if got := progressText(c.n, "tests", c.share, 5*time.Second); got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -26,8 +26,7 @@ func TestProgressText(t *testing.T) {
 	}
 }
 
-// Progress is shown after two seconds, not more often than anybody reads, and is
-// wiped at the end.
+// Progress is shown after two seconds, not too often, and is removed at the end.
 func TestProgressIsPatient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -37,7 +36,7 @@ func TestProgressIsPatient(t *testing.T) {
 		if screen.Len() > 0 {
 			t.Errorf("at once it shows %q", screen.String())
 		}
-		time.Sleep(2 * time.Second) // of the bubble's clock
+		time.Sleep(2 * time.Second) // by the bubble's clock
 		p.update(40, .4)
 		p.update(41, .41)
 		if got := screen.String(); got != "\r\x1b[K40 tests, 20/s, 40%, 3s left" {
@@ -51,7 +50,7 @@ func TestProgressIsPatient(t *testing.T) {
 	})
 }
 
-// What is no terminal sees none of it.
+// Progress is shown only on a terminal.
 func TestProgressIsForTerminals(t *testing.T) {
 	t.Parallel()
 	file, err := os.Create(t.TempDir() + "/stderr")

@@ -34,8 +34,8 @@ func writeFiles(t *testing.T, root string, files map[string]string) {
 	}
 }
 
-// With --watch the tests run again when a file changes, also one in a new
-// folder, and go on after rules that do not load. Ctrl-C is no failure.
+// With --watch the tests run again when a file changes, also in a new folder, and even after rules that do not load. Ctrl-C
+// is not a failure.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -49,7 +49,7 @@ func TestWatch(t *testing.T) {
 		writer.Close()
 	}()
 	lines := bufio.NewScanner(reader)
-	// until reads as far as a line, and then to the one that says that the command waits.
+	// until reads up to a line, and then up to the line that says that the command waits.
 	until := func(want string) {
 		t.Helper()
 		var seen bytes.Buffer
@@ -59,7 +59,7 @@ func TestWatch(t *testing.T) {
 				if strings.Contains(seen.String(), want) {
 					return
 				}
-				// A run that the last change has come too late for; another follows.
+				// The last change came too late for this run; another follows.
 				seen.Reset()
 			}
 		}
@@ -83,7 +83,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// What a script can tell apart by the exit code alone.
+// Scripts can tell these cases apart by the exit code.
 func TestExitCodesOfTests(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -123,17 +123,17 @@ func TestExitCodesOfTests(t *testing.T) {
 	} {
 		var stdout, stderr bytes.Buffer
 		if got := run(t.Context(), c.args, strings.NewReader(""), &stdout, &stderr); got != c.want {
-			t.Errorf("usher %s exits with %d, want %d; it says:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
+			t.Errorf("usher %s exits with %d, want %d; it prints:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
 		}
 	}
 }
 
-// What was found until Ctrl-C is shown.
+// After Ctrl-C, the command shows what it has found so far.
 func TestInterruptedTests(t *testing.T) {
 	t.Parallel()
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	// The rule asks a server, which interrupts in place of an answer.
+	// The rule calls a server, which interrupts the command instead of answering.
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { interrupt() }))
 	defer server.Close()
 	root := t.TempDir()

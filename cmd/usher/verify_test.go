@@ -32,7 +32,7 @@ func TestExitCodesOfVerify(t *testing.T) {
 	bad := writeRules(t, map[string]string{"default.rego": firstLinked})
 	good := writeRules(t, map[string]string{"default.rego": spreadOut})
 	broken := writeRules(t, map[string]string{"default.rego": "package allocation.default\n\nhub := nothing\n"})
-	misjudged := writeRules(t, map[string]string{"default.rego": spreadOut, "default_invariants.rego": "package nobody_invariants\n\ninvariant contains 1 if input.decision.hub\n"})
+	misjudged := writeRules(t, map[string]string{"default.rego": spreadOut, "default_invariants.rego": "package unknown_invariants\n\ninvariant contains 1 if input.decision.hub\n"})
 	for _, c := range []struct {
 		args []string
 		want int
@@ -53,12 +53,12 @@ func TestExitCodesOfVerify(t *testing.T) {
 	} {
 		var stdout, stderr bytes.Buffer
 		if got := run(t.Context(), append([]string{"verify"}, c.args...), strings.NewReader(""), &stdout, &stderr); got != c.want {
-			t.Errorf("usher verify %s exits with %d, want %d; it says:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
+			t.Errorf("usher verify %s exits with %d, want %d; it prints:\n%s", strings.Join(c.args, " "), got, c.want, stderr.String())
 		}
 	}
 }
 
-// What machines read is well formed, and says the same as the text.
+// The formats for machines are well formed and agree with the text.
 func TestVerifyFormats(t *testing.T) {
 	t.Parallel()
 	folder := writeRules(t, map[string]string{"default.rego": firstLinked})
