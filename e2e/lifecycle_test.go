@@ -172,7 +172,7 @@ func TestRulesAndRecordsThroughAnOutage(t *testing.T) {
 		{"broken", "default/default.rego:3", packBroken(t, "package allocation.default\n\nhub := inptu.linkedHubs[1]\n", "broken", w.signing)},
 		{"not signed", "signature", pack(t, rulesFor(1), "unsigned", nil)},
 		{"signed with another key", "signature", pack(t, rulesFor(1), "strange", &stranger)},
-		{"cut short", "it is no bundle", pack(t, rulesFor(1), "short", &w.signing)[:200]},
+		{"cut short", "it is not a bundle of rules", pack(t, rulesFor(1), "short", &w.signing)[:200]},
 	} {
 		w.storage.upload("rules.tar.gz", bad.packed)
 		until(t, "a bundle is refused that is "+bad.what, func() bool { return r.metric("usher_rules_refusals_total", currentRules) == float64(i+1) })

@@ -154,7 +154,7 @@ func TestStorageInTrouble(t *testing.T) {
 	}{
 		{hangs, ""}, // not before 30 s
 		{fails, "500 Internal Server Error (InternalError)"},
-		{forbids, "403 Forbidden (AuthorizationPermissionMismatch): it does not let us read the bundle; in Blob Storage the identity needs the role Storage Blob Data Reader"},
+		{forbids, "403 Forbidden (AuthorizationPermissionMismatch): access to the bundle is denied; in Blob Storage the identity needs the role Storage Blob Data Reader"},
 		{cutsShort, "the bundle did not arrive whole: unexpected EOF"},
 		{forgets, ""}, // it does not affect the rules
 	} {
@@ -177,12 +177,11 @@ func TestStorageInTrouble(t *testing.T) {
 				(!recordsFail || r.metric("usher_records_failures_total", blob) > failedRecords)
 		})
 		if c.logged != "" {
-			lines := r.lines("rules source failed")
-			if !slices.ContainsFunc(lines, func(line map[string]any) bool {
-				return strings.Contains(fmt.Sprint(line["error"]), c.logged) && line["level"] == "WARN"
-			}) {
-				t.Errorf("%s: logged %v", c.kind, lines)
-			}
+			until(t, "the log says "+c.logged, func() bool { // the line can arrive after the metric
+				return slices.ContainsFunc(r.lines("rules source failed"), func(line map[string]any) bool {
+					return strings.Contains(fmt.Sprint(line["error"]), c.logged) && line["level"] == "WARN"
+				})
+			})
 		}
 		if pollFails && !r.ready().Rules.Failing {
 			t.Errorf("%s: readiness %+v", c.kind, r.ready())

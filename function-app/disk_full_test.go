@@ -19,8 +19,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
-// With no room on the disk, decisions go on. Records that do not fit are counted and told of, and
-// what was written before is whole.
+// If the disk is full, decisions go on. Records that do not fit are counted and logged, and those before are complete.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -28,7 +27,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	folder := t.TempDir()
 	file := filepath.Join(folder, "records.ndjson")
-	// The limit of the operating system is met by writes as a full disk is. It is that of each file, some kilobytes.
+	// For writes, this limit of the operating system is like a full disk. It applies to each file.
 	program := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -f 16 && exec "$0"`, os.Args[0])
 	program.Env = append(os.Environ(), modeVariable+"="+modeHandler, settingListen+"=127.0.0.1:0", settingMetricsListen+"=127.0.0.1:0",
 		settingRules+"="+rulesFolder(t, firstHub), settingRecordSinks+"=file:"+file+",blob:https://127.0.0.1:1/account/records",
@@ -54,7 +53,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		_ = program.Wait()
 	})
-	// next waits for the next line of these, and passes over others.
+	// next waits for the next line with the message, and skips others.
 	next := func(message string) map[string]any {
 		for line := range lines {
 			if line["msg"] == message {

@@ -36,8 +36,8 @@ func TestRecordSettings(t *testing.T) {
 	}
 }
 
-// Records go to all sinks before the answer, and in place of the log line; what a collector
-// does not take now waits for the next process.
+// Records go to all sinks before the answer, and replace the log line. What a collector does not take now waits for the next
+// process.
 func TestRecords(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -52,7 +52,7 @@ func TestRecords(t *testing.T) {
 	if status := s.post(t, "", secretRequest, nil); status != http.StatusOK {
 		t.Fatalf("status %d", status)
 	}
-	// It is there now: it was written before the answer.
+	// It was written before the answer.
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestRecords(t *testing.T) {
 	})
 }
 
-// Without plain registration IDs, nothing that the program writes has one.
+// Unless registration IDs are plain, the program writes none.
 func TestRecordsHideIDs(t *testing.T) {
 	t.Parallel()
 	for mode, want := range map[string]string{"hashed": decisionlog.HashID([]byte("0123456789abcdef"), "press-0001"), "absent": ""} {
@@ -110,7 +110,7 @@ func TestRecordsHideIDs(t *testing.T) {
 	}
 }
 
-// A sink that cannot be opened stops the start, and says which and why.
+// If a sink cannot be opened, the program does not start; the error says which and why.
 func TestRecordsCannotBeOpened(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -131,7 +131,7 @@ func TestRecordsCannotBeOpened(t *testing.T) {
 	}
 }
 
-// A record that is lost fails no allocation; it is logged and counted.
+// If a record is lost, this is logged and counted, and the allocation does not fail.
 func TestRecordLost(t *testing.T) {
 	t.Parallel()
 	if _, err := os.Stat("/dev/full"); err != nil {
@@ -165,7 +165,7 @@ func TestRecordLost(t *testing.T) {
 	}
 }
 
-// So is one that a destination refuses for good.
+// The same holds for a record that a destination refuses for good.
 func TestRecordRefused(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) }))

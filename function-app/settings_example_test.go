@@ -35,7 +35,7 @@ func readExample(t *testing.T) exampleSettings {
 	return example
 }
 
-// Whoever copies the example changes nothing: its values are the defaults.
+// The values of the example are the defaults, so copying it changes nothing.
 func TestExampleSettingsAreTheDefaults(t *testing.T) {
 	t.Parallel()
 	example := readExample(t)
@@ -55,7 +55,7 @@ func TestExampleSettingsAreTheDefaults(t *testing.T) {
 	}
 }
 
-// The example shows every setting that is read, and none besides.
+// The example contains exactly the settings that are read.
 func TestExampleSettingsAreComplete(t *testing.T) {
 	t.Parallel()
 	example := readExample(t)

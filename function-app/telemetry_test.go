@@ -25,7 +25,7 @@ type started struct {
 	stop    func() error
 }
 
-// start runs the program with these settings until the test ends.
+// start runs the program with these settings; it stops when the test ends.
 func start(t *testing.T, settings map[string]string) started {
 	t.Helper()
 	all := map[string]string{settingListen: "127.0.0.1:0"}
@@ -54,7 +54,7 @@ func start(t *testing.T, settings map[string]string) started {
 	return s
 }
 
-// waitText waits until the log holds a text.
+// waitText waits until the log contains a text.
 func (o *output) waitText(t *testing.T, text string) {
 	t.Helper()
 	for !strings.Contains(o.String(), text) {
@@ -111,8 +111,7 @@ const (
 	parentSpan = "00f067aa0ba902b7"
 )
 
-// secretRequest plants the secret wherever DPS sends key material, and where a
-// device or an operator could put some.
+// secretRequest has the secret wherever DPS sends key material, and wherever a device or an operator could put some.
 const secretRequest = `{
 	"enrollmentGroup": {"enrollmentGroupId": "line-a", "attestation": {"type": "tpm", "tpm": {"endorsementKey": "` + secret + `"},
 		"symmetricKey": {"primaryKey": "` + secret + `", "secondaryKey": "` + secret + `"}},
@@ -123,8 +122,7 @@ const secretRequest = `{
 		"x509": {"clientCertificate": "` + secret + `"}},
 	"linkedHubs": ["a.azure-devices.net"]}`
 
-// What the program sends to a collector, of one call by a Functions host that
-// marks its span as not sampled.
+// A collector gets traces, metrics and logs of a call by a Functions host that marks its span as not sampled, and no secret.
 func TestTelemetryReachesACollector(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -222,7 +220,7 @@ func TestTelemetryReachesACollector(t *testing.T) {
 	}
 }
 
-// A span and its record lead to each other, and name the device in the same way.
+// A span and its record refer to each other, and identify the device in the same way.
 func TestSpansAndRecordsJoin(t *testing.T) {
 	t.Parallel()
 	for mode, named := range map[string]bool{"plain": true, "hashed": true, "absent": false} {
@@ -272,7 +270,7 @@ func named(name string) func(collector.Metric) bool {
 	return func(m collector.Metric) bool { return m.Name == name }
 }
 
-// Told to stop, the program sends what it has, though no interval is over.
+// When it is told to stop, the program sends what it has, even if no interval is over.
 func TestTelemetryIsSentAtTheEnd(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -290,15 +288,15 @@ func TestTelemetryIsSentAtTheEnd(t *testing.T) {
 	})
 }
 
-// A collector that is away, hangs or refuses costs no allocation, and one line of the log, which shows the address and no
-// key. OpenTelemetry has one handler of errors in a process, so nothing here is parallel.
+// If a collector is away, hangs or refuses, no allocation fails, and the log has one line with the address and without a key.
+// A process has one handler of OpenTelemetry's errors, so nothing here is parallel.
 func TestCollectorFails(t *testing.T) {
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })
 	for name, answer := range map[string]http.HandlerFunc{
 		"away": nil,
 		"hangs": func(_ http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body) // else the server does not see the caller go
+			_, _ = io.Copy(io.Discard, r.Body) // else the server does not notice that the caller went away
 			select {
 			case <-hang:
 			case <-r.Context().Done():
@@ -343,7 +341,7 @@ func TestCollectorFails(t *testing.T) {
 	}
 }
 
-// Prometheus is answered on an address of its own.
+// Prometheus scrapes another address than the webhook's.
 func TestMetricsForPrometheus(t *testing.T) {
 	t.Parallel()
 	s := start(t, map[string]string{settingMetricsListen: "127.0.0.1:0"})
@@ -400,7 +398,7 @@ func get(t *testing.T, address string, want int) string {
 	return string(body)
 }
 
-// Settings of telemetry that are wrong stop the start, as others do, all named at once.
+// If settings of telemetry are wrong, the program does not start, and the error lists all of them.
 func TestTelemetrySettingsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	busy := httptest.NewServer(http.NotFoundHandler())
@@ -432,7 +430,7 @@ func TestTelemetrySettingsThatAreWrong(t *testing.T) {
 	}
 }
 
-// Nothing runs for telemetry that is off, seen in a process of its own.
+// Telemetry that is off runs no goroutine; tested in its own process.
 func TestGoroutinesOfTelemetry(t *testing.T) {
 	t.Parallel()
 	for endpoint, want := range map[string]bool{"": false, "http://127.0.0.1:1": true} {

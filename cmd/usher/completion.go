@@ -50,11 +50,5 @@ func complete(cmd *cobra.Command, flag string, values func() []string) {
 
 // signatureAlgorithms returns the algorithms of JSON Web Signature with which OPA signs bundles.
 func signatureAlgorithms() []string {
-	var list []string
-	for _, family := range []string{"RS", "ES", "PS", "HS"} {
-		for _, size := range []string{"256", "384", "512"} {
-			list = append(list, family+size)
-		}
-	}
-	return list
+	return []string{"RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "HS256", "HS384", "HS512"}
 }

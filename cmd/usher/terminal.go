@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -58,15 +57,11 @@ func (p painter) paint(c colour, text string) string {
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// progress is a line on a terminal that shows how far a command is.
+// progress is a line on a terminal that shows how far a command is. It is not for use by several goroutines at once.
 type progress struct {
-	w     io.Writer
-	unit  string
-	start time.Time
-
-	mu    sync.Mutex
-	shown time.Time
-	drawn bool
+	w            io.Writer
+	unit         string
+	start, shown time.Time // shown is zero if nothing was shown yet
 }
 
 // progressPatience is how long a command runs without showing progress.
@@ -82,17 +77,12 @@ func newProgress(w io.Writer, unit string) *progress {
 
 // update reports that n units are done, and their share of all the work, from 0 to 1; 0 means that it is unknown.
 func (p *progress) update(n int, share float64) {
-	if p.w == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	now := time.Now()
 	elapsed := now.Sub(p.start)
-	if elapsed < progressPatience || now.Sub(p.shown) < 200*time.Millisecond {
+	if p.w == nil || elapsed < progressPatience || now.Sub(p.shown) < 200*time.Millisecond {
 		return
 	}
-	p.shown, p.drawn = now, true
+	p.shown = now
 	fmt.Fprint(p.w, "\r\x1b[K"+progressText(n, p.unit, share, elapsed))
 }
 
@@ -111,12 +101,7 @@ func progressText(n int, unit string, share float64, elapsed time.Duration) stri
 
 // done removes the line.
 func (p *progress) done() {
-	if p.w == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.drawn {
+	if !p.shown.IsZero() {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}
 }

@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
 
@@ -169,28 +171,22 @@ func constants(v dataflow.Value) any {
 	return nil
 }
 
-var unescapeStep = strings.NewReplacer("~1", "/", "~0", "~")
-
 // locate finds where the part of a twin at a JSON pointer is written, or what is around it.
 func locate(v dataflow.Value, pointer string) *ast.Location {
-	best, depth := v.Place.Location, -1
-	var walk func(v dataflow.Value, path []string, at int)
-	walk = func(v dataflow.Value, path []string, at int) {
-		if v.Place.Location != nil && at > depth {
-			best, depth = v.Place.Location, at
+	best := v.Place.Location
+	parts := dataflow.Alternatives{v}
+	for step := range jsontext.Pointer(pointer).Tokens() {
+		var name, member *ast.Location
+		var below dataflow.Alternatives
+		for _, part := range parts {
+			name = cmp.Or(name, part.Names[step].Location)
+			for _, inside := range part.Members[step] {
+				member = cmp.Or(member, inside.Place.Location)
+				below = append(below, inside)
+			}
 		}
-		if len(path) == 0 {
-			return
-		}
-		step := unescapeStep.Replace(path[0])
-		if name := v.Names[step].Location; name != nil && at+1 > depth {
-			best, depth = name, at+1
-		}
-		for _, member := range v.Members[step] {
-			walk(member, path[1:], at+1)
-		}
+		best, parts = cmp.Or(member, name, best), below
 	}
-	walk(v, strings.Split(strings.TrimPrefix(pointer, "/"), "/"), 0)
 	return best
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
 
@@ -106,35 +107,27 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 
 // ReadsAt reports whether the rule reads the place, or anything above or below it.
 func (a *Analysis) ReadsAt(pointer string) bool {
-	return slices.ContainsFunc(a.Reads, func(read string) bool {
-		return read == "" || isWithin(read, pointer) || isWithin(pointer, read)
-	})
+	return slices.ContainsFunc(a.Reads, func(read string) bool { return isWithin(read, pointer) || isWithin(pointer, read) })
 }
 
 // At returns the constants beside the place or anything below it, those of the rule's own text first.
 func (a *Analysis) At(pointer string) []Literal {
 	var found []Literal
-	for _, place := range slices.Sorted(maps.Keys(a.Beside)) {
-		if isWithin(place, pointer) {
-			found = append(found, a.Beside[place]...)
+	for _, data := range []bool{false, true} {
+		for _, place := range slices.Sorted(maps.Keys(a.Beside)) {
+			for _, literal := range a.Beside[place] {
+				if literal.Data == data && isWithin(place, pointer) {
+					found = append(found, literal)
+				}
+			}
 		}
 	}
-	slices.SortStableFunc(found, func(a, b Literal) int {
-		switch {
-		case a.Data == b.Data:
-			return 0
-		case b.Data:
-			return -1
-		default:
-			return 1
-		}
-	})
 	return found
 }
 
 // isWithin reports whether pointer is place or below it.
 func isWithin(pointer, place string) bool {
-	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
+	return jsontext.Pointer(place).Contains(jsontext.Pointer(pointer))
 }
 
 // flow is an analysis at work.
@@ -946,27 +939,15 @@ func lookUpConstant(v, key Value) Alternatives {
 	if key.Kind != Constant {
 		return bounded(elements(Alternatives{v}))
 	}
-	at := v.Place
-	switch c := v.Constant.(type) {
-	case ast.Object:
-		if inside := c.Get(ast.NewTerm(key.Constant)); inside != nil {
-			if at.Data != "" {
-				at.Data += dataPath(key.Constant)
-			}
-			return Alternatives{constantOf(inside.Value, at)}
-		}
-	case *ast.Array:
-		if number, ok := key.Constant.(ast.Number); ok {
-			if i, ok := number.Int(); ok && i >= 0 && i < c.Len() {
-				return Alternatives{constantOf(c.Elem(i).Value, at)}
-			}
-		}
-	case ast.Set:
-		if c.Contains(ast.NewTerm(key.Constant)) {
-			return Alternatives{key}
-		}
+	inside, err := v.Constant.Find(ast.Ref{ast.NewTerm(key.Constant)})
+	if err != nil {
+		return nil
 	}
-	return nil
+	at := v.Place
+	if v.IsObject() && at.Data != "" {
+		at.Data += dataPath(key.Constant)
+	}
+	return Alternatives{constantOf(inside, at)}
 }
 
 // call is the call of a function, to which the compiler gave one more argument for the result.

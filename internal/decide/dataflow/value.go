@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
@@ -103,8 +104,7 @@ const payloadPointer = "/deviceRuntimeContext/payload"
 
 // isWord reports whether the device can write whatever it likes there.
 func (s Source) isWord() bool {
-	rest, found := strings.CutPrefix(s.Pointer, payloadPointer)
-	return found && (rest == "" || rest[0] == '/')
+	return isWithin(s.Pointer, payloadPointer)
 }
 
 func unknownOf(sources []Source, t traits) Alternatives {
@@ -420,13 +420,11 @@ func isIdentifier(name string) bool {
 	return false
 }
 
-var escapeStep = strings.NewReplacer("~", "~0", "/", "~1")
-
 // pointerTo writes a path as a JSON pointer.
 func pointerTo(path ...string) string {
-	var pointer strings.Builder
+	var pointer jsontext.Pointer
 	for _, step := range path {
-		pointer.WriteString("/" + escapeStep.Replace(step))
+		pointer = pointer.AppendToken(step)
 	}
-	return pointer.String()
+	return string(pointer)
 }

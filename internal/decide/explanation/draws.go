@@ -6,11 +6,10 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// maxDrawDepth is more calls than a choice by weight is behind in any rule that
-// people can follow.
+// maxDrawDepth is more calls than there are between a definition and a choice by weight in any rule that people can follow.
 const maxDrawDepth = 16
 
-// draws finds the choices by weight behind the value of a definition.
+// draws finds the choices by weight that the value of a definition comes from.
 func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 	var found []Draw
 	if depth == 0 {
@@ -20,10 +19,7 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 		if !expr.IsCall() || expr.Negated || len(expr.With) > 0 {
 			continue
 		}
-		var args []*ast.Term
-		for _, operand := range expr.Operands() {
-			args = append(args, plug(operand, s))
-		}
+		args := plugAll(expr.Operands(), s)
 		if expr.Operator().String() == "usher.choose" {
 			if draw, ok := x.drawOf(expr, args); ok {
 				found = append(found, draw)
@@ -35,11 +31,11 @@ func (x *explainer) draws(rule *ast.Rule, s solution, depth int) []Draw {
 				continue
 			}
 			for branch := callee; branch != nil; branch = branch.Else {
-				solutions, err := x.solve(join(matching(branch.Head.Args, args[:len(branch.Head.Args)]), ruleset.Written(branch.Body)), 1)
-				if err != nil || len(solutions) == 0 {
+				inner, ok := x.holds(matching(branch.Head.Args, args), ruleset.Written(branch.Body))
+				if !ok {
 					continue
 				}
-				for _, draw := range x.draws(branch, solutions[0], depth-1) {
+				for _, draw := range x.draws(branch, inner, depth-1) {
 					draw.Place = ruleset.PlaceOf(expr.Location) // where the author calls it
 					found = append(found, draw)
 				}
@@ -63,8 +59,8 @@ func (x *explainer) drawOf(call *ast.Expr, args []*ast.Term) (Draw, bool) {
 	}
 	draw := Draw{Place: ruleset.PlaceOf(call.Location), Key: string(key), Drawn: string(drawn)}
 	linked.Foreach(func(hub *ast.Term) {
-		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(answerName)})
-		if chosen, err := x.solve(ast.NewBody(alone), 1); err == nil && len(chosen) > 0 {
+		alone := ast.NewExpr([]*ast.Term{ast.NewTerm(call.Operator()), args[0], args[1], ast.ArrayTerm(hub), ast.NewTerm(result)})
+		if _, chosen := x.holds(ast.NewBody(alone)); chosen {
 			name, _ := hub.Value.(ast.String)
 			draw.Among = append(draw.Among, string(name))
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -153,7 +154,7 @@ type explainer struct {
 	document map[string]any
 	seen     map[string]bool // rules and calls whose definitions are already in the explanation
 	left     int             // of maxDefinitions
-	shallow  int             // above 0, the definitions behind terms are left out
+	shallow  bool            // leaves out the definitions behind terms
 	failures []string
 	cutShort error
 }
@@ -161,13 +162,13 @@ type explainer struct {
 // solution binds the variables of a body.
 type solution = topdown.QueryResult
 
-// solve returns at most limit solutions of a body.
-func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
+// solve returns at most limit solutions of bodies that are evaluated as one.
+func (x *explainer) solve(limit int, bodies ...ast.Body) ([]solution, error) {
 	if x.cutShort != nil {
 		return nil, x.cutShort
 	}
 	var solutions []solution
-	err := x.Query(body).Iter(x.ctx, func(bindings topdown.QueryResult) error {
+	err := x.Query(slices.Concat(bodies...)).Iter(x.ctx, func(bindings topdown.QueryResult) error {
 		solutions = append(solutions, bindings)
 		if len(solutions) == limit {
 			return errEnough
@@ -181,10 +182,19 @@ func (x *explainer) solve(body ast.Body, limit int) ([]solution, error) {
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	if err != nil && x.ctx.Err() != nil {
+	if err != nil {
 		x.cutShort = x.ctx.Err()
 	}
 	return solutions, err
+}
+
+// holds reports whether bodies that are evaluated as one have a solution, and returns the first one.
+func (x *explainer) holds(bodies ...ast.Body) (solution, bool) {
+	solutions, err := x.solve(1, bodies...)
+	if err != nil || len(solutions) == 0 {
+		return nil, false
+	}
+	return solutions[0], true
 }
 
 // collectFailures keeps the errors of built-in functions, each once.
@@ -197,10 +207,10 @@ func (x *explainer) collectFailures() {
 	}
 }
 
-// answer is the variable that queries for a value bind.
-const answerName = ast.Var("answer")
+// result is the variable that queries for a value bind.
+const result = ast.Var("result")
 
-// value asks for the value of a term; nil if it is undefined.
+// value evaluates a term; nil if it is undefined.
 func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 	if ref, ok := term.Value.(ast.Ref); ok && ref.IsGround() && ref[0].IsGround() {
 		// The head is the value of a variable, and OPA looks nothing up below a value.
@@ -210,13 +220,13 @@ func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 		}
 		return found
 	}
-	expr := ast.Equality.Expr(ast.NewTerm(answerName), term)
+	expr := ast.Equality.Expr(ast.NewTerm(result), term)
 	expr.With = with
-	solutions, err := x.solve(ast.NewBody(expr), 2) // there is one, and OPA is to look for a conflict
+	solutions, err := x.solve(2, ast.NewBody(expr)) // there is one, and a limit of two makes OPA look for conflicts
 	if err != nil || len(solutions) == 0 {
 		return nil
 	}
-	return solutions[0][answerName].Value
+	return solutions[0][result].Value
 }
 
 // entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are explained
@@ -244,14 +254,12 @@ func (x *explainer) explain(e *Entry) {
 	ref := x.rule.Entry(e.Name)
 	rules := x.compiler.GetRulesWithPrefix(ref)
 	e.Title, e.Description = x.describe(rules)
-	// Told here even if another entry rule has referred to it: nobody looks
-	// for the definitions of hub under hold.
+	// Even if another entry rule has referred to it: no one looks for the definitions of hub under hold.
 	x.seen[ref.String()] = true
 	e.Definitions = x.definitions(rules, nil, len(ref))
 }
 
-// describe reads the METADATA of a rule: that of the document, or of the first
-// definition that has any.
+// describe reads the METADATA of a rule: that of the document, or of the first definition that has any.
 func (x *explainer) describe(rules []*ast.Rule) (title, description string) {
 	set := x.compiler.GetAnnotationSet()
 	if set == nil {
@@ -272,29 +280,27 @@ func (x *explainer) describe(rules []*ast.Rule) (title, description string) {
 }
 
 func byPlace(rules []*ast.Rule) []*ast.Rule {
-	rules = slices.Clone(rules)
-	slices.SortStableFunc(rules, func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
-	return rules
+	return slices.SortedStableFunc(slices.Values(rules), func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
 }
 
-// definitions explains the definitions of one Rego rule, called with args if it
-// is a function. The values are told from below the first base elements of the
-// rule's path.
+// definitions explains the definitions of one Rego rule, called with args if it is a function. The values are those below
+// the first base elements of the rule's path.
 func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) []Definition {
 	var list []Definition
 	fallbacks, settled := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
-	depth := map[bool]int{true: 1}                            // of a branch that is not reached nobody asks for the reasons' reasons
+	unreached := func(d *Definition) { d.State, d.Uses, d.Draws = Unreached, nil, nil }
 	for _, rule := range byPlace(rules) {
 		held := false
 		for branch := rule; branch != nil; branch = branch.Else {
-			x.shallow += depth[held]
+			shallow := x.shallow
+			x.shallow = shallow || held // nothing behind a branch that is not reached is of interest
 			definition := x.definition(branch, args, base)
-			x.shallow -= depth[held]
+			x.shallow = shallow
 			definition.Else = branch != rule
 			if held && definition.State != NotTraced {
-				definition.State, definition.Uses, definition.Draws = Unreached, nil, nil
+				unreached(&definition)
 			}
-			held = held || definition.State == Gave || definition.State == Erred // an error ends all
+			held = held || definition.State == Gave || definition.State == Erred // an error ends everything
 			if branch.Default {
 				fallbacks[rule.Ref().String()] = len(list)
 			}
@@ -306,7 +312,7 @@ func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) [
 	}
 	for ref, i := range fallbacks {
 		if settled[ref] && list[i].State == Gave {
-			list[i].State, list[i].Uses, list[i].Draws = Unreached, nil, nil
+			unreached(&list[i])
 		}
 	}
 	return list
@@ -317,12 +323,8 @@ func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Defin
 	if x.left--; x.left < 0 && x.cutShort == nil {
 		x.cutShort = errTooLong
 	}
-	if x.cutShort != nil {
-		definition.State = NotTraced
-		return definition
-	}
 	known := matching(rule.Head.Args, args)
-	solutions, err := x.solve(join(known, ruleset.Written(rule.Body)), maxElements)
+	solutions, err := x.solve(maxElements, known, ruleset.Written(rule.Body))
 	switch {
 	case x.cutShort != nil:
 		definition.State = NotTraced
@@ -345,45 +347,37 @@ func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Defin
 // matching is the part of a function's body that its arguments are.
 func matching(parameters, args []*ast.Term) ast.Body {
 	var body ast.Body
-	for i, parameter := range parameters {
-		if i < len(args) {
-			body.Append(ast.Equality.Expr(parameter, args[i]))
-		}
+	for i, parameter := range parameters[:min(len(parameters), len(args))] {
+		body.Append(ast.Equality.Expr(parameter, args[i]))
 	}
 	return body
 }
 
-func join(bodies ...ast.Body) ast.Body { return slices.Concat(bodies...) }
-
-// headValue is what a definition that holds says: a set's elements as a list.
+// headValue is what a definition that holds says. The elements of a set are a list.
 func headValue(rule *ast.Rule, solutions []solution, base int) any {
+	isSet := rule.Head.RuleKind() == ast.MultiValue
 	var values []any
 	for _, s := range solutions {
 		term := rule.Head.Value
-		if rule.Head.RuleKind() == ast.MultiValue {
+		if isSet {
 			term = rule.Head.Key
 		}
-		value, ok := toJSON(plug(term, s))
+		value, ok := toJSON(plug(term, s).Value)
 		if !ok {
 			return nil
 		}
-		path := rule.Ref()
-		for i := len(path) - 1; i >= base; i-- {
-			key, known := toJSON(plug(path[i], s))
+		for _, step := range slices.Backward(rule.Ref()[min(base, len(rule.Ref())):]) {
+			key, known := toJSON(plug(step, s).Value)
 			if !known {
 				return nil
 			}
-			if name, ok := key.(string); ok {
-				value = map[string]any{name: value}
-			} else {
-				value = map[string]any{fmt.Sprint(key): value}
-			}
+			value = map[string]any{fmt.Sprint(key): value}
 		}
 		if !containsValue(values, value) {
 			values = append(values, value)
 		}
 	}
-	if rule.Head.RuleKind() == ast.MultiValue {
+	if isSet {
 		return values
 	}
 	merged := values[0]
@@ -393,7 +387,7 @@ func headValue(rule *ast.Rule, solutions []solution, base int) any {
 	return merged
 }
 
-// merge puts together what the solutions of a partial object say.
+// merge combines what the solutions of a partial object say.
 func merge(a, b any) any {
 	one, isObject := a.(map[string]any)
 	two, alsoObject := b.(map[string]any)
@@ -409,9 +403,8 @@ func merge(a, b any) any {
 	return one
 }
 
-// would tells what a definition that does not hold says otherwise, by what its
-// head needs and the variables that were bound before it failed. It tells nothing
-// where that depends on which of several values they have.
+// would returns what a definition that does not hold would say, from what its head needs and the variables that were bound
+// before it failed; nil if that depends on which of several values they have.
 func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 	if rule.Head.RuleKind() == ast.MultiValue {
 		return nil
@@ -425,6 +418,9 @@ func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 	if len(before) == 0 {
 		before = []solution{{}}
 	}
+	if len(before) == maxTries && (len(head) > 0 || !rule.Head.Value.IsGround() || !rule.Ref().IsGround()) {
+		return nil // there may be other values
+	}
 	var values []any
 	for _, bound := range before {
 		value := x.wouldWith(rule, head, bound, base)
@@ -433,27 +429,22 @@ func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 		}
 		values = append(values, value)
 	}
-	if len(before) == maxTries && (len(head) > 0 || !rule.Head.Value.IsGround() || !rule.Ref().IsGround()) {
-		return nil // there may be others
-	}
 	return values[0]
 }
 
 func (x *explainer) wouldWith(rule *ast.Rule, head ast.Body, bound solution, base int) any {
-	solutions := []solution{bound}
+	s := bound
 	if len(head) > 0 {
-		var err error
-		if solutions, err = x.solve(join(equalities(bound), head), 1); err != nil || len(solutions) == 0 {
+		var ok bool
+		if s, ok = x.holds(equalities(bound), head); !ok {
 			return nil
 		}
-		for variable, term := range bound {
-			solutions[0][variable] = term
-		}
+		maps.Copy(s, bound)
 	}
-	if !plug(rule.Head.Value, solutions[0]).IsGround() {
+	if !plug(rule.Head.Value, s).IsGround() {
 		return nil
 	}
-	return headValue(rule, solutions, base)
+	return headValue(rule, []solution{s}, base)
 }
 
 // equalities binds variables for a query.
@@ -468,16 +459,14 @@ func equalities(s solution) ast.Body {
 }
 
 func within(inner, outer *ast.Location) bool {
-	return inner != nil && outer != nil && inner.Offset >= outer.Offset &&
-		inner.Offset < outer.Offset+len(outer.Text)
+	return inner != nil && outer != nil && inner.Offset >= outer.Offset && inner.Offset < outer.Offset+len(outer.Text)
 }
 
-// failing finds the first expression of a rule that does not hold after those
-// before it, and the solutions of those.
+// failing finds the first expression of a rule that does not hold after those before it, and the solutions of those.
 func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solution) {
 	before := []solution{{}}
 	if len(known) > 0 {
-		if before, _ = x.solve(known, 1); len(before) == 0 {
+		if before, _ = x.solve(1, known); len(before) == 0 {
 			return &Expression{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Tries: 1, Why: "it is for other arguments"}, nil
 		}
 	}
@@ -486,20 +475,20 @@ func (x *explainer) failing(rule *ast.Rule, known ast.Body) (*Expression, []solu
 
 func (x *explainer) failingIn(body, known ast.Body, before []solution) (*Expression, []solution) {
 	for i, expr := range body {
-		solutions, err := x.solve(join(known, body[:i+1]), maxTries)
+		solutions, err := x.solve(maxTries, known, body[:i+1])
 		switch {
 		case err != nil:
 			return &Expression{Place: ruleset.PlaceOf(expr.Location), Text: exprText(expr.BaseCogeneratedExpr()), Why: errorText(err)}, before
 		case len(solutions) == 0:
-			return x.expression(body, i, known, before), before
+			return x.expression(body, i, before), before
 		}
 		before = solutions
 	}
-	return nil, before // it held the second time: a built-in function that is not the same each time
+	return nil, before // it held the second time: a built-in function whose result is not always the same
 }
 
-// expression explains why body[failed] does not hold although all before it do.
-func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before []solution) *Expression {
+// expression explains why body[failed] does not hold although all expressions before it do.
+func (x *explainer) expression(body ast.Body, failed int, before []solution) *Expression {
 	expr := body[failed]
 	whole := expr.BaseCogeneratedExpr()
 	if every, ok := expr.Terms.(*ast.Every); ok {
@@ -512,8 +501,7 @@ func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before
 	}
 	found := len(x.failures)
 	t := terms{explainer: x, solutions: before}
-	// OPA takes what the author wrote as one expression apart. The parts that
-	// hold show what the expression was about.
+	// OPA splits what the author wrote as one expression. The parts that hold show what the expression is about.
 	for _, part := range body[:failed] {
 		if part.BaseCogeneratedExpr() == whole {
 			t.part(part)
@@ -522,75 +510,62 @@ func (x *explainer) expression(body ast.Body, failed int, known ast.Body, before
 	t.culprit(expr)
 	t.origins(body[:failed], expr)
 	e := &Expression{Place: ruleset.PlaceOf(whole.Location), Text: exprText(whole), Tries: len(before), Terms: t.list}
-	switch {
+	switch failure := x.failureAt(expr); {
+	case len(x.failures) > found:
+		e.Why = x.failures[len(x.failures)-1]
+	case failure != "":
+		e.Why = failure
 	case expr.Negated:
 		e.Why = "what it negates holds"
 	case len(e.Terms) == 0 && len(expr.With) > 0:
 		e.Why = "false or undefined, with what is put in its place"
 	}
-	if len(x.failures) > found {
-		e.Why = x.failures[len(x.failures)-1]
-	} else if failure := x.failureAt(expr); failure != "" {
-		e.Why = failure
-	}
 	return e
 }
 
-// failureAt finds the error of a built-in that the expression calls.
+// failureAt finds the error of a built-in function that the expression calls.
 func (x *explainer) failureAt(expr *ast.Expr) string {
 	if !expr.IsCall() || len(x.compiler.GetRulesForVirtualDocument(expr.Operator())) > 0 {
 		return ""
 	}
 	prefix := ruleset.PlaceOf(expr.Location) + ": " + expr.Operator().String()
-	for _, failure := range x.failures {
-		if strings.HasPrefix(failure, prefix) {
-			return failure
-		}
+	if i := slices.IndexFunc(x.failures, func(failure string) bool { return strings.HasPrefix(failure, prefix) }); i >= 0 {
+		return x.failures[i]
 	}
 	return ""
 }
 
 // every finds the first element for which the body of an every does not hold.
 func (x *explainer) every(every *ast.Every, expr *ast.Expr, s solution) *Expression {
-	key, value := ast.NewTerm(ast.Var("element_key")), ast.NewTerm(ast.Var("element_value"))
-	domain := ast.NewTerm(ast.Var("domain"))
-	known := join(ast.NewBody(ast.Equality.Expr(domain, plug(every.Domain, s))),
-		ast.NewBody(ast.Equality.Expr(value, ast.NewTerm(ast.Ref{domain, key}))))
-	elements, err := x.solve(known, maxElements)
+	key, value, domain := ast.Var("element_key"), ast.Var("element_value"), ast.NewTerm(ast.Var("domain"))
+	elements, err := x.solve(maxElements, ast.NewBody(ast.Equality.Expr(domain, plug(every.Domain, s)),
+		ast.Equality.Expr(ast.NewTerm(value), ast.NewTerm(ast.Ref{domain, ast.NewTerm(key)}))))
 	if err != nil || len(expr.With) > 0 {
 		return nil
 	}
 	for _, element := range elements {
 		bound := equalities(s)
-		bound.Append(ast.Equality.Expr(every.Value, element[value.Value.(ast.Var)]))
+		bound.Append(ast.Equality.Expr(every.Value, element[value]))
 		if every.Key != nil {
-			bound.Append(ast.Equality.Expr(every.Key, element[key.Value.(ast.Var)]))
+			bound.Append(ast.Equality.Expr(every.Key, element[key]))
 		}
-		if solutions, err := x.solve(join(bound, every.Body), 1); err != nil || len(solutions) > 0 {
+		if solutions, err := x.solve(1, bound, every.Body); err != nil || len(solutions) > 0 {
 			continue
 		}
-		if before, err := x.solve(bound, 1); err == nil && len(before) > 0 {
-			inner, _ := x.failingIn(every.Body, bound, before)
+		if before, ok := x.holds(bound); ok {
+			inner, _ := x.failingIn(every.Body, bound, []solution{before})
 			return inner
 		}
 	}
 	return nil
 }
 
-// plug puts the values of variables into a term. It leaves the term itself
-// alone, which is part of the compiled rules; ast.TransformVars would write into
-// it, and into what copies of it share.
+// plug puts the values of variables into a term. It leaves the term itself unchanged, because that is part of the compiled
+// rules; ast.TransformVars would write into it, and into what copies of it share.
 func plug(term *ast.Term, s solution) *ast.Term {
-	// OPA calls a reference ground whose head is a variable.
+	// OPA calls a reference ground if its head is a variable.
 	if ref, isRef := term.Value.(ast.Ref); term.IsGround() && (!isRef || ast.RootDocumentNames.Contains(ref[0])) {
 		return term
-	}
-	list := func(terms []*ast.Term) []*ast.Term {
-		plugged := make([]*ast.Term, len(terms))
-		for i, element := range terms {
-			plugged[i] = plug(element, s)
-		}
-		return plugged
 	}
 	switch v := term.Value.(type) {
 	case ast.Var:
@@ -598,9 +573,9 @@ func plug(term *ast.Term, s solution) *ast.Term {
 			return value
 		}
 	case ast.Ref:
-		return ast.NewTerm(ast.Ref(list(v)))
+		return ast.NewTerm(ast.Ref(plugAll(v, s)))
 	case ast.Call:
-		return ast.NewTerm(ast.Call(list(v)))
+		return ast.NewTerm(ast.Call(plugAll(v, s)))
 	case *ast.Array:
 		plugged := make([]*ast.Term, 0, v.Len())
 		v.Foreach(func(element *ast.Term) { plugged = append(plugged, plug(element, s)) })
@@ -610,19 +585,20 @@ func plug(term *ast.Term, s solution) *ast.Term {
 		v.Foreach(func(key, value *ast.Term) { plugged = append(plugged, ast.Item(plug(key, s), plug(value, s))) })
 		return ast.ObjectTerm(plugged...)
 	case ast.Set:
-		return ast.SetTerm(list(v.Slice())...)
+		return ast.SetTerm(plugAll(v.Slice(), s)...)
 	}
 	return term // a comprehension: the compiler has put those into expressions of their own
 }
 
-func toJSON(term *ast.Term) (any, bool) {
-	if term == nil {
-		return nil, false
+func plugAll(terms []*ast.Term, s solution) []*ast.Term {
+	plugged := make([]*ast.Term, len(terms))
+	for i, term := range terms {
+		plugged[i] = plug(term, s)
 	}
-	return valueJSON(term.Value)
+	return plugged
 }
 
-func valueJSON(value ast.Value) (any, bool) {
+func toJSON(value ast.Value) (any, bool) {
 	if value == nil || !value.IsGround() {
 		return nil, false
 	}
@@ -636,7 +612,7 @@ func containsValue(list []any, value any) bool {
 	})
 }
 
-// errorText says what happened in OPA's words, values included.
+// errorText describes an error in OPA's words, values included.
 func errorText(err error) string {
 	if te, ok := errors.AsType[*topdown.Error](err); ok {
 		return strings.Join(strings.Fields(te.Message), " ")
@@ -644,7 +620,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// headText is what stands in the file up to the body.
+// headText is the text in the file up to the body.
 func headText(rule *ast.Rule) string {
 	text := string(rule.Head.Location.Text)
 	if rule.Default && !strings.HasPrefix(text, "default ") {
@@ -664,7 +640,7 @@ func exprText(expr *ast.Expr) string {
 	return text
 }
 
-// elseText finds what an expression is in the text of the whole branch.
+// elseText finds an expression in the text of the whole branch.
 func elseText(text string, expr *ast.Expr) string {
 	if expr.Generated {
 		if !expr.IsCall() {
@@ -681,7 +657,7 @@ func elseText(text string, expr *ast.Expr) string {
 		if _, rest, found = strings.Cut(rest, " if "); !found {
 			break
 		}
-		if _, err := ast.ParseBody(rest); err == nil { // else it was in a text
+		if _, err := ast.ParseBody(rest); err == nil { // otherwise it was in a string
 			return rest
 		}
 	}
@@ -699,8 +675,7 @@ func (x *explainer) sourceOf(term *ast.Term) string {
 	return cmp.Or(text, term.String())
 }
 
-// isGenerated reports whether a text is not the author's: it shows a variable
-// that the compiler made.
+// isGenerated reports whether a text is not the author's: it shows a variable of the compiler's.
 func isGenerated(text string) bool { return strings.Contains(text, "__local") }
 
 // pathText writes a path as an author in the package would.

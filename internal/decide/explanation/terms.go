@@ -6,12 +6,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// terms gathers what an expression refers to.
+// terms collects what an expression refers to.
 type terms struct {
 	*explainer
 	solutions []solution
@@ -20,79 +21,73 @@ type terms struct {
 
 func (t *terms) add(term Term) {
 	term.Text = strings.TrimSpace(term.Text)
+	if term.Text == "" || t.has(term.Text) {
+		return
+	}
 	if term.Values == nil {
 		term.Values = []any{}
-	}
-	if term.Text == "" || slices.ContainsFunc(t.list, func(other Term) bool { return other.Text == term.Text }) {
-		return
 	}
 	t.list = append(t.list, term)
 }
 
+func (t *terms) has(text string) bool {
+	return slices.ContainsFunc(t.list, func(term Term) bool { return term.Text == text })
+}
+
 // part shows a part of an expression that holds.
 func (t *terms) part(expr *ast.Expr) {
-	if expr.IsEquality() {
-		left, right := expr.Operand(0), expr.Operand(1)
-		if variable, ok := left.Value.(ast.Var); ok && expr.Generated {
-			t.variables(right)
-			t.term(right, variable, expr.With)
-			return
-		}
-		t.operands(expr)
-		return
-	}
-	if expr.IsCall() {
-		operands := expr.Operands()
-		t.operands(expr)
-		if n := len(operands); n > 0 && expr.Generated {
-			if variable, ok := operands[n-1].Value.(ast.Var); ok {
-				t.add(Term{Text: exprText(expr), Values: t.bound(variable)})
-			}
-		}
+	if variable, ok := assigned(expr); ok && expr.Generated {
+		t.variables(expr.Operand(1))
+		t.term(expr.Operand(1), variable, expr.With)
 		return
 	}
 	t.operands(expr)
+	if expr.IsCall() && !expr.IsEquality() && expr.Generated && len(expr.Operands()) > 0 {
+		if variable, ok := expr.Operand(len(expr.Operands()) - 1).Value.(ast.Var); ok {
+			t.add(Term{Text: exprText(expr), Values: t.bound(variable)})
+		}
+	}
+}
+
+// assigned is the variable on the left side of an equality.
+func assigned(expr *ast.Expr) (ast.Var, bool) {
+	if !expr.IsEquality() {
+		return "", false
+	}
+	variable, ok := expr.Operand(0).Value.(ast.Var)
+	return variable, ok
 }
 
 // culprit shows the part that does not hold.
 func (t *terms) culprit(expr *ast.Expr) {
-	s := t.solutions[0]
-	with := expr.With
-	switch {
-	case expr.IsEquality():
-		left, right := expr.Operand(0), expr.Operand(1)
-		if variable, ok := left.Value.(ast.Var); ok && s[variable] == nil {
-			t.variables(right)
-			t.undefined(right, with)
-			return
-		}
-		t.operands(expr)
-	case expr.IsCall():
-		t.operands(expr)
-		rules := t.compiler.GetRulesForVirtualDocument(expr.Operator())
-		if len(rules) == 0 || len(with) > 0 {
-			return
-		}
-		arity := len(rules[0].Head.Args)
-		var args []*ast.Term
-		for _, operand := range expr.Operands()[:arity] {
-			args = append(args, plug(operand, s))
-		}
-		call := Term{Text: strings.TrimPrefix(exprText(expr), "not ")}
-		applied := ast.NewExpr(append([]*ast.Term{ast.NewTerm(expr.Operator())}, append(args, ast.NewTerm(answerName))...))
-		if solutions, err := t.solve(ast.NewBody(applied), 1); err == nil && len(solutions) > 0 {
-			if value, ok := toJSON(solutions[0][answerName]); ok {
-				call.Values = []any{value}
-			}
-		}
-		t.define(&call, rules, args, fmt.Sprint(expr.Operator(), args))
-		t.add(call)
-	default:
-		if term, ok := expr.Terms.(*ast.Term); ok {
-			t.variables(term)
-			t.undefined(term, with)
+	if variable, ok := assigned(expr); ok && t.solutions[0][variable] == nil {
+		t.variables(expr.Operand(1))
+		t.undefined(expr.Operand(1), expr.With)
+		return
+	}
+	if term, ok := expr.Terms.(*ast.Term); ok {
+		t.variables(term)
+		t.undefined(term, expr.With)
+		return
+	}
+	t.operands(expr)
+	if !expr.IsCall() || expr.IsEquality() || len(expr.With) > 0 {
+		return
+	}
+	rules := t.compiler.GetRulesForVirtualDocument(expr.Operator())
+	if len(rules) == 0 {
+		return
+	}
+	args := plugAll(expr.Operands()[:len(rules[0].Head.Args)], t.solutions[0])
+	call := Term{Text: strings.TrimPrefix(exprText(expr), "not ")}
+	applied := ast.NewExpr(slices.Concat([]*ast.Term{ast.NewTerm(expr.Operator())}, args, []*ast.Term{ast.NewTerm(result)}))
+	if s, ok := t.holds(ast.NewBody(applied)); ok {
+		if value, ok := toJSON(s[result].Value); ok {
+			call.Values = []any{value}
 		}
 	}
+	t.define(&call, rules, args, fmt.Sprint(expr.Operator(), args))
+	t.add(call)
 }
 
 // operands shows what the operands of a call or a comparison stand for.
@@ -121,10 +116,7 @@ func (t *terms) origins(before ast.Body, expr *ast.Expr) {
 		return false
 	})
 	for _, assignment := range before {
-		if assignment.Generated || !assignment.IsEquality() {
-			continue
-		}
-		if variable, ok := assignment.Operand(0).Value.(ast.Var); !ok || !used[variable] {
+		if variable, ok := assigned(assignment); !ok || assignment.Generated || !used[variable] {
 			continue
 		}
 		for _, part := range before {
@@ -135,24 +127,18 @@ func (t *terms) origins(before ast.Body, expr *ast.Expr) {
 	}
 }
 
-// variables shows the variables of the author's in a term.
-func (t *terms) variables(term *ast.Term) {
-	ast.WalkVars(term, func(variable ast.Var) bool {
-		if name, ok := t.authored(variable); ok {
-			if values := t.bound(variable); len(values) > 0 {
-				t.add(Term{Text: name, Values: values})
-			}
+// variables shows the author's variables in a term or an expression.
+func (t *terms) variables(in any) {
+	ast.WalkVars(in, func(variable ast.Var) bool {
+		written := variable
+		if rewritten, ok := t.compiler.RewrittenVars[variable]; ok {
+			written = rewritten
+		}
+		if values := t.bound(variable); len(values) > 0 && !written.IsGenerated() && !written.IsWildcard() {
+			t.add(Term{Text: string(written), Values: values})
 		}
 		return false
 	})
-}
-
-// authored is the name that the author gave a variable, false if it is the compiler's.
-func (t *terms) authored(variable ast.Var) (name string, ok bool) {
-	if rewritten, ok := t.compiler.RewrittenVars[variable]; ok {
-		variable = rewritten
-	}
-	return string(variable), !variable.IsGenerated() && !variable.IsWildcard()
 }
 
 // bound lists the values that a variable has in the solutions.
@@ -160,87 +146,84 @@ func (t *terms) bound(variable ast.Var) []any {
 	var values []any
 	for _, s := range t.solutions {
 		if term := s[variable]; term != nil {
-			if value, ok := toJSON(term); ok && !containsValue(values, value) {
-				values = append(values, value)
-			}
+			values = addValue(values, term.Value)
 		}
 	}
 	return values
 }
 
-// term shows a reference: by the variable that holds its value, if there is one.
+func addValue(list []any, value ast.Value) []any {
+	if converted, ok := toJSON(value); ok && !containsValue(list, converted) {
+		return append(list, converted)
+	}
+	return list
+}
+
+// term shows a reference. If a variable has its value, the values are those of the variable.
 func (t *terms) term(term *ast.Term, variable ast.Var, with []*ast.With) {
 	ref, ok := term.Value.(ast.Ref)
 	if !ok {
-		if term.IsGround() || variable == "" {
-			return // a constant speaks for itself
-		}
-		if values := t.bound(variable); len(values) > 0 {
+		if values := t.bound(variable); len(values) > 0 && !term.IsGround() { // a constant needs no explanation
 			t.add(Term{Text: t.sourceOf(term), Values: values})
 		}
 		return
 	}
 	shown := Term{Text: t.sourceOf(term), Values: t.bound(variable)}
 	if _, isRoot := ref[0].Value.(ast.Var); isGenerated(shown.Text) && isRoot && !ast.RootDocumentNames.Contains(ref[0]) {
-		t.variables(ref[0]) // as of some x in xs, where xs is a variable
+		t.variables(ref[0]) // as in some x in xs, where xs is a variable
 		return
 	}
-	if isGenerated(shown.Text) { // as of some x in xs, where the author has not named the key
-		term = ast.NewTerm(ref.GroundPrefix())
+	if isGenerated(shown.Text) { // as in some x in xs, where the author has not named the key
 		ref = ref.GroundPrefix()
+		term, variable = ast.NewTerm(ref), ""
 		shown = Term{Text: t.pathText(ref)}
-		variable = ""
 	}
 	if variable == "" {
 		for _, s := range t.solutions {
-			if value, ok := valueJSON(t.value(plug(term, s), with)); ok && !containsValue(shown.Values, value) {
-				shown.Values = append(shown.Values, value)
-			}
+			shown.Values = addValue(shown.Values, t.value(plug(term, s), with))
 		}
 	}
-	plugged := plug(term, t.solutions[0]).Value.(ast.Ref)
-	switch {
-	case len(shown.Values) == 0:
+	if len(shown.Values) == 0 {
 		t.undefined(term, with)
 		return
-	case len(with) > 0:
-	default:
-		if rules := t.compiler.GetRulesForVirtualDocument(plugged); len(rules) > 0 && t.own(rules[0]) && ref.HasPrefix(ast.DefaultRootRef) {
-			t.define(&shown, rules, nil, plugged[:depthOf(rules[0])].String())
-		}
+	}
+	if len(with) == 0 && ref.HasPrefix(ast.DefaultRootRef) {
+		t.defineOwn(&shown, plug(term, t.solutions[0]).Value.(ast.Ref))
 	}
 	t.add(shown)
 }
 
-// own reports whether a definition is in the package that is explained, rather
-// than in a library of which the author knows what it does.
+// defineOwn shows the definitions behind a reference if they are in the package that is explained, rather than in a library
+// that the author knows.
+func (t *terms) defineOwn(shown *Term, ref ast.Ref) {
+	if rules := t.compiler.GetRulesForVirtualDocument(ref); len(rules) > 0 && t.own(rules[0]) {
+		t.define(shown, rules, nil, ref[:min(depthOf(rules[0]), len(ref))].String())
+	}
+}
+
 func (t *terms) own(rule *ast.Rule) bool {
 	return rule.Module != nil && rule.Module.Package.Path.HasPrefix(t.rule.Path())
 }
 
-// undefined shows a term that has no value, or false, and goes after the reason.
+// undefined shows a term that has no value or is false, and the reason.
 func (t *terms) undefined(term *ast.Term, with []*ast.With) {
 	shown := Term{Text: t.sourceOf(term)}
 	plugged := plug(term, t.solutions[0])
 	ref, ok := plugged.Value.(ast.Ref)
 	if !ok {
-		if value, ok := valueJSON(t.value(plugged, with)); ok {
-			shown.Values = []any{value}
-		}
+		shown.Values = addValue(nil, t.value(plugged, with))
 		t.add(shown)
 		return
 	}
 	ground := ref.GroundPrefix()
-	value, defined := valueJSON(t.value(ast.NewTerm(ground), with))
+	shown.Values = addValue(nil, t.value(ast.NewTerm(ground), with))
 	switch {
-	case defined && len(ground) == len(ref):
-		shown.Values = []any{value}
+	case len(shown.Values) > 0 && len(ground) == len(ref):
 		if len(with) == 0 {
 			t.defineRef(&shown, ground)
 		}
-	case defined:
-		shown.Text, shown.Values = t.pathText(ground), []any{value}
-		shown.Why = "no element of it fits"
+	case len(shown.Values) > 0:
+		shown.Text, shown.Why = t.pathText(ground), "no element of it fits"
 	case len(with) > 0:
 		shown.Why = "undefined, with what is put in its place"
 	default:
@@ -250,7 +233,7 @@ func (t *terms) undefined(term *ast.Term, with []*ast.With) {
 	t.add(shown)
 }
 
-// defineRef shows the definitions behind a reference, if a rule is.
+// defineRef shows the definitions behind a reference to a rule.
 func (t *terms) defineRef(shown *Term, ref ast.Ref) {
 	rules := t.compiler.GetRulesForVirtualDocument(ref)
 	if len(rules) == 0 || !ref.HasPrefix(ast.DefaultRootRef) {
@@ -258,13 +241,13 @@ func (t *terms) defineRef(shown *Term, ref ast.Ref) {
 	}
 	depth := min(depthOf(rules[0]), len(ref))
 	if depth < len(ref) && len(shown.Values) == 0 && isComplete(rules) && t.value(ast.NewTerm(ref[:depth]), nil) != nil {
-		return // the rule has a value, which lacks the member: missing has told so
+		return // the rule has a value, which lacks the member: missing has reported that
 	}
 	t.define(shown, rules, nil, ref[:depth].String())
 }
 
-// isComplete reports whether each definition gives the whole value, rather than
-// an element of a set or a member of an object.
+// isComplete reports whether each definition gives the whole value, rather than an element of a set or a member of an
+// object.
 func isComplete(rules []*ast.Rule) bool {
 	return !slices.ContainsFunc(rules, func(rule *ast.Rule) bool {
 		return rule.Head.RuleKind() == ast.MultiValue || depthOf(rule) < len(rule.Ref())
@@ -273,15 +256,14 @@ func isComplete(rules []*ast.Rule) bool {
 
 // define shows the definitions of a rule, once in an explanation.
 func (t *terms) define(shown *Term, rules []*ast.Rule, args []*ast.Term, key string) {
-	if t.shallow > 0 {
-		return
-	}
-	if t.seen[key] {
+	switch {
+	case t.shallow:
+	case t.seen[key]:
 		shown.Repeated = true
-		return
+	default:
+		t.seen[key] = true
+		shown.Definitions = t.definitions(rules, args, depthOf(rules[0]))
 	}
-	t.seen[key] = true
-	shown.Definitions = t.definitions(rules, args, depthOf(rules[0]))
 }
 
 // depthOf is the length of the constant path of a rule.
@@ -311,27 +293,25 @@ func (t *terms) missing(ref ast.Ref) string {
 
 func (t *terms) missingInRequest(ref ast.Ref) string {
 	var at any = t.document
-	pointer := ""
-	for _, element := range ref[1:] {
-		key, _ := toJSON(element)
+	var pointer jsontext.Pointer
+	for _, step := range ref[1:] {
+		key, _ := toJSON(step.Value)
 		name := fmt.Sprint(key)
-		pointer += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+		pointer = pointer.AppendToken(name)
+		found := false
 		switch container := at.(type) {
 		case map[string]any:
-			next, ok := container[name]
-			if !ok {
-				return "the request has no " + pointer
-			}
-			at = next
+			at, found = container[name]
 		case []any:
 			index, isNumber := key.(json.Number)
-			n, err := index.Int64()
-			if !isNumber || err != nil || n < 0 || n >= int64(len(container)) {
-				return "the request has no " + pointer
+			if n, err := index.Int64(); isNumber && err == nil && n >= 0 && n < int64(len(container)) {
+				at, found = container[n], true
 			}
-			at = container[n]
 		default:
 			return fmt.Sprintf("the request has no %s, because the value around it is neither an object nor an array", pointer)
+		}
+		if !found {
+			return fmt.Sprintf("the request has no %s", pointer)
 		}
 	}
 	return "undefined"
@@ -348,42 +328,43 @@ func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 			t.culprit(expr) // why what it negates does not hold
 			continue
 		}
-		t.variables(ast.NewTerm(bodyVars(expr)))
+		t.variables(expr)
 		ast.WalkTerms(expr, func(term *ast.Term) bool {
-			switch v := term.Value.(type) {
-			case ast.Ref:
-				if v.HasPrefix(ast.InputRootRef) || v.HasPrefix(ast.DefaultRootRef) && !isOperator(expr, v) {
-					plugged := plug(term, s).Value.(ast.Ref)
-					ground := plugged.GroundPrefix()
-					if value, ok := valueJSON(x.value(ast.NewTerm(ground), nil)); ok {
-						shown := Term{Text: t.sourceOf(term), Values: []any{value}}
-						if len(ground) < len(plugged) {
-							shown.Text = x.pathText(ground)
-						}
-						if isGenerated(shown.Text) {
-							ground = v.GroundPrefix()
-							if value, ok = valueJSON(x.value(ast.NewTerm(ground), nil)); !ok {
-								return false
-							}
-							shown = Term{Text: x.pathText(ground), Values: []any{value}}
-						}
-						if rules := x.compiler.GetRulesForVirtualDocument(ground); len(rules) > 0 && t.own(rules[0]) && !slices.ContainsFunc(t.list, func(o Term) bool { return o.Text == shown.Text }) {
-							t.define(&shown, rules, nil, ground[:min(depthOf(rules[0]), len(ground))].String())
-						}
-						t.add(shown)
-					}
-				}
+			ref, isRef := term.Value.(ast.Ref)
+			isOperator := isRef && expr.IsCall() && expr.Operator().Equal(ref)
+			if isRef && !isOperator && (ref.HasPrefix(ast.InputRootRef) || ref.HasPrefix(ast.DefaultRootRef)) {
+				t.use(term, ref)
 			}
 			return false
 		})
-		t.call(rule, expr, s)
+		t.call(rule, expr)
 	}
 	return t.list
 }
 
-// call shows a call of a function that a definition which holds makes, and what
-// stands behind a function of the package's own.
-func (t *terms) call(rule *ast.Rule, expr *ast.Expr, s solution) {
+// use shows a reference in a definition that holds.
+func (t *terms) use(term *ast.Term, ref ast.Ref) {
+	plugged := plug(term, t.solutions[0]).Value.(ast.Ref)
+	ground := plugged.GroundPrefix()
+	shown := Term{Text: t.sourceOf(term), Values: addValue(nil, t.value(ast.NewTerm(ground), nil))}
+	if len(ground) < len(plugged) {
+		shown.Text = t.pathText(ground)
+	}
+	if isGenerated(shown.Text) && len(shown.Values) > 0 {
+		ground = ref.GroundPrefix()
+		shown = Term{Text: t.pathText(ground), Values: addValue(nil, t.value(ast.NewTerm(ground), nil))}
+	}
+	if len(shown.Values) == 0 {
+		return
+	}
+	if !t.has(shown.Text) {
+		t.defineOwn(&shown, ground)
+	}
+	t.add(shown)
+}
+
+// call shows a call in a definition that holds, with the definitions of a function of the same package.
+func (t *terms) call(rule *ast.Rule, expr *ast.Expr) {
 	if !expr.IsCall() {
 		return
 	}
@@ -393,40 +374,19 @@ func (t *terms) call(rule *ast.Rule, expr *ast.Expr, s solution) {
 	}
 	operands, arity := expr.Operands(), len(rules[0].Head.Args)
 	call := Term{Text: exprText(expr)}
-	head := false
+	isHead := false // it is the value of the whole definition
 	if arity < len(operands) {
 		if variable, ok := operands[arity].Value.(ast.Var); ok {
-			call.Values, head = t.bound(variable), isHead(rule, variable)
+			call.Values = t.bound(variable)
+			isHead = rule.Head.Value != nil && rule.Head.Value.Value.Compare(variable) == 0
 		}
 	}
 	switch {
 	case t.own(rules[0]):
-		var args []*ast.Term
-		for _, operand := range operands[:arity] {
-			args = append(args, plug(operand, s))
-		}
+		args := plugAll(operands[:arity], t.solutions[0])
 		t.define(&call, rules, args, fmt.Sprint(expr.Operator(), args))
-	case head || !expr.Generated:
-		return // its value is told already
+	case isHead || !expr.Generated:
+		return // its value is already shown
 	}
 	t.add(call)
-}
-
-// isHead reports whether a variable is the value of the whole definition.
-func isHead(rule *ast.Rule, variable ast.Var) bool {
-	return rule.Head.Value != nil && rule.Head.Value.Value.Compare(variable) == 0
-}
-
-// bodyVars are the variables of an expression, as one array.
-func bodyVars(expr *ast.Expr) *ast.Array {
-	var list []*ast.Term
-	ast.WalkVars(expr, func(v ast.Var) bool {
-		list = append(list, ast.NewTerm(v))
-		return false
-	})
-	return ast.NewArray(list...)
-}
-
-func isOperator(expr *ast.Expr, ref ast.Ref) bool {
-	return expr.IsCall() && expr.Operator().Equal(ref)
 }

@@ -153,7 +153,7 @@ func TestShippedRulesDecideTheSame(t *testing.T) {
 }
 
 // OPA's own reader accepts what is written, and its verifier the signature.
-func TestOPAReadsIt(t *testing.T) {
+func TestReadByOPA(t *testing.T) {
 	t.Parallel()
 	rsaPrivate, rsaPublic := rsaKeys(t)
 	ecPrivate, ecPublic := ecKeys(t)
@@ -218,7 +218,7 @@ func TestSignatureIsNeeded(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoBundle(t *testing.T) {
+func TestNotABundle(t *testing.T) {
 	t.Parallel()
 	var huge bytes.Buffer // the header alone says so
 	zipped := gzip.NewWriter(&huge)

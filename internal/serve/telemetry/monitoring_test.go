@@ -23,7 +23,7 @@ import (
 
 const monitoring = "../../../infra/monitoring"
 
-// exposed is everything that Prometheus can be shown: labels by name of the series.
+// exposed is everything that Prometheus can scrape: labels by name of the series.
 func exposed(t *testing.T) map[string][]string {
 	t.Helper()
 	metrics := on(t, nil, telemetry.Options{Listen: "127.0.0.1:0"})
@@ -58,8 +58,7 @@ func exposed(t *testing.T) map[string][]string {
 	return series
 }
 
-// Every metric that is listed is made, with the attributes that are listed, and
-// none besides.
+// Exactly the metrics that are listed exist, with the attributes that are listed.
 func TestMetricsAreListed(t *testing.T) {
 	t.Parallel()
 	series := exposed(t)
@@ -96,7 +95,7 @@ var (
 	labelValues    = regexp.MustCompile(`\bdps_result=~?"([^"]*)"|\bdps_override=~?"([^"]*)"`)
 )
 
-// Alert rules for Prometheus name what there is.
+// Alert rules for Prometheus use names that exist.
 func TestPrometheusAlerts(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(monitoring, "prometheus-alerts.yaml"))
@@ -174,7 +173,7 @@ func prometheusProblems(series map[string][]string, expression string) []string 
 	return problems
 }
 
-// results are the names that dps.result and dps.override can have.
+// results are the values that dps.result and dps.override can have.
 func results() []string {
 	return []string{
 		string(answer.Assigned), string(answer.Rejected), string(answer.Held),
@@ -204,8 +203,8 @@ func kql(value any) []string {
 	return queries
 }
 
-// Queries for Azure, in the workbook, the alert rules and the documents, name
-// members of records, metrics and attributes that there are.
+// Queries for Azure, in the workbook, the alert rules and the documents, use members of records, metrics and attributes
+// that exist.
 func TestQueriesForAzure(t *testing.T) {
 	t.Parallel()
 	total := 0
@@ -257,7 +256,7 @@ func TestQueriesForAzure(t *testing.T) {
 // logMessage is the message of a log line within a query.
 var logMessage = regexp.MustCompile(`\\"msg\\":\\"([^"\\]+)\\"`)
 
-// logged reports whether the handler's code has the message.
+// logged reports whether the code of the handler contains the message.
 func logged(t *testing.T, message string) bool {
 	t.Helper()
 	for _, folder := range []string{filepath.Join("internal", "serve", "decisionlog", "sink"), filepath.Join("internal", "serve", "rulesource")} {
@@ -337,7 +336,7 @@ func kqlProblems(t *testing.T, query string) []string {
 	return problems
 }
 
-// unclosed counts the brace in the mark that queries know a record by.
+// unclosed counts the brace in the text by which queries recognize a record.
 func unclosed(query, bracket string) int {
 	if bracket != "{" {
 		return 0
@@ -345,7 +344,7 @@ func unclosed(query, bracket string) int {
 	return strings.Count(query, `{"usherRecord":`)
 }
 
-// schema is as much of a JSON Schema as it takes to follow a path.
+// schema is the part of a JSON Schema that is needed to follow a path.
 type schema struct {
 	Ref        string `json:"$ref"`
 	Properties map[string]*schema
@@ -419,7 +418,7 @@ func rows(t *testing.T, document, header string) [][]string {
 	return out
 }
 
-// The tables of metrics and attributes list what there is.
+// The tables of metrics and attributes are complete and correct.
 func TestTablesInTheDocuments(t *testing.T) {
 	t.Parallel()
 	document := operations(t)
@@ -439,7 +438,7 @@ func TestTablesInTheDocuments(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the table of metrics should be\n| %s |", strings.Join(want, " |\n| "))
 	}
-	// Attributes of spans: those that a span of each kind of allocation has.
+	// Attributes of spans: those of spans of each kind of allocation.
 	var documented []string
 	for _, row := range rows(t, document, "| attribute of the span | what |") {
 		documented = append(documented, strings.Trim(row[0], "`"))
@@ -462,7 +461,7 @@ func TestTablesInTheDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	maps.DeleteFunc(read, func(name string, _ bool) bool {
-		// The variables of one signal are named by a sentence.
+		// A sentence describes the variables of a single signal.
 		return !strings.HasPrefix(name, "OTEL_") || name != otlp.VariableTemporality && regexp.MustCompile(`_OTLP_(TRACES|METRICS|LOGS)_`).MatchString(name)
 	})
 	if got, want := sorted(documented), slices.Sorted(maps.Keys(read)); !slices.Equal(got, want) {
@@ -475,7 +474,7 @@ func sorted(names []string) []string {
 	return names
 }
 
-// The folder holds what the documents speak of, and nothing else.
+// The folder contains exactly what the documents mention.
 func TestMonitoringFiles(t *testing.T) {
 	t.Parallel()
 	entries, err := fs.ReadDir(os.DirFS(monitoring), ".")

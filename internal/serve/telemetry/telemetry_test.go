@@ -31,7 +31,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/collector"
 )
 
-// on starts telemetry with these variables, until the test ends.
+// on starts telemetry with these variables; it stops when the test ends.
 func on(t testing.TB, variables map[string]string, options telemetry.Options) *telemetry.Telemetry {
 	t.Helper()
 	var err error
@@ -152,8 +152,8 @@ func TestOff(t *testing.T) {
 	}
 }
 
-// Stages cost no allocation where they are not recorded: the handler allocates
-// as much below a span that is not recorded as below none.
+// Stages allocate no memory if they are not recorded: the handler allocates as much below a span that is not recorded as
+// without a span.
 func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
 	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")}},
 		decider.RulesOptions{Name: "rules"})
@@ -177,8 +177,8 @@ func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
 	never := on(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collecting.URL + "/v1/traces", "OTEL_TRACES_SAMPLER": "always_off"}, telemetry.Options{})
 	ctx, span := never.Tracer().Start(t.Context(), "x")
 	defer span.End()
-	// Pools are emptied now and then, and at random where races are looked for: the least
-	// counts, and a stage that is recorded costs a dozen.
+	// Pools are emptied now and then, and at random by the race detector. So the minimum counts; a stage that is recorded
+	// costs a dozen allocations.
 	without, unrecorded := measure(t.Context()), measure(ctx)
 	for range 5 {
 		without, unrecorded = min(without, measure(t.Context())), min(unrecorded, measure(ctx))
@@ -194,7 +194,7 @@ func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
 	}
 }
 
-// What is counted, under which names, and what is not told.
+// Metrics count allocations under the documented names, and name no device.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	metrics := on(t, nil, telemetry.Options{Listen: "127.0.0.1:0"})
@@ -218,7 +218,7 @@ func TestMetrics(t *testing.T) {
 		"dps_result=malformed": 2,
 	}
 	got := values(families["usher_allocations_total"])
-	if got["dps_result=invalid_request"] == 1 { // whichever of the two a number for a name is
+	if got["dps_result=invalid_request"] == 1 { // a number in place of a name can be either
 		delete(got, "dps_result=invalid_request")
 		want["dps_result=malformed"]--
 	}
@@ -239,7 +239,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// However many names callers invent, the series stay few.
+// However many names callers invent, the number of series is bounded.
 func TestNamesAreBounded(t *testing.T) {
 	t.Parallel()
 	metrics := on(t, nil, telemetry.Options{Listen: "127.0.0.1:0"})
@@ -271,7 +271,7 @@ func TestNamesAreBounded(t *testing.T) {
 	}
 }
 
-// watched is a state of everything that is watched.
+// watched returns an example of each state.
 func watched() telemetry.Watched {
 	return telemetry.Watched{
 		Rules: func() []telemetry.Rules {
@@ -324,7 +324,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// A span tells as much of a device as it may.
+// A span shows of a device what is allowed.
 func TestDevicesInSpans(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -360,7 +360,7 @@ func TestDevicesInSpans(t *testing.T) {
 	}
 }
 
-// spanAttributes are all that spans of calls have had, of allocations of every kind.
+// spanAttributes returns all attributes of spans, for allocations of every kind.
 func spanAttributes(t *testing.T) []string {
 	t.Helper()
 	collecting := collector.Start()
@@ -396,8 +396,7 @@ func spanAttributes(t *testing.T) []string {
 	return slices.Collect(maps.Keys(names))
 }
 
-// An error in a trace is what an operator should look into; a device that has to
-// wait is none.
+// A span is an error if an operator should look at it; not if a device has to wait.
 func TestErrorsInSpans(t *testing.T) {
 	t.Parallel()
 	collecting := collector.Start()
@@ -429,7 +428,7 @@ func TestErrorsInSpans(t *testing.T) {
 	}
 }
 
-// Which parents a sampler follows. The Functions host marks its own as not sampled.
+// Samplers decide by the parent only if they are parent-based. The Functions host marks its parents as not sampled.
 func TestSampling(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -462,7 +461,7 @@ func TestSampling(t *testing.T) {
 	}
 }
 
-// Logs that are not written are not sent either, and groups and attributes arrive.
+// Only logs that are written are sent, with groups and attributes.
 func TestLogs(t *testing.T) {
 	t.Parallel()
 	collecting := collector.Start()
@@ -514,8 +513,8 @@ func TestShutdownGivesUp(t *testing.T) {
 	}
 }
 
-// Errors are logged once a minute, with how many there were in between. The handler of errors is one for the process, so
-// this test is not parallel.
+// Errors are logged once a minute, with the number in between. The process has one handler of errors, so this test is not
+// parallel.
 func TestErrorsAreLoggedOnceAMinute(t *testing.T) {
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer refusing.Close()
@@ -533,8 +532,7 @@ func TestErrorsAreLoggedOnceAMinute(t *testing.T) {
 	}
 }
 
-// BenchmarkObserve is what metrics cost an allocation, and BenchmarkWebhook what
-// all that is off costs.
+// BenchmarkObserve measures the cost of metrics for an allocation, BenchmarkWebhook that of telemetry that is off.
 func BenchmarkObserve(b *testing.B) {
 	observe := on(b, nil, telemetry.Options{Listen: "127.0.0.1:0"}).Observer()
 	a := &answer.Call{Duration: time.Millisecond,

@@ -12,7 +12,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
 )
 
-// slow is a file on a disk that counts how often it is waited for.
+// slow is a file that counts its syncs.
 type slow struct {
 	mu    sync.Mutex
 	size  int
@@ -39,7 +39,7 @@ func (s *slow) Sync() error {
 func (s *slow) Truncate(int64) error { return nil }
 func (s *slow) Close() error         { return nil }
 
-// Under Always, each waits for the disk, and those that come meanwhile wait together.
+// With Always, each record waits for the disk, and records that come in between wait together.
 func TestAlwaysShares(t *testing.T) {
 	t.Parallel()
 	file := &slow{gate: make(chan struct{})}
@@ -76,7 +76,7 @@ func TestAlwaysShares(t *testing.T) {
 	}
 }
 
-// Interval makes one sync for all that was written within a second; Never makes none.
+// Interval makes one sync for everything that is written within a second; Never makes none.
 func TestIntervalAndNever(t *testing.T) {
 	t.Parallel()
 	for policy, want := range map[appender.Policy]int64{appender.Interval: 2, appender.Never: 0} {
@@ -101,7 +101,7 @@ func TestIntervalAndNever(t *testing.T) {
 	}
 }
 
-// After a sync that failed, none counts: the system may have thrown away what it could not write.
+// After a failed sync, no later one counts: the system may have discarded what it could not write.
 func TestFailedSyncIsFinal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

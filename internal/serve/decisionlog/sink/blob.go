@@ -91,7 +91,7 @@ func (b *Blob) Deliver(ctx context.Context, records [][]byte) error {
 
 func (b *Blob) deliver(ctx context.Context, block []byte) error {
 	if day := time.Now().UTC().Format("2006/01/02"); b.current == nil || b.day != day {
-		if err := b.begin(ctx, day); err != nil {
+		if err := b.create(ctx, day); err != nil {
 			return err
 		}
 	}
@@ -111,14 +111,14 @@ func (b *Blob) deliver(ctx context.Context, block []byte) error {
 	default:
 		return err
 	}
-	if err := b.begin(ctx, b.day); err != nil {
+	if err := b.create(ctx, b.day); err != nil {
 		return err
 	}
 	return b.append(ctx, block, 0)
 }
 
-// begin creates a new blob.
-func (b *Blob) begin(ctx context.Context, day string) error {
+// create creates a new blob.
+func (b *Blob) create(ctx context.Context, day string) error {
 	if b.day != day {
 		b.day, b.number = day, 0
 	}

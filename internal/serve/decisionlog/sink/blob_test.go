@@ -27,7 +27,7 @@ import (
 
 const token = "the-secret-token"
 
-// identity gives out one token.
+// identity always returns the same token.
 type identity struct{ scopes []string }
 
 func (i *identity) GetToken(_ context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -35,7 +35,7 @@ func (i *identity) GetToken(_ context.Context, options policy.TokenRequestOption
 	return azcore.AccessToken{Token: token, ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// storage is as much of the Blob service as a Blob calls, called without a network.
+// storage is the part of the Blob service that a Blob calls, without a network.
 type storage struct {
 	t *testing.T
 
@@ -43,7 +43,7 @@ type storage struct {
 	blobs  map[string]string
 	blocks map[string]int
 	calls  []string
-	// before may answer in place of the service, after may lose its answer.
+	// before can answer instead of the service, after can lose its answer.
 	before func(w http.ResponseWriter, call string) bool
 	after  func(call string) (lost bool)
 }
@@ -176,7 +176,7 @@ func batch(records ...string) (batch [][]byte) {
 
 const folder = "/records/usher/records/2000/01/01/"
 
-// Blocks go to one blob, another process begins another, and so does another day.
+// Blocks go to one blob. Another process starts another blob, and so does another day.
 func TestBlob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -202,7 +202,7 @@ func TestBlob(t *testing.T) {
 	})
 }
 
-// A block whose answer was lost is not appended again, also when more records came meanwhile.
+// A block whose answer was lost is not appended again, even if more records came in between.
 func TestBlobLostAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -238,8 +238,8 @@ func TestBlobLostAnswers(t *testing.T) {
 	})
 }
 
-// When somebody else changes the blob, or it is full, another one begins.
-func TestBlobBeginsAnew(t *testing.T) {
+// If someone else changes the blob, or it is full, another one is started.
+func TestBlobStartsAnother(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(s *storage, name string){
 		"deleted":     func(s *storage, name string) { delete(s.blobs, name) },
@@ -266,7 +266,7 @@ func TestBlobBeginsAnew(t *testing.T) {
 	}
 }
 
-// Errors are one line, name the mend, hold no token, and say how long to wait.
+// Errors are one line, say what to do and how long to wait, and contain no token.
 func TestBlobErrors(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -327,8 +327,8 @@ func TestBlobErrors(t *testing.T) {
 	}
 }
 
-// Spool and storage together: the service is away, refuses, loses answers, the process starts again;
-// in the end each record is there once, but those that were under way when the process ended.
+// Spool and storage together: although the service is away, refuses, and loses answers, and the process restarts, each
+// record is there once, except those that were being delivered when the process ended.
 func TestBlobThroughASpool(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -42,7 +42,7 @@ func child(path string) {
 	os.Exit(0)
 }
 
-// The operating system's own limit: a write that it cuts short leaves no half of a line.
+// A write that is cut short by a limit of the operating system leaves no partial line.
 func TestFileLimitedBySystem(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

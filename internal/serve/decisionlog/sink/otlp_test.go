@@ -31,7 +31,7 @@ const (
 	malformedRecord = `{"usherRecord":1,"decisionId":"ID3","time":"2026-11-22T01:02:05Z","status":400,"decision":{"fault":{"kind":"malformed"}}}`
 )
 
-// A collector receives each record as it is, and beside it what collectors look for.
+// A collector receives each record as it is, with the attributes that collectors use.
 func TestOTLP(t *testing.T) {
 	t.Parallel()
 	var got logs.LogsData
@@ -102,7 +102,7 @@ func TestOTLP(t *testing.T) {
 	}
 }
 
-// What a collector answers decides whether records are kept, wait or are dropped.
+// The answer of a collector decides whether records are delivered, wait or are dropped.
 func TestOTLPAnswers(t *testing.T) {
 	t.Parallel()
 	partial := func(rejected uint64, message string) []byte {

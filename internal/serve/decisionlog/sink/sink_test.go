@@ -59,7 +59,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// calls keeps each call of Write apart.
+// calls records each call of Write.
 type calls struct {
 	mu    sync.Mutex
 	lines []string
@@ -159,8 +159,7 @@ func expect(t *testing.T, folder string, want map[string]string) {
 	}
 }
 
-// A file goes on where the last process ended, begins anew when it is full, and the
-// oldest go.
+// A file is continued by the next process and renamed when it is full, and the oldest files are removed.
 func TestFileRotatesBySize(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "log")
@@ -196,7 +195,7 @@ func TestFileRotatesBySize(t *testing.T) {
 	}
 }
 
-// Each period has a file; a clock that is put back begins none.
+// Each period has a file; a clock that is put back starts no new one.
 func TestFileRotatesByAge(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -221,7 +220,7 @@ func TestFileRotatesByAge(t *testing.T) {
 	})
 	want := map[string]string{"records-000001": "of long ago\n", "records-000002": "1 January\nstill\n", "records": "2 January\n"}
 	expect(t, folder, want)
-	synctest.Test(t, func(t *testing.T) { // the file is of now, and the clock says 2000
+	synctest.Test(t, func(t *testing.T) { // the file is from today, and the clock is in 2000
 		f := file(t, sink.FileOptions{Path: path})
 		write(t, f, "put back")
 		if err := f.Close(); err != nil {
@@ -232,8 +231,8 @@ func TestFileRotatesByAge(t *testing.T) {
 	expect(t, folder, want)
 }
 
-// A line that a crash cut off costs that line alone.
-func TestFileGoesOnAfterACrash(t *testing.T) {
+// If a crash cut a line off, only that line is lost.
+func TestFileAfterACrash(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	path := filepath.Join(folder, "records.ndjson")
@@ -245,8 +244,8 @@ func TestFileGoesOnAfterACrash(t *testing.T) {
 	expect(t, folder, map[string]string{"records.ndjson": "whole\nhal\nnext\n"})
 }
 
-// When others rename or delete the file, it is made again.
-func TestFileTakenAway(t *testing.T) {
+// If someone renames or deletes the file, it is created again.
+func TestFileRenamedOrDeleted(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	path := filepath.Join(folder, "records.ndjson")
@@ -268,11 +267,11 @@ func TestFileTakenAway(t *testing.T) {
 	expect(t, folder, map[string]string{"records.ndjson": "b\n"})
 }
 
-func TestFileTwice(t *testing.T) {
+func TestFileIsLocked(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "records.ndjson")
 	file(t, sink.FileOptions{Path: path})
-	synctest.Test(t, func(t *testing.T) { // it is patient
+	synctest.Test(t, func(t *testing.T) { // it waits, on the clock of the bubble
 		_, err := sink.OpenFile(sink.FileOptions{Path: path})
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "give each process a file of its own") {
 			t.Errorf("got %v", err)
@@ -296,7 +295,7 @@ func TestFileCannotBeOpened(t *testing.T) {
 	}
 }
 
-// faulty fails as the variables say.
+// faulty is a file that fails with these errors.
 type faulty struct {
 	*os.File
 	write, truncate, sync *error
@@ -324,8 +323,7 @@ func (f faulty) Sync() error {
 	return f.File.Sync()
 }
 
-// A disk that is full or fails costs the records of that time, each of them with an
-// error, and no other is harmed.
+// If a disk is full or fails, only the records of that time are lost, each with an error.
 func TestFileDiskFails(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -359,8 +357,8 @@ func TestFileDiskFails(t *testing.T) {
 	}
 }
 
-// Many at once, while the file begins anew again and again: each record is there once.
-func TestFileWritersAtOnce(t *testing.T) {
+// With concurrent writers and frequent rotation, each record is there once.
+func TestFileConcurrentWriters(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	f := file(t, sink.FileOptions{Path: filepath.Join(folder, "r"), MaxBytes: 100, Keep: 1000, Sync: appender.Always})

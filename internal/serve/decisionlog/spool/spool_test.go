@@ -24,7 +24,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
 )
 
-// destination takes records, or fails as it is told to.
+// destination takes records, or fails.
 type destination struct {
 	mu      sync.Mutex
 	records []string
@@ -76,12 +76,12 @@ func open(t *testing.T, options spool.Options) *spool.Spool {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		_ = s.Close(ctx) // nothing if it is closed
+		_ = s.Close(ctx) // does nothing if it is closed
 	})
 	return s
 }
 
-// giveUp closes without delivering what is left, as the end of a process does.
+// giveUp closes without delivering what is left, like the end of a process.
 func giveUp(t *testing.T, s *spool.Spool) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -131,7 +131,7 @@ func segments(t *testing.T, folder string) []string {
 	return files
 }
 
-// What one process writes, the next delivers: all of it, in order.
+// The next process delivers what one process wrote: all of it, in order.
 func TestDelivers(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []appender.Policy{appender.Always, appender.Interval, appender.Never} {
@@ -159,7 +159,7 @@ func TestDelivers(t *testing.T) {
 		remote.failWith(nil)
 		write(t, s, numbered(40, 60)...)
 		closeAll(t, s)
-		same(t, remote.got(), numbered(0, 60)) // none twice either
+		same(t, remote.got(), numbered(0, 60)) // and none twice
 		if files := segments(t, folder); len(files) > 1 {
 			t.Errorf("%s: segments are left: %v", policy, files)
 		}
@@ -169,8 +169,7 @@ func TestDelivers(t *testing.T) {
 	}
 }
 
-// Wherever a crash cuts the last segment, what is whole before is delivered, and
-// the spool goes on.
+// Wherever a crash cuts the last segment off, the complete records before are delivered, and the spool goes on.
 func TestCutAnywhere(t *testing.T) {
 	t.Parallel()
 	original := t.TempDir()
@@ -204,7 +203,7 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
-// A damaged byte loses the record that it is in, and no other; it is counted and told.
+// A damaged byte loses only its own record, which is counted and reported.
 func TestDamageAnywhere(t *testing.T) {
 	t.Parallel()
 	original := t.TempDir()
@@ -244,7 +243,7 @@ func TestDamageAnywhere(t *testing.T) {
 	}
 }
 
-// A position that is damaged or lost means that records come twice, never that one is lost.
+// If the position is damaged or lost, records are delivered twice, and none is lost.
 func TestLostPosition(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(path string) error{
@@ -271,7 +270,7 @@ func TestLostPosition(t *testing.T) {
 	}
 }
 
-// A segment that somebody deletes is missed and told; the others are delivered.
+// If someone deletes a segment, this is reported, and the others are delivered.
 func TestDeletedSegment(t *testing.T) {
 	t.Parallel()
 	folder, remote := t.TempDir(), newDestination()
@@ -296,8 +295,7 @@ func TestDeletedSegment(t *testing.T) {
 	})
 }
 
-// A full spool refuses what is new, counts it, keeps what it has, and goes on once
-// there is room.
+// A full spool refuses and counts new records, keeps the old ones, and goes on when there is room.
 func TestFull(t *testing.T) {
 	t.Parallel()
 	folder, remote := t.TempDir(), newDestination()
@@ -356,8 +354,8 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// The waits after failures double up to the most, never all at the same moment; an answer
-// that says how long counts; and afterwards nothing is lost or doubled.
+// The waits after failures double up to the maximum, with a random part; a destination can ask for a longer one; and nothing
+// is lost or delivered twice.
 func TestBackoff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -406,7 +404,7 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
-// A destination that does not answer is given up after the time-out, and its context ends.
+// If a destination does not answer, the delivery ends after the timeout, and so does its context.
 func TestSlowDestination(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -433,7 +431,7 @@ func TestSlowDestination(t *testing.T) {
 	})
 }
 
-// Of a batch that is refused, the others are delivered, and the one is counted and told.
+// If a batch is refused for one record, the others are delivered, and that one is counted and reported.
 func TestRefusal(t *testing.T) {
 	t.Parallel()
 	remote := newDestination()
@@ -458,7 +456,7 @@ func TestRefusal(t *testing.T) {
 		t.Errorf("%+v", stats)
 	}
 
-	// Some were refused, the others taken: that is the end of it.
+	// If some were refused and the others taken, nothing is delivered again.
 	remote = newDestination()
 	remote.failWith(func([]string) error {
 		remote.fail = nil
@@ -472,8 +470,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// Records wait for each other as long as they are told to, and no longer than a full
-// batch or the end.
+// Records wait for others as long as configured, but not beyond a full batch or the end.
 func TestLinger(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -498,7 +495,7 @@ func TestLinger(t *testing.T) {
 	})
 }
 
-// A clock that jumps neither stops deliveries nor makes an age that is absurd.
+// A clock that jumps neither stops deliveries nor leads to an absurd age.
 func TestClockJump(t *testing.T) {
 	t.Parallel()
 	folder, remote := t.TempDir(), newDestination()
@@ -534,12 +531,12 @@ func TestClockJump(t *testing.T) {
 	})
 }
 
-// A second process is told so, and what to do.
+// A second process gets an error that says what to do.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	open(t, spool.Options{Folder: folder, Deliver: newDestination().deliver})
-	synctest.Test(t, func(t *testing.T) { // it is patient, on the clock of the bubble
+	synctest.Test(t, func(t *testing.T) { // it waits, on the clock of the bubble
 		_, err := spool.Open(spool.Options{Folder: folder, Deliver: newDestination().deliver})
 		if err == nil || !strings.Contains(err.Error(), folder) || !strings.Contains(err.Error(), "give each process a folder of its own") {
 			t.Errorf("got %v", err)
@@ -567,7 +564,7 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
-// faulty is a file on a disk that has troubles.
+// faulty is a file on a disk that can fail.
 type faulty struct {
 	*os.File
 	disk *disk
@@ -623,8 +620,8 @@ func (f *faulty) Sync() error {
 	return f.File.Sync()
 }
 
-// When the disk is full or fails, a record is refused and counted, none that was
-// taken is lost, and it goes on once the disk does.
+// If the disk is full or fails, records are refused and counted, none that was taken is lost, and the spool goes on when the
+// disk does.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(d *disk){
@@ -676,7 +673,7 @@ func TestDiskFails(t *testing.T) {
 	}
 }
 
-// smallDisk is full when the segments in a folder have so many bytes.
+// smallDisk is full when the segments in a folder have this many bytes.
 type smallDisk struct {
 	*os.File
 	folder string
@@ -703,7 +700,7 @@ func must[T any](value T, err error) T {
 	return value
 }
 
-// What is delivered gives its room back, also where a new record has none.
+// What is delivered frees its space, even if a new record has none.
 func TestDiskFullOfWhatIsDelivered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -723,7 +720,7 @@ func TestDiskFullOfWhatIsDelivered(t *testing.T) {
 			time.Sleep(time.Second) // of the bubble
 		}
 		synctest.Wait()
-		descriptors := 0 // on Linux; elsewhere there are none to be seen
+		descriptors := 0 // 0 on systems without /proc
 		for _, link := range must(filepath.Glob("/proc/self/fd/*")) {
 			if name, err := os.Readlink(link); err == nil && strings.HasPrefix(name, folder) && strings.HasSuffix(name, ".segment") {
 				descriptors++
@@ -741,7 +738,7 @@ func TestDiskFullOfWhatIsDelivered(t *testing.T) {
 	})
 }
 
-// With Interval, a disk that fails behind the back of Write is told of.
+// With Interval, a disk that fails after Write has returned is reported.
 func TestDiskFailsLater(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -760,9 +757,8 @@ func TestDiskFailsLater(t *testing.T) {
 	})
 }
 
-// Many writers at once, a destination that fails now and then, segments that
-// roll: nothing is lost, none is doubled.
-func TestWritersAtOnce(t *testing.T) {
+// With concurrent writers, a destination that fails now and then, and many segments, each record is delivered once.
+func TestConcurrentWriters(t *testing.T) {
 	t.Parallel()
 	remote := newDestination()
 	remote.failWith(func([]string) error {
@@ -813,8 +809,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child writes numbered records until it is killed, and prints the number of each that
-// was taken. Its destination takes some.
+// child writes numbered records until it is killed, and prints the number of each that was taken. Its destination is away.
 func child(folder string) {
 	s, err := spool.Open(spool.Options{Folder: folder, Sync: appender.Always, Deliver: func(context.Context, [][]byte) error {
 		return errors.New("away")
@@ -839,7 +834,7 @@ func child(folder string) {
 	select {}
 }
 
-// A kill -9 in the middle of a write loses nothing that was promised, however often.
+// A kill -9 in the middle of a write loses nothing that was promised, even repeatedly.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -893,8 +888,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// Whatever is in a segment, opening and draining neither fail nor hang, and what was
-// written whole is delivered.
+// Whatever a segment contains, opening and draining neither fail nor hang, and later records are delivered.
 func FuzzSegment(f *testing.F) {
 	folder, remote := f.TempDir(), newDestination()
 	remote.failWith(away)

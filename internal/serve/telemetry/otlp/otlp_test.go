@@ -41,7 +41,7 @@ func read(t *testing.T, values map[string]string) otlp.Settings {
 	return settings
 }
 
-// must returns an exporter that was set up.
+// must returns an exporter, or fails the test.
 func must[T any](t testing.TB) func(exporter T, err error) T {
 	return func(exporter T, err error) T {
 		t.Helper()
@@ -52,7 +52,7 @@ func must[T any](t testing.TB) func(exporter T, err error) T {
 	}
 }
 
-// errorKeeper keeps the error of the last export, which otherwise goes to a handler of the process.
+// errorKeeper keeps the error of the last export, which otherwise goes to the global handler.
 type errorKeeper struct {
 	sdklog.Exporter
 	err error
@@ -104,7 +104,7 @@ func TestEveryKindOfAttributeArrives(t *testing.T) {
 	}
 }
 
-// What instruments count arrives, in the temporality that was asked for.
+// Values of all instruments arrive, in the configured temporality.
 func TestMetricsArrive(t *testing.T) {
 	t.Parallel()
 	for temporality, cumulative := range map[string][2]bool{ // counter, observable counter
@@ -218,8 +218,7 @@ func TestAnswersOfACollector(t *testing.T) {
 	}
 }
 
-// A collector that asks for a longer wait than there is time for ends the attempts at once. The error names address and
-// status.
+// If a collector asks for a wait beyond the timeout, the delivery fails at once. The error contains address and status.
 func TestRetryAfterBeyondTheTimeout(t *testing.T) {
 	t.Parallel()
 	asked := 0
@@ -346,8 +345,7 @@ func with(base map[string]string, pairs ...string) map[string]string {
 	return values
 }
 
-// FuzzPairs: what is read can be written again and says the same, and a value
-// cannot become a second header.
+// A list of pairs has no empty keys, and no value can become a second header.
 func FuzzPairs(f *testing.F) {
 	for _, seed := range []string{"", "a=b", "a=b,c=d%2C", " a = b ,,", "a", "=b", "a=%0a", "a=b=c", "a=%zz"} {
 		f.Add(seed)
@@ -365,7 +363,7 @@ func FuzzPairs(f *testing.F) {
 	})
 }
 
-// FuzzAnswer: no answer of a collector breaks an exporter.
+// No answer of a collector breaks an exporter.
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{10, 2, 8, 1})
 	f.Add([]byte{10, 200})
