@@ -367,7 +367,8 @@ func FuzzItems(f *testing.F) {
 			found := []string{}
 			for item, err := range requestlog.Items(t.Context(), requestlog.Stream("log", in)) {
 				if err != nil {
-					found = append(found, err.Error())
+					place, _, _ := strings.Cut(err.Error(), ": invalid") // a library says more, depending on the chunks
+					found = append(found, place)
 					break
 				}
 				if item.Err == nil && item.Body != nil && !json.Valid(item.Body) {
