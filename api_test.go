@@ -8,8 +8,8 @@ import (
 	"golang.org/x/tools/go/packages"
 )
 
-// TestImportableAPI: nothing that the importable packages export mentions a type
-// under internal/, which no importer could name.
+// TestImportableAPI: nothing that the importable packages export mentions a type under internal/, which no importer
+// could name.
 func TestImportableAPI(t *testing.T) {
 	t.Parallel()
 	loaded, err := packages.Load(&packages.Config{Context: t.Context(), Mode: packages.NeedName | packages.NeedTypes | packages.NeedImports | packages.NeedDeps | packages.NeedSyntax | packages.NeedTypesInfo},
@@ -39,8 +39,7 @@ func TestImportableAPI(t *testing.T) {
 	}
 }
 
-// api renders what an importer sees of an object: its type, exported fields and
-// methods, with full package paths.
+// api renders what an importer sees of an object: its type, exported fields and methods, with full package paths.
 func api(object types.Object) []string {
 	named, ok := object.Type().(*types.Named)
 	if _, isType := object.(*types.TypeName); !isType || !ok {

@@ -1,5 +1,5 @@
-// Package usher is the root of the module github.com/usher-dps/usher, the webhook behind custom allocation in Azure IoT Hub
-// Device Provisioning Service (DPS). It contains no code. A tour of what does:
+// Package usher is the root of the module github.com/usher-dps/usher, the webhook behind custom allocation in Azure IoT
+// Hub Device Provisioning Service (DPS). It contains no code. A tour of what does:
 //
 //   - dps has DPS's words and wire types, and what DPS does with each answer.
 //   - answer has what the webhook answers, in one type, and the table from each result to its HTTP status.

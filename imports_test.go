@@ -89,8 +89,7 @@ var mayUse = map[string][]string{
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp":       {"internal/serve/telemetry/otlp"},
 }
 
-// handlerNeverLinks are packages that must not be in the handler's binary, not
-// even indirectly.
+// handlerNeverLinks are packages that must not be in the handler's binary, not even indirectly.
 var handlerNeverLinks = []string{
 	module + "internal/standin/functionshost",
 	module + "internal/standin/dpssim",
@@ -98,8 +97,8 @@ var handlerNeverLinks = []string{
 	"github.com/spf13/cobra",
 	"github.com/open-policy-agent/opa/v1/rego",
 	"github.com/open-policy-agent/opa/v1/server",
-	// gRPC is linked by the exporters of OpenTelemetry and never called. With these packages of its own for debugging it
-	// would add 6 MB more; the build tag leaves them out. See docs/adr/0012-otlp-exporters.md.
+	// gRPC is linked by the exporters of OpenTelemetry and never called. With these packages of its own for debugging
+	// it would add 6 MB more; the build tag leaves them out. See docs/adr/0012-otlp-exporters.md.
 	"golang.org/x/net/trace",
 	"html/template",
 	"testing",

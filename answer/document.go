@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Document is a part of an answer as files and tools show it: members in order, without empty ones. It encodes as a JSON
-// object.
+// Document is a part of an answer as files and tools show it: members in order, without empty ones. It encodes as a
+// JSON object.
 type Document []Member
 
 // Member is a member of a [Document].

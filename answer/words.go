@@ -97,5 +97,6 @@ func appendList[T any](attrs []slog.Attr, name string, list []T) []slog.Attr {
 	return append(attrs, slog.Any(name, list))
 }
 
-// bounded keeps what a caller sends from swelling the log. DPS's identifiers have at most 128 characters, host names 253.
+// bounded keeps what a caller sends from swelling the log. DPS's identifiers have at most 128 characters, host names
+// 253.
 func bounded(text string) string { return text[:min(len(text), 256)] }

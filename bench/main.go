@@ -1,6 +1,6 @@
-// Command bench measures Usher and prints each figure next to its goal, as a ratio to a floor that it measures in the same
-// run: times drift from machine to machine and from minute to minute, but ratios hold. `make bench` builds what it needs
-// and runs it; -only selects sections.
+// Command bench measures Usher and prints each figure next to its goal, as a ratio to a floor that it measures in the
+// same run: times drift from machine to machine and from minute to minute, but ratios hold. `make bench` builds what it
+// needs and runs it; -only selects sections.
 //
 // The exit status says only whether the measurement worked, not whether the goals were met.
 package main

@@ -32,9 +32,9 @@ func (r *recording) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// records compares ways to record decisions. All servers run side by side. They get requests in turn, half a second each,
-// and the medians of all turns count: whatever else the machine does affects them alike, and a p99 over all turns would be
-// that of the worst moment.
+// records compares ways to record decisions. All servers run side by side. They get requests in turn, half a second
+// each, and the medians of all turns count: whatever else the machine does affects them alike, and a p99 over all turns
+// would be that of the worst moment.
 func records(ctx context.Context, b bench) error {
 	var collected atomic.Int64
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

@@ -18,8 +18,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// requestLog returns a log with n lines that it generates while it is read, the same each time: the request of a workload,
-// each time for another device, three quarters of which are on a hub.
+// requestLog returns a log with n lines that it generates while it is read, the same each time: the request of a
+// workload, each time for another device, three quarters of which are on a hub.
 func requestLog(body []byte, n int) (io.Reader, error) {
 	const id = `"registrationId":"breakroom499-contoso-tstrsd-007"`
 	before, after, found := bytes.Cut(body, []byte(id))

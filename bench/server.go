@@ -26,8 +26,8 @@ import (
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// echoCommand makes this program the no-op server that is the floor for the handler: it uses the same framework, reads the
-// body and sends a fixed answer.
+// echoCommand makes this program the no-op server that is the floor for the handler: it uses the same framework, reads
+// the body and sends a fixed answer.
 const echoCommand = "echo-server"
 
 func runEcho() {
@@ -381,8 +381,8 @@ func packBundle(folder, revision string) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// swaps measures how replacing rules affects the calls meanwhile: 1,000 packages, and another bundle at each look, once a
-// second.
+// swaps measures how replacing rules affects the calls meanwhile: 1,000 packages, and another bundle at each look, once
+// a second.
 func swaps(ctx context.Context, b bench) error {
 	folder := filepath.Join(b.scratch, "swapped")
 	requests, err := writeManyRules(b, folder, 1000)

@@ -20,8 +20,8 @@ var workloads = []string{"trivial", "tutorial", "medium", "mediumt", "large", "l
 
 const tenants = 1000
 
-// writeRules fills a rules folder with the rules of the repository, which include the library, with the benchmark's own,
-// and with a table of a thousand tenants.
+// writeRules fills a rules folder with the rules of the repository, which include the library, with the benchmark's
+// own, and with a table of a thousand tenants.
 func writeRules(repository, folder string) error {
 	own, err := fs.Sub(files, "rules")
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// pureRegoChoice is a weighted rendezvous choice in Rego alone: each hub scores
-// -weight/ln(u), with u in (0, 1) from a hash of the device and the hub.
+// pureRegoChoice is a weighted rendezvous choice in Rego alone: each hub scores -weight/ln(u), with u in (0, 1) from a
+// hash of the device and the hub.
 const pureRegoChoice = `package allocation.default
 
 hub := name if {
@@ -48,8 +48,7 @@ digits := {
 }
 `
 
-// The figures of ADR 5: the same decision by the library, which has Go built-ins
-// below it, and without them.
+// The figures of ADR 5: the same decision by the library, which has Go built-ins below it, and without them.
 func BenchmarkADR0005(b *testing.B) {
 	const hubs = 10
 	var linked []string

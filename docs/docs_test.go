@@ -1,5 +1,5 @@
-// Package docs_test holds the documents to the code: what they show is run, what
-// they list is compared with what there is.
+// Package docs_test holds the documents to the code: what they show is run, what they list is compared with what there
+// is.
 //
 // Fenced blocks are read in order, and each "## " heading starts afresh:
 //
@@ -209,8 +209,8 @@ func (s *section) add(name, text string) {
 	s.rules[name] = &fstest.MapFile{Data: []byte(text)}
 }
 
-// load loads the section's rules with what they stand beside: in the README all
-// the rules that ship, as for somebody who follows it; elsewhere the library.
+// load loads the section's rules with what they stand beside: in the README all the rules that ship, as for somebody
+// who follows it; elsewhere the library.
 func (s *section) load(t *testing.T, strict bool) (*decider.Rules, error) {
 	t.Helper()
 	shipped := filepath.Join(root, "rules")
@@ -248,8 +248,8 @@ func (s *section) fragment(t *testing.T, text string) {
 
 var testRule = regexp.MustCompile(`(?m)^(test_\w+) if`)
 
-// regoTest runs the tests of a module. A rule asks them, so that they run with
-// the same built-ins and the same data as rules that are served.
+// regoTest runs the tests of a module. A rule asks them, so that they run with the same built-ins and the same data as
+// rules that are served.
 func (s *section) regoTest(t *testing.T, module string) {
 	var names []string
 	for _, match := range testRule.FindAllStringSubmatch(module, -1) {
@@ -336,8 +336,7 @@ func post(t *testing.T, rules *decider.Rules, body string) (*http.Response, []by
 	return response, answer
 }
 
-// compare holds an answer to the block that shows it. A member shown as "..."
-// is different each time.
+// compare holds an answer to the block that shows it. A member shown as "..." is different each time.
 func (s *section) compare(t *testing.T, b block) {
 	defer func() { s.response = nil }()
 	if want := cmp.Or(b.note, "200"); fmt.Sprint(s.response.StatusCode) != want {

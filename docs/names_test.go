@@ -104,8 +104,8 @@ func TestReferences(t *testing.T) {
 	}
 }
 
-// What documents call by name is there: files and folders of the repository,
-// targets of the Makefile, exported Go identifiers.
+// What documents call by name is there: files and folders of the repository, targets of the Makefile, exported Go
+// identifiers.
 func TestNames(t *testing.T) {
 	t.Parallel()
 	targets := map[string]bool{}

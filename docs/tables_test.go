@@ -233,8 +233,7 @@ func TestBuiltinsOfOurOwn(t *testing.T) {
 	sameNames(t, "functions that Usher adds", documented, declared)
 }
 
-// constantsOf reads the string constants that a file declares with this type,
-// or with a name of this prefix.
+// constantsOf reads the string constants that a file declares with this type, or with a name of this prefix.
 func constantsOf(t *testing.T, file, typeName, prefix string) []string {
 	t.Helper()
 	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, filepath.FromSlash(file)), nil, 0)
@@ -290,8 +289,8 @@ func settingsOf(t *testing.T) []string {
 	return names
 }
 
-// The table of settings lists what the code reads, with the example's values,
-// which a test of function-app holds to the defaults.
+// The table of settings lists what the code reads, with the example's values, which a test of function-app holds to the
+// defaults.
 func TestSettingsTable(t *testing.T) {
 	t.Parallel()
 	documented := tableUnder(t, readDocument(t, "docs/operations.md"), "setting", "what", "default")
@@ -338,8 +337,8 @@ var exchangeCases = map[string]exchangeCase{
 	"internal":    {bare: true},
 }
 
-// validRequest is of a device that the enrollment keeps on its hub, so that the
-// constraint prevails over a rule that names the first.
+// validRequest is of a device that the enrollment keeps on its hub, so that the constraint prevails over a rule that
+// names the first.
 const validRequest = `{"enrollmentGroup": {"enrollmentGroupId": "g", "reprovisionPolicy": {"updateHubAssignment": false}},
 	"deviceRuntimeContext": {"registrationId": "d", "currentIotHubHostName": "b.azure-devices.net"},
 	"linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`
@@ -347,8 +346,7 @@ const validRequest = `{"enrollmentGroup": {"enrollmentGroupId": "g", "reprovisio
 const firstRequest = `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "deviceRuntimeContext": {"registrationId": "d"},
 	"linkedHubs": ["a.azure-devices.net"]}`
 
-// exchange runs a case and returns the status, the code of the problem document
-// and the log line.
+// exchange runs a case and returns the status, the code of the problem document and the log line.
 func (c exchangeCase) exchange(t *testing.T, fallback string) (status int, code string, line map[string]any) {
 	t.Helper()
 	options := decider.Options{Timeout: 20 * time.Millisecond}
@@ -401,8 +399,7 @@ type brokenReader struct{}
 
 func (brokenReader) Read([]byte) (int, error) { return 0, errors.New("the connection is gone") }
 
-// The tables of outcomes and faults list all there are, with the status and the
-// log level that each has.
+// The tables of outcomes and faults list all there are, with the status and the log level that each has.
 func TestOutcomeTables(t *testing.T) {
 	t.Parallel()
 	operations := readDocument(t, "docs/operations.md")

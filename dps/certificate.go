@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// maxCertificateText bounds what ParseCertificate reads, in bytes. A leaf certificate with a 4096-bit RSA key and generous
-// extensions has about 3 KB in DER, hence about 4 KB in base64; this allows four times as much.
+// maxCertificateText bounds what ParseCertificate reads, in bytes. A leaf certificate with a 4096-bit RSA key and
+// generous extensions has about 3 KB in DER, hence about 4 KB in base64; this allows four times as much.
 const maxCertificateText = 16 << 10
 
-// Certificate is what a rule can see of a device's X.509 certificate. It has no key material. What DPS also reports of an
-// enrollment's certificate (X509CertificateInfo) has the same form.
+// Certificate is what a rule can see of a device's X.509 certificate. It has no key material. What DPS also reports of
+// an enrollment's certificate (X509CertificateInfo) has the same form.
 type Certificate struct {
 	Subject, Issuer CertificateName
 
@@ -26,8 +26,8 @@ type Certificate struct {
 	SerialNumber string
 	// Version of X.509: 1, 2 or 3.
 	Version int
-	// NotBefore and NotAfter bound the validity, in UTC with whole seconds. They are not compared with the time: DPS has
-	// authenticated the device.
+	// NotBefore and NotAfter bound the validity, in UTC with whole seconds. They are not compared with the time: DPS
+	// has authenticated the device.
 	NotBefore, NotAfter time.Time
 
 	// DNSNames and URIs of the subject's alternative name, nil without any.
@@ -50,11 +50,11 @@ type CertificateName struct {
 }
 
 // ParseCertificate reads a certificate from text: DER in base64 as DPS sends it in
-// deviceRuntimeContext.x509.clientCertificate, with or without line breaks, or PEM. Of several PEM blocks it takes the first
-// certificate, which in a chain is the leaf. It refuses a text of more than 16 KiB.
+// deviceRuntimeContext.x509.clientCertificate, with or without line breaks, or PEM. Of several PEM blocks it takes the
+// first certificate, which in a chain is the leaf. It refuses a text of more than 16 KiB.
 //
-// It checks only the form of the certificate, not the signature, the chain or the dates. Errors do not quote the text, which
-// may be a private key sent by mistake.
+// It checks only the form of the certificate, not the signature, the chain or the dates. Errors do not quote the text,
+// which may be a private key sent by mistake.
 func ParseCertificate(text string) (*Certificate, error) {
 	if len(text) > maxCertificateText {
 		return nil, fmt.Errorf("certificate text has %d bytes, at most %d are read", len(text), maxCertificateText)

@@ -91,8 +91,8 @@ func TestParseCertificateReadsEveryField(t *testing.T) {
 	}
 }
 
-// The thumbprints and the serial number come out as DPS writes them in the
-// enrollment of the same certificate, which openssl computed for the example.
+// The thumbprints and the serial number come out as DPS writes them in the enrollment of the same certificate, which
+// openssl computed for the example.
 func TestParseCertificateAgreesWithCertificateInfo(t *testing.T) {
 	t.Parallel()
 	body, err := os.ReadFile("../examples/requests/constructed-12-individual-x509-initial.json")

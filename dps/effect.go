@@ -20,8 +20,8 @@ const (
 )
 
 // MaxMessageSize is DPS's limit for a message, in bytes. Source:
-// https://learn.microsoft.com/azure/iot-dps/about-iot-dps#quotas-and-limits. That it also bounds a webhook's payload for the
-// device is an assumption.
+// https://learn.microsoft.com/azure/iot-dps/about-iot-dps#quotas-and-limits. That it also bounds a webhook's payload
+// for the device is an assumption.
 const MaxMessageSize = 96 << 10
 
 // Effect is what DPS does with an answer.
@@ -33,13 +33,13 @@ type Effect struct {
 	Message string
 }
 
-// EffectOf returns what DPS does with an answer that has this HTTP status and names this hub, which may be empty. It assumes
-// that the hub is one of linkedHubs. On 429 and above DPS calls again after 1 s, then 9 s later each time: 11 calls in all,
-// over 415 s.
+// EffectOf returns what DPS does with an answer that has this HTTP status and names this hub, which may be empty. It
+// assumes that the hub is one of linkedHubs. On 429 and above DPS calls again after 1 s, then 9 s later each time: 11
+// calls in all, over 415 s.
 //
 // Source: "Troubleshoot custom allocation policies" in
-// https://learn.microsoft.com/azure/iot-dps/tutorial-custom-allocation-policies. It does not describe a 2xx other than 200,
-// which is treated like any other status.
+// https://learn.microsoft.com/azure/iot-dps/tutorial-custom-allocation-policies. It does not describe a 2xx other than
+// 200, which is treated like any other status.
 func EffectOf(status int, hub string) Effect {
 	switch {
 	case status == http.StatusOK && hub != "":

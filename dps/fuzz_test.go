@@ -73,8 +73,7 @@ func FuzzParseAllocationRequest(f *testing.F) {
 	})
 }
 
-// survey tells whether an object has a member name twice, and how deep objects
-// and arrays nest.
+// survey tells whether an object has a member name twice, and how deep objects and arrays nest.
 func survey(decoder *json.Decoder) (duplicates bool, depth int) {
 	type level struct {
 		names  map[string]bool // nil for an array

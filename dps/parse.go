@@ -15,8 +15,8 @@ import (
 
 // Limits of a body. DPS's bodies stay far below all of them.
 const (
-	// MaxDepth is how deep objects and arrays may nest. DPS's own members nest 6 deep, and a twin in an enrollment 12; the
-	// rest is room for the device's payload.
+	// MaxDepth is how deep objects and arrays may nest. DPS's own members nest 6 deep, and a twin in an enrollment 12;
+	// the rest is room for the device's payload.
 	MaxDepth = 64
 	// maxNumberLength bounds a number's text. Every float64 and every 64-bit integer is shorter.
 	maxNumberLength = 64
@@ -25,8 +25,8 @@ const (
 	maxExponent = 308
 )
 
-// MalformedError says why a body is not a JSON document that DPS could have sent. Its text never contains a value of the
-// body.
+// MalformedError says why a body is not a JSON document that DPS could have sent. Its text never contains a value of
+// the body.
 type MalformedError struct {
 	// Pointer is the JSON pointer (RFC 6901) of the place; empty for the root. It is cut off after 256 bytes: names of
 	// members can have any length.
@@ -46,8 +46,8 @@ func (e *MalformedError) Error() string {
 }
 
 // ParseAllocationRequest reads one JSON object. It refuses, with a *MalformedError, what encoding/json would accept:
-// duplicate member names, invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and numbers outside the
-// range of a float64. The caller bounds the size of the body. The result shares no memory with body.
+// duplicate member names, invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and numbers outside
+// the range of a float64. The caller bounds the size of the body. The result shares no memory with body.
 func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
@@ -95,8 +95,8 @@ func (p *parser) release() {
 	parsers.Put(p)
 }
 
-// value reads the next value. shape says which of an object's members are DPS's own; it is nil below a member whose content
-// DPS does not define.
+// value reads the next value. shape says which of an object's members are DPS's own; it is nil below a member whose
+// content DPS does not define.
 func (p *parser) value(shape *shape) (any, error) {
 	switch p.decoder.PeekKind() {
 	case '{':
@@ -195,8 +195,8 @@ func (p *parser) string() (string, error) {
 	return p.unquote(raw), nil
 }
 
-// name reads a member's name, without an allocation for DPS's own names, and looks the member up in shape. The result is
-// empty if it is not one of DPS's own.
+// name reads a member's name, without an allocation for DPS's own names, and looks the member up in shape. The result
+// is empty if it is not one of DPS's own.
 func (p *parser) name(shape *shape) (string, shapeMember, error) {
 	raw, err := p.decoder.ReadValue()
 	if err != nil {

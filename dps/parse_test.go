@@ -446,8 +446,7 @@ func BenchmarkParseAllocationRequest(b *testing.B) {
 	}
 }
 
-// TestHostileNamesAreCut: what a body calls its members can be of any length; an
-// error is not.
+// TestHostileNamesAreCut: what a body calls its members can be of any length; an error is not.
 func TestHostileNamesAreCut(t *testing.T) {
 	t.Parallel()
 	name := strings.Repeat("é", 10_000)

@@ -6,8 +6,8 @@ import (
 
 // AllocationRequest is the body that DPS posts to a custom-allocation webhook.
 //
-// The typed fields are those that a decision needs. They are read leniently: a member of the wrong type leaves its field
-// empty, because the JSON Schema check that follows reports all such members at once. Document is the whole body.
+// The typed fields are those that a decision needs. They are read leniently: a member of the wrong type leaves its
+// field empty, because the JSON Schema check that follows reports all such members at once. Document is the whole body.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationRequest struct {
@@ -18,8 +18,8 @@ type AllocationRequest struct {
 	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
 	// Document is the body as DPS sent it, made of map[string]any, []any, string, json.Number, bool and nil. It differs
-	// from the bytes in only two ways: DPS's own properties have one spelling, and those that are null are absent. Schemas
-	// and rules read it; it must not be changed.
+	// from the bytes in only two ways: DPS's own properties have one spelling, and those that are null are absent.
+	// Schemas and rules read it; it must not be changed.
 	Document map[string]any
 }
 
@@ -35,8 +35,8 @@ const (
 // Enrollment is the part of an enrollment record that decisions need.
 type Enrollment struct {
 	Kind EnrollmentKind
-	// ID is the registrationId of an individual enrollment or the enrollmentGroupId of a group, as sent. DPS compares both
-	// without case.
+	// ID is the registrationId of an individual enrollment or the enrollmentGroupId of a group, as sent. DPS compares
+	// both without case.
 	ID string
 	// Reprovision is what DPS does with a device that registers again.
 	Reprovision ReprovisionPolicy
@@ -73,8 +73,8 @@ func SameHub(a, b string) bool { return strings.EqualFold(a, b) }
 // ReprovisionPolicy is what DPS does with the hub and the twin of a device that registers again.
 type ReprovisionPolicy string
 
-// The three policies that the portal offers. An enrollment without one has ReprovisionMigrate, the default that the REST
-// specification gives to both members.
+// The three policies that the portal offers. An enrollment without one has ReprovisionMigrate, the default that the
+// REST specification gives to both members.
 const (
 	ReprovisionMigrate ReprovisionPolicy = "migrate" // hub may change, device data moves along
 	ReprovisionReset   ReprovisionPolicy = "reset"   // hub may change, the initial state is applied

@@ -9,8 +9,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// AllocationResponse is the body that DPS obeys. InitialTwin and Payload have the types of [AllocationRequest.Document]; nil
-// leaves them out.
+// AllocationResponse is the body that DPS obeys. InitialTwin and Payload have the types of
+// [AllocationRequest.Document]; nil leaves them out.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationResponse struct {
@@ -38,8 +38,8 @@ func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 	return append(b, '}')
 }
 
-// AppendValue appends a JSON value that has the types of [AllocationRequest.Document], with members in the order of their
-// names.
+// AppendValue appends a JSON value that has the types of [AllocationRequest.Document], with members in the order of
+// their names.
 func AppendValue(b []byte, value any) []byte {
 	switch v := value.(type) {
 	case nil:

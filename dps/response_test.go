@@ -94,8 +94,7 @@ func TestAppendValueReadsBack(t *testing.T) {
 	}
 }
 
-// A type that JSON decoding does not make is a mistake of the caller's, which
-// must not become a wrong answer to DPS.
+// A type that JSON decoding does not make is a mistake of the caller's, which must not become a wrong answer to DPS.
 func TestAppendValueRefusesOtherTypes(t *testing.T) {
 	t.Parallel()
 	for _, value := range []any{1, 1.5, []string{"a"}, map[string]string{}, struct{}{}, []byte("x")} {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// shape names the members of an object that DPS defines, and the objects below them. All other members are kept exactly as
-// sent.
+// shape names the members of an object that DPS defines, and the objects below them. All other members are kept exactly
+// as sent.
 type shape struct {
 	members map[string]shapeMember
 }
@@ -88,11 +88,11 @@ func (s *shape) find(name string) (shapeMember, bool) {
 }
 
 // settle renames members in another spelling to the one that DPS sends, so that schemas and rules find them. DPS's own
-// documentation spells currentIotHubHostName in three ways. If an object also has the right spelling, that one counts, and
-// the other stays as it is.
+// documentation spells currentIotHubHostName in three ways. If an object also has the right spelling, that one counts,
+// and the other stays as it is.
 func (s *shape) settle(members map[string]any, variants []string) {
-	// Of several variants the first in the alphabet counts, not the first in the body: the order of members has no meaning
-	// in JSON.
+	// Of several variants the first in the alphabet counts, not the first in the body: the order of members has no
+	// meaning in JSON.
 	slices.Sort(variants)
 	for _, name := range variants {
 		m, _ := s.find(name)

@@ -79,8 +79,8 @@ func TestParseTypedFieldsInAnySpelling(t *testing.T) {
 	}
 }
 
-// schemaProperties lists the paths of all properties that the schema of the
-// AllocationRequest names, such as "linkedHubs" and "enrollmentGroup/etag".
+// schemaProperties lists the paths of all properties that the schema of the AllocationRequest names, such as
+// "linkedHubs" and "enrollmentGroup/etag".
 func schemaProperties(t *testing.T) [][]string {
 	t.Helper()
 	var root map[string]any
@@ -118,9 +118,8 @@ func within(path []string, value any) map[string]any {
 	return value.(map[string]any)
 }
 
-// Each property that the schema names is one that the parser knows: else a null
-// of DPS's, which is an absence, would be refused by the schema, or another
-// spelling be passed over.
+// Each property that the schema names is one that the parser knows: else a null of DPS's, which is an absence, would be
+// refused by the schema, or another spelling be passed over.
 func TestParserKnowsEachPropertyOfTheSchema(t *testing.T) {
 	t.Parallel()
 	paths := schemaProperties(t)
@@ -152,9 +151,8 @@ func TestParserKnowsEachPropertyOfTheSchema(t *testing.T) {
 	}
 }
 
-// The other way round: what the parser takes for DPS's own, the schema names, so
-// that rules can refer to it. A misspelling of a name that stays as it is shows
-// that the parser does not take the name for DPS's own.
+// The other way round: what the parser takes for DPS's own, the schema names, so that rules can refer to it. A
+// misspelling of a name that stays as it is shows that the parser does not take the name for DPS's own.
 func TestSchemaNamesWhatIsFolded(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}

@@ -12,8 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Limits of IoT Hub for a device twin. Source:
-// https://learn.microsoft.com/azure/iot-hub/iot-hub-devguide-device-twins
+// Limits of IoT Hub for a device twin. Source: https://learn.microsoft.com/azure/iot-hub/iot-hub-devguide-device-twins
 const (
 	MaxTagsSize        = 8 << 10
 	MaxDesiredSize     = 32 << 10
@@ -32,8 +31,8 @@ type TwinProblem struct {
 
 func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
 
-// CheckInitialTwin lists what IoT Hub would refuse in an initial twin; nothing if it is good. Problems name keys and limits,
-// never values.
+// CheckInitialTwin lists what IoT Hub would refuse in an initial twin; nothing if it is good. Problems name keys and
+// limits, never values.
 func CheckInitialTwin(twin map[string]any) []TwinProblem {
 	var c twinCheck
 	c.initialTwin(twin)

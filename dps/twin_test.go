@@ -21,8 +21,8 @@ func nestedObjects(n int) map[string]any {
 	return value
 }
 
-// sized returns an object that IoT Hub counts as size bytes: 1 for each key and
-// as many as it has characters for each string.
+// sized returns an object that IoT Hub counts as size bytes: 1 for each key and as many as it has characters for each
+// string.
 func sized(size int) map[string]any {
 	object := map[string]any{}
 	for i := rune('a'); size > 0; i++ {

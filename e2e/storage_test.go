@@ -110,8 +110,8 @@ func (a *authority) tls() *tls.Config {
 	return &tls.Config{RootCAs: pool}
 }
 
-// identity is a stand-in for the endpoint at which an app in Azure gets tokens for its managed identity.
-// Source: https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
+// identity is a stand-in for the endpoint at which an app in Azure gets tokens for its managed identity. Source:
+// https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
 type identity struct {
 	*httptest.Server
 	header string // that a caller must send; a secret

@@ -1,8 +1,8 @@
-// Command function-app is the webhook as a program: the custom handler that the Azure Functions host starts, or a server in
-// a container or on a VM.
+// Command function-app is the webhook as a program: the custom handler that the Azure Functions host starts, or a
+// server in a container or on a VM.
 //
-// It reads its settings from the environment; local.settings.json.example documents them. It exits with status 0 only when
-// it was told to stop, because the Functions host does not restart a handler that exited with 0.
+// It reads its settings from the environment; local.settings.json.example documents them. It exits with status 0 only
+// when it was told to stop, because the Functions host does not restart a handler that exited with 0.
 package main
 
 import (
@@ -61,8 +61,8 @@ func exitCode(err error) int {
 	}
 }
 
-// tuneCollector trades about 20 MB of memory for a tenth to a quarter of the CPU of a request, unless the environment tunes
-// the collector. The soft limit bounds the trade where memory is short.
+// tuneCollector trades about 20 MB of memory for a tenth to a quarter of the CPU of a request, unless the environment
+// tunes the collector. The soft limit bounds the trade where memory is short.
 func tuneCollector(getenv func(string) string) {
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
@@ -121,11 +121,12 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 			Keys:      settings.keys,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
-		// Body and decision must fit into the 4 s that are advisable for DPS. A body that takes longer does not come from it.
+		// Body and decision must fit into the 4 s that are advisable for DPS. A body that takes longer does not come
+		// from it.
 		ReadTimeout:  10 * time.Second,
 		WriteTimeout: 10*time.Second + settings.decisionTimeout + 5*time.Second,
-		// Longer than the Functions host keeps its connections, so that the host closes them: a request on a connection that
-		// we close would fail.
+		// Longer than the Functions host keeps its connections, so that the host closes them: a request on a connection
+		// that we close would fail.
 		IdleTimeout: 10 * time.Minute,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -168,8 +169,8 @@ func serve(ctx context.Context, server *http.Server, listener net.Listener, sett
 }
 
 // exitWithParent ends the process when the Functions host is gone. The host sends no signal when it dies, and on Linux
-// nothing else ends its children. It polls because the kernel's parent-death signal comes when the *thread* that started
-// this process ends, and in the host that is one of a pool.
+// nothing else ends its children. It polls because the kernel's parent-death signal comes when the *thread* that
+// started this process ends, and in the host that is one of a pool.
 func exitWithParent(host int, parent func() int, tick <-chan time.Time, exit func(int)) {
 	for range tick {
 		if parent() != host {

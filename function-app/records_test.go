@@ -36,8 +36,8 @@ func TestRecordSettings(t *testing.T) {
 	}
 }
 
-// Records go to all sinks before the answer, and replace the log line. What a collector does not take now waits for the next
-// process.
+// Records go to all sinks before the answer, and replace the log line. What a collector does not take now waits for the
+// next process.
 func TestRecords(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

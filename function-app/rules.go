@@ -29,8 +29,8 @@ type liveRules struct {
 	log     *slog.Logger
 }
 
-// startRules puts the first rules into use. It compiles them and the schema at the same time: each takes about half of the
-// time from the start to the first answer. record receives what shadow rules decide; it may be nil.
+// startRules puts the first rules into use. It compiles them and the schema at the same time: each takes about half of
+// the time from the start to the first answer. record receives what shadow rules decide; it may be nil.
 func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer) (*liveRules, error) {
 	r := &liveRules{log: log}
 	options := rulesource.Options{
@@ -86,8 +86,8 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	return r, nil
 }
 
-// newSecond prepares the rules on trial. They have a decider of their own for shadow decisions, so that rules which run on
-// past their time limits take nothing from devices that are answered.
+// newSecond prepares the rules on trial. They have a decider of their own for shadow decisions, so that rules which run
+// on past their time limits take nothing from devices that are answered.
 func (r *liveRules) newSecond(options rulesource.Options, settings settings, record answer.Observer) error {
 	apart, err := decider.New(decider.Options{Timeout: settings.decisionTimeout})
 	if err != nil {

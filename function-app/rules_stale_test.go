@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Rules that nobody confirms any more hold devices if so set, from the first answer after a restart, too;
-// and decide again once their source speaks.
+// Rules that nobody confirms any more hold devices if so set, from the first answer after a restart, too; and decide
+// again once their source speaks.
 func TestStaleRulesHold(t *testing.T) {
 	t.Parallel()
 	source := new(offered)

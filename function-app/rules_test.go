@@ -177,8 +177,7 @@ func TestRulesArrive(t *testing.T) {
 	}
 }
 
-// Rules on trial answer for a share of the devices, the same ones on each
-// instance, and are compared for the others.
+// Rules on trial answer for a share of the devices, the same ones on each instance, and are compared for the others.
 func TestRulesOnTrial(t *testing.T) {
 	t.Parallel()
 	settings := func() map[string]string {

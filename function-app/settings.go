@@ -57,8 +57,8 @@ const (
 	checkAfter  = "after"  // each at its first request, and all in the background right after the start
 )
 
-// Bounds of USHER_DECISION_TIMEOUT. An answer to DPS, whose own limit is not published, should take no more than 4 s. That
-// is far below functionTimeout in host.json, which kills the whole process.
+// Bounds of USHER_DECISION_TIMEOUT. An answer to DPS, whose own limit is not published, should take no more than 4 s.
+// That is far below functionTimeout in host.json, which kills the whole process.
 const (
 	minDecisionTimeout = 10 * time.Millisecond
 	maxDecisionTimeout = 4 * time.Second

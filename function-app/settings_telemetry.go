@@ -39,8 +39,8 @@ func startTelemetry(settings settings, standard telemetry.Settings, output slog.
 	return signals, nil
 }
 
-// telemetryFlush bounds the wait for a collector at the end. Together with USHER_DRAIN_TIMEOUT it is below the 30 s that
-// containers get.
+// telemetryFlush bounds the wait for a collector at the end. Together with USHER_DRAIN_TIMEOUT it is below the 30 s
+// that containers get.
 const telemetryFlush = 3 * time.Second
 
 func stopTelemetry(signals *telemetry.Telemetry) {

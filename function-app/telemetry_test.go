@@ -122,7 +122,8 @@ const secretRequest = `{
 		"x509": {"clientCertificate": "` + secret + `"}},
 	"linkedHubs": ["a.azure-devices.net"]}`
 
-// A collector gets traces, metrics and logs of a call by a Functions host that marks its span as not sampled, and no secret.
+// A collector gets traces, metrics and logs of a call by a Functions host that marks its span as not sampled, and no
+// secret.
 func TestTelemetryReachesACollector(t *testing.T) {
 	t.Parallel()
 	c := startCollector(t)
@@ -288,8 +289,8 @@ func TestTelemetryIsSentAtTheEnd(t *testing.T) {
 	})
 }
 
-// If a collector is away, hangs or refuses, no allocation fails, and the log has one line with the address and without a key.
-// A process has one handler of OpenTelemetry's errors, so nothing here is parallel.
+// If a collector is away, hangs or refuses, no allocation fails, and the log has one line with the address and without
+// a key. A process has one handler of OpenTelemetry's errors, so nothing here is parallel.
 func TestCollectorFails(t *testing.T) {
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })

@@ -26,9 +26,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what the exchanges in testdata want")
 
-// TestExchanges runs testdata/*.txtar. An archive holds request.json (or
-// request.txt), rules/..., perhaps a timeout, and what must come back: want.status,
-// want.json, want.record.json, want.effect.
+// TestExchanges runs testdata/*.txtar. An archive holds request.json (or request.txt), rules/..., perhaps a timeout,
+// and what must come back: want.status, want.json, want.record.json, want.effect.
 func TestExchanges(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("testdata/*.txtar")

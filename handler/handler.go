@@ -1,5 +1,5 @@
-// Package handler is the HTTP side of the webhook: it reads the body under a size limit, lets an [Allocator] decide, and
-// answers so that DPS does what was decided. It logs one line per call.
+// Package handler is the HTTP side of the webhook: it reads the body under a size limit, lets an [Allocator] decide,
+// and answers so that DPS does what was decided. It logs one line per call.
 //
 // The result is an http.Handler, so the webhook can be part of any Go service.
 package handler
@@ -61,8 +61,8 @@ type Options struct {
 	Observers []answer.Observer
 	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
 	MaxBody int64
-	// Keys are function keys. A caller must present one of them. None admits everyone, which is right behind the Functions
-	// host: it checks keys itself.
+	// Keys are function keys. A caller must present one of them. None admits everyone, which is right behind the
+	// Functions host: it checks keys itself.
 	Keys []string
 	// Tracer opens a span for each call, below the caller's traceparent; nil opens none. The stages of a decision are
 	// spans below it.
@@ -239,8 +239,8 @@ func write(c echo.Context, call *answer.Call) error {
 	})
 }
 
-// defaultRetryAfter accompanies a 503 or 429 if the rule names no time. DPS follows a schedule of its own (1 s, then 9 s
-// longer each time); this is for callers that read the header.
+// defaultRetryAfter accompanies a 503 or 429 if the rule names no time. DPS follows a schedule of its own (1 s, then 9
+// s longer each time); this is for callers that read the header.
 const defaultRetryAfter = 10 * time.Second
 
 // retryAfter is the value of the header in whole seconds, rounded up.

@@ -378,8 +378,7 @@ func TestTraceContinues(t *testing.T) {
 	}
 }
 
-// FuzzBody: a body that is an AllocationRequest is decided, any other is answered
-// with 400 and nothing else.
+// FuzzBody: a body that is an AllocationRequest is decided, any other is answered with 400 and nothing else.
 func FuzzBody(f *testing.F) {
 	seed(f)
 	allocator := newAllocator(f, firstHub)
@@ -420,13 +419,12 @@ func seed(f *testing.F) {
 	}
 }
 
-// FuzzNoSecretGetsOut plants a secret in every string that could hold one, and
-// in the function key, and looks for it in the answer and in the log.
+// FuzzNoSecretGetsOut plants a secret in every string that could hold one, and in the function key, and looks for it in
+// the answer and in the log.
 func FuzzNoSecretGetsOut(f *testing.F) {
 	seed(f)
 	const secret = "CANARYx4711"
-	// The rule looks at the secrets and fails over them in several ways, but
-	// answers none of them.
+	// The rule looks at the secrets and fails over them in several ways, but answers none of them.
 	rules := fstest.MapFS{"default.rego": {Data: []byte(`package allocation.default
 
 hub := input.deviceRuntimeContext.payload.hub
@@ -463,8 +461,7 @@ hold contains concat(" ", ["wait", input.deviceRuntimeContext.x509.clientCertifi
 	})
 }
 
-// plant replaces the strings below the members that hold keys, certificates or
-// what a device sends.
+// plant replaces the strings below the members that hold keys, certificates or what a device sends.
 func plant(value any, secret string, inside bool) any {
 	switch v := value.(type) {
 	case string:

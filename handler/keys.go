@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// keys are digests of the function keys that a caller may present. Digests have one length, so a comparison takes the same
-// time for every guess.
+// keys are digests of the function keys that a caller may present. Digests have one length, so a comparison takes the
+// same time for every guess.
 type keys [][sha256.Size]byte
 
 func newKeys(texts []string) keys {
@@ -19,7 +19,8 @@ func newKeys(texts []string) keys {
 }
 
 // admit reports whether a request presents one of the keys where the Azure Functions host looks for it: in the query
-// parameter code, which is all that DPS can send, or in the header x-functions-key. Without keys it admits every request.
+// parameter code, which is all that DPS can send, or in the header x-functions-key. Without keys it admits every
+// request.
 func (k keys) admit(r *http.Request) bool {
 	if len(k) == 0 {
 		return true

@@ -32,8 +32,8 @@ func writeProblem(c echo.Context, p problem) error {
 	return c.Blob(p.Status, "application/problem+json", body)
 }
 
-// Calls that are refused because they are not allocations. The Functions host, which checks keys and routes itself, lets
-// none of them through.
+// Calls that are refused because they are not allocations. The Functions host, which checks keys and routes itself,
+// lets none of them through.
 var (
 	unauthorized     = problem{Code: "unauthorized", Status: http.StatusUnauthorized, Title: "The function key is missing or wrong"}
 	notFound         = problem{Code: "not_found", Status: http.StatusNotFound, Title: "There is nothing here"}

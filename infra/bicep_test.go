@@ -11,8 +11,7 @@ import (
 )
 
 // There is no Bicep compiler in Go. This parser supports the part of the language that the templates use, and fails on
-// everything else.
-// Source: https://learn.microsoft.com/azure/azure-resource-manager/bicep/file
+// everything else. Source: https://learn.microsoft.com/azure/azure-resource-manager/bicep/file
 
 // template is a Bicep file.
 type template struct {

@@ -215,8 +215,8 @@ func lintFindings(found lint.Report) []report.Finding {
 	return findings
 }
 
-// lintSuites returns a suite for each rule with a case for each lint. A case fails if the lint has a finding of at least
-// the level failOn.
+// lintSuites returns a suite for each rule with a case for each lint. A case fails if the lint has a finding of at
+// least the level failOn.
 func lintSuites(found lint.Report, failOn lint.Level) []report.Suite {
 	var suites []report.Suite
 	for _, rule := range found.Rules {

@@ -6,8 +6,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// completeWith lets the shell complete the value of a flag or, if the flag takes a list, the last of its values. A value
-// may be followed by a tab and a description.
+// completeWith lets the shell complete the value of a flag or, if the flag takes a list, the last of its values. A
+// value may be followed by a tab and a description.
 func completeWith(cmd *cobra.Command, flag string, values ...string) {
 	complete(cmd, flag, func() []string { return values })
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDocs runs the pages of docs/cli that are listed here. Each "## " heading starts in a new folder with the rules and
-// the examples of the repository:
+// TestDocs runs the pages of docs/cli that are listed here. Each "## " heading starts in a new folder with the rules
+// and the examples of the repository:
 //
 //	sh              is run by a shell, with this usher
 //	sh exit=4       must exit with 4
@@ -44,8 +44,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// TestFromZero follows the walk-through as a newcomer would: it starts in an empty folder, and each block continues from the
-// one before.
+// TestFromZero follows the walk-through as a newcomer would: it starts in an empty folder, and each block continues
+// from the one before.
 func TestFromZero(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("sh"); err != nil {
@@ -73,8 +73,8 @@ func runSection(t *testing.T, section string, env []string) int {
 	return shell{folder: folder, env: env}.run(t, section)
 }
 
-// plainUsher puts a normal build of usher at the front of the PATH, because the test binary is several times slower with the
-// race detector.
+// plainUsher puts a normal build of usher at the front of the PATH, because the test binary is several times slower
+// with the race detector.
 func plainUsher(t *testing.T) []string {
 	t.Helper()
 	folder := t.TempDir()

@@ -24,8 +24,8 @@ func commands(cmd *cobra.Command) []*cobra.Command {
 	return all
 }
 
-// Every command has a description, is in a group of the help, and has examples that it accepts: the command and the flags
-// exist, and the values and arguments are valid.
+// Every command has a description, is in a group of the help, and has examples that it accepts: the command and the
+// flags exist, and the values and arguments are valid.
 func TestEveryCommandHasExamples(t *testing.T) {
 	t.Parallel()
 	tried := 0

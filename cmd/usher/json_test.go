@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// The members of JSON output are in camelCase, like those of DPS. The names in requests, rules and decisions are not ours.
+// The members of JSON output are in camelCase, like those of DPS. The names in requests, rules and decisions are not
+// ours.
 func TestJSONMembersAreCamelCase(t *testing.T) {
 	t.Parallel()
 	foreign := []string{"value", "values", "request", "then", "initialTwin", "payload", "counts", "deltas"}

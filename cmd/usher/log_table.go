@@ -11,8 +11,8 @@ import (
 	"github.com/usher-dps/usher/internal/author/requestlog"
 )
 
-// recordTable prints a line for each record. The first rows set the widths of the columns, and later rows widen them, so
-// memory does not grow with the log.
+// recordTable prints a line for each record. The first rows set the widths of the columns, and later rows widen them,
+// so memory does not grow with the log.
 type recordTable struct {
 	out     io.Writer
 	paint   painter

@@ -10,8 +10,8 @@ import (
 	"github.com/usher-dps/usher/internal/author/requestlog"
 )
 
-// followedLog returns the log in a file that others write to. It goes on with the next file when this one is renamed, and
-// calls idle before it waits.
+// followedLog returns the log in a file that others write to. It goes on with the next file when this one is renamed,
+// and calls idle before it waits.
 func followedLog(ctx context.Context, path string, idle func() error) (requestlog.Log, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -18,8 +18,8 @@ func logRecord(id string) string {
 	return fmt.Sprintf(`{"usherRecord":1,"decisionId":%q,"time":"2026-11-22T01:02:03Z","status":200,"decision":{"outcome":"assigned","hub":"a"}}`+"\n", id)
 }
 
-// Files are read in the order of their names, whatever they are compressed with, and those
-// of other kinds are left alone.
+// Files are read in the order of their names, whatever they are compressed with, and those of other kinds are left
+// alone.
 func TestLogReadsFolders(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()

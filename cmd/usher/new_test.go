@@ -21,8 +21,8 @@ func usher(t *testing.T, wantCode int, args ...string) (stdout, stderr string) {
 	return out.String(), errs.String()
 }
 
-// What `usher new` writes loads strictly, serves only the enrollments that it should, passes its own test and usher check,
-// and is formatted. The rules of all scenarios go into one folder, one after the other.
+// What `usher new` writes loads strictly, serves only the enrollments that it should, passes its own test and usher
+// check, and is formatted. The rules of all scenarios go into one folder, one after the other.
 func TestNewFromEveryScenario(t *testing.T) {
 	t.Parallel()
 	if len(scenarios()) < 6 {

@@ -16,8 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/functionshost"
 )
 
-// functionApp is a copy of the repository as it is after make build, and after a
-// developer worked in it.
+// functionApp is a copy of the repository as it is after make build, and after a developer worked in it.
 func functionApp(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -125,8 +124,8 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-// published is what the Functions tools send of a folder: all that .funcignore does
-// not name. Git reads such a file in the same way.
+// published is what the Functions tools send of a folder: all that .funcignore does not name. Git reads such a file in
+// the same way.
 func published(t *testing.T, root string) []string {
 	t.Helper()
 	git := func(args ...string) string {

@@ -103,8 +103,8 @@ func openRules(f rulesFlags) (fs.FS, error) {
 	return bundle.Files, nil
 }
 
-// loadRules opens and loads the rules, and returns them with their files. Its errors list every problem on a line of its
-// own, and have the exit code of rules that do not load.
+// loadRules opens and loads the rules, and returns them with their files. Its errors list every problem on a line of
+// its own, and have the exit code of rules that do not load.
 func loadRules(ctx context.Context, f rulesFlags, options decider.RulesOptions) (*decider.Rules, fs.FS, error) {
 	fsys, err := openRules(f)
 	if err != nil {

@@ -68,7 +68,8 @@ func (r *testReport) sort() {
 	})
 }
 
-// failure returns nil if everything passed and the coverage is high enough. Its error has the exit code of failed tests.
+// failure returns nil if everything passed and the coverage is high enough. Its error has the exit code of failed
+// tests.
 func (r *testReport) failure(threshold float64) error {
 	var problems []string
 	if n := r.Summary.Failed + r.Summary.Errors; n > 0 {

@@ -27,7 +27,8 @@ func (flags *testFlags) keepRunning(ctx context.Context, stdout, stderr io.Write
 	}
 	defer watcher.Close()
 	for {
-		// Watch before each run, so that no change during it is missed, and again each time, because folders come and go.
+		// Watch before each run, so that no change during it is missed, and again each time, because folders come and
+		// go.
 		if err := flags.watchAll(watcher); err != nil {
 			return fmt.Errorf("watch for changes: %w", err)
 		}

@@ -34,8 +34,8 @@ func writeFiles(t *testing.T, root string, files map[string]string) {
 	}
 }
 
-// With --watch the tests run again when a file changes, also in a new folder, and even after rules that do not load. Ctrl-C
-// is not a failure.
+// With --watch the tests run again when a file changes, also in a new folder, and even after rules that do not load.
+// Ctrl-C is not a failure.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -1,5 +1,5 @@
-// Package requests holds the AllocationRequests of this folder, which rules that
-// arrive are tried on. README.md says what each is.
+// Package requests holds the AllocationRequests of this folder, which rules that arrive are tried on. README.md says
+// what each is.
 package requests
 
 import (

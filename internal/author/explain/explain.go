@@ -1,6 +1,5 @@
-// Package explain tells people why a device is answered as it is: it puts an
-// decider.Explanation beside what DPS does with the answer, and prints both.
-// It decides nothing.
+// Package explain tells people why a device is answered as it is: it puts an decider.Explanation beside what DPS does
+// with the answer, and prints both. It decides nothing.
 package explain
 
 import (
@@ -29,7 +28,8 @@ type Report struct {
 	Decision  answer.Document `json:"decision"`
 	Effect    Effect          `json:"effect"`
 	Overrides []Constraint    `json:"overrides,omitempty"`
-	// Then is what the record of the request says was answered; nil if there is none. Recorded is what JSON shows of it.
+	// Then is what the record of the request says was answered; nil if there is none. Recorded is what JSON shows of
+	// it.
 	Then     *answer.Answer  `json:"-"`
 	Recorded answer.Document `json:"recorded,omitempty"`
 	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
@@ -130,8 +130,8 @@ func (r *Report) decide(request *dps.AllocationRequest, a answer.Answer, mask ke
 	}
 }
 
-// SetRecorded adds what the record of the request says was answered, and what is masked in it although the rules look at
-// it.
+// SetRecorded adds what the record of the request says was answered, and what is masked in it although the rules look
+// at it.
 func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
 	r.Then, r.Lacks = then, lacks
 	r.Recorded = append(answer.Document{{Name: "outcome", Value: string(then.Result)}}, then.Document("hub", "rules")...)

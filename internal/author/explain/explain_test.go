@@ -201,8 +201,8 @@ func TestWhyNot(t *testing.T) {
 	}
 }
 
-// Of every linked hub that a shipped rule does not answer with, there is
-// something to tell; and what would give a hub is not said of a hub that is not it.
+// Of every linked hub that a shipped rule does not answer with, there is something to tell; and what would give a hub
+// is not said of a hub that is not it.
 func TestWhyNotOnExampleRequests(t *testing.T) {
 	t.Parallel()
 	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})

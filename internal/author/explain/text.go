@@ -16,7 +16,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/explanation"
 )
 
-// Style marks what holds and what does not, for instance with colours. Its functions return a text with marks around it.
+// Style marks what holds and what does not, for instance with colours. Its functions return a text with marks around
+// it.
 type Style struct{ Good, Bad, Faint func(string) string }
 
 // Plain marks nothing.
@@ -76,8 +77,8 @@ func (p printer) line(indent, format string, args ...any) {
 // styled matches the escape sequences that change the style on a terminal.
 var styled = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// printable keeps texts from a device, such as a reason that quotes its payload, from controlling the terminal. If the style
-// has colours, a device can at most add colours.
+// printable keeps texts from a device, such as a reason that quotes its payload, from controlling the terminal. If the
+// style has colours, a device can at most add colours.
 func (p printer) printable(text string) string {
 	if p.style.Good("") == "" {
 		return Printable(text)

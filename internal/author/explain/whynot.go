@@ -127,8 +127,8 @@ func (w *WhyNot) gave(d explanation.Definition, names string) string {
 	return fmt.Sprintf("it gives %s, drawn from %s: %s", compact(d.Value), strings.Join(among, ", "), luck)
 }
 
-// before names what takes precedence over a definition that is not reached: the branch that holds, or for a default any other
-// definition that holds.
+// before names what takes precedence over a definition that is not reached: the branch that holds, or for a default any
+// other definition that holds.
 func before(d explanation.Definition, hub explanation.Entry) string {
 	place := ""
 	for _, other := range hub.Definitions {

@@ -1,5 +1,5 @@
-// Package invariants judges the decisions of rules by promises that their authors write as Rego files next to the rules.
-// They are never served.
+// Package invariants judges the decisions of rules by promises that their authors write as Rego files next to the
+// rules. They are never served.
 package invariants
 
 import (
@@ -21,7 +21,8 @@ import (
 // Invariants are the invariants of a ruleset.
 type Invariants struct {
 	syntax ruleset.Syntax
-	// entries are the references to the invariants, by the package of the rule that they judge; "" stands for all rules.
+	// entries are the references to the invariants, by the package of the rule that they judge; "" stands for all
+	// rules.
 	entries map[string][]ast.Ref
 }
 

@@ -43,8 +43,8 @@ var attestations = map[string]string{
 	tpm:          "a TPM",
 }
 
-// attestationBlind evaluates the rule for made-up requests. It reports nothing if the rule has no answer to any of them:
-// then the requests are wrong.
+// attestationBlind evaluates the rule for made-up requests. It reports nothing if the rule has no answer to any of
+// them: then the requests are wrong.
 func attestationBlind(ctx context.Context, s *subject, add report) {
 	decides, err := decider.New(decider.Options{Rules: s.rules, Timeout: ruleTimeout})
 	if err != nil {
@@ -109,8 +109,8 @@ var registrationID = regexp.MustCompile(`^[A-Za-z0-9:._-]{1,128}$`)
 
 func isID(text string) bool { return registrationID.MatchString(text) }
 
-// answers reports whether the rule has an answer to some request of a kind. That is unknown if the rule takes too long or
-// ctx ends.
+// answers reports whether the rule has an answer to some request of a kind. That is unknown if the rule takes too long
+// or ctx ends.
 func (s *subject) answers(ctx context.Context, decides *decider.Decider, enrollment Enrollment, kind string) (answers, known bool) {
 	hubs := s.sampleHubs()
 	for _, sample := range s.samples(enrollment) {

@@ -14,8 +14,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// entrySpellings are names by which other systems, or DPS itself, know an entry rule:
-// in lower case and without underscores.
+// entrySpellings are names by which other systems, or DPS itself, know an entry rule: in lower case and without
+// underscores.
 var entrySpellings = map[string]string{
 	"hubs": "hub", "hubname": "hub", "iothub": "hub", "iothubname": "hub", "iothubhostname": "hub", "hostname": "hub",
 	"initialtwin": "initial_twin", "twin": "initial_twin", "initialtwins": "initial_twin", "inittwin": "initial_twin",
@@ -67,8 +67,7 @@ func entryMeant(name string) string {
 	return ""
 }
 
-// near reports whether one letter too many, too few or wrong, or two that are swapped,
-// make b of a.
+// near reports whether one letter too many, too few or wrong, or two that are swapped, make b of a.
 func near(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a
@@ -140,8 +139,7 @@ func unreachable(_ context.Context, s *subject, add report) {
 	}
 }
 
-// holdsAlways reports whether a definition has no condition and a value that cannot be
-// undefined.
+// holdsAlways reports whether a definition has no condition and a value that cannot be undefined.
 func holdsAlways(rule *ast.Rule) bool {
 	body := ruleset.Written(rule.Body)
 	if len(rule.Head.Args) > 0 || len(body) != 1 || body[0].Negated {

@@ -20,8 +20,8 @@ type Enrollment struct {
 	Attestation string
 }
 
-// ReadEnrollments reads enrollment records as DPS returns them: a list, as `az iot dps enrollment-group list` prints it, or
-// one record. Members that lints do not need may be anything.
+// ReadEnrollments reads enrollment records as DPS returns them: a list, as `az iot dps enrollment-group list` prints
+// it, or one record. Members that lints do not need may be anything.
 func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
 	var raw json.RawMessage
 	decoder := json.NewDecoder(r)

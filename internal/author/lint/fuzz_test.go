@@ -15,8 +15,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// Whatever rule loads can be looked at, in a time that has an end; and each finding has a
-// place in a file of the rule, a known lint, and words.
+// Whatever rule loads can be looked at, in a time that has an end; and each finding has a place in a file of the rule,
+// a known lint, and words.
 func FuzzRun(f *testing.F) {
 	library, err := os.ReadFile(filepath.Join(shipped, "lib", "dps.rego"))
 	if err != nil {

@@ -1,10 +1,8 @@
-// Package lint reads rules and says what is likely to go wrong with devices: a hub that
-// the device chooses for itself, a hub that is not linked, a twin that IoT Hub would
-// refuse. It knows DPS and IoT Hub; style is left to other linters.
+// Package lint reads rules and says what is likely to go wrong with devices: a hub that the device chooses for itself,
+// a hub that is not linked, a twin that IoT Hub would refuse. It knows DPS and IoT Hub; style is left to other linters.
 //
-// It never decides what a rule answers. Most lints follow values through the compiled
-// rules; the one that has to know an answer asks an [decider.Decider]. What cannot
-// be told without a request is not reported.
+// It never decides what a rule answers. Most lints follow values through the compiled rules; the one that has to know
+// an answer asks an [decider.Decider]. What cannot be told without a request is not reported.
 package lint
 
 import (
@@ -32,13 +30,11 @@ const (
 
 // Options say what is known beside the rules. The zero value is of use.
 type Options struct {
-	// Hubs are the host names or first labels of the hubs that are linked to the
-	// DPS; empty if that is not known.
+	// Hubs are the host names or first labels of the hubs that are linked to the DPS; empty if that is not known.
 	Hubs []string
 	// Enrollments are all enrollments of the DPS; empty if they are not known.
 	Enrollments []Enrollment
-	// NoTestFiles is set where test files were left out, as in a bundle: their
-	// absence then says nothing.
+	// NoTestFiles is set where test files were left out, as in a bundle: their absence then says nothing.
 	NoTestFiles bool
 	// Progress, if set, is called before each rule with how many are done, of how many.
 	Progress func(done, all int)
@@ -84,8 +80,8 @@ func (r Report) Count(level Level) int {
 	return n
 }
 
-// Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has
-// found so far, and the context's error.
+// Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has found so far, and the context's
+// error.
 func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options) (Report, error) {
 	set := rules.Set()
 	if err := set.CompileAll(ctx); err != nil {

@@ -75,8 +75,8 @@ func TestShippedRulesNameHubs(t *testing.T) {
 
 var found = regexp.MustCompile(`# found(?: at (\d+))?`)
 
-// Each archive is about some lints. A line of it that ends in "# found" has a finding,
-// "# found at 1" tells of one in line 1 of the file, and nothing else is found.
+// Each archive is about some lints. A line of it that ends in "# found" has a finding, "# found at 1" tells of one in
+// line 1 of the file, and nothing else is found.
 func TestLints(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")

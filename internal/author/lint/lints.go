@@ -14,8 +14,7 @@ type Lint struct {
 	Level Level
 	// Title says what is wrong, in a line.
 	Title string
-	// Explanation says what comes of it and what to do instead. Lines that begin
-	// with a tab are Rego.
+	// Explanation says what comes of it and what to do instead. Lines that begin with a tab are Rego.
 	Explanation string
 
 	look func(context.Context, *subject, report) // nil for silenceLint, which is always looked for

@@ -9,8 +9,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// negatedUndefined finds what OPA's compiler does with `not hubs[payload.region]`: it takes
-// what is inside out and puts it before the not. Where that is undefined, so is the body.
+// negatedUndefined finds what OPA's compiler does with `not hubs[payload.region]`: it takes what is inside out and puts
+// it before the not. Where that is undefined, so is the body.
 func negatedUndefined(_ context.Context, s *subject, add report) {
 	look := func(body ast.Body) {
 		for i, expr := range body {
@@ -38,8 +38,8 @@ func sourceOf(expr *ast.Expr) string {
 	return "what is inside"
 }
 
-// undefinedWithin returns an expression that was taken out of a negated one and that may
-// be undefined, nil if there is none.
+// undefinedWithin returns an expression that was taken out of a negated one and that may be undefined, nil if there is
+// none.
 func (s *subject) undefinedWithin(before ast.Body, negated *ast.Expr) *ast.Expr {
 	vars := ast.VarSet{}
 	ast.WalkVars(negated, func(v ast.Var) bool { vars.Add(v); return false })
@@ -100,8 +100,8 @@ func isRequired(path ast.Ref, world string) bool {
 	return false
 }
 
-// isDefined reports whether an expression always has a value, given that the variables in
-// it have one. It says so too where it cannot tell.
+// isDefined reports whether an expression always has a value, given that the variables in it have one. It says so too
+// where it cannot tell.
 func (s *subject) isDefined(expr *ast.Expr, world string, active map[*ast.Rule]bool) bool {
 	terms, ok := expr.Terms.([]*ast.Term)
 	if !ok {

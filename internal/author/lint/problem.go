@@ -11,8 +11,8 @@ import (
 // NotLoaded is the ID of findings that stand for rules that do not load.
 const NotLoaded = "not-loaded"
 
-// Problems turns the error of rules that do not load into findings, so that they can be
-// shown where findings are. It returns nil for any other error.
+// Problems turns the error of rules that do not load into findings, so that they can be shown where findings are. It
+// returns nil for any other error.
 func Problems(err error) []Finding {
 	broken, ok := errors.AsType[*ruleset.LoadError](err)
 	if !ok {

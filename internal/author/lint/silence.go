@@ -18,8 +18,8 @@ type silence struct {
 	at         *ast.Location
 }
 
-// silences reads what the METADATA of the rule allows. One that is not as it should be
-// silences nothing and is a finding.
+// silences reads what the METADATA of the rule allows. One that is not as it should be silences nothing and is a
+// finding.
 func (s *subject) silences() []silence {
 	var all []silence
 	for _, module := range s.modules {

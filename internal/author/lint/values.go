@@ -81,7 +81,8 @@ func firstLabel(host string) string {
 	return label
 }
 
-// isHub reports whether a name or pattern stands for a hub, as it does for rules. The hubs of an option may be only labels.
+// isHub reports whether a name or pattern stands for a hub, as it does for rules. The hubs of an option may be only
+// labels.
 func isHub(h dataflow.HubName, host string) bool {
 	if h.Pattern {
 		return ruleset.MatchGlob(h.Name, host) || ruleset.MatchGlob(h.Name, firstLabel(host))
@@ -107,8 +108,8 @@ func twinLimits(_ context.Context, s *subject, add report) {
 // maxVariants bounds how many twins are checked.
 const maxVariants = 200
 
-// variants are the objects that the constants in v make up, without what is unknown: one with the first of all alternatives,
-// and for each other alternative one that has it.
+// variants are the objects that the constants in v make up, without what is unknown: one with the first of all
+// alternatives, and for each other alternative one that has it.
 func variants(v dataflow.Value) []map[string]any {
 	first, ok := constants(v).(map[string]any)
 	if !ok {

@@ -129,9 +129,9 @@ type comparison struct {
 	use  dps.InitialTwinUse
 }
 
-// compare compares the answer of the new rules with what was before. If that assigned the device to another hub than its
-// request names, the request is of an earlier time. What differs is then decided for the device's next registration,
-// because a rule may leave devices where they are.
+// compare compares the answer of the new rules with what was before. If that assigned the device to another hub than
+// its request names, the request is of an earlier time. What differs is then decided for the device's next
+// registration, because a rule may leave devices where they are.
 func compare(ctx context.Context, rules *decider.Decider, request *dps.AllocationRequest, before State, after answer.Answer) comparison {
 	c := comparison{kind: kindOf(before, stateOf(&after)), before: before, after: after, on: request.Device.CurrentIotHubHostName}
 	effective := after

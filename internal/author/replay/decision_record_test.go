@@ -75,8 +75,7 @@ func replayed(t *testing.T, log string, options replay.Options) *replay.Report {
 	return report
 }
 
-// The records of all examples reach the same decision by the same rules, or are
-// said to lack what is masked.
+// The records of all examples reach the same decision by the same rules, or are said to lack what is masked.
 func TestRecordsOfExamples(t *testing.T) {
 	t.Parallel()
 	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
@@ -146,8 +145,7 @@ func TestRecordsThatLack(t *testing.T) {
 	}
 }
 
-// With absent IDs nobody knows which records are of one device, so each counts;
-// hashed ones join.
+// With absent IDs nobody knows which records are of one device, so each counts; hashed ones join.
 func TestRecordsByDevice(t *testing.T) {
 	t.Parallel()
 	allocator := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), decider.RulesOptions{})

@@ -32,8 +32,8 @@ func called(id string, attempt, status int, response string) dpssim.Entry {
 	}
 }
 
-// Of the journal of usher dps, each registration counts once, compared with what
-// the webhook answered to the first call, whoever wrote the webhook.
+// Of the journal of usher dps, each registration counts once, compared with what the webhook answered to the first
+// call, whoever wrote the webhook.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	log := journal(t,

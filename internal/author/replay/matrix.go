@@ -8,7 +8,8 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// Matrix counts devices by the state that they had and the one that they have. A diverted device has the one that it had.
+// Matrix counts devices by the state that they had and the one that they have. A diverted device has the one that it
+// had.
 type Matrix struct {
 	// Rows are the states before, Columns those after: hubs by name, then rejected, held, faults, and last the devices
 	// of which nothing was known.

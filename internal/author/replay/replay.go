@@ -1,5 +1,5 @@
-// Package replay decides the requests of a log again and reports what rules change for the devices in it: who stays, who
-// moves from hub to hub, who is refused, and what happens to twins and hubs.
+// Package replay decides the requests of a log again and reports what rules change for the devices in it: who stays,
+// who moves from hub to hub, who is refused, and what happens to twins and hubs.
 //
 // A [decider.Decider] makes every decision. Memory does not grow with the log, unless each device counts once
 // ([Options.ByDevice]).
@@ -41,7 +41,8 @@ type Options struct {
 	// ByDevice counts each device once, by its last registration in the log. It keeps about 40 bytes for each device;
 	// without it every registration counts.
 	ByDevice bool
-	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be nil.
+	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be
+	// nil.
 	List io.Writer
 	// Progress, if set, receives now and then how many registrations were replayed, and how many bytes were read, as
 	// stored.
@@ -145,8 +146,8 @@ type run struct {
 	Options
 	seeds [2]maphash.Seed
 	read  atomic.Int64 // bytes, as stored
-	// full is set for the kinds that have enough examples. The goroutine that merges sets it, so what workers leave
-	// out comes later in the log.
+	// full is set for the kinds that have enough examples. The goroutine that merges sets it, so what workers leave out
+	// comes later in the log.
 	full [kindCount]atomic.Bool
 }
 

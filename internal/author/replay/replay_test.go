@@ -221,8 +221,7 @@ func TestKinds(t *testing.T) {
 	}
 }
 
-// fleet is a log of n devices: on hubs a, b and c in turn, but for each tenth,
-// which has no hub yet.
+// fleet is a log of n devices: on hubs a, b and c in turn, but for each tenth, which has no hub yet.
 func fleet(n int) string {
 	var log strings.Builder
 	for i := range n {
@@ -348,8 +347,7 @@ hold contains "later" if n % 13 == 0
 initial_twin := {"tags": {"n": n}} if n % 2 == 0
 `
 
-// However many workers there are and however the log arrives, the report and the
-// list are the same, byte for byte.
+// However many workers there are and however the log arrives, the report and the list are the same, byte for byte.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	log := fleet(600)
@@ -640,8 +638,8 @@ func TestByDevice(t *testing.T) {
 	}
 }
 
-// A rule that leaves devices where they are moves nobody, even where the log has
-// a device's first request alone: what it changes is for new devices.
+// A rule that leaves devices where they are moves nobody, even where the log has a device's first request alone: what
+// it changes is for new devices.
 func TestDiverted(t *testing.T) {
 	t.Parallel()
 	const sticky = `

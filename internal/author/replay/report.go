@@ -9,8 +9,8 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// RegistrationsPerMinute is how many devices a DPS service registers, however many there are.
-// Source: https://learn.microsoft.com/azure/iot-dps/iot-dps-limits.
+// RegistrationsPerMinute is how many devices a DPS service registers, however many there are. Source:
+// https://learn.microsoft.com/azure/iot-dps/iot-dps-limits.
 const RegistrationsPerMinute = 1000
 
 // Report is what a replay found. Hubs, enrollment groups and states are in lower case, as DPS compares them.
@@ -63,8 +63,8 @@ type LogSummary struct {
 	Lines int64 `json:"lines"`
 }
 
-// Flow counts what had one state before and has one after. For diverted devices, After is what a new device with the same
-// request gets.
+// Flow counts what had one state before and has one after. For diverted devices, After is what a new device with the
+// same request gets.
 type Flow struct {
 	Kind   Kind  `json:"kind"`
 	Before State `json:"before"`

@@ -7,8 +7,8 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// A log with names without end makes no report without end. It is tested in here
-// because to decide so many requests takes a minute.
+// A log with names without end makes no report without end. It is tested in here because to decide so many requests
+// takes a minute.
 func TestTallyIsBounded(t *testing.T) {
 	t.Parallel()
 	const beyond = 5000

@@ -1,5 +1,5 @@
-// Package report writes the findings of a command in the formats that CI systems read: SARIF for code scanning, workflow
-// commands for GitHub Actions, and JUnit for test reports.
+// Package report writes the findings of a command in the formats that CI systems read: SARIF for code scanning,
+// workflow commands for GitHub Actions, and JUnit for test reports.
 package report
 
 import (
@@ -71,9 +71,8 @@ func WriteGitHub(w io.Writer, findings []Finding) error {
 // object is a JSON object.
 type object = map[string]any
 
-// WriteSARIF writes the findings of a tool, such as "usher check", as SARIF 2.1.0. The version may be empty. The check of
-// every finding must be among checks. Source:
-// https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+// WriteSARIF writes the findings of a tool, such as "usher check", as SARIF 2.1.0. The version may be empty. The check
+// of every finding must be among checks. Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 func WriteSARIF(w io.Writer, tool, version string, checks []Check, findings []Finding) error {
 	rules, results := []object{}, []object{}
 	for _, check := range checks {

@@ -31,7 +31,8 @@ const (
 	Request
 	Exchange
 	Record
-	// Call is the first call of a webhook for a registration, and OtherCall any other entry of the journal of usher dps.
+	// Call is the first call of a webhook for a registration, and OtherCall any other entry of the journal of usher
+	// dps.
 	Call
 	OtherCall
 )
@@ -77,8 +78,8 @@ func (i *Item) Unanswered() bool {
 	return i.Record != nil && (i.Record.Source == answer.SourceShadow || i.Record.Probe)
 }
 
-// Parse reads the body. The error says what is wrong with the line, and how to write it if there is a usual way. Without a
-// body it is Err.
+// Parse reads the body. The error says what is wrong with the line, and how to write it if there is a usual way.
+// Without a body it is Err.
 func (i *Item) Parse() (*dps.AllocationRequest, error) {
 	if i.Body == nil {
 		return nil, i.Err
@@ -248,8 +249,8 @@ type finder struct {
 }
 
 // findAll returns the items in a text: all in arrays, but one for each object, since exports repeat what an object
-// holds. If there are none, it returns the text as one item. The text is its body, so that the parser says what is wrong
-// with it, unless it is a row of an export.
+// holds. If there are none, it returns the text as one item. The text is its body, so that the parser says what is
+// wrong with it, unless it is a row of an export.
 func findAll(place Item, text []byte) []Item {
 	f := finder{place: place}
 	if place.form == fields {

@@ -167,8 +167,8 @@ func (r *Reader) skip(b *Block, buf []byte) error {
 	return nil
 }
 
-// begin looks at the first two lines of a log for the format. It reports whether there are enough of them. JSON in a CSV
-// file has two quotation marks for one.
+// begin looks at the first two lines of a log for the format. It reports whether there are enough of them. JSON in a
+// CSV file has two quotation marks for one.
 func (r *Reader) begin(lines []byte) bool {
 	header, rest, _ := bytes.Cut(bytes.TrimSpace(lines), []byte{'\n'})
 	row, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte{'\n'})
@@ -179,8 +179,8 @@ func (r *Reader) begin(lines []byte) bool {
 	return len(row) > 0 || len(lines) > maxEntry
 }
 
-// findDocument returns where in the whole lines of buf, those before end, a JSON text starts that goes on in the next line
-// or holds rows; -1 if none does. If there is no whole line, it looks at the start of one.
+// findDocument returns where in the whole lines of buf, those before end, a JSON text starts that goes on in the next
+// line or holds rows; -1 if none does. If there is no whole line, it looks at the start of one.
 func (r *Reader) findDocument(buf []byte, end int) int {
 	for at := 0; !r.csv && (at < end || at == 0); {
 		line, _, _ := bytes.Cut(buf[at:], []byte{'\n'})

@@ -89,8 +89,8 @@ type group struct {
 	times    [][]time.Duration // for each request
 }
 
-// Measure decides the requests repeatedly, all of them in turn. When ctx ends it returns what was measured until then, and
-// the error of ctx.
+// Measure decides the requests repeatedly, all of them in turn. When ctx ends it returns what was measured until then,
+// and the error of ctx.
 func Measure(ctx context.Context, allocator *decider.Decider, requests []Request, options Options) (Report, error) {
 	report := Report{
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(),

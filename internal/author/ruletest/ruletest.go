@@ -1,8 +1,8 @@
-// Package ruletest runs the Rego tests beside rules as `opa test` does, with the
-// built-ins, the capabilities and the schema that the rules are served with.
+// Package ruletest runs the Rego tests beside rules as `opa test` does, with the built-ins, the capabilities and the
+// schema that the rules are served with.
 //
-// It judges no rule itself: a test is a Rego rule named test_..., and it passes
-// when it is true. OPA's own runner evaluates it.
+// It judges no rule itself: a test is a Rego rule named test_..., and it passes when it is true. OPA's own runner
+// evaluates it.
 package ruletest
 
 import (
@@ -32,8 +32,8 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// DefaultTimeout is how long one test may take. It ends what would never end; `opa test`
-// has 5 s, which a test can need on a machine that is busy with others.
+// DefaultTimeout is how long one test may take. It ends what would never end; `opa test` has 5 s, which a test can need
+// on a machine that is busy with others.
 const DefaultTimeout = 30 * time.Second
 
 // Options say which tests are run and how. The zero value runs all.
@@ -41,8 +41,7 @@ type Options struct {
 	// Name, AllowBuiltins and AllowNet are those that rules are loaded with.
 	Name                    string
 	AllowBuiltins, AllowNet []string
-	// Run picks the tests whose full name, such as
-	// data.allocation.line_test.test_hub, matches; nil picks all.
+	// Run picks the tests whose full name, such as data.allocation.line_test.test_hub, matches; nil picks all.
 	Run *regexp.Regexp
 	// Coverage records which lines of the rules the tests reach.
 	Coverage bool
@@ -151,8 +150,8 @@ type Failure struct {
 	Text string `json:"text"`
 }
 
-// Run runs the tests and yields their results in no certain order, the cases of a
-// test together. An error ends it: the tests do not compile, or ctx is done.
+// Run runs the tests and yields their results in no certain order, the cases of a test together. An error ends it: the
+// tests do not compile, or ctx is done.
 func (s *Suite) Run(ctx context.Context) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		var failed []*tester.Result
@@ -221,8 +220,8 @@ func (s *Suite) evaluate(ctx context.Context, runner *tester.Runner) iter.Seq2[*
 	}
 }
 
-// namesOf matches the full names of tests. OPA numbers tests of the same name, and
-// writes such a name in brackets when it filters.
+// namesOf matches the full names of tests. OPA numbers tests of the same name, and writes such a name in brackets when
+// it filters.
 func namesOf(results []*tester.Result) *regexp.Regexp {
 	names := make([]string, len(results))
 	for i, r := range results {
@@ -306,9 +305,8 @@ func casesOf(result *tester.Result) []Result {
 	return cases
 }
 
-// failureOf finds the last expression of the test's file that failed, or if there
-// is none the last of all: the rule that a test asks about looks at much that does
-// not hold, and is right to. It is nil if none failed.
+// failureOf finds the last expression of the test's file that failed, or if there is none the last of all: the rule
+// that a test asks about looks at much that does not hold, and is right to. It is nil if none failed.
 func failureOf(trace []*topdown.Event, file string) *Failure {
 	var last *topdown.Event
 	for _, event := range slices.Backward(trace) {
@@ -369,8 +367,8 @@ type Lines struct {
 	To   int `json:"to"`
 }
 
-// Coverage reports what the tests that ran have reached, of the rules alone: the
-// lines of the tests themselves do not count. It is empty unless [Options.Coverage] is set.
+// Coverage reports what the tests that ran have reached, of the rules alone: the lines of the tests themselves do not
+// count. It is empty unless [Options.Coverage] is set.
 func (s *Suite) Coverage() Coverage {
 	var total Coverage
 	if s.coverage == nil {
@@ -414,10 +412,8 @@ func percent(covered, notCovered int) float64 {
 	return float64(int(10000*float64(covered)/float64(covered+notCovered))) / 100
 }
 
-// Untested lists the packages of rules that no test is about, such as
-// allocation.line: none in
-// the package itself or in one named like it with _test behind, and none whose
-// file refers to it.
+// Untested lists the packages of rules that no test is about, such as allocation.line: none in the package itself or in
+// one named like it with _test behind, and none whose file refers to it.
 func (s *Suite) Untested() []string {
 	untested := map[string]bool{}
 	packages := map[string]ast.Ref{}

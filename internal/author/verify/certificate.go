@@ -17,8 +17,8 @@ type subject struct {
 	dnsNames             []string
 }
 
-// certificateOf returns a self-signed certificate, in base64 of DER. It is the same for the same subject and serial number,
-// because Ed25519 signatures are deterministic, and the key and the dates are fixed.
+// certificateOf returns a self-signed certificate, in base64 of DER. It is the same for the same subject and serial
+// number, because Ed25519 signatures are deterministic, and the key and the dates are fixed.
 func certificateOf(s subject, serial int64) string {
 	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
 	template := &x509.Certificate{
@@ -35,8 +35,8 @@ func certificateOf(s subject, serial int64) string {
 	return base64.StdEncoding.EncodeToString(der)
 }
 
-// renewed returns a copy of a certificate with another serial number and other dates, as after its nth renewal. It returns
-// false if the text is not a certificate.
+// renewed returns a copy of a certificate with another serial number and other dates, as after its nth renewal. It
+// returns false if the text is not a certificate.
 func renewed(text string, n int) (string, bool) {
 	der, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {

@@ -13,16 +13,16 @@ type Generated struct {
 	Body []byte
 }
 
-// In a fleet most devices get a hub; in a search for mistakes most do not. So Generate returns one request without a hub in
-// every oneWithoutHub, and tries up to candidatesPerRequest for each that it returns.
+// In a fleet most devices get a hub; in a search for mistakes most do not. So Generate returns one request without a
+// hub in every oneWithoutHub, and tries up to candidatesPerRequest for each that it returns.
 const (
 	oneWithoutHub        = 4
 	candidatesPerRequest = 16
 )
 
-// Generate returns requests from the space that [Run] searches: up to options.Budget different requests for each rule. Three
-// in four get a hub, if the rule assigns that many. The same rules and options give the same requests. Its errors are those
-// of Run, and that of ctx.
+// Generate returns requests from the space that [Run] searches: up to options.Budget different requests for each rule.
+// Three in four get a hub, if the rule assigns that many. The same rules and options give the same requests. Its errors
+// are those of Run, and that of ctx.
 func Generate(ctx context.Context, options Options) ([]Generated, error) {
 	if options.Budget <= 0 {
 		options.Budget = DefaultBudget

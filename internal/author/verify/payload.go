@@ -20,9 +20,9 @@ type Field struct {
 // maxFieldDepth bounds a schema that refers to itself.
 const maxFieldDepth = 6
 
-// ParsePayloadSchema reads from a JSON Schema which members a payload has, and which values of each a search should try:
-// those of enum, const, examples and default, the bounds of numbers and their neighbours, and a text that matches the
-// pattern. References must be to the same file.
+// ParsePayloadSchema reads from a JSON Schema which members a payload has, and which values of each a search should
+// try: those of enum, const, examples and default, the bounds of numbers and their neighbours, and a text that matches
+// the pattern. References must be to the same file.
 func ParsePayloadSchema(text []byte) ([]Field, error) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()

@@ -11,8 +11,8 @@ type plan struct {
 	// everything is set if the plan is to try all requests. Otherwise choices lists them.
 	everything bool
 	choices    [][]int
-	// stride is the step between requests if everything is set, so that a search that is interrupted has seen requests of
-	// every kind.
+	// stride is the step between requests if everything is set, so that a search that is interrupted has seen requests
+	// of every kind.
 	stride int
 	// pairs is the number of pairs of values of any two dimensions, and paired how many of them are in choices.
 	pairs, paired int
@@ -33,8 +33,8 @@ func (p *plan) choice(number int) []int {
 	return p.choices[number]
 }
 
-// planOf fits a space into a budget: all of it or, if it is too large, first every pair of values of any two dimensions and
-// then random choices.
+// planOf fits a space into a budget: all of it or, if it is too large, first every pair of values of any two dimensions
+// and then random choices.
 func planOf(s *space, budget int, random *rand.Rand) *plan {
 	p := &plan{space: s}
 	if size := s.size(); size <= budget && size < math.MaxInt32 {

@@ -157,8 +157,8 @@ func (s *space) at(number int) []int {
 	return choice
 }
 
-// random returns a random choice. It prefers the values that are specific to the rule, because the pairs already cover the
-// others, which no rule expects.
+// random returns a random choice. It prefers the values that are specific to the rule, because the pairs already cover
+// the others, which no rule expects.
 func (s *space) random(random *rand.Rand) []int {
 	choice := make([]int, len(s.dimensions))
 	for i, d := range s.dimensions {
@@ -273,8 +273,8 @@ func (e *explorer) addAttestations(s *space) {
 	s.addThinned("attestations", setters(all, func(d *draft, one attestation) { d.attestation = one }), min(6, len(all)), notRead)
 }
 
-// subjects returns the subjects of certificates: each constant that the rule uses with the certificate, in the attributes
-// that the rule reads.
+// subjects returns the subjects of certificates: each constant that the rule uses with the certificate, in the
+// attributes that the rule reads.
 func (e *explorer) subjects(s *space) []subject {
 	names := slices.DeleteFunc(e.texts(certificatePlace), func(text string) bool { return text == "" || len(text) > 64 })
 	names = sample(s, names, maxMined, "names for certificates")
@@ -394,8 +394,8 @@ func (e *explorer) addPayload(s *space) {
 	}
 }
 
-// payloadKeys returns the members of the payload that the rule reads or the schema of the payload names, as JSON pointers
-// relative to the payload.
+// payloadKeys returns the members of the payload that the rule reads or the schema of the payload names, as JSON
+// pointers relative to the payload.
 func (e *explorer) payloadKeys() []string {
 	var keys []string
 	for _, read := range e.analysis.Reads {
@@ -465,8 +465,8 @@ func (e *explorer) addDevices(s *space) {
 	add(ids, fixed, "")
 }
 
-// thin removes values from a dimension that make no difference: it keeps only a few of those that get the same answers in
-// the same requests.
+// thin removes values from a dimension that make no difference: it keeps only a few of those that get the same answers
+// in the same requests.
 func (e *explorer) thin(s *space, i int) {
 	d := &s.dimensions[i]
 	if len(d.values) <= d.fixed+sameAnswer {
@@ -548,8 +548,8 @@ func (e *explorer) candidates() []string {
 	return append(hosts, otherHub)
 }
 
-// hubs returns the hubs that the rule deals with: those that it chooses in a number of requests, and those that the caller
-// names.
+// hubs returns the hubs that the rule deals with: those that it chooses in a number of requests, and those that the
+// caller names.
 func (e *explorer) hubs(s *space) []string {
 	candidates := e.candidates()
 	chosen := map[string]int{}

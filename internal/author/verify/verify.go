@@ -1,9 +1,9 @@
-// Package verify searches for requests that break a promise of an allocation rule, and shrinks each to the smallest that it
-// can find.
+// Package verify searches for requests that break a promise of an allocation rule, and shrinks each to the smallest
+// that it can find.
 //
-// It generates requests from the rule's own text and data: the enrollments that the rule serves, the hubs that it names, the
-// values that it compares. The webhook's decider.Decider decides each of them; the package itself decides nothing. If there
-// are too many such requests, it tries every pair of values together, and then others at random.
+// It generates requests from the rule's own text and data: the enrollments that the rule serves, the hubs that it
+// names, the values that it compares. The webhook's decider.Decider decides each of them; the package itself decides
+// nothing. If there are too many such requests, it tries every pair of values together, and then others at random.
 package verify
 
 import (
@@ -90,7 +90,8 @@ type RuleReport struct {
 	Title string `json:"title,omitempty"`
 	Place string `json:"place"`
 	Space Space  `json:"space"`
-	// Outcomes counts the results of the requests, and Overrides the cases in which a constraint prevailed over the rule.
+	// Outcomes counts the results of the requests, and Overrides the cases in which a constraint prevailed over the
+	// rule.
 	Outcomes  Counts `json:"outcomes"`
 	Overrides Counts `json:"overrides,omitempty"`
 	// Invariants is set if there are invariants for the rule.
@@ -125,9 +126,9 @@ type Space struct {
 	Size       int  `json:"size"`
 	Asked      int  `json:"asked"`
 	Exhaustive bool `json:"exhaustive"`
-	// If the space was too large, Pairs is the number of pairs of values of two dimensions, Paired how many of them were
-	// tried together, and Random the number of further requests that were chosen at random. All are 0 if the search was
-	// interrupted.
+	// If the space was too large, Pairs is the number of pairs of values of two dimensions, Paired how many of them
+	// were tried together, and Random the number of further requests that were chosen at random. All are 0 if the
+	// search was interrupted.
 	Pairs  int `json:"pairs,omitempty"`
 	Paired int `json:"paired,omitempty"`
 	Random int `json:"byChance,omitempty"`
@@ -172,8 +173,8 @@ type Skip struct {
 	Broken int `json:"broken"`
 }
 
-// Run searches. It returns a *ruleset.LoadError if the METADATA or the invariants are wrong, and an *UnknownError if the
-// options name an unknown rule or promise. When ctx ends, Run reports what it has found so far.
+// Run searches. It returns a *ruleset.LoadError if the METADATA or the invariants are wrong, and an *UnknownError if
+// the options name an unknown rule or promise. When ctx ends, Run reports what it has found so far.
 func Run(ctx context.Context, options Options) (*Report, error) {
 	if options.Budget <= 0 {
 		options.Budget = DefaultBudget
@@ -366,8 +367,8 @@ func (s *search) explore(ctx context.Context, options Options) {
 	}
 }
 
-// maxTimeouts is the number of timeouts after which the search of a rule ends, because each takes seconds and more of them
-// tell nothing new.
+// maxTimeouts is the number of timeouts after which the search of a rule ends, because each takes seconds and more of
+// them tell nothing new.
 const maxTimeouts = 8
 
 // run tries all requests of the plan.

@@ -61,8 +61,8 @@ func run(t testing.TB, o verify.Options) *verify.Report {
 	return report
 }
 
-// Each archive in testdata is a rule with a bug. Its first lines say which promises it breaks; all others must hold. The
-// file want has the findings: each message, with the smallest request.
+// Each archive in testdata is a rule with a bug. Its first lines say which promises it breaks; all others must hold.
+// The file want has the findings: each message, with the smallest request.
 func TestPlantedBugs(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*.txtar")

@@ -17,8 +17,8 @@ var (
 	hubHost        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,200}\.azure-devices(-provisioning)?\.[a-z.]{2,20}$`)
 )
 
-// texts returns texts that make a difference to a rule, given its constants and how it uses them: some that it looks for,
-// and some that it does not.
+// texts returns texts that make a difference to a rule, given its constants and how it uses them: some that it looks
+// for, and some that it does not.
 func texts(literals []dataflow.Literal, separators []string) []string {
 	var found []string
 	add := func(list ...string) { found = addNew(found, list...) }

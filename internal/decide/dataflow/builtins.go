@@ -8,8 +8,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// builtin is the call of a built-in function. What it makes of a device's word stays the device's word, unless there is a
-// reason below why not. If asserted is set, the body goes on only if the result is true.
+// builtin is the call of a built-in function. What it makes of a device's word stays the device's word, unless there is
+// a reason below why not. If asserted is set, the body goes on only if the result is true.
 func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, asserted bool, s *scope) Alternatives {
 	if slices.ContainsFunc(values, func(v Alternatives) bool { return len(v) == 0 }) {
 		return nil // of something undefined
@@ -224,8 +224,8 @@ func asList(in Alternatives) Alternatives {
 	return Alternatives{weighed(out)}
 }
 
-// choose is usher.choose: one of the hubs that are named. The key only settles which one, so a device's word in it is no
-// choice of the device's.
+// choose is usher.choose: one of the hubs that are named. The key only settles which one, so a device's word in it is
+// no choice of the device's.
 func (f *flow) choose(hubs, linked Alternatives) Alternatives {
 	chosen := Value{Sources: sourcesOf(linked), traits: linkedHub}
 	for _, v := range hubs {

@@ -1,5 +1,5 @@
-// Package dataflow follows values through compiled rules without a request: what an entry rule may say, what it reads of
-// a request, and which constants it compares with that.
+// Package dataflow follows values through compiled rules without a request: what an entry rule may say, what it reads
+// of a request, and which constants it compares with that.
 //
 // It does not evaluate rules and decides nothing. Where it cannot tell, it takes a value for unknown.
 package dataflow
@@ -23,8 +23,8 @@ import (
 type Analysis struct {
 	// Entries are what the entry rules may say, by their names.
 	Entries map[string]Alternatives
-	// Reads are the places of the request that the entry rules read, as JSON pointers in order. A rule that reads a place may
-	// read all below it. It rather lists too much.
+	// Reads are the places of the request that the entry rules read, as JSON pointers in order. A rule that reads a
+	// place may read all below it. It rather lists too much.
 	Reads []string
 	// Beside are the constants that the rule compares or otherwise uses with a place of the request, by its pointer.
 	Beside map[string][]Literal
@@ -558,8 +558,8 @@ func (s *scope) check(in Alternatives) {
 	}
 }
 
-// relate notes that a device's word picks among linked hubs: in
-// `some hub in input.linkedHubs; startswith(hub, payload.prefix)`, the hub is its choice.
+// relate notes that a device's word picks among linked hubs: in `some hub in input.linkedHubs; startswith(hub,
+// payload.prefix)`, the hub is its choice.
 func (f *flow) relate(picked, by *ast.Term, s *scope) {
 	words := unchecked(f.term(by, s), s.checked)
 	if len(words) == 0 {
@@ -1002,7 +1002,8 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 	return out, !differ(out, expected)
 }
 
-// signature returns how many arguments a function takes, -1 if that is unknown, and whether its result is true or false.
+// signature returns how many arguments a function takes, -1 if that is unknown, and whether its result is true or
+// false.
 func (f *flow) signature(ref ast.Ref) (arity int, boolean bool) {
 	function, ok := f.compiler.TypeEnv.GetByRef(ref).(*types.Function)
 	if !ok {

@@ -68,8 +68,8 @@ func TestAnalysisReads(t *testing.T) {
 	}
 }
 
-// Constants are found beside the place of the input that they are compared with,
-// however many variables, rules, functions and data lie between.
+// Constants are found beside the place of the input that they are compared with, however many variables, rules,
+// functions and data lie between.
 func TestAnalysisBeside(t *testing.T) {
 	t.Parallel()
 	const id, payload = "/deviceRuntimeContext/registrationId", "/deviceRuntimeContext/payload"

@@ -20,8 +20,8 @@ type Value struct {
 	Members  map[string]Alternatives // of an object
 	Names    map[string]Place        // of an object: where the names of its members are written
 	Rest     Alternatives            // of an object: its members of unknown names; of a list: its elements
-	// Request is the path of an unknown from the request, in which AnyMember stands for any name; nil if it is not a part of
-	// the request itself.
+	// Request is the path of an unknown from the request, in which AnyMember stands for any name; nil if it is not a
+	// part of the request itself.
 	Request []string
 	// Sources are the parts of the request that it is made of, besides those of its members.
 	Sources []Source
@@ -137,8 +137,8 @@ func (v Value) isNumber() bool {
 
 func (v Value) isZero() bool { return v.isNumber() && v.Constant.Compare(ast.Number("0")) == 0 }
 
-// weighed counts what is in an object or a list. One that holds too much to be told apart becomes an unknown: otherwise,
-// thirty lines of Rego can make a value of a billion.
+// weighed counts what is in an object or a list. One that holds too much to be told apart becomes an unknown:
+// otherwise, thirty lines of Rego can make a value of a billion.
 func weighed(v Value) Value {
 	weight := 1 + weightOf(v.Rest)
 	for _, member := range v.Members {
@@ -195,8 +195,8 @@ func sourcesOf(in Alternatives) []Source {
 	return all
 }
 
-// Words are the device's own words anywhere in what a term may be: the parts of the payload that the rule did not compare
-// with what it allows. There is one for each place in the payload.
+// Words are the device's own words anywhere in what a term may be: the parts of the payload that the rule did not
+// compare with what it allows. There is one for each place in the payload.
 func Words(in Alternatives) []Source {
 	var words []Source
 	add := func(word Source) {

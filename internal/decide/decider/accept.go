@@ -15,8 +15,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// accept makes an answer of what a rule said, or of why it said nothing. What it lets pass is safe to send, whatever the
-// rule says: it holds the verdict to what DPS and IoT Hub allow.
+// accept makes an answer of what a rule said, or of why it said nothing. What it lets pass is safe to send, whatever
+// the rule says: it holds the verdict to what DPS and IoT Hub allow.
 func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.Verdict, err error) answer.Answer {
 	_, broken := errors.AsType[*ruleset.LoadError](err)
 	_, panicked := errors.AsType[panicError](err)
@@ -138,7 +138,8 @@ func acceptHub(request *dps.AllocationRequest, value any) (string, error) {
 	return hub, nil
 }
 
-// looksLikeHub keeps anything else that a rule may have used as a hub, perhaps from the device's payload, out of the log.
+// looksLikeHub keeps anything else that a rule may have used as a hub, perhaps from the device's payload, out of the
+// log.
 func looksLikeHub(name string) bool {
 	return len(name) <= 253 && strings.Contains(name, ".azure-devices.") &&
 		strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""

@@ -8,8 +8,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
-// BenchmarkAllocate is the whole decision, bytes in and bytes out, on the
-// request that DPS sent for the appliance of Microsoft's tutorial.
+// BenchmarkAllocate is the whole decision, bytes in and bytes out, on the request that DPS sent for the appliance of
+// Microsoft's tutorial.
 func BenchmarkAllocate(b *testing.B) {
 	rules, err := decider.LoadRules(b.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
 	if err != nil {

@@ -137,9 +137,9 @@ func invalid(violations []schema.Violation) answer.Answer {
 	return a
 }
 
-// evaluate runs the rule under its time limit. Rules that may call built-in functions which cannot be interrupted run in
-// a goroutine of their own, so that the caller is answered in any case. That costs a multiple of the direct call, since
-// OPA's evaluator grows a new stack each time.
+// evaluate runs the rule under its time limit. Rules that may call built-in functions which cannot be interrupted run
+// in a goroutine of their own, so that the caller is answered in any case. That costs a multiple of the direct call,
+// since OPA's evaluator grows a new stack each time.
 func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, request *dps.AllocationRequest, known []answer.Lookup) (ruleset.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()

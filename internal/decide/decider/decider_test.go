@@ -62,8 +62,7 @@ func TestNotReadyUntilThereAreRules(t *testing.T) {
 	}
 }
 
-// TestSwapUnderLoad: while rules change, every request is decided by one set
-// of them, the old or the new.
+// TestSwapUnderLoad: while rules change, every request is decided by one set of them, the old or the new.
 func TestSwapUnderLoad(t *testing.T) {
 	t.Parallel()
 	sets := make([]*decider.Rules, 2)
@@ -223,8 +222,8 @@ func TestReasonsOfEveryShape(t *testing.T) {
 	}
 }
 
-// TestAnswersWhileABuiltinComputesOn: a built-in that cannot be interrupted does
-// not keep the caller waiting, and only so many may compute on.
+// TestAnswersWhileABuiltinComputesOn: a built-in that cannot be interrupted does not keep the caller waiting, and only
+// so many may compute on.
 func TestAnswersWhileABuiltinComputesOn(t *testing.T) {
 	t.Parallel()
 	fsys := fstest.MapFS{"d.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0] if bits.lsh(1, 20000000) > 5\n")}}

@@ -20,9 +20,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what the cases are explained by; look at what changes")
 
-// Each case of testdata/explain is a rule, a payload, and how the entry rules are
-// explained for it. In the rule, P stands for the payload. They are the constructs of
-// Rego that are easily explained wrongly.
+// Each case of testdata/explain is a rule, a payload, and how the entry rules are explained for it. In the rule, P
+// stands for the payload. They are the constructs of Rego that are easily explained wrongly.
 func TestExplainCases(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/explain/*.txtar")
@@ -74,8 +73,8 @@ func TestExplainCases(t *testing.T) {
 	}
 }
 
-// outline writes an explanation in short: definitions by line, then what failed
-// and what it was about. The first line of the case is line 1.
+// outline writes an explanation in short: definitions by line, then what failed and what it was about. The first line
+// of the case is line 1.
 func outline(e decider.Explanation) string {
 	var text strings.Builder
 	row := func(place string) int {

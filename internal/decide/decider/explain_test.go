@@ -108,8 +108,7 @@ func TestExplainExampleRequests(t *testing.T) {
 	}
 }
 
-// FuzzExplain: whatever the rule says and DPS sends, the decision explained is
-// the decision made.
+// FuzzExplain: whatever the rule says and DPS sends, the decision explained is the decision made.
 func FuzzExplain(f *testing.F) {
 	for _, verdict := range []string{
 		`{"hub": "contoso-eu.azure-devices.net", "initial_twin": {"tags": {"a": 1}}, "payload": {"b": [null]}}`,
@@ -146,8 +145,7 @@ func FuzzExplain(f *testing.F) {
 	})
 }
 
-// Before there are rules, and for what no rule serves, there is nothing to
-// explain but the fault.
+// Before there are rules, and for what no rule serves, there is nothing to explain but the fault.
 func TestExplainFaults(t *testing.T) {
 	t.Parallel()
 	request, err := dps.ParseAllocationRequest([]byte(`{"enrollmentGroup": {"enrollmentGroupId": "other"},

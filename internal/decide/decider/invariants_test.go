@@ -50,9 +50,8 @@ func puppets(t testing.TB) *decider.Decider {
 	return allocator
 }
 
-// FuzzInvariants holds whatever a rule says and DPS sends: a device that is
-// assigned goes to a linked hub, in its spelling; a device that may not be
-// reprovisioned never moves; every result is a known one.
+// FuzzInvariants holds whatever a rule says and DPS sends: a device that is assigned goes to a linked hub, in its
+// spelling; a device that may not be reprovisioned never moves; every result is a known one.
 func FuzzInvariants(f *testing.F) {
 	const eu, us = "contoso-eu.azure-devices.net", "contoso-us.azure-devices.net"
 	for _, verdict := range []string{

@@ -10,9 +10,9 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Needs returns which of the places that are masked in a request, as JSON pointers, the rules read to reject it, to hold it
-// or to name a hub. A decision on such a request can differ from that on the whole request. Needs reads the text of the
-// rules, so it can return a place that does not matter for this request.
+// Needs returns which of the places that are masked in a request, as JSON pointers, the rules read to reject it, to
+// hold it or to name a hub. A decision on such a request can differ from that on the whole request. Needs reads the
+// text of the rules, so it can return a place that does not matter for this request.
 func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, masked []string) []string {
 	if len(masked) == 0 {
 		return nil

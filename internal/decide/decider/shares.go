@@ -19,8 +19,8 @@ type Share struct {
 	Percent float64
 }
 
-// Shares are percentages by enrollment. The enrollment's own name takes precedence over globs, a longer glob over a shorter
-// one. Enrollments without a match have 0.
+// Shares are percentages by enrollment. The enrollment's own name takes precedence over globs, a longer glob over a
+// shorter one. Enrollments without a match have 0.
 type Shares []Share
 
 // ParseShares reads a list such as "toasters=10, line-*=2.5, *=0". A single number applies to all enrollments.
@@ -64,8 +64,8 @@ func (s Shares) Of(enrollment string) float64 {
 	return best.Percent
 }
 
-// Holds reports whether a device is in the share of its enrollment. That depends only on the names, without case: a device
-// is on the same side each time and on every instance. A device in a share is also in every larger one.
+// Holds reports whether a device is in the share of its enrollment. That depends only on the names, without case: a
+// device is on the same side each time and on every instance. A device in a share is also in every larger one.
 func (s Shares) Holds(enrollment dps.Enrollment, registrationID string) bool {
 	if len(s) == 0 {
 		return false

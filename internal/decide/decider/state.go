@@ -8,8 +8,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// state is everything that an answer depends on besides the request, behind one pointer, so that no request sees half of
-// a change. A state never changes.
+// state is everything that an answer depends on besides the request, behind one pointer, so that no request sees half
+// of a change. A state never changes.
 type state struct {
 	rules   *Rules
 	trial   *Trial
@@ -79,8 +79,8 @@ func (s *state) pick(request *dps.AllocationRequest) (*Rules, answer.Source, ans
 	}
 }
 
-// RuleFailed reports whether the rule ended in an error, such as two different hubs for one device, as opposed to naming
-// no hub.
+// RuleFailed reports whether the rule ended in an error, such as two different hubs for one device, as opposed to
+// naming no hub.
 func RuleFailed(a *answer.Answer) bool {
 	_, failed := errors.AsType[*ruleset.EvalError](a.Cause)
 	return failed

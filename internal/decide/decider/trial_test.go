@@ -57,8 +57,8 @@ func TestShareOfAnEnrollment(t *testing.T) {
 	}
 }
 
-// Who is in a share depends on names alone: each time, on each instance, however
-// they are spelt, and in every larger share, too.
+// Who is in a share depends on names alone: each time, on each instance, however they are spelt, and in every larger
+// share, too.
 func TestSharesAreSticky(t *testing.T) {
 	t.Parallel()
 	const devices = 20000

@@ -1,5 +1,5 @@
-// Package exchange compares rules with recorded exchanges: a request of DPS and the answer expected for it, in two files
-// next to each other.
+// Package exchange compares rules with recorded exchanges: a request of DPS and the answer expected for it, in two
+// files next to each other.
 //
 //	stranger.request.json     the AllocationRequest
 //	stranger.decision.json    the outcome or the fault, with what belongs to it

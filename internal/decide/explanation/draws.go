@@ -6,7 +6,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// maxDrawDepth is more calls than there are between a definition and a choice by weight in any rule that people can follow.
+// maxDrawDepth is more calls than there are between a definition and a choice by weight in any rule that people can
+// follow.
 const maxDrawDepth = 16
 
 // draws finds the choices by weight that the value of a definition comes from.

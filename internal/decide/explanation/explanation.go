@@ -61,10 +61,11 @@ type Definition struct {
 	Else    bool   `json:"else,omitempty"`
 	Default bool   `json:"default,omitempty"`
 	State   State  `json:"state"`
-	// Value is what the definition says; of a set, at most maxElements elements. If the state is not Gave, it is what the
-	// definition would say if the expressions that do not hold did; nil if that is unknown.
+	// Value is what the definition says; of a set, at most maxElements elements. If the state is not Gave, it is what
+	// the definition would say if the expressions that do not hold did; nil if that is unknown.
 	Value any `json:"value,omitempty"`
-	// Failed is the first expression that does not hold; set for NotHeld, and for Unreached if it would not hold either.
+	// Failed is the first expression that does not hold; set for NotHeld, and for Unreached if it would not hold
+	// either.
 	Failed *Expression `json:"failed,omitempty"`
 	// Uses are the rules and the parts of the request that it refers to; set only for Gave.
 	Uses []Term `json:"uses,omitempty"`
@@ -229,8 +230,8 @@ func (x *explainer) value(term *ast.Term, with []*ast.With) ast.Value {
 	return solutions[0][result].Value
 }
 
-// entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are explained
-// where they first take part.
+// entries evaluates the entry rules. The one that decides comes first: authors look for it, and definitions are
+// explained where they first take part.
 func (x *explainer) entries() []Entry {
 	var list []Entry
 	rank := map[string]int{"hub": 1, "initial_twin": 2, "payload": 3, "reject": 4, "hold": 5}
@@ -283,8 +284,8 @@ func byPlace(rules []*ast.Rule) []*ast.Rule {
 	return slices.SortedStableFunc(slices.Values(rules), func(a, b *ast.Rule) int { return a.Location.Compare(b.Location) })
 }
 
-// definitions explains the definitions of one Rego rule, called with args if it is a function. The values are those below
-// the first base elements of the rule's path.
+// definitions explains the definitions of one Rego rule, called with args if it is a function. The values are those
+// below the first base elements of the rule's path.
 func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) []Definition {
 	var list []Definition
 	fallbacks, settled := map[string]int{}, map[string]bool{} // by what they define: payload.a and payload.b are two
@@ -403,8 +404,8 @@ func merge(a, b any) any {
 	return one
 }
 
-// would returns what a definition that does not hold would say, from what its head needs and the variables that were bound
-// before it failed; nil if that depends on which of several values they have.
+// would returns what a definition that does not hold would say, from what its head needs and the variables that were
+// bound before it failed; nil if that depends on which of several values they have.
 func (x *explainer) would(rule *ast.Rule, before []solution, base int) any {
 	if rule.Head.RuleKind() == ast.MultiValue {
 		return nil
@@ -560,8 +561,8 @@ func (x *explainer) every(every *ast.Every, expr *ast.Expr, s solution) *Express
 	return nil
 }
 
-// plug puts the values of variables into a term. It leaves the term itself unchanged, because that is part of the compiled
-// rules; ast.TransformVars would write into it, and into what copies of it share.
+// plug puts the values of variables into a term. It leaves the term itself unchanged, because that is part of the
+// compiled rules; ast.TransformVars would write into it, and into what copies of it share.
 func plug(term *ast.Term, s solution) *ast.Term {
 	// OPA calls a reference ground if its head is a variable.
 	if ref, isRef := term.Value.(ast.Ref); term.IsGround() && (!isRef || ast.RootDocumentNames.Contains(ref[0])) {

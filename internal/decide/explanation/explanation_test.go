@@ -16,8 +16,7 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// outline writes an explanation in short: definitions by line, then what failed
-// and what it was about.
+// outline writes an explanation in short: definitions by line, then what failed and what it was about.
 func outline(e *explanation.Explanation) string {
 	var text strings.Builder
 	var definitions func(indent string, list []explanation.Definition)

@@ -46,8 +46,7 @@ func newMutants(t *testing.T) *mutants {
 	return m
 }
 
-// change loads the rules with the definition at a place changed, or nil if the
-// changed rules do not load.
+// change loads the rules with the definition at a place changed, or nil if the changed rules do not load.
 func (m *mutants) change(t *testing.T, kind, place, text string, change func(*ast.Rule)) *ruleset.Ruleset {
 	t.Helper()
 	m.mu.Lock()
@@ -140,11 +139,9 @@ func inspect(t *testing.T, rule *ruleset.Rule, document map[string]any) *ruleset
 	return syntax.Inspect(t.Context(), document)
 }
 
-// The explanation of every shipped rule on every example request, also those
-// meant for another one, is right: what Evaluate says is what the definitions
-// that gave it say; a definition that gave it makes another answer when it is
-// taken away; one that gave nothing can be taken away; and OPA's own trace has
-// the expressions fail that are said to.
+// The explanation of every shipped rule on every example request, also those meant for another one, is right: what
+// Evaluate says is what the definitions that gave it say; a definition that gave it makes another answer when it is
+// taken away; one that gave nothing can be taken away; and OPA's own trace has the expressions fail that are said to.
 func TestExplainShippedRules(t *testing.T) {
 	t.Parallel()
 	rules := loadShipped(t)
@@ -213,9 +210,8 @@ func TestExplainShippedRules(t *testing.T) {
 	}
 }
 
-// sameGiven reports whether the value of an entry would be given without the
-// definition, too: another one says the same, or it is a reason that another
-// one gives.
+// sameGiven reports whether the value of an entry would be given without the definition, too: another one says the
+// same, or it is a reason that another one gives.
 func sameGiven(entry Entry, d Definition) bool {
 	for _, other := range entry.Definitions {
 		if other.State != Gave || other.Place == d.Place && other.Text == d.Text {
@@ -235,8 +231,7 @@ func sameGiven(entry Entry, d Definition) bool {
 	return false
 }
 
-// nextBranch reports whether the definition at index is the branch that would
-// be next after d.
+// nextBranch reports whether the definition at index is the branch that would be next after d.
 func nextBranch(definitions []Definition, index int, d Definition) bool {
 	for i := index - 1; i >= 0; i-- {
 		if definitions[i].Place == d.Place && definitions[i].Text == d.Text {
@@ -279,8 +274,7 @@ func agree(t *testing.T, verdict ruleset.Verdict, e *Explanation) {
 	}
 }
 
-// failures are the places of expressions that OPA's tracer saw fail, and those
-// of definitions that it saw end.
+// failures are the places of expressions that OPA's tracer saw fail, and those of definitions that it saw end.
 type failures struct {
 	failed map[string]bool // file:row:col text
 	exited map[string]bool // file:row text
@@ -317,8 +311,7 @@ func traced(t *testing.T, rule *ruleset.Rule, document map[string]any) failures 
 	return found
 }
 
-// checkFailures holds failing expressions, nested ones too, to OPA's trace, and
-// returns how many there were.
+// checkFailures holds failing expressions, nested ones too, to OPA's trace, and returns how many there were.
 func checkFailures(t *testing.T, trace failures, definitions []Definition) int {
 	t.Helper()
 	n := 0

@@ -193,8 +193,8 @@ func (t *terms) term(term *ast.Term, variable ast.Var, with []*ast.With) {
 	t.add(shown)
 }
 
-// defineOwn shows the definitions behind a reference if they are in the package that is explained, rather than in a library
-// that the author knows.
+// defineOwn shows the definitions behind a reference if they are in the package that is explained, rather than in a
+// library that the author knows.
 func (t *terms) defineOwn(shown *Term, ref ast.Ref) {
 	if rules := t.compiler.GetRulesForVirtualDocument(ref); len(rules) > 0 && t.own(rules[0]) {
 		t.define(shown, rules, nil, ref[:min(depthOf(rules[0]), len(ref))].String())

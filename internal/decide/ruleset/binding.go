@@ -160,7 +160,8 @@ func (rs *Ruleset) Serving(enrollment dps.Enrollment) *Rule {
 // Candidate is a rule that could serve an enrollment.
 type Candidate struct {
 	Rule *Rule
-	// Pattern is the name or glob by which it does, in lower case; empty for the rule that serves what no other rule does.
+	// Pattern is the name or glob by which it does, in lower case; empty for the rule that serves what no other rule
+	// does.
 	Pattern string
 	// Exact is set if the pattern is the name itself.
 	Exact bool
@@ -171,13 +172,13 @@ func (rs *Ruleset) Candidates(enrollment dps.Enrollment) []Candidate {
 	return rs.index.of(enrollment.Kind).candidates(enrollment.ID, rs.index.fallback)
 }
 
-// names maps the names and globs of one kind of enrollment to rules. DPS compares names without case, so all are in lower
-// case.
+// names maps the names and globs of one kind of enrollment to rules. DPS compares names without case, so all are in
+// lower case.
 type names struct {
 	exact map[string]*Rule
 	globs []glob // in the order of their literal prefixes, once sealed
-	// byPrefix has the globs under the literal text before their first wildcard, the most precise first; prefixLengths are
-	// the lengths of those texts.
+	// byPrefix has the globs under the literal text before their first wildcard, the most precise first; prefixLengths
+	// are the lengths of those texts.
 	byPrefix      map[string][]glob
 	prefixLengths []int
 }
@@ -251,8 +252,8 @@ func (n *names) seal(kind string) []Problem {
 	return problems
 }
 
-// compatible reports whether a text can end in both suffixes. It is quick, so that a thousand names that differ at their
-// ends are not compared in full.
+// compatible reports whether a text can end in both suffixes. It is quick, so that a thousand names that differ at
+// their ends are not compared in full.
 func compatible(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
 
 func (n *names) find(name string, fallback *Rule) *Rule {

@@ -223,8 +223,8 @@ func TestRulesIsACopy(t *testing.T) {
 	}
 }
 
-// A package with entry rules that serves nobody is METADATA gone wrong: its
-// devices would be left to another rule, and nobody would see.
+// A package with entry rules that serves nobody is METADATA gone wrong: its devices would be left to another rule, and
+// nobody would see.
 func TestUnboundRules(t *testing.T) {
 	t.Parallel()
 	const fallback = "package allocation.default\n\nhub := input.linkedHubs[0]\n"

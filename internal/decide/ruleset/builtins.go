@@ -18,9 +18,9 @@ import (
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 )
 
-// customBuiltins returns the functions that Usher adds to Rego. They are in the namespace "usher", and their results depend
-// only on their arguments. Rules call them through rules/lib, which explains what they are for. They are in Go because the
-// same in Rego takes a multiple of the time of the rest of a decision.
+// customBuiltins returns the functions that Usher adds to Rego. They are in the namespace "usher", and their results
+// depend only on their arguments. Rules call them through rules/lib, which explains what they are for. They are in Go
+// because the same in Rego takes a multiple of the time of the rest of a decision.
 func customBuiltins() []*topdown.Builtin {
 	hubs := types.NewArray(nil, types.S)
 	return []*topdown.Builtin{
@@ -54,8 +54,8 @@ func customBuiltins() []*topdown.Builtin {
 func custom(name, description string, impl topdown.BuiltinFunc, result types.Type, args ...types.Type) *topdown.Builtin {
 	return &topdown.Builtin{
 		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: true},
-		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them OPA
-		// drops the error.
+		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them
+		// OPA drops the error.
 		Func: func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
 			err := impl(bctx, operands, iter)
 			if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
@@ -140,8 +140,8 @@ func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	return iter(ast.NewTerm(found))
 }
 
-// byName maps the host names and first labels of hubs, in lower case, to the host names as given. Of two hubs with one name
-// the first counts.
+// byName maps the host names and first labels of hubs, in lower case, to the host names as given. Of two hubs with one
+// name the first counts.
 func byName(linked []string) map[string]string {
 	names := make(map[string]string, 2*len(linked))
 	for _, hub := range linked {
@@ -172,8 +172,8 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	return iter(ast.NewTerm(found))
 }
 
-// hubsLike returns the hubs with a host name or first label that matches a glob in lower case, each once: of two spellings
-// the first.
+// hubsLike returns the hubs with a host name or first label that matches a glob in lower case, each once: of two
+// spellings the first.
 func hubsLike(pattern string, linked []string) []string {
 	found := make([]string, 0, len(linked))
 	for _, hub := range linked {

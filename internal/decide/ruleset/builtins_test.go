@@ -15,8 +15,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 )
 
-// call evaluates a Rego expression by the custom built-ins. The value is nil if
-// it is undefined; the errors are those of the compiler or of built-ins.
+// call evaluates a Rego expression by the custom built-ins. The value is nil if it is undefined; the errors are those
+// of the compiler or of built-ins.
 func call(t *testing.T, expression string) (any, error) {
 	t.Helper()
 	capabilities := ast.CapabilitiesForThisVersion()

@@ -13,9 +13,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 )
 
-// Restricted reports whether a built-in function is off unless [Options.AllowBuiltins] names it: its result depends on the
-// network, the clock, chance or the host, so that the same request could get another answer on another instance; or it
-// compiles Rego itself, or computes without end.
+// Restricted reports whether a built-in function is off unless [Options.AllowBuiltins] names it: its result depends on
+// the network, the clock, chance or the host, so that the same request could get another answer on another instance; or
+// it compiles Rego itself, or computes without end.
 func Restricted(builtin *ast.Builtin) bool {
 	switch builtin.Name {
 	case "opa.runtime", "rego.parse_module", "net.lookup_ip_addr", "http.send", "crypto.x509.parse_and_verify_certificates",
@@ -109,8 +109,8 @@ func (rs *Ruleset) CompileAll(ctx context.Context) error {
 	return nil
 }
 
-// unbound finds packages with entry rules that serve no enrollment and that nothing refers to: with METADATA in the wrong
-// place or misspelled, another rule would serve their devices, and no one would notice.
+// unbound finds packages with entry rules that serve no enrollment and that nothing refers to: with METADATA in the
+// wrong place or misspelled, another rule would serve their devices, and no one would notice.
 func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 	var problems []Problem
 	referred := map[string]bool{}
@@ -144,8 +144,8 @@ func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 	return problems
 }
 
-// compileAlone compiles a rule and the packages that it refers to, directly or not. It takes no context, because canceling
-// the first request of a rule must not cancel its compilation.
+// compileAlone compiles a rule and the packages that it refers to, directly or not. It takes no context, because
+// canceling the first request of a rule must not cancel its compilation.
 func (rs *Ruleset) compileAlone(rule *Rule) unit {
 	needed := map[string]bool{}
 	modules := map[string]*ast.Module{}
@@ -184,8 +184,8 @@ func (rs *Ruleset) compileAlone(rule *Rule) unit {
 	return u
 }
 
-// referredTo lists the packages that a reference can reach: those whose path it passes through, and those below the end of
-// its constant part.
+// referredTo lists the packages that a reference can reach: those whose path it passes through, and those below the end
+// of its constant part.
 func (rs *Ruleset) referredTo(ref ast.Ref) []string {
 	if !ref.HasPrefix(ast.DefaultRootRef) {
 		return nil

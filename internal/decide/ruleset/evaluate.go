@@ -16,30 +16,30 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// Verdict is what the entry rules say about one request. Values have the types map[string]any, []any, string, json.Number
-// and bool; nil means undefined or null. A Rego set is a sorted []any.
+// Verdict is what the entry rules say about one request. Values have the types map[string]any, []any, string,
+// json.Number and bool; nil means undefined or null. A Rego set is a sorted []any.
 type Verdict struct {
 	Hub         any
 	InitialTwin any
 	Payload     any
 	Reject      any
 	Hold        any
-	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. They do not
-	// include the reason, which could quote the request.
+	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. They do
+	// not include the reason, which could quote the request.
 	BuiltinErrors []string
-	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation. If several give the same
-	// value, OPA may have evaluated only the first. The lines of an entry rule that another rule evaluates on a supposition,
-	// by with, are left out.
+	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation. If several give
+	// the same value, OPA may have evaluated only the first. The lines of an entry rule that another rule evaluates on
+	// a supposition, by with, are left out.
 	Lines []answer.Line
-	// Lookups are the calls of built-in functions whose results depend on more than their arguments; only rules that are
-	// allowed such functions have any.
+	// Lookups are the calls of built-in functions whose results depend on more than their arguments; only rules that
+	// are allowed such functions have any.
 	Lookups []answer.Lookup
 }
 
 // EvalError is why evaluation failed. Its text contains places and kinds of errors, and no value of the request.
 type EvalError struct {
-	// Entry is the entry rule that failed, such as "hub"; empty if it was none of them. Those before it in the order reject,
-	// hold, hub, initial_twin, payload are in the verdict.
+	// Entry is the entry rule that failed, such as "hub"; empty if it was none of them. Those before it in the order
+	// reject, hold, hub, initial_twin, payload are in the verdict.
 	Entry   string
 	Place   string // file:line, if known
 	Problem string
@@ -96,14 +96,15 @@ func (v *Verdict) says(entry string) bool {
 	return value != nil && !(isGuard(entry) && isEmpty(value))
 }
 
-// isEmpty reports whether a reject or hold concerns no device: it is undefined, an empty set, or false as in
-// `default reject := false`.
+// isEmpty reports whether a reject or hold concerns no device: it is undefined, an empty set, or false as in `default
+// reject := false`.
 func isEmpty(value any) bool {
 	list, ok := value.([]any)
 	return ok && len(list) == 0 || value == nil || value == false
 }
 
-// preparedRule has the queries for the entry rules that a package defines: one for each, and one for all of them together.
+// preparedRule has the queries for the entry rules that a package defines: one for each, and one for all of them
+// together.
 type preparedRule struct {
 	compiler *ast.Compiler
 	queries  []entryQuery
@@ -165,10 +166,10 @@ func (r *Rule) prepare() *preparedRule {
 	return prepared
 }
 
-// Evaluate evaluates the entry rules for one request, given in the types of [Verdict]. They are independent of each other:
-// an undefined twin is an absent twin, not an undefined verdict. Evaluation ends when ctx does, at the latest after the
-// built-in function that is running then. Every error is an *EvalError; the verdict then contains what the entry rules
-// before the one that failed say.
+// Evaluate evaluates the entry rules for one request, given in the types of [Verdict]. They are independent of each
+// other: an undefined twin is an absent twin, not an undefined verdict. Evaluation ends when ctx does, at the latest
+// after the built-in function that is running then. Every error is an *EvalError; the verdict then contains what the
+// entry rules before the one that failed say.
 //
 // Evaluate keeps no part of input.
 //
@@ -250,9 +251,9 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 		WithBuiltinErrorList(&e.builtinErrors)
 }
 
-// together evaluates all entry rules by one query, which costs a fraction of one query for each. Its result counts only if
-// every one of them is defined and nothing fails, not even a built-in function. Otherwise ok is false, and only separate
-// queries show which.
+// together evaluates all entry rules by one query, which costs a fraction of one query for each. Its result counts only
+// if every one of them is defined and nothing fails, not even a built-in function. Otherwise ok is false, and only
+// separate queries show which.
 func (e *evaluation) together(prepared *preparedRule) (verdict Verdict, ok bool, err error) {
 	var values topdown.QueryResult
 	err = e.query(prepared.compiler, prepared.together).Iter(e.ctx, func(bindings topdown.QueryResult) error {
@@ -306,8 +307,8 @@ func (e *evaluation) next(compiler *ast.Compiler, query entryQuery, verdict *Ver
 	if verdict.set(query.entry, value) {
 		return value, true, nil
 	}
-	// A built-in that fails is undefined in Rego, and what is undefined rejects no device: if a device could make it fail, it
-	// would get past the rule.
+	// A built-in that fails is undefined in Rego, and what is undefined rejects no device: if a device could make it
+	// fail, it would get past the rule.
 	if isGuard(query.entry) && isEmpty(value) && len(e.builtinErrors) > 0 {
 		verdict.set(query.entry, nil)
 		return nil, true, &EvalError{Entry: query.entry, Place: PlaceOf(e.builtinErrors[0].Location),
@@ -316,7 +317,8 @@ func (e *evaluation) next(compiler *ast.Compiler, query entryQuery, verdict *Ver
 	return value, false, nil
 }
 
-// set adds what one entry rule says, and reports whether that is final: for a device that is rejected nothing else counts.
+// set adds what one entry rule says, and reports whether that is final: for a device that is rejected nothing else
+// counts.
 func (v *Verdict) set(entry string, value any) (final bool) {
 	*v.of(entry) = value
 	return entry == entryReject && !isEmpty(value)

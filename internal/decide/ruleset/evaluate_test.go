@@ -276,8 +276,8 @@ func TestPackagesOverFiles(t *testing.T) {
 	})
 }
 
-// A package below the rule's own is part of what an entry rule says, whether
-// the rule was compiled apart or with the rest.
+// A package below the rule's own is part of what an entry rule says, whether the rule was compiled apart or with the
+// rest.
 func TestPackageBelowAnEntryRule(t *testing.T) {
 	t.Parallel()
 	bothWays(t, folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\npayload.x := 1"), "b.rego", "package allocation.a.payload\ny := 2"),

@@ -38,9 +38,8 @@ func words(alphabet string, length int) []string {
 	return all
 }
 
-// All pairs of globs up to four characters, over two letters and both
-// wildcards. Where two of them overlap, some name of at most six letters matches
-// both: with a * in each, three other characters in each are left.
+// All pairs of globs up to four characters, over two letters and both wildcards. Where two of them overlap, some name
+// of at most six letters matches both: with a * in each, three other characters in each are left.
 func TestGlobsExhaustively(t *testing.T) {
 	t.Parallel()
 	patterns, names := words("ab*?", 4), words("ab", 6)

@@ -12,12 +12,12 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// Knowing which definitions gave a value costs next to nothing this way: after compiling, each body of an entry rule gets
-// one more expression, a call that notes a number and always holds. OPA evaluates it if all expressions before it hold. A
-// trace by OPA would cost a multiple of the decision.
+// Knowing which definitions gave a value costs next to nothing this way: after compiling, each body of an entry rule
+// gets one more expression, a call that notes a number and always holds. OPA evaluates it if all expressions before it
+// hold. A trace by OPA would cost a multiple of the decision.
 
-// notedBuiltin is the function that is called. No rule can call it: it is not in the capabilities, so the compiler does not
-// know it, and its name is not a reference that can be written.
+// notedBuiltin is the function that is called. No rule can call it: it is not in the capabilities, so the compiler does
+// not know it, and its name is not a reference that can be written.
 const notedBuiltin = "usher noted"
 
 var notedOperator = ast.NewTerm(ast.Ref{ast.VarTerm(notedBuiltin)})
@@ -62,8 +62,8 @@ func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
 	return list
 }
 
-// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held does
-// not mean that it gave anything.
+// supposedRules are those that some expression evaluates on a supposition, by with: that one of their definitions held
+// does not mean that it gave anything.
 func supposedRules(compiler *ast.Compiler) map[*ast.Rule]bool {
 	var supposed []*ast.Rule
 	for _, module := range compiler.Modules {
@@ -97,8 +97,8 @@ type notes struct {
 	builtins map[string]*topdown.Builtin
 }
 
-// newNotes returns a pool of notes. They are pooled with the functions that write into them, because OPA has no other way
-// to pass something to a function that costs as little.
+// newNotes returns a pool of notes. They are pooled with the functions that write into them, because OPA has no other
+// way to pass something to a function that costs as little.
 func newNotes(builtins map[string]*topdown.Builtin) *sync.Pool {
 	return &sync.Pool{New: func() any {
 		n := &notes{builtins: maps.Clone(builtins)}

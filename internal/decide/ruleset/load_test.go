@@ -29,8 +29,7 @@ func folder(files ...string) fstest.MapFS {
 	return fsys
 }
 
-// serving returns a Rego package that serves enrollment groups, given as a YAML
-// list, by rules.
+// serving returns a Rego package that serves enrollment groups, given as a YAML list, by rules.
 func serving(packageName, groups, rules string) string {
 	return fmt.Sprintf("# METADATA\n# custom:\n#   enrollment_groups: [%s]\npackage %s\n\n%s\n", groups, packageName, rules)
 }

@@ -1,4 +1,5 @@
-// Package ruleset loads a folder of Rego rules, finds the rule that serves an enrollment, and evaluates it for a request.
+// Package ruleset loads a folder of Rego rules, finds the rule that serves an enrollment, and evaluates it for a
+// request.
 //
 // It does not decide whether DPS may get what a rule says; its callers do.
 package ruleset
@@ -25,15 +26,15 @@ import (
 type Options struct {
 	// Name is put before each file's path in errors, such as "rules"; may be empty.
 	Name string
-	// InputSchema is the JSON Schema that rules are type-checked against, as encoding/json decodes it into any; nil checks
-	// nothing.
+	// InputSchema is the JSON Schema that rules are type-checked against, as encoding/json decodes it into any; nil
+	// checks nothing.
 	InputSchema any
 	// AllowBuiltins names built-in functions that are off by default: see [Restricted].
 	AllowBuiltins []string
 	// AllowNet names the hosts that an allowed http.send may reach.
 	AllowNet []string
-	// Lazy compiles each rule when it is first needed, instead of all of them in Load. A rule that does not compile is then
-	// an error of that rule, and [Ruleset.CompileAll] finds it.
+	// Lazy compiles each rule when it is first needed, instead of all of them in Load. A rule that does not compile is
+	// then an error of that rule, and [Ruleset.CompileAll] finds it.
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
@@ -58,8 +59,8 @@ type Ruleset struct {
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
 
-// Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and data.yaml,
-// laid out as in an OPA bundle. It returns a *LoadError that lists every problem found.
+// Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
+// data.yaml, laid out as in an OPA bundle. It returns a *LoadError that lists every problem found.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	rs := &Ruleset{options: options}
 	rego, data, err := readFiles(fsys)

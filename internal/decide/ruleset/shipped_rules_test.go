@@ -243,9 +243,8 @@ func TestShippedRulesOnExampleRequests(t *testing.T) {
 	}
 }
 
-// Every starter rule says something to every example request, also to those
-// meant for another one; a hub it names is linked; it says the same again; and no
-// built-in function fails on the way.
+// Every starter rule says something to every example request, also to those meant for another one; a hub it names is
+// linked; it says the same again; and no built-in function fails on the way.
 func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 	t.Parallel()
 	rules := loadShipped(t)
@@ -284,8 +283,8 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 	}
 }
 
-// A request that has been carried out leads to the same hub again: DPS asks at
-// every registration, and a device must not go back and forth.
+// A request that has been carried out leads to the same hub again: DPS asks at every registration, and a device must
+// not go back and forth.
 func TestShippedRulesDoNotFlap(t *testing.T) {
 	t.Parallel()
 	rules := loadShipped(t)

@@ -79,8 +79,8 @@ func isData(name string) bool {
 	return slices.Contains([]string{"data.json", "data.yaml", "data.yml"}, path.Base(name))
 }
 
-// openStore puts the data files where rules find them, by OPA's own reader: data.json in a folder tenants is data.tenants,
-// as in an OPA bundle.
+// openStore puts the data files where rules find them, by OPA's own reader: data.json in a folder tenants is
+// data.tenants, as in an OPA bundle.
 func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
 	content, err := bundle.NewCustomReader(&memoryLoader{files: data}).
 		WithSkipBundleVerification(true).
@@ -103,7 +103,8 @@ func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
 	return nil
 }
 
-// memoryLoader passes files that are already in memory to OPA's bundle reader. It has nothing to filter, limit or follow.
+// memoryLoader passes files that are already in memory to OPA's bundle reader. It has nothing to filter, limit or
+// follow.
 type memoryLoader struct{ files []file }
 
 func (l *memoryLoader) NextFile() (*bundle.Descriptor, error) {

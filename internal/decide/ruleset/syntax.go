@@ -86,8 +86,8 @@ func (r *Rule) Entry(name string) ast.Ref { return r.Path().Append(ast.StringTer
 // EntryNames are the names of the entry rules, in the order in which they are evaluated.
 func EntryNames() []string { return slices.Clone(entries) }
 
-// RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of their
-// places. There are none if the rule does not compile.
+// RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of
+// their places. There are none if the rule does not compile.
 func (r *Rule) RestrictedCalls() []*ast.Expr {
 	compiler := r.prepare().compiler
 	if compiler == nil {

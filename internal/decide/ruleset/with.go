@@ -9,8 +9,8 @@ import (
 // inputOf turns a request into OPA's input.
 //
 // A lazy object saves converting what rules do not read. But OPA takes a copy of one for the object itself, so that
-// `with input.x as 1` would write into the request, for everything that is evaluated afterwards. If replaced is set, the
-// whole request is therefore converted.
+// `with input.x as 1` would write into the request, for everything that is evaluated afterwards. If replaced is set,
+// the whole request is therefore converted.
 func inputOf(request map[string]any, replaced bool) *ast.Term {
 	if replaced {
 		return ast.NewTerm(ast.MustInterfaceToValue(request))

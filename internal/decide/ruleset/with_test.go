@@ -10,8 +10,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// What a `with` puts in the place of a part of the request is seen by what it is
-// for, and by nothing that is asked after it: not by another rule, nor another time.
+// What a `with` puts in the place of a part of the request is seen by what it is for, and by nothing that is asked
+// after it: not by another rule, nor another time.
 func TestWithLeavesTheRequestAlone(t *testing.T) {
 	t.Parallel()
 	for name, of := range map[string]string{

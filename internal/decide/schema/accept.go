@@ -8,8 +8,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows the
-// keywords that the schema of AllocationRequests uses. The library decides about schemas with any other keyword.
+// node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows
+// the keywords that the schema of AllocationRequests uses. The library decides about schemas with any other keyword.
 type node struct {
 	library *jsonschema.Schema // decides instead of everything else, unless nil
 	open    bool               // accepts every value
@@ -125,8 +125,8 @@ func (c compilation) node(s *jsonschema.Schema) *node {
 	return n
 }
 
-// usesOtherKeywords reports whether a schema uses keywords that only the library knows. A test fails if the library has a
-// keyword that is in neither list.
+// usesOtherKeywords reports whether a schema uses keywords that only the library knows. A test fails if the library has
+// a keyword that is in neither list.
 func usesOtherKeywords(s *jsonschema.Schema) bool {
 	return s.Always != nil && !*s.Always || s.Not != nil || len(s.AllOf) > 0 || len(s.AnyOf) > 0 || s.If != nil ||
 		len(s.Enum) > 0 || len(s.Constant) > 0 ||

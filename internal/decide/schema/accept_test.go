@@ -18,8 +18,7 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// keywords has a case for each keyword that the fast check compiles, and for
-// each that it leaves to the library.
+// keywords has a case for each keyword that the fast check compiles, and for each that it leaves to the library.
 var keywords = []struct {
 	name    string
 	schema  string
@@ -152,8 +151,8 @@ func TestKeywords(t *testing.T) {
 	}
 }
 
-// TestEveryFieldIsKnown fails when the library's schema gains a field: somebody
-// must then decide whether the fast check has to look at it.
+// TestEveryFieldIsKnown fails when the library's schema gains a field: somebody must then decide whether the fast check
+// has to look at it.
 func TestEveryFieldIsKnown(t *testing.T) {
 	t.Parallel()
 	const fields = `Location Draft Format Always Ref RecursiveAnchor RecursiveRef DynamicAnchor DynamicRef Types
@@ -174,8 +173,8 @@ func TestEveryFieldIsKnown(t *testing.T) {
 	}
 }
 
-// TestMutatedSamplesAgree replaces or removes every value of every sample in
-// turn, and compares the fast check with the library.
+// TestMutatedSamplesAgree replaces or removes every value of every sample in turn, and compares the fast check with the
+// library.
 func TestMutatedSamplesAgree(t *testing.T) {
 	t.Parallel()
 	replacements := []any{
@@ -250,8 +249,8 @@ func samples(tb testing.TB, glob string) []string {
 	return names
 }
 
-// FuzzFastAgreesWithLibrary looks for a document on which the fast check and
-// the library disagree, under each of the schemas of this package's tests.
+// FuzzFastAgreesWithLibrary looks for a document on which the fast check and the library disagree, under each of the
+// schemas of this package's tests.
 func FuzzFastAgreesWithLibrary(f *testing.F) {
 	compiled := []*schema.Schema{
 		compile(f, string(schemas.AllocationRequest())),
@@ -280,8 +279,8 @@ func FuzzFastAgreesWithLibrary(f *testing.F) {
 	})
 }
 
-// FuzzCompile looks for a schema that makes Compile or Validate panic, or on
-// which the fast check and the library disagree.
+// FuzzCompile looks for a schema that makes Compile or Validate panic, or on which the fast check and the library
+// disagree.
 func FuzzCompile(f *testing.F) {
 	for _, test := range keywords {
 		for _, text := range slices.Concat(test.accept, test.refuse) {
@@ -309,8 +308,8 @@ func decodeAny(text string) (any, bool) {
 	return doc, decoder.Decode(&doc) == nil
 }
 
-// agree fails when the fast check decides otherwise than the library, and when
-// Validate is not deterministic, not bounded, or at odds with both.
+// agree fails when the fast check decides otherwise than the library, and when Validate is not deterministic, not
+// bounded, or at odds with both.
 func agree(t *testing.T, s *schema.Schema, doc any) {
 	t.Helper()
 	fast, decided := s.Fast(doc)

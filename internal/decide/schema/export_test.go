@@ -1,7 +1,6 @@
 package schema
 
-// Fast runs the fast check alone. Where decided is false, it leaves the answer
-// to the library.
+// Fast runs the fast check alone. Where decided is false, it leaves the answer to the library.
 func (s *Schema) Fast(doc any) (accepts, decided bool) {
 	var c checking
 	accepts = s.fast.accepts(&c, doc)
@@ -14,8 +13,7 @@ func (s *Schema) Library(doc any) bool { return s.library.Validate(doc) == nil }
 // Judgeable reports whether the library may see the document.
 func Judgeable(doc any) bool { return len(unjudgeable(doc)) == 0 }
 
-// AsksLibrary reports whether the fast check leaves any part of the schema to
-// the library.
+// AsksLibrary reports whether the fast check leaves any part of the schema to the library.
 func (s *Schema) AsksLibrary() bool {
 	seen := map[*node]bool{}
 	var asks func(n *node) bool

@@ -9,17 +9,15 @@ import (
 )
 
 const (
-	// maxNumberLength bounds the text of a number whose value is looked at, in
-	// bytes. An exact float64 in plain notation can be longer, but no field of
-	// the documents that are checked holds one.
+	// maxNumberLength bounds the text of a number whose value is looked at, in bytes. An exact float64 in plain
+	// notation can be longer, but no field of the documents that are checked holds one.
 	maxNumberLength = 100
-	// maxExponent bounds its exponent; float64 ends at 308. A fraction with
-	// 1,000 digits is made in a few microseconds.
+	// maxExponent bounds its exponent; float64 ends at 308. A fraction with 1,000 digits is made in a few microseconds.
 	maxExponent = 999
 )
 
-// unjudgeableLeaf says why a value that is neither string, bool, nil, object
-// nor array cannot be checked, "" when it can.
+// unjudgeableLeaf says why a value that is neither string, bool, nil, object nor array cannot be checked, "" when it
+// can.
 func unjudgeableLeaf(value any) string {
 	number, ok := value.(json.Number)
 	if !ok {
@@ -31,15 +29,13 @@ func unjudgeableLeaf(value any) string {
 	return ""
 }
 
-// judgeable reports whether the number is a JSON number whose value can be
-// computed at little cost.
+// judgeable reports whether the number is a JSON number whose value can be computed at little cost.
 func judgeable(number json.Number) bool {
 	text := string(number)
 	if len(text) > maxNumberLength {
 		return false
 	}
-	// The grammar of RFC 8259, section 6. The library takes a fault in it for
-	// granted and panics.
+	// The grammar of RFC 8259, section 6. The library takes a fault in it for granted and panics.
 	rest := strings.TrimPrefix(text, "-")
 	whole, rest := digits(rest)
 	if whole == "" || (len(whole) > 1 && whole[0] == '0') {
@@ -78,8 +74,7 @@ func digits(text string) (leading, rest string) {
 	return text[:i], text[i:]
 }
 
-// plainInteger reports whether the number is an integer by its looks: digits
-// alone, few enough to be judged.
+// plainInteger reports whether the number is an integer by its looks: digits alone, few enough to be judged.
 func plainInteger(number json.Number) bool {
 	text := strings.TrimPrefix(string(number), "-")
 	whole, rest := digits(text)

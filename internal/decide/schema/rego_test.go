@@ -23,8 +23,8 @@ func schemaSet(t *testing.T) *ast.SchemaSet {
 	return set
 }
 
-// TestRegoIsTypeChecked compiles rules against the schema of requests with OPA's compiler, which supports only a part of
-// JSON Schema.
+// TestRegoIsTypeChecked compiles rules against the schema of requests with OPA's compiler, which supports only a part
+// of JSON Schema.
 func TestRegoIsTypeChecked(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -1,10 +1,11 @@
-// Package schema checks JSON documents against a JSON Schema of draft 2020-12 and lists everything that is wrong with them.
+// Package schema checks JSON documents against a JSON Schema of draft 2020-12 and lists everything that is wrong with
+// them.
 //
 // It wraps github.com/santhosh-tekuri/jsonschema/v5, which decides what is valid, and why not. A faster check that only
 // accepts or refuses runs first: most requests are valid and need no list. See [Schema.Validate].
 //
-// It loads nothing: a schema is complete, and a reference to a file or a URL is an error when the schema is compiled. It does
-// not parse documents, and puts no value of a document into a message.
+// It loads nothing: a schema is complete, and a reference to a file or a URL is an error when the schema is compiled.
+// It does not parse documents, and puts no value of a document into a message.
 package schema
 
 import (
@@ -21,8 +22,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// draftURL is the only dialect that is accepted. Older ones differ in the meaning of $ref, items and format, and the fast
-// check implements one.
+// draftURL is the only dialect that is accepted. Older ones differ in the meaning of $ref, items and format, and the
+// fast check implements one.
 const draftURL = "https://json-schema.org/draft/2020-12/schema"
 
 // A Schema is a compiled JSON Schema. It is immutable and safe for concurrent use.
@@ -33,10 +34,11 @@ type Schema struct {
 	sample  int // how many items of an array are checked to list what is wrong with it
 }
 
-// Compile compiles the JSON Schema in source, a JSON object that names draft 2020-12 as its $schema. Errors contain the name.
+// Compile compiles the JSON Schema in source, a JSON object that names draft 2020-12 as its $schema. Errors contain the
+// name.
 //
-// It returns an error if source is not one JSON document, is not a valid schema, has another draft or none, or refers to a
-// schema outside itself. The keyword format is an annotation and asserts nothing, as the draft says.
+// It returns an error if source is not one JSON document, is not a valid schema, has another draft or none, or refers
+// to a schema outside itself. The keyword format is an annotation and asserts nothing, as the draft says.
 func Compile(name string, source []byte) (*Schema, error) {
 	fail := func(err error) (*Schema, error) { return nil, fmt.Errorf("schema %s: %w", name, err) }
 
@@ -71,8 +73,8 @@ func Compile(name string, source []byte) (*Schema, error) {
 
 	s := &Schema{library: library, nodes: map[string]*jsonschema.Schema{}}
 	collect(library, s.nodes)
-	// The library knows the drafts' own schemas without loading them. They assert formats, and the older ones have another
-	// dialect.
+	// The library knows the drafts' own schemas without loading them. They assert formats, and the older ones have
+	// another dialect.
 	document, _, _ := strings.Cut(library.Location, "#")
 	for location := range s.nodes {
 		if !strings.HasPrefix(location, document+"#") {
@@ -118,19 +120,19 @@ func explain(err error) error {
 
 // Validate checks doc and returns all its violations, or none if it is valid.
 //
-// doc consists of map[string]any, []any, string, [json.Number], bool and nil, as encoding/json decodes it with UseNumber. It
-// is only read. The caller bounds its size and depth.
+// doc consists of map[string]any, []any, string, [json.Number], bool and nil, as encoding/json decodes it with
+// UseNumber. It is only read. The caller bounds its size and depth.
 //
-// The violations are the innermost ones, sorted by pointer, each listed once. At most 100 are listed; a last one then says
-// how many more there are at least. Later items of an array with more than about a thousand are listed only if nothing else
-// is wrong.
+// The violations are the innermost ones, sorted by pointer, each listed once. At most 100 are listed; a last one then
+// says how many more there are at least. Later items of an array with more than about a thousand are listed only if
+// nothing else is wrong.
 //
 // A number of more than 100 characters or with an exponent beyond 999 is refused where the schema depends on its value,
-// because arithmetic with it costs more than the rest of the check; so is a Go type that is not listed above. If a refused
-// document contains such values, only they are listed.
+// because arithmetic with it costs more than the rest of the check; so is a Go type that is not listed above. If a
+// refused document contains such values, only they are listed.
 //
-// A valid document costs a few microseconds and no allocation if the schema has only keywords that the fast check knows. A
-// refused one costs the library's full check.
+// A valid document costs a few microseconds and no allocation if the schema has only keywords that the fast check
+// knows. A refused one costs the library's full check.
 func (s *Schema) Validate(doc any) []Violation {
 	var c checking
 	if s.fast.accepts(&c, doc) && !c.undecided {
@@ -140,19 +142,21 @@ func (s *Schema) Validate(doc any) []Violation {
 		return limit(bad)
 	}
 	if !c.undecided {
-		// The document is refused. With an array of 100,000 wrong items the library would build as many errors, at 1.3 KB
-		// and 5 µs each.
+		// The document is refused. With an array of 100,000 wrong items the library would build as many errors, at 1.3
+		// KB and 5 µs each.
 		if shorter, cut := s.sampled(doc); cut {
 			if list := s.violations(shorter, doc); len(list) > 0 {
 				return list
 			}
 		}
 	}
-	// The library decides, here and if the two disagree. No such document is known: FuzzFastAgreesWithLibrary looks for one.
+	// The library decides, here and if the two disagree. No such document is known: FuzzFastAgreesWithLibrary looks for
+	// one.
 	return s.violations(doc, doc)
 }
 
-// violations lets the library check doc, and describes what it finds; whole is the document that doc is a part of, or doc.
+// violations lets the library check doc, and describes what it finds; whole is the document that doc is a part of, or
+// doc.
 func (s *Schema) violations(doc, whole any) []Violation {
 	err := s.library.Validate(doc)
 	if err == nil {
@@ -169,7 +173,8 @@ func (s *Schema) violations(doc, whole any) []Violation {
 // minSample is how many items of an array are checked at least to list violations: ten times what is listed.
 const minSample = 10 * maxViolations
 
-// sampled returns value without the items beyond s.sample in any array, and whether there were any. It copies what it changes.
+// sampled returns value without the items beyond s.sample in any array, and whether there were any. It copies what it
+// changes.
 func (s *Schema) sampled(value any) (shorter any, cut bool) {
 	switch value := value.(type) {
 	case map[string]any:

@@ -73,8 +73,7 @@ func TestRequestAcceptsSamples(t *testing.T) {
 			docs[name] = readJSON(t, name)
 		}
 	}
-	// The specification's example of an enrollment with every field set. Its
-	// values are random, its types are right.
+	// The specification's example of an enrollment with every field set. Its values are random, its types are right.
 	record := readJSON(t, "spec-maxset-individualEnrollment-2021-10-01.json").(map[string]any)
 	docs["individual enrollment with all fields"] = request("individualEnrollment", record)
 	group := maps.Clone(record)
@@ -318,8 +317,7 @@ func TestListIsBounded(t *testing.T) {
 	}
 }
 
-// TestNumbersOutOfBounds gives the checker numbers that make the library panic
-// or compute for long.
+// TestNumbersOutOfBounds gives the checker numbers that make the library panic or compute for long.
 func TestNumbersOutOfBounds(t *testing.T) {
 	t.Parallel()
 	const want = "/n: number is out of bounds: want at most 100 characters and an exponent within ±999"
@@ -362,8 +360,7 @@ func TestGoTypesThatAreNotJSON(t *testing.T) {
 	}
 }
 
-// TestLongArrays refuses arrays that would cost the library half a second and
-// 160 MB, were they given to it whole.
+// TestLongArrays refuses arrays that would cost the library half a second and 160 MB, were they given to it whole.
 //
 // It counts the memory of the whole process, so it runs beside no other test.
 func TestLongArrays(t *testing.T) {
@@ -493,8 +490,8 @@ func TestConcurrentUse(t *testing.T) {
 	group.Wait()
 }
 
-// TestEveryPropertyIsDescribed holds both schemas to their second use: editors
-// show the descriptions to the authors of rules.
+// TestEveryPropertyIsDescribed holds both schemas to their second use: editors show the descriptions to the authors of
+// rules.
 func TestEveryPropertyIsDescribed(t *testing.T) {
 	t.Parallel()
 	for name, source := range map[string][]byte{"request": schemas.AllocationRequest(), "response": schemas.AllocationResponse()} {

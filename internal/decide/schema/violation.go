@@ -15,33 +15,34 @@ import (
 )
 
 const (
-	// maxViolations bounds the list: no one fixes a request that is wrong in a hundred places by reading the next thousand.
+	// maxViolations bounds the list: no one fixes a request that is wrong in a hundred places by reading the next
+	// thousand.
 	maxViolations = 100
-	// maxPointerLength and maxMessageLength, in bytes, bound what a violation brings into logs and answers. Pointers contain
-	// property names of the document, and its author chooses how long they are. 100 violations at these bounds are 77 KB.
+	// maxPointerLength and maxMessageLength, in bytes, bound what a violation brings into logs and answers. Pointers
+	// contain property names of the document, and its author chooses how long they are. 100 violations at these bounds
+	// are 77 KB.
 	maxPointerLength = 256
 	maxMessageLength = 512
 )
 
 // A Violation is one reason why a document is not valid.
 type Violation struct {
-	// Pointer is the JSON pointer (RFC 6901) of the value that is wrong, "" for the whole document. For a missing property
-	// it is the object that lacks it; for a property that is not allowed, or whose name is not, it is that property. A
-	// pointer of more than 256 bytes is cut off and ends in "…".
+	// Pointer is the JSON pointer (RFC 6901) of the value that is wrong, "" for the whole document. For a missing
+	// property it is the object that lacks it; for a property that is not allowed, or whose name is not, it is that
+	// property. A pointer of more than 256 bytes is cut off and ends in "…".
 	Pointer string
-	// Message describes what is wrong in terms of types, property names and the schema's limits. It never contains a value
-	// of the document.
+	// Message describes what is wrong in terms of types, property names and the schema's limits. It never contains a
+	// value of the document.
 	Message string
-	// Keyword is the schema keyword that is violated, for example "required". It is "" for a number out of bounds, for a
-	// schema that is false, and for the note that more violations were left out.
+	// Keyword is the schema keyword that is violated, for example "required". It is "" for a number out of bounds, for
+	// a schema that is false, and for the note that more violations were left out.
 	Keyword string
-	// SchemaLocation is the place in the schema as a URI fragment, for example "#/properties/linkedHubs/minItems". It is ""
-	// for a number out of bounds and for the note that more violations were left out.
+	// SchemaLocation is the place in the schema as a URI fragment, for example "#/properties/linkedHubs/minItems". It
+	// is "" for a number out of bounds and for the note that more violations were left out.
 	SchemaLocation string
 }
 
-// String returns the pointer and the message, for example
-// "/linkedHubs: expected array, but got string".
+// String returns the pointer and the message, for example "/linkedHubs: expected array, but got string".
 func (v Violation) String() string {
 	if v.Pointer == "" {
 		return v.Message
@@ -223,7 +224,8 @@ func decimal(bound *big.Rat) string {
 // member is the JSON pointer of a property.
 func member(pointer, name string) string { return string(jsontext.Pointer(pointer).AppendToken(name)) }
 
-// unescape turns the library's instance location, a JSON pointer in the form of a URI fragment, into a plain JSON pointer.
+// unescape turns the library's instance location, a JSON pointer in the form of a URI fragment, into a plain JSON
+// pointer.
 func unescape(location string) string {
 	if pointer, err := url.PathUnescape(location); err == nil {
 		return pointer
@@ -250,9 +252,9 @@ func lookup(doc any, pointer string) any {
 	return doc
 }
 
-// unjudgeable returns a violation for every number that the library must not see and for every Go value that is not JSON.
-// The library converts numbers to fractions: 1e999999 takes 38 ms, and at 1e1000001, which math/big refuses to convert, it
-// panics.
+// unjudgeable returns a violation for every number that the library must not see and for every Go value that is not
+// JSON. The library converts numbers to fractions: 1e999999 takes 38 ms, and at 1e1000001, which math/big refuses to
+// convert, it panics.
 func unjudgeable(doc any) []Violation {
 	var list []Violation
 	var walk func(value any, pointer string)

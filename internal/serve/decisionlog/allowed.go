@@ -28,8 +28,8 @@ type node struct {
 // recordable is the schema's annotation.
 const recordable = "x-recordable"
 
-// roots are the places that rules can declare recordable, by the last names of the pointer, and their names in METADATA.
-// What DPS keeps of a device's last registration is the payload of an earlier answer.
+// roots are the places that rules can declare recordable, by the last names of the pointer, and their names in
+// METADATA. What DPS keeps of a device's last registration is the payload of an earlier answer.
 var roots = []struct{ pointer, root string }{
 	{"/deviceRuntimeContext/payload", "payload"},
 	{"/initialTwin", "initialTwin"},

@@ -8,8 +8,7 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// Every annotation of the schema is understood, and each name that METADATA has
-// for a place is of one that is there.
+// Every annotation of the schema is understood, and each name that METADATA has for a place is of one that is there.
 func TestReadAllowances(t *testing.T) {
 	t.Parallel()
 	root, err := readAllowances(schemas.AllocationRequest())
@@ -59,8 +58,8 @@ func TestReadAllowancesErrors(t *testing.T) {
 	}
 }
 
-// What is said where a definition is used goes before what it says itself, and
-// below what names the device all names it.
+// What is said where a definition is used goes before what it says itself, and below what names the device all names
+// it.
 func TestAllowancesInherit(t *testing.T) {
 	t.Parallel()
 	root, err := readAllowances([]byte(`{"type": "object", "properties": {

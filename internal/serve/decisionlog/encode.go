@@ -8,8 +8,7 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// AppendJSON appends the record to b, on one line. Members are in the order of the
-// struct, usherRecord first.
+// AppendJSON appends the record to b, on one line. Members are in the order of the struct, usherRecord first.
 func (r *Record) AppendJSON(b []byte) []byte {
 	e := encoder{append(b, `{"usherRecord":`...)}
 	e.int(int64(r.Version))
@@ -128,8 +127,8 @@ func (e *encoder) part(name string, p *Part) {
 	e.close()
 }
 
-// encoder appends members of objects. encoding/json would take several times as
-// long, and a record is written before a device is answered.
+// encoder appends members of objects. encoding/json would take several times as long, and a record is written before a
+// device is answered.
 type encoder struct{ b []byte }
 
 func (e *encoder) name(name string) {

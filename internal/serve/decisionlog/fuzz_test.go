@@ -15,8 +15,8 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
-// FuzzRecord: whatever is posted and whatever the rule tells of it, a record is
-// valid, holds no key, and no ID where none may be.
+// FuzzRecord: whatever is posted and whatever the rule tells of it, a record is valid, holds no key, and no ID where
+// none may be.
 func FuzzRecord(f *testing.F) {
 	bodies := examples(f)
 	names := make([]string, 0, len(bodies))

@@ -23,11 +23,11 @@ const (
 	maxMasked = 64
 	// maxPointer bounds each of them, in bytes: names can have any length.
 	maxPointer = 256
-	// maxText bounds a member that the schema allows to be recorded, in bytes. DPS's own have at most 253, distinguished
-	// names a few hundred.
+	// maxText bounds a member that the schema allows to be recorded, in bytes. DPS's own have at most 253,
+	// distinguished names a few hundred.
 	maxText = 2048
-	// minInside is the length of the shortest identity that is hidden inside words: the device "eu" must not hide a part
-	// of contoso-eu.
+	// minInside is the length of the shortest identity that is hidden inside words: the device "eu" must not hide a
+	// part of contoso-eu.
 	minInside = 4
 )
 
@@ -144,7 +144,8 @@ func hideFold(text, plain, shown string) string {
 	return hidden.String() + text[start:]
 }
 
-// prefixFold returns how many bytes at the start of text are prefix in some letter case; 0 if it does not start with it.
+// prefixFold returns how many bytes at the start of text are prefix in some letter case; 0 if it does not start with
+// it.
 func prefixFold(text, prefix string) int {
 	size := 0
 	for _, want := range prefix {

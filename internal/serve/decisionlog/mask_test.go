@@ -22,8 +22,8 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// planted is a request with another text in every place of the schema that can
-// hold one, and of the texts what place each has.
+// planted is a request with another text in every place of the schema that can hold one, and of the texts what place
+// each has.
 type planted struct {
 	document map[string]any
 	pointers map[string]string // canary to pointer
@@ -110,8 +110,8 @@ func (p *planted) in(text string) []string {
 	return slices.Compact(found)
 }
 
-// What is recorded of a request, by hand: a change of the schema's annotations
-// has to be one here, too. ENROLLMENT stands for either kind.
+// What is recorded of a request, by hand: a change of the schema's annotations has to be one here, too. ENROLLMENT
+// stands for either kind.
 const (
 	recordedNames = `
 /deviceRuntimeContext/currentIotHubHostName
@@ -187,8 +187,8 @@ func modes() []decisionlog.IDMode {
 
 const hubRule = "package allocation.default\nhub := input.linkedHubs[0]"
 
-// Of a request that has something in every place, a record holds what the schema
-// says, and nothing else; with the function key, the log line and the answer looked at, too.
+// Of a request that has something in every place, a record holds what the schema says, and nothing else; with the
+// function key, the log line and the answer looked at, too.
 func TestCanaries(t *testing.T) {
 	t.Parallel()
 	allocator := allocatorOf(t, hubRule, decider.RulesOptions{})
@@ -246,8 +246,7 @@ func tellers() map[string]string {
 	}
 }
 
-// Whatever a rule tells, no key is on record, and with hashed or absent IDs none
-// of these.
+// Whatever a rule tells, no key is on record, and with hashed or absent IDs none of these.
 func TestRulesThatTell(t *testing.T) {
 	t.Parallel()
 	for name, rule := range tellers() {

@@ -1,6 +1,6 @@
-// Package decisionlog makes one record for each call of the webhook: who called, what was decided, by which lines of which
-// rules, and what DPS does with it. A record holds as much of the request as the schema and the rule allow, so that it can
-// be replayed, and never a key.
+// Package decisionlog makes one record for each call of the webhook: who called, what was decided, by which lines of
+// which rules, and what DPS does with it. A record holds as much of the request as the schema and the rule allow, so
+// that it can be replayed, and never a key.
 //
 // A [Recorder] builds and encodes records and passes them to its sinks, which store or send them; [Decode] reads one.
 package decisionlog
@@ -46,11 +46,10 @@ type Record struct {
 	DPSEffect Effect   `json:"dpsEffect"`
 
 	Certificate *Certificate `json:"certificate,omitempty"`
-	// Request is the AllocationRequest without what is masked; nil if the body
-	// could not be read.
+	// Request is the AllocationRequest without what is masked; nil if the body could not be read.
 	Request json.RawMessage `json:"request,omitempty"`
-	// Masked are JSON pointers (RFC 6901) into the request as DPS sent it, to what is left out of Request or changed in it.
-	// MaskedMore counts those beyond the first 64.
+	// Masked are JSON pointers (RFC 6901) into the request as DPS sent it, to what is left out of Request or changed in
+	// it. MaskedMore counts those beyond the first 64.
 	Masked     []string `json:"masked,omitempty"`
 	MaskedMore int      `json:"maskedMore,omitempty"`
 	// Lookups are calls of built-in functions whose results depend on more than their arguments. LookupsDropped counts
@@ -119,8 +118,8 @@ type Fault struct {
 	Violations []answer.Violation `json:"violations,omitempty"`
 }
 
-// Part is a twin or a payload of the answer. It holds the members that the rule declares recordable; size and digest show
-// whether another one is the same.
+// Part is a twin or a payload of the answer. It holds the members that the rule declares recordable; size and digest
+// show whether another one is the same.
 type Part struct {
 	Bytes  int    `json:"bytes"`
 	Digest string `json:"digest,omitempty"`

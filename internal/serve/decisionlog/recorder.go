@@ -18,8 +18,8 @@ import (
 type Sink interface {
 	// Name is for people, such as stdout.
 	Name() string
-	// Write takes a record: one JSON object without a newline. It must not keep the slice. When it returns nil, the record
-	// is as safe as the sink's setting promises.
+	// Write takes a record: one JSON object without a newline. It must not keep the slice. When it returns nil, the
+	// record is as safe as the sink's setting promises.
 	Write(record []byte) error
 }
 
@@ -33,8 +33,8 @@ const (
 	Absent IDMode = "absent"
 )
 
-// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often serial numbers, so anyone who knows the
-// key can find them.
+// MinHashKey is the shortest key for Hashed, in bytes. Registration IDs are often serial numbers, so anyone who knows
+// the key can find them.
 const MinHashKey = 16
 
 // Options configure a [Recorder].
@@ -45,7 +45,8 @@ type Options struct {
 	RegistrationIDs IDMode
 	// HashKey is for Hashed and for the digests of twins and payloads. In the other modes it may be nil.
 	HashKey []byte
-	// Failed is called for each record that a sink did not take, or with the sink "" that could not be made; may be nil.
+	// Failed is called for each record that a sink did not take, or with the sink "" that could not be made; may be
+	// nil.
 	Failed func(sink string, err error)
 }
 
@@ -102,8 +103,7 @@ func New(options Options) (*Recorder, error) {
 	return r, nil
 }
 
-// Observe is an [answer.Observer]: it records a call before it is answered.
-// It reports failures only to Options.Failed.
+// Observe is an [answer.Observer]: it records a call before it is answered. It reports failures only to Options.Failed.
 func (r *Recorder) Observe(_ context.Context, a *answer.Call) {
 	s := r.pool.Get().(*scratch)
 	defer r.pool.Put(s)
@@ -229,7 +229,8 @@ func (s *scratch) request(request *dps.AllocationRequest) {
 	}
 }
 
-// summarize shows of a certificate what an operator looks for. It names the device, so it is recorded like registration IDs.
+// summarize shows of a certificate what an operator looks for. It names the device, so it is recorded like registration
+// IDs.
 func (s *scratch) summarize(c *dps.Certificate) {
 	m, shown := &s.mask, &s.certificate
 	short := func(text string) string {
@@ -346,7 +347,8 @@ func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 	return nil, false
 }
 
-// recordableHTTP leaves out calls with anything but a plain URL, and the headers of responses: both can contain credentials.
+// recordableHTTP leaves out calls with anything but a plain URL, and the headers of responses: both can contain
+// credentials.
 func recordableHTTP(lookup answer.Lookup) (result any, may bool) {
 	if len(lookup.Arguments) == 0 {
 		return nil, false

@@ -39,8 +39,8 @@ var requiredIDs = []struct{ object, pointer string }{
 	{"individualEnrollment", "/individualEnrollment/registrationId"},
 }
 
-// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is absent
-// from the record becomes [MaskedID]. masked is the member of the record.
+// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is
+// absent from the record becomes [MaskedID]. masked is the member of the record.
 func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
 	if !slices.ContainsFunc(masked, func(pointer string) bool {
 		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer

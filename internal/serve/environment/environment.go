@@ -1,5 +1,5 @@
-// Package environment reads settings from environment variables and collects everything that is wrong with them, so that
-// one failed start reports all of it.
+// Package environment reads settings from environment variables and collects everything that is wrong with them, so
+// that one failed start reports all of it.
 package environment
 
 import (
@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Reader reads variables. A value that is wrong is noted, and its default returned in its place. No method quotes a value,
-// since any of them can be a secret.
+// Reader reads variables. A value that is wrong is noted, and its default returned in its place. No method quotes a
+// value, since any of them can be a secret.
 type Reader struct {
 	getenv   func(string) string
 	problems []string

@@ -1,7 +1,7 @@
 // Package rulebundle reads and writes rules as one file: an OPA bundle, which is a gzipped tar archive.
 //
-// A bundle contains the files of a rules folder as they are, so the rules in it have the same digest, and the same lines in
-// errors. Package ruleset reads the rules themselves.
+// A bundle contains the files of a rules folder as they are, so the rules in it have the same digest, and the same
+// lines in errors. Package ruleset reads the rules themselves.
 package rulebundle
 
 import (
@@ -98,8 +98,9 @@ type ContentError struct{ Err error }
 func (e *ContentError) Error() string { return e.Err.Error() }
 func (e *ContentError) Unwrap() error { return e.Err }
 
-// Read reads a bundle, which must be signed with the key unless that is nil. OPA's own reader checks manifest and signature;
-// nothing of the bundle is used before all of it was checked. Rules that cannot be parsed are a *[ContentError].
+// Read reads a bundle, which must be signed with the key unless that is nil. OPA's own reader checks manifest and
+// signature; nothing of the bundle is used before all of it was checked. Rules that cannot be parsed are a
+// *[ContentError].
 func Read(r io.Reader, key *Key) (Bundle, error) {
 	packed, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {

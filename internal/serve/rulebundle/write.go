@@ -25,8 +25,8 @@ type WriteOptions struct {
 	Key *Key
 }
 
-// Write writes a bundle of the named files of fsys, in that order. The same files, order and options give the same bytes,
-// even if signed with an RS or HS algorithm; signatures of the other algorithms have a random part.
+// Write writes a bundle of the named files of fsys, in that order. The same files, order and options give the same
+// bytes, even if signed with an RS or HS algorithm; signatures of the other algorithms have a random part.
 func Write(w io.Writer, fsys fs.FS, names []string, options WriteOptions) error {
 	manifest, err := manifestOf(options.Revision)
 	if err != nil {

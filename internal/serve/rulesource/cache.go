@@ -17,8 +17,9 @@ import (
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
-// cache keeps the last good bundle of one source in a file: a line of JSON that describes it, followed by the bundle. It is
-// one file, so that the two always belong together. The file's modification time is when the source last confirmed it.
+// cache keeps the last good bundle of one source in a file: a line of JSON that describes it, followed by the bundle.
+// It is one file, so that the two always belong together. The file's modification time is when the source last
+// confirmed it.
 type cache struct {
 	folder string
 	file   string

@@ -57,15 +57,15 @@ type Options struct {
 	Watch bool
 	// MaxAge is how long the source of a bundle may be silent without an alarm; 0 means forever.
 	MaxAge time.Duration
-	// Stale is called with true when the source has been silent for MaxAge, and with false when it answers again; may be
-	// nil.
+	// Stale is called with true when the source has been silent for MaxAge, and with false when it answers again; may
+	// be nil.
 	Stale func(bool)
 	// Observe is called with each event after it took effect; may be nil. It must be quick.
 	Observe func(Event)
 	// Transport reaches the source; nil means Go's own.
 	Transport http.RoundTripper
-	// Log gets a line for each event; nil discards them. Name is a field of each line if there are several keepers, such
-	// as shadow.
+	// Log gets a line for each event; nil discards them. Name is a field of each line if there are several keepers,
+	// such as shadow.
 	Log  *slog.Logger
 	Name string
 }
@@ -103,8 +103,8 @@ type Stats struct {
 	FromCache bool
 	// Activated is when the rules were put into use.
 	Activated time.Time
-	// LastAttempt is when the source was last read, LastSuccess when it last answered with a genuine bundle or said that
-	// nothing changed.
+	// LastAttempt is when the source was last read, LastSuccess when it last answered with a genuine bundle or said
+	// that nothing changed.
 	LastAttempt, LastSuccess time.Time
 	// Age is the time since the source last confirmed the rules; always 0 for a folder.
 	Age time.Duration

@@ -964,8 +964,8 @@ func TestBrokenFolderIsAnError(t *testing.T) {
 	}
 }
 
-// No request fails while rules are replaced again and again, and none sees two
-// sets: hub and twin of each answer are from the same.
+// No request fails while rules are replaced again and again, and none sees two sets: hub and twin of each answer are
+// from the same.
 func TestSwapUnderLoad(t *testing.T) {
 	t.Parallel()
 	bundles := [][]byte{pack(t, "v0", ruleFor(0), nil), pack(t, "v1", ruleFor(1), nil), pack(t, "v2", brokenRule, nil)}

@@ -1,5 +1,5 @@
-// Package rulesource keeps rules up to date: it reads them from a folder or fetches them as a bundle, tests them, puts them
-// into use in one step, and keeps the last good ones on disk for a start without their source.
+// Package rulesource keeps rules up to date: it reads them from a folder or fetches them as a bundle, tests them, puts
+// them into use in one step, and keeps the last good ones on disk for a start without their source.
 //
 // It decides nothing about devices. Package rulebundle knows what a bundle looks like.
 package rulesource
@@ -34,12 +34,13 @@ type Location struct {
 // blobPrefix marks a URL of Blob Storage whose host name does not show it.
 const blobPrefix = "blob:"
 
-// blobHosts end the host names of Blob Storage in the clouds of Azure.
-// Source: https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-endpoints
+// blobHosts end the host names of Blob Storage in the clouds of Azure. Source:
+// https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-endpoints
 var blobHosts = []string{".blob.core.windows.net", ".blob.storage.azure.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn"}
 
-// ParseLocation reads a location: the URL of a bundle, or else a folder. A URL is one of Blob Storage if its host is, or if
-// it follows blob:; one with a shared access signature is read like any other URL. Errors quote only the scheme of a URL.
+// ParseLocation reads a location: the URL of a bundle, or else a folder. A URL is one of Blob Storage if its host is,
+// or if it follows blob:; one with a shared access signature is read like any other URL. Errors quote only the scheme
+// of a URL.
 func ParseLocation(text string) (Location, error) {
 	rest, isBlob := strings.CutPrefix(text, blobPrefix)
 	if !isBlob && !strings.Contains(text, "://") {

@@ -14,8 +14,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/exchange"
 )
 
-// selfTest evaluates new rules before they answer any device, and returns why they must not. It uses the requests that come
-// with the rules in a bundle (NAME.request.json), and those shipped with Usher. Rules are refused if
+// selfTest evaluates new rules before they answer any device, and returns why they must not. It uses the requests that
+// come with the rules in a bundle (NAME.request.json), and those shipped with Usher. Rules are refused if
 //
 //   - any request reveals a bug or makes a rule exceed its time limit;
 //   - a rule ends in an error, such as a conflict, for a request that the current rules decide;
@@ -144,8 +144,8 @@ func cause(a *answer.Answer) string {
 // byRule reports whether the rule decided, and not a constraint that would prevail under any rules.
 func byRule(a *answer.Answer) bool { return a.Result.IsOutcome() && len(a.Overrides) == 0 }
 
-// momentary is a reason to refuse that may lie in the machine instead of the rules: it was busy, or a source that they look
-// up was slow.
+// momentary is a reason to refuse that may lie in the machine instead of the rules: it was busy, or a source that they
+// look up was slow.
 type momentary struct{ error }
 
 // compare reports how an answer differs from the expected one.

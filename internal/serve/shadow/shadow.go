@@ -1,6 +1,6 @@
 // Package shadow evaluates a second set of rules for devices that were answered already, and counts how its answers
-// differ. It answers no one and delays no answer: it works in the background, on one request at a time, and drops requests
-// when it cannot keep up.
+// differ. It answers no one and delays no answer: it works in the background, on one request at a time, and drops
+// requests when it cannot keep up.
 package shadow
 
 import (

@@ -163,8 +163,7 @@ func TestDropped(t *testing.T) {
 	}
 }
 
-// However many enrollments there are, the counters are few, and no device has
-// one of its own.
+// However many enrollments there are, the counters are few, and no device has one of its own.
 func TestFewCounters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -195,8 +194,8 @@ func TestFewCounters(t *testing.T) {
 	})
 }
 
-// Answers do not wait for a shadow rule that computes for long; what it takes is
-// bounded, and the rules that answer lose nothing by it.
+// Answers do not wait for a shadow rule that computes for long; what it takes is bounded, and the rules that answer
+// lose nothing by it.
 func TestSlowShadow(t *testing.T) {
 	t.Parallel()
 	const slow = "hub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); a * b == 0]) == 0"

@@ -46,15 +46,16 @@ type Comparisons struct {
 	Count      uint64
 }
 
-// Watched returns the state of other parts whenever metrics are collected. Each function may be nil. They must be quick and
-// safe for concurrent use.
+// Watched returns the state of other parts whenever metrics are collected. Each function may be nil. They must be quick
+// and safe for concurrent use.
 type Watched struct {
 	Rules       func() []Rules
 	Records     func() []Records
 	Comparisons func() []Comparisons
 }
 
-// Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from callers.
+// Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from
+// callers.
 const (
 	// MaxEnrollments and MaxHubs are how many names a process counts separately; later ones are counted as [Other].
 	MaxEnrollments = 200

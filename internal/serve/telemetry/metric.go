@@ -94,8 +94,8 @@ func Metrics() []Metric {
 	}
 }
 
-// DurationBuckets are the upper bounds of the buckets of usher.allocation.duration, in seconds. A decision takes about a
-// tenth of a millisecond; an answer to DPS should take no more than 4 s.
+// DurationBuckets are the upper bounds of the buckets of usher.allocation.duration, in seconds. A decision takes about
+// a tenth of a millisecond; an answer to DPS should take no more than 4 s.
 func DurationBuckets() []float64 {
 	return []float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/usher-dps/usher/internal/serve/telemetry/otlp"
 )
 
-// Environment variables beyond those of package otlp, as OpenTelemetry names them.
-// Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+// Environment variables beyond those of package otlp, as OpenTelemetry names them. Source:
+// https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 const (
 	VariableServiceName    = "OTEL_SERVICE_NAME"
 	VariableAttributes     = "OTEL_RESOURCE_ATTRIBUTES"
@@ -29,11 +29,12 @@ const (
 	VariableMetricInterval = "OTEL_METRIC_EXPORT_INTERVAL"
 )
 
-// Defaults. The Functions host kills its handler without warning, and what is waiting here is then lost. So the intervals
-// are shorter than OpenTelemetry's own of 5 s for spans and 60 s for metrics.
+// Defaults. The Functions host kills its handler without warning, and what is waiting here is then lost. So the
+// intervals are shorter than OpenTelemetry's own of 5 s for spans and 60 s for metrics.
 const (
 	// DefaultSampler keeps a trace whatever its parent says: the Functions host marks the parents that it makes as not
-	// sampled, and OpenTelemetry's own default would therefore drop every trace. DPS makes at most 1,000 calls a minute.
+	// sampled, and OpenTelemetry's own default would therefore drop every trace. DPS makes at most 1,000 calls a
+	// minute.
 	DefaultSampler        = "always_on"
 	DefaultSpanDelay      = time.Second
 	DefaultLogDelay       = time.Second

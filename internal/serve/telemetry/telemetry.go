@@ -1,5 +1,5 @@
-// Package telemetry shows what the webhook does through OpenTelemetry: traces, metrics and logs over OTLP to a collector,
-// and metrics for Prometheus. What is not set is off and costs nothing.
+// Package telemetry shows what the webhook does through OpenTelemetry: traces, metrics and logs over OTLP to a
+// collector, and metrics for Prometheus. What is not set is off and costs nothing.
 //
 // No metric describes a single device. [Options.RegistrationID] says what a span may show of one.
 package telemetry
@@ -61,7 +61,8 @@ func Start(options Options) (*Telemetry, error) {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	// By default both write to standard error, and the Functions host takes each line there for an error of the webhook.
+	// By default both write to standard error, and the Functions host takes each line there for an error of the
+	// webhook.
 	otel.SetErrorHandler(&errorLog{log: slog.New(options.Log), now: options.Now})
 	otel.SetLogger(logr.Discard()) // of the exporters, this would get values of variables
 	if err := t.start(options); err != nil {

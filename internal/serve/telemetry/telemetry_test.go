@@ -152,8 +152,8 @@ func TestOff(t *testing.T) {
 	}
 }
 
-// Stages allocate no memory if they are not recorded: the handler allocates as much below a span that is not recorded as
-// without a span.
+// Stages allocate no memory if they are not recorded: the handler allocates as much below a span that is not recorded
+// as without a span.
 func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
 	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"default.rego": {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")}},
 		decider.RulesOptions{Name: "rules"})
@@ -177,8 +177,8 @@ func TestSpansThatAreNotRecordedAreFree(t *testing.T) {
 	never := on(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collecting.URL + "/v1/traces", "OTEL_TRACES_SAMPLER": "always_off"}, telemetry.Options{})
 	ctx, span := never.Tracer().Start(t.Context(), "x")
 	defer span.End()
-	// Pools are emptied now and then, and at random by the race detector. So the minimum counts; a stage that is recorded
-	// costs a dozen allocations.
+	// Pools are emptied now and then, and at random by the race detector. So the minimum counts; a stage that is
+	// recorded costs a dozen allocations.
 	without, unrecorded := measure(t.Context()), measure(ctx)
 	for range 5 {
 		without, unrecorded = min(without, measure(t.Context())), min(unrecorded, measure(ctx))
@@ -513,8 +513,8 @@ func TestShutdownGivesUp(t *testing.T) {
 	}
 }
 
-// Errors are logged once a minute, with the number in between. The process has one handler of errors, so this test is not
-// parallel.
+// Errors are logged once a minute, with the number in between. The process has one handler of errors, so this test is
+// not parallel.
 func TestErrorsAreLoggedOnceAMinute(t *testing.T) {
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer refusing.Close()

@@ -49,8 +49,8 @@ type pending struct {
 	Signing     []byte               `json:"signing,omitempty"`     // DER
 }
 
-// MaxMessage is DPS's limit for a device's message, in bytes.
-// Source: https://learn.microsoft.com/azure/iot-dps/iot-dps-limits
+// MaxMessage is DPS's limit for a device's message, in bytes. Source:
+// https://learn.microsoft.com/azure/iot-dps/iot-dps-limits
 const MaxMessage = 96 << 10
 
 // Register begins a registration and returns at once, with status "assigning", or "disabled" if the enrollment is

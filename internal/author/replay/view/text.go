@@ -199,8 +199,8 @@ func (t *textWriter) leftOut(n int64, first []replay.Problem, one, many string) 
 	}
 }
 
-// table writes rows under a title. columns has a letter for each column, l or r for its alignment. kindOf says how a row
-// is painted; nil for not at all.
+// table writes rows under a title. columns has a letter for each column, l or r for its alignment. kindOf says how a
+// row is painted; nil for not at all.
 func (t *textWriter) table(title, columns string, rows [][]string, kindOf func(int) replay.Kind) {
 	t.printf("\n")
 	if title != "" {

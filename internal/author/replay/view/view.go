@@ -15,7 +15,8 @@ import (
 // Report is what is shown.
 type Report struct {
 	*replay.Report
-	// RulesName and BaselineName are where the rules come from; BaselineName is empty if the log itself is the baseline.
+	// RulesName and BaselineName are where the rules come from; BaselineName is empty if the log itself is the
+	// baseline.
 	RulesName, BaselineName string
 }
 

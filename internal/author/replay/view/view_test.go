@@ -147,8 +147,8 @@ func pageOf(t testing.TB, r view.Report) []byte {
 // void elements have no end tag.
 var void = []string{"meta", "link", "br", "hr", "img", "input"}
 
-// checkPage reads a page as a browser does: every element is closed in order,
-// nothing runs, nothing is loaded from elsewhere, and who cannot see is told.
+// checkPage reads a page as a browser does: every element is closed in order, nothing runs, nothing is loaded from
+// elsewhere, and who cannot see is told.
 func checkPage(t *testing.T, page []byte) {
 	t.Helper()
 	var open []string

@@ -1,5 +1,5 @@
-// Package appender writes records to the end of a file, each completely or not at all, and makes them as safe as its policy
-// says.
+// Package appender writes records to the end of a file, each completely or not at all, and makes them as safe as its
+// policy says.
 package appender
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// Policy says when a record must be on the disk. It trades the time that an answer takes against what a machine that stops
-// can lose. A record that counts as written survives the end of the process, even a kill -9, under each of them.
+// Policy says when a record must be on the disk. It trades the time that an answer takes against what a machine that
+// stops can lose. A record that counts as written survives the end of the process, even a kill -9, under each of them.
 type Policy string
 
 // Policies.
@@ -86,14 +86,14 @@ type Appender struct {
 	syncErr error
 }
 
-// New returns an appender for a file of the given size, opened with os.O_APPEND. It calls failed when the disk fails in the
-// background; failed must not call the appender.
+// New returns an appender for a file of the given size, opened with os.O_APPEND. It calls failed when the disk fails in
+// the background; failed must not call the appender.
 func New(file File, size int64, policy Policy, failed func(error)) *Appender {
 	return &Appender{file: file, size: size, synced: size, policy: policy, failed: failed}
 }
 
-// Append writes a record in one call and returns where it ends; [Appender.Commit] makes it safe. After an error the file is
-// as it was before. If even that fails, each later call fails too, see [Appender.Broken].
+// Append writes a record in one call and returns where it ends; [Appender.Commit] makes it safe. After an error the
+// file is as it was before. If even that fails, each later call fails too, see [Appender.Broken].
 func (a *Appender) Append(record []byte) (end int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -134,8 +134,8 @@ func (a *Appender) Size() int64 {
 	return a.size
 }
 
-// Broken reports that the file must not be appended to any more: its last record may be incomplete, or the disk failed to
-// keep what was written.
+// Broken reports that the file must not be appended to any more: its last record may be incomplete, or the disk failed
+// to keep what was written.
 func (a *Appender) Broken() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

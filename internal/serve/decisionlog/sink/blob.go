@@ -24,12 +24,12 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog/spool"
 )
 
-// BlobBatchBytes bounds one delivery, newlines included. All versions of the service take a block of this size.
-// Source: https://learn.microsoft.com/rest/api/storageservices/append-block
+// BlobBatchBytes bounds one delivery, newlines included. All versions of the service take a block of this size. Source:
+// https://learn.microsoft.com/rest/api/storageservices/append-block
 const BlobBatchBytes = 4 << 20
 
-// BlobLinger is how long records should wait for others: a block every five seconds is 17,280 in a day, of the 50,000 that
-// a blob takes.
+// BlobLinger is how long records should wait for others: a block every five seconds is 17,280 in a day, of the 50,000
+// that a blob takes.
 const BlobLinger = 5 * time.Second
 
 // BlobOptions configure a [Blob].
@@ -46,8 +46,8 @@ type BlobOptions struct {
 }
 
 // Blob appends records, each on a line, to blobs such as records/2026/11/22/INSTANCE-N.ndjson. The date is that of the
-// delivery, in UTC. Each process starts its own blob, and another one each day and when the service says that the blob is
-// full, which is after 50,000 blocks.
+// delivery, in UTC. Each process starts its own blob, and another one each day and when the service says that the blob
+// is full, which is after 50,000 blocks.
 //
 // A block is appended at a stated position, so a block whose answer was lost is not appended twice.
 type Blob struct {
@@ -98,8 +98,8 @@ func (b *Blob) deliver(ctx context.Context, block []byte) error {
 	err := b.append(ctx, block, 0)
 	switch {
 	case bloberror.HasCode(err, bloberror.AppendPositionConditionNotMet):
-		// Something is behind the position: this block, or the part of it that an earlier call appended before its answer
-		// was lost.
+		// Something is behind the position: this block, or the part of it that an earlier call appended before its
+		// answer was lost.
 		done, readErr := b.appended(ctx, block)
 		if readErr != nil {
 			return readErr
@@ -185,8 +185,8 @@ func (b *Blob) appended(ctx context.Context, block []byte) (int, error) {
 	return len(there), nil
 }
 
-// explain shortens an error of the SDK, which prints whole answers, to a line that says what to do. If the answer says when
-// to come back, it returns a Busy.
+// explain shortens an error of the SDK, which prints whole answers, to a line that says what to do. If the answer says
+// when to come back, it returns a Busy.
 func explain(err error) error {
 	response, ok := errors.AsType[*azcore.ResponseError](err)
 	if !ok {

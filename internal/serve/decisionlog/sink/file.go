@@ -24,15 +24,15 @@ type FileOptions struct {
 	Path string
 	// MaxBytes bounds the file: a record that would exceed it starts a new one. 0 means DefaultFileBytes.
 	MaxBytes int64
-	// MaxAge is the length of the periods that have a file each, counted from the start of 1970, UTC: 24h is one for each
-	// day. 0 means DefaultFileAge.
+	// MaxAge is the length of the periods that have a file each, counted from the start of 1970, UTC: 24h is one for
+	// each day. 0 means DefaultFileAge.
 	MaxAge time.Duration
 	// Keep is how many old files are kept; 0 means DefaultFileKeep.
 	Keep int
 	// Sync is when a record must be on the disk; empty means appender.Interval.
 	Sync appender.Policy
-	// Failed is called for errors that Write does not return, after which no record is lost yet; it may be nil. It must not
-	// call the File.
+	// Failed is called for errors that Write does not return, after which no record is lost yet; it may be nil. It must
+	// not call the File.
 	Failed func(error)
 	// OpenFile opens the file for writing; nil means appender.OpenFile. Tests make it fail.
 	OpenFile appender.OpenFunc
@@ -45,11 +45,11 @@ const (
 	DefaultFileKeep  = 14
 )
 
-// File writes records to a file, each on a line. From time to time it renames the file and starts a new one. Old files are
-// numbered before the extension: records-000001.ndjson, records-000002.ndjson and so on for records.ndjson.
+// File writes records to a file, each on a line. From time to time it renames the file and starts a new one. Old files
+// are numbered before the extension: records-000001.ndjson, records-000002.ndjson and so on for records.ndjson.
 //
-// It is not lumberjack, which never waits for the disk, and which leaves what it wrote of a record when the disk was full
-// in front of the next record.
+// It is not lumberjack, which never waits for the disk, and which leaves what it wrote of a record when the disk was
+// full in front of the next record.
 type File struct {
 	options FileOptions
 	oldName *regexp.Regexp // of old files; its group is the number

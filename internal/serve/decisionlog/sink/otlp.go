@@ -29,8 +29,8 @@ const OTLPLinger = time.Second
 // EventName is the name of the events as which records go to OTLP.
 const EventName = "usher.decision"
 
-// OTLP sends records to an OpenTelemetry collector, over HTTP with protobuf. A record is the body of a log record, as it
-// is; its time, trace, decision ID, result and severity are repeated next to it.
+// OTLP sends records to an OpenTelemetry collector, over HTTP with protobuf. A record is the body of a log record, as
+// it is; its time, trace, decision ID, result and severity are repeated next to it.
 type OTLP struct {
 	exporter sdklog.Exporter
 	logger   log.Logger

@@ -192,8 +192,8 @@ func (s Spec) folder() string {
 	return strings.TrimSuffix(string(s.Kind)+"-"+target, "-")
 }
 
-// instanceName distinguishes the machines on which the webhook runs, and their processes: an identity that may only append
-// cannot see whether a blob of that name exists.
+// instanceName distinguishes the machines on which the webhook runs, and their processes: an identity that may only
+// append cannot see whether a blob of that name exists.
 func instanceName(getenv func(string) string) string {
 	name := getenv("WEBSITE_INSTANCE_ID") // Azure's; 64 digits
 	if name == "" {

@@ -1,5 +1,6 @@
-// Package sink contains the destinations of decision records. [Lines] and [File] are local, and have a record when Write
-// returns. [Blob] and [OTLP] are remote: they get batches from a spool. [Records] connects all of them to the webhook.
+// Package sink contains the destinations of decision records. [Lines] and [File] are local, and have a record when
+// Write returns. [Blob] and [OTLP] are remote: they get batches from a spool. [Records] connects all of them to the
+// webhook.
 package sink
 
 import (
@@ -37,8 +38,8 @@ type Spec struct {
 // Forms describes what Parse reads.
 const Forms = "stdout, file:/path, blob:https://ACCOUNT.blob.core.windows.net/CONTAINER, otlp or none, separated by commas"
 
-// Parse reads specs such as "stdout,file:/var/log/usher/records.ndjson". "none" means no sinks. The error names everything
-// that is wrong, and no query of a URL, which can be a secret.
+// Parse reads specs such as "stdout,file:/var/log/usher/records.ndjson". "none" means no sinks. The error names
+// everything that is wrong, and no query of a URL, which can be a secret.
 func Parse(text string) ([]Spec, error) {
 	var specs []Spec
 	var problems []error

@@ -106,8 +106,8 @@ func (s *Spool) deliver(ctx context.Context, records [][]byte) error {
 	return s.options.Deliver(ctx, records)
 }
 
-// backoff is the wait after a number of failures in a row. It doubles each time, and half of it is random, so that not all
-// instances come back at the same moment.
+// backoff is the wait after a number of failures in a row. It doubles each time, and half of it is random, so that not
+// all instances come back at the same moment.
 func (s *Spool) backoff(failures int) time.Duration {
 	wait := s.options.MaxBackoff
 	if failures < 20 {

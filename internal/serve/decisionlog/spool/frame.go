@@ -71,8 +71,8 @@ func readFrame(data []byte) (frame, frameState) {
 	return frame{record: record, nanos: int64(binary.LittleEndian.Uint64(data[8:])), size: size}, whole
 }
 
-// nextMark is how far behind the start of data the next frame may begin, beyond the first byte. If there is no mark, it is
-// len(data), less what may be the start of one.
+// nextMark is how far behind the start of data the next frame may begin, beyond the first byte. If there is no mark, it
+// is len(data), less what may be the start of one.
 func nextMark(data []byte) int {
 	if at := bytes.Index(data[1:], []byte(mark)); at >= 0 {
 		return at + 1
@@ -107,8 +107,8 @@ type position struct {
 	Record  uint64 // the number of the next record
 }
 
-// slot is a position on disk, little-endian, followed by its CRC-32C. The file has two slots, written in turn, so that one
-// of them is whole whenever the process ends. It is overwritten in place, which also works on a full disk.
+// slot is a position on disk, little-endian, followed by its CRC-32C. The file has two slots, written in turn, so that
+// one of them is whole whenever the process ends. It is overwritten in place, which also works on a full disk.
 type slot struct {
 	Mark       [len(mark)]byte
 	Generation uint64

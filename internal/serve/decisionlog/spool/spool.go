@@ -1,9 +1,9 @@
 // Package spool keeps records on disk until a remote destination has taken them.
 //
-// A record for which Write returned nil survives a restart and a kill -9, and is delivered at least once, in order: what was
-// being delivered when the process ended is delivered again. Records have a decisionId, by which a reader drops the second
-// copy. When the spool is full, because the destination is away for a long time, new records are refused and counted. The
-// old ones stay: they were promised, and the first records of an outage show how it began.
+// A record for which Write returned nil survives a restart and a kill -9, and is delivered at least once, in order:
+// what was being delivered when the process ended is delivered again. Records have a decisionId, by which a reader
+// drops the second copy. When the spool is full, because the destination is away for a long time, new records are
+// refused and counted. The old ones stay: they were promised, and the first records of an outage show how it began.
 //
 // docs/adr/0013-own-spool.md explains why this is not a write-ahead log library.
 package spool
@@ -41,8 +41,8 @@ var ErrFull = errors.New("the spool is full")
 // Refusal is what Options.Deliver returns for records that the destination will never take, however often they are
 // delivered. They are dropped and counted.
 type Refusal struct {
-	// Refused is how many were refused while the others were taken. 0 means that all were refused together: they are then
-	// delivered one by one.
+	// Refused is how many were refused while the others were taken. 0 means that all were refused together: they are
+	// then delivered one by one.
 	Refused int
 	Err     error
 }
@@ -81,8 +81,8 @@ type Options struct {
 	Timeout time.Duration
 	// MinBackoff and MaxBackoff are the waits after the first and after many failures; 0 means 500 ms and 1 minute.
 	MinBackoff, MaxBackoff time.Duration
-	// Failed is called for each delivery that failed, and for each disk error that Write does not return; it may be nil.
-	// It must not call the spool, and must be safe for concurrent use.
+	// Failed is called for each delivery that failed, and for each disk error that Write does not return; it may be
+	// nil. It must not call the spool, and must be safe for concurrent use.
 	Failed func(error)
 	// OpenFile opens segments for writing; nil means appender.OpenFile. Tests make it fail.
 	OpenFile appender.OpenFunc
@@ -352,8 +352,8 @@ func signal(channel chan struct{}) {
 	}
 }
 
-// roll makes sure that the open segment has room. With replace, it removes the last segment, which is delivered, and opens
-// another one.
+// roll makes sure that the open segment has room. With replace, it removes the last segment, which is delivered, and
+// opens another one.
 func (s *Spool) roll(size int64, replace bool) error {
 	if s.active != nil {
 		if !replace && !s.active.Broken() && s.active.Size()+size <= s.segmentBytes {
@@ -402,8 +402,8 @@ func (s *Spool) report(err error) {
 	s.options.Failed(err)
 }
 
-// remove deletes a segment. If that fails, the next process sees that the segment is delivered, and tries again. The caller
-// holds mu.
+// remove deletes a segment. If that fails, the next process sees that the segment is delivered, and tries again. The
+// caller holds mu.
 func (s *Spool) remove(gone segment) {
 	if err := os.Remove(s.path(gone.first)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.report(fmt.Errorf("remove a segment that was delivered: %w", err))
@@ -427,8 +427,8 @@ func (s *Spool) Stats() Stats {
 	return stats
 }
 
-// Close takes no more records, and delivers what is there until ctx ends. What is left stays on disk for the next process;
-// the error says how much.
+// Close takes no more records, and delivers what is there until ctx ends. What is left stays on disk for the next
+// process; the error says how much.
 func (s *Spool) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {

@@ -354,8 +354,8 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// The waits after failures double up to the maximum, with a random part; a destination can ask for a longer one; and nothing
-// is lost or delivered twice.
+// The waits after failures double up to the maximum, with a random part; a destination can ask for a longer one; and
+// nothing is lost or delivered twice.
 func TestBackoff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -620,8 +620,8 @@ func (f *faulty) Sync() error {
 	return f.File.Sync()
 }
 
-// If the disk is full or fails, records are refused and counted, none that was taken is lost, and the spool goes on when the
-// disk does.
+// If the disk is full or fails, records are refused and counted, none that was taken is lost, and the spool goes on
+// when the disk does.
 func TestDiskFails(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(d *disk){
@@ -809,7 +809,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child writes numbered records until it is killed, and prints the number of each that was taken. Its destination is away.
+// child writes numbered records until it is killed, and prints the number of each that was taken. Its destination is
+// away.
 func child(folder string) {
 	s, err := spool.Open(spool.Options{Folder: folder, Sync: appender.Always, Deliver: func(context.Context, [][]byte) error {
 		return errors.New("away")

@@ -51,8 +51,8 @@ func NewMetrics(e *Endpoint, temporality string) (sdkmetric.Exporter, error) {
 // NewLogs returns an exporter of log records.
 func NewLogs(e *Endpoint) (sdklog.Exporter, error) { return e.logs(e.retry(), false) }
 
-// NewLogsOnce returns an exporter of log records that tries each delivery once, for callers that keep records until they
-// are delivered. Its error is a [StatusError] if the collector answered with another status than 2xx, and a
+// NewLogsOnce returns an exporter of log records that tries each delivery once, for callers that keep records until
+// they are delivered. Its error is a [StatusError] if the collector answered with another status than 2xx, and a
 // [RejectedError] if it accepted only some of the records.
 func NewLogsOnce(e *Endpoint) (sdklog.Exporter, error) { return e.logs(retry{}, true) }
 

@@ -17,8 +17,8 @@ import (
 )
 
 // Environment variables, as OpenTelemetry names them. Each that begins with OTEL_EXPORTER_OTLP_ also exists for one
-// signal, such as OTEL_EXPORTER_OTLP_TRACES_HEADERS, which then counts.
-// Source: https://opentelemetry.io/docs/specs/otel/protocol/exporter/
+// signal, such as OTEL_EXPORTER_OTLP_TRACES_HEADERS, which then counts. Source:
+// https://opentelemetry.io/docs/specs/otel/protocol/exporter/
 const (
 	VariableDisabled          = "OTEL_SDK_DISABLED"
 	VariableTracesExporter    = "OTEL_TRACES_EXPORTER"
