@@ -76,8 +76,8 @@ const (
 
 // Line is a definition of an entry rule that produced its value, or an element of it.
 type Line struct {
-	Entry string // hub, initial_twin, payload, reject or hold
-	Place string // file:line
+	Entry string `json:"entry"` // hub, initial_twin, payload, reject or hold
+	Place string `json:"place"` // file:line
 }
 
 // Lookup is a call of a built-in function whose result depends on more than its arguments, such as the clock or the

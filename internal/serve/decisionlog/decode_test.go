@@ -22,7 +22,7 @@ func full() decisionlog.Record {
 		Version: 1, DecisionID: "ID", Time: time.Date(2026, 11, 22, 1, 2, 3, 4005006, time.UTC), DurationUS: 17, Source: answer.SourceShadow, ShadowOf: "OTHER", Diverged: []answer.Difference{answer.InHub}, Probe: true,
 		RegistrationID: "d \"1\"", Enrollment: &decisionlog.Enrollment{Kind: "enrollmentGroup", ID: "g"},
 		Rules: &decisionlog.Rules{Digest: "sha256:1", Revision: "r"}, Rule: &decisionlog.Rule{Package: "p", Title: "t", File: "f"},
-		Lines:  []decisionlog.Line{{Entry: "hub", Place: "f:1"}, {Entry: "payload", Place: "f:2"}},
+		Lines:  []answer.Line{{Entry: "hub", Place: "f:1"}, {Entry: "payload", Place: "f:2"}},
 		Status: 200, Decision: decisionlog.Decision{Outcome: "assigned", Fault: &decisionlog.Fault{Kind: "internal", Detail: "x",
 			Violations: []answer.Violation{{Pointer: "/a", Problem: "b"}}}, Hub: "h", InitialTwin: part, InitialTwinUse: "applied", Payload: part,
 			Reasons: []string{"a", "b"}, Overrides: []answer.Override{"on_undecided"}, RetryAfterMS: 5, Alarm: true, Cause: "c", BuiltinErrors: []string{"f:3"}},

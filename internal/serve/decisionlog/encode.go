@@ -42,7 +42,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 		e.optional("file", r.Rule.File)
 		e.close()
 	}
-	list(&e, "lines", r.Lines, func(line Line) {
+	list(&e, "lines", r.Lines, func(line answer.Line) {
 		e.b = append(e.b, '{')
 		e.text("entry", line.Entry)
 		e.text("place", line.Place)

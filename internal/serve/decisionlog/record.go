@@ -39,7 +39,7 @@ type Record struct {
 	Rules *Rules `json:"rules,omitempty"` // nil if no rules were loaded yet
 	Rule  *Rule  `json:"rule,omitempty"`  // nil if none was evaluated
 	// Lines are the lines that decided, in the order reject, hold, hub, initial_twin, payload.
-	Lines []Line `json:"lines,omitempty"`
+	Lines []answer.Line `json:"lines,omitempty"`
 
 	Status    int      `json:"status"` // HTTP status of the answer
 	Decision  Decision `json:"decision"`
@@ -78,12 +78,6 @@ type Rule struct {
 	Package string `json:"package"`
 	Title   string `json:"title,omitempty"`
 	File    string `json:"file,omitempty"`
-}
-
-// Line is a definition of an entry rule that produced its value, or an element of it.
-type Line struct {
-	Entry string `json:"entry"` // hub, initial_twin, payload, reject or hold
-	Place string `json:"place"` // file:line
 }
 
 // Decision is what was decided: an outcome, or a fault in place of one.

@@ -177,9 +177,7 @@ func (r *Recorder) build(s *scratch, call *answer.Call) {
 		}
 		record.Rule = &s.rule
 	}
-	for _, line := range a.Lines {
-		record.Lines = append(record.Lines, Line(line))
-	}
+	record.Lines = append(record.Lines, a.Lines...)
 	if call.Trace.TraceID != "" {
 		record.Trace = &s.trace
 		s.trace = Trace{TraceID: call.Trace.TraceID, ParentSpanID: call.Trace.ParentID, SpanID: call.Trace.SpanID}
