@@ -216,7 +216,7 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
 }
 
 func (h *handler) observe(ctx context.Context, call *answer.Call) {
-	span := stage(ctx, stageRecord)
+	span := beginRecord(ctx)
 	defer span.End()
 	for _, observe := range h.observers {
 		observe(ctx, call)

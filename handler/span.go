@@ -70,15 +70,12 @@ func finish(span trace.Span, call *answer.Call) {
 	span.SetAttributes(attributes...)
 }
 
-// stageRecord is the span of the observers.
-const stageRecord = "record"
-
-// stage opens a span below the one in ctx, where that is recorded.
-func stage(ctx context.Context, name string) trace.Span {
+// beginRecord opens the span of the observers below the one in ctx, if that is recorded.
+func beginRecord(ctx context.Context) trace.Span {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return noop.Span{}
 	}
-	_, span := parent.TracerProvider().Tracer("github.com/usher-dps/usher/handler").Start(ctx, name)
+	_, span := parent.TracerProvider().Tracer("github.com/usher-dps/usher/handler").Start(ctx, "record")
 	return span
 }

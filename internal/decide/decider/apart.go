@@ -36,8 +36,7 @@ func apart[T any](ctx context.Context, strays *atomic.Int32, f func() (T, error)
 		err   error
 	}
 	if strays.Load() >= maxStrays {
-		var none T
-		return none, errTooManyStrays
+		return *new(T), errTooManyStrays
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -65,7 +64,6 @@ func apart[T any](ctx context.Context, strays *atomic.Int32, f func() (T, error)
 			<-done
 			strays.Add(-1)
 		}()
-		var none T
-		return none, ctx.Err()
+		return *new(T), ctx.Err()
 	}
 }

@@ -6,6 +6,7 @@
 package decider
 
 import (
+	"cmp"
 	"context"
 	"runtime/debug"
 	"sync"
@@ -51,10 +52,7 @@ func New(options Options) (*Decider, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Decider{request: request, timeout: options.Timeout}
-	if d.timeout == 0 {
-		d.timeout = DefaultTimeout
-	}
+	d := &Decider{request: request, timeout: cmp.Or(options.Timeout, DefaultTimeout)}
 	d.state.Store(&state{rules: options.Rules})
 	return d, nil
 }

@@ -82,10 +82,7 @@ type Stats struct {
 
 // New returns a Shadow that does nothing before [Shadow.Run].
 func New(options Options) *Shadow {
-	if options.Queue == 0 {
-		options.Queue = DefaultQueue
-	}
-	return &Shadow{options: options, queue: make(chan answer.Call, options.Queue), compared: map[enrollment]*Compared{}}
+	return &Shadow{options: options, queue: make(chan answer.Call, cmp.Or(options.Queue, DefaultQueue)), compared: map[enrollment]*Compared{}}
 }
 
 // Observe notes a call for comparison. It never waits.
