@@ -38,7 +38,7 @@ func (c *Call) Level() slog.Level {
 	switch {
 	case c.NeedsAttention():
 		return slog.LevelError
-	case c.Answer.Detail != "": // a fault
+	case !c.Answer.Result.IsOutcome():
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo
