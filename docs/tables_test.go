@@ -227,7 +227,7 @@ func TestBuiltinsOfOurOwn(t *testing.T) {
 	for _, match := range regexp.MustCompile("`(usher\\.[a-z]+)`").FindAllStringSubmatch(readDocument(t, "docs/writing-rules.md"), -1) {
 		documented = append(documented, match[1])
 	}
-	for _, match := range regexp.MustCompile(`Name:\s+"(usher\.\w+)"`).FindAllStringSubmatch(readDocument(t, "internal/decide/ruleset/builtins.go"), -1) {
+	for _, match := range regexp.MustCompile(`custom\("(usher\.\w+)"`).FindAllStringSubmatch(readDocument(t, "internal/decide/ruleset/builtins.go"), -1) {
 		declared = append(declared, match[1])
 	}
 	sameNames(t, "functions that Usher adds", documented, declared)
