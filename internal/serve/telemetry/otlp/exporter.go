@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	"google.golang.org/protobuf/proto"
@@ -28,9 +30,10 @@ import (
 
 // NewTraces returns an exporter of spans.
 func NewTraces(e *Endpoint) (sdktrace.SpanExporter, error) {
-	return otlptracehttp.New(context.Background(), otlptracehttp.WithEndpointURL(e.url.String()), otlptracehttp.WithHeaders(e.headers),
+	exporter, err := otlptracehttp.New(context.Background(), otlptracehttp.WithEndpointURL(e.url.String()), otlptracehttp.WithHeaders(e.headers),
 		otlptracehttp.WithCompression(otlptracehttp.Compression(e.compression)), otlptracehttp.WithTLSClientConfig(nil),
 		otlptracehttp.WithHTTPClient(e.client(false)), otlptracehttp.WithRetry(otlptracehttp.RetryConfig(e.retry())))
+	return spans{exporter, e}, err
 }
 
 // NewMetrics returns an exporter of metrics.
@@ -42,10 +45,11 @@ func NewMetrics(e *Endpoint, temporality string) (sdkmetric.Exporter, error) {
 	case "lowmemory":
 		selector = sdkmetric.LowMemoryTemporalitySelector
 	}
-	return otlpmetrichttp.New(context.Background(), otlpmetrichttp.WithEndpointURL(e.url.String()), otlpmetrichttp.WithHeaders(e.headers),
+	exporter, err := otlpmetrichttp.New(context.Background(), otlpmetrichttp.WithEndpointURL(e.url.String()), otlpmetrichttp.WithHeaders(e.headers),
 		otlpmetrichttp.WithCompression(otlpmetrichttp.Compression(e.compression)), otlpmetrichttp.WithTLSClientConfig(nil),
 		otlpmetrichttp.WithHTTPClient(e.client(false)), otlpmetrichttp.WithRetry(otlpmetrichttp.RetryConfig(e.retry())),
 		otlpmetrichttp.WithTemporalitySelector(selector))
+	return metrics{exporter, e}, err
 }
 
 // NewLogs returns an exporter of log records.
@@ -57,9 +61,46 @@ func NewLogs(e *Endpoint) (sdklog.Exporter, error) { return e.logs(e.retry(), fa
 func NewLogsOnce(e *Endpoint) (sdklog.Exporter, error) { return e.logs(retry{}, true) }
 
 func (e *Endpoint) logs(retry retry, once bool) (sdklog.Exporter, error) {
-	return otlploghttp.New(context.Background(), otlploghttp.WithEndpointURL(e.url.String()), otlploghttp.WithHeaders(e.headers),
+	exporter, err := otlploghttp.New(context.Background(), otlploghttp.WithEndpointURL(e.url.String()), otlploghttp.WithHeaders(e.headers),
 		otlploghttp.WithCompression(otlploghttp.Compression(e.compression)), otlploghttp.WithTLSClientConfig(nil),
 		otlploghttp.WithHTTPClient(e.client(once)), otlploghttp.WithRetry(otlploghttp.RetryConfig(retry)))
+	return logs{exporter, e}, err
+}
+
+// Exporters whose errors always contain the address, even if the time ran out before a request.
+type (
+	spans struct {
+		sdktrace.SpanExporter
+		endpoint *Endpoint
+	}
+	metrics struct {
+		sdkmetric.Exporter
+		endpoint *Endpoint
+	}
+	logs struct {
+		sdklog.Exporter
+		endpoint *Endpoint
+	}
+)
+
+func (s spans) ExportSpans(ctx context.Context, batch []sdktrace.ReadOnlySpan) error {
+	return s.endpoint.explain(s.SpanExporter.ExportSpans(ctx, batch))
+}
+
+func (m metrics) Export(ctx context.Context, batch *metricdata.ResourceMetrics) error {
+	return m.endpoint.explain(m.Exporter.Export(ctx, batch))
+}
+
+func (l logs) Export(ctx context.Context, batch []sdklog.Record) error {
+	return l.endpoint.explain(l.Exporter.Export(ctx, batch))
+}
+
+func (e *Endpoint) explain(err error) error {
+	address := (&url.URL{Scheme: e.url.Scheme, Host: e.url.Host, Path: e.url.Path}).String() // without password and query
+	if err == nil || strings.Contains(err.Error(), address) {
+		return err
+	}
+	return fmt.Errorf("%w (%s)", err, address)
 }
 
 // retry has the fields of the exporters' three RetryConfig.

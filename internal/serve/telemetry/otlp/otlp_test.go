@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -231,6 +233,23 @@ func TestRetryAfterBeyondTheTimeout(t *testing.T) {
 	failed := exportLog(t, read(t, map[string]string{otlp.VariableEndpoint: server.URL, otlp.VariableTimeout: "60000"}), "x")
 	if asked != 1 || !strings.Contains(failed, "status 503 at "+server.URL+"/v1/logs") {
 		t.Errorf("asked %d times, reported %q", asked, failed)
+	}
+}
+
+// If the time runs out before a request, the error still contains the address, and no key.
+func TestNoTimeForARequest(t *testing.T) {
+	t.Parallel()
+	settings := read(t, map[string]string{otlp.VariableEndpoint: "http://user:CANARY@127.0.0.1:1/base?key=CANARY"})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for path, err := range map[string]error{
+		"traces":  must[sdktrace.SpanExporter](t)(otlp.NewTraces(settings.Traces)).ExportSpans(ctx, tracetest.SpanStubs{{Name: "x"}}.Snapshots()),
+		"metrics": must[sdkmetric.Exporter](t)(otlp.NewMetrics(settings.Metrics, "delta")).Export(ctx, &metricdata.ResourceMetrics{}),
+		"logs":    must[sdklog.Exporter](t)(otlp.NewLogs(settings.Logs)).Export(ctx, make([]sdklog.Record, 1)),
+	} {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "http://127.0.0.1:1/base/v1/"+path) || strings.Contains(err.Error(), "CANARY") {
+			t.Errorf("%s: got %v", path, err)
+		}
 	}
 }
 
