@@ -65,6 +65,7 @@ func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
 		WithUseTypeCheckAnnotations(true).
 		WithStrict(rs.options.Strict).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
+		WithStageAfterID(ast.StageSetRuleTree, ast.CompilerStageDefinition{Name: "CheckNames", MetricName: "check_names", Stage: rs.checkNames}).
 		SetErrorLimit(maxProblems)
 }
 
