@@ -282,7 +282,7 @@ func TestDoctor(t *testing.T) {
 	elsewhere := custom("https://other.example/api/allocate?code=other")
 	c.put(t, "a-factory", elsewhere)
 	old := custom(c.webhook + "?code=" + oldFunctionKey)
-	old.CustomAllocationDefinition.APIVersion = "1999-01-01"
+	old.CustomAllocationDefinition.APIVersion = "2099-01-01"
 	c.put(t, "b-factory", old)
 	plain := custom("http://" + strings.TrimPrefix(c.webhook, "https://") + "?code=" + oldFunctionKey)
 	c.put(t, "c-factory", plain)

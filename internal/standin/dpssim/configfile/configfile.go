@@ -187,7 +187,7 @@ func (e *enrollments) read(path string, item, target any, record model.Record, i
 		common.IotHubs[i] = HubHostName(name)
 	}
 	common.IotHubHostName = HubHostName(common.IotHubHostName)
-	if common.AllocationPolicy == model.PolicyCustom && common.CustomAllocationDefinition == nil {
+	if strings.EqualFold(common.AllocationPolicy, model.PolicyCustom) && common.CustomAllocationDefinition == nil {
 		if e.webhook == "" {
 			e.add(path, "a webhook allocates it, and none is named: set webhook.url")
 		}

@@ -211,7 +211,7 @@ enrollments:
 
 func TestWebhookOfTheFileAndOfTheCommandLine(t *testing.T) {
 	t.Parallel()
-	text := []byte("hubs: [{name: hub-a}]\nwebhook: {url: 'http://file/'}\nenrollmentGroups: [{enrollmentGroupId: g, attestation: {type: symmetricKey}, allocationPolicy: custom}]\n")
+	text := []byte("hubs: [{name: hub-a}]\nwebhook: {url: 'http://file/'}\nenrollmentGroups: [{enrollmentGroupId: g, attestation: {type: symmetricKey}, allocationPolicy: Custom, certificatePolicyName: yearly}]\n")
 	for _, c := range []struct {
 		options configfile.Options
 		want    string
