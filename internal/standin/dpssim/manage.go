@@ -9,19 +9,27 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Authorize checks the token of a service client. An error is an *[APIError].
-func (s *Service) Authorize(sas string) error {
+// Authorize checks the Authorization header of a service client: a SharedAccessSignature, or an access token of Entra. An
+// error is an *[APIError].
+func (s *Service) Authorize(authorization string) error {
 	refuse := func(detail string) error {
 		return &APIError{Status: http.StatusUnauthorized, Code: CodeUnauthorized, Message: "Unauthorized", Detail: detail}
 	}
-	if sas == "" {
+	if authorization == "" {
 		return refuse("the call has no Authorization header")
 	}
-	token, err := attest.ParseToken(sas)
+	if access, ok := entra.Token(authorization); ok {
+		if err := s.config.Entra.Check(access, entra.AudienceDPS, time.Now()); err != nil {
+			return refuse(err.Error())
+		}
+		return nil
+	}
+	token, err := attest.ParseToken(authorization)
 	if err == nil {
 		err = token.Check(s.config.HostName(), time.Now())
 	}

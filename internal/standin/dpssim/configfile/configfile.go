@@ -106,7 +106,7 @@ func (r *reader) file(content any, options Options) (file File) {
 	if s.ServiceKey != "" {
 		config.Policies = []dpssim.AccessPolicy{{Name: ServicePolicy, PrimaryKey: string(s.ServiceKey)}}
 	}
-	file.HubPolicy = hub.Policy{Name: HubPolicy, PrimaryKey: string(s.HubKey)}
+	file.HubPolicy = hub.Policy{Name: HubPolicy, PrimaryKey: string(s.HubKey), Entra: config.Entra}
 	if config.Trouble.Hubs != nil {
 		hubs := map[string]string{}
 		for name, state := range config.Trouble.Hubs {
