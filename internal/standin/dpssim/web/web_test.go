@@ -458,6 +458,10 @@ func TestServiceAuthorization(t *testing.T) {
 		if message := got.refused(401, 401000); message != "Unauthorized" {
 			t.Errorf("%s: %q", name, message)
 		}
+		entries := s.service.Journal(0, 100, dpssim.JournalFilter{Kind: dpssim.KindService}).Entries
+		if reason := entries[len(entries)-1].Error; reason == "" {
+			t.Errorf("%s: the journal does not say why", name)
+		}
 	}
 	got := s.call(s.client, "GET", "https://"+dps+"/enrollments/a", "", map[string]string{"Authorization": serviceToken(dps, "owner")})
 	if message := got.refused(400, 400004); !strings.Contains(message, "api-version") {
