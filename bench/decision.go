@@ -104,7 +104,7 @@ func library(ctx context.Context, b bench) error {
 		memory := func() string {
 			var stats runtime.MemStats
 			runtime.ReadMemStats(&stats)
-			return fmt.Sprintf("%.0f MB", float64(stats.Sys-stats.HeapReleased)/(1<<20))
+			return megabytes(stats.Sys - stats.HeapReleased)
 		}
 		const length = 3 * time.Second
 		start := time.Now()

@@ -59,8 +59,8 @@ func watchMemory() (stop func() memory) {
 		for {
 			metrics.Read(sample)
 			lives = append(lives, float64(sample[0].Value.Uint64()))
-			if resident, err := processMemory(os.Getpid(), "VmRSS"); err == nil {
-				used.resident = max(used.resident, resident)
+			if resident, _, err := residentMemory(os.Getpid()); err == nil {
+				used.resident = max(used.resident, float64(resident))
 			}
 			select {
 			case <-ended:

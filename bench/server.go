@@ -13,13 +13,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -117,36 +117,25 @@ func (s *server) post(body []byte) error {
 
 // cpu returns the CPU seconds that the process has used, which the kernel counts in ticks of 10 ms.
 func (s *server) cpu() (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
+	process, err := procfs.NewProc(s.command.Process.Pid)
 	if err != nil {
 		return 0, err
 	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+2:]))
-	user, err := strconv.ParseFloat(fields[11], 64)
-	if err != nil {
-		return 0, err
-	}
-	system, err := strconv.ParseFloat(fields[12], 64)
-	return (user + system) / 100, err
+	stat, err := process.Stat()
+	return stat.CPUTime(), err
 }
 
-// memory returns VmRSS, or VmHWM for the most that there ever was.
-func (s *server) memory(name string) (string, error) {
-	used, err := processMemory(s.command.Process.Pid, name)
-	return fmt.Sprintf("%.0f MB", used/(1<<20)), err
+// residentMemory returns the resident memory of a process in bytes, now and at most so far.
+func residentMemory(pid int) (now, most uint64, err error) {
+	process, err := procfs.NewProc(pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	status, err := process.NewStatus()
+	return status.VmRSS, status.VmHWM, err
 }
 
-// processMemory returns a figure of /proc in bytes.
-func processMemory(process int, name string) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process))
-	if err != nil {
-		return 0, err
-	}
-	_, value, _ := strings.Cut(string(status), name+":")
-	var kilobytes float64
-	_, err = fmt.Sscan(value, &kilobytes)
-	return kilobytes * 1024, err
-}
+func megabytes(bytes uint64) string { return fmt.Sprintf("%.0f MB", float64(bytes)/(1<<20)) }
 
 // fullLoad keeps 16 connections busy for a while, and returns the number of requests and the CPU seconds of the server.
 func (s *server) fullLoad(length time.Duration, body []byte) (requests int, cpu float64, err error) {
@@ -199,7 +188,7 @@ func servers(ctx context.Context, b bench) error {
 		return err
 	}
 	defer usher.stop()
-	idle, err := usher.memory("VmRSS")
+	idle, _, err := residentMemory(usher.command.Process.Pid)
 	if err != nil {
 		return err
 	}
@@ -222,13 +211,13 @@ func servers(ctx context.Context, b bench) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	most, err := usher.memory("VmHWM")
+	_, most, err := residentMemory(usher.command.Process.Pid)
 	if err != nil {
 		return err
 	}
 	m := newTable("Memory of the handler (with the benchmark's rules and data of 1,000 tenants)", "resident", "", "goal")
-	m.add("after the first answer", idle, "≤ 40 MB")
-	m.add("the most under the load above", most, "≤ 80 MB")
+	m.add("after the first answer", megabytes(idle), "≤ 40 MB")
+	m.add("the most under the load above", megabytes(most), "≤ 80 MB")
 	return m.Flush()
 }
 
@@ -352,20 +341,20 @@ func starts(ctx context.Context, b bench) error {
 			s.stop()
 			away.Store(true)
 		}
-		var resident string
+		var resident uint64
 		elapsed, err := b.median(func() (float64, error) {
 			s, err := start(ctx, []string{b.handler}, append(environment, "USHER_RULES_CHECK="+c.check), body, nil)
 			if err != nil {
 				return 0, err
 			}
 			defer s.stop()
-			resident, err = s.memory("VmRSS")
+			resident, _, err = residentMemory(s.command.Process.Pid)
 			return float64(s.firstAnswer), err
 		})
 		if err != nil {
 			return err
 		}
-		t.add(c.name, c.check, milli(time.Duration(elapsed)), resident, c.goal)
+		t.add(c.name, c.check, milli(time.Duration(elapsed)), megabytes(resident), c.goal)
 	}
 	return t.Flush()
 }

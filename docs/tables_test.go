@@ -100,10 +100,10 @@ func sameNames(t *testing.T, what string, documented, there []string) {
 	}
 }
 
-// requestLink names the request that the tables below it are asked about.
-var requestLink = regexp.MustCompile(`about\s+\[this request\]\(\.\./(examples/requests/[\w.-]+\.json)\)`)
+// requestLink names the request of the tables below it.
+var requestLink = regexp.MustCompile(`for\s+\[this request\]\(\.\./(examples/requests/[\w.-]+\.json)\)`)
 
-// Every example of the library gives the answer beside it.
+// Every example of the library gives the answer next to it.
 func TestExampleTables(t *testing.T) {
 	t.Parallel()
 	const name = "docs/writing-rules.md"
@@ -120,7 +120,7 @@ func TestExampleTables(t *testing.T) {
 	}
 	var documented []string
 	for _, tb := range tablesOf(document) {
-		if !slices.Equal(tb.header, []string{"name", "what", "example", "answer"}) {
+		if !slices.Equal(tb.header, []string{"name", "meaning", "example", "answer"}) {
 			continue
 		}
 		asked := 0

@@ -172,7 +172,7 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 			level = p.paint(red, level)
 		}
 		fmt.Fprintf(w, "%s:%d: %s: %s %s\n", f.File, f.Line, level, f.Message, p.paint(faint, "["+f.Lint+"]"))
-		fmt.Fprintf(w, "    %s\n", f.Mend)
+		fmt.Fprintf(w, "    %s\n", f.Fix)
 	}
 	line := fmt.Sprintf("%s checked: %s, %s", plural(len(found.Rules), "rule"),
 		plural(found.Count(lint.Error), "error"), plural(found.Count(lint.Warning), "warning"))
@@ -202,7 +202,7 @@ func lintChecks() []report.Check {
 func lintFindings(found lint.Report) []report.Finding {
 	var findings []report.Finding
 	add := func(f lint.Finding, silenced string) {
-		message := strings.TrimSuffix(f.Message+"\n"+f.Mend, "\n")
+		message := strings.TrimSuffix(f.Message+"\n"+f.Fix, "\n")
 		findings = append(findings, report.Finding{Check: f.Lint, Level: report.Level(f.Level), File: f.File, Line: f.Line, Column: f.Column,
 			Package: f.Rule, Message: message, Suppressed: silenced})
 	}
@@ -239,7 +239,7 @@ func lintCase(found lint.Report, rule, id string, failOn lint.Level) report.Case
 	for _, f := range found.Findings {
 		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || failOn == lint.Warning) {
 			c.File = f.File
-			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Mend))
+			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Fix))
 		}
 	}
 	silenced := slices.IndexFunc(found.Silenced, func(s lint.Silenced) bool { return s.Rule == rule && s.Lint == id })

@@ -49,9 +49,9 @@ func TestLintSuites(t *testing.T) {
 	found := lint.Report{
 		Rules: []string{"allocation.a", "allocation.b"},
 		Findings: []lint.Finding{
-			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 7, Message: "it says so", Mend: "look"},
-			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 8, Message: "again", Mend: "look"},
-			{Lint: "no-title", Level: lint.Warning, Rule: "allocation.b", File: "rules/b.rego", Line: 1, Message: "no title", Mend: "write one"},
+			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 7, Message: "it says so", Fix: "look"},
+			{Lint: "payload-decides", Level: lint.Error, Rule: "allocation.a", File: "rules/a.rego", Line: 8, Message: "again", Fix: "look"},
+			{Lint: "no-title", Level: lint.Warning, Rule: "allocation.b", File: "rules/b.rego", Line: 1, Message: "no title", Fix: "write one"},
 		},
 		Silenced: []lint.Silenced{{Finding: lint.Finding{Lint: "no-tests", Level: lint.Warning, Rule: "allocation.b"}, Reason: "tried in the lab"}},
 		Skipped:  []string{"unlinked-hub"},

@@ -93,7 +93,7 @@ func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options, lin
 	for _, f := range checked.Findings {
 		switch f.Lint {
 		case "unlinked-hub", "attestation-blind", "no-such-enrollment": // those that are about enrollments
-			findings = append(findings, doctor.Finding{ID: f.Lint, Where: fmt.Sprintf("%s:%d", f.File, f.Line), Message: f.Message, Fix: f.Mend})
+			findings = append(findings, doctor.Finding{ID: f.Lint, Where: fmt.Sprintf("%s:%d", f.File, f.Line), Message: f.Message, Fix: f.Fix})
 		}
 	}
 	return findings, nil

@@ -48,7 +48,7 @@ func TestPageOfCheck(t *testing.T) {
 	for _, l := range lint.Lints() {
 		want = append(want, fmt.Sprintf("| `%s` | %s | %s |", l.ID, l.Level, l.Title))
 	}
-	if diff := cmp.Diff(want, rowsUnder(t, page(t, "check.md"), "## What is looked for")); diff != "" {
+	if diff := cmp.Diff(want, rowsUnder(t, page(t, "check.md"), "## Lints")); diff != "" {
 		t.Errorf("lints (-code +page):\n%s", diff)
 	}
 	text := page(t, "check.md")

@@ -6,11 +6,11 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/usher-dps/usher/internal/author/report"
 	"github.com/usher-dps/usher/internal/author/verify"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 func writeVerifyReport(w io.Writer, found *verify.Report, flags verifyFlags) error {
@@ -184,22 +184,12 @@ func findingText(rule string, finding verify.Finding) string {
 	return fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Statement, finding.Request)
 }
 
-// splitPlace splits file:line.
-func splitPlace(place string) (file string, line int) {
-	at := strings.LastIndexByte(place, ':')
-	line, err := strconv.Atoi(place[at+1:])
-	if at < 0 || err != nil {
-		return place, 1
-	}
-	return place[:at], line
-}
-
 // verifyFindings returns the broken promises, each at its line.
 func verifyFindings(found *verify.Report) []report.Finding {
 	var findings []report.Finding
 	for _, rule := range found.Rules {
 		for _, finding := range rule.Broken {
-			file, line := splitPlace(finding.Place)
+			file, line := ruleset.SplitPlace(finding.Place)
 			findings = append(findings, report.Finding{Check: finding.Promise, Level: report.Error, Title: "usher verify: " + finding.Promise,
 				File: file, Line: line, Package: rule.Rule, Message: findingText(rule.Rule, finding)})
 		}
@@ -212,7 +202,7 @@ func verifySuites(found *verify.Report) []report.Suite {
 	var suites []report.Suite
 	for _, rule := range found.Rules {
 		suite := report.Suite{Name: rule.Rule}
-		file, line := splitPlace(rule.Place)
+		file, line := ruleset.SplitPlace(rule.Place)
 		for _, promise := range verify.Promises() {
 			c := report.Case{Name: promise.ID, File: file, Line: line, Output: promise.Statement}
 			if promise.ID == verify.Invariant && !rule.Invariants {

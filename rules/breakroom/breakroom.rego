@@ -1,15 +1,15 @@
 # METADATA
 # title: Breakroom appliances
 # description: >-
-#   Toasters and heat pumps go to the hub of their kind, each with the settings it starts
-#   with. Any other device is refused.
+#   Toasters and heat pumps go to the hub of their kind, each with its initial settings. Any
+#   other device is refused.
 # custom:
 #   enrollment_groups: [contoso-custom-allocated-devices]
 package allocation.breakroom
 
 import data.dps
 
-# By the end of the registration ID.
+# The keys are the ends of registration IDs.
 kinds := {
 	"-contoso-tstrsd-007": {
 		"type": "toaster",
@@ -31,12 +31,12 @@ appliance := kind if {
 
 # METADATA
 # title: The hub of the appliance's kind
-# description: Were several hubs of a kind linked, the appliances would spread over them.
+# description: If several hubs of a kind are linked, the appliances spread over them.
 hub := dps.spread([appliance.hubs])
 
 # METADATA
 # title: What the appliance starts with
-# description: On top of the twin that the enrollment group gives to all of them.
+# description: It adds to the twin that the enrollment group gives to all of them.
 initial_twin := dps.merge_twin({
 	"tags": {"deviceType": appliance.type},
 	"properties": {"desired": appliance.desired},

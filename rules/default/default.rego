@@ -10,8 +10,8 @@ import data.dps
 # METADATA
 # title: The hub that the device is on, or one by weight
 # description: >-
-#   Weights are in data.default.weights, by host name or first label. With none there, all
-#   linked hubs get the same share. A hub with weight 0 or without one gets no new devices.
+#   Weights are in data.default.weights, by host name or first label. Without any, all linked
+#   hubs get the same share. A hub with weight 0 or without one gets no new devices.
 hub := dps.current_hub if {
 	dps.current_hub
 } else := dps.spread(input.linkedHubs) if {

@@ -26,7 +26,7 @@ test_only_hubs_with_weight if {
 	hubs_by({"hub-b": 1}) == {linked[1]}
 }
 
-# Weight 0 stops new devices; those that are there stay.
+# Weight 0 stops new devices; the devices on the hub stay.
 test_a_device_stays if {
 	every id in fleet {
 		staying := object.union(request(id), {"deviceRuntimeContext": {"currentIotHubHostName": "HUB-b.azure-devices.net"}})
@@ -54,7 +54,7 @@ test_spread_without_the_data_file if {
 	everything_else.hub in linked with input as request("dev-1") with data["default"] as {}
 }
 
-# Of the data as it is in data.json.
+# These check data.json as it is.
 test_data_is_usable if {
 	every _, weight in data["default"].weights {
 		is_number(weight)

@@ -1,14 +1,14 @@
 # METADATA
-# title: What a rule asks about a registration
+# title: The registration, as rules need it
 # description: >-
-#   Reads the AllocationRequest of DPS so that a rule need not guard against
-#   members that DPS leaves out, other spellings, and values of the wrong type that a
-#   device sent. Import it with: import data.dps
+#   Reads the AllocationRequest of DPS, so that a rule need not handle members that DPS
+#   leaves out, other spellings, or values of the wrong type that a device sends. Import it
+#   with: import data.dps
 package dps
 
 # METADATA
 # title: Registration ID
-# description: As the device sent it. DPS takes it without case, so compare registration_id_lower.
+# description: As the device sent it. DPS compares it without case, so compare registration_id_lower.
 registration_id := input.deviceRuntimeContext.registrationId
 
 # METADATA
@@ -17,8 +17,8 @@ registration_id := input.deviceRuntimeContext.registrationId
 registration_id_lower := lower(registration_id)
 
 # METADATA
-# title: The enrollment's record
-# description: The individual enrollment or the enrollment group that the device came by; never both.
+# title: The enrollment record
+# description: The individual enrollment or the enrollment group of the device; never both.
 enrollment := input.individualEnrollment
 
 enrollment := input.enrollmentGroup
@@ -26,8 +26,8 @@ enrollment := input.enrollmentGroup
 # METADATA
 # title: Name of the enrollment
 # description: >-
-#   registrationId of an individual enrollment, enrollmentGroupId of a group. Of a group
-#   it is the same for all its devices.
+#   registrationId of an individual enrollment, enrollmentGroupId of a group. All devices
+#   of a group have the same.
 enrollment_id := input.individualEnrollment.registrationId
 
 enrollment_id := input.enrollmentGroup.enrollmentGroupId
@@ -61,7 +61,7 @@ first_assignment if object.get(input.deviceRuntimeContext, "currentIotHubHostNam
 # description: >-
 #   "migrate": it may change hubs, and its twin moves along. "reset": it may change hubs,
 #   and starts from the initial twin. "never": it keeps its hub whatever a rule says.
-#   An enrollment without a policy is taken as "migrate", the default of both its members.
+#   An enrollment without a policy counts as "migrate", the default of both its members.
 reprovision_policy := "never" if {
 	enrollment.reprovisionPolicy.updateHubAssignment == false
 } else := "reset" if {
@@ -72,12 +72,12 @@ reprovision_policy := "never" if {
 # title: The hub that the device is on
 # description: >-
 #   In the spelling of linkedHubs. Undefined on a first assignment, and if the hub is no
-#   longer linked, when staying is impossible.
+#   longer linked, because the device cannot stay there.
 current_hub := _linked[lower(input.deviceRuntimeContext.currentIotHubHostName)]
 
 # METADATA
 # title: The hubs to choose from
-# description: input.linkedHubs as a set, in which no hub is there in two spellings.
+# description: input.linkedHubs as a set that contains each hub in one spelling.
 linked_hubs := {hub | some hub in _linked}
 
 # METADATA
@@ -98,24 +98,24 @@ hubs_matching(pattern) := usher.matching(pattern, input.linkedHubs)
 # title: A hub by weight
 # description: >-
 #   This device's hub by an object of host names, first labels or globs to weights, such as
-#   {"contoso-eu-*": 2, "contoso-us": 1}. Only linked hubs with a weight above zero count. The
-#   same device gets the same hub always; a hub that is added, drained or re-weighted moves
-#   only the devices that it gains or loses. Undefined if no hub counts. Of a hub named
-#   twice, the higher weight counts.
+#   {"contoso-eu-*": 2, "contoso-us": 1}. Only linked hubs with a weight above zero count. A
+#   device always gets the same hub; adding, draining or re-weighting a hub moves only the
+#   devices that this hub gains or loses. Undefined if no hub counts. If a hub is named
+#   twice, its higher weight counts.
 weighted(weights) := usher.choose(registration_id, weights, input.linkedHubs)
 
 # METADATA
-# title: A hub of equals
+# title: A hub by equal weights
 # description: >-
-#   This device's hub out of an array or set of host names, first labels or globs, each hub
-#   with the same share, otherwise like weighted.
+#   This device's hub from an array or set of host names, first labels or globs. Each hub
+#   has the same share; otherwise like weighted.
 spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
 
 # METADATA
 # title: Whether the device is among a percentage of all
 # description: >-
-#   A device is always on the same side, and one that is in at 10 percent is in at 20. The
-#   salt names the occasion: another salt picks other devices. Percentages may have
+#   A device is always on the same side, and a device that is in at 10 percent is in at 20.
+#   The salt names the purpose: another salt selects other devices. Percentages may have
 #   fractions, down to 0.0001. False if percent is not a number.
 default in_percentage(_, _) := false
 
@@ -125,10 +125,10 @@ in_percentage(salt, percent) if {
 }
 
 # METADATA
-# title: What the device sent along
+# title: What the device sent
 # description: >-
-#   The device's payload, {} if there is none. The device writes it: choose by it only among
-#   hubs that the device may have anyway.
+#   The device's payload, {} if there is none. The device can write anything there: choose by
+#   it only among hubs that the device may have anyway.
 default payload := {}
 
 payload := sent if {
@@ -158,7 +158,7 @@ same_text(a, b) if lower(a) == lower(b)
 # title: The device's certificate
 # description: >-
 #   Subject, issuer, serialNumber, notBeforeUtc, notAfterUtc, dnsNames, uris and thumbprints
-#   of the leaf certificate that DPS authenticated the device by. Attributes of subject and
+#   of the leaf certificate with which the device authenticated at DPS. Attributes of subject and
 #   issuer: commonName, organization (an array), organizationalUnit and so on; absent ones
 #   are "" or []. Undefined for other attestations and if it cannot be read.
 certificate := usher.certificate(input.deviceRuntimeContext.x509.clientCertificate)
@@ -168,7 +168,7 @@ certificate := usher.certificate(input.deviceRuntimeContext.x509.clientCertifica
 # description: >-
 #   DPS's description (subjectName, issuerName, sha256Thumbprint and so on) of the primary
 #   certificate in the enrollment, or of the secondary if there is no primary. For a group
-#   this is the CA, not the device. Undefined where the enrollment refers to a CA by name.
+#   this is the CA, not the device. Undefined if the enrollment refers to a CA by name.
 enrollment_certificate_info := info if {
 	info := _certificates.primary.info
 } else := info if {
@@ -179,11 +179,11 @@ enrollment_certificate_info := info if {
 # title: The enrollment's initial twin with a rule's on top
 # description: >-
 #   DPS replaces the enrollment's initial twin by the rule's. This merges the two, member by
-#   member, the rule's value winning; and leaves out what tools put into an enrollment's
-#   twin that IoT Hub would refuse ($version, $metadata, additional_properties).
+#   member; the rule's value wins. It leaves out members that tools put into an enrollment's
+#   twin and that IoT Hub would refuse ($version, $metadata, additional_properties).
 merge_twin(twin) := object.union(_enrollment_twin, twin)
 
-# Asked of each kind of enrollment in turn: quicker than by way of enrollment.
+# Reading each kind of enrollment in turn is faster than using enrollment.
 _enrollment_twin := json.remove(input.enrollmentGroup.initialTwin, _twin_noise) if {
 	input.enrollmentGroup.initialTwin
 } else := json.remove(input.individualEnrollment.initialTwin, _twin_noise) if {

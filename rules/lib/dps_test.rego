@@ -118,7 +118,7 @@ test_weighted_counts_linked_hubs_with_weight if {
 	not dps.weighted({}) with input as group({})
 }
 
-# A weight that is wrong leaves the choice undefined rather than the hub out.
+# With an invalid weight, the choice is undefined; the hub is not just left out.
 test_weighted_refuses_wrong_weights if {
 	every weight in [-1, "1", null, [1]] {
 		not dps.weighted({"contoso-us": weight, "contoso-eu-1": 1}) with input as group({})
@@ -187,7 +187,7 @@ test_in_percentage_depends_on_the_salt_and_not_on_case if {
 	}
 }
 
-# Every string is greater than every number, so "10" would let everybody in.
+# Every string is greater than every number, so "10" would let every device in.
 test_in_percentage_takes_numbers_alone if {
 	every percent in ["10", null, [10], {"percent": 10}, true] {
 		dps.in_percentage("move", percent) == false with input as group({})

@@ -1,8 +1,8 @@
 # METADATA
 # title: Quarantine and way back
 # description: >-
-#   A device listed in data.quarantine goes to a hub apart. Once it is off the list, it goes
-#   back to the hub that it would have had.
+#   A device listed in data.quarantine goes to a separate hub. Once it is off the list, it
+#   goes back to the hub that it would have had.
 # custom:
 #   enrollment_groups: [field-devices]
 package allocation.quarantine
@@ -11,9 +11,9 @@ import data.dps
 
 default is_quarantined := false
 
-is_quarantined if _ = devices[dps.registration_id_lower] # whatever the note beside it
+is_quarantined if _ = devices[dps.registration_id_lower] # with any note
 
-# The list in any case, as DPS takes registration IDs.
+# The keys in lower case, because DPS compares registration IDs without case.
 devices := {lower(id): note | some id, note in data.quarantine.devices}
 
 quarantine_hub := dps.hub_named(data.quarantine.hub)
@@ -21,10 +21,10 @@ quarantine_hub := dps.hub_named(data.quarantine.hub)
 production_hubs := dps.linked_hubs - {hub | hub := quarantine_hub}
 
 # METADATA
-# title: The hub apart, or one in production
+# title: The quarantine hub, or one in production
 # description: >-
-#   Which production hub depends on the registration ID and the linked hubs alone, so the
-#   way back leads where the device came from.
+#   The production hub depends only on the registration ID and the linked hubs, so a device
+#   goes back to where it came from.
 hub := quarantine_hub if is_quarantined
 
 hub := dps.spread(production_hubs) if not is_quarantined
@@ -40,7 +40,7 @@ payload := {"quarantine": is_quarantined}
 
 # METADATA
 # title: Refused
-# description: Better out than among the others.
+# description: Without a quarantine hub, the device must not join the others.
 reject contains "in quarantine, and no quarantine hub is linked" if {
 	is_quarantined
 	not quarantine_hub

@@ -28,7 +28,7 @@ held(req, devices) := reasons if {
 	reasons := quarantine.hold with input as req with data.quarantine as {"hub": "quarantine-hub", "devices": devices}
 }
 
-# Whatever is noted beside the registration ID, and in any case.
+# With any note, and in any letter case.
 test_a_listed_device_goes_apart if {
 	every id in ["field-13", "FIELD-13", "field-14"] {
 		hub_of(request(id), listed) == apart
@@ -69,7 +69,7 @@ test_a_listed_device_needs_no_production_hub if {
 	hub_of(without, listed) == apart
 }
 
-# Without the list, everybody would pass for healthy.
+# Without the list, every device would count as healthy.
 test_hold_without_the_list if {
 	every broken in [{"hub": "quarantine-hub"}, {"hub": "quarantine-hub", "devices": ["field-13"]}] {
 		quarantine.hold == {"data.quarantine.devices is not an object"} with input as request("field-13") with data.quarantine as broken
@@ -83,7 +83,7 @@ test_twin_and_payload if {
 	quarantine.payload == {"quarantine": false} with input as request("field-1") with data.quarantine.devices as listed
 }
 
-# Of the data as it is in data.json. A key in another case would never be found.
+# These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	data.quarantine.hub != ""
 	every id, _ in data.quarantine.devices {

@@ -1,22 +1,22 @@
 # METADATA
 # title: Data residency
 # description: >-
-#   A factory's devices stay on the hubs of its region, whatever they say of themselves.
-#   Within the region, the country that a device reports decides where it starts.
+#   A factory's devices stay on the hubs of its region, whatever they report. Within the
+#   region, the country that a device reports decides where it starts.
 # custom:
 #   enrollment_groups: ["*-factory"]
 package allocation.residency
 
 import data.dps
 
-# The enrollment says which region's law holds: the operator wrote it, not the device.
+# The region comes from the enrollment, which the operator wrote, not the device.
 region := data.residency.regions[data.residency.enrollments[dps.enrollment_id_lower]]
 
 # METADATA
 # title: A hub of the region
 # description: >-
-#   The hub that the device is on if that is in the region, so that a device on the road
-#   does not move with every border; else the one for its country; else any of the region.
+#   The device's hub if it is in the region, so that a travelling device does not move at
+#   every border; otherwise the hub for its country; otherwise any hub of the region.
 hub := dps.current_hub if {
 	dps.current_hub in linked
 } else := near if {
@@ -31,8 +31,8 @@ initial_twin := dps.merge_twin({"tags": {"region": region.name}})
 # METADATA
 # title: Not now
 # description: >-
-#   A hub elsewhere is no way out. DPS asks again for some minutes, in which the mistake can
-#   be mended.
+#   A hub elsewhere is not an alternative. DPS calls again for some minutes, in which an
+#   operator can fix the mistake.
 hold contains "the enrollment has no region in data.residency" if not region
 
 hold contains concat("", ["no hub of the region ", region.name, " is linked"]) if count(linked) == 0

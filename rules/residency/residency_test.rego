@@ -45,7 +45,7 @@ test_any_hub_of_the_region_without_a_known_country if {
 	hub_of(eu({})) in european
 }
 
-# Even where the table is wrong, as it is for US above.
+# Even if the table is wrong, as it is for US above.
 test_nothing_that_a_device_says_leads_out_of_its_region if {
 	every country in ["US", "us-1", "us-1.azure-devices.net"] {
 		hub_of(eu({"payload": {"country": country}})) in european
@@ -85,7 +85,7 @@ test_the_region_is_in_the_twin if {
 		with input as object.union(request("us-factory", {}), {"enrollmentGroup": {"initialTwin": {"tags": {"site": "AUS-1"}}}})
 }
 
-# Of the data as it is in data.json. A key in another case would never be found.
+# These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	every enrollment, region in data.residency.enrollments {
 		enrollment == lower(enrollment)

@@ -9,7 +9,7 @@ package allocation.staged
 
 import data.dps
 
-# Pilots go first, at 0 percent too.
+# Pilots go first, even at 0 percent.
 default side := "old"
 
 side := "new" if {
@@ -20,17 +20,17 @@ side := "new" if {
 side := "new" if dps.in_percentage(data.staged.name, data.staged.percent)
 
 # METADATA
-# title: A hub of the device's side
+# title: A hub on the device's side
 hub := dps.weighted(data.staged[side].hubs)
 
 # METADATA
 # title: What the device starts with
 # description: >-
-#   Tells the solution which devices are its own. DPS applies it to a device that moves only
-#   under the reprovision policy "reset"; under "migrate" the twin comes along as it was.
+#   Shows the solution which devices are its own. DPS applies it to a device that moves only
+#   under the reprovision policy "reset"; under "migrate" the twin moves along unchanged.
 initial_twin := dps.merge_twin({"tags": {"solution": data.staged[side].name}})
 
 # METADATA
 # title: Not now
-# description: The other side is no way out, or a device would go back and forth.
+# description: Using the other side instead would make devices go back and forth.
 hold contains concat("", ["no hub of the ", side, " solution is linked"]) if not hub

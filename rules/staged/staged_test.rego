@@ -27,7 +27,7 @@ moved(percent) := {id |
 	staged.hub == new with input as request(id) with data.staged as at(percent)
 }
 
-test_nobody_at_0_and_everybody_at_100 if {
+test_none_at_0_and_all_at_100 if {
 	moved(0) == set()
 	moved(100) == fleet
 }
@@ -48,7 +48,7 @@ test_the_others_are_on_the_old_hub if {
 	}
 }
 
-# The side is the device's, whatever hub it is on now.
+# The side depends on the device, not on its current hub.
 test_the_side_is_the_same_on_a_later_registration if {
 	some id in moved(50)
 	every current in [old, new, "gone.azure-devices.net"] {
@@ -74,7 +74,7 @@ test_hold_without_a_hub_of_the_side if {
 	staged.hold == set() with input as alone with data.staged as at(0)
 }
 
-# Of the data as it is in data.json.
+# These check data.json as it is.
 test_data_is_usable if {
 	data.staged.name != ""
 	is_number(data.staged.percent)

@@ -1,15 +1,15 @@
 # METADATA
 # title: Tenants by certificate
 # description: >-
-#   The organization in the device's certificate is its tenant. Each tenant has hubs of its
-#   own in data.tenants; a device of no known tenant is refused.
+#   The organization in the device's certificate is its tenant. Each tenant has its own hubs
+#   in data.tenants; a device of an unknown tenant is refused.
 # custom:
 #   enrollment_groups: [tenant-devices]
 package allocation.tenants
 
 import data.dps
 
-# The certificate authority has vouched for the subject; the payload anybody can write.
+# The certificate authority vouches for the subject; a device can write any payload.
 organization := dps.certificate.subject.organization[0] if {
 	count(dps.certificate.subject.organization) == 1 # of two, which would be the tenant?
 }
@@ -18,7 +18,7 @@ tenant := data.tenants.organizations[lower(organization)]
 
 # METADATA
 # title: A hub of the tenant
-# description: By weight where it has several; adding one moves only the devices it takes over.
+# description: By weight if it has several; adding one moves only the devices that it takes over.
 hub := dps.weighted(tenant.hubs)
 
 # METADATA

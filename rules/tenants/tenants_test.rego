@@ -80,7 +80,7 @@ test_twin_and_payload_name_the_tenant if {
 		with data.tenants.organizations as organizations
 }
 
-# Of the data as it is in data.json. A key in another case would never be found.
+# These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	every key, tenant in data.tenants.organizations {
 		key == lower(key)

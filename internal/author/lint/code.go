@@ -14,8 +14,7 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// entrySpellings are names by which other systems, or DPS itself, know an entry rule: in lower case and without
-// underscores.
+// entrySpellings maps the names that DPS or other systems use for an entry rule, in lower case and without underscores.
 var entrySpellings = map[string]string{
 	"hubs": "hub", "hubname": "hub", "iothub": "hub", "iothubname": "hub", "iothubhostname": "hub", "hostname": "hub",
 	"initialtwin": "initial_twin", "twin": "initial_twin", "initialtwins": "initial_twin", "inittwin": "initial_twin",
@@ -35,14 +34,14 @@ func misspeltEntry(_ context.Context, s *subject, add report) {
 			if entry == "" || len(rule.Head.Args) > 0 || s.used(name) {
 				continue
 			}
-			add(rule.Location, fmt.Sprintf("nobody asks for %s", name), "perhaps "+entry+" is meant; give a helper another name, or remove it")
+			add(rule.Location, fmt.Sprintf("%s is never evaluated", name), "did you mean "+entry+"? Otherwise rename the helper, or remove it")
 		}
 	}
 }
 
-// name is a rule's within its package; of payload.greeting it is payload.
+// name is the rule's name within its package; for payload.greeting it is payload.
 func (s *subject) name(rule *ast.Rule) string {
-	ref := rule.Ref() // which the compiler made absolute
+	ref := rule.Ref() // the compiler made it absolute
 	if path := s.rule.Path(); len(ref) > len(path) && ref.HasPrefix(path) {
 		name, _ := ref[len(path)].Value.(ast.String)
 		return string(name)
@@ -50,7 +49,7 @@ func (s *subject) name(rule *ast.Rule) string {
 	return ref.String()
 }
 
-// entryMeant returns the entry rule that a name is nearly that of, "" for none.
+// entryMeant returns the entry rule whose name is almost this one, "" if there is none.
 func entryMeant(name string) string {
 	if slices.Contains(ruleset.EntryNames(), name) {
 		return ""
@@ -67,7 +66,7 @@ func entryMeant(name string) string {
 	return ""
 }
 
-// near reports whether one letter too many, too few or wrong, or two that are swapped, make b of a.
+// near reports whether a and b differ in one letter added, dropped or replaced, or in two that are swapped.
 func near(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a
@@ -92,7 +91,7 @@ func (s *subject) used(name string) bool {
 	for _, module := range s.compiler.Modules {
 		for _, rule := range module.Rules {
 			if rule.Ref().HasPrefix(ref) {
-				continue // it does not refer to itself: that would be recursion
+				continue // a rule cannot refer to itself
 			}
 			ast.WalkRefs(rule, func(r ast.Ref) bool {
 				found = found || r.HasPrefix(ref)
@@ -109,7 +108,7 @@ func impure(_ context.Context, s *subject, add report) {
 		if !s.analysis.Home[at.File] {
 			at, by = nil, " at "+ruleset.PlaceOf(at)
 		}
-		add(at, fmt.Sprintf("%s%s answers something else the next time", call.Operator(), by), "go by the request alone")
+		add(at, fmt.Sprintf("%s%s can return a different value the next time", call.Operator(), by), "use only the request")
 	}
 }
 
@@ -121,7 +120,7 @@ func unreachable(_ context.Context, s *subject, add report) {
 				continue
 			}
 			if rule.Else != nil {
-				add(rule.Else.Location, fmt.Sprintf("this else never counts: %s is defined without a condition before it", s.name(rule)),
+				add(rule.Else.Location, fmt.Sprintf("this else is never used: %s is defined without a condition before it", s.name(rule)),
 					"put the definition without a condition last")
 			}
 			if rule.Head.RuleKind() == ast.SingleValue && rule.Ref().IsGround() && len(rule.Head.Args) == 0 {
@@ -132,8 +131,8 @@ func unreachable(_ context.Context, s *subject, add report) {
 	for _, module := range s.modules {
 		for _, rule := range module.Rules {
 			if other := always[rule.Ref().String()]; rule.Default && other != nil {
-				add(rule.Location, fmt.Sprintf("the default of %s never counts: line %d defines it without a condition", s.name(rule), other.Location.Row),
-					"remove the one that is not meant")
+				add(rule.Location, fmt.Sprintf("the default of %s is never used: line %d defines it without a condition", s.name(rule), other.Location.Row),
+					"remove one of the two")
 			}
 		}
 	}
@@ -155,7 +154,7 @@ func noSuchEnrollment(_ context.Context, s *subject, add report) {
 			if !slices.ContainsFunc(s.options.Enrollments, func(e Enrollment) bool {
 				return e.Kind == kind && ruleset.MatchGlob(pattern, e.ID)
 			}) {
-				add(nil, fmt.Sprintf("there is no %s %s", what, pattern), "write it as in DPS, or remove it")
+				add(nil, fmt.Sprintf("there is no %s %s", what, pattern), "correct the name, or remove it")
 			}
 		}
 	}
@@ -163,13 +162,13 @@ func noSuchEnrollment(_ context.Context, s *subject, add report) {
 	find(dps.IndividualEnrollment, "individual enrollment", s.rule.Individuals)
 }
 
-// testedPackages are the packages that a _test.rego mentions, or that an exchange asks.
+// testedPackages returns the packages that a _test.rego or an exchange covers.
 func testedPackages(fsys fs.FS) map[string]bool {
 	tested := map[string]bool{}
 	_ = fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
 		isTest, isExchange := strings.HasSuffix(name, "_test.rego"), strings.HasSuffix(name, ".decision.json")
 		if err != nil || entry.IsDir() || !isTest && !isExchange {
-			return nil // an unreadable folder has kept the rules from loading
+			return nil // if a folder were unreadable, the rules would not have loaded
 		}
 		text, err := fs.ReadFile(fsys, name)
 		if err != nil {
@@ -184,7 +183,7 @@ func testedPackages(fsys fs.FS) map[string]bool {
 		}
 		module, err := ast.ParseModuleWithOpts(name, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1})
 		if err != nil {
-			return nil // usher test says so
+			return nil // usher test reports it
 		}
 		ast.WalkRefs(module, func(ref ast.Ref) bool {
 			if ref.HasPrefix(ast.DefaultRootRef) {
@@ -202,12 +201,12 @@ func testedPackages(fsys fs.FS) map[string]bool {
 
 func noTests(_ context.Context, s *subject, add report) {
 	if !s.testedPackages[s.rule.Path().String()] {
-		add(nil, fmt.Sprintf("no _test.rego and no exchange is about %s", s.rule.Package), "write one, such as `usher new` makes for a new rule")
+		add(nil, fmt.Sprintf("no _test.rego and no exchange covers %s", s.rule.Package), "write a test, like those that `usher new` writes for a new rule")
 	}
 }
 
 func noTitle(_ context.Context, s *subject, add report) {
 	if strings.TrimSpace(s.rule.Title) == "" {
-		add(nil, fmt.Sprintf("%s has no title", s.rule.Package), "write one into its METADATA: # title: What it is for")
+		add(nil, fmt.Sprintf("%s has no title", s.rule.Package), "add one to its METADATA: # title: What it is for")
 	}
 }

@@ -72,7 +72,7 @@ func FuzzRun(f *testing.F) {
 			t.Errorf("took %v", took)
 		}
 		for _, finding := range report.Findings {
-			if _, known := lint.Find(finding.Lint); !known || finding.File != "x.rego" || finding.Line < 1 || finding.Message == "" || finding.Mend == "" {
+			if _, known := lint.Find(finding.Lint); !known || finding.File != "x.rego" || finding.Line < 1 || finding.Message == "" || finding.Fix == "" {
 				t.Errorf("%+v", finding)
 			}
 		}

@@ -1,8 +1,8 @@
-// Package lint reads rules and says what is likely to go wrong with devices: a hub that the device chooses for itself,
-// a hub that is not linked, a twin that IoT Hub would refuse. It knows DPS and IoT Hub; style is left to other linters.
+// Package lint finds mistakes in rules that harm devices: a hub that the device chooses for itself, a hub that is not
+// linked, a twin that IoT Hub would refuse. It knows DPS and IoT Hub, and leaves style to other linters.
 //
-// It never decides what a rule answers. Most lints follow values through the compiled rules; the one that has to know
-// an answer asks an [decider.Decider]. What cannot be told without a request is not reported.
+// Most lints follow values through the compiled rules. The one that needs answers uses a [decider.Decider]. A mistake
+// that depends on the request is not reported.
 package lint
 
 import (
@@ -19,28 +19,28 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// Level says how much a finding weighs.
+// Level is the severity of a finding.
 type Level string
 
-// The levels. Devices may be harmed by an error; a warning is for whoever reads the rule.
+// The levels. An error may harm devices; a warning is for the author of the rule.
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
 )
 
-// Options say what is known beside the rules. The zero value is of use.
+// Options hold what is known besides the rules. The zero value is useful.
 type Options struct {
 	// Hubs are the host names or first labels of the hubs that are linked to the DPS; empty if that is not known.
 	Hubs []string
 	// Enrollments are all enrollments of the DPS; empty if they are not known.
 	Enrollments []Enrollment
-	// NoTestFiles is set where test files were left out, as in a bundle: their absence then says nothing.
+	// NoTestFiles is set if test files were left out, as in a bundle. Their absence then means nothing.
 	NoTestFiles bool
-	// Progress, if set, is called before each rule with how many are done, of how many.
+	// Progress, if set, is called before each rule with the number of rules done and the number of all.
 	Progress func(done, all int)
 }
 
-// Finding is one thing that a lint found.
+// Finding is a mistake that a lint found.
 type Finding struct {
 	Lint    string `json:"lint"`
 	Level   Level  `json:"level"`
@@ -49,7 +49,7 @@ type Finding struct {
 	Line    int    `json:"line"`
 	Column  int    `json:"column,omitempty"`
 	Message string `json:"message"`
-	Mend    string `json:"mend"` // what to do about it
+	Fix     string `json:"mend"`
 }
 
 // Silenced is a finding that the METADATA of its rule allows.
@@ -58,18 +58,18 @@ type Silenced struct {
 	Reason string `json:"reason"`
 }
 
-// Report is what was found.
+// Report is the result of a run.
 type Report struct {
-	// Rules are the packages that were looked at.
+	// Rules are the packages that were checked.
 	Rules []string `json:"rules"`
-	// Findings are in the order of files and lines.
+	// Findings are ordered by file and line.
 	Findings []Finding  `json:"findings"`
 	Silenced []Silenced `json:"silenced"`
-	// Skipped are lints that had nothing to go by, such as linked hubs.
+	// Skipped are lints that lacked information, such as linked hubs.
 	Skipped []string `json:"skipped"`
 }
 
-// Count returns how many findings are of a level.
+// Count returns the number of findings of a level.
 func (r Report) Count(level Level) int {
 	n := 0
 	for _, finding := range r.Findings {
@@ -80,8 +80,7 @@ func (r Report) Count(level Level) int {
 	return n
 }
 
-// Run looks at rules that were loaded from fsys. When ctx ends, it returns what it has found so far, and the context's
-// error.
+// Run checks rules that were loaded from fsys. When ctx ends, it returns the findings so far and the context's error.
 func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options) (Report, error) {
 	set := rules.Set()
 	if err := set.CompileAll(ctx); err != nil {
@@ -126,7 +125,7 @@ func compareFindings(a, b Finding) int {
 		cmp.Compare(a.Message, b.Message), cmp.Compare(a.Rule, b.Rule))
 }
 
-// subject is the rule that is looked at, with what the lints share.
+// subject is the rule being checked, with what the lints share.
 type subject struct {
 	rules          *decider.Rules
 	set            *ruleset.Ruleset
@@ -162,7 +161,7 @@ func newSubject(rules *decider.Rules, rule *ruleset.Rule, options Options) (*sub
 	return s, nil
 }
 
-// lint runs all lints but those to be skipped, and sorts out what is silenced.
+// lint runs all lints except the skipped ones, and separates what is silenced.
 func (s *subject) lint(ctx context.Context, skipped []string) ([]Finding, []Silenced) {
 	ran := map[string]bool{}
 	for _, lint := range Lints() {
@@ -170,7 +169,7 @@ func (s *subject) lint(ctx context.Context, skipped []string) ([]Finding, []Sile
 			continue
 		}
 		ran[lint.ID] = true
-		lint.look(ctx, s, func(at *ast.Location, message, mend string) { s.add(lint.ID, lint.Level, at, message, mend) })
+		lint.look(ctx, s, func(at *ast.Location, message, fix string) { s.add(lint.ID, lint.Level, at, message, fix) })
 	}
 	silences := s.silences()
 	var kept []Finding
@@ -189,22 +188,22 @@ func (s *subject) lint(ctx context.Context, skipped []string) ([]Finding, []Sile
 	for _, silence := range silences {
 		if ran[silence.id] && !fired[silence.id] {
 			s.add(silenceLint, Warning, silence.at, fmt.Sprintf("%s is silenced, but it finds nothing here", silence.id),
-				"take it out of custom.check.allow, so that it can find what comes later")
+				"remove it from custom.check.allow, so that it finds later mistakes")
 		}
 	}
 	return s.found, silenced
 }
 
-// add notes a finding; without a place it is at the rule's METADATA.
-func (s *subject) add(id string, level Level, at *ast.Location, message, mend string) {
+// add adds a finding. If at is nil, it is at the rule's METADATA.
+func (s *subject) add(id string, level Level, at *ast.Location, message, fix string) {
 	if at == nil {
 		at = s.header()
 	}
 	s.found = append(s.found, Finding{Lint: id, Level: level, Rule: s.rule.Package,
-		File: at.File, Line: max(at.Row, 1), Column: at.Col, Message: message, Mend: mend})
+		File: at.File, Line: max(at.Row, 1), Column: at.Col, Message: message, Fix: fix})
 }
 
-// header is where the rule's package begins.
+// header is the place where the rule's package begins.
 func (s *subject) header() *ast.Location {
 	for _, module := range s.modules {
 		for _, annotation := range module.Annotations {

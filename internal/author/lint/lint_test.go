@@ -156,7 +156,7 @@ func testArchive(t *testing.T, archive *txtar.Archive, lints []string) {
 	for _, finding := range report.Findings {
 		if slices.Contains(lints, finding.Lint) {
 			got = append(got, strings.TrimPrefix(finding.File, "rules/")+":"+strconv.Itoa(finding.Line))
-			t.Logf("%s:%d: %s: %s: %s (%s)", finding.File, finding.Line, finding.Level, finding.Lint, finding.Message, finding.Mend)
+			t.Logf("%s:%d: %s: %s: %s (%s)", finding.File, finding.Line, finding.Level, finding.Lint, finding.Message, finding.Fix)
 		}
 	}
 	slices.Sort(want)

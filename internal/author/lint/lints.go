@@ -7,24 +7,24 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Lint is one thing that is looked for.
+// Lint looks for one kind of mistake.
 type Lint struct {
 	// ID names it in findings and in custom.check.allow.
 	ID    string
 	Level Level
-	// Title says what is wrong, in a line.
+	// Title names the mistake in one line.
 	Title string
-	// Explanation says what comes of it and what to do instead. Lines that begin with a tab are Rego.
+	// Explanation describes the consequences and the fix. Lines that begin with a tab are Rego.
 	Explanation string
 
-	look func(context.Context, *subject, report) // nil for silenceLint, which is always looked for
-	skip func(Options) bool                      // says that there is nothing to go by
+	look func(context.Context, *subject, report) // nil for silenceLint, which always runs
+	skip func(Options) bool                      // reports that information is missing
 }
 
-// report notes a finding; a nil place stands for the rule's METADATA.
-type report func(at *ast.Location, message, mend string)
+// report adds a finding; a nil place stands for the rule's METADATA.
+type report func(at *ast.Location, message, fix string)
 
-// Find returns the lint with an ID.
+// Find returns the lint with this ID.
 func Find(id string) (Lint, bool) {
 	all := Lints()
 	i := slices.IndexFunc(all, func(lint Lint) bool { return lint.ID == id })
@@ -34,76 +34,77 @@ func Find(id string) (Lint, bool) {
 	return all[i], true
 }
 
-// Lints are all there are, errors first.
+// Lints returns all lints, errors first.
 func Lints() []Lint {
 	return []Lint{
 		{
 			ID: "payload-decides", Level: Error, look: payloadDecides,
 			Title: "the device chooses its own hub or tag",
-			Explanation: `The payload is whatever the device sends. Where its hub, or a tag of its twin, is
-taken from there, a device can move itself to any linked hub, into another region
-or into the fleet of another tenant.
+			Explanation: `A device can send any payload. If its hub, or a tag of its twin, comes from there,
+the device can move itself to any linked hub, into another region or into the fleet
+of another tenant.
 
-Let it choose only among values that you wrote down: look its word up in data or
-in an object, compare it with literals, or ask whether it is in a set.
+Let it choose only among values that you wrote down: look its value up in data or
+in an object, compare it with literals, or check that it is in a set.
 
-	# found: any linked hub will do
+	# found: the device can name any linked hub
 	hub := dps.hub_named(dps.payload_string("hub"))
 
 	# not found: one of these
 	hub := dps.hub_named({"P7": "contoso-eu", "L2": "contoso-us"}[dps.payload_string("model")])
 
-Looked at are hub and everything below tags in initial_twin, also when the word
-passes through other rules, functions and comprehensions. Choosing among
-input.linkedHubs by the device's word is found too. Not looked at: a table of your
-own that leads from a word to another tenant. That is for a promise of your own.`,
+This lint checks hub and everything below tags in initial_twin, also if the value
+passes through other rules, functions and comprehensions. It also finds a choice
+among input.linkedHubs by the device's value. It does not check your own table that
+leads from a value to another tenant; write an invariant for that.`,
 		},
 		{
 			ID: "unlinked-hub", Level: Error, look: unlinkedHub,
 			skip:  func(o Options) bool { return len(o.Hubs) == 0 && len(o.Enrollments) == 0 },
 			Title: "a hub that the rule names is not linked",
-			Explanation: `DPS takes only a hub that is linked to it, and selected in the enrollment if that
-selects any. A rule that names another one finds no hub; or its answer is not sent.
-Mostly such a name is misspelt, or the hub was unlinked.
+			Explanation: `DPS accepts only a hub that is linked to it, and selected in the enrollment if the
+enrollment selects any. A rule that names another hub finds none, or its answer is
+not sent. Usually the name is misspelt, or the hub was unlinked.
 
-It needs to know the hubs: --hubs contoso-eu,contoso-us, or the enrollments in a
-file with --enrollments, or both. Looked at are names and patterns in the rule and
-in its data that reach hub, dps.hub_named, dps.weighted, dps.spread or
-dps.hubs_matching. A weight of 0 is not looked at: it is how a hub is drained.`,
+This lint needs to know the hubs: --hubs contoso-eu,contoso-us, or the enrollments
+in a file with --enrollments, or both. It checks names and patterns in the rule and
+its data that reach hub, dps.hub_named, dps.weighted, dps.spread or
+dps.hubs_matching. It ignores a weight of 0, which drains a hub.`,
 		},
 		{
 			ID: "attestation-blind", Level: Error, look: attestationBlind,
-			Title: "the rule says nothing about devices of some attestation type",
-			Explanation: `A rule that goes by the certificate has no answer for a device that shows none: it
-is put on hold for about seven minutes, and then fails without a reason that
-anybody can read.
+			Title: "the rule does not decide about devices of some attestation type",
+			Explanation: `A rule that decides by the certificate has no answer for a device without one: the
+device is put on hold for about seven minutes, and then its registration fails
+without a reason that anyone can read.
 
-Say what becomes of them:
+Decide about these devices:
 
 	reject contains "the device has no certificate" if not dps.certificate
 
-Or set on_undecided in the METADATA. Usher makes up requests for the rule, with
-values that the rule itself mentions, and asks it. It is found where some of these
-get an answer with one attestation type and none of them does with another. With
---enrollments, only the attestation types of the rule's enrollments count.`,
+Or set on_undecided in the METADATA. Usher makes requests with values from the rule
+and evaluates it. This is a finding if some of these requests get an answer with one
+attestation type, and none does with another. With --enrollments, only the
+attestation types of the rule's enrollments count.`,
 		},
 		{
 			ID: "twin-limits", Level: Error, look: twinLimits,
 			Title: "IoT Hub would refuse the initial twin",
-			Explanation: `Tags have 8 KB and desired properties 32 KB, ten levels of objects, keys without
-".", "$" and spaces, strings of 4 KB, and integers up to 4503599627370495. Beside
-tags and properties.desired, an initial twin has no members. Usher sends no twin
-that breaks these; the device is put on hold instead.
+			Explanation: `IoT Hub allows 8 KB of tags and 32 KB of desired properties, ten levels of objects,
+keys without ".", "$" and spaces, strings of 4 KB, and integers up to
+4503599627370495. An initial twin has no members except tags and
+properties.desired. Usher does not send a twin that breaks these limits; it puts the
+device on hold instead.
 
-What the rule or its data has as a constant is held to the limits here. What comes
-out of the request is known only then.`,
+This lint checks the constants of the rule and its data. Values from the request are
+checked when it arrives.`,
 		},
 		{
 			ID: "entry-type", Level: Error, look: entryType,
-			Title: "hub is no text, or twin or payload is no object",
-			Explanation: `DPS takes a host name as hub. It delivers a payload only if it is an object; any
-other gets lost on the way to the device. So Usher does not send such an answer,
-and the device is put on hold.
+			Title: "hub is not a text, or twin or payload is not an object",
+			Explanation: `DPS accepts a host name as hub, and delivers a payload only if it is an object; any
+other payload does not reach the device. Usher does not send such an answer; it puts
+the device on hold instead.
 
 	# found
 	payload := "welcome"
@@ -113,27 +114,26 @@ and the device is put on hold.
 		},
 		{
 			ID: "secret", Level: Error, look: secrets,
-			Title: "a secret in what the device is told",
-			Explanation: `Payload and twin can be read by everybody who may read the registration in DPS or
-the twin in IoT Hub, and the rule by everybody who may read the repository. A
-member is taken for a secret if its name ends in a word such as password, token or
-connectionString, and a constant if it looks like a key, a token or a connection
-string.
+			Title: "a secret in twin or payload",
+			Explanation: `Everyone who may read the registration in DPS or the twin in IoT Hub can read them,
+and everyone who may read the repository can read the rule. A member counts as a
+secret if its name ends in a word such as password, token or connectionString; a
+constant does if it looks like a key, a token or a connection string.
 
-Give the device a place where it can fetch its secret with its own identity.`,
+Let the device fetch its secret with its own identity, from a secret store.`,
 		},
 		{
 			ID: "misspelt-entry", Level: Error, look: misspeltEntry,
-			Title: "a rule that nobody asks for, named almost like one that is",
-			Explanation: `Usher asks for hub, initial_twin, payload, reject and hold. A rule named initialTwin
-or rejects is passed over in silence, unless another rule uses it.`,
+			Title: "a rule that is not an entry rule, but named almost like one",
+			Explanation: `Usher evaluates hub, initial_twin, payload, reject and hold. A rule named
+initialTwin or rejects is silently ignored, unless another rule uses it.`,
 		},
 		{
 			ID: "letter-case", Level: Warning, look: letterCase,
 			Title: "an identifier is compared with its letter case",
 			Explanation: `DPS compares registration IDs, enrollment names and hub names without case, and
-hands the registration ID over as the device wrote it. A rule that compares with
-case misses devices that write themselves differently.
+passes the registration ID on as the device wrote it. A rule that compares with case
+misses devices that spell their ID differently.
 
 	# found
 	hub := dps.hub_named("eu") if startswith(dps.registration_id, "press-")
@@ -141,31 +141,31 @@ case misses devices that write themselves differently.
 	# not found
 	hub := dps.hub_named("eu") if startswith(dps.registration_id_lower, "press-")
 
-Found too is a text in lower case that is compared with one that has capitals, or
-looked up in a table whose keys have some: these are never the same.`,
+This lint also finds a text in lower case that is compared with a text that has
+capitals, or looked up in a table whose keys have some: they are never equal.`,
 		},
 		{
 			ID: "negated-undefined", Level: Warning, look: negatedUndefined,
-			Title: "a not before something that may be undefined inside",
-			Explanation: `OPA computes what is inside an expression before it negates it. Where that is
-undefined, the not is undefined too, and the condition does not hold. A device that
-sends nothing is then neither refused nor assigned.
+			Title: "a not whose operand may be undefined",
+			Explanation: `OPA evaluates the parts of an expression before it negates it. If one of them is
+undefined, so is the not, and the condition does not hold. A device that sends
+nothing is then neither refused nor assigned.
 
-	# found: of a device without a region, this says nothing
+	# found: undefined for a device without a region
 	reject contains "unknown region" if not {"eu": 1, "us": 1}[dps.payload_string("region")]
 
 	# not found
 	known if {"eu": 1, "us": 1}[dps.payload_string("region")]
 	reject contains "unknown region" if not known
 
-Looked at are parts of the request that DPS need not send, and rules and functions
-that need not have a value.`,
+This lint considers parts of the request that DPS may leave out, and rules and
+functions that may be undefined.`,
 		},
 		{
 			ID: "hub-by-position", Level: Warning, look: hubByPosition,
 			Title: "a hub is chosen by its position in linkedHubs",
-			Explanation: `DPS does not say in which order it lists the linked hubs. What is first today need
-not be first tomorrow, and then every device moves when it registers again.
+			Explanation: `DPS does not document the order of the linked hubs. If another hub comes first
+tomorrow, every device moves when it registers again.
 
 	# found
 	hub := input.linkedHubs[0]
@@ -176,46 +176,46 @@ not be first tomorrow, and then every device moves when it registers again.
 		{
 			ID: "impure", Level: Warning, look: impure,
 			Title: "the answer depends on more than the request",
-			Explanation: `DPS asks again after a failure, and whenever the device registers. A rule that
-asks the clock, chance or the network can say something else each time, and what
-it said cannot be repeated afterwards. Such a built-in is off unless a setting
-allows it.
+			Explanation: `DPS calls again after a failure, and whenever the device registers. A rule that uses
+the clock, random values or the network can answer differently each time, and its
+answer cannot be reproduced later. Such a built-in is off unless a setting allows
+it.
 
-To spread devices use dps.weighted or dps.spread, to move some of them
-dps.in_percentage.`,
+Use dps.weighted or dps.spread to spread devices, and dps.in_percentage to move some
+of them.`,
 		},
 		{
 			ID: "unreachable", Level: Warning, look: unreachable,
-			Title: "a definition that can never count",
-			Explanation: `A default, or an else, behind a definition that always holds is never used. One of
-the two is not meant as it is written.`,
+			Title: "a definition that is never used",
+			Explanation: `A default or an else after a definition that always holds is never used. One of the
+two is a mistake.`,
 		},
 		{
 			ID: "no-such-enrollment", Level: Warning, look: noSuchEnrollment,
 			skip:  func(o Options) bool { return len(o.Enrollments) == 0 },
-			Title: "the METADATA names an enrollment that there is not",
-			Explanation: `The rule serves nobody by this name or glob, and devices of the enrollment that was
-meant go by another rule. It needs the enrollments: --enrollments FILE.`,
+			Title: "the METADATA names an enrollment that does not exist",
+			Explanation: `The rule serves no device by this name or glob, and another rule serves the devices
+of the intended enrollment. This lint needs the enrollments: --enrollments FILE.`,
 		},
 		{
 			ID: "no-tests", Level: Warning, look: noTests,
 			skip:  func(o Options) bool { return o.NoTestFiles },
 			Title: "the rule has no tests",
-			Explanation: `No _test.rego and no exchange is about the rule's package. A rule decides about
-devices that are out in the field; try it before they do.
+			Explanation: `No _test.rego and no exchange covers the rule's package. A rule decides about
+devices in the field; test it before they depend on it.
 ` + "`usher new`" + ` writes a rule with its test.`,
 		},
 		{
 			ID: "no-title", Level: Warning, look: noTitle,
 			Title: "the METADATA has no title",
-			Explanation: `The title says in a line what the rule is for. It is shown where a rule is named:
-when the webhook starts, and when a decision is explained.`,
+			Explanation: `The title says in one line what the rule is for. It is shown when the webhook starts
+and when a decision is explained.`,
 		},
 		{
 			ID: silenceLint, Level: Error,
 			Title: "a silence without a reason or without effect",
-			Explanation: `A finding that is right for one rule is silenced in the METADATA of its package, with
-the reason:
+			Explanation: `To silence a finding for one rule, name it in the METADATA of its package, with a
+reason:
 
 	# METADATA
 	# custom:
@@ -223,11 +223,11 @@ the reason:
 	#   check:
 	#     allow:
 	#       - id: payload-decides
-	#         reason: in the lab, everybody may use every hub
+	#         reason: in the lab, every device may use every hub
 
-It is an error if the reason is missing or the ID is none; the finding then stays.
-It is a warning if the lint finds nothing there, so that silences do not outlive
-what they were for.`,
+It is an error if the reason is missing or the ID does not exist; the finding then
+stays. It is a warning if the lint finds nothing there, so that silences do not
+outlive their reasons.`,
 		},
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
-// negatedUndefined finds what OPA's compiler does with `not hubs[payload.region]`: it takes what is inside out and puts
-// it before the not. Where that is undefined, so is the body.
+// negatedUndefined finds expressions such as `not hubs[payload.region]`. OPA's compiler moves the inner expression in
+// front of the not. If it is undefined, so is the body.
 func negatedUndefined(_ context.Context, s *subject, add report) {
 	look := func(body ast.Body) {
 		for i, expr := range body {
@@ -18,8 +18,8 @@ func negatedUndefined(_ context.Context, s *subject, add report) {
 				continue
 			}
 			if inner := s.undefinedWithin(body[:i], expr); inner != nil {
-				add(expr.Location, fmt.Sprintf("where %s is undefined, so is this not, and the condition does not hold", sourceOf(inner)),
-					"give what is negated a rule of its own, and write not before its name")
+				add(expr.Location, fmt.Sprintf("if %s is undefined, so is this not, and the condition does not hold", sourceOf(inner)),
+					"define a rule for the negated expression, and negate that rule")
 			}
 		}
 	}
@@ -35,18 +35,18 @@ func sourceOf(expr *ast.Expr) string {
 	if text := string(expr.Location.Text); len(text) > 0 && len(text) <= enough {
 		return text
 	}
-	return "what is inside"
+	return "an inner expression"
 }
 
-// undefinedWithin returns an expression that was taken out of a negated one and that may be undefined, nil if there is
-// none.
+// undefinedWithin returns an expression that the compiler moved out of a negated one and that may be undefined, nil if
+// there is none.
 func (s *subject) undefinedWithin(before ast.Body, negated *ast.Expr) *ast.Expr {
 	vars := ast.VarSet{}
 	ast.WalkVars(negated, func(v ast.Var) bool { vars.Add(v); return false })
 	for i := len(before) - 1; i >= 0; i-- {
 		expr := before[i]
 		if !expr.Generated || expr.Negated || expr.Location.Row != negated.Location.Row || expr.Location.Col <= negated.Location.Col {
-			continue // written apart: that it has to hold is there to be seen
+			continue // the author wrote it as its own line, so it is visible that it must hold
 		}
 		output := outputOf(expr)
 		if output == "" || !vars.Contains(output) {
@@ -100,8 +100,7 @@ func isRequired(path ast.Ref, world string) bool {
 	return false
 }
 
-// isDefined reports whether an expression always has a value, given that the variables in it have one. It says so too
-// where it cannot tell.
+// isDefined reports whether an expression always has a value if its variables do. If in doubt, it returns true.
 func (s *subject) isDefined(expr *ast.Expr, world string, active map[*ast.Rule]bool) bool {
 	terms, ok := expr.Terms.([]*ast.Term)
 	if !ok {
@@ -142,25 +141,21 @@ func (s *subject) isTermDefined(t *ast.Term, world string, active map[*ast.Rule]
 	case ref.HasPrefix(ast.InputRootRef):
 		return isRequired(ref, world)
 	case !ref.HasPrefix(ast.DefaultRootRef):
-		return true // a member of something local
+		return true // a member of a local value
 	}
 	for i := len(ref); i > 1; i-- {
 		if rules := s.compiler.GetRulesExact(ref[:i]); len(rules) > 0 {
 			return s.isAnyDefined(rules, world, active)
 		}
 	}
-	if constant := ref.ConstantPrefix(); len(constant) == len(ref) && len(s.compiler.GetRulesWithPrefix(ref)) == 0 {
-		_, err := s.data.Find(ref[1:])
-		return err == nil
-	}
-	return true
+	return true // rules that refer to data that does not exist are not loaded
 }
 
 // isAnyDefined reports whether one of the definitions always holds.
 func (s *subject) isAnyDefined(rules []*ast.Rule, world string, active map[*ast.Rule]bool) bool {
 	for _, rule := range rules {
 		if rule.Default || rule.Head.RuleKind() == ast.MultiValue || !rule.Ref().IsGround() {
-			return true // a set or an object, if an empty one
+			return true // a set or an object, possibly empty
 		}
 		for r := rule; r != nil; r = r.Else {
 			if active[r] {
@@ -180,7 +175,7 @@ func (s *subject) isAnyDefined(rules []*ast.Rule, world string, active map[*ast.
 	return len(rules) == 0
 }
 
-// isBinding reports whether an expression only computes a value, and asks nothing.
+// isBinding reports whether an expression only computes a value, without a condition.
 func isBinding(expr *ast.Expr) bool {
 	if expr.Negated {
 		return false

@@ -9,7 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// silenceLint finds what is wrong with silences. It cannot be silenced.
+// silenceLint finds mistakes in silences. It cannot be silenced.
 const silenceLint = "silence"
 
 // silence is a member of custom.check.allow in a rule's METADATA.
@@ -18,8 +18,7 @@ type silence struct {
 	at         *ast.Location
 }
 
-// silences reads what the METADATA of the rule allows. One that is not as it should be silences nothing and is a
-// finding.
+// silences reads what the rule's METADATA allows. A malformed silence silences nothing and is a finding.
 func (s *subject) silences() []silence {
 	var all []silence
 	for _, module := range s.modules {
@@ -33,7 +32,7 @@ func (s *subject) silences() []silence {
 					`write custom: {check: {allow: [{id: ID, reason: "why it is right here"}]}}`)
 			}
 			if annotation.Scope != "package" {
-				wrong("custom.check counts in the METADATA of the package alone")
+				wrong("custom.check is only read from the METADATA of the package")
 				continue
 			}
 			object, ok := check.(map[string]any)
@@ -50,11 +49,11 @@ func (s *subject) silences() []silence {
 				case id == "":
 					wrong("custom.check.allow has a member without an id")
 				case len(unknown) > 0:
-					wrong("the silence of %s has a member %s, where only id and reason are known", id, strings.Join(unknown, ", "))
+					wrong("the silence of %s has the unknown member %s; its members are id and reason", id, strings.Join(unknown, ", "))
 				case id == silenceLint:
 					wrong("%s cannot be silenced", silenceLint)
 				case !slices.ContainsFunc(Lints(), func(lint Lint) bool { return lint.ID == id }):
-					wrong("there is no lint %s to silence: `usher check --list` has them all", id)
+					wrong("there is no lint %s to silence: `usher check --list` prints all lints", id)
 				case strings.TrimSpace(reason) == "":
 					wrong("%s is silenced without a reason", id)
 				default:

@@ -1,8 +1,7 @@
-// Package ruletest runs the Rego tests beside rules as `opa test` does, with the built-ins, the capabilities and the
-// schema that the rules are served with.
+// Package ruletest runs the Rego tests next to rules as `opa test` does, with the built-in functions, capabilities and
+// schema that the webhook uses.
 //
-// It judges no rule itself: a test is a Rego rule named test_..., and it passes when it is true. OPA's own runner
-// evaluates it.
+// A test is a Rego rule named test_..., and passes if it is true. OPA's own runner evaluates it.
 package ruletest
 
 import (
@@ -32,20 +31,20 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
-// DefaultTimeout is how long one test may take. It ends what would never end; `opa test` has 5 s, which a test can need
-// on a machine that is busy with others.
+// DefaultTimeout is the time limit of one test. It ends tests that loop; the 5 s of `opa test` are too short for a busy
+// machine.
 const DefaultTimeout = 30 * time.Second
 
-// Options say which tests are run and how. The zero value runs all.
+// Options select tests. The zero value runs all.
 type Options struct {
 	// Name, AllowBuiltins and AllowNet are those that rules are loaded with.
 	Name                    string
 	AllowBuiltins, AllowNet []string
-	// Run picks the tests whose full name, such as data.allocation.line_test.test_hub, matches; nil picks all.
+	// Run selects the tests whose full name, such as data.allocation.line_test.test_hub, matches; nil selects all.
 	Run *regexp.Regexp
 	// Coverage records which lines of the rules the tests reach.
 	Coverage bool
-	// Timeout is how long one test may take; 0 means [DefaultTimeout].
+	// Timeout is the time limit of one test; 0 means [DefaultTimeout].
 	Timeout time.Duration
 }
 
@@ -76,7 +75,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Suite, error) {
 	}
 	var problems []ruleset.Problem
 	for _, name := range names {
-		if path.Ext(name) != ".rego" || ruleset.IsInvariants(name) { // which have another input
+		if path.Ext(name) != ".rego" || ruleset.IsInvariants(name) { // their input is another
 			continue
 		}
 		text, err := fs.ReadFile(fsys, name)
@@ -93,7 +92,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Suite, error) {
 	if len(problems) > 0 {
 		return nil, ruleset.NewLoadError(problems)
 	}
-	// Only `usher verify` evaluates invariants, and it runs less often: so check here that they compile.
+	// Only `usher verify` evaluates invariants, and it runs less often. So check here that they compile.
 	if _, err := invariants.Load(ctx, set, fsys); err != nil {
 		return nil, err
 	}
@@ -123,11 +122,11 @@ type Result struct {
 	File    string  `json:"file"`
 	Line    int     `json:"line"`
 	Outcome Outcome `json:"outcome"`
-	// Duration is that of the test. If it has cases, the first carries it and the others have 0.
+	// Duration is that of the whole test. If it has cases, the first holds it and the others have 0.
 	Duration time.Duration `json:"-"`
 	// Printed is what the test printed.
 	Printed string `json:"printed,omitempty"`
-	// Failure says where a test failed, if that is known.
+	// Failure is the place where a test failed, if known.
 	Failure *Failure `json:"failure,omitempty"`
 	// Message is the error of an Error.
 	Message string `json:"message,omitempty"`
@@ -150,8 +149,8 @@ type Failure struct {
 	Text string `json:"text"`
 }
 
-// Run runs the tests and yields their results in no certain order, the cases of a test together. An error ends it: the
-// tests do not compile, or ctx is done.
+// Run runs the tests and yields their results in any order, the cases of a test together. An error ends it: the tests
+// do not compile, or ctx is done.
 func (s *Suite) Run(ctx context.Context) iter.Seq2[Result, error] {
 	return func(yield func(Result, error) bool) {
 		var failed []*tester.Result
@@ -169,7 +168,7 @@ func (s *Suite) Run(ctx context.Context) iter.Seq2[Result, error] {
 		if len(failed) == 0 {
 			return
 		}
-		// Tracing takes five times as long, so that only what failed is traced.
+		// Tracing takes five times as long, so only failed tests are traced.
 		for result, err := range s.evaluate(ctx, s.runner(ctx, namesOf(failed)).EnableTracing(true)) {
 			if err != nil {
 				yield(Result{}, err)
@@ -208,7 +207,7 @@ func (s *Suite) evaluate(ctx context.Context, runner *tester.Runner) iter.Seq2[*
 		}()
 		for result := range results {
 			if ctx.Err() != nil {
-				break // what it says of a test that was cut short is no result
+				break // a test that was cut short has no result
 			}
 			if !yield(result, nil) {
 				return
@@ -246,7 +245,7 @@ func (s *Suite) runner(ctx context.Context, names *regexp.Regexp) *tester.Runner
 	return runner
 }
 
-// builtinsOf gives OPA's test runner the functions that Usher adds to Rego.
+// builtinsOf returns the functions that Usher adds to Rego in the form of OPA's test runner.
 func builtinsOf(added []*topdown.Builtin) []*tester.Builtin {
 	var builtins []*tester.Builtin
 	for _, b := range added {
@@ -305,8 +304,8 @@ func casesOf(result *tester.Result) []Result {
 	return cases
 }
 
-// failureOf finds the last expression of the test's file that failed, or if there is none the last of all: the rule
-// that a test asks about looks at much that does not hold, and is right to. It is nil if none failed.
+// failureOf finds the last expression of the test's file that failed, or else the last of any file: conditions of the
+// tested rule may fail in a test that is right. It returns nil if none failed.
 func failureOf(trace []*topdown.Event, file string) *Failure {
 	var last *topdown.Event
 	for _, event := range slices.Backward(trace) {
@@ -315,7 +314,7 @@ func failureOf(trace []*topdown.Event, file string) *Failure {
 		}
 		if expr, ok := event.Node.(*ast.Expr); ok {
 			if _, ok := expr.Terms.(*ast.Every); ok {
-				continue // what failed is in its body
+				continue // the failed expression is in its body
 			}
 		}
 		if last == nil || event.Location.File == file {
@@ -343,7 +342,7 @@ func compact(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Coverage is which lines the tests reached.
+// Coverage lists the lines that tests reached.
 type Coverage struct {
 	Covered    int     `json:"coveredLines"`
 	NotCovered int     `json:"notCoveredLines"`
@@ -367,8 +366,8 @@ type Lines struct {
 	To   int `json:"to"`
 }
 
-// Coverage reports what the tests that ran have reached, of the rules alone: the lines of the tests themselves do not
-// count. It is empty unless [Options.Coverage] is set.
+// Coverage reports the lines of rules that the tests reached; the lines of tests do not count. It is empty unless
+// [Options.Coverage] is set.
 func (s *Suite) Coverage() Coverage {
 	var total Coverage
 	if s.coverage == nil {
@@ -380,7 +379,7 @@ func (s *Suite) Coverage() Coverage {
 	for _, name := range slices.Sorted(maps.Keys(modules)) {
 		file := report.Files[name]
 		if file == nil || file.CoveredLines+file.NotCoveredLines == 0 {
-			continue // nothing in it can be reached
+			continue // it has nothing to reach
 		}
 		one := File{Name: name, Covered: file.CoveredLines, NotCovered: file.NotCoveredLines}
 		one.Percent = percent(one.Covered, one.NotCovered)
@@ -395,7 +394,7 @@ func (s *Suite) Coverage() Coverage {
 	return total
 }
 
-// appendLines joins ranges that touch or overlap; they come in order.
+// appendLines joins adjacent and overlapping ranges, which arrive in order.
 func appendLines(list []Lines, next Lines) []Lines {
 	if n := len(list); n > 0 && next.From <= list[n-1].To+1 {
 		list[n-1].To = max(list[n-1].To, next.To)
@@ -404,7 +403,7 @@ func appendLines(list []Lines, next Lines) []Lines {
 	return append(list, next)
 }
 
-// percent is 100 where there is nothing to cover, and never rounded up to it.
+// percent returns 100 if there is nothing to cover, and never rounds up to 100.
 func percent(covered, notCovered int) float64 {
 	if notCovered == 0 {
 		return 100
@@ -412,8 +411,8 @@ func percent(covered, notCovered int) float64 {
 	return float64(int(10000*float64(covered)/float64(covered+notCovered))) / 100
 }
 
-// Untested lists the packages of rules that no test is about, such as allocation.line: none in the package itself or in
-// one named like it with _test behind, and none whose file refers to it.
+// Untested lists the packages of rules without a test, such as allocation.line: no test is in the package or in the
+// package of that name with the suffix _test, and none refers to it.
 func (s *Suite) Untested() []string {
 	untested := map[string]bool{}
 	packages := map[string]ast.Ref{}
@@ -442,7 +441,7 @@ func (s *Suite) Untested() []string {
 	return slices.Sorted(maps.Keys(untested))
 }
 
-// Count is how many tests [Suite.Run] runs, one with cases counted once.
+// Count is the number of tests that [Suite.Run] runs; a test with cases counts once.
 func (s *Suite) Count() int {
 	n := 0
 	for _, module := range s.modules {

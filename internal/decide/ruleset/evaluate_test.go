@@ -243,10 +243,10 @@ func TestEvaluateCancelled(t *testing.T) {
 func TestData(t *testing.T) {
 	t.Parallel()
 	bothWays(t, folder(
-		"a.rego", serving("allocation.a", "g", `payload := {"root": data.x, "tenants": data.tenants, "deep": data.a.b.c, "yaml": data.y.list, "yml": data.z.v, "none": [x | x := data.other]}
+		"a.rego", serving("allocation.a", "g", `payload := {"root": data.x, "tenants": data.tenants, "deep": data.a.b.c, "yaml": data.y.list, "yml": data.z.v, "none": [x | some name in ["other"]; x := data.a[name]]}
 hub := "h"`),
 		"data.json", `{"x":{"n":1.50}}`, "tenants/data.json", `{"contoso":["h1","h2"]}`, "a/b/data.json", `{"c":true}`,
-		"y/data.yaml", "list: [1, two]", "z/data.yml", "v: w", "other/weights.json", `{"other":1}`,
+		"y/data.yaml", "list: [1, two]", "z/data.yml", "v: w", "a/weights.json", `{"other":1}`,
 	), func(t *testing.T, rule *ruleset.Rule) {
 		want := map[string]any{
 			"root": map[string]any{"n": json.Number("1.50")}, "tenants": map[string]any{"contoso": []any{"h1", "h2"}}, "deep": true,

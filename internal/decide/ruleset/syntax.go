@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -65,6 +66,7 @@ func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
 		WithUseTypeCheckAnnotations(true).
 		WithStrict(rs.options.Strict).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
+		WithStageAfterID(ast.StageSetRuleTree, ast.CompilerStageDefinition{Name: "CheckNames", MetricName: "check_names", Stage: rs.checkNames}).
 		SetErrorLimit(maxProblems)
 }
 
@@ -126,6 +128,16 @@ func PlaceOf(location *ast.Location) string {
 		return ""
 	}
 	return fmt.Sprintf("%s:%d", location.File, location.Row)
+}
+
+// SplitPlace returns the file and the line of a place. Without a line, the line is 1.
+func SplitPlace(place string) (file string, line int) {
+	at := strings.LastIndexByte(place, ':')
+	line, err := strconv.Atoi(place[at+1:])
+	if at < 0 || err != nil {
+		return place, 1
+	}
+	return place[:at], line
 }
 
 // CompileError turns errors of OPA's parser or compiler into a *LoadError with the messages of [Load]. Other errors

@@ -2,6 +2,7 @@ package decisionlog
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -15,9 +16,8 @@ func (r *Record) Answer() answer.Answer {
 	d := &r.Decision
 	a := answer.Answer{Result: answer.Result(d.Result()), Reasons: d.Reasons, Overrides: d.Overrides, Alarm: d.Alarm, Source: r.Source}
 	a.Response.IotHubHostName = d.Hub
-	if d.Fault != nil {
-		a.Detail, a.Violations = d.Fault.Detail, d.Fault.Violations
-	}
+	fault := cmp.Or(d.Fault, new(Fault))
+	a.Detail, a.Violations = fault.Detail, fault.Violations
 	if r.Rules != nil {
 		a.Rules, a.Revision = r.Rules.Digest, r.Rules.Revision
 	}

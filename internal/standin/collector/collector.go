@@ -132,28 +132,22 @@ func (c *Collector) store(r *http.Request, raw []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	got := c.got // its slices only grow, so what Wait has returned does not change
-	switch {
-	case strings.HasSuffix(r.URL.Path, "/v1/traces"):
-		var data tracepb.TracesData
-		if err := proto.Unmarshal(raw, &data); err != nil {
-			return err
-		}
-		got.Spans = append(slices.Clip(got.Spans), spans(&data)...)
-	case strings.HasSuffix(r.URL.Path, "/v1/metrics"):
-		var data metricspb.MetricsData
-		if err := proto.Unmarshal(raw, &data); err != nil {
-			return err
-		}
-		got.Metrics = append(slices.Clip(got.Metrics), points(&data)...)
-	case strings.HasSuffix(r.URL.Path, "/v1/logs"):
-		var data logspb.LogsData
-		if err := proto.Unmarshal(raw, &data); err != nil {
-			return err
-		}
-		got.Logs = append(slices.Clip(got.Logs), logs(&data)...)
-	default:
+	var (
+		traceData  tracepb.TracesData
+		metricData metricspb.MetricsData
+		logData    logspb.LogsData
+	)
+	_, signal, _ := strings.Cut(r.URL.Path, "/v1/")
+	data, ok := map[string]proto.Message{"traces": &traceData, "metrics": &metricData, "logs": &logData}[signal]
+	if !ok {
 		return fmt.Errorf("unknown path %s", r.URL.Path)
 	}
+	if err := proto.Unmarshal(raw, data); err != nil {
+		return err
+	}
+	got.Spans = append(slices.Clip(got.Spans), spans(&traceData)...)
+	got.Metrics = append(slices.Clip(got.Metrics), points(&metricData)...)
+	got.Logs = append(slices.Clip(got.Logs), logs(&logData)...)
 	got.Raw = append(slices.Clip(got.Raw), raw...)
 	got.Headers = append(slices.Clip(got.Headers), r.Header.Clone())
 	c.got = got
