@@ -60,8 +60,12 @@ func TestExample(t *testing.T) {
 			t.Errorf("the example does not show %s", section)
 			continue
 		}
-		if _, err := configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(uncommented), configfile.Options{}); err != nil {
+		file, err := configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(uncommented), configfile.Options{})
+		if err != nil {
 			t.Errorf("with %s: %v", section, err)
+		}
+		if issued := section == "entra"; file.Config.Entra.Keys.Empty() == issued || file.HubPolicy.Entra.Keys.Empty() == issued {
+			t.Errorf("with %s: the issuer is %+v, that of hubs %+v", section, file.Config.Entra.Name, file.HubPolicy.Entra.Name)
 		}
 	}
 	one, other := configfile.Example("ca"), configfile.Example("ca")
