@@ -254,6 +254,35 @@ func TestEnroll(t *testing.T) {
 	wants(t, c.usher(t, exitUsage, "enroll", "--webhook", c.webhook), "which enrollments?")
 }
 
+// The stand-in hides and resets members by the version of a call, as DPS does.
+func TestEnrollLosesNoMember(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	put := func(id string, members func(*model.EnrollmentGroup)) {
+		t.Helper()
+		e := custom(c.webhook + "?code=" + oldFunctionKey)
+		e.CustomAllocationDefinition.APIVersion = "2019-03-31"
+		members(&e)
+		c.put(t, id, e)
+	}
+	put("one", func(e *model.EnrollmentGroup) { e.CertificatePolicyName = "devices" })
+	for _, args := range [][]string{
+		{"--group", "one", "--reprovision", "never", "--key-file", "key"}, {"--rotate-key", "--key-file", "new-key"},
+	} {
+		wants(t, c.usher(t, exitOK, append([]string{"enroll", "--webhook", c.webhook}, args...)...), "group one: changed")
+		if got := c.group(t, "one"); got.CertificatePolicyName != "devices" || got.CustomAllocationDefinition.APIVersion != "2019-03-31" {
+			t.Errorf("%s: the group is %+v", args[0], got)
+		}
+	}
+	put("two", func(e *model.EnrollmentGroup) { e.DeviceTypeRefs = []string{"press"} })
+	args := []string{"enroll", "--group", "two", "--webhook", c.webhook, "--key-file", "key", "--reprovision", "reset"}
+	wants(t, c.usher(t, exitFailure, args...), "it has deviceTypeRefs", "--service-version 2026-11-")
+	wants(t, c.usher(t, exitOK, append(args, "--service-version", "2026-11-02-preview")...), "group two: changed")
+	if got := c.group(t, "two"); len(got.DeviceTypeRefs) != 1 {
+		t.Errorf("the group is %+v", got)
+	}
+}
+
 // With a managed identity, no connection string is needed. The endpoint is a double of App Service's.
 func TestProvisioningWithEntra(t *testing.T) {
 	t.Parallel()
@@ -345,6 +374,8 @@ func TestDoctor(t *testing.T) {
 	plain := custom("http://" + strings.TrimPrefix(c.webhook, "https://") + "?code=" + oldFunctionKey)
 	c.put(t, "c-factory", plain)
 	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--hub", "contoso-eu-hub.azure-devices.net", "--hub", "Contoso-EU-hub.device.azure-devices.net"),
+		"[hub-twice]", "contoso-eu-hub.azure-devices.net and Contoso-EU-hub.device.azure-devices.net are one hub")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
 		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
 		"[unlinked-hub]", "fix: ")
