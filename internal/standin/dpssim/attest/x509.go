@@ -142,7 +142,8 @@ func missingIssuer(chain, signing []*x509.Certificate, err error) error {
 		}
 		last = chain[next]
 	}
-	issuer, own := distinguishedName(last.RawIssuer), bytes.Equal(last.RawIssuer, last.RawSubject)
+	issuer := distinguishedName(last.RawIssuer)
+	own := last.CheckSignature(last.SignatureAlgorithm, last.RawTBSCertificate, last.Signature) == nil
 	named := func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, last.RawIssuer) }
 	switch {
 	case own:
