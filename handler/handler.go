@@ -201,6 +201,7 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
 	tooLarge := answer.Answer{Result: answer.Malformed,
 		Detail: "the body is larger than " + strconv.FormatInt(h.maxBody, 10) + " bytes"}
 	if r.ContentLength > h.maxBody {
+		drain(r.Body)
 		return tooLarge
 	}
 	// One byte over the limit shows that a body is too large.
@@ -209,11 +210,19 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
 	case err != nil:
 		return answer.Answer{Result: answer.Canceled, Detail: "the body did not arrive whole", Cause: err}
 	case n > h.maxBody:
+		drain(r.Body)
 		return tooLarge
 	default:
 		return answer.Answer{}
 	}
 }
+
+// maxDrain bounds what is read of a body that is too large, in bytes.
+const maxDrain = 16 << 20
+
+// drain reads the rest of a body. If the handler answered before, net/http would close the connection while the Functions
+// host still sends, and the host would answer 500, upon which DPS calls again.
+func drain(body io.Reader) { _, _ = io.CopyN(io.Discard, body, maxDrain) }
 
 func (h *handler) observe(ctx context.Context, call *answer.Call) {
 	span := beginRecord(ctx)
