@@ -121,7 +121,7 @@ function configuration(keys, secrets) {
         iotHubs: hubs.slice(0, 2), reprovisionPolicy: 'migrate', initialTwin: { tags: { building: 'main' } }
       }),
       symmetric('staged-devices', { iotHubs: ['contoso-v1-hub'], reprovisionPolicy: 'migrate' }),
-      symmetric('issued-devices', { allocationPolicy: 'hashed', iotHubs: ['hub-c'], certificatePolicyName: 'floor-1' }),
+      symmetric('issued-devices', { allocationPolicy: 'hashed', iotHubs: ['contoso-v2-hub'], certificatePolicyName: 'floor-1' }),
       symmetric('field-devices', { iotHubs: ['hub-a', 'hub-b', 'contoso-quarantine-hub'], reprovisionPolicy: 'reset' }),
       {
         enrollmentGroupId: 'tenant-devices',

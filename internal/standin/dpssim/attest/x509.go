@@ -112,8 +112,8 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
-	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return nil, missingIssuer(chain, signing, unknown)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return nil, missingIssuer(chain, signing)
 	}
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 }
 
 // missingIssuer says where a chain that leads to no signing certificate ends, and with which name it could go on.
-func missingIssuer(chain, signing []*x509.Certificate, err error) error {
+func missingIssuer(chain, signing []*x509.Certificate) error {
 	last := chain[0]
 	for range chain { // which may hold a circle
 		next := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return !c.Equal(last) && last.CheckSignatureFrom(c) == nil })
@@ -147,13 +147,13 @@ func missingIssuer(chain, signing []*x509.Certificate, err error) error {
 	named := func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, last.RawIssuer) }
 	switch {
 	case own:
-		return fmt.Errorf("the chain ends at %q, which is its own issuer and not a certificate of the enrollment: %w", issuer, err)
+		return fmt.Errorf("the chain ends at %q, which is its own issuer and not a certificate of the enrollment", issuer)
 	case slices.ContainsFunc(slices.Concat(chain, signing), named):
-		return fmt.Errorf("the known certificate of %q may not vouch for %q, or another of that name did: %w",
-			issuer, distinguishedName(last.RawSubject), err)
+		return fmt.Errorf("the known certificate of %q may not vouch for %q, or another of that name did",
+			issuer, distinguishedName(last.RawSubject))
 	}
-	return fmt.Errorf("the device did not send the certificate of %q, which issued %q: send the intermediates after the leaf: %w",
-		issuer, distinguishedName(last.RawSubject), err)
+	return fmt.Errorf("the device did not send the certificate of %q, which issued %q: send the intermediates after the leaf",
+		issuer, distinguishedName(last.RawSubject))
 }
 
 // ParseRequest reads a certificate signing request, as DER in base64 without the lines of PEM, for the device of a
