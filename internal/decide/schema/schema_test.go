@@ -84,9 +84,14 @@ func TestRequestAcceptsSamples(t *testing.T) {
 	docs["unknown members"] = parseJSON(t, `{"new":null,"enrollmentGroup":{"enrollmentGroupId":"g","new":1,"reprovisionPolicy":{"new":[]}},
 		"deviceRuntimeContext":{"registrationId":"d","new":{},"x509":{"chain":["c"]}},"linkedHubs":["h"]}`)
 	docs["previews"] = parseJSON(t, `{"individualEnrollment":{"registrationId":"d","trustBundleId":"t","credentialPolicyName":"c",
-		"clientCertificateIssuancePolicy":{"certificateAuthorityName":"ca"},"serverCertificateIssuancePolicy":{"any":1}},
+		"clientCertificateIssuancePolicy":{"certificateAuthorityName":"ca"},"serverCertificateIssuancePolicy":{"any":1},
+		"certificatePolicyResourceId":"/subscriptions/s","namespaceName":"n","certificateAuthorityName":"a","certificatePolicyName":"p","deviceTypeRefs":["t"],
+		"registrationState":{"connectionProfile":"mqttV5"}},
 		"deviceRuntimeContext":{"registrationId":"d"},"linkedHubs":["h"]}`)
 	longest := "A0:._-" + strings.Repeat("z", 122)
+	for payload, text := range map[string]string{"a text": `"t"`, "an object": `{}`, "an array": `[1]`, "a number": `1`, "false": `false`} {
+		docs["payload is "+payload] = parseJSON(t, `{"enrollmentGroup":{"enrollmentGroupId":"g"},"deviceRuntimeContext":{"registrationId":"d","payload":`+text+`},"linkedHubs":["h"]}`)
+	}
 	docs["longest registration ID"] = parseJSON(t, `{"enrollmentGroup":{"enrollmentGroupId":"g"},"deviceRuntimeContext":{"registrationId":"`+longest+`"},"linkedHubs":["h"]}`)
 
 	for name, doc := range docs {

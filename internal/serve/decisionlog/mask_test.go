@@ -118,13 +118,18 @@ const (
 /linkedHubs/*
 ENROLLMENT/allocationPolicy
 ENROLLMENT/attestation/type
+ENROLLMENT/certificateAuthorityName
+ENROLLMENT/certificatePolicyName
+ENROLLMENT/certificatePolicyResourceId
 ENROLLMENT/clientCertificateIssuancePolicy/certificateAuthorityName
 ENROLLMENT/createdDateTimeUtc
 ENROLLMENT/credentialPolicyName
 ENROLLMENT/customAllocationDefinition/apiVersion
+ENROLLMENT/deviceTypeRefs/*
 ENROLLMENT/iotHubHostName
 ENROLLMENT/iotHubs/*
 ENROLLMENT/lastUpdatedDateTimeUtc
+ENROLLMENT/namespaceName
 ENROLLMENT/provisioningStatus
 ENROLLMENT/trustBundleId`
 	recordedX509 = `
@@ -132,6 +137,7 @@ ENROLLMENT/attestation/x509/caReferences/primary
 ENROLLMENT/attestation/x509/caReferences/secondary`
 	recordedState = `
 /individualEnrollment/registrationState/assignedHub
+/individualEnrollment/registrationState/connectionProfile
 /individualEnrollment/registrationState/createdDateTimeUtc
 /individualEnrollment/registrationState/lastUpdatedDateTimeUtc
 /individualEnrollment/registrationState/status
