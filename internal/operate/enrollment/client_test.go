@@ -127,6 +127,7 @@ func TestRefusals(t *testing.T) {
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	members := map[string]string{"enrollmentGroupId": "2018-09-01-preview", "etag": "2018-09-01-preview", "certificatePolicyName": "2026-11-01", "deviceTypeRefs": "2026-11-02-preview"}
+	only := map[string]string{"trustBundleId": "2021-11-01-preview"}
 	for _, test := range []struct {
 		name, newest string // the newest version that the service takes
 		stored       []string
@@ -138,6 +139,7 @@ func TestVersions(t *testing.T) {
 		{"a preview member", "2026-11-15-preview", []string{"certificatePolicyName", "deviceTypeRefs"}, "", "",
 			"it has deviceTypeRefs, which API version 2026-11-01 would reset: use --service-version 2026-11-15-preview"},
 		{"a preview member of a service without the newest preview", "2026-11-02-preview", []string{"deviceTypeRefs"}, "", "", "use --service-version 2026-11-02-preview"},
+		{"a member of an old preview", "2026-11-15-preview", []string{"trustBundleId"}, "", "", "it has trustBundleId, which API version 2026-11-01 would reset: use --service-version 2021-11-01-preview"},
 		{"with the preview", "2026-11-15-preview", []string{"certificatePolicyName", "deviceTypeRefs"}, "2026-11-02-preview", "2026-11-02-preview", ""},
 		{"a version that the service does not take", "2021-10-01", nil, "2026-11-01", "", "DPS does not take this API version: 2026-11-01"},
 	} {
@@ -153,7 +155,7 @@ func TestVersions(t *testing.T) {
 				}
 				shown := map[string]any{}
 				for _, name := range append([]string{"enrollmentGroupId", "etag"}, test.stored...) {
-					if members[name] <= version {
+					if members[name] <= version && (only[name] == "" || only[name] == version) {
 						shown[name] = "a"
 					}
 				}

@@ -16,7 +16,7 @@ import (
 // Source: specification/deviceprovisioningservices/data-plane in Azure/azure-rest-api-specs
 var (
 	stableVersions  = []string{"2026-11-01", "2021-10-01"}
-	previewVersions = []string{"2026-11-15-preview", "2026-11-02-preview", "2026-07-01-preview", "2025-07-01-preview"}
+	previewVersions = []string{"2026-11-15-preview", "2026-11-02-preview", "2026-07-01-preview", "2026-04-01", "2025-07-01-preview", "2021-11-01-preview"}
 )
 
 // WebhookVersions returns the versions of AllocationRequests that an enrollment may ask for, oldest first. DPS takes none
@@ -45,13 +45,10 @@ func (c *Client) call(ctx context.Context, method string, header map[string]stri
 	}
 }
 
-// checkHidden reads the record with the preview versions and fails if it has members that the version of the client
-// hides: writing it would reset them.
+// checkHidden reads the record with all preview versions, because some have members that no later version has. It fails if
+// one shows members that the version of the client hides: writing the record would reset them.
 func (c *Client) checkHidden(ctx context.Context, e Enrollment) error {
 	for _, version := range previewVersions {
-		if version < c.versions[0] {
-			break
-		}
 		var document map[string]any
 		_, err := c.callWith(ctx, version, http.MethodGet, nil, nil, &document, e.Kind.path(), e.ID())
 		if errors.Is(err, errVersion) {
@@ -67,7 +64,6 @@ func (c *Client) checkHidden(ctx context.Context, e Enrollment) error {
 		if len(hidden) > 0 {
 			return fmt.Errorf("it has %s, which API version %s would reset: use --service-version %s", strings.Join(hidden, ", "), c.versions[0], version)
 		}
-		return nil // newer versions know all members of older ones
 	}
 	return nil
 }
