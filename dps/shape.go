@@ -58,6 +58,7 @@ var requestShape = func() shape {
 			with("clientCertificateIssuancePolicy", object("certificateAuthorityName"))
 	}
 	return object("linkedHubs").
+		with("usher", object("service")).
 		with("enrollmentGroup", record("enrollmentGroupId")).
 		with("individualEnrollment", record("registrationId", "deviceId")).
 		with("deviceRuntimeContext", object("registrationId", "currentIotHubHostName", "currentDeviceId", "payload").

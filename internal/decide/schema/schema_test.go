@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -109,6 +110,22 @@ func request(enrollment string, record any) map[string]any {
 		enrollment:             record,
 		"deviceRuntimeContext": map[string]any{"registrationId": "device"},
 		"linkedHubs":           []any{"hub.azure-devices.net"},
+	}
+}
+
+// The schema takes the names of a DPS instance that dps.ValidService takes.
+func TestNamesOfServices(t *testing.T) {
+	t.Parallel()
+	s := compileRequest(t)
+	for name, valid := range map[string]bool{
+		"contoso-eu": true, "A.b_C-9": true, "-": true, strings.Repeat("z", 64): true,
+		"": false, strings.Repeat("z", 65): false, "a b": false, "a/b": false, "ä": false, "a\n": false, "\u212a": false,
+	} {
+		doc := request("enrollmentGroup", map[string]any{"enrollmentGroupId": "g"})
+		doc["usher"] = map[string]any{"service": name}
+		if got := s.Validate(doc); (len(got) == 0) != valid || dps.ValidService(name) != valid {
+			t.Errorf("%q: %v, %v", name, got, dps.ValidService(name))
+		}
 	}
 }
 
