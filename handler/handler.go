@@ -12,7 +12,9 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +27,8 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// Paths that the handler serves. AllocatePath is the route in allocate/function.json under the Functions host's prefix.
+// Paths that the handler serves. AllocatePath, the route in allocate/function.json under the Functions host's prefix, is
+// that of the webhook by default.
 const (
 	AllocatePath  = "/api/allocate"
 	LivenessPath  = "/livez"
@@ -45,8 +48,9 @@ const DefaultMaxBody = 256 << 10
 
 // Allocator decides, such as an *allocation.Allocator.
 type Allocator interface {
-	// AllocateJSON answers a body as DPS posts it. The request is nil if the body could not be read.
-	AllocateJSON(ctx context.Context, body []byte) (*dps.AllocationRequest, answer.Answer)
+	// AllocateFrom answers a body as the DPS instance with this name posts it; empty if the webhook's URL names none. The
+	// request is nil if the body could not be read.
+	AllocateFrom(ctx context.Context, service string, body []byte) (*dps.AllocationRequest, answer.Answer)
 	// Ready returns the digest of the rules in use. The result is empty if they decide, or says why they do not.
 	Ready() (rules string, fault answer.Result)
 }
@@ -59,6 +63,8 @@ type Options struct {
 	Log *slog.Logger
 	// Observers see each call before it is answered, in this order. None means one, [answer.LogCalls] of Log.
 	Observers []answer.Observer
+	// Paths are those of the webhook; none means AllocatePath.
+	Paths []string
 	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
 	MaxBody int64
 	// Keys are function keys. A caller must present one of them. None admits everyone, which is right behind the
@@ -81,13 +87,17 @@ func New(options Options) http.Handler {
 		keys:      newKeys(options.Keys),
 		tracer:    options.Tracer,
 		details:   options.Details,
+		paths:     options.Paths,
+	}
+	if len(h.paths) == 0 {
+		h.paths = []string{AllocatePath}
 	}
 	if len(h.observers) == 0 {
 		h.observers = []answer.Observer{answer.LogCalls(h.log)}
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { h.refuseRoute(c, err) }
-	e.Pre(h.guard, likeTheHost)
+	e.Pre(h.guard, h.likeTheHost)
 	e.POST(AllocatePath, h.allocate)
 	e.OPTIONS(AllocatePath, func(echo.Context) error { return echo.ErrMethodNotAllowed }) // else echo answers 204
 	probes := []string{http.MethodGet, http.MethodHead}
@@ -98,13 +108,18 @@ func New(options Options) http.Handler {
 	return e
 }
 
-// likeTheHost matches paths as the Functions host does, which passes them on as they came: without case, and with or
-// without a slash at the end.
-func likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
+// likeTheHost matches the webhook's paths as the Functions host does, which passes them on as they came: without case,
+// and with or without a slash at the end. It gives all of them the one that the router knows.
+func (h *handler) likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		url := c.Request().URL
-		if url.Path != AllocatePath && strings.EqualFold(strings.TrimSuffix(url.Path, "/"), AllocatePath) {
+		path := strings.TrimSuffix(url.Path, "/")
+		is := func(other string) bool { return strings.EqualFold(path, other) }
+		switch {
+		case slices.ContainsFunc(h.paths, is):
 			url.Path, url.RawPath = AllocatePath, ""
+		case is(AllocatePath):
+			return echo.ErrNotFound
 		}
 		return next(c)
 	}
@@ -132,6 +147,7 @@ type handler struct {
 	keys      keys
 	tracer    trace.Tracer
 	details   func() any
+	paths     []string
 	bodies    sync.Pool // of *bytes.Buffer
 }
 
@@ -192,8 +208,23 @@ func (h *handler) decide(ctx context.Context, r *http.Request, call *answer.Call
 	defer h.bodies.Put(body)
 	call.Answer = h.read(r, body)
 	if call.Answer.Result == "" {
-		call.Request, call.Answer = h.allocator.AllocateJSON(ctx, body.Bytes())
+		service := serviceOf(r.URL)
+		call.Request, call.Answer = h.allocator.AllocateFrom(ctx, service, body.Bytes())
+		if call.Request != nil {
+			service = call.Request.Service
+		}
+		if dps.ValidService(service) {
+			call.Service = service
+		}
 	}
+}
+
+// serviceOf returns the name of the DPS instance in the webhook's URL. Most URLs have none, and parsing costs.
+func serviceOf(u *url.URL) string {
+	if !strings.Contains(u.RawQuery, dps.ServiceParameter+"=") {
+		return ""
+	}
+	return bounded(u.Query().Get(dps.ServiceParameter))
 }
 
 // read reads the body under the size limit. The answer is empty unless that failed.

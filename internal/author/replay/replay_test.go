@@ -607,6 +607,23 @@ func TestEndlessLine(t *testing.T) {
 	}
 }
 
+// One registration ID at two DPS instances is two devices.
+func TestByDeviceOfServices(t *testing.T) {
+	t.Parallel()
+	rules := allocatorOf(t, fmt.Sprintf("hub := %q", hubB))
+	at := func(service string) string {
+		return fmt.Sprintf(`{"usher": {"service": %q}, %s`, service, request("one", "", hubA)[1:])
+	}
+	var list bytes.Buffer
+	report := mustRun(t, replay.Options{Rules: rules, ByDevice: true, List: &list}, lines(at("eu"), at("us"), at("EU"), request("one", "", hubA)))
+	if report.Registrations != 4 || report.Counted != 3 {
+		t.Errorf("%d registrations of %d devices", report.Registrations, report.Counted)
+	}
+	if n := strings.Count(list.String(), `"service":"us"`); n != 1 {
+		t.Errorf("the list is %s", &list)
+	}
+}
+
 // ByDevice counts the last registration of a device, in whatever case it gives its ID.
 func TestByDevice(t *testing.T) {
 	t.Parallel()
