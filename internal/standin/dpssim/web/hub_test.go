@@ -140,7 +140,7 @@ func TestAPIDevices(t *testing.T) {
 	refusal(t, "an ID that is none", f.call(t, "PUT", hubA, "/devices/a%20b", `{"deviceId":"a b"}`), 400, "ArgumentInvalid")
 	refusal(t, "no JSON", f.call(t, "PUT", hubA, "/devices/e", `{`), 400, "ArgumentInvalid")
 
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
