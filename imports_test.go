@@ -75,6 +75,7 @@ var mayUse = map[string][]string{
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
 	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
+	"github.com/lestrrat-go/jwx/v3/jwt":                {"internal/standin/dpssim/entra"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},

@@ -49,6 +49,31 @@ func (e *MalformedError) Error() string {
 // duplicate member names, invalid UTF-8, anything after the object, nesting deeper than MaxDepth, and numbers outside
 // the range of a float64. The caller bounds the size of the body. The result shares no memory with body.
 func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
+	document, err := parse(body, &requestShape)
+	if err != nil {
+		return nil, err
+	}
+	settlePayload(document)
+	request := &AllocationRequest{Document: document}
+	request.read()
+	return request, nil
+}
+
+// settlePayload replaces a payload that is the JSON text of an object by that object. The Java SDK always sends its
+// payload as such a text (azure-iot-sdk-java, DeviceRegistrationParser). Any other text stays as it is.
+func settlePayload(document map[string]any) {
+	device, _ := document["deviceRuntimeContext"].(map[string]any)
+	text, _ := device["payload"].(string)
+	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") {
+		return
+	}
+	if object, err := parse([]byte(text), nil); err == nil {
+		device["payload"] = object
+	}
+}
+
+// parse reads one JSON object, whose members have the shape.
+func parse(body []byte, shape *shape) (map[string]any, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
 	p.source = *bytes.NewBuffer(body) // the decoder reads it in place
@@ -61,16 +86,14 @@ func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 		}
 		return nil, p.problem("the body is not a JSON object")
 	}
-	document, err := p.object(&requestShape)
+	document, err := p.object(shape)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.decoder.ReadToken(); err != io.EOF {
 		return nil, p.problem("there is data after the JSON object")
 	}
-	request := &AllocationRequest{Document: document}
-	request.read()
-	return request, nil
+	return document, nil
 }
 
 // parsers keeps decoders, whose buffers grow to the size of a body.

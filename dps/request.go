@@ -18,8 +18,8 @@ type AllocationRequest struct {
 	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
 	// Document is the body as DPS sent it, made of map[string]any, []any, string, json.Number, bool and nil. It differs
-	// from the bytes in only two ways: DPS's own properties have one spelling, and those that are null are absent.
-	// Schemas and rules read it; it must not be changed.
+	// from the bytes in only three ways: DPS's own properties have one spelling, those that are null are absent, and a
+	// payload that is the JSON text of an object is that object. Schemas and rules read it; it must not be changed.
 	Document map[string]any
 }
 
@@ -57,18 +57,21 @@ func (r *AllocationRequest) FirstAssignment() bool {
 	return r.Device.CurrentIotHubHostName == ""
 }
 
-// LinkedHub finds a hub in LinkedHubs without case, and returns the spelling there.
+// LinkedHub finds a hub in LinkedHubs by [SameHub], and returns the spelling there. If both names of the hub are linked,
+// it returns the one that the device is on, or else the one that was given.
 func (r *AllocationRequest) LinkedHub(name string) (string, bool) {
+	found := ""
 	for _, hub := range r.LinkedHubs {
-		if SameHub(hub, name) {
+		switch {
+		case !SameHub(hub, name):
+		case strings.EqualFold(hub, r.Device.CurrentIotHubHostName):
 			return hub, true
+		case found == "" || strings.EqualFold(hub, name) && !strings.EqualFold(found, name):
+			found = hub
 		}
 	}
-	return "", false
+	return found, found != ""
 }
-
-// SameHub compares two host names as DNS does, without case.
-func SameHub(a, b string) bool { return strings.EqualFold(a, b) }
 
 // ReprovisionPolicy is what DPS does with the hub and the twin of a device that registers again.
 type ReprovisionPolicy string

@@ -17,14 +17,19 @@ test('groups: made, read, changed under their ETag, found, removed', async () =>
   assert.notEqual(changed.etag, group.etag)
   await assert.rejects(dps.createOrUpdateEnrollmentGroup({ ...group, attestation }), { name: 'InvalidEtagError' })
   await assert.rejects(dps.deleteEnrollmentGroup('managed', group.etag), { name: 'InvalidEtagError' })
+  // Without an ETag, the call may only create.
+  const conflict = await dps.createOrUpdateEnrollmentGroup({ ...group, attestation, etag: undefined }).catch((err) => err)
+  assert.match(conflict.responseBody ?? conflict.message, /409201/)
+  const { responseBody: replaced } = await dps.createOrUpdateEnrollmentGroup({ ...group, attestation, etag: '*' })
+  assert.equal(replaced.provisioningStatus, 'enabled')
 
   const found = await new Promise((resolve, reject) => {
-    dps.createEnrollmentGroupQuery({ query: 'SELECT * FROM enrollmentGroups' }, 100).next(
+    dps.createEnrollmentGroupQuery({ query: '*' }, 100).next(
       (err, page) => (err ? reject(err) : resolve(page.map((group) => group.enrollmentGroupId))))
   })
   assert.ok(found.includes('managed') && found.includes('tenant-devices'), `found ${found}`)
 
-  await dps.deleteEnrollmentGroup('managed', changed.etag)
+  await dps.deleteEnrollmentGroup('managed', replaced.etag)
   await assert.rejects(dps.getEnrollmentGroup('managed'), /Not found/)
 })
 

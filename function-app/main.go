@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,8 +111,15 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if rules.shadow != nil {
 		observers = append(observers, rules.shadow.Observe)
 	}
+	var routes []string
+	if settings.underHost() {
+		if routes, err = readRoutes(os.DirFS(cmp.Or(getenv(settingAppRoot), "."))); err != nil {
+			return err
+		}
+	}
 	server := &http.Server{
 		Handler: handler.New(handler.Options{
+			Paths:     routes,
 			Allocator: rules.allocator,
 			Details:   rules.details,
 			Log:       log,

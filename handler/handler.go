@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// Paths that the handler serves. AllocatePath is the route in allocate/function.json under the Functions host's prefix.
+// Paths that the handler serves. AllocatePath, the route in allocate/function.json under the Functions host's prefix, is
+// that of the webhook by default.
 const (
 	AllocatePath  = "/api/allocate"
 	LivenessPath  = "/livez"
@@ -59,6 +61,8 @@ type Options struct {
 	Log *slog.Logger
 	// Observers see each call before it is answered, in this order. None means one, [answer.LogCalls] of Log.
 	Observers []answer.Observer
+	// Paths are those of the webhook; none means AllocatePath.
+	Paths []string
 	// MaxBody bounds a body in bytes; 0 means DefaultMaxBody.
 	MaxBody int64
 	// Keys are function keys. A caller must present one of them. None admits everyone, which is right behind the
@@ -81,13 +85,17 @@ func New(options Options) http.Handler {
 		keys:      newKeys(options.Keys),
 		tracer:    options.Tracer,
 		details:   options.Details,
+		paths:     options.Paths,
+	}
+	if len(h.paths) == 0 {
+		h.paths = []string{AllocatePath}
 	}
 	if len(h.observers) == 0 {
 		h.observers = []answer.Observer{answer.LogCalls(h.log)}
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = func(err error, c echo.Context) { h.refuseRoute(c, err) }
-	e.Pre(h.guard, likeTheHost)
+	e.Pre(h.guard, h.likeTheHost)
 	e.POST(AllocatePath, h.allocate)
 	e.OPTIONS(AllocatePath, func(echo.Context) error { return echo.ErrMethodNotAllowed }) // else echo answers 204
 	probes := []string{http.MethodGet, http.MethodHead}
@@ -98,13 +106,18 @@ func New(options Options) http.Handler {
 	return e
 }
 
-// likeTheHost matches paths as the Functions host does, which passes them on as they came: without case, and with or
-// without a slash at the end.
-func likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
+// likeTheHost matches the webhook's paths as the Functions host does, which passes them on as they came: without case,
+// and with or without a slash at the end. It gives all of them the one that the router knows.
+func (h *handler) likeTheHost(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		url := c.Request().URL
-		if url.Path != AllocatePath && strings.EqualFold(strings.TrimSuffix(url.Path, "/"), AllocatePath) {
+		path := strings.TrimSuffix(url.Path, "/")
+		is := func(other string) bool { return strings.EqualFold(path, other) }
+		switch {
+		case slices.ContainsFunc(h.paths, is):
 			url.Path, url.RawPath = AllocatePath, ""
+		case is(AllocatePath):
+			return echo.ErrNotFound
 		}
 		return next(c)
 	}
@@ -132,6 +145,7 @@ type handler struct {
 	keys      keys
 	tracer    trace.Tracer
 	details   func() any
+	paths     []string
 	bodies    sync.Pool // of *bytes.Buffer
 }
 
@@ -201,6 +215,7 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
 	tooLarge := answer.Answer{Result: answer.Malformed,
 		Detail: "the body is larger than " + strconv.FormatInt(h.maxBody, 10) + " bytes"}
 	if r.ContentLength > h.maxBody {
+		drain(r.Body)
 		return tooLarge
 	}
 	// One byte over the limit shows that a body is too large.
@@ -209,11 +224,19 @@ func (h *handler) read(r *http.Request, body *bytes.Buffer) answer.Answer {
 	case err != nil:
 		return answer.Answer{Result: answer.Canceled, Detail: "the body did not arrive whole", Cause: err}
 	case n > h.maxBody:
+		drain(r.Body)
 		return tooLarge
 	default:
 		return answer.Answer{}
 	}
 }
+
+// maxDrain bounds what is read of a body that is too large, in bytes.
+const maxDrain = 16 << 20
+
+// drain reads the rest of a body. If the handler answered before, net/http would close the connection while the Functions
+// host still sends, and the host would answer 500, upon which DPS calls again.
+func drain(body io.Reader) { _, _ = io.CopyN(io.Discard, body, maxDrain) }
 
 func (h *handler) observe(ctx context.Context, call *answer.Call) {
 	span := beginRecord(ctx)

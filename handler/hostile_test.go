@@ -1,6 +1,7 @@
 package handler_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -36,6 +37,45 @@ func sample(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	return body
+}
+
+// A caller such as the Functions host's proxy sends all of a body before it reads the answer. It gets the 400, and not a
+// connection that ends while it sends.
+func TestBodyTooLargeIsReadBeforeTheAnswer(t *testing.T) {
+	t.Parallel()
+	address := strings.TrimPrefix(serve(t, firstHub, time.Second, io.Discard, handler.Options{}), "http://")
+	address, _, _ = strings.Cut(address, "/")
+	const size = 6 << 20
+	for name, header := range map[string]string{"with its length": fmt.Sprintf("Content-Length: %d", size), "chunked": "Transfer-Encoding: chunked"} {
+		connection, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s\r\n\r\n", handler.AllocatePath, header)
+		piece := bytes.Repeat([]byte(" "), 64<<10)
+		for range size / len(piece) {
+			if name == "chunked" {
+				fmt.Fprintf(connection, "%x\r\n", len(piece))
+			}
+			if _, err = connection.Write(piece); err == nil && name == "chunked" {
+				_, err = connection.Write([]byte("\r\n"))
+			}
+			if err != nil {
+				t.Fatalf("%s: the connection ended while the body was sent: %v", name, err)
+			}
+		}
+		if name == "chunked" {
+			fmt.Fprint(connection, "0\r\n\r\n")
+		}
+		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: status %d", name, response.StatusCode)
+		}
+	}
 }
 
 // endless is a body that never ends.

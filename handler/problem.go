@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/labstack/echo/v4"
 
@@ -55,7 +56,7 @@ func (h *handler) refuseRoute(c echo.Context, err error) {
 			refusal = methodNotAllowed
 		}
 	}
-	_ = h.refuse(c, refusal, "the webhook is POST "+AllocatePath)
+	_ = h.refuse(c, refusal, "the webhook is POST "+strings.Join(h.paths, ", "))
 }
 
 // refuse answers a call that is not an allocation, and logs it: a wrong URL in an enrollment fails all of its devices.

@@ -179,6 +179,7 @@ func TestFunctionApp(t *testing.T) {
 			"1.2":                              properties.at("siteConfig", "minTlsVersion").value(),
 			"SystemAssignedIdentity":           properties.at("functionAppConfig", "deployment", "storage", "authentication", "type").value(),
 			"restrictToDps ? 'Deny' : 'Allow'": properties.at("siteConfig", "ipSecurityRestrictionsDefaultAction").source,
+			"updateStrategy":                   properties.at("functionAppConfig", "siteUpdateStrategy", "type").source,
 			"instanceMemoryMB":                 properties.at("functionAppConfig", "scaleAndConcurrency", "instanceMemoryMB").source,
 		} {
 			if got != want {
@@ -193,6 +194,32 @@ func TestFunctionApp(t *testing.T) {
 	rule := webhook.vars["dpsOnly"].array
 	if len(rule) != 1 || rule[0].at("tag").value() != "ServiceTag" || rule[0].at("ipAddress").value() != "AzureIoTHub" || rule[0].at("action").value() != "Allow" {
 		t.Errorf("callers: %s", webhook.vars["dpsOnly"].source)
+	}
+}
+
+// DPS has no key of a hub, and the switch for keys reaches all of them.
+func TestHubsAreLinkedByIdentity(t *testing.T) {
+	t.Parallel()
+	template := templates(t)["modules/provisioning.bicep"]
+	dps := template.resources["dps"]
+	linked := dps.body.at("properties", "iotHubs").source
+	for _, want := range []string{"authenticationType: 'UserAssigned'", "selectedUserAssignedIdentityResourceId: identity.id", "hostName: hub[i].properties.hostName"} {
+		if !strings.Contains(linked, want) {
+			t.Errorf("the links have no %s: %s", want, linked)
+		}
+	}
+	for symbol, resource := range template.resources {
+		if strings.Contains(resource.body.source, "listKeys") || strings.Contains(resource.body.source, "connectionString") {
+			t.Errorf("%s uses a key", symbol)
+		}
+	}
+	for _, symbol := range []string{"hub", "dps"} {
+		if got := template.resources[symbol].body.at("properties", "disableLocalAuth").source; got != "disableLocalAuth" {
+			t.Errorf("%s: disableLocalAuth is %q", symbol, got)
+		}
+	}
+	if got := dps.body.at("dependsOn").source; got != "[link]" {
+		t.Errorf("DPS may link the hubs before it has its role: dependsOn is %q", got)
 	}
 }
 
@@ -284,6 +311,7 @@ func TestRoles(t *testing.T) {
 		"modules/storage.bicep uploadRules":      "blobDataContributor on data::blobs::rules",
 		"modules/storage.bicep readRecords":      "blobDataReader on data::blobs::records",
 		"modules/provisioning.bicep enroll":      "provisioningDataContributor on dps",
+		"modules/provisioning.bicep link":        "hubDataContributor on hub[i]",
 	}
 	got := map[string]string{}
 	for name, assignment := range ofType(all, "Microsoft.Authorization/roleAssignments") {
@@ -308,7 +336,7 @@ func TestRoles(t *testing.T) {
 	ids := map[string]string{
 		"blobDataOwner": "b7e6dc6d-f1e8-4753-8033-0f276bb0955b", "blobDataContributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
 		"blobDataReader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1", "monitoringMetricsPublisher": "3913510d-42f4-4e42-8a64-420c390055eb",
-		"provisioningDataContributor": "dfce44e4-17b7-4bd1-a6d1-04996ec95633",
+		"provisioningDataContributor": "dfce44e4-17b7-4bd1-a6d1-04996ec95633", "hubDataContributor": "4fc6c259-987e-4a07-842e-c321cc9d413f",
 	}
 	for _, one := range all {
 		for name, id := range ids {

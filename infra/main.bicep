@@ -31,6 +31,13 @@ param maximumInstances int = 40
 @maxValue(1000)
 param perInstanceConcurrency int = 32
 
+@description('Spread the instances over availability zones, in regions that have them.')
+param zoneRedundant bool = false
+
+@description('How a new package or setting reaches running instances: Recreate ends calls in flight, so DPS repeats them; RollingUpdate lets them finish, and is in preview.')
+@allowed(['Recreate', 'RollingUpdate'])
+param updateStrategy string = 'Recreate'
+
 @description('Source of the rules: "package" means those in the deployment package; "storage" means rules.tar.gz in the container rules of the data account, which is fetched again when it changes.')
 @allowed(['package', 'storage'])
 param rulesFrom string = 'package'
@@ -56,6 +63,9 @@ param createProvisioningService bool = false
 @maxValue(10)
 param sampleHubs int = 2
 
+@description('Refuse shared access keys at the service APIs of that DPS instance and of its hubs. Devices keep their own keys.')
+param disableLocalAuth bool = true
+
 @description('Object ID of the user who may upload rules, read records and manage enrollments; none if empty. azd sets it.')
 param principalId string = ''
 
@@ -68,7 +78,7 @@ param alertEmail string = ''
 var suffix = toLower(uniqueString(subscription().id, environmentName, location))
 var tags = { 'azd-env-name': environmentName, application: 'usher' }
 
-resource group 'Microsoft.Resources/resourceGroups@2024-03-01' = {
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
   name: 'rg-usher-${environmentName}'
   location: location
   tags: tags
@@ -112,6 +122,8 @@ module webhook 'modules/webhook.bicep' = {
     alwaysReadyInstances: alwaysReadyInstances
     maximumInstances: maximumInstances
     perInstanceConcurrency: perInstanceConcurrency
+    zoneRedundant: zoneRedundant
+    updateStrategy: updateStrategy
     rulesFrom: rulesFrom
     keepRecords: keepRecords
     restrictToDps: restrictToDps
@@ -127,6 +139,7 @@ module provisioning 'modules/provisioning.bicep' = if (createProvisioningService
     suffix: suffix
     tags: tags
     hubs: sampleHubs
+    disableLocalAuth: disableLocalAuth
     principalId: principalId
     principalType: principalType
   }

@@ -35,7 +35,9 @@ func newEnrollCommand() *cobra.Command {
 		Long: `Enroll changes enrollments over DPS's service API, so that DPS calls the webhook about
 their devices: it sets the allocation policy to custom, the webhook's URL with its
 function key and, if you ask for it, the selected hubs and the reprovision policy.
-Everything else in an enrollment stays as it is. --dry-run shows the difference and
+Everything else in an enrollment stays as it is; if an enrollment has members that
+only a preview of the service API shows, enroll refuses to write it without
+--service-version, because they would be lost. --dry-run shows the difference and
 changes nothing; keys are never printed.
 
 With --create, an enrollment that does not exist is created: with symmetric keys, which
@@ -59,7 +61,8 @@ Provisioning Service Data Contributor. Or you give it a connection string.`,
 	flags.provisioning.register(cmd)
 	flags.webhook.register(cmd)
 	f := cmd.Flags()
-	f.StringVar(&flags.webhook.apiVersion, "api-version", enrollment.DefaultAPIVersion, "version of the AllocationRequests that DPS sends")
+	f.StringVar(&flags.webhook.apiVersion, "api-version", "", "version of the AllocationRequests that DPS sends; default: unchanged, and "+enrollment.DefaultAPIVersion+" for a new enrollment")
+	f.StringVar(&flags.provisioning.version, "service-version", "", "version of DPS's service API; default: the newest stable version that the service takes")
 	f.StringArrayVar(&flags.groups, "group", nil, "enrollment group; may be repeated")
 	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment; may be repeated")
 	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is already custom")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -40,7 +41,7 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	}
 	return func(r *decisionlog.Record) bool {
 		return (!flags.alarm || r.NeedsAttention()) &&
-			(flags.hub == "" || strings.EqualFold(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(r.Decision.Hub), flags.hub)) &&
+			(flags.hub == "" || dps.SameHub(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(r.Decision.Hub), flags.hub)) &&
 			(flags.id == "" || strings.EqualFold(r.DecisionID, flags.id) || strings.EqualFold(r.ShadowOf, flags.id)) &&
 			!slices.ContainsFunc(filters, func(matches recordFilter) bool { return !matches(r) })
 	}, nil

@@ -17,6 +17,7 @@ import (
 type provisioningFlags struct {
 	host           string
 	connectionFile string
+	version        string // of the service API; empty for the newest stable one
 }
 
 // Environment variables in place of flags.
@@ -34,7 +35,7 @@ func (f *provisioningFlags) register(cmd *cobra.Command) {
 }
 
 func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
-	options := enrollment.Options{Host: f.host}
+	options := enrollment.Options{Host: f.host, Version: f.version}
 	if options.Host == "" {
 		options.Host = os.Getenv(envProvisioningHost)
 	}

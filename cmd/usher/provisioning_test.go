@@ -1,23 +1,33 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/lestrrat-go/jwx/v3/jwa"
+	"github.com/lestrrat-go/jwx/v3/jwt"
 
 	webhook "github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/doctor"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
@@ -42,6 +52,12 @@ type chain struct {
 // newChain starts one. The groups are there already, as hashed ones with symmetric keys.
 func newChain(t *testing.T, groups ...string) *chain {
 	t.Helper()
+	return newChainTrusting(t, entra.Issuer{}, groups...)
+}
+
+// newChainTrusting starts one that also takes the issuer's tokens.
+func newChainTrusting(t *testing.T, issuer entra.Issuer, groups ...string) *chain {
+	t.Helper()
 	authority, err := pki.Load(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +81,7 @@ func newChain(t *testing.T, groups ...string) *chain {
 
 	state := store.Memory()
 	registry := hub.New(state, time.Now)
-	config := dpssim.Config{Name: "usher", IDScope: "0ne00000000",
+	config := dpssim.Config{Name: "usher", IDScope: "0ne00000000", Entra: issuer,
 		Policies: []dpssim.AccessPolicy{{Name: "provisioningserviceowner", PrimaryKey: serviceKey}},
 		Hubs:     []dpssim.LinkedHub{{HostName: "contoso-toasters-hub-1098.azure-devices.net"}, {HostName: "contoso-eu-hub.azure-devices.net"}}}
 	service, err := dpssim.New(config, state, registry)
@@ -238,6 +254,77 @@ func TestEnroll(t *testing.T) {
 	wants(t, c.usher(t, exitUsage, "enroll", "--webhook", c.webhook), "which enrollments?")
 }
 
+// The stand-in hides and resets members by the version of a call, as DPS does.
+func TestEnrollLosesNoMember(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	put := func(id string, members func(*model.EnrollmentGroup)) {
+		t.Helper()
+		e := custom(c.webhook + "?code=" + oldFunctionKey)
+		e.CustomAllocationDefinition.APIVersion = "2019-03-31"
+		members(&e)
+		c.put(t, id, e)
+	}
+	put("one", func(e *model.EnrollmentGroup) { e.CertificatePolicyName = "devices" })
+	for _, args := range [][]string{
+		{"--group", "one", "--reprovision", "never", "--key-file", "key"}, {"--rotate-key", "--key-file", "new-key"},
+	} {
+		wants(t, c.usher(t, exitOK, append([]string{"enroll", "--webhook", c.webhook}, args...)...), "group one: changed")
+		if got := c.group(t, "one"); got.CertificatePolicyName != "devices" || got.CustomAllocationDefinition.APIVersion != "2019-03-31" {
+			t.Errorf("%s: the group is %+v", args[0], got)
+		}
+	}
+	put("two", func(e *model.EnrollmentGroup) { e.DeviceTypeRefs = []string{"press"} })
+	args := []string{"enroll", "--group", "two", "--webhook", c.webhook, "--key-file", "key", "--reprovision", "reset"}
+	wants(t, c.usher(t, exitFailure, args...), "it has deviceTypeRefs", "--service-version 2026-11-")
+	wants(t, c.usher(t, exitOK, append(args, "--service-version", "2026-11-02-preview")...), "group two: changed")
+	if got := c.group(t, "two"); len(got.DeviceTypeRefs) != 1 {
+		t.Errorf("the group is %+v", got)
+	}
+}
+
+// With a managed identity, no connection string is needed. The endpoint is a double of App Service's.
+func TestProvisioningWithEntra(t *testing.T) {
+	t.Parallel()
+	const issuer = "https://sts.windows.net/tenant/"
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := entra.ParseKeys(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, err := jwt.NewBuilder().Issuer(issuer).Audience([]string{r.URL.Query().Get("resource")}).Expiration(time.Now().Add(time.Hour)).Build()
+		if err != nil {
+			t.Error(err)
+		}
+		signed, err := jwt.Sign(token, jwt.WithKey(jwa.RS256(), key))
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]string{
+			"access_token": string(signed), "token_type": "Bearer", "expires_on": strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
+		})
+	}))
+	t.Cleanup(identity.Close)
+	enroll := func(c *chain, code int) string {
+		t.Helper()
+		c.env = append(c.env, envConnectionString+"=", "IDENTITY_ENDPOINT="+identity.URL, "IDENTITY_HEADER=of-the-test")
+		return c.usher(t, code, "enroll", "--group", "contoso-custom-allocated-devices", "--webhook", c.webhook, "--key-file", "key")
+	}
+	c := newChainTrusting(t, entra.Issuer{Name: issuer, Keys: keys}, "contoso-custom-allocated-devices")
+	wants(t, enroll(c, exitOK), "group contoso-custom-allocated-devices: changed")
+	wants(t, c.usher(t, exitOK, "doctor", "--webhook", c.webhook, "--key-file", "key"), "1 enrollments, 1 with custom allocation")
+	wants(t, enroll(newChain(t, "contoso-custom-allocated-devices"), exitFailure), "DPS answers 401, error 401000")
+}
+
 // A key that the webhook does not take reaches no enrollment; one that it takes reaches all that call it, and no other.
 func TestRotateKey(t *testing.T) {
 	t.Parallel()
@@ -282,11 +369,13 @@ func TestDoctor(t *testing.T) {
 	elsewhere := custom("https://other.example/api/allocate?code=other")
 	c.put(t, "a-factory", elsewhere)
 	old := custom(c.webhook + "?code=" + oldFunctionKey)
-	old.CustomAllocationDefinition.APIVersion = "1999-01-01"
+	old.CustomAllocationDefinition.APIVersion = "2099-01-01"
 	c.put(t, "b-factory", old)
 	plain := custom("http://" + strings.TrimPrefix(c.webhook, "https://") + "?code=" + oldFunctionKey)
 	c.put(t, "c-factory", plain)
 	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--hub", "contoso-eu-hub.azure-devices.net", "--hub", "Contoso-EU-hub.device.azure-devices.net"),
+		"[hub-twice]", "contoso-eu-hub.azure-devices.net and Contoso-EU-hub.device.azure-devices.net are one hub")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
 		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
 		"[unlinked-hub]", "fix: ")

@@ -3,6 +3,7 @@ param location string
 param suffix string
 param tags object
 param hubs int
+param disableLocalAuth bool
 param principalId string
 param principalType string
 
@@ -11,25 +12,49 @@ resource hub 'Microsoft.Devices/IotHubs@2023-06-30' = [for i in range(1, hubs): 
   location: location
   tags: tags
   sku: { name: 'S1', capacity: 1 }
-  properties: { minTlsVersion: '1.2' }
+  properties: { minTlsVersion: '1.2', disableLocalAuth: disableLocalAuth }
 }]
 
-resource dps 'Microsoft.Devices/provisioningServices@2022-12-12' = {
+// DPS signs in to the hubs with this identity, so no key of a hub is needed. It is a resource of its own, because it must
+// have its role on the hubs before DPS links them.
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+  name: 'id-usher-dps-${suffix}'
+  location: location
+  tags: tags
+}
+
+// DPS creates devices in the hubs and writes their twins.
+var hubDataContributor = '4fc6c259-987e-4a07-842e-c321cc9d413f'
+
+resource link 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for i in range(0, hubs): {
+  name: guid(hub[i].id, identity.id, hubDataContributor)
+  scope: hub[i]
+  properties: {
+    principalId: identity.properties.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', hubDataContributor)
+  }
+}]
+
+resource dps 'Microsoft.Devices/provisioningServices@2026-08-31' = {
   name: 'dps-usher-${suffix}'
   location: location
   tags: tags
   sku: { name: 'S1', capacity: 1 }
+  identity: { type: 'UserAssigned', userAssignedIdentities: { '${identity.id}': {} } }
   properties: {
     allocationPolicy: 'Hashed'
-    // DPS keeps the keys; no output of this template contains them.
+    disableLocalAuth: disableLocalAuth
     iotHubs: [for i in range(0, hubs): {
       location: location
       applyAllocationPolicy: true
       allocationWeight: 1
-      // The first policy of a new hub is iothubowner.
-      connectionString: 'HostName=${hub[i].properties.hostName};SharedAccessKeyName=iothubowner;SharedAccessKey=${hub[i].listKeys().value[0].primaryKey}'
+      hostName: hub[i].properties.hostName
+      authenticationType: 'UserAssigned'
+      selectedUserAssignedIdentityResourceId: identity.id
     }]
   }
+  dependsOn: [link]
 }
 
 // `usher enroll` and `usher doctor` work with this role, without a connection string.

@@ -17,7 +17,7 @@ var properties = {
   publicNetworkAccess: 'Enabled'
 }
 
-resource host 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+resource host 'Microsoft.Storage/storageAccounts@2025-01-01' = {
   name: 'sthost${suffix}'
   location: location
   tags: tags
@@ -34,7 +34,7 @@ resource host 'Microsoft.Storage/storageAccounts@2023-05-01' = {
   }
 }
 
-resource data 'Microsoft.Storage/storageAccounts@2023-05-01' = {
+resource data 'Microsoft.Storage/storageAccounts@2025-01-01' = {
   name: 'stdata${suffix}'
   location: location
   tags: tags

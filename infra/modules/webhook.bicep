@@ -9,12 +9,14 @@ param instanceMemoryMB int
 param alwaysReadyInstances int
 param maximumInstances int
 param perInstanceConcurrency int
+param zoneRedundant bool
+param updateStrategy string
 param rulesFrom string
 param keepRecords bool
 param restrictToDps bool
 param allowedAddresses string[]
 
-resource host 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+resource host 'Microsoft.Storage/storageAccounts@2025-01-01' existing = {
   name: hostAccount
 
   resource blobs 'blobServices' existing = {
@@ -26,7 +28,7 @@ resource host 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
   }
 }
 
-resource data 'Microsoft.Storage/storageAccounts@2023-05-01' existing = {
+resource data 'Microsoft.Storage/storageAccounts@2025-01-01' existing = {
   name: dataAccount
 
   resource blobs 'blobServices' existing = {
@@ -46,13 +48,13 @@ resource appInsights 'Microsoft.Insights/components@2020-02-02' existing = {
   name: insights
 }
 
-resource plan 'Microsoft.Web/serverfarms@2024-04-01' = {
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   name: 'plan-usher-${suffix}'
   location: location
   tags: tags
   kind: 'functionapp'
   sku: { tier: 'FlexConsumption', name: 'FC1' }
-  properties: { reserved: true }
+  properties: { reserved: true, zoneRedundant: zoneRedundant }
 }
 
 var rulesContainer = '${data.properties.primaryEndpoints.blob}${data::blobs::rules.name}'
@@ -69,7 +71,7 @@ var dpsOnly = [
   }
 ]
 
-resource app 'Microsoft.Web/sites@2024-04-01' = {
+resource app 'Microsoft.Web/sites@2025-03-01' = {
   name: 'func-usher-${suffix}'
   location: location
   tags: union(tags, { 'azd-service-name': 'webhook' })
@@ -88,6 +90,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
         }
       }
       runtime: { name: 'custom', version: '1.0' }
+      siteUpdateStrategy: { type: updateStrategy }
       scaleAndConcurrency: {
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstances

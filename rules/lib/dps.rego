@@ -73,7 +73,7 @@ reprovision_policy := "never" if {
 # description: >-
 #   In the spelling of linkedHubs. Undefined on a first assignment, and if the hub is no
 #   longer linked, because the device cannot stay there.
-current_hub := _linked[lower(input.deviceRuntimeContext.currentIotHubHostName)]
+current_hub := _linked[usher.hub_name(input.deviceRuntimeContext.currentIotHubHostName)]
 
 # METADATA
 # title: The hubs to choose from
@@ -83,9 +83,10 @@ linked_hubs := {hub | some hub in _linked}
 # METADATA
 # title: A linked hub by name
 # description: >-
-#   By host name ("contoso-eu.azure-devices.net") or its first label ("contoso-eu"),
-#   without case; in the spelling of linkedHubs. Undefined if no such hub is linked.
-hub_named(name) := _linked[lower(name)]
+#   By either host name ("contoso-eu.azure-devices.net" or
+#   "contoso-eu.device.azure-devices.net") or the first label ("contoso-eu"), without case;
+#   in the spelling of linkedHubs. Undefined if no such hub is linked.
+hub_named(name) := _linked[usher.hub_name(name)]
 
 # METADATA
 # title: Linked hubs by pattern
@@ -127,8 +128,8 @@ in_percentage(salt, percent) if {
 # METADATA
 # title: What the device sent
 # description: >-
-#   The device's payload, {} if there is none. The device can write anything there: choose by
-#   it only among hubs that the device may have anyway.
+#   The object in the device's payload, {} if there is none. The device can write anything
+#   there: choose by it only among hubs that the device may have anyway.
 default payload := {}
 
 payload := sent if {

@@ -80,7 +80,10 @@ test_no_current_hub if {
 }
 
 test_hub_named if {
-	every name in ["contoso-us", "CONTOSO-us", "contoso-us.azure-devices.net", "Contoso-US.Azure-Devices.NET"] {
+	every name in [
+		"contoso-us", "CONTOSO-us", "contoso-us.azure-devices.net", "Contoso-US.Azure-Devices.NET",
+		"contoso-us.device.azure-devices.net", "CONTOSO-US.Device.azure-devices.net",
+	] {
 		dps.hub_named(name) == "Contoso-US.azure-devices.net" with input as group({})
 	}
 	every name in ["contoso", "contoso-us.", "contoso-us.azure-devices.cn", "", "azure-devices"] {
@@ -94,6 +97,30 @@ test_a_hub_linked_in_two_spellings_is_one if {
 	dps.linked_hubs == {"Contoso-A.azure-devices.net"} with input as request
 	dps.hubs_matching("contoso-*") == {"Contoso-A.azure-devices.net"} with input as request
 	dps.spread(["contoso-a", "contoso-a.azure-devices.net"]) == "Contoso-A.azure-devices.net" with input as request
+}
+
+test_a_hub_linked_under_both_names_is_one if {
+	classic := "contoso-a.azure-devices.net"
+	device := "contoso-a.device.azure-devices.net"
+	every order in [[classic, device], [device, classic]] {
+		dps.hub_named("contoso-a") == classic with input as linked(order)
+		dps.hub_named(device) == classic with input as linked(order)
+		dps.linked_hubs == {classic} with input as linked(order)
+		dps.hubs_matching("*.device.*") == {device} with input as linked(order)
+		dps.hubs_matching("contoso-*") == {classic} with input as linked(order)
+		dps.spread(["contoso-a"]) == classic with input as linked(order)
+	}
+}
+
+test_a_hub_linked_under_its_other_name_moves_no_device if {
+	every i in numbers.range(1, 50) {
+		request := device({"registrationId": sprintf("dev-%d", [i])})
+		renamed := object.union(request, {"linkedHubs": [replace(hub, ".azure", ".device.azure") | some hub in hubs]})
+		before := dps.spread(["contoso-us", "contoso-eu-*"]) with input as request
+		after := dps.spread(["contoso-us", "contoso-eu-*"]) with input as renamed
+		after == replace(before, ".azure", ".device.azure")
+		dps.current_hub == after with input as object.union(renamed, {"deviceRuntimeContext": {"currentIotHubHostName": before}})
+	}
 }
 
 test_hubs_matching if {

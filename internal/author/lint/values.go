@@ -87,7 +87,7 @@ func isHub(h dataflow.HubName, host string) bool {
 	if h.Pattern {
 		return ruleset.MatchGlob(h.Name, host) || ruleset.MatchGlob(h.Name, firstLabel(host))
 	}
-	return strings.EqualFold(h.Name, host) || strings.EqualFold(h.Name, firstLabel(host)) ||
+	return dps.SameHub(h.Name, host) || strings.EqualFold(h.Name, firstLabel(host)) ||
 		!strings.Contains(host, ".") && strings.EqualFold(firstLabel(h.Name), host)
 }
 

@@ -573,7 +573,7 @@ func (e *explorer) hubs(s *space) []string {
 		if host != otherHub && chosen[host] > 0 {
 			score += 4
 		}
-		if slices.ContainsFunc(e.analysis.Hubs, func(text string) bool { return strings.EqualFold(text, host) }) {
+		if slices.ContainsFunc(e.analysis.Hubs, func(text string) bool { return dps.SameHub(text, host) }) {
 			score += 3
 		}
 		if strings.Contains(host[:strings.IndexByte(host, '.')], "hub") {

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // builtin is the call of a built-in function. What it makes of a device's word stays the device's word, unless there is
@@ -37,7 +39,7 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 				}
 			}
 		}
-	case "lower", "upper", "trim_space":
+	case "lower", "upper", "trim_space", "usher.hub_name":
 		return spelling(name, values[0])
 	case "object.get":
 		found := f.path(values[0], values[1], s)
@@ -117,9 +119,10 @@ func (s *scope) exclude(t *ast.Term, what Alternatives) {
 	})
 }
 
-// spelling is a function that only changes the case of a text or the spaces around it.
+// spelling is a function that only changes how a text is written: its case, the spaces around it, or which of a hub's
+// names it is.
 func spelling(name string, in Alternatives) Alternatives {
-	change := map[string]func(string) string{"lower": strings.ToLower, "upper": strings.ToUpper, "trim_space": strings.TrimSpace}[name]
+	change := map[string]func(string) string{"lower": strings.ToLower, "upper": strings.ToUpper, "trim_space": strings.TrimSpace, "usher.hub_name": dps.HubName}[name]
 	return mapped(in, func(v Value) Value {
 		if text, ok := v.Text(); ok {
 			v.Constant = ast.String(change(text))
@@ -128,7 +131,7 @@ func spelling(name string, in Alternatives) Alternatives {
 		if name != "trim_space" {
 			v.traits &^= anyCase | lowerCase
 		}
-		if name == "lower" && v.Kind == Unknown {
+		if (name == "lower" || name == "usher.hub_name") && v.Kind == Unknown {
 			v.traits |= lowerCase
 		}
 		return v

@@ -69,6 +69,8 @@ func FuzzInvariants(f *testing.F) {
 			f.Add("stay", eu+" "+us, us, policy, verdict)
 			f.Add("hold", us, eu, policy, verdict)
 			f.Add("reject", eu, "", policy, verdict)
+			f.Add("stay", strings.Replace(eu, ".", ".device.", 1)+" "+us, eu, policy, verdict)
+			f.Add("hold", eu+" "+strings.Replace(eu, ".", ".DEVICE.", 1), strings.Replace(eu, ".", ".device.", 1), policy, verdict)
 		}
 	}
 	allocator := puppets(f)
@@ -113,6 +115,10 @@ func FuzzInvariants(f *testing.F) {
 			}
 			if policy&1 == 1 && request.Device.CurrentIotHubHostName != "" && !dps.SameHub(hub, current) {
 				t.Errorf("moved from %q to %q, though the device may not be reprovisioned", current, hub)
+			}
+			isCurrent := func(hub string) bool { return strings.EqualFold(hub, current) }
+			if dps.SameHub(hub, current) && slices.ContainsFunc(hubs, isCurrent) && !isCurrent(hub) {
+				t.Errorf("the device is on %q, which is linked, but is assigned to its other name %q", current, hub)
 			}
 			if problems := dps.CheckInitialTwin(decision.Response.InitialTwin); len(problems) > 0 {
 				t.Errorf("a twin that IoT Hub refuses: %v", problems)

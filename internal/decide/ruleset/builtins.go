@@ -28,7 +28,11 @@ func customBuiltins() []*topdown.Builtin {
 			builtinCertificate,
 			types.Named("certificate", certificateType()).Description("with the names of DPS's X509CertificateInfo where that has the same members"),
 			types.Named("text", types.S).Description("base64 of DER as DPS sends it, or PEM; at most 16 KiB")),
-		custom("usher.linked", "Finds linked hubs by name: an object from each hub's host name and first label, in lower case, to the host name as given. Of two spellings of a hub the first counts.",
+		custom("usher.hub_name", "Returns the name by which hubs are compared: the host name in lower case and without the label device, so that both host names of a hub give one name.",
+			builtinHubName,
+			types.Named("name", types.S).Description("such as contoso.azure-devices.net for Contoso.device.azure-devices.net"),
+			types.Named("host", types.S).Description("host name or first label of a hub")),
+		custom("usher.linked", "Finds linked hubs by name: an object from the usher.hub_name and the first label of each hub to the host name as given. If both host names of a hub are linked, the shorter counts; of two other spellings of one name the first.",
 			builtinLinked,
 			types.Named("hubs", types.NewObject(nil, types.NewDynamicProperty(types.S, types.S))).Description("name to host name"),
 			types.Named("linked", hubs).Description("host names, such as input.linkedHubs")),
@@ -140,20 +144,28 @@ func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	return iter(ast.NewTerm(found))
 }
 
-// byName maps the host names and first labels of hubs, in lower case, to the host names as given. Of two hubs with one
-// name the first counts.
+// byName maps the names and first labels of hubs to the host names as given. Of two hubs with one name the first counts,
+// but of the two host names of a hub the shorter, so that the order does not matter.
 func byName(linked []string) map[string]string {
 	names := make(map[string]string, 2*len(linked))
 	for _, hub := range linked {
-		host := strings.ToLower(hub)
-		label, _, _ := strings.Cut(host, ".")
-		for _, name := range []string{host, label} {
-			if _, taken := names[name]; !taken {
+		name := dps.HubName(hub)
+		label, _, _ := strings.Cut(name, ".")
+		for _, name := range []string{name, label} {
+			if other, taken := names[name]; !taken || len(hub) < len(other) && dps.SameHub(hub, other) {
 				names[name] = hub
 			}
 		}
 	}
 	return names
+}
+
+func builtinHubName(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	host, err := builtins.StringOperand(operands[0].Value, 1)
+	if err != nil {
+		return err
+	}
+	return iter(ast.StringTerm(dps.HubName(string(host))))
 }
 
 func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
@@ -172,16 +184,22 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 	return iter(ast.NewTerm(found))
 }
 
-// hubsLike returns the hubs with a host name or first label that matches a glob in lower case, each once: of two
-// spellings the first.
+// hubsLike returns the hubs with a name or first label that matches a glob in lower case, each in one spelling, as byName
+// chooses it.
 func hubsLike(pattern string, linked []string) []string {
 	found := make([]string, 0, len(linked))
 	for _, hub := range linked {
-		host := strings.ToLower(hub)
-		label, _, _ := strings.Cut(host, ".")
-		if (matches(pattern, host) || matches(pattern, label)) &&
-			!slices.ContainsFunc(found, func(other string) bool { return dps.SameHub(other, hub) }) {
+		name := dps.HubName(hub)
+		label, _, _ := strings.Cut(name, ".")
+		if !matches(pattern, name) && !matches(pattern, label) && !matches(pattern, strings.ToLower(hub)) {
+			continue
+		}
+		same := slices.IndexFunc(found, func(other string) bool { return dps.SameHub(other, hub) })
+		switch {
+		case same < 0:
 			found = append(found, hub)
+		case len(hub) < len(found[same]):
+			found[same] = hub
 		}
 	}
 	return found
@@ -222,12 +240,12 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 		if !ok {
 			return builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(name.Value))
 		}
-		folded := strings.ToLower(string(n))
+		folded := dps.HubName(string(n))
 		if hub, ok := names[folded]; ok {
-			candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+			candidates = append(candidates, rendezvous.Candidate{Name: dps.HubName(hub), Weight: weight})
 		} else if strings.ContainsAny(folded, "*?") {
 			for _, hub := range hubsLike(folded, linked) {
-				candidates = append(candidates, rendezvous.Candidate{Name: hub, Weight: weight})
+				candidates = append(candidates, rendezvous.Candidate{Name: dps.HubName(hub), Weight: weight})
 			}
 		}
 		return nil
@@ -256,7 +274,7 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 	if !ok {
 		return nil
 	}
-	return iter(ast.StringTerm(name))
+	return iter(ast.StringTerm(names[name]))
 }
 
 func weightOf(name *ast.Term, value ast.Value) (float64, error) {

@@ -157,9 +157,9 @@ func TestRequestRefuses(t *testing.T) {
 		{"two enrollments", `{"individualEnrollment":{"registrationId":"d"},"enrollmentGroup":{"enrollmentGroupId":"g"},"deviceRuntimeContext":{"registrationId":"d"},"linkedHubs":["h"]}`,
 			[]string{`want exactly one of individualEnrollment, enrollmentGroup; got more than one`}},
 		{"all at once", `{"enrollmentGroup":{"reprovisionPolicy":{"updateHubAssignment":"yes"},"attestation":{"type":1}},
-			"deviceRuntimeContext":{"registrationId":"a b","payload":"text","tpm":[]},"linkedHubs":["",1]}`,
+			"deviceRuntimeContext":{"registrationId":"a b","currentDeviceId":1,"tpm":[]},"linkedHubs":["",1]}`,
 			[]string{
-				`/deviceRuntimeContext/payload: expected object, but got string`,
+				`/deviceRuntimeContext/currentDeviceId: expected string, but got number`,
 				`/deviceRuntimeContext/registrationId: does not match pattern '^[A-Za-z0-9:._-]+$'`,
 				`/deviceRuntimeContext/tpm: expected object, but got array`,
 				`/enrollmentGroup: missing property "enrollmentGroupId"`,

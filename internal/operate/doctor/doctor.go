@@ -43,6 +43,7 @@ func Kinds() []Kind {
 		{"key-missing", Error, "the URL in an enrollment has no function key"},
 		{"key-differs", Error, "an enrollment has a different function key"},
 		{"api-version", Warning, "an enrollment asks for AllocationRequests of an unknown api-version"},
+		{"hub-twice", Warning, "a hub is linked, or selected in an enrollment, under both of its host names"},
 		{"unserved", Error, "no rule serves an enrollment that calls the webhook"},
 		{"not-custom", Warning, "a rule names an enrollment that does not call the webhook"},
 		{"no-such-enrollment", Warning, "a rule names an enrollment that does not exist"},
@@ -118,6 +119,7 @@ func Examine(ctx context.Context, options Options) (Report, error) {
 		}
 	}
 	e.report.Custom = len(e.custom)
+	e.examineHubs("the DPS instance", options.Hubs)
 	e.examineDefinitions()
 	if options.Rules != nil {
 		e.report.Rules = len(options.Rules.All())
@@ -146,9 +148,6 @@ func (e *examination) add(id, where, message, fix string) {
 	e.report.Findings = append(e.report.Findings, Finding{ID: id, Level: kind.Level, Where: where, Message: message, Fix: fix})
 }
 
-// apiVersions are the versions of AllocationRequests that DPS accepts. Source: docs/dps-behaviours.md
-var apiVersions = []string{"2018-09-01-preview", "2018-11-01", "2019-03-31", "2021-06-01", "2021-10-01", "2021-11-01-preview", "2025-07-01-preview"}
-
 // examineDefinitions compares what the enrollments say about their webhook.
 func (e *examination) examineDefinitions() {
 	reference := e.Webhook
@@ -157,6 +156,7 @@ func (e *examination) examineDefinitions() {
 	}
 	for _, one := range e.custom {
 		webhook, where := one.Webhook(), one.String()
+		e.examineHubs(where, one.Hubs())
 		switch {
 		case webhook.URL == "":
 			e.add("webhook-missing", where, "its allocation policy is custom, but it has no webhook: no device gets a hub",
@@ -178,9 +178,19 @@ func (e *examination) examineDefinitions() {
 			e.add("key-differs", where, "its function key is not that of the webhook",
 				"usher enroll --rotate-key, before the old key is revoked")
 		}
-		if !slices.Contains(apiVersions, webhook.APIVersion) {
+		if !slices.Contains(enrollment.WebhookVersions(), webhook.APIVersion) {
 			e.add("api-version", where, fmt.Sprintf("it asks for AllocationRequests of the unknown api-version %q", webhook.APIVersion),
-				"usher enroll, which sets "+enrollment.DefaultAPIVersion)
+				"usher enroll with --api-version "+enrollment.DefaultAPIVersion)
+		}
+	}
+}
+
+// examineHubs finds hubs that devices can be assigned to under two names.
+func (e *examination) examineHubs(where string, hubs []string) {
+	for i, hub := range hubs {
+		if first := slices.IndexFunc(hubs, func(other string) bool { return dps.SameHub(hub, other) }); first < i {
+			e.add("hub-twice", where, hubs[first]+" and "+hub+" are one hub: a device stays under the name that it is on, and a new one gets the shorter",
+				"remove one of the two names")
 		}
 	}
 }

@@ -22,8 +22,7 @@ import (
 )
 
 const (
-	apiVersion = "2021-10-01"
-	scope      = "https://azure-devices-provisioning.net/.default"
+	scope = "https://azure-devices-provisioning.net/.default"
 	// maxBody bounds an answer, in bytes. A page of a query is the largest.
 	maxBody = 32 << 20
 	// pageSize is the largest number of enrollments that DPS puts into one page.
@@ -34,7 +33,7 @@ const (
 var ErrNotFound = errors.New("there is no such enrollment")
 
 // ErrChanged means that someone else changed the enrollment between reading and writing.
-var ErrChanged = errors.New("somebody changed the enrollment meanwhile: run the command again")
+var ErrChanged = errors.New("someone changed the enrollment meanwhile: run the command again")
 
 // Options configure a [Client].
 type Options struct {
@@ -46,13 +45,17 @@ type Options struct {
 	Credential azcore.TokenCredential
 	// Key is the key of a shared access policy.
 	Key SharedAccessKey
+	// Version is the version of the service API; empty means the newest stable version that DPS takes.
+	Version string
 	// Transport sends requests; nil means Go's default.
 	Transport policy.Transporter
 }
 
-// Client calls the service API of one DPS instance. It retries on temporary failures (429, 5xx).
+// Client calls the service API of one DPS instance. It retries on temporary failures (429, 5xx). It is not safe for
+// concurrent use.
 type Client struct {
 	host     string
+	versions []string // the first is in use, the others are older
 	pipeline runtime.Pipeline
 }
 
@@ -67,8 +70,12 @@ func NewClient(options Options) (*Client, error) {
 	} else if err := options.Key.check(); err != nil {
 		return nil, err
 	}
+	versions := stableVersions
+	if options.Version != "" {
+		versions = []string{options.Version}
+	}
 	return &Client{
-		host: options.Host,
+		host: options.Host, versions: versions,
 		pipeline: runtime.NewPipeline("usher", "", runtime.PipelineOptions{PerRetry: []policy.Policy{authenticate}},
 			&policy.ClientOptions{
 				Transport: options.Transport,
@@ -149,6 +156,9 @@ func (c *Client) Put(ctx context.Context, e Enrollment) error {
 			return problem(err)
 		}
 		document["attestation"] = mechanism
+		if err := c.checkHidden(ctx, e); err != nil {
+			return problem(err)
+		}
 	}
 	if _, err := c.call(ctx, http.MethodPut, header, document, new(any), e.Kind.path(), e.ID()); err != nil {
 		return problem(err)
@@ -156,12 +166,14 @@ func (c *Client) Put(ctx context.Context, e Enrollment) error {
 	return nil
 }
 
-// call sends a request, with body as JSON unless it is nil, and decodes the JSON of a successful answer into the value.
-func (c *Client) call(ctx context.Context, method string, header map[string]string, body, into any, path ...string) (http.Header, error) {
+// callWith sends a request, with body as JSON unless it is nil, and decodes the JSON of a successful answer into the
+// value.
+func (c *Client) callWith(ctx context.Context, version, method string, header map[string]string, body, into any, path ...string) (http.Header, error) {
+	escaped := make([]string, len(path))
 	for i := range path {
-		path[i] = url.PathEscape(path[i])
+		escaped[i] = url.PathEscape(path[i])
 	}
-	request, err := runtime.NewRequest(ctx, method, "https://"+c.host+"/"+strings.Join(path, "/")+"?api-version="+apiVersion)
+	request, err := runtime.NewRequest(ctx, method, "https://"+c.host+"/"+strings.Join(escaped, "/")+"?api-version="+url.QueryEscape(version))
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +201,8 @@ func (c *Client) call(ctx context.Context, method string, header map[string]stri
 		return nil, ErrNotFound
 	case response.StatusCode == http.StatusPreconditionFailed:
 		return nil, ErrChanged
+	case isUnsupportedVersion(response.StatusCode, text):
+		return nil, fmt.Errorf("%w: %s", errVersion, version)
 	case response.StatusCode/100 != 2:
 		return nil, answerError(response.StatusCode, text)
 	}

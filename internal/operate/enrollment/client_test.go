@@ -79,12 +79,17 @@ func TestEntraAndPages(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for status, want := range map[int]string{
-		http.StatusPreconditionFailed: "somebody changed", http.StatusNotFound: "no such enrollment",
+		http.StatusPreconditionFailed: "someone changed", http.StatusNotFound: "no such enrollment",
 		http.StatusForbidden: "Device Provisioning Service Data Contributor", http.StatusBadRequest: "400004: iotHubs: wrong",
 	} {
 		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "/attestationmechanism") {
 				fmt.Fprint(w, `{"type": "symmetricKey", "symmetricKey": {"primaryKey": "kept"}}`)
+				return
+			}
+			if r.Method == http.MethodGet {
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprint(w, `{"errorCode": 400004, "message": "Unsupported API version."}`)
 				return
 			}
 			body, err := io.ReadAll(r.Body)
@@ -115,5 +120,75 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := enrollment.NewClient(enrollment.Options{Host: "a.example"}); err == nil {
 		t.Error("a client without credentials is accepted")
+	}
+}
+
+// A service shapes records by the version of the call. No write loses a member that the version hides.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	members := map[string]string{"enrollmentGroupId": "2018-09-01-preview", "etag": "2018-09-01-preview", "certificatePolicyName": "2026-11-01", "deviceTypeRefs": "2026-11-02-preview"}
+	only := map[string]string{"trustBundleId": "2021-11-01-preview"}
+	for _, test := range []struct {
+		name, newest string // the newest version that the service takes
+		stored       []string
+		version      string // of the options
+		used, fails  string
+	}{
+		{"newest", "2026-11-15-preview", []string{"certificatePolicyName"}, "", "2026-11-01", ""},
+		{"an older service", "2021-11-01-preview", nil, "", "2021-10-01", ""},
+		{"a preview member", "2026-11-15-preview", []string{"certificatePolicyName", "deviceTypeRefs"}, "", "",
+			"it has deviceTypeRefs, which API version 2026-11-01 would reset: use --service-version 2026-11-15-preview"},
+		{"a preview member of a service without the newest preview", "2026-11-02-preview", []string{"deviceTypeRefs"}, "", "", "use --service-version 2026-11-02-preview"},
+		{"a member of an old preview", "2026-11-15-preview", []string{"trustBundleId"}, "", "", "it has trustBundleId, which API version 2026-11-01 would reset: use --service-version 2021-11-01-preview"},
+		{"with the preview", "2026-11-15-preview", []string{"certificatePolicyName", "deviceTypeRefs"}, "2026-11-02-preview", "2026-11-02-preview", ""},
+		{"a version that the service does not take", "2021-10-01", nil, "2026-11-01", "", "DPS does not take this API version: 2026-11-01"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var written []string // versions
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				version := r.URL.Query().Get("api-version")
+				if version > test.newest {
+					w.WriteHeader(http.StatusBadRequest)
+					fmt.Fprintf(w, `{"errorCode": 400004, "message": "Unsupported API version %s."}`, version)
+					return
+				}
+				shown := map[string]any{}
+				for _, name := range append([]string{"enrollmentGroupId", "etag"}, test.stored...) {
+					if members[name] <= version && (only[name] == "" || only[name] == version) {
+						shown[name] = "a"
+					}
+				}
+				switch {
+				case r.Method == http.MethodPut:
+					var document map[string]any
+					if err := json.NewDecoder(r.Body).Decode(&document); err != nil {
+						t.Error(err)
+					}
+					for _, name := range test.stored {
+						if document[name] == nil {
+							t.Errorf("%s is lost", name)
+						}
+					}
+					written = append(written, version)
+				case strings.HasSuffix(r.URL.Path, "/attestationmechanism"):
+					shown = map[string]any{"type": "none"}
+				}
+				_ = json.NewEncoder(w).Encode(shown)
+			}))
+			defer server.Close()
+			client, err := enrollment.NewClient(enrollment.Options{
+				Host: strings.TrimPrefix(server.URL, "https://"), Credential: &signedIn{}, Transport: server.Client(), Version: test.version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			group, err := client.Get(t.Context(), enrollment.Group, "a")
+			if err == nil {
+				err = client.Put(t.Context(), group)
+			}
+			if fmt.Sprint(written) != "["+test.used+"]" || (err == nil) != (test.fails == "") || err != nil && !strings.Contains(err.Error(), test.fails) {
+				t.Errorf("written with %v: %v", written, err)
+			}
+		})
 	}
 }

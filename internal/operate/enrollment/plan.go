@@ -1,6 +1,7 @@
 package enrollment
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 
 var errNoURL = errors.New("the webhook is not a URL")
 
-// DefaultAPIVersion is the version of AllocationRequests that enrollments ask for by default: the newest that is
-// generally available.
+// DefaultAPIVersion is the version of AllocationRequests that enrollments get which have none. Newer versions only add
+// members about Azure Device Registry.
 const DefaultAPIVersion = "2021-10-01"
 
 // Reprovision is the name of a reprovision policy.
@@ -35,6 +36,8 @@ func (r Reprovision) document() map[string]any {
 
 // Target is the desired state of an enrollment.
 type Target struct {
+	// Webhook is the webhook to call. If its APIVersion is empty, an enrollment keeps the version that it has, or gets
+	// DefaultAPIVersion.
 	Webhook Webhook
 	// Hubs are the hubs to select; nil leaves them unchanged.
 	Hubs []string
@@ -70,7 +73,8 @@ func loopback(host string) bool { return host == "localhost" || host == "127.0.0
 func (t Target) Apply(e Enrollment) Enrollment {
 	changed := Enrollment{Kind: e.Kind, Document: maps.Clone(e.Document)}
 	changed.Document["allocationPolicy"] = "custom"
-	changed.Document["customAllocationDefinition"] = map[string]any{"webhookUrl": t.Webhook.URL, "apiVersion": t.Webhook.APIVersion}
+	changed.Document["customAllocationDefinition"] = map[string]any{
+		"webhookUrl": t.Webhook.URL, "apiVersion": cmp.Or(t.Webhook.APIVersion, e.Webhook().APIVersion, DefaultAPIVersion)}
 	// An enrollment may only name a hub if its allocation policy is static.
 	delete(changed.Document, "iotHubHostName")
 	if t.Hubs != nil {

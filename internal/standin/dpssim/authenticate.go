@@ -86,6 +86,8 @@ func (s *Service) proveIndividual(e *enrollment, caller Caller) (proof, error) {
 		return proof{enrollment: e, identity: model.DeviceIdentity{SymmetricKey: &keys}}, nil
 	case model.AttestationX509:
 		return proveIndividualCertificate(e, caller)
+	case model.AttestationNone:
+		return proof{}, unauthorized("the attestation of the individual enrollment is none, with which no device can register")
 	default:
 		return s.proveTPM(e, caller)
 	}

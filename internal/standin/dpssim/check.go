@@ -15,6 +15,13 @@ const maxDeviceID = 128
 // ids are the registration and group IDs that DPS accepts; idRule describes them.
 var ids = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9-])?$`)
 
+// namespaces and issuers are the names of Azure Device Registry's namespaces, and of its certificate authorities and
+// policies.
+var (
+	namespaces = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,62}[a-z0-9]$`)
+	issuers    = regexp.MustCompile(`^[0-9a-zA-Z][0-9a-zA-Z-]{2,62}$`)
+)
+
 const idRule = "is not up to 128 letters, digits, '-', '.', '_' and ':' that begins with a letter or digit and ends with one or '-'"
 
 // check refuses an enrollment that DPS would not save, naming the member, and fills in what is read from certificates.
@@ -48,6 +55,21 @@ func (c *Collection) check(record model.Record) error {
 	return c.service.checkCommon(common)
 }
 
+// readNames writes the words of an enrollment in the specification's case. DPS takes them in any.
+func readNames(e *model.Enrollment) {
+	for word, names := range map[*string][]string{
+		&e.Attestation.Type:   {model.AttestationSymmetricKey, model.AttestationX509, model.AttestationTPM, model.AttestationNone},
+		&e.ProvisioningStatus: {model.ProvisioningEnabled, model.ProvisioningDisabled},
+		&e.AllocationPolicy:   {model.PolicyHashed, model.PolicyGeoLatency, model.PolicyStatic, model.PolicyCustom},
+	} {
+		for _, name := range names {
+			if strings.EqualFold(*word, name) {
+				*word = name
+			}
+		}
+	}
+}
+
 func (s *Service) checkAttestation(a *model.Attestation) error {
 	switch a.Type {
 	case model.AttestationSymmetricKey:
@@ -70,10 +92,12 @@ func (s *Service) checkAttestation(a *model.Attestation) error {
 	case model.AttestationX509:
 		a.SymmetricKey, a.TPM = nil, nil
 		return s.checkX509(a.X509)
+	case model.AttestationNone:
+		*a = model.Attestation{Type: a.Type}
 	case "":
 		return invalidArgument("attestation.type is missing")
 	default:
-		return invalidArgument("attestation.type: %q is none of symmetricKey, x509, tpm", cut(a.Type))
+		return invalidArgument("attestation.type: %q is none of symmetricKey, x509, tpm, none", cut(a.Type))
 	}
 	return nil
 }
@@ -150,6 +174,8 @@ func (s *Service) checkCommon(e *model.Enrollment) error {
 			return invalidArgument("customAllocationDefinition.webhookUrl is missing")
 		case definition.APIVersion == "":
 			return invalidArgument("customAllocationDefinition.apiVersion is missing")
+		case definition.APIVersion < firstWebhookVersion:
+			return invalidArgument("customAllocationDefinition.apiVersion: %q is before %s, the first", cut(definition.APIVersion), firstWebhookVersion)
 		}
 	default:
 		return invalidArgument("allocationPolicy: %q is none of hashed, geoLatency, static, custom", cut(e.AllocationPolicy))
@@ -161,6 +187,21 @@ func (s *Service) checkCommon(e *model.Enrollment) error {
 		if s.linkedHub(name) == nil {
 			return invalidArgument("iotHubs[%d]: %q is not linked to the service", i, cut(name))
 		}
+	}
+	for _, resource := range []struct {
+		name, value string
+		rule        *regexp.Regexp
+	}{
+		{"namespaceName", e.NamespaceName, namespaces},
+		{"certificateAuthorityName", e.CertificateAuthorityName, issuers},
+		{"certificatePolicyName", e.CertificatePolicyName, issuers},
+	} {
+		if resource.value != "" && !resource.rule.MatchString(resource.value) {
+			return invalidArgument("%s: %q does not match %s", resource.name, cut(resource.value), resource.rule)
+		}
+	}
+	if len(e.DeviceTypeRefs) > 1 {
+		return invalidArgument("deviceTypeRefs: it has at most one item, not %d", len(e.DeviceTypeRefs))
 	}
 	if twin := e.InitialTwin; twin != nil {
 		if _, err := objectOrNone("initialTwin.tags", twin.Tags); err != nil {

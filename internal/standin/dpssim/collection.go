@@ -72,8 +72,7 @@ func (c *Collection) Get(id string) (record model.Record, err error) {
 
 // present makes of an enrollment what clients get: without secrets, with the state of the registration.
 func (c *Collection) present(tx *store.Tx, record model.Record) error {
-	common := record.Common()
-	common.Attestation = withoutSecrets(common.Attestation)
+	hideSecrets(record)
 	individual, ok := record.(*model.IndividualEnrollment)
 	if !ok {
 		return nil
@@ -84,6 +83,11 @@ func (c *Collection) present(tx *store.Tx, record model.Record) error {
 		individual.RegistrationState = r.serviceState()
 	}
 	return err
+}
+
+func hideSecrets(record model.Record) {
+	common := record.Common()
+	common.Attestation = withoutSecrets(common.Attestation)
 }
 
 // Attestation returns an enrollment's attestation with its keys. Certificates are never returned.
@@ -100,7 +104,8 @@ func (c *Collection) Attestation(id string) (a model.Attestation, err error) {
 	return a, err
 }
 
-// Put creates or replaces an enrollment, and makes of record what [Collection.Get] would return.
+// Put creates an enrollment or, with the old one's ETag or * in ifMatch, replaces it. It makes of record what
+// [Collection.Get] would return.
 func (c *Collection) Put(id string, record model.Record, ifMatch string) error {
 	defer c.service.groupCache.drop()
 	return c.service.store.Update(func(tx *store.Tx) error { return c.put(tx, id, record, ifMatch) })
@@ -116,10 +121,15 @@ func (c *Collection) put(tx *store.Tx, id string, record model.Record, ifMatch s
 	if err != nil {
 		return err
 	}
-	if !found && ifMatch != "" || found && !matches(ifMatch, old.Common().ETag) {
+	switch {
+	case found && ifMatch == "":
+		return &APIError{Status: http.StatusConflict, Code: CodeConflict, Message: "Enrollment already exists.",
+			Detail: "the call replaces it if If-Match has its ETag, or *"}
+	case !found && ifMatch != "" || found && !matches(ifMatch, old.Common().ETag):
 		return staleETag(strings.ToLower(c.noun))
 	}
 	common := record.Common()
+	readNames(common)
 	keepSecrets(&common.Attestation, old.Common().Attestation)
 	if err := c.check(record); err != nil {
 		return err
@@ -285,16 +295,17 @@ func (c *Collection) change(mode string, record model.Record) (func(*store.Tx) e
 	id, etag := *record.ID(), record.Common().ETag
 	switch strings.ToLower(mode) {
 	case "create":
+		return func(tx *store.Tx) error { return c.put(tx, id, record, "") }, nil
+	case "update":
 		return func(tx *store.Tx) error {
+			ifMatch := ""
 			if found, err := tx.Get(c.bucket, fold(id), new(json.RawMessage)); err != nil {
 				return err
 			} else if found {
-				return &APIError{Status: http.StatusConflict, Code: CodeConflict, Message: "The enrollment exists."}
+				ifMatch = "*"
 			}
-			return c.put(tx, id, record, "")
+			return c.put(tx, id, record, ifMatch)
 		}, nil
-	case "update":
-		return func(tx *store.Tx) error { return c.put(tx, id, record, "") }, nil
 	case "updateifmatchetag":
 		return func(tx *store.Tx) error {
 			if etag == "" {
@@ -308,13 +319,12 @@ func (c *Collection) change(mode string, record model.Record) (func(*store.Tx) e
 	return nil, invalidArgument("mode: %q is none of create, update, updateIfMatchETag, delete", cut(mode))
 }
 
-// Query returns a page of enrollments.
-func (c *Collection) Query(query string, limit int, continuation string) (Page, error) {
-	return c.service.query(query, c.bucket, limit, continuation, func(tx *store.Tx, data json.RawMessage) (any, error) {
+// Query returns a page of all enrollments. Unlike [Collection.Get], it leaves out the states of registrations.
+func (c *Collection) Query(limit int, continuation string) (Page, error) {
+	return c.service.query(c.bucket, limit, continuation, func(data json.RawMessage) (any, error) {
 		record := c.newRecord()
-		if err := json.Unmarshal(data, record); err != nil {
-			return nil, err
-		}
-		return record, c.present(tx, record)
+		err := json.Unmarshal(data, record)
+		hideSecrets(record)
+		return record, err
 	})
 }

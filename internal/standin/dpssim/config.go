@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
@@ -25,6 +26,8 @@ type Config struct {
 	// Policies are the shared access policies of the service API. The default is one, provisioningserviceowner, with
 	// random keys, which [Service.Config] returns.
 	Policies []AccessPolicy `json:"-"`
+	// Entra is whose access tokens the service API takes besides the policies' keys; by default no one's.
+	Entra entra.Issuer `json:"entra"`
 	// Certificates are the CA certificates that groups name in caReferences. They count as verified, where DPS requires
 	// proof of possession.
 	Certificates []CACertificate `json:"certificates"`
@@ -245,6 +248,9 @@ func (c Config) Check() (problems SettingErrors) {
 			problems.add(path, "another certificate is also named %s", certificate.Name)
 		}
 		names[certificate.Name] = true
+	}
+	if (c.Entra.Name == "") != c.Entra.Keys.Empty() {
+		problems.add("entra", "it needs both issuer, as in the claim iss of tokens, and keys, a file")
 	}
 	if c.TimeScale < 0 {
 		problems.add("timeScale", "%v is negative", c.TimeScale)

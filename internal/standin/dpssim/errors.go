@@ -23,7 +23,7 @@ const (
 	CodeNotFound            = 404201
 	CodeOperationNotFound   = 404202 // assumed
 	CodeMethodNotAllowed    = 405000 // assumed
-	CodeConflict            = 409201 // assumed: the enrollment exists
+	CodeConflict            = 409201 // the enrollment exists
 	CodePrecondition        = 409203 // two registrations of one ID at the same time
 	CodeETagMismatch        = 412001 // 412xxx was seen
 	CodeTooLarge            = 413000 // assumed

@@ -314,6 +314,44 @@ func TestUnknownMembersAreKept(t *testing.T) {
 	}
 }
 
+// TestAllocationRequestsByVersion checks that a webhook sees the members of the version that it asks for.
+func TestAllocationRequestsByVersion(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{"2021-10-01": "", "2025-07-01-preview": "", "2026-11-01": "yearly", "2026-11-02-preview": "yearly"} {
+		r := newRig(t, nil)
+		r.putGroup(customGroup(func(g *model.EnrollmentGroup) {
+			g.CertificatePolicyName = "yearly"
+			g.CustomAllocationDefinition.APIVersion = version
+		}))
+		individual := model.IndividualEnrollment{RegistrationID: "single", Enrollment: customGroup(nil).Enrollment}
+		individual.CertificatePolicyName = "yearly"
+		individual.CustomAllocationDefinition.APIVersion = version
+		r.putIndividual(individual)
+		key, err := base64.StdEncoding.DecodeString(groupKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		single := groupDevice("single")
+		single.SAS = token("single", key)
+		for _, caller := range []dpssim.Caller{groupDevice("d1"), single} {
+			r.register(caller, model.RegistrationRequest{})
+			request := r.hook.lastRequest(t)
+			got := ""
+			if request.EnrollmentGroup != nil {
+				got = request.EnrollmentGroup.CertificatePolicyName
+			} else {
+				got = request.IndividualEnrollment.CertificatePolicyName
+			}
+			if got != want {
+				t.Errorf("%s, %s: got %q, want %q", version, caller.RegistrationID, got, want)
+			}
+		}
+		if stored, err := r.Groups.Get("toasters"); err != nil || stored.Common().CertificatePolicyName != "yearly" {
+			t.Errorf("%s: the record lost the member: %+v, %v", version, stored, err)
+		}
+	}
+}
+
 func readFile(t *testing.T, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(name)

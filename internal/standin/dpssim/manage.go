@@ -1,29 +1,35 @@
 package dpssim
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Authorize checks the token of a service client. An error is an *[APIError].
-func (s *Service) Authorize(sas string) error {
+// Authorize checks the Authorization header of a service client: a SharedAccessSignature, or an access token of Entra. An
+// error is an *[APIError].
+func (s *Service) Authorize(authorization string) error {
 	refuse := func(detail string) error {
 		return &APIError{Status: http.StatusUnauthorized, Code: CodeUnauthorized, Message: "Unauthorized", Detail: detail}
 	}
-	if sas == "" {
+	if authorization == "" {
 		return refuse("the call has no Authorization header")
 	}
-	token, err := attest.ParseToken(sas)
+	if access, ok := entra.Token(authorization); ok {
+		if err := s.config.Entra.Check(access, entra.AudienceDPS, time.Now()); err != nil {
+			return refuse(err.Error())
+		}
+		return nil
+	}
+	token, err := attest.ParseToken(authorization)
 	if err == nil {
 		err = token.Check(s.config.HostName(), time.Now())
 	}
@@ -42,7 +48,7 @@ func (s *Service) Authorize(sas string) error {
 }
 
 // matches compares an If-Match header with an ETag; each may be quoted, and base64 of a quoted tag. No header matches
-// every ETag.
+// every ETag: a deletion needs none.
 func matches(ifMatch, etag string) bool {
 	return ifMatch == "" || ifMatch == "*" || bareETag(ifMatch) == bareETag(etag)
 }
@@ -94,11 +100,11 @@ func (s *Service) DeleteRegistration(id, ifMatch string) error {
 }
 
 // QueryRegistrations returns the states of a group's registrations.
-func (s *Service) QueryRegistrations(groupID, query string, limit int, continuation string) (Page, error) {
+func (s *Service) QueryRegistrations(groupID string, limit int, continuation string) (Page, error) {
 	if _, err := s.Groups.Get(groupID); err != nil {
 		return Page{}, err
 	}
-	return s.query(cmp.Or(query, "select *"), bucketRegistrations, limit, continuation, func(_ *store.Tx, data json.RawMessage) (any, error) {
+	return s.query(bucketRegistrations, limit, continuation, func(data json.RawMessage) (any, error) {
 		var r registration
 		err := json.Unmarshal(data, &r)
 		if err != nil || !strings.EqualFold(r.GroupID, groupID) {
@@ -111,20 +117,15 @@ func (s *Service) QueryRegistrations(groupID, query string, limit int, continuat
 // Page is a part of a query's result.
 type Page struct {
 	Items        []any
+	Limit        int    // how many items a page has at most
 	Continuation string // "" at the end
 }
 
 const maxPage = 1000
 
-// queries are the supported queries: everything of one kind. SDKs spell the name of the collection in many ways, so it
-// is not checked.
-var queries = regexp.MustCompile(`(?i)^\s*select\s+\*(\s+from\s+[a-z]+)?\s*;?\s*$`)
-
-// query pages through a bucket. present returns nil for what is not in the result.
-func (s *Service) query(query, bucket string, limit int, continuation string, present func(*store.Tx, json.RawMessage) (any, error)) (Page, error) {
-	if !queries.MatchString(query) {
-		return Page{}, invalidArgument("query: %q: the stand-in supports only SELECT * FROM enrollments and the like, without WHERE", cut(query))
-	}
+// query pages through a bucket; what a client asks for makes no difference, as at DPS. present returns nil for what is
+// not in the result.
+func (s *Service) query(bucket string, limit int, continuation string, present func(json.RawMessage) (any, error)) (Page, error) {
 	after, err := base64.RawURLEncoding.DecodeString(continuation)
 	if err != nil {
 		return Page{}, invalidArgument("x-ms-continuation: it is not one that the service returned")
@@ -132,14 +133,14 @@ func (s *Service) query(query, bucket string, limit int, continuation string, pr
 	if limit <= 0 || limit > maxPage {
 		limit = maxPage
 	}
-	page := Page{Items: []any{}}
+	page := Page{Items: []any{}, Limit: limit}
 	err = s.store.View(func(tx *store.Tx) error {
 		last := ""
 		for value, err := range store.All[json.RawMessage](tx, bucket, string(after)) {
 			if err != nil {
 				return err
 			}
-			item, err := present(tx, value.Value)
+			item, err := present(value.Value)
 			if err != nil {
 				return err
 			}

@@ -161,18 +161,26 @@ func customGroup(change func(*model.EnrollmentGroup)) model.EnrollmentGroup {
 
 func (r *rig) putGroup(g model.EnrollmentGroup) model.EnrollmentGroup {
 	r.t.Helper()
-	if err := r.Groups.Put(g.EnrollmentGroupID, &g, ""); err != nil {
-		r.t.Fatal(err)
-	}
+	r.put(&r.Groups, &g)
 	return g
 }
 
 func (r *rig) putIndividual(e model.IndividualEnrollment) model.IndividualEnrollment {
 	r.t.Helper()
-	if err := r.Enrollments.Put(e.RegistrationID, &e, ""); err != nil {
+	r.put(&r.Enrollments, &e)
+	return e
+}
+
+// put creates an enrollment or replaces it, whatever its ETag.
+func (r *rig) put(collection *dpssim.Collection, record model.Record) {
+	r.t.Helper()
+	ifMatch := ""
+	if _, err := collection.Get(*record.ID()); err == nil {
+		ifMatch = "*"
+	}
+	if err := collection.Put(*record.ID(), record, ifMatch); err != nil {
 		r.t.Fatal(err)
 	}
-	return e
 }
 
 // token is a device's token, signed with a key.

@@ -46,10 +46,12 @@ func allocationRequest(a *attempt) model.AllocationRequest {
 		individual := *record
 		individual.RegistrationState = nil
 		individual.Enrollment = reduced(individual.Enrollment)
+		model.Shape(&individual, individual.CustomAllocationDefinition.APIVersion)
 		request.IndividualEnrollment = &individual
 	case *model.EnrollmentGroup:
 		group := *record
 		group.Enrollment = reduced(group.Enrollment)
+		model.Shape(&group, group.CustomAllocationDefinition.APIVersion)
 		request.EnrollmentGroup = &group
 	}
 	device := &request.DeviceRuntimeContext

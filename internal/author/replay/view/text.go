@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/replay"
 )
 
@@ -169,7 +170,7 @@ func describeChange(e replay.Change, labels map[string]string) string {
 
 // lower spells a hub as reports do.
 func lower(s replay.State) replay.State {
-	return replay.State{Result: s.Result, Hub: strings.ToLower(s.Hub)}
+	return replay.State{Result: s.Result, Hub: dps.HubName(s.Hub)}
 }
 
 func (t *textWriter) problems() {

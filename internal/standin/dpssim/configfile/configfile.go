@@ -109,7 +109,7 @@ func (r *reader) file(content any, options Options) (file File) {
 	if s.ServiceKey != "" {
 		config.Policies = []dpssim.AccessPolicy{{Name: ServicePolicy, PrimaryKey: string(s.ServiceKey)}}
 	}
-	file.HubPolicy = hub.Policy{Name: HubPolicy, PrimaryKey: string(s.HubKey)}
+	file.HubPolicy = hub.Policy{Name: HubPolicy, PrimaryKey: string(s.HubKey), Entra: config.Entra}
 	if config.Trouble.Hubs != nil {
 		hubs := map[string]string{}
 		for name, state := range config.Trouble.Hubs {
@@ -193,7 +193,7 @@ func (e *enrollments) read(path string, item, target any, record model.Record, i
 		common.IotHubs[i] = HubHostName(name)
 	}
 	common.IotHubHostName = HubHostName(common.IotHubHostName)
-	if common.AllocationPolicy == model.PolicyCustom && common.CustomAllocationDefinition == nil {
+	if strings.EqualFold(common.AllocationPolicy, model.PolicyCustom) && common.CustomAllocationDefinition == nil {
 		if e.webhook == "" {
 			e.add(path, "a webhook allocates it, and none is named: set webhook.url")
 		}

@@ -50,15 +50,22 @@ func TestExample(t *testing.T) {
 	if file.Groups[2].Attestation.X509.SigningCertificates.Primary.Certificate == "" {
 		t.Error("the certificate was not read")
 	}
+	if err := os.WriteFile(filepath.Join(folder, "issuer-keys.json"), authority.Devices().PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	// Comments uncommented, section by section.
-	for _, section := range []string{"behaviour", "quotas", "trouble", "retryAfter", "answerDelay", "timeScale", "journalSize", "allocationPolicy"} {
+	for _, section := range []string{"entra", "behaviour", "quotas", "trouble", "retryAfter", "answerDelay", "timeScale", "journalSize", "allocationPolicy"} {
 		uncommented := uncomment(text, section)
 		if uncommented == text {
 			t.Errorf("the example does not show %s", section)
 			continue
 		}
-		if _, err := configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(uncommented), configfile.Options{}); err != nil {
+		file, err := configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(uncommented), configfile.Options{})
+		if err != nil {
 			t.Errorf("with %s: %v", section, err)
+		}
+		if issued := section == "entra"; file.Config.Entra.Keys.Empty() == issued || file.HubPolicy.Entra.Keys.Empty() == issued {
+			t.Errorf("with %s: the issuer is %+v, that of hubs %+v", section, file.Config.Entra.Name, file.HubPolicy.Entra.Name)
 		}
 	}
 	one, other := configfile.Example("ca"), configfile.Example("ca")
@@ -212,7 +219,7 @@ enrollments:
 
 func TestWebhookOfTheFileAndOfTheCommandLine(t *testing.T) {
 	t.Parallel()
-	text := []byte("hubs: [{name: hub-a}]\nwebhook: {url: 'http://file/'}\nenrollmentGroups: [{enrollmentGroupId: g, attestation: {type: symmetricKey}, allocationPolicy: custom}]\n")
+	text := []byte("hubs: [{name: hub-a}]\nwebhook: {url: 'http://file/'}\nenrollmentGroups: [{enrollmentGroupId: g, attestation: {type: symmetricKey}, allocationPolicy: Custom, certificatePolicyName: yearly}]\n")
 	for _, c := range []struct {
 		options configfile.Options
 		want    string
@@ -258,6 +265,8 @@ func TestProblems(t *testing.T) {
 		{"no file", hubs + "enrollmentGroups:\n  - enrollmentGroupId: g\n    attestation: {type: x509, x509: {signingCertificates: {primary: {certificateFile: nowhere.pem}}}}",
 			"dps.yaml:4: enrollmentGroups[0].attestation.x509.signingCertificates.primary.certificateFile: open nowhere.pem"},
 		{"twice the same group", group + "  - enrollmentGroupId: G\n    attestation: {type: symmetricKey}", "dps.yaml:5: enrollmentGroups[1]: another entry has the same enrollmentGroupId"},
+		{"issuer without keys", hubs + "entra: {issuer: x}", "dps.yaml:2: entra: it needs both issuer"},
+		{"keys that are none", hubs + "entra: {issuer: x, keys: configfile_test.go}", "dps.yaml:2: entra.keys: configfile_test.go: it has neither"},
 		{"alias", hubs + "enrollments: [&a {registrationId: x}, *a]", "dps.yaml:2: enrollments[1]: another entry has the same registrationId"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

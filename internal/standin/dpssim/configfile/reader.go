@@ -22,6 +22,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
@@ -257,6 +258,18 @@ func (folder files) pool(file string) (x509.CertPool, error) {
 	return *pool, err
 }
 
+func (folder files) keys(file string) (entra.Keys, error) {
+	text, err := folder.read(file)
+	if err != nil {
+		return entra.Keys{}, err
+	}
+	keys, err := entra.ParseKeys(text)
+	if err != nil {
+		err = complaint(file + ": " + err.Error())
+	}
+	return keys, err
+}
+
 // settingTypes read settings.
 func settingTypes(folder files) types {
 	return jsonv2.JoinUnmarshalers(
@@ -268,6 +281,7 @@ func settingTypes(folder files) types {
 		}),
 		scalar("a key: at least 16 bytes in base64, such as openssl rand -base64 32 makes", parseKey),
 		scalar("a file", folder.pool),
+		scalar("a file", folder.keys),
 		scalar("a file", func(file string) (c x509.Certificate, err error) {
 			text, err := folder.certificate(file)
 			if parsed, _ := attest.ParseCertificate(string(text)); parsed != nil {

@@ -9,20 +9,28 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/entra"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
-// Policy is a shared access policy of a hub, with all rights.
+// Policy is a shared access policy of a hub, with all rights, and whose access tokens have the same rights.
 type Policy struct {
 	Name         string // "iothubowner"
 	PrimaryKey   string // base64
 	SecondaryKey string // base64, may be empty
+	Entra        entra.Issuer
 }
 
-// Authorize checks the token of a service client for a path of a hub.
-func (r *Registry) Authorize(policy Policy, host, path, sas string) error {
-	token, err := attest.ParseToken(sas)
+// Authorize checks the Authorization header of a service client for a path of a hub.
+func (r *Registry) Authorize(policy Policy, host, path, authorization string) error {
+	if access, ok := entra.Token(authorization); ok {
+		if policy.Entra.Check(access, entra.AudienceHub, r.now()) != nil {
+			return unauthorized()
+		}
+		return nil
+	}
+	token, err := attest.ParseToken(authorization)
 	if err != nil || token.Check(token.Resource, r.now()) != nil {
 		return unauthorized()
 	}

@@ -1,9 +1,12 @@
 // Package model holds what devices, service clients, DPS and a custom-allocation webhook send each other. Member names
-// and their order are those of DPS's data-plane specification (2021-10-01) and of captured requests.
+// and their order are those of DPS's data-plane specification and of captured requests.
 package model
 
 import (
 	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -14,6 +17,7 @@ const (
 	AttestationTPM          = "tpm"
 	AttestationX509         = "x509"
 	AttestationSymmetricKey = "symmetricKey"
+	AttestationNone         = "none" // of enrollments with which no device can register
 )
 
 // Allocation policies.
@@ -176,23 +180,50 @@ type EnrollmentGroup struct {
 // ID implements [Record].
 func (g *EnrollmentGroup) ID() *string { return &g.EnrollmentGroupID }
 
-// Enrollment is what both kinds of enrollment have. DPS leaves out what is not set.
+// Enrollment is what both kinds of enrollment have. DPS leaves out what is not set. A member that not every API version
+// has is tagged with the first that has it (since) or with those few that have it (only); see [Shape].
 type Enrollment struct {
-	Attestation                Attestation                 `json:"attestation"`
-	Capabilities               *Capabilities               `json:"capabilities,omitzero"`
-	IotHubHostName             string                      `json:"iotHubHostName,omitempty"`
+	Attestation    Attestation   `json:"attestation"`
+	Capabilities   *Capabilities `json:"capabilities,omitzero"`
+	IotHubHostName string        `json:"iotHubHostName,omitempty"`
+	// These name resources of Azure Device Registry that issue certificates to devices.
+	NamespaceName            string `json:"namespaceName,omitempty" since:"2026-11-01"`
+	CertificateAuthorityName string `json:"certificateAuthorityName,omitempty" since:"2026-11-01"`
+	CertificatePolicyName    string `json:"certificatePolicyName,omitempty" since:"2026-11-01"`
+	// These named them in previews.
+	CertificatePolicyResourceID     string          `json:"certificatePolicyResourceId,omitempty" only:"2026-07-01-preview"`
+	CredentialPolicyName            string          `json:"credentialPolicyName,omitempty" only:"2025-07-01-preview 2026-04-01"`
+	TrustBundleID                   string          `json:"trustBundleId,omitempty" only:"2021-11-01-preview"`
+	ClientCertificateIssuancePolicy json.RawMessage `json:"clientCertificateIssuancePolicy,omitzero" only:"2021-11-01-preview"`
+	ServerCertificateIssuancePolicy json.RawMessage `json:"serverCertificateIssuancePolicy,omitzero" only:"2021-11-01-preview"`
+
+	DeviceTypeRefs             []string                    `json:"deviceTypeRefs,omitzero" since:"2026-11-02-preview"` // at most one
 	InitialTwin                *InitialTwin                `json:"initialTwin,omitzero"`
 	ETag                       string                      `json:"etag,omitempty"` // with its quotes
 	ProvisioningStatus         string                      `json:"provisioningStatus,omitempty"`
-	ReprovisionPolicy          *ReprovisionPolicy          `json:"reprovisionPolicy,omitzero"`
+	ReprovisionPolicy          *ReprovisionPolicy          `json:"reprovisionPolicy,omitzero" since:"2018-09-01-preview"`
 	CreatedDateTimeUTC         *Time                       `json:"createdDateTimeUtc,omitzero"`
 	LastUpdatedDateTimeUTC     *Time                       `json:"lastUpdatedDateTimeUtc,omitzero"`
-	AllocationPolicy           string                      `json:"allocationPolicy,omitempty"`
-	IotHubs                    []string                    `json:"iotHubs,omitzero"`
-	CustomAllocationDefinition *CustomAllocationDefinition `json:"customAllocationDefinition,omitzero"`
-	// Unknown holds members that this package does not know, such as those of later API versions: DPS returns them as
-	// they were sent.
+	AllocationPolicy           string                      `json:"allocationPolicy,omitempty" since:"2018-09-01-preview"`
+	IotHubs                    []string                    `json:"iotHubs,omitzero" since:"2018-09-01-preview"`
+	CustomAllocationDefinition *CustomAllocationDefinition `json:"customAllocationDefinition,omitzero" since:"2018-09-01-preview"`
+	// Unknown holds members that this package does not know, such as those of later API versions.
 	Unknown map[string]json.RawMessage `json:",embed"`
+}
+
+// Shape removes from a record the members that an API version does not have. DPS hides them in answers to calls of that
+// version, and resets them in a record that such a call replaces.
+func Shape(record Record, version string) {
+	common := record.Common()
+	common.Unknown = nil // no version has these
+	value := reflect.ValueOf(common).Elem()
+	for i := range value.NumField() {
+		tag := value.Type().Field(i).Tag
+		only, limited := tag.Lookup("only")
+		if version < tag.Get("since") || limited && !slices.Contains(strings.Fields(only), version) {
+			value.Field(i).SetZero()
+		}
+	}
 }
 
 // Common implements [Record].

@@ -30,8 +30,9 @@ func (s *server) serviceAPI(w http.ResponseWriter, r *http.Request) (any, error)
 	}
 	switch {
 	case root == "registrations" && len(rest) == 2 && last == "query":
-		return query(w, r, "deviceRegistration", func(query string, limit int, continuation string) (dpssim.Page, error) {
-			return s.service.QueryRegistrations(rest[0], query, limit, continuation)
+		// The specification gives this query no body; SDKs send one, or none.
+		return query(w, r, "deviceRegistration", func(limit int, continuation string) (dpssim.Page, error) {
+			return s.service.QueryRegistrations(rest[0], limit, continuation)
 		})
 	case root == "registrations" && len(rest) == 1:
 		return s.registration(w, r, rest[0])
@@ -40,6 +41,10 @@ func (s *server) serviceAPI(w http.ResponseWriter, r *http.Request) (any, error)
 	case len(rest) == 0:
 		return bulk(w, r, collection)
 	case len(rest) == 1 && last == "query" && r.Method == http.MethodPost:
+		var specification model.Query
+		if err := decode(w, r, maxBody, &specification); err != nil {
+			return nil, err
+		}
 		return query(w, r, itemType, collection.Query)
 	case len(rest) == 1:
 		return enrollment(w, r, collection, rest[0])
@@ -57,11 +62,13 @@ func (s *server) admit(r *http.Request) error {
 	if err := s.service.Authorize(r.Header.Get("Authorization")); err != nil {
 		return err
 	}
-	if r.URL.Query().Get("api-version") == "" {
-		return invalid("api-version is missing")
+	if err := dpssim.CheckVersion(apiVersion(r)); err != nil {
+		return err
 	}
 	return s.service.ThrottleService()
 }
+
+func apiVersion(r *http.Request) string { return r.URL.Query().Get("api-version") }
 
 func enrollment(w http.ResponseWriter, r *http.Request, collection *dpssim.Collection, id string) (any, error) {
 	if err := allow(w, r, http.MethodGet, http.MethodPut, http.MethodDelete); err != nil {
@@ -70,7 +77,11 @@ func enrollment(w http.ResponseWriter, r *http.Request, collection *dpssim.Colle
 	ifMatch := r.Header.Get("If-Match")
 	switch r.Method {
 	case http.MethodGet:
-		return collection.Get(id)
+		record, err := collection.Get(id)
+		if err == nil {
+			model.Shape(record, apiVersion(r))
+		}
+		return record, err
 	case http.MethodDelete:
 		return nil, collection.Delete(id, ifMatch)
 	}
@@ -78,6 +89,7 @@ func enrollment(w http.ResponseWriter, r *http.Request, collection *dpssim.Colle
 	if err := decode(w, r, maxBody, record); err != nil {
 		return nil, err
 	}
+	model.Shape(record, apiVersion(r))
 	return record, collection.Put(id, record, ifMatch)
 }
 
@@ -88,6 +100,12 @@ func bulk(w http.ResponseWriter, r *http.Request, collection *dpssim.Collection)
 	var operation model.BulkOperation
 	if err := decode(w, r, maxBody, &operation); err != nil {
 		return nil, err
+	}
+	for i := range operation.Enrollments {
+		model.Shape(&operation.Enrollments[i], apiVersion(r))
+	}
+	for i := range operation.EnrollmentGroups {
+		model.Shape(&operation.EnrollmentGroups[i], apiVersion(r))
 	}
 	return collection.Bulk(operation)
 }
@@ -108,12 +126,8 @@ const (
 	headerItemType     = "x-ms-item-type"
 )
 
-func query(w http.ResponseWriter, r *http.Request, itemType string, run func(query string, limit int, continuation string) (dpssim.Page, error)) (any, error) {
+func query(w http.ResponseWriter, r *http.Request, itemType string, run func(limit int, continuation string) (dpssim.Page, error)) (any, error) {
 	if err := allow(w, r, http.MethodPost); err != nil {
-		return nil, err
-	}
-	var query model.Query
-	if err := decode(w, r, maxBody, &query); err != nil {
 		return nil, err
 	}
 	limit := 0
@@ -123,11 +137,17 @@ func query(w http.ResponseWriter, r *http.Request, itemType string, run func(que
 			return nil, invalid(headerMaxItems + ": " + strconv.Quote(text) + " is not a number of items")
 		}
 	}
-	page, err := run(query.Query, limit, r.Header.Get(headerContinuation))
+	page, err := run(limit, r.Header.Get(headerContinuation))
 	if err != nil {
 		return nil, err
 	}
+	for _, item := range page.Items {
+		if record, ok := item.(model.Record); ok {
+			model.Shape(record, apiVersion(r))
+		}
+	}
 	w.Header().Set(headerItemType, itemType)
+	w.Header().Set(headerMaxItems, strconv.Itoa(page.Limit))
 	if page.Continuation != "" {
 		w.Header().Set(headerContinuation, page.Continuation)
 	}

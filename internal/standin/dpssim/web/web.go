@@ -227,6 +227,9 @@ func answer(w http.ResponseWriter, status int, value any, err error) {
 
 func refuse(w http.ResponseWriter, err error) {
 	refusal, body := dpssim.Answer(err)
+	if recorder, ok := w.(*recorder); ok {
+		recorder.detail = refusal.Detail
+	}
 	w.Header().Set("x-ms-error-code", strconv.Itoa(refusal.Code))
 	if refusal.RetryAfter > 0 {
 		w.Header().Set("Retry-After", seconds(refusal.RetryAfter))
@@ -260,7 +263,7 @@ func (s *server) journalled(kind string, next http.Handler) http.Handler {
 		entry := dpssim.Entry{
 			Time: model.Time{Time: start}, Kind: kind, Transport: dpssim.TransportHTTP,
 			Method: r.Method, URL: r.URL.Path, Request: dpssim.Mask(body),
-			Status: recorder.status, Response: dpssim.Mask(recorder.body.Bytes()),
+			Status: recorder.status, Response: dpssim.Mask(recorder.body.Bytes()), Error: recorder.detail,
 			DurationMS: dpssim.Milliseconds(time.Since(start)),
 		}
 		if kind == dpssim.KindHub {
@@ -274,6 +277,7 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	body   bytes.Buffer
+	detail string // of a refusal, which the answer does not say
 }
 
 func (r *recorder) WriteHeader(status int) {

@@ -154,11 +154,17 @@ func serviceToken(resource, policy string) string {
 // manage calls the service API as an owner. header is name, value, name, value.
 func (s *stand) manage(method, path, body string, header ...string) answer {
 	s.t.Helper()
+	return s.manageIn("2021-10-01", method, path, body, header...)
+}
+
+// manageIn calls it in an API version.
+func (s *stand) manageIn(version, method, path, body string, header ...string) answer {
+	s.t.Helper()
 	headers := map[string]string{"Authorization": serviceToken(dps, "owner"), "Content-Type": "application/json"}
 	for i := 0; i < len(header); i += 2 {
 		headers[header[i]] = header[i+1]
 	}
-	return s.call(s.client, method, "https://"+dps+path+"?api-version=2021-10-01", body, headers)
+	return s.call(s.client, method, "https://"+dps+path+"?api-version="+version, body, headers)
 }
 
 func (a answer) want(status int) answer {
@@ -283,6 +289,29 @@ func TestDeviceRefusals(t *testing.T) {
 	}
 }
 
+// TestAttestationNone checks that an enrollment without attestation lets no device in.
+func TestAttestationNone(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, nil)
+	s.manage("PUT", "/enrollments/d1", `{"attestation":{"type":"none"}}`).want(200)
+	s.manage("PUT", "/enrollmentGroups/g", `{"attestation":{"type":"none"}}`).want(200)
+	device, _ := newCertificate(t, "d1", nil)
+	token := map[string]string{"Authorization": attest.NewToken(attest.DeviceResource(scope, "d1"), []byte(""), time.Now().Add(time.Hour), "registration")}
+	for _, id := range []string{"d1", "d2"} {
+		url := "https://" + dps + "/" + scope + "/registrations/" + id + "/register?api-version=2019-03-31"
+		for name, got := range map[string]answer{
+			"nothing":       s.call(s.client, "PUT", url, `{}`, nil),
+			"a TPM":         s.call(s.client, "PUT", url, `{"tpm":{"endorsementKey":"AAAA","storageRootKey":"AAAA"}}`, nil),
+			"a token":       s.call(s.client, "PUT", url, `{}`, token),
+			"a certificate": s.call(s.clientWith([]tls.Certificate{device}), "PUT", url, `{}`, nil),
+		} {
+			if got.status != 401 && got.status != 404 {
+				t.Errorf("%s with %s: got %d %s", id, name, got.status, got.body)
+			}
+		}
+	}
+}
+
 // TestCertificateOverTLS checks that TLS proves that a device has the key of its certificate.
 func TestCertificateOverTLS(t *testing.T) {
 	t.Parallel()
@@ -337,6 +366,9 @@ func TestEnrollmentsAndETags(t *testing.T) {
 			t.Errorf("keys %v", keys)
 		}
 
+		if message := s.manage("PUT", path, kind.document).refused(409, 409201); message != "Enrollment already exists." {
+			t.Errorf("got %q", message)
+		}
 		s.manage("PUT", path, kind.document, "If-Match", `"stale"`).refused(412, 412001)
 		updated := s.manage("PUT", path, kind.document, "If-Match", etag).want(200).json()
 		if updated["etag"] == etag || updated["createdDateTimeUtc"] != created["createdDateTimeUtc"] {
@@ -344,6 +376,11 @@ func TestEnrollmentsAndETags(t *testing.T) {
 		}
 		if again := s.manage("POST", path+"/attestationmechanism", "").want(200).json()["symmetricKey"].(map[string]any); fmt.Sprint(again) != fmt.Sprint(keys) {
 			t.Errorf("keys changed from %v to %v", keys, again)
+		}
+		if whatever := s.manage("PUT", path, kind.document, "If-Match", "*").want(200).json(); whatever["etag"] == updated["etag"] {
+			t.Errorf("replaced %v", whatever)
+		} else {
+			updated = whatever
 		}
 		s.manage("PUT", kind.path+"Two", strings.ReplaceAll(kind.document, "One", "Two"), "If-Match", "*").refused(412, 412001)
 
@@ -369,7 +406,7 @@ func TestValidation(t *testing.T) {
 	for _, c := range []struct{ path, document, want string }{
 		{"/enrollments/a", `{"registrationId":"b",` + key + `}`, "registrationId"},
 		{"/enrollments/a", `{}`, "attestation.type"},
-		{"/enrollments/a", `{"attestation":{"type":"none"}}`, "attestation.type"},
+		{"/enrollments/a", `{"attestation":{"type":"password"}}`, "attestation.type"},
 		{"/enrollments/a", `{"attestation":{"type":"tpm"}}`, "attestation.tpm.endorsementKey"},
 		{"/enrollments/a", `{"attestation":{"type":"tpm","tpm":{"endorsementKey":"AAAA"}}}`, "attestation.tpm"},
 		{"/enrollments/a", `{"attestation":{"type":"x509"}}`, "attestation.x509"},
@@ -384,6 +421,7 @@ func TestValidation(t *testing.T) {
 		{"/enrollments/a", `{` + key + `,"allocationPolicy":"custom"}`, "customAllocationDefinition"},
 		{"/enrollments/a", `{` + key + `,"allocationPolicy":"custom","customAllocationDefinition":{"apiVersion":"1"}}`, "customAllocationDefinition.webhookUrl"},
 		{"/enrollments/a", `{` + key + `,"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://x"}}`, "customAllocationDefinition.apiVersion"},
+		{"/enrollments/a", `{` + key + `,"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://x","apiVersion":"2018-04-01"}}`, "customAllocationDefinition.apiVersion"},
 		{"/enrollments/a", `{` + key + `,"allocationPolicy":"static"}`, "iotHubHostName"},
 		{"/enrollments/a", `{` + key + `,"allocationPolicy":"random"}`, "allocationPolicy"},
 		{"/enrollments/a", `{` + key + `,"iotHubs":["` + hubA + `"]}`, "allocationPolicy"},
@@ -420,9 +458,16 @@ func TestServiceAuthorization(t *testing.T) {
 		if message := got.refused(401, 401000); message != "Unauthorized" {
 			t.Errorf("%s: %q", name, message)
 		}
+		entries := s.service.Journal(0, 100, dpssim.JournalFilter{Kind: dpssim.KindService}).Entries
+		if reason := entries[len(entries)-1].Error; reason == "" {
+			t.Errorf("%s: the journal does not say why", name)
+		}
 	}
 	got := s.call(s.client, "GET", "https://"+dps+"/enrollments/a", "", map[string]string{"Authorization": serviceToken(dps, "owner")})
 	if message := got.refused(400, 400004); !strings.Contains(message, "api-version") {
+		t.Errorf("got %q", message)
+	}
+	if message := s.manageIn("2019-04-01", "GET", "/enrollments/a", "").refused(400, 400004); message != "Unsupported API version 2019-04-01." {
 		t.Errorf("got %q", message)
 	}
 	s.manage("PATCH", "/enrollments/a", "").refused(405, dpssim.CodeMethodNotAllowed)
@@ -507,7 +552,6 @@ func TestQuery(t *testing.T) {
 		if got := strings.Join(ids, " "); got != "e0 e1 e2 e3 e4" || pages != 3 {
 			t.Errorf("%s: %s in %d pages", path, got, pages)
 		}
-		s.manage("POST", path, `{"query":"SELECT * FROM x WHERE y = 1"}`).refused(400, 400004)
 		s.manage("POST", path, `{"query":"`+c.query+`"}`, "x-ms-continuation", "%").refused(400, 400004)
 		s.manage("POST", path, `{"query":"`+c.query+`"}`, "x-ms-max-item-count", "many").refused(400, 400004)
 	}
@@ -516,6 +560,37 @@ func TestQuery(t *testing.T) {
 	}
 	s.manage("POST", "/registrations/nobody/query", `{"query":"SELECT *"}`).refused(404, 404201)
 	s.manage("GET", "/registrations/nobody", "").refused(404, 404201)
+	s.manage("POST", "/enrollments/query", "").refused(400, 400004) // only a query of registrations has no body
+}
+
+// TestQueryTexts sends what clients send. DPS returns all records, whatever the text.
+func TestQueryTexts(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, nil)
+	s.manage("PUT", "/enrollments/e", `{"attestation":{"type":"symmetricKey"}}`).want(200)
+	s.manage("PUT", "/enrollmentGroups/g", symmetricGroup("g")).want(200)
+	for _, body := range []string{
+		`{"query":"SELECT * FROM enrollments"}`,
+		`{"query":"*"}`,
+		`{"query":""}`,
+		`{}`,
+		`{"query":"SELECT * FROM enrollments WHERE registrationId = 'another'"}`,
+		`{"additional_properties":{},"query":"SELECT *"}`, // az iot dps
+	} {
+		for path, id := range map[string]string{"/enrollments/query": `"registrationId":"e"`, "/enrollmentGroups/query": `"enrollmentGroupId":"g"`} {
+			got := s.manage("POST", path, body).want(200)
+			if !strings.Contains(string(got.body), id) {
+				t.Errorf("%s %s: %s", path, body, got.body)
+			}
+			if count := got.header.Get("x-ms-max-item-count"); count != "1000" {
+				t.Errorf("%s: a page has %q items", path, count)
+			}
+		}
+		s.manage("POST", "/registrations/g/query", body).want(200)
+	}
+	if count := s.manage("POST", "/registrations/g/query", "", "x-ms-max-item-count", "7").want(200).header.Get("x-ms-max-item-count"); count != "7" {
+		t.Errorf("a page has %q items", count)
+	}
 }
 
 func TestRegistrationStates(t *testing.T) {
@@ -535,7 +610,10 @@ func TestRegistrationStates(t *testing.T) {
 	if state["status"] != "assigned" {
 		t.Fatalf("got %v", state)
 	}
-	// An individual enrollment shows it, too.
+	// A query of enrollments leaves it out, an individual enrollment shows it.
+	if got := s.manage("POST", "/enrollments/query", `{"query":"SELECT *"}`).want(200); strings.Contains(string(got.body), "registrationState") {
+		t.Errorf("got %s", got.body)
+	}
 	if shown := s.manage("GET", "/enrollments/d1", "").want(200).json()["registrationState"].(map[string]any); shown["assignedHub"] != state["assignedHub"] {
 		t.Errorf("got %v", shown)
 	}
