@@ -175,7 +175,8 @@ async function main() {
       dpsConnectionString: `HostName=e2e.azure-devices-provisioning.net;SharedAccessKeyName=provisioningserviceowner;SharedAccessKey=${secrets.serviceKey}`,
       hubKey: secrets.hubKey,
       faulty: `http://127.0.0.1:${faulty.address().port}`,
-      management: `https://localhost:${https}`
+      management: `https://localhost:${https}`, https, mqtt,
+      printed: children.find(({ name }) => name === 'usher dps').output
     }), { mode: 0o600 })
     const files = readdirSync(here).filter((name) => name.endsWith('.test.mjs')).sort().map((name) => join(here, name))
     const chosen = process.argv.length > 2 ? files.filter((file) => process.argv.slice(2).some((word) => file.includes(word))) : files

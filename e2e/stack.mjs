@@ -1,6 +1,7 @@
 // What run.mjs started, and the SDKs' clients for it. The SDKs are unchanged: they get Azure's host names, which the
 // preload of `usher dps` redirects to the stand-in.
 import { createHmac, randomBytes } from 'node:crypto'
+import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import provisioning from 'azure-iot-provisioning-device'
 import provisioningHttp from 'azure-iot-provisioning-device-http'
@@ -29,6 +30,46 @@ export const dps = provisioningService.ProvisioningServiceClient.fromConnectionS
 /** The device key that a group's key gives, in base64. */
 export const derive = (groupKey, id) =>
   createHmac('sha256', Buffer.from(groupKey, 'base64')).update(id).digest('base64')
+
+/** A shared access signature for a resource, made by hand, which expires in so many seconds. */
+export function token(resource, key, seconds = 3600, policy = '') {
+  const sr = encodeURIComponent(resource)
+  const se = Math.floor(Date.now() / 1000) + seconds
+  const sig = createHmac('sha256', Buffer.from(key, 'base64')).update(`${sr}\n${se}`).digest('base64')
+  return `SharedAccessSignature sr=${sr}&sig=${encodeURIComponent(sig)}&se=${se}${policy && `&skn=${policy}`}`
+}
+
+/** Skips a test, with one line, where a program is missing. With USHER_E2E=required that is a failure. */
+export function need(t, found, what) {
+  if (found) return true
+  if (process.env.USHER_E2E === 'required') throw new Error(`${what} is missing, and USHER_E2E is required`)
+  t.skip(`${what} is missing`)
+  return false
+}
+
+/** Whether a program runs, and ends without an error. */
+export const runs = (program, ...args) => spawnSync(program, args, { stdio: 'ignore' }).status === 0
+
+/** The journal's entries of a device's calls to its hub. */
+export async function hubJournal(deviceId) {
+  const entries = []
+  for (let after = 0; ;) {
+    const page = await (await fetch(`${stack.management}/_/journal?limit=1000&after=${after}`)).json()
+    entries.push(...page.entries.filter((entry) => entry.url?.startsWith('mqtts://') && entry.url.includes(`/${deviceId}/`)))
+    if (page.next >= page.last) return entries
+    after = page.next
+  }
+}
+
+/** Waits for a condition, which may be asynchronous. */
+export async function until(what, condition) {
+  for (const end = Date.now() + 60_000; ;) {
+    const value = await condition()
+    if (value) return value
+    if (Date.now() > end) throw new Error(`timeout: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+}
 
 export const newKey = () => randomBytes(32).toString('base64')
 

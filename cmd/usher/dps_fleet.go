@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -150,7 +151,7 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 		if i > 0 {
 			rate = 0
 		}
-		stop := showFleet(stderr, devices, rate)
+		stop := showFleet(ctx, stderr, devices, rate, flags.folder)
 		round := devices.Register(ctx, rate)
 		stop()
 		rounds = append(rounds, round)
@@ -230,11 +231,12 @@ func (flags *dpsFleetFlags) key() ([]byte, error) {
 const liveInterval = 500 * time.Millisecond
 
 // showFleet displays the progress on a terminal until stop is called.
-func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
+func showFleet(ctx context.Context, w io.Writer, devices *fleet.Fleet, rate float64, folder string) (stop func()) {
 	if !isTerminal(w) {
 		return func() {}
 	}
-	ended, left := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(ctx)
+	left := make(chan struct{})
 	go func() {
 		defer close(left)
 		ticker := time.NewTicker(liveInterval)
@@ -245,33 +247,90 @@ func showFleet(w io.Writer, devices *fleet.Fleet, rate float64) (stop func()) {
 				fmt.Fprintf(w, "\x1b[%dA\x1b[J", drawn)
 			}
 		}
+		calls := &webhookCalls{folder: folder}
+		calls.read(ctx) // those of earlier rounds
+		*calls = webhookCalls{folder: folder, after: calls.after}
 		for {
 			select {
-			case <-ended:
+			case <-ctx.Done():
 				erase()
 				return
 			case <-ticker.C:
-				var picture strings.Builder
-				now := devices.Snapshot()
-				fmt.Fprintf(&picture, "%d of %d devices are done, %s", now.Done(), now.Devices, perMinute(now))
-				if rate > 0 {
-					fmt.Fprintf(&picture, " (%.0f wanted)", rate)
-				}
-				if now.Throttled > 0 {
-					fmt.Fprintf(&picture, ", %d times told to retry later", now.Throttled)
-				}
-				picture.WriteString("\n")
-				writeHubs(&picture, now)
+				calls.read(ctx)
+				picture := fleetPicture(devices.Snapshot(), rate, calls, columnsOf(w))
 				erase()
-				io.WriteString(w, picture.String())
-				drawn = strings.Count(picture.String(), "\n")
+				io.WriteString(w, picture)
+				drawn = strings.Count(picture, "\n")
 			}
 		}
 	}()
 	return func() {
-		close(ended)
+		cancel()
 		<-left
 	}
+}
+
+// webhookCalls is what the stand-in's journal says about webhooks that do not let devices through. The devices see only
+// that they must wait.
+type webhookCalls struct {
+	folder  string
+	after   uint64 // the last entry that was read
+	repeats int    // answers after which DPS calls again
+	last    dpssim.Entry
+}
+
+// read reads new entries. The display does without those that it cannot read in time.
+func (c *webhookCalls) read(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 4*liveInterval)
+	defer cancel()
+	for {
+		text, err := manage(ctx, c.folder, http.MethodGet, fmt.Sprintf("/_/journal?kind=%s&limit=1000&after=%d", dpssim.KindWebhook, c.after), "")
+		var page dpssim.JournalPage
+		if err != nil || json.Unmarshal(text, &page) != nil {
+			return
+		}
+		for _, entry := range page.Entries {
+			if strings.HasPrefix(entry.DPSEffect, dpssim.EffectCallAgain) {
+				c.repeats++
+				c.last = entry
+			}
+		}
+		if c.after = page.Next; page.Next >= page.Last || len(page.Entries) == 0 {
+			return
+		}
+	}
+}
+
+// fleetPicture is the display: lines of at most so many columns.
+func fleetPicture(now fleet.Summary, rate float64, calls *webhookCalls, columns int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d devices are done, %s", now.Done(), now.Devices, perMinute(now))
+	if rate > 0 {
+		fmt.Fprintf(&b, " (%.0f wanted)", rate)
+	}
+	b.WriteString("\n")
+	if now.Waiting > 0 {
+		fmt.Fprintf(&b, "  %-16s %7d\n", "waiting", now.Waiting)
+	}
+	writeProblems(&b, now, false)
+	if calls.repeats > 0 && now.Waiting > 0 {
+		why := calls.last.Error
+		if why == "" {
+			why = fmt.Sprintf("it answers %d", calls.last.Status)
+		}
+		fmt.Fprintf(&b, "  %-16s %7d  times DPS must call the webhook again\n    %s\n    %s; DPS gives up after 415 s\n",
+			"no assignment", calls.repeats, dpssim.Printable(why), dpssim.Printable(calls.last.DPSEffect))
+	}
+	writeHubs(&b, now, columns)
+	var picture strings.Builder
+	for line := range strings.Lines(b.String()) {
+		text := []rune(strings.TrimSuffix(line, "\n"))
+		if len(text) >= columns { // a full line would wrap, and could not be erased
+			text = append(text[:columns-4], []rune("...")...)
+		}
+		picture.WriteString(string(text) + "\n")
+	}
+	return picture.String()
 }
 
 func perMinute(s fleet.Summary) string {
@@ -285,13 +344,29 @@ func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
 		what = "registered again, all at once"
 	}
 	fmt.Fprintf(w, "Round %d: %d devices %s in %.1f s, %s\n", i+1, s.Devices, what, float64(s.DurationMS)/1000, perMinute(s))
-	line := func(c colour, name string, n int, note string) {
+	line := lineWriter(w, paint)
+	line(green, "assigned", s.Assigned, "")
+	line("", "moved", s.Moved, " of these, to another hub")
+	writeProblems(w, s, paint)
+	if l := s.LatencyMS; l != nil {
+		fmt.Fprintf(w, "  %-16s %7d ms for half of them, %d for 95 %%, %d for 99 %%, %d at most\n", "it took", l.P50, l.P95, l.P99, l.Max)
+	}
+	writeHubs(w, s, 120)
+	fmt.Fprintln(w)
+}
+
+// lineWriter returns a function that writes a count, unless it is 0.
+func lineWriter(w io.Writer, paint painter) func(c colour, name string, n int, note string) {
+	return func(c colour, name string, n int, note string) {
 		if n > 0 {
 			fmt.Fprintf(w, "  %s %7d%s\n", paint.paint(c, fmt.Sprintf("%-16s", name)), n, note)
 		}
 	}
-	line(green, "assigned", s.Assigned, "")
-	line("", "moved", s.Moved, " of these, to another hub")
+}
+
+// writeProblems prints what did not lead to an assignment.
+func writeProblems(w io.Writer, s fleet.Summary, paint painter) {
+	line := lineWriter(w, paint)
 	for _, code := range slices.Sorted(maps.Keys(s.Failed)) {
 		line(red, "failed "+code, s.Failed[code], "  "+dpssim.Printable(s.Examples[code]))
 	}
@@ -301,17 +376,12 @@ func writeRound(w io.Writer, i int, s fleet.Summary, paint painter) {
 	line(red, "disabled", s.Disabled, "")
 	line(red, "lost", s.Lost, "  "+dpssim.Printable(s.Examples["lost"]))
 	line(faint, "retry later", s.Throttled, " answers, after which devices retried")
-	if l := s.LatencyMS; l != nil {
-		fmt.Fprintf(w, "  %-16s %7d ms for half of them, %d for 95 %%, %d for 99 %%, %d at most\n", "it took", l.P50, l.P95, l.P99, l.Max)
-	}
-	writeHubs(w, s)
-	fmt.Fprintln(w)
 }
 
-// barWidth is the width of a bar for all devices.
+// barWidth is the width of a bar for all devices, where there is space.
 const barWidth = 40
 
-func writeHubs(w io.Writer, s fleet.Summary) {
+func writeHubs(w io.Writer, s fleet.Summary, columns int) {
 	hubs := slices.SortedFunc(maps.Keys(s.Hubs), func(a, b string) int {
 		return cmp.Or(cmp.Compare(s.Hubs[b], s.Hubs[a]), cmp.Compare(a, b))
 	})
@@ -319,8 +389,14 @@ func writeHubs(w io.Writer, s fleet.Summary) {
 	for _, hub := range hubs {
 		width = max(width, len(hub))
 	}
+	width = min(width, columns/2)
+	bar := min(barWidth, max(columns-width-22, 0)) // 22 for the figures
 	for _, hub := range hubs {
 		share := float64(s.Hubs[hub]) / float64(max(s.Assigned, 1))
-		fmt.Fprintf(w, "  %-*s %7d  %5.1f %%  %s\n", width, dpssim.Printable(hub), s.Hubs[hub], 100*share, strings.Repeat("#", int(share*barWidth+0.5)))
+		name := dpssim.Printable(hub)
+		if len(name) > width {
+			name = name[:width-3] + "..."
+		}
+		fmt.Fprintf(w, "  %-*s %7d  %5.1f %%  %s\n", width, name, s.Hubs[hub], 100*share, strings.Repeat("#", int(share*float64(bar)+0.5)))
 	}
 }

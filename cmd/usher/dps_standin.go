@@ -339,13 +339,12 @@ func (s *standIn) describe(w io.Writer) {
 		for _, line := range sdk.Lines {
 			fmt.Fprintf(w, "    %s\n", line)
 		}
+		if sdk.Needs != "" {
+			fmt.Fprintf(w, "    Note: %s\n", sdk.Needs)
+		}
 		if sdk.SDK == "Node" {
 			fmt.Fprintf(w, "    or, without changing the program: NODE_OPTIONS=\"--require %s\" NODE_EXTRA_CA_CERTS=%s node device.js\n",
 				absolute(filepath.Join(s.flags.folder, loopbackFile)), absolute(s.authority.CAFile()))
-			continue // with that, nothing else is needed
-		}
-		if sdk.Needs != "" {
-			fmt.Fprintf(w, "    Note: %s\n", sdk.Needs)
 		}
 	}
 	fmt.Fprintf(w, "\nA device's key:      usher dps key%s GROUP REGISTRATION_ID\nService and hub:     usher dps connection-string%[1]s [HUB]\nMade-up devices:     usher dps fleet%[1]s\n\n", s.flags.suffix())

@@ -33,6 +33,16 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
+// columnsOf is the width of a terminal; 80 if it is not known.
+func columnsOf(w io.Writer) int {
+	if file, ok := w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 20 {
+			return columns
+		}
+	}
+	return 80
+}
+
 // colour is an SGR code of a terminal.
 type colour string
 

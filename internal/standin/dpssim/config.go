@@ -41,6 +41,9 @@ type Config struct {
 
 	// RetryAfter is how long devices are told to wait between polls; default 2 s.
 	RetryAfter time.Duration `json:"retryAfter"`
+	// AnswerDelay is how long answers over MQTT take; default 0. Azure is not as fast as this machine, and the SDK for
+	// Java loses an answer that arrives before it waits for it.
+	AnswerDelay time.Duration `json:"answerDelay"`
 	// TimeScale shortens the waits between calls of the webhook, the windows of quotas and RetryAfter: 60 makes a
 	// minute last a second. Default 1. The webhook's time limit is not scaled, because the webhook does not get faster.
 	TimeScale float64 `json:"timeScale"`

@@ -23,6 +23,9 @@ const (
 	KindTrouble   = "trouble"   // trouble was set
 )
 
+// EffectCallAgain begins the DPSEffect of a call after which DPS calls the webhook again.
+const EffectCallAgain = "call again"
+
 // Entry is one call, in either direction, or one effect. Keys, tokens and the codes of webhooks are masked.
 type Entry struct {
 	Time           model.Time `json:"time"`

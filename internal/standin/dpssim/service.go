@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type Caller struct {
 	Certificates   []*x509.Certificate // of the TLS peer, leaf first
 	APIVersion     string
 	Transport      string
+	// Unreachable is why no answer reaches the device, "" if one does: over MQTT it must subscribe first.
+	Unreachable string
 }
 
 // Service is the stand-in. Make it with [New].
@@ -115,6 +118,9 @@ func (s *Service) SetTrouble(t Trouble) error {
 	return nil
 }
 
+// AnswerDelay is how long a device waits for an answer over MQTT.
+func (s *Service) AnswerDelay() time.Duration { return s.config.AnswerDelay }
+
 // RetryAfter is how long a device must wait before it polls a pending operation again: whole seconds, at least one.
 func (s *Service) RetryAfter() time.Duration { return wholeSeconds(s.scaled(s.config.RetryAfter)) }
 
@@ -154,6 +160,10 @@ func deviceCall[T any](s *Service, kind string, caller Caller, call func(*Entry)
 		entry.Response = maskedJSON(body)
 	} else {
 		entry.Response = maskedJSON(answer)
+	}
+	if caller.Unreachable != "" {
+		entry.Status, entry.Response = 0, nil
+		entry.Error = strings.TrimPrefix(entry.Error+"; ", "; ") + caller.Unreachable
 	}
 	s.journal.add(entry)
 	return answer, err

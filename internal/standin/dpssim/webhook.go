@@ -164,7 +164,7 @@ func (s *Service) callWebhook(a *attempt) (choice, error) {
 			entry.DPSEffect = "failed after the last retry: " + err.Error()
 		default:
 			interval := w.FirstInterval + time.Duration(call-1)*w.Increment
-			entry.DPSEffect = fmt.Sprintf("call again in %s (call %d of %d)", interval, call+1, w.Retries+1)
+			entry.DPSEffect = fmt.Sprintf(EffectCallAgain+" in %s (call %d of %d)", interval, call+1, w.Retries+1)
 			s.journal.add(entry)
 			if err := s.wait(interval); err != nil {
 				return choice{}, err

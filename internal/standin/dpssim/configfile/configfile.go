@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
@@ -25,6 +26,8 @@ const (
 
 const (
 	hubDomain = ".azure-devices.net"
+	// answerDelay is the default: the SDK for Java lost one registration in three without it, and none with it.
+	answerDelay = 20 * time.Millisecond
 	// apiVersion is for enrollments that do not define their webhook.
 	apiVersion = "2021-10-01"
 )
@@ -113,6 +116,9 @@ func (r *reader) file(content any, options Options) (file File) {
 			hubs[HubHostName(name)] = state
 		}
 		config.Trouble.Hubs = hubs
+	}
+	if r.lines["answerDelay"] == 0 {
+		config.AnswerDelay = answerDelay
 	}
 	if r.lines["timeScale"] > 0 && !(config.TimeScale > 0) {
 		r.add("timeScale", "want a number above 0, not %v", config.TimeScale)

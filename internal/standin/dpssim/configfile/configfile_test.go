@@ -54,7 +54,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Comments uncommented, section by section.
-	for _, section := range []string{"entra", "behaviour", "quotas", "trouble", "retryAfter", "timeScale", "journalSize", "allocationPolicy"} {
+	for _, section := range []string{"entra", "behaviour", "quotas", "trouble", "retryAfter", "answerDelay", "timeScale", "journalSize", "allocationPolicy"} {
 		uncommented := uncomment(text, section)
 		if uncommented == text {
 			t.Errorf("the example does not show %s", section)
@@ -126,6 +126,7 @@ behaviour:
   excludedHubsInLinkedHubs: true
 quotas: {registrationsPerMinute: 200, operationsPerMinute: 100}
 retryAfter: 1s
+answerDelay: 5ms
 timeScale: 20
 journalSize: 50
 trouble:
@@ -156,7 +157,7 @@ trouble:
 			Concurrent: dpssim.ConcurrentJoins, ExcludedHubsInLinkedHubs: true,
 		},
 		Quota:      dpssim.Quota{RegistrationsPerMinute: 200, OperationsPerMinute: 100},
-		RetryAfter: time.Second, TimeScale: 20, JournalSize: 50,
+		RetryAfter: time.Second, AnswerDelay: 5 * time.Millisecond, TimeScale: 20, JournalSize: 50,
 		Trouble: dpssim.Trouble{
 			Seed: 7, Webhook: dpssim.WebhookTrouble{Repeat: 0.5, Cut: 0.1}, Throttle: 0.25,
 			ThrottleRetryAfter: dpssim.Duration(3 * time.Second),
@@ -353,7 +354,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal("the example has no webhook")
 	}
 	settings = "webhook:\n" + regexp.MustCompile(`(?m)^  # `).ReplaceAllString(settings, "  ")
-	for _, section := range []string{"behaviour", "retryAfter", "timeScale", "journalSize"} {
+	for _, section := range []string{"behaviour", "retryAfter", "answerDelay", "timeScale", "journalSize"} {
 		settings = uncomment(settings, section)
 	}
 	settings, _, _ = strings.Cut(settings, "# Trouble on purpose")

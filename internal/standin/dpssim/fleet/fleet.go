@@ -126,6 +126,7 @@ func (f *Fleet) Snapshot() Summary { return f.round.Load().snapshot(false) }
 func (f *Fleet) registerOne(parent context.Context, round *round, i int, due time.Time) {
 	ctx, cancel := context.WithTimeout(parent, f.options.Timeout)
 	defer cancel()
+	round.began()
 	result := device{f.RegistrationID(i), &f.options}.register(ctx, round.throttled)
 	if parent.Err() != nil && result.kind == lost {
 		return // it was interrupted, not lost

@@ -12,6 +12,7 @@ import (
 type Summary struct {
 	Devices  int `json:"devices"`
 	Assigned int `json:"assigned"`
+	Waiting  int `json:"-"` // devices that began to register and are not done
 	// Failed registrations and refused calls, by the code of DPS.
 	Failed   map[string]int `json:"failed"`
 	Refused  map[string]int `json:"refused"`
@@ -62,6 +63,12 @@ func newRound(devices int) *round {
 	}}
 }
 
+func (t *round) began() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.summary.Waiting++
+}
+
 func (t *round) throttled() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -73,6 +80,7 @@ func (t *round) count(r result, hub *string, latency time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.latencies = append(t.latencies, latency)
+	t.summary.Waiting--
 	example := strconv.Itoa(r.code)
 	switch r.kind {
 	case assigned:

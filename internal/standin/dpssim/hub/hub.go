@@ -3,8 +3,8 @@
 // One Registry holds the devices of all hubs. A hub is named by its host name, in any case; device IDs are
 // case-sensitive, as IoT Hub's are.
 //
-// It has no modules, messages to devices, methods, jobs, files and bulk calls. It differs from IoT Hub in that any
-// policy has all rights, messages from devices are dropped, and a device stays connected after its token expires.
+// It has no modules, messages to devices, methods, jobs and files. It differs from IoT Hub in that any
+// policy has all rights, and messages from devices are dropped.
 package hub
 
 import (
@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"regexp"
 	"strings"
@@ -67,6 +66,7 @@ type Registry struct {
 
 	mu       sync.Mutex
 	sessions map[place]*Session
+	waiting  map[place][]Desired // what lasting sessions that ended leave to the next
 }
 
 type place struct{ hub, device string }
@@ -75,7 +75,7 @@ func at(hub, device string) place { return place{strings.ToLower(hub), device} }
 
 // New makes a registry whose devices are in the store.
 func New(s *store.Store, now func() time.Time) *Registry {
-	return &Registry{store: s, now: now, sessions: map[place]*Session{}}
+	return &Registry{store: s, now: now, sessions: map[place]*Session{}, waiting: map[place][]Desired{}}
 }
 
 // device is what the store holds of one.
@@ -93,6 +93,9 @@ type device struct {
 	Reported    Properties `json:"reported"`
 	TwinETag    uint64     `json:"twinEtag"` // of tags and desired properties
 	TwinVersion int64      `json:"twinVersion"`
+
+	// Subscriptions of a lasting session, by filter; nil if the device has none.
+	Subscriptions map[string]byte `json:"subscriptions,omitzero"`
 }
 
 const (
@@ -127,7 +130,7 @@ func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentit
 	if err != nil {
 		return err
 	}
-	r.end(hub, identity.DeviceID)
+	r.forget(hub, identity.DeviceID)
 	return tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
@@ -164,13 +167,13 @@ func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.D
 	if err := r.Remove(tx, fromHub, identity.DeviceID); err != nil {
 		return true, err
 	}
-	r.end(toHub, identity.DeviceID)
+	r.forget(toHub, identity.DeviceID)
 	return true, tx.Put(bucket(toHub), identity.DeviceID, d)
 }
 
 // Remove deletes a device, if it exists, and ends its session.
 func (r *Registry) Remove(tx *store.Tx, hub, id string) error {
-	r.end(hub, id)
+	r.forget(hub, id)
 	return tx.Delete(bucket(hub), id)
 }
 
@@ -209,7 +212,7 @@ func parseSection(name string, raw json.RawMessage) (section, error) {
 
 // patch applies the sections of a patch. With replace they replace those of the twin. The result is what a device must
 // be sent; nil if its desired properties do not change.
-func (d *device) patch(tags, desired section, replace bool, now time.Time) (sent Object, err error) {
+func (d *device) patch(tags, desired section, replace bool, now time.Time) (sent json.RawMessage, err error) {
 	if tags.set {
 		if replace || tags.null {
 			d.Tags = Object{}
@@ -228,10 +231,9 @@ func (d *device) patch(tags, desired section, replace bool, now time.Time) (sent
 		if err := check("properties.desired", d.Desired.Values, maxPropertyBytes); err != nil {
 			return nil, invalid("%v", err)
 		}
-		sent = Object{versionKey: d.Desired.Version}
-		maps.Copy(sent, patch)
+		return versioned(patch, d.Desired.Version)
 	}
-	return sent, nil
+	return nil, nil
 }
 
 // fresh makes a device with its initial twin, which may be nil.
@@ -364,7 +366,15 @@ func (r *Registry) DeviceTwin(hub, id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(map[string]any{"desired": d.Desired.document(false), "reported": d.Reported.document(false)})
+	desired, err := versioned(d.Desired.Values, d.Desired.Version)
+	if err != nil {
+		return nil, err
+	}
+	reported, err := versioned(d.Reported.Values, d.Reported.Version)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]json.RawMessage{"desired": desired, "reported": reported})
 }
 
 // UpdateTwin merges a patch {"tags": {...}, "properties": {"desired": {...}}}, or with replace puts its parts in place
@@ -385,7 +395,7 @@ func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch
 	r.notifying.Lock()
 	defer r.notifying.Unlock()
 	var d device
-	var sent Object
+	var sent json.RawMessage
 	err = r.store.Update(func(tx *store.Tx) (err error) {
 		if d, err = load(tx, hub, id); err != nil {
 			return err
@@ -404,11 +414,7 @@ func (r *Registry) UpdateTwin(hub, id string, body []byte, replace bool, ifMatch
 		return Twin{}, err
 	}
 	if sent != nil {
-		push, err := json.Marshal(sent)
-		if err != nil {
-			return Twin{}, err
-		}
-		r.notify(hub, id, Desired{Patch: push, Version: d.Desired.Version})
+		r.notify(hub, id, Desired{Patch: sent, Version: d.Desired.Version})
 	}
 	return r.twinOf(hub, d), nil
 }

@@ -173,7 +173,7 @@ func TestReplaceTwin(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.create(t, hubA, "d", `{"tags":{"a":1,"b":2},"properties":{"desired":{"x":{"y":1,"z":2},"w":1}}}`)
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestMigrateMovesTheTwin(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := f.deviceTwin(t, hubA, "d")
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +372,7 @@ func TestRenewKeepsTheTwin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -474,14 +474,14 @@ func TestSessions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.create(t, hubA, "d", "")
-	if _, err := f.Connect(hubA, "nobody"); !isNotFound(err) {
+	if _, err := f.Connect(hubA, "nobody", false); !isNotFound(err) {
 		t.Errorf("an unknown device: %v", err)
 	}
-	first, err := f.Connect(hubA, "d")
+	first, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := f.Connect(hubA, "d")
+	second, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -520,7 +520,7 @@ func TestChangesAreSentInOrder(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.create(t, hubA, "d", "")
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -69,6 +70,17 @@ func (r *Registry) PutDevice(hub, id string, body []byte, ifMatch string) (Devic
 	if update.DeviceID != id {
 		return Device{}, invalid("deviceId %q is not the one of the path, %q", update.DeviceID, id)
 	}
+	return r.put(hub, id, update, nil, writing{create: ifMatch == "", update: ifMatch != "", ifMatch: ifMatch})
+}
+
+// writing says what a write of a device may do.
+type writing struct {
+	create, update bool
+	ifMatch        string
+}
+
+// put writes a device. One that it creates has the twin.
+func (r *Registry) put(hub, id string, update identityUpdate, twin *model.InitialTwin, may writing) (Device, error) {
 	if update.Status == "" {
 		update.Status = enabled
 	}
@@ -80,11 +92,11 @@ func (r *Registry) PutDevice(hub, id string, body []byte, ifMatch string) (Devic
 		held, err := load(tx, hub, id)
 		var missing *Error
 		switch {
-		case errors.As(err, &missing) && ifMatch == "":
-			held, err = r.fresh(model.DeviceIdentity{DeviceID: id}, nil)
-		case err == nil && ifMatch == "":
+		case errors.As(err, &missing) && may.create:
+			held, err = r.fresh(model.DeviceIdentity{DeviceID: id}, twin)
+		case err == nil && !may.update:
 			err = &Error{http.StatusConflict, "DeviceAlreadyExists", "the device " + id + " exists; send If-Match to change it"}
-		case err == nil && !etagMatches(ifMatch, encodeETag(held.ETag)):
+		case err == nil && !etagMatches(may.ifMatch, encodeETag(held.ETag)):
 			err = stale("the device")
 		}
 		if err != nil {
@@ -135,6 +147,91 @@ func (d *device) apply(update identityUpdate, now time.Time) error {
 	}
 	d.Status, d.StatusReason = update.Status, update.StatusReason
 	return nil
+}
+
+// maxBulk is IoT Hub's limit.
+const maxBulk = 100
+
+// bulkItem is one device in POST /devices.
+type bulkItem struct {
+	identityUpdate
+	ID         string          `json:"id"`
+	ImportMode string          `json:"importMode"`
+	ETag       string          `json:"eTag"`
+	TwinETag   string          `json:"twinETag"`
+	Tags       json.RawMessage `json:"tags"`
+	Properties *struct {
+		Desired json.RawMessage `json:"desired"`
+	} `json:"properties"`
+}
+
+// BulkResult is the answer to POST /devices.
+type BulkResult struct {
+	IsSuccessful bool        `json:"isSuccessful"`
+	Errors       []BulkError `json:"errors"`
+	Warnings     []BulkError `json:"warnings"`
+}
+
+// BulkError is why one device was not written.
+type BulkError struct {
+	DeviceID string `json:"deviceId"`
+	Code     string `json:"errorCode"`
+	Status   string `json:"errorStatus"`
+}
+
+// Bulk writes up to 100 devices, each on its own. body is an array.
+func (r *Registry) Bulk(hub string, body []byte) (BulkResult, error) {
+	var items []bulkItem
+	if err := json.Unmarshal(body, &items); err != nil {
+		return BulkResult{}, invalid("the devices: %v", err)
+	}
+	if len(items) == 0 || len(items) > maxBulk {
+		return BulkResult{}, invalid("the request has %d devices, want 1 to %d", len(items), maxBulk)
+	}
+	result := BulkResult{IsSuccessful: true, Errors: []BulkError{}, Warnings: []BulkError{}}
+	for _, item := range items {
+		if err := r.bulkOne(hub, item); err != nil {
+			refused := AsError(err)
+			result.IsSuccessful = false
+			result.Errors = append(result.Errors, BulkError{item.ID, refused.Code, refused.Message})
+		}
+	}
+	return result, nil
+}
+
+func (r *Registry) bulkOne(hub string, item bulkItem) (err error) {
+	twin := &model.InitialTwin{Tags: item.Tags}
+	if item.Properties != nil {
+		twin.Properties = &model.TwinProperties{Desired: item.Properties.Desired}
+	}
+	mode, conditional := strings.CutSuffix(strings.ToLower(cmp.Or(item.ImportMode, "createOrUpdate")), "ifmatchetag")
+	etag := ""
+	if conditional {
+		if etag = item.ETag; mode == "updatetwin" {
+			etag = item.TwinETag
+		}
+		if etag == "" {
+			return invalid("importMode %s needs an ETag", item.ImportMode)
+		}
+	}
+	switch mode {
+	case "create":
+		_, err = r.put(hub, item.ID, item.identityUpdate, twin, writing{create: true})
+	case "update":
+		_, err = r.put(hub, item.ID, item.identityUpdate, nil, writing{update: true, ifMatch: etag})
+	case "createorupdate":
+		_, err = r.put(hub, item.ID, item.identityUpdate, twin, writing{create: true, update: true, ifMatch: etag})
+	case "updatetwin":
+		var patch []byte
+		if patch, err = json.Marshal(twin); err == nil {
+			_, err = r.UpdateTwin(hub, item.ID, patch, false, etag)
+		}
+	case "delete":
+		err = r.DeleteDevice(hub, item.ID, etag)
+	default:
+		err = invalid("importMode is %q, want create, update, createOrUpdate, delete or updateTwin, the last four also with IfMatchETag", item.ImportMode)
+	}
+	return err
 }
 
 // DeleteDevice deletes a device and ends its session.

@@ -78,14 +78,24 @@ func (p *Properties) patch(patch Object, desired bool, now time.Time) {
 	merge(p.Values, p.Metadata, patch, stamp)
 }
 
-// document returns the values with their $version and, if wanted, their $metadata.
-func (p Properties) document(metadata bool) Object {
-	document := Object{versionKey: p.Version}
+// document returns the values with their $version and $metadata.
+func (p Properties) document() Object {
+	document := Object{versionKey: p.Version, metadataKey: p.Metadata}
 	maps.Copy(document, p.Values)
-	if metadata {
-		document[metadataKey] = p.Metadata
-	}
 	return document
+}
+
+// versioned writes members as a device receives them. $version is the last: Azure's samples for embedded C stop there.
+func versioned(members Object, version int64) (json.RawMessage, error) {
+	text, err := json.Marshal(members)
+	if err != nil {
+		return nil, err
+	}
+	text = text[:len(text)-1]
+	if len(members) > 0 {
+		text = append(text, ',')
+	}
+	return fmt.Appendf(text, "%q:%d}", versionKey, version), nil
 }
 
 // merge applies patch to values, and stamps the metadata of what changed and of everything above it. stamp makes a new

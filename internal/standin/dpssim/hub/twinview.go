@@ -129,7 +129,7 @@ func (r *Registry) twinOf(hub string, d device) Twin {
 		X509Thumbprint:     thumbprints(d),
 		Version:            d.TwinVersion,
 		Tags:               d.Tags,
-		Properties:         TwinProperties{Desired: d.Desired.document(true), Reported: d.Reported.document(true)},
+		Properties:         TwinProperties{Desired: d.Desired.document(), Reported: d.Reported.document()},
 		Capabilities:       model.Capabilities{IoTEdge: d.Identity.IoTEdge},
 	}
 }

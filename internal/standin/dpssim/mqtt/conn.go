@@ -20,6 +20,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
+	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/hub"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
@@ -55,6 +56,7 @@ type conn struct {
 	user    user
 	caller  dpssim.Caller
 	session *hub.Session // nil for DPS
+	ends    time.Time    // when the token for a hub expires; zero for never
 
 	mu       sync.Mutex // for the fields below, and for writing
 	granted  map[string]byte
@@ -80,6 +82,10 @@ func (s *Server) serveConn(nc net.Conn, certificates []*x509.Certificate, transp
 		defer pushing.Wait()
 		defer c.session.Close()
 	}
+	if !c.ends.IsZero() {
+		expiry := time.AfterFunc(time.Until(c.ends), c.expire)
+		defer expiry.Stop()
+	}
 	log.Debug("MQTT: connected", "hub", c.user.hub, "device_id", c.user.deviceID, "registration_id", c.user.registrationID)
 	err = c.serve(keepAlive)
 	log.Debug("MQTT: disconnected", "error", err)
@@ -99,13 +105,25 @@ func (c *conn) connect() (keepAlive time.Duration, err error) {
 	}
 	code, err := c.admit(pk)
 	if err != nil {
-		return 0, errors.Join(err, c.write(packets.Connack, packets.Packet{ReasonCode: code}))
+		return 0, errors.Join(err, c.refuse(pk.ProtocolVersion, code, err))
 	}
-	err = c.write(packets.Connack, packets.Packet{ReasonCode: accepted})
+	err = c.write(packets.Connack, packets.Packet{ReasonCode: accepted, SessionPresent: c.session != nil && c.session.Present})
 	if err != nil && c.session != nil {
 		c.session.Close()
 	}
 	return time.Duration(pk.Connect.Keepalive) * time.Second, err
+}
+
+// refuse answers a CONNECT. A client of MQTT 5 reads only its own form, which can say why in words.
+func (c *conn) refuse(level, code byte, why error) error {
+	if level != 5 {
+		return c.write(packets.Connack, packets.Packet{ReasonCode: code})
+	}
+	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Connack}, ProtocolVersion: level, ReasonCode: packets.ErrUnsupportedProtocolVersion.Code}
+	pk.Properties.ReasonString = why.Error()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.writeLocked(pk)
 }
 
 // admit returns the code of the CONNACK, and an error if it is a refusal.
@@ -116,7 +134,8 @@ func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 		return code, err
 	}
 	if pk.ProtocolVersion != 4 || string(pk.Connect.ProtocolName) != "MQTT" {
-		return refuse(badProtocol, http.StatusBadRequest, fmt.Errorf("protocol %.8q, level %d: want MQTT 3.1.1, which is level 4", pk.Connect.ProtocolName, pk.ProtocolVersion))
+		return refuse(badProtocol, http.StatusBadRequest, fmt.Errorf(
+			"protocol %.8q, level %d is not supported: make the client use MQTT 3.1.1, which is level 4", pk.Connect.ProtocolName, pk.ProtocolVersion))
 	}
 	if pk.ReservedBit != 0 {
 		return refuse(badProtocol, http.StatusBadRequest, errors.New("the reserved flag of the CONNECT is set"))
@@ -130,10 +149,14 @@ func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 			return refuse(badIdentifier, http.StatusBadRequest, errors.New("the client ID is not the device ID of the user name"))
 		}
 		if err = c.server.hubs.AuthenticateDevice(c.user.hub, c.user.deviceID, c.caller.SAS, c.caller.Certificates); err == nil {
-			c.session, err = c.server.hubs.Connect(c.user.hub, c.user.deviceID)
+			c.session, err = c.server.hubs.Connect(c.user.hub, c.user.deviceID, !pk.Connect.Clean)
 		}
 		if err != nil {
 			return refuse(notAuthorized, hub.AsError(err).Status, err)
+		}
+		c.granted = c.session.Subscriptions
+		if token, err := attest.ParseToken(c.caller.SAS); err == nil && len(c.caller.Certificates) == 0 {
+			c.ends = token.Expiry
 		}
 		c.record(dpssim.KindConnect, "CONNECT", "", start, nil, http.StatusOK, nil, nil)
 		return accepted, nil
@@ -151,6 +174,13 @@ func (c *conn) admit(pk packets.Packet) (code byte, err error) {
 		return notAuthorized, err
 	}
 	return serverUnavailable, err
+}
+
+// expire ends the connection with its token, as IoT Hub does.
+func (c *conn) expire() {
+	c.record(dpssim.KindConnect, "DISCONNECT", "", time.Now(), nil, 0, nil,
+		fmt.Errorf("the connection was ended: the SharedAccessSignature expired at %s", c.ends.UTC().Format(time.RFC3339)))
+	_ = c.net.Close() // wakes the reader
 }
 
 // serve answers packets until the connection ends.
@@ -177,8 +207,9 @@ func (c *conn) serve(keepAlive time.Duration) error {
 		case packets.Pingreq:
 			err = c.write(packets.Pingresp, packets.Packet{})
 		case packets.Puback:
-			// Nothing is sent twice: if the connection breaks, its answers are lost and the client repeats its
-			// requests.
+			if c.session != nil {
+				c.session.Acknowledged(pk.PacketID)
+			}
 		case packets.Disconnect:
 			return nil
 		default:
@@ -205,6 +236,9 @@ func (c *conn) subscribe(pk packets.Packet) error {
 		c.granted[filter.Filter] = codes[i]
 	}
 	c.mu.Unlock()
+	if err := c.keepSubscriptions(); err != nil {
+		return err
+	}
 	return c.write(packets.Suback, packets.Packet{PacketID: pk.PacketID, ReasonCodes: codes})
 }
 
@@ -217,7 +251,56 @@ func (c *conn) unsubscribe(pk packets.Packet) error {
 		delete(c.granted, filter.Filter)
 	}
 	c.mu.Unlock()
+	if err := c.keepSubscriptions(); err != nil {
+		return err
+	}
 	return c.write(packets.Unsuback, packets.Packet{PacketID: pk.PacketID})
+}
+
+// keepSubscriptions keeps those of a lasting session. Only the reader changes them.
+func (c *conn) keepSubscriptions() error {
+	if c.session == nil {
+		return nil
+	}
+	return c.session.Subscribe(c.granted)
+}
+
+// unreachable is why the device does not receive what is published below a prefix; "" if it does.
+func (c *conn) unreachable(prefix string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, subscribed := c.granted[prefix+"#"]; subscribed {
+		return ""
+	}
+	return "not delivered: the device has not subscribed to " + prefix + "#"
+}
+
+// delivered is what the journal has of an answer: nothing of one that the device does not receive, but why.
+func delivered(unreachable string, status int, response []byte, err error) (int, []byte, error) {
+	switch {
+	case unreachable == "":
+		return status, response, err
+	case err == nil:
+		return 0, nil, errors.New(unreachable)
+	}
+	return 0, nil, fmt.Errorf("%w; %s", err, unreachable)
+}
+
+// pause waits as long as an answer takes. The SDK for Java notes a request only after it has sent it: it ignores an
+// acknowledgement or an answer that comes earlier, and then waits in vain.
+func (c *conn) pause() error {
+	delay := c.server.service.AnswerDelay()
+	if delay <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.server.ctx.Done():
+		return c.server.ctx.Err()
+	}
 }
 
 // publish acknowledges a request, then answers it. An error ends the connection, which is how DPS and IoT Hub answer an
@@ -239,12 +322,18 @@ func (c *conn) publish(pk packets.Packet) error {
 		c.record(kind, "PUBLISH", fmt.Sprintf("%.200s", pk.TopicName), time.Now(), nil, 0, nil, err)
 		return err
 	}
+	if err := c.pause(); err != nil {
+		return err
+	}
 	if pk.FixedHeader.Qos == 1 {
 		if err := c.write(packets.Puback, packets.Packet{PacketID: pk.PacketID}); err != nil {
 			return err
 		}
 	}
 	start := time.Now()
+	if c.session == nil {
+		c.caller.Unreachable = c.unreachable(dpsResponses)
+	}
 	switch r.topic {
 	case registerTopic:
 		return c.register(r, pk.Payload)
@@ -265,7 +354,8 @@ func (c *conn) register(r request, body []byte) error {
 	registration, err := dpssim.ParseRequest(body)
 	if err != nil {
 		refused, _ := dpssim.Answer(err)
-		c.record(dpssim.KindRegister, "", "", time.Now(), body, refused.Status, nil, err)
+		status, _, problem := delivered(c.caller.Unreachable, refused.Status, nil, err)
+		c.record(dpssim.KindRegister, "", "", time.Now(), body, status, nil, problem)
 		return c.answerOperation(r, model.RegistrationOperationStatus{}, err)
 	}
 	status, err := c.server.service.Register(c.caller, registration)
@@ -302,13 +392,15 @@ func (c *conn) record(kind, method, topic string, start time.Time, request []byt
 	c.server.service.Record(entry)
 }
 
-// answerTwin records and answers a call to a hub. If the device no longer exists on the hub, the connection ends.
+// answerTwin records and answers a call to a hub. If the device no longer exists on the hub, the connection ends. The
+// journal has only an answer that the device receives.
 func (c *conn) answerTwin(r request, method string, start time.Time, body []byte, status int, parameters string, twin []byte, err error) error {
 	refused := &hub.Error{Status: status}
 	if err != nil {
 		refused = hub.AsError(err)
 	}
-	c.record(dpssim.KindHub, method, r.topic, start, body, refused.Status, twin, err)
+	shown, response, problem := delivered(c.unreachable(twinResponses), refused.Status, twin, err)
+	c.record(dpssim.KindHub, method, r.topic, start, body, shown, response, problem)
 	switch {
 	case err == nil:
 		return c.send(twinResponses, r.responseTopic(status, 0)+parameters, twin)
@@ -326,10 +418,15 @@ func (c *conn) answerTwin(r request, method string, start time.Time, body []byte
 func (c *conn) push() {
 	for change := range c.session.Desired {
 		topic := twinDesiredTopic + "?$version=" + strconv.FormatInt(change.Version, 10)
-		if err := c.send(twinDesiredTopic, topic, change.Patch); err != nil {
-			break
+		if why := c.unreachable(twinDesiredTopic); why != "" {
+			c.record(dpssim.KindHub, "PUBLISH", topic, time.Now(), change.Patch, 0, nil, errors.New(why))
+			continue
 		}
 		c.record(dpssim.KindHub, "PUBLISH", topic, time.Now(), change.Patch, 0, nil, nil)
+		if err := c.sendChange(topic, change); err != nil {
+			c.record(dpssim.KindHub, "PUBLISH", topic, time.Now(), nil, 0, nil, fmt.Errorf("not delivered: %w", err))
+			break
+		}
 	}
 	_ = c.net.Close() // wakes the reader
 	for range c.session.Desired {
@@ -353,25 +450,49 @@ func (c *conn) send(prefix, topic string, body []byte) error {
 	if !subscribed {
 		return nil
 	}
-	pk := packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: qos}, TopicName: topic, Payload: body}
+	var id uint16
 	if qos > 0 {
-		if c.packetID++; c.packetID == 0 {
-			c.packetID = 1
-		}
-		pk.PacketID = c.packetID
+		id = c.nextIDLocked()
 	}
-	return c.writeLocked(pk)
+	return c.publishLocked(topic, body, qos, id, false)
+}
+
+// sendChange publishes a change of desired properties. A lasting session keeps it until the device acknowledges it.
+func (c *conn) sendChange(topic string, change hub.Desired) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	qos := c.granted[twinDesiredTopic+"#"]
+	if qos == 0 {
+		return c.publishLocked(topic, change.Patch, 0, 0, false)
+	}
+	again := change.PacketID != 0
+	if c.packetID = max(c.packetID, change.PacketID); !again {
+		change.PacketID = c.nextIDLocked()
+	}
+	c.session.Sent(change)
+	return c.publishLocked(topic, change.Patch, qos, change.PacketID, again)
+}
+
+func (c *conn) nextIDLocked() uint16 {
+	if c.packetID++; c.packetID == 0 {
+		c.packetID = 1
+	}
+	return c.packetID
+}
+
+func (c *conn) publishLocked(topic string, body []byte, qos byte, id uint16, again bool) error {
+	header := packets.FixedHeader{Type: packets.Publish, Qos: qos, Dup: again}
+	return c.writeLocked(packets.Packet{FixedHeader: header, ProtocolVersion: 4, TopicName: topic, Payload: body, PacketID: id})
 }
 
 func (c *conn) write(kind byte, pk packets.Packet) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	pk.FixedHeader.Type = kind
+	pk.FixedHeader.Type, pk.ProtocolVersion = kind, 4
 	return c.writeLocked(pk)
 }
 
 func (c *conn) writeLocked(pk packets.Packet) error {
-	pk.ProtocolVersion = 4
 	var buffer bytes.Buffer
 	if err := encoders[pk.FixedHeader.Type](&pk, &buffer); err != nil {
 		return fmt.Errorf("encode a %s: %w", packets.PacketNames[pk.FixedHeader.Type], err)

@@ -446,10 +446,10 @@ func TestTwin(t *testing.T) {
 				t.Errorf("%s:\n got %+v\nwant %s %s", topic, got, wantTopic, wantBody)
 			}
 		}
-		exchange("$iothub/twin/GET/?$rid=1", "", "$iothub/twin/res/200/?$rid=1", `{"desired":{"$version":1,"state":"ready"},"reported":{"$version":1}}`)
+		exchange("$iothub/twin/GET/?$rid=1", "", "$iothub/twin/res/200/?$rid=1", `{"desired":{"state":"ready","$version":1},"reported":{"$version":1}}`)
 		exchange("$iothub/twin/PATCH/properties/reported/?$rid=2", `{"fw":"1.2.3","old":1}`, "$iothub/twin/res/204/?$rid=2&$version=2", "")
 		exchange("$iothub/twin/PATCH/properties/reported/?$rid=3", `{"old":null}`, "$iothub/twin/res/204/?$rid=3&$version=3", "")
-		exchange("$iothub/twin/GET/?$rid=4", "", "$iothub/twin/res/200/?$rid=4", `{"desired":{"$version":1,"state":"ready"},"reported":{"$version":3,"fw":"1.2.3"}}`)
+		exchange("$iothub/twin/GET/?$rid=4", "", "$iothub/twin/res/200/?$rid=4", `{"desired":{"state":"ready","$version":1},"reported":{"fw":"1.2.3","$version":3}}`)
 		d.publish(t, "$iothub/twin/PATCH/properties/reported/?$rid=5", `{"a.b":1}`, 1)
 		if got := d.receive(t); got.Topic != "$iothub/twin/res/400/?$rid=5" || !strings.Contains(got.Body, "ArgumentInvalid") {
 			t.Errorf("a name with a dot: %+v", got)
@@ -460,8 +460,8 @@ func TestTwin(t *testing.T) {
 			}
 		}
 		for _, want := range []message{
-			{"$iothub/twin/PATCH/properties/desired/?$version=2", `{"$version":2,"level":7,"state":null}`, 1},
-			{"$iothub/twin/PATCH/properties/desired/?$version=3", `{"$version":3,"level":8}`, 1},
+			{"$iothub/twin/PATCH/properties/desired/?$version=2", `{"level":7,"state":null,"$version":2}`, 1},
+			{"$iothub/twin/PATCH/properties/desired/?$version=3", `{"level":8,"$version":3}`, 1},
 		} {
 			if got := d.receive(t); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
@@ -469,7 +469,7 @@ func TestTwin(t *testing.T) {
 		}
 		d.publish(t, "devices/"+transport+"/messages/events/$.ct=application%2Fjson", `{"temperature":21}`, 1)
 		// The answer to a later request says that the message was taken.
-		exchange("$iothub/twin/GET/?$rid=6", "", "$iothub/twin/res/200/?$rid=6", `{"desired":{"$version":3,"level":8},"reported":{"$version":3,"fw":"1.2.3"}}`)
+		exchange("$iothub/twin/GET/?$rid=6", "", "$iothub/twin/res/200/?$rid=6", `{"desired":{"level":8,"$version":3},"reported":{"fw":"1.2.3","$version":3}}`)
 	})
 }
 
@@ -521,10 +521,10 @@ func TestJournal(t *testing.T) {
 		`connect mqtt CONNECT   401 `,
 		`connect mqtt-ws CONNECT   401 `,
 		`connect mqtt-ws CONNECT   200 `,
-		`hub mqtt-ws GET $iothub/twin/GET/  200 {"desired":{"$version":1,"state":"ready"},"reported":{"$version":1}}`,
+		`hub mqtt-ws GET $iothub/twin/GET/  200 {"desired":{"state":"ready","$version":1},"reported":{"$version":1}}`,
 		`hub mqtt-ws PATCH $iothub/twin/PATCH/properties/reported/ {"fw":1,"primaryKey":"****"} 204 `,
 		`hub mqtt-ws PATCH $iothub/twin/PATCH/properties/reported/ [] 400 `,
-		`hub mqtt-ws PUBLISH $iothub/twin/PATCH/properties/desired/?$version=2 {"$version":2,"level":1} 0 `,
+		`hub mqtt-ws PUBLISH $iothub/twin/PATCH/properties/desired/?$version=2 {"level":1,"$version":2} 0 `,
 		`hub mqtt-ws PUBLISH devices/other/messages/events/  0 `,
 	}
 	if !slices.Equal(got, want) {
@@ -607,10 +607,13 @@ func TestSubscriptions(t *testing.T) {
 			t.Errorf("DPS granted %s: %d", filter, granted)
 		}
 	}
-	for _, filter := range []string{"#", "$dps/registrations/res/#", "devices/e/messages/devicebound/#", "devices/+/messages/devicebound/#"} {
+	for _, filter := range []string{"#", "$dps/registrations/res/#", "devices/e/messages/devicebound/#", "devices/+/messages/#"} {
 		if granted := device.subscribe(t, filter, 1); granted != 0x80 {
 			t.Errorf("the hub granted %s: %d", filter, granted)
 		}
+	}
+	if granted := device.subscribe(t, "devices/+/messages/devicebound/#", 1); granted != 1 {
+		t.Errorf("the hub granted the wildcard that some SDKs send as %d", granted)
 	}
 	ask := func(rid string) {
 		dps.publish(t, "$dps/registrations/PUT/iotdps-register/?$rid="+rid, "", 1)

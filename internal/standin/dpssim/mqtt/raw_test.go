@@ -55,9 +55,16 @@ func (p *pipes) dial() net.Conn {
 // servePipes serves in memory until the test ends.
 func servePipes(t *testing.T) (listener *pipes, stop func()) {
 	t.Helper()
+	_, listener, stop = servePipesWith(t, dpssim.Config{})
+	return listener, stop
+}
+
+func servePipesWith(t *testing.T, config dpssim.Config) (f *fixture, listener *pipes, stop func()) {
+	t.Helper()
 	state := store.Memory()
 	hubs := hub.New(state, time.Now)
-	service, err := dpssim.New(dpssim.Config{IDScope: "0ne1", Hubs: []dpssim.LinkedHub{{HostName: hubA}}}, state, hubs)
+	config.IDScope, config.Hubs = "0ne1", []dpssim.LinkedHub{{HostName: hubA}}
+	service, err := dpssim.New(config, state, hubs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +76,7 @@ func servePipes(t *testing.T) (listener *pipes, stop func()) {
 	listener = newPipes()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	return listener, func() {
+	return &fixture{service: service, hubs: hubs, store: state}, listener, func() {
 		server.Close()
 		if err := <-served; !errors.Is(err, mqtt.ErrClosed) {
 			t.Error(err)
@@ -190,7 +197,8 @@ func TestMalformed(t *testing.T) {
 		{"a PINGREQ first", []byte{0xc0, 0}, nil},
 		{"HTTP", []byte("GET / HTTP/1.1\r\n\r\n"), nil},
 		{"MQTT 3.1", connectPacket(60, func(pk *packets.Packet) { pk.Connect.ProtocolName, pk.ProtocolVersion = []byte("MQIsdp"), 3 }), []byte{0x20, 2, 0, 1}},
-		{"MQTT 5", connectPacket(60, func(pk *packets.Packet) { pk.ProtocolVersion = 5 }), []byte{0x20, 2, 0, 1}},
+		{"MQTT 5", connectPacket(60, func(pk *packets.Packet) { pk.ProtocolVersion = 5 }),
+			append([]byte{0x20, 0x61, 0, 0x84, 0x5e, 31, 0, 0x5b}, `protocol "MQTT", level 5 is not supported: make the client use MQTT 3.1.1, which is level 4`...)},
 		{"two CONNECTs", append(connectPacket(60, nil), connectPacket(60, nil)...), accepted},
 		{"a packet of 200 MB", append(connectPacket(60, nil), 0x30, 0xff, 0xff, 0xff, 0x60), accepted},
 		{"a length of six bytes", append(connectPacket(60, nil), 0x30, 0xff, 0xff, 0xff, 0xff, 0xff, 1), accepted},

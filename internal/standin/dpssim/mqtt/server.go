@@ -5,9 +5,10 @@
 // goes only to the connection that asked, if it subscribed. A device may be connected to DPS and to its hub at the same
 // time under one client ID, because in Azure these are two services.
 //
-// It differs from both: a session ends with its connection, whatever the CONNECT asks for; wills are dropped; nothing
-// is sent a second time; MQTT 5 is refused; and two connections to DPS under one registration ID coexist, which shows
-// how DPS handles two registrations at once.
+// With CleanSession=0, a device's session at its hub outlives the connection: SDKs connect again for each new token, and
+// do not subscribe again. At DPS a session ends with its connection. The rest differs from both: wills are dropped; MQTT 5
+// is refused; and two connections to DPS under one registration ID coexist, which shows how DPS handles two registrations
+// at once.
 package mqtt
 
 import (
@@ -133,7 +134,8 @@ func (s *Server) serveTCP(conn net.Conn) {
 	s.serveConn(conn, certificates, dpssim.TransportMQTT)
 }
 
-// ServeHTTP serves MQTT over a WebSocket. DPS and IoT Hub have it at /$iothub/websocket.
+// ServeHTTP serves MQTT over a WebSocket. DPS and IoT Hub have it at /$iothub/websocket; the SDK for Java
+// opens /mqtt.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	offered := false
 	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {

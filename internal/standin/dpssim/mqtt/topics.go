@@ -105,7 +105,8 @@ func (u user) maySubscribe(filter string) bool {
 		return filter == dpsResponses+"#"
 	}
 	return slices.Contains([]string{
-		twinResponses + "#", twinDesiredTopic + "#", methodTopic + "#", "devices/" + u.deviceID + "/messages/devicebound/#",
+		twinResponses + "#", twinDesiredTopic + "#", methodTopic + "#",
+		"devices/" + u.deviceID + "/messages/devicebound/#", "devices/+/messages/devicebound/#",
 	}, filter)
 }
 

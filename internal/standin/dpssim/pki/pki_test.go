@@ -296,6 +296,10 @@ func TestTrustLines(t *testing.T) {
 		if sdk.Needs != "" || !strings.Contains(all, "ca.pem") {
 			t.Errorf("%s on the usual ports: needs %q, lines\n%s", sdk.SDK, sdk.Needs, all)
 		}
+		// How to reach the hub: by its own name, through a gateway.
+		if !strings.Contains(strings.ToLower(strings.ReplaceAll(all, "_", "")), "gatewayhostname") || strings.Count(all, "localhost") < 2 {
+			t.Errorf("%s is not told how to reach the hub:\n%s", sdk.SDK, all)
+		}
 	}
 	if line := usual[0].Lines[0]; line != "export NODE_EXTRA_CA_CERTS='/tmp/my pki/ca.pem'" {
 		t.Errorf("Node: %s", line)
@@ -305,11 +309,12 @@ func TestTrustLines(t *testing.T) {
 			all := strings.Join(sdk.Lines, "\n")
 			switch sdk.SDK {
 			case "Node":
-				if strings.Contains(all, "localhost:18883") != (ports[1] == 18883) || (sdk.Needs != "") != (ports[0] == 8443) {
+				if strings.Contains(all, "localhost:18883") != (ports[1] == 18883) ||
+					strings.Contains(sdk.Needs, "port 443 is fixed for Http and MqttWs") != (ports[0] == 8443) {
 					t.Errorf("Node at %v: needs %q\n%s", ports, sdk.Needs, all)
 				}
 			case "C#":
-				if sdk.Needs != "" || strings.Contains(all, "Port = 18883") != (ports[1] == 18883) || strings.Contains(all, "Port = 8443") != (ports[0] == 8443) {
+				if (sdk.Needs != "") != (ports[1] == 18883) || strings.Contains(all, "Port = 18883") != (ports[1] == 18883) || strings.Contains(all, "Port = 8443") != (ports[0] == 8443) {
 					t.Errorf("C# at %v: needs %q\n%s", ports, sdk.Needs, all)
 				}
 			default:

@@ -17,7 +17,7 @@ const (
 // SDKLines say how to make one SDK trust and find the stand-in.
 type SDKLines struct {
 	SDK   string   // "Node", "Python", "C", "C#", "Java"
-	Lines []string // code or shell, one line each, with the file and ports filled in
+	Lines []string // code or shell, one line each, with the file and ports filled in: trust, registration, hub
 	Needs string   // what does not work on the given ports, and the workaround; "" if everything works
 }
 
@@ -39,7 +39,11 @@ func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
 	}
 	node := ""
 	if httpsAt != httpsPort {
-		node = fmt.Sprintf("HTTP and WebSocket use port %d whatever the host says: use MQTT, or give the HTTP transport an httpBase that uses port %d", httpsPort, httpsAt)
+		node = fmt.Sprintf("port %d is fixed for Http and MqttWs, whatever the host says: use Mqtt, or the preload below, which redirects %[1]d to %d", httpsPort, httpsAt)
+	}
+	hubPorts := ""
+	if mqttAt != mqttPort {
+		hubPorts = fmt.Sprintf("for the hub its port %d is fixed: redirect it to %d (firewall rule, container -p)", mqttPort, mqttAt)
 	}
 	return []SDKLines{
 		{"Node", []string{
@@ -56,16 +60,21 @@ func TrustLines(caFile string, httpsAt, mqttAt int) []SDKLines {
 			fmt.Sprintf("// pem: the content of %s", caFile),
 			`Prov_Device_LL_Create("localhost", id_scope, Prov_Device_MQTT_Protocol);`,
 			"Prov_Device_LL_SetOption(handle, OPTION_TRUSTED_CERT, pem);",
+			`IoTHubDeviceClient_LL_CreateFromConnectionString("HostName=<assigned hub>;GatewayHostName=localhost;DeviceId=...;SharedAccessKey=...", MQTT_Protocol);`,
+			"IoTHubDeviceClient_LL_SetOption(hub, OPTION_TRUSTED_CERT, pem);",
 		}, fixed},
 		{"C#", []string{
 			fmt.Sprintf("sudo cp %s /usr/local/share/ca-certificates/usher-dps.crt && sudo update-ca-certificates", shellQuote(caFile)),
 			fmt.Sprintf(`ProvisioningDeviceClient.Create("localhost", idScope, security, new ProvisioningTransportHandlerMqtt(TransportFallbackType.TcpOnly) { Port = %d })`, mqttAt),
 			fmt.Sprintf(`ProvisioningDeviceClient.Create("localhost", idScope, security, new ProvisioningTransportHandlerHttp { Port = %d })`, httpsAt),
-		}, ""},
+			`DeviceClient.Create(result.AssignedHub, "localhost", authentication, TransportType.Mqtt_Tcp_Only) // the second is the GatewayHostName`,
+		}, hubPorts},
 		{"Java", []string{
 			fmt.Sprintf("keytool -importcert -noprompt -alias usher-dps -file %s -keystore usher-dps.jks -storepass changeit", shellQuote(caFile)),
 			"java -Djavax.net.ssl.trustStore=usher-dps.jks -Djavax.net.ssl.trustStorePassword=changeit ...",
 			`ProvisioningDeviceClient.create("localhost", idScope, ProvisioningDeviceClientTransportProtocol.MQTT, security)`,
+			`ProvisioningDeviceClient.create("localhost", idScope, ProvisioningDeviceClientTransportProtocol.HTTPS, security)`,
+			`new DeviceClient("HostName=" + result.getIothubUri() + ";GatewayHostName=localhost;DeviceId=...;SharedAccessKey=...", IotHubClientProtocol.MQTT)`,
 		}, fixed},
 	}
 }

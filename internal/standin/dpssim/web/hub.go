@@ -25,7 +25,7 @@ const (
 
 // HubAPI is the service API of hubs that have the same policy. The Host header says which hub is meant.
 //
-//	GET, PUT, DELETE /devices/{id}      GET /devices      POST /devices/query
+//	GET, PUT, DELETE /devices/{id}      GET, POST /devices      POST /devices/query
 //	GET, PATCH, PUT  /twins/{id}        GET /statistics/devices, /statistics/service
 func HubAPI(registry *hub.Registry, policy hub.Policy, hosts ...string) http.Handler {
 	a := &hubAPI{registry, policy, hosts}
@@ -40,6 +40,11 @@ func HubAPI(registry *hub.Registry, policy hub.Policy, hosts ...string) http.Han
 			w.Header().Set("ETag", `"`+value.ETag+`"`)
 		case hub.Twin:
 			w.Header().Set("ETag", `"`+value.ETag+`"`)
+		case hub.BulkResult:
+			if !value.IsSuccessful {
+				write(w, http.StatusBadRequest, value)
+				return
+			}
 		}
 		answer(w, http.StatusOK, value, nil)
 	})
@@ -56,17 +61,22 @@ func (a *hubAPI) call(w http.ResponseWriter, r *http.Request) (any, error) {
 	if !slices.ContainsFunc(a.hosts, func(linked string) bool { return strings.EqualFold(linked, host) }) {
 		return nil, &hub.Error{Status: http.StatusNotFound, Code: "IotHubNotFound", Message: "this stand-in has no hub " + host}
 	}
+	path, err := pathSegments(r.URL)
+	if err != nil {
+		return nil, err
+	}
+	resource, last := strings.ToLower(path[0]), strings.ToLower(path[len(path)-1])
+	// A device's own calls. Their token is not that of a policy, so they come before it is checked.
+	if resource == "devices" && len(path) > 2 {
+		return nil, &hub.Error{Status: http.StatusBadRequest, Code: "NotSupported", Message: r.Method + " " + r.URL.Path +
+			" is not supported here: devices of this stand-in use MQTT; it has no modules, files and messages over HTTPS"}
+	}
 	if err := a.registry.Authorize(a.policy, host, r.URL.Path, r.Header.Get("Authorization")); err != nil {
 		return nil, err
 	}
 	if r.URL.Query().Get("api-version") == "" {
 		return nil, &hub.Error{Status: http.StatusBadRequest, Code: "InvalidProtocolVersion", Message: "the api-version is missing"}
 	}
-	path, err := pathSegments(r.URL)
-	if err != nil {
-		return nil, err
-	}
-	resource, last := strings.ToLower(path[0]), strings.ToLower(path[len(path)-1])
 	switch {
 	case resource == "devices" && len(path) == 1 && r.Method == http.MethodGet:
 		limit, err := pageSize(r.URL.Query().Get("top"), maxHubPage)
@@ -75,6 +85,12 @@ func (a *hubAPI) call(w http.ResponseWriter, r *http.Request) (any, error) {
 		}
 		devices, _, err := a.registry.Devices(host, "", limit)
 		return devices, err
+	case resource == "devices" && len(path) == 1 && r.Method == http.MethodPost:
+		body, err := readBody(w, r, maxBody)
+		if err != nil {
+			return nil, err
+		}
+		return a.registry.Bulk(host, body)
 	case resource == "devices" && len(path) == 2 && r.Method == http.MethodPost && last == "query":
 		return a.query(w, r, host)
 	case resource == "devices" && len(path) == 2:
@@ -86,7 +102,7 @@ func (a *hubAPI) call(w http.ResponseWriter, r *http.Request) (any, error) {
 	case resource == "statistics" && len(path) == 2 && r.Method == http.MethodGet && last == "service":
 		return map[string]int{"connectedDeviceCount": a.registry.Connected(host)}, nil
 	}
-	return nil, &hub.Error{Status: http.StatusNotFound, Code: "NotFound", Message: "this stand-in for IoT Hub has no " + r.Method + " " + r.URL.Path}
+	return nil, &hub.Error{Status: http.StatusNotFound, Code: "NotFound", Message: r.Method + " " + r.URL.Path + " is not supported here: this stand-in for IoT Hub has devices, twins and statistics"}
 }
 
 func (a *hubAPI) device(w http.ResponseWriter, r *http.Request, host, id string) (any, error) {

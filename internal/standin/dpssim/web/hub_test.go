@@ -140,7 +140,7 @@ func TestAPIDevices(t *testing.T) {
 	refusal(t, "an ID that is none", f.call(t, "PUT", hubA, "/devices/a%20b", `{"deviceId":"a b"}`), 400, "ArgumentInvalid")
 	refusal(t, "no JSON", f.call(t, "PUT", hubA, "/devices/e", `{`), 400, "ArgumentInvalid")
 
-	session, err := f.Connect(hubA, "d")
+	session, err := f.Connect(hubA, "d", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +172,68 @@ func TestAPIDevices(t *testing.T) {
 		t.Errorf("DELETE: %+v", got)
 	}
 	refusal(t, "DELETE again", f.call(t, "DELETE", hubA, "/devices/d", ""), 404, "DeviceNotFound")
+}
+
+// TestAPIBulk writes several devices with one call, as the registry SDKs do for addDevices and its siblings.
+func TestAPIBulk(t *testing.T) {
+	t.Parallel()
+	f := newAPI(t)
+	const fine = `{"isSuccessful":true,"errors":[],"warnings":[]}`
+	errorOf := func(id, code string) string {
+		return `{"isSuccessful":false,"errors":[{"deviceId":"` + id + `","errorCode":"` + code + `","errorStatus":"`
+	}
+	for _, test := range []struct {
+		name, body string
+		status     int
+		want       string // beginning of the answer
+	}{
+		{"create", `[{"id":"a","importMode":"create","tags":{"line":1},"properties":{"desired":{"n":1}}},{"id":"b","importMode":"create","status":"disabled"}]`, 200, fine},
+		{"create again, and another", `[{"id":"a","importMode":"create"},{"id":"c","importMode":"Create"}]`, 400, errorOf("a", "DeviceAlreadyExists")},
+		{"create or update", `[{"id":"b","importMode":"createOrUpdate"},{"id":"d"}]`, 200, fine},
+		{"update", `[{"id":"a","importMode":"update","capabilities":{"iotEdge":true}}]`, 200, fine},
+		{"update of none", `[{"id":"e","importMode":"update"}]`, 400, errorOf("e", "DeviceNotFound")},
+		{"an old ETag", `[{"id":"a","importMode":"updateIfMatchETag","eTag":"AAAAAAAAAAk="}]`, 400, errorOf("a", "PreconditionFailed")},
+		{"no ETag", `[{"id":"a","importMode":"deleteIfMatchETag"}]`, 400, errorOf("a", "ArgumentInvalid")},
+		{"a twin", `[{"id":"a","importMode":"updateTwin","tags":{"line":2},"properties":{"desired":{"m":1}}}]`, 200, fine},
+		{"a twin with an old ETag", `[{"id":"a","importMode":"updateTwinIfMatchETag","twinETag":"AAAAAAAAAAk="}]`, 400, errorOf("a", "PreconditionFailed")},
+		{"delete", `[{"id":"c","importMode":"delete"},{"id":"d","importMode":"deleteIfMatchETag","eTag":"*"}]`, 200, fine},
+		{"an unknown mode", `[{"id":"a","importMode":"upsert"}]`, 400, errorOf("a", "ArgumentInvalid")},
+		{"too many", `[` + strings.Repeat(`{"id":"x"},`, 100) + `{"id":"x"}]`, 400, `{"ExceptionMessage"`},
+		{"no array", `{}`, 400, `{"ExceptionMessage"`},
+	} {
+		if got := f.call(t, "POST", hubA, "/devices", test.body); got.status != test.status || !strings.HasPrefix(got.body, test.want) {
+			t.Errorf("%s: %d %s, want %d %s", test.name, got.status, got.body, test.status, test.want)
+		}
+	}
+	a, err := f.Twin(hubA, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tags, desired := fmt.Sprint(a.Tags), fmt.Sprint(a.Properties.Desired["n"], a.Properties.Desired["m"]); tags != "map[line:2]" || desired != "11" || !a.Capabilities.IoTEdge {
+		t.Errorf("a: %+v", a)
+	}
+	if devices, _, err := f.Devices(hubA, "", 10); err != nil || len(devices) != 2 || devices[1].Status != "enabled" {
+		t.Errorf("%+v, %v", devices, err)
+	}
+}
+
+// TestAPIOfDevices shows a device that calls its hub over HTTPS with its own token that this is not supported, where
+// the token of a policy is otherwise what is missing.
+func TestAPIOfDevices(t *testing.T) {
+	t.Parallel()
+	f := newAPI(t)
+	token := attest.NewToken(hubA+"/devices/d", []byte("a key"), f.time.Add(time.Hour), "")
+	for _, call := range [][2]string{
+		{"POST", "/devices/d/messages/events"}, {"GET", "/devices/d/messages/deviceBound"}, {"DELETE", "/devices/d/messages/deviceBound/x"},
+		{"POST", "/devices/d/files"}, {"GET", "/devices/d/modules"},
+	} {
+		got := f.send(t, call[0], hubA, call[1]+"?api-version=2021-04-12", "", "Authorization", token)
+		refusal(t, call[1], got, 400, "NotSupported")
+		if !strings.Contains(got.body, "is not supported here: devices of this stand-in use MQTT") {
+			t.Errorf("%s: %s", call[1], got.body)
+		}
+	}
+	refusal(t, "jobs", f.call(t, "GET", hubA, "/jobs/v2/x", ""), 404, "NotFound")
 }
 
 func TestAPITwins(t *testing.T) {

@@ -21,8 +21,11 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// WebSocketPath is where devices use MQTT over a WebSocket.
-const WebSocketPath = "/$iothub/websocket"
+// WebSocketPath is where devices use MQTT over a WebSocket. The SDK for Java uses the other one.
+const (
+	WebSocketPath     = "/$iothub/websocket"
+	javaWebSocketPath = "/mqtt"
+)
 
 const (
 	hubSuffix = ".azure-devices.net"
@@ -36,7 +39,7 @@ type Options struct {
 	Service *dpssim.Service
 	// Hubs serves hosts below azure-devices.net, see [HubAPI]; nil for none.
 	Hubs http.Handler
-	// WebSocket serves [WebSocketPath] on every host; nil for none.
+	// WebSocket serves [WebSocketPath] and /mqtt on every host; nil for none.
 	WebSocket http.Handler
 }
 
@@ -58,7 +61,7 @@ func New(options Options) http.Handler {
 		switch {
 		case err != nil:
 			refuse(w, err)
-		case options.WebSocket != nil && strings.EqualFold(r.URL.Path, WebSocketPath):
+		case options.WebSocket != nil && (strings.EqualFold(r.URL.Path, WebSocketPath) || strings.EqualFold(r.URL.Path, javaWebSocketPath)):
 			options.WebSocket.ServeHTTP(w, r)
 		case strings.HasSuffix(host, hubSuffix) && hubs != nil:
 			hubs.ServeHTTP(w, r)

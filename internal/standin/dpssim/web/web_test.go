@@ -688,6 +688,7 @@ func TestRouting(t *testing.T) {
 	s := newStand(t, nil)
 	for _, host := range []string{dps, hubA, "localhost"} {
 		s.call(s.client, "GET", "https://"+host+"/$iothub/websocket", "", nil).want(http.StatusTeapot)
+		s.call(s.client, "GET", "https://"+host+"/mqtt", "", nil).want(http.StatusTeapot) // the SDK for Java
 	}
 	// A hub's host is never the service's, whatever the path.
 	s.call(s.client, "GET", "https://"+hubA+"/_/state", "", nil).want(401)
