@@ -350,9 +350,9 @@ func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 	result := cell{
 		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.PackageName(),
 		reprovision: request.Enrollment.Reprovision,
-		before:      State{c.before.Result, intern(c.before.Hub)},
-		after:       State{c.after.Result, intern(c.after.Response.IotHubHostName)},
-		on:          intern(c.on), twin: c.twin, use: c.use,
+		before:      State{c.before.Result, intern(dps.HubName(c.before.Hub))},
+		after:       State{c.after.Result, intern(dps.HubName(c.after.Response.IotHubHostName))},
+		on:          intern(dps.HubName(c.on)), twin: c.twin, use: c.use,
 	}
 	// An individual enrollment is a single device: all of them count as one, or the report would be as long as the log.
 	if request.Enrollment.Kind == dps.EnrollmentGroup {

@@ -607,6 +607,28 @@ func TestEndlessLine(t *testing.T) {
 	}
 }
 
+// A hub that is linked anew under its other name is the same hub in every table.
+func TestHubUnderItsOtherName(t *testing.T) {
+	t.Parallel()
+	rules := allocatorOf(t, "hub := input.linkedHubs[0]")
+	other := strings.Replace(hubA, ".azure", ".device.azure", 1)
+	renamed := func(id string) string { return strings.ReplaceAll(request(id, "", ""), hubA, other) }
+	report := mustRun(t, replay.Options{Rules: rules}, lines(
+		record(renamed("one"), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, hubA)),
+		record(request("two", "", ""), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, other)),
+		record(renamed("three"), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, strings.ToUpper(other)))))
+	if diff := cmp.Diff(map[replay.Kind]int64{replay.Stayed: 3}, counts(report)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff([]replay.Hub{{Name: hubA, Before: 3, After: 3}}, report.Hubs); diff != "" {
+		t.Errorf("hubs (-want +got):\n%s", diff)
+	}
+	stays := replay.State{Result: answer.Assigned, Hub: hubA}
+	if got := report.Matrix(5); len(got.Rows) != 1 || got.Rows[0] != stays || len(got.Columns) != 1 || got.Columns[0] != stays {
+		t.Errorf("the matrix is %+v", got)
+	}
+}
+
 // One registration ID at two DPS instances is two devices.
 func TestByDeviceOfServices(t *testing.T) {
 	t.Parallel()

@@ -370,6 +370,33 @@ func TestFunctionKey(t *testing.T) {
 	}
 }
 
+// Of a payload that is another text of JSON nothing is recorded, even if a rule declares all of it: the names of its
+// members are not known.
+func TestPayloadAsText(t *testing.T) {
+	t.Parallel()
+	allocator := allocatorOf(t, `# METADATA
+# custom:
+#   recordable: [payload]
+package allocation.default
+
+hold contains sprintf("the device sent %v", [input.deviceRuntimeContext.payload])
+`, decider.RulesOptions{})
+	for payload, recorded := range map[string]bool{
+		`[{"primaryKey": "SECRET12"}]`: false, `{"a": {"primaryKey": "SECRET12"}, "a": 1}`: false, `{"primaryKey": "SECRET12"} {}`: false,
+		"plain words": true,
+	} {
+		quoted, err := json.Marshal(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, decoded, _ := record(t, allocator, decisionlog.Plain, []byte(`{"enrollmentGroup": {"enrollmentGroupId": "g"},
+			"deviceRuntimeContext": {"registrationId": "d1", "payload": `+string(quoted)+`}, "linkedHubs": ["h.azure-devices.net"]}`))
+		if strings.Contains(text, "SECRET") || strings.Contains(string(decoded.Request), "payload") != recorded || (len(decoded.Masked) == 0) != recorded {
+			t.Errorf("%s: %s", payload, text)
+		}
+	}
+}
+
 // A record names the DPS instance that called, and its request does so for a replay.
 func TestService(t *testing.T) {
 	t.Parallel()
