@@ -197,6 +197,56 @@ func TestFunctionApp(t *testing.T) {
 	}
 }
 
+// Zone redundancy reaches the plan and the account without which the host does not start.
+func TestZoneRedundancy(t *testing.T) {
+	t.Parallel()
+	all := templates(t)
+	for want, got := range map[string]string{
+		"zoneRedundant": all["modules/webhook.bicep"].resources["plan"].body.at("properties", "zoneRedundant").source,
+		"zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS'": all["modules/storage.bicep"].resources["host"].body.at("sku", "name").source,
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	for _, module := range []string{"storage", "webhook"} {
+		if got := all["main.bicep"].modules[module].body.at("params", "zoneRedundant").source; got != "zoneRedundant" {
+			t.Errorf("the module %s gets zoneRedundant %q", module, got)
+		}
+	}
+}
+
+// A type has one API version everywhere, which is not a preview, and one that knows the properties that we set.
+func TestAPIVersions(t *testing.T) {
+	t.Parallel()
+	first := map[string]string{
+		"Microsoft.Devices/provisioningServices": "2026-08-31", // links by identity, disableLocalAuth
+		"Microsoft.Devices/IotHubs":              "2023-06-30", // disableLocalAuth
+		"Microsoft.Web/sites":                    "2024-11-01", // siteUpdateStrategy
+	}
+	versions := map[string]string{}
+	for name, one := range templates(t) {
+		for symbol, r := range one.resources {
+			kind, version, found := strings.Cut(r.kind, "@")
+			if !found {
+				continue // a nested resource has that of its parent
+			}
+			if len(version) != len("2026-08-31") || version < first[kind] {
+				t.Errorf("%s: %s has API version %s, want a stable one from %s on", name, symbol, version, first[kind])
+			}
+			if other, seen := versions[kind]; seen && other != version {
+				t.Errorf("%s: %s has API version %s, and another %s has %s", name, symbol, version, kind, other)
+			}
+			versions[kind] = version
+		}
+	}
+	for kind := range first {
+		if versions[kind] == "" {
+			t.Errorf("there is no %s", kind)
+		}
+	}
+}
+
 // DPS has no key of a hub, and the switch for keys reaches all of them.
 func TestHubsAreLinkedByIdentity(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,7 @@ param maximumInstances int = 40
 @maxValue(1000)
 param perInstanceConcurrency int = 32
 
-@description('Spread the instances over availability zones, in regions that have them.')
+@description('Spread the instances and the account of the host over availability zones, in regions that have them. Azure then keeps at least two instances ready, and bills them.')
 param zoneRedundant bool = false
 
 @description('How a new package or setting reaches running instances: Recreate ends calls in flight, so DPS repeats them; RollingUpdate lets them finish, and is in preview.')
@@ -102,6 +102,7 @@ module storage 'modules/storage.bicep' = {
     location: location
     suffix: suffix
     tags: tags
+    zoneRedundant: zoneRedundant
     dataRedundancy: dataRedundancy
     principalId: principalId
     principalType: principalType

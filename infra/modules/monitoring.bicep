@@ -4,7 +4,7 @@ param suffix string
 param tags object
 param alertEmail string
 
-resource workspace 'Microsoft.OperationalInsights/workspaces@2025-02-01' = {
+resource workspace 'Microsoft.OperationalInsights/workspaces@2025-07-01' = {
   name: 'log-usher-${suffix}'
   location: location
   tags: tags

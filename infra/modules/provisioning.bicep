@@ -17,7 +17,7 @@ resource hub 'Microsoft.Devices/IotHubs@2023-06-30' = [for i in range(1, hubs): 
 
 // DPS signs in to the hubs with this identity, so no key of a hub is needed. It is a resource of its own, because it must
 // have its role on the hubs before DPS links them.
-resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = {
+resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
   name: 'id-usher-dps-${suffix}'
   location: location
   tags: tags

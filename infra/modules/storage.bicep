@@ -3,6 +3,7 @@
 param location string
 param suffix string
 param tags object
+param zoneRedundant bool
 param dataRedundancy string
 param principalId string
 param principalType string
@@ -17,11 +18,12 @@ var properties = {
   publicNetworkAccess: 'Enabled'
 }
 
-resource host 'Microsoft.Storage/storageAccounts@2025-01-01' = {
+resource host 'Microsoft.Storage/storageAccounts@2026-04-01' = {
   name: 'sthost${suffix}'
   location: location
   tags: tags
-  sku: { name: 'Standard_LRS' }
+  // Instances in several zones need the account, which has their leases, keys and package, when a zone is down.
+  sku: { name: zoneRedundant ? 'Standard_ZRS' : 'Standard_LRS' }
   kind: 'StorageV2'
   properties: properties
 
@@ -34,7 +36,7 @@ resource host 'Microsoft.Storage/storageAccounts@2025-01-01' = {
   }
 }
 
-resource data 'Microsoft.Storage/storageAccounts@2025-01-01' = {
+resource data 'Microsoft.Storage/storageAccounts@2026-04-01' = {
   name: 'stdata${suffix}'
   location: location
   tags: tags

@@ -16,7 +16,7 @@ param keepRecords bool
 param restrictToDps bool
 param allowedAddresses string[]
 
-resource host 'Microsoft.Storage/storageAccounts@2025-01-01' existing = {
+resource host 'Microsoft.Storage/storageAccounts@2026-04-01' existing = {
   name: hostAccount
 
   resource blobs 'blobServices' existing = {
@@ -28,7 +28,7 @@ resource host 'Microsoft.Storage/storageAccounts@2025-01-01' existing = {
   }
 }
 
-resource data 'Microsoft.Storage/storageAccounts@2025-01-01' existing = {
+resource data 'Microsoft.Storage/storageAccounts@2026-04-01' existing = {
   name: dataAccount
 
   resource blobs 'blobServices' existing = {
@@ -48,7 +48,7 @@ resource appInsights 'Microsoft.Insights/components@2020-02-02' existing = {
   name: insights
 }
 
-resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
+resource plan 'Microsoft.Web/serverfarms@2026-03-15' = {
   name: 'plan-usher-${suffix}'
   location: location
   tags: tags
@@ -71,7 +71,7 @@ var dpsOnly = [
   }
 ]
 
-resource app 'Microsoft.Web/sites@2025-03-01' = {
+resource app 'Microsoft.Web/sites@2026-03-15' = {
   name: 'func-usher-${suffix}'
   location: location
   tags: union(tags, { 'azd-service-name': 'webhook' })
