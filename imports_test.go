@@ -37,7 +37,7 @@ var mayImport = map[string][]string{
 	"internal/standin/dpssim/":        nil,
 	"internal/standin/functionshost/": nil,
 	"internal/standin/collector":      nil,
-	"function-app":                    {"answer", "handler", "internal/decide/decider", "internal/serve/", "internal/operate/azureauth"},
+	"function-app":                    {"answer", "handler", "internal/decide/decider", "internal/serve/", "internal/operate/azureauth", "internal/operate/scriptroot"},
 	"cmd/usher":                       {"answer", "dps", "rules", "schemas", "internal/"},
 	"bench":                           {"answer", "dps", "schemas", "internal/"},
 }

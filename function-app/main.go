@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/operate/scriptroot"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
@@ -113,7 +115,9 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	}
 	var routes []string
 	if settings.underHost() {
-		if routes, err = readRoutes(os.DirFS(cmp.Or(getenv(settingAppRoot), "."))); err != nil {
+		// Without host.json the host did not start this process, and the path is the default.
+		routes, err = scriptroot.Routes(os.DirFS(cmp.Or(getenv(settingAppRoot), ".")), getenv)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ package deploypackage
 
 import (
 	"archive/zip"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +12,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
 
-const hostFile = "host.json"
+	"github.com/usher-dps/usher/internal/operate/scriptroot"
+)
 
 // modified is the time of all entries, so that the same content gives the same bytes. Zip files have no earlier year.
 var modified = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -30,14 +29,17 @@ func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	functions, err := fs.Glob(root, "*/function.json")
+	functions, err := scriptroot.Functions(root)
 	if err != nil {
 		return nil, err
 	}
 	if len(functions) == 0 {
 		return nil, errors.New("there is no function: want a folder with a function.json, such as allocate/function.json")
 	}
-	files := slices.Concat([]string{hostFile, program}, functions, rules)
+	if _, err := scriptroot.Routes(root, func(string) string { return "" }); err != nil {
+		return nil, err
+	}
+	files := slices.Concat([]string{scriptroot.HostFile, program}, functions, rules)
 	slices.Sort(files)
 	files = slices.Compact(files)
 	archive := zip.NewWriter(w)
@@ -56,23 +58,16 @@ func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
 
 // findProgram returns the path, below root, of the program that host.json names.
 func findProgram(root fs.FS) (string, error) {
-	text, err := fs.ReadFile(root, hostFile)
-	if err != nil {
+	host, err := scriptroot.ReadHost(root)
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("the root of a Function App must contain host.json: %w", err)
 	}
-	var host struct {
-		CustomHandler struct {
-			Description struct {
-				DefaultExecutablePath string `json:"defaultExecutablePath"`
-			} `json:"description"`
-		} `json:"customHandler"`
-	}
-	if err := json.Unmarshal(text, &host); err != nil {
-		return "", fmt.Errorf("%s: %w", hostFile, err)
+	if err != nil {
+		return "", err
 	}
 	program := path.Clean(strings.ReplaceAll(host.CustomHandler.Description.DefaultExecutablePath, `\`, "/"))
 	if !fs.ValidPath(program) || program == "." {
-		return "", fmt.Errorf("%s: /customHandler/description/defaultExecutablePath: want the path of the handler below the root, such as bin/handler", hostFile)
+		return "", fmt.Errorf("%s: /customHandler/description/defaultExecutablePath: want the path of the handler below the root, such as bin/handler", scriptroot.HostFile)
 	}
 	return program, nil
 }

@@ -19,7 +19,7 @@ func app() fstest.MapFS {
 	return fstest.MapFS{
 		"host.json":               {Data: []byte(host), Mode: 0o600, ModTime: time.Now()},
 		"local.settings.json":     {Data: []byte(`{"Values":{"KEY":"secret"}}`)},
-		"allocate/function.json":  {Data: []byte(`{"bindings":[]}`)},
+		"allocate/function.json":  {Data: []byte(`{"bindings":[{"type":"httpTrigger"}]}`)},
 		"allocate/notes.md":       {Data: []byte(`notes`)},
 		"docs/deep/function.json": {Data: []byte(`{}`)},
 		"bin/handler":             {Data: []byte("program"), Mode: 0o644},
@@ -72,11 +72,14 @@ func TestInvalidFunctionApps(t *testing.T) {
 	}{
 		"no host.json": {func(m fstest.MapFS) { delete(m, "host.json") }, "host.json"},
 		"no function":  {func(m fstest.MapFS) { delete(m, "allocate/function.json") }, "no function"},
-		"not JSON":     {func(m fstest.MapFS) { m["host.json"] = &fstest.MapFile{Data: []byte("{")} }, "host.json: "},
+		"not JSON":     {func(m fstest.MapFS) { m["host.json"] = &fstest.MapFile{Data: []byte("{")} }, "host.json:1: "},
 		"no program":   {func(m fstest.MapFS) { m["host.json"] = &fstest.MapFile{Data: []byte("{}")} }, "/customHandler/description/defaultExecutablePath"},
 		"program above the root": {func(m fstest.MapFS) {
 			m["host.json"] = &fstest.MapFile{Data: []byte(strings.ReplaceAll(host, "bin/handler", "../handler"))}
 		}, "below the root"},
+		"a route that the webhook does not serve": {func(m fstest.MapFS) {
+			m["allocate/function.json"] = &fstest.MapFile{Data: []byte(`{"bindings":[{"type":"httpTrigger","route":"{name}"}]}`)}
+		}, "allocate/function.json: the route /api/{name} has parameters"},
 		"program not built": {func(m fstest.MapFS) { delete(m, "bin/handler") }, "bin/handler"},
 		"program is a folder": {func(m fstest.MapFS) {
 			m["bin/handler"] = &fstest.MapFile{Mode: fs.ModeDir}

@@ -89,16 +89,22 @@ const (
 // functionName is the host's rule for folder names; "host" is reserved.
 var functionName = regexp.MustCompile(`(?i)^[a-z][a-z0-9_\-]{0,127}$`)
 
-// loadConfig reads the script root. It reports the errors of all files together.
-func loadConfig(root string) (*config, error) {
+// settingRoutePrefix overrides routePrefix of host.json. (measured)
+const settingRoutePrefix = "AzureFunctionsJobHost__extensions__http__routePrefix"
+
+// loadConfig reads the script root, which environ can override. It reports the errors of all files together.
+func loadConfig(root string, environ []string) (*config, error) {
 	absolute, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
 	}
 	c := &config{root: absolute}
 	prefix, hostErr := c.loadHostFile()
-	functionsErr := c.loadFunctions(prefix)
 	settingsErr := c.loadSettings()
+	if given, set := mergeEnviron(environ, c.environment)[settingRoutePrefix]; set {
+		prefix = given
+	}
+	functionsErr := c.loadFunctions(prefix)
 	if err := errors.Join(hostErr, functionsErr, settingsErr); err != nil {
 		return nil, err
 	}
@@ -179,7 +185,7 @@ func (c *config) loadHostFile() (prefix string, err error) {
 	}
 	prefix = "api"
 	if p := file.Extensions.HTTP.RoutePrefix; p != nil {
-		prefix = strings.Trim(*p, "/")
+		prefix = *p
 	}
 	return prefix, nil
 }
@@ -293,9 +299,15 @@ func httpRoute(d *document, name, prefix string, file functionFile) (Route, erro
 		route.Methods = append(route.Methods, strings.ToUpper(method))
 	}
 	if trigger.Route != nil && strings.Trim(*trigger.Route, "/ ") != "" {
-		route.template = strings.Trim(*trigger.Route, "/ ")
+		route.template = strings.TrimSpace(*trigger.Route)
 	}
-	route.Path = "/" + strings.TrimPrefix(prefix+"/"+route.template, "/")
+	whole := route.template
+	if prefix != "" {
+		whole = prefix + "/" + whole
+	}
+	// Like the host, allow one slash at either end, and no doubled one, even where prefix and route meet. (measured)
+	route.Path = "/" + strings.TrimSuffix(strings.TrimPrefix(whole, "/"), "/")
+	route.template = strings.Trim(route.template, "/")
 	var err error
 	if route.segments, err = parseTemplate(route.Path); err != nil {
 		return Route{}, d.errorf(triggerAt+"/route", "%w", err)

@@ -65,9 +65,9 @@ func TestRoutes(t *testing.T) {
 	t.Parallel()
 	const response = `{"type": "http", "direction": "out", "name": "res"}`
 	root := writeFiles(t, map[string]string{
-		"host.json":             "\xef\xbb\xbf" + `{"Version": "2.0", "CustomHandler": {"Description": {"DefaultExecutablePath": "%TEST_BINARY%"}, "EnableProxyingHttpRequest": true}, "extensions": {"http": {"routePrefix": "/v1/"}}, "logging": {"anything": ["goes"]}}`,
+		"host.json":             "\xef\xbb\xbf" + `{"Version": "2.0", "CustomHandler": {"Description": {"DefaultExecutablePath": "%TEST_BINARY%"}, "EnableProxyingHttpRequest": true}, "extensions": {"http": {"routePrefix": "/v1"}}, "logging": {"anything": ["goes"]}}`,
 		"zulu/function.json":    `{"bindings": [{"type": "HTTPTRIGGER", "direction": "In", "name": "req"}, ` + response + `]}`,
-		"Alpha/function.json":   `{"$schema": "ignored", "bindings": [` + response + `, {"type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "Admin", "methods": ["get", "Post"], "route": "/things/{id?}/"}]}`,
+		"Alpha/function.json":   `{"$schema": "ignored", "bindings": [` + response + `, {"type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "Admin", "methods": ["get", "Post"], "route": "things/{id?}/"}]}`,
 		"off/function.json":     `{"disabled": true, "bindings": [{"type": "httpTrigger", "direction": "in", "name": "req"}, ` + response + `]}`,
 		"twice/function.json":   `{"bindings": [{"type": "httpTrigger", "direction": "in", "name": "req", "route": "ZULU"}, ` + response + `]}`,
 		"runtime2/readme.txt":   "",
@@ -84,6 +84,31 @@ func TestRoutes(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, host.Routes(), cmpopts.IgnoreUnexported(functionshost.Route{})); diff != "" {
 		t.Errorf("Routes() (-want +got):\n%s", diff)
+	}
+}
+
+// The host was measured with each of these: it ends at a doubled slash, also at one that comes from the prefix.
+func TestRoutePrefix(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ prefix, setting, route, want string }{
+		{"v1", "", "x", "/v1/x"}, {"/v1", "", "x", "/v1/x"}, {"v1", "", "x/", "/v1/x"}, {"", "", "/x", "/x"}, {"v1", "hooks", "x", "/hooks/x"},
+		{"v1/", "", "x", ""}, {"/v1/", "", "x", ""}, {"v1", "", "/x", ""}, {"v1", "", "x//y", ""}, {"v1", "hooks/", "x", ""},
+	} {
+		root := writeFiles(t, map[string]string{
+			"host.json":       `{"version": "2.0", "customHandler": {"description": {"defaultExecutablePath": "%TEST_BINARY%"}, "enableProxyingHttpRequest": true}, "extensions": {"http": {"routePrefix": "` + c.prefix + `"}}}`,
+			"f/function.json": `{"bindings": [{"type": "httpTrigger", "direction": "in", "name": "req", "route": "` + c.route + `"}, {"type": "http", "direction": "out", "name": "res"}]}`,
+		})
+		environ := []string{"TEST_BINARY=" + os.Args[0]}
+		if c.setting != "" {
+			environ = append(environ, "AzureFunctionsJobHost__extensions__http__routePrefix="+c.setting)
+		}
+		host, err := functionshost.New(functionshost.Options{Root: root, Environ: environ})
+		switch {
+		case c.want == "" && (err == nil || !strings.Contains(err.Error(), "f/function.json:1") || !strings.Contains(err.Error(), "remove the double slash")):
+			t.Errorf("%+v: %v", c, err)
+		case c.want != "" && (err != nil || host.Routes()[0].Path != c.want):
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }
 

@@ -134,12 +134,12 @@ func newSignal() signal {
 // New reads and checks the script root. The error lists every problem with its file, its line and how to fix it. If the
 // program cannot be started, the error is a [StartError].
 func New(o Options) (*Host, error) {
-	c, err := loadConfig(o.Root)
-	if err != nil {
-		return nil, err
-	}
 	if o.Environ == nil {
 		o.Environ = os.Environ()
+	}
+	c, err := loadConfig(o.Root, o.Environ)
+	if err != nil {
+		return nil, err
 	}
 	o.Address = cmp.Or(o.Address, "127.0.0.1")
 	if o.Log == nil {
