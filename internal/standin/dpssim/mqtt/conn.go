@@ -286,8 +286,8 @@ func delivered(unreachable string, status int, response []byte, err error) (int,
 	return 0, nil, fmt.Errorf("%w; %s", err, unreachable)
 }
 
-// pause waits as long as an answer takes. The SDK for Java notes a request only after it has sent it: it ignores an
-// acknowledgement or an answer that comes earlier, and then waits in vain.
+// pause waits as long as an answer takes. The SDK for Java begins to wait for an answer of DPS only after it has sent its
+// request, and misses one that is earlier.
 func (c *conn) pause() error {
 	delay := c.server.service.AnswerDelay()
 	if delay <= 0 {
