@@ -82,5 +82,11 @@ func (a *Allocator) AllocateJSON(ctx context.Context, body []byte) (*dps.Allocat
 	return a.decider.AllocateJSON(ctx, body)
 }
 
+// AllocateFrom is [Allocator.AllocateJSON] for a body from the DPS instance with this name, which rules see as
+// dps.service. It may be empty; [dps.ValidService] says what a name is, and any other one is an InvalidRequest.
+func (a *Allocator) AllocateFrom(ctx context.Context, service string, body []byte) (*dps.AllocationRequest, answer.Answer) {
+	return a.decider.AllocateFrom(ctx, service, body)
+}
+
 // Ready returns the digest of the rules in use. The result is empty if they decide, or says why they do not.
 func (a *Allocator) Ready() (digest string, fault answer.Result) { return a.decider.Ready() }

@@ -30,7 +30,7 @@ func ExampleLoadRules() {
 	_, err := allocation.LoadRules(context.Background(), fstest.MapFS{"line.rego": {Data: []byte(
 		"package allocation.default\n\nhub := input.linkedHub[0]\n")}}, allocation.RulesOptions{Name: "rules"})
 	fmt.Println(err)
-	// Output: rules/line.rego:3: rego_type_error: undefined ref: input.linkedHub[0]; input.linkedHub[0]; have: "linkedHub"; want (one of): ["deviceRuntimeContext" "enrollmentGroup" "individualEnrollment" "linkedHubs"]
+	// Output: rules/line.rego:3: rego_type_error: undefined ref: input.linkedHub[0]; input.linkedHub[0]; have: "linkedHub"; want (one of): ["deviceRuntimeContext" "enrollmentGroup" "individualEnrollment" "linkedHubs" "usher"]
 }
 
 func ExampleRules_Digest() {

@@ -14,6 +14,8 @@ type Call struct {
 	Start      time.Time
 	// Duration is the time from the start of the call to the answer.
 	Duration time.Duration
+	// Service is a name for the DPS instance that called, from the webhook's URL; empty if that has none.
+	Service string
 	// Request is nil if the body could not be read. It holds everything that DPS sent, keys and certificates included.
 	Request *dps.AllocationRequest
 	Answer  Answer

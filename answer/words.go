@@ -27,7 +27,7 @@ func LogCalls(log *slog.Logger) Observer {
 		level := c.Level()
 		ctx = context.WithoutCancel(ctx) // a call that was given up gets a line as well
 		if log.Enabled(ctx, level) {
-			var few [28]slog.Attr
+			var few [29]slog.Attr
 			log.LogAttrs(ctx, level, "allocation", c.appendAttrs(few[:0])...)
 		}
 	}
@@ -58,6 +58,7 @@ func (c *Call) appendAttrs(attrs []slog.Attr) []slog.Attr {
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
+	text("service", c.Service)
 	if r := c.Request; r != nil {
 		text("enrollment_kind", string(r.Enrollment.Kind))
 		text("enrollment", bounded(r.Enrollment.ID))

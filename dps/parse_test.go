@@ -111,6 +111,10 @@ func TestParseExamples(t *testing.T) {
 			Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "adr", Reprovision: dps.ReprovisionMigrate},
 			Device:     dps.DeviceRuntimeContext{RegistrationID: "device-0042"},
 			LinkedHubs: []string{eu, us}}},
+		{"constructed-18-group-certificatePolicy-2026-11-02-preview.json", dps.AllocationRequest{
+			Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "adr", Reprovision: dps.ReprovisionMigrate},
+			Device:     dps.DeviceRuntimeContext{RegistrationID: "device-0042", CurrentIotHubHostName: us, CurrentDeviceID: "device-0042"},
+			LinkedHubs: []string{eu, "contoso-us-hub.device.azure-devices.net"}}},
 	}
 	bodies := exampleRequests(t)
 	for _, test := range tests {

@@ -15,11 +15,14 @@ type AllocationRequest struct {
 	Enrollment Enrollment
 	// Device is what DPS knows about the device at this moment.
 	Device DeviceRuntimeContext
+	// Service is a name for the DPS instance that called, from the webhook's URL; empty if that has none.
+	Service string
 	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
 	// Document is the body as DPS sent it, made of map[string]any, []any, string, json.Number, bool and nil. It differs
 	// from the bytes in only three ways: DPS's own properties have one spelling, those that are null are absent, and a
-	// payload that is the JSON text of an object is that object. Schemas and rules read it; it must not be changed.
+	// payload that is the JSON text of an object is that object. SetService adds a member. Schemas and rules read it; it
+	// must not be changed otherwise.
 	Document map[string]any
 }
 
@@ -50,6 +53,30 @@ type DeviceRuntimeContext struct {
 	CurrentIotHubHostName string
 	// CurrentDeviceID is the device's identity there; empty before the first assignment.
 	CurrentDeviceID string
+}
+
+// ServiceParameter is the parameter of the webhook's URL that names the DPS instance. DPS sends nothing of its own that
+// says which instance calls, and keeps the URL of an enrollment as a whole.
+const ServiceParameter = "dps"
+
+// maxServiceLength bounds the name, in bytes. That of a DPS instance has at most 64 characters.
+const maxServiceLength = 64
+
+// ValidService reports whether a text can name a DPS instance: 1 to 64 letters, digits, dots, hyphens and underscores.
+func ValidService(name string) bool {
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return name != "" && len(name) <= maxServiceLength
+}
+
+// SetService names the DPS instance that called, in Service and in Document, where schemas and rules find it as
+// usher.service. It does not check the name: the schema does.
+func (r *AllocationRequest) SetService(name string) {
+	r.Service = name
+	r.Document["usher"] = map[string]any{"service": name}
 }
 
 // FirstAssignment reports whether the device has no hub yet.
@@ -104,6 +131,8 @@ func (r *AllocationRequest) read() {
 		r.Device.CurrentIotHubHostName, _ = device["currentIotHubHostName"].(string)
 		r.Device.CurrentDeviceID, _ = device["currentDeviceId"].(string)
 	}
+	usher, _ := r.Document["usher"].(map[string]any)
+	r.Service, _ = usher["service"].(string)
 	hubs, _ := r.Document["linkedHubs"].([]any)
 	r.LinkedHubs = make([]string, 0, len(hubs))
 	for _, hub := range hubs {

@@ -40,8 +40,9 @@ var requestShape = func() shape {
 	record := func(own ...string) shape {
 		return object(append(own, "etag", "provisioningStatus", "createdDateTimeUtc", "lastUpdatedDateTimeUtc",
 			"allocationPolicy", "iotHubs", "iotHubHostName", "trustBundleId", "credentialPolicyName",
-			"serverCertificateIssuancePolicy", "optionalDeviceInformation")...).
-			with("registrationState", object("registrationId", "createdDateTimeUtc", "assignedHub", "deviceId",
+			"certificatePolicyResourceId", "namespaceName", "certificateAuthorityName", "certificatePolicyName",
+			"deviceTypeRefs", "serverCertificateIssuancePolicy", "optionalDeviceInformation")...).
+			with("registrationState", object("registrationId", "createdDateTimeUtc", "assignedHub", "connectionProfile", "deviceId",
 				"status", "substatus", "errorCode", "errorMessage", "lastUpdatedDateTimeUtc", "etag", "payload")).
 			with("attestation", object("type").
 				with("tpm", tpm).
@@ -57,6 +58,7 @@ var requestShape = func() shape {
 			with("clientCertificateIssuancePolicy", object("certificateAuthorityName"))
 	}
 	return object("linkedHubs").
+		with("usher", object("service")).
 		with("enrollmentGroup", record("enrollmentGroupId")).
 		with("individualEnrollment", record("registrationId", "deviceId")).
 		with("deviceRuntimeContext", object("registrationId", "currentIotHubHostName", "currentDeviceId", "payload").

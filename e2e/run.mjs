@@ -92,7 +92,9 @@ function makeCertificates(folder, foreign) {
     'press-expired': make('press-expired', ...contoso, '--days', '-1'),
     'press-foreign': make('press-foreign', '--folder', foreign, '--organization', 'Contoso'),
     'lathe-1-renewed': make('lathe-1', '--folder', folder),
-    'lathe-1': make('lathe-1', '--folder', folder)
+    'lathe-1': make('lathe-1', '--folder', folder),
+    'lathe-2-renewed': make('lathe-2', '--folder', folder),
+    'lathe-2': make('lathe-2', '--folder', folder)
   }
 }
 
@@ -119,6 +121,7 @@ function configuration(keys, secrets) {
         iotHubs: hubs.slice(0, 2), reprovisionPolicy: 'migrate', initialTwin: { tags: { building: 'main' } }
       }),
       symmetric('staged-devices', { iotHubs: ['contoso-v1-hub'], reprovisionPolicy: 'migrate' }),
+      symmetric('issued-devices', { allocationPolicy: 'hashed', iotHubs: ['contoso-v2-hub'], certificatePolicyName: 'floor-1' }),
       symmetric('field-devices', { iotHubs: ['hub-a', 'hub-b', 'contoso-quarantine-hub'], reprovisionPolicy: 'reset' }),
       {
         enrollmentGroupId: 'tenant-devices',
@@ -146,7 +149,7 @@ async function main() {
   const faulty = await startFaultyWebhooks()
   try {
     const pki = join(folder, 'pki')
-    const keys = Object.fromEntries(['contoso-custom-allocated-devices', 'staged-devices', 'field-devices']
+    const keys = Object.fromEntries(['contoso-custom-allocated-devices', 'staged-devices', 'issued-devices', 'field-devices']
       .map((id) => [id, randomBytes(32).toString('base64')]))
     const secrets = { serviceKey: randomBytes(32).toString('base64'), hubKey: randomBytes(32).toString('base64') }
     const certificates = makeCertificates(pki, join(folder, 'foreign'))

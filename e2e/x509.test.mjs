@@ -59,3 +59,22 @@ test('an individual enrollment by certificate', async () => {
   assert.equal(typeof call.request.deviceRuntimeContext.x509.clientCertificate, 'string')
   await assert.rejects(e2e.registerByCertificate(id, certificates['lathe-1-renewed']), { name: 'UnauthorizedError' })
 })
+
+test('an individual enrollment with two certificates: a roll-over', async () => {
+  const id = 'lathe-2'
+  const [old, renewed] = [certificates[id], certificates['lathe-2-renewed']]
+  await e2e.dps.createOrUpdateIndividualEnrollment({
+    registrationId: id,
+    attestation: { type: 'x509', x509: { clientCertificates: { primary: { certificate: old.cert }, secondary: { certificate: renewed.cert } } } },
+    iotHubs: ['hub-b.azure-devices.net'],
+    ...e2e.customAllocation(e2e.stack.webhook)
+  })
+  const connects = (certificate) => e2e.onHubByCertificate(e2e.hostName('hub-b'), id, certificate, (_client, twin) => e2e.report(twin, { seen: true }))
+  await e2e.registerByCertificate(id, old)
+  await connects(old)
+  // The hub knows only the certificate that registered, although DPS takes either.
+  await assert.rejects(connects(renewed), { name: 'UnauthorizedError' })
+  await e2e.registerByCertificate(id, renewed)
+  await connects(renewed)
+  await assert.rejects(connects(old), { name: 'UnauthorizedError' })
+})

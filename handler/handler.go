@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -47,8 +48,9 @@ const DefaultMaxBody = 256 << 10
 
 // Allocator decides, such as an *allocation.Allocator.
 type Allocator interface {
-	// AllocateJSON answers a body as DPS posts it. The request is nil if the body could not be read.
-	AllocateJSON(ctx context.Context, body []byte) (*dps.AllocationRequest, answer.Answer)
+	// AllocateFrom answers a body as the DPS instance with this name posts it; empty if the webhook's URL names none. The
+	// request is nil if the body could not be read.
+	AllocateFrom(ctx context.Context, service string, body []byte) (*dps.AllocationRequest, answer.Answer)
 	// Ready returns the digest of the rules in use. The result is empty if they decide, or says why they do not.
 	Ready() (rules string, fault answer.Result)
 }
@@ -206,8 +208,23 @@ func (h *handler) decide(ctx context.Context, r *http.Request, call *answer.Call
 	defer h.bodies.Put(body)
 	call.Answer = h.read(r, body)
 	if call.Answer.Result == "" {
-		call.Request, call.Answer = h.allocator.AllocateJSON(ctx, body.Bytes())
+		service := serviceOf(r.URL)
+		call.Request, call.Answer = h.allocator.AllocateFrom(ctx, service, body.Bytes())
+		if call.Request != nil {
+			service = call.Request.Service
+		}
+		if dps.ValidService(service) {
+			call.Service = service
+		}
 	}
+}
+
+// serviceOf returns the name of the DPS instance in the webhook's URL. Most URLs have none, and parsing costs.
+func serviceOf(u *url.URL) string {
+	if !strings.Contains(u.RawQuery, dps.ServiceParameter+"=") {
+		return ""
+	}
+	return bounded(u.Query().Get(dps.ServiceParameter))
 }
 
 // read reads the body under the size limit. The answer is empty unless that failed.

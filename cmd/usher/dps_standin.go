@@ -112,6 +112,7 @@ func (s *standIn) start(listen listenOptions, hosts []string, console, stderr io
 	if file.Config.OnEntry, err = s.entries(s.flags.journal, console); err != nil {
 		return err
 	}
+	file.Config.Certify = s.authority.Certify
 	registry := hub.New(state, time.Now)
 	if s.service, err = dpssim.New(file.Config, state, registry); err != nil {
 		return fmt.Errorf("%s: %w", s.flags.config, err)

@@ -21,6 +21,7 @@ type enrollFlags struct {
 	hubs                []string
 	reprovision         string
 	create              bool
+	label               string
 	certificate         string
 	caReference         string
 	dryRun              bool
@@ -67,6 +68,7 @@ Provisioning Service Data Contributor. Or you give it a connection string.`,
 	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment; may be repeated")
 	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is already custom")
 	f.BoolVar(&flags.rotate, "rotate-key", false, "give a new key to all enrollments that call the webhook")
+	f.StringVar(&flags.label, "label", "", "name for this DPS instance, which rules see as dps.service; default: unchanged")
 	f.StringSliceVar(&flags.hubs, "hub", nil, "host name of a hub to select; may be repeated. Default: unchanged, and all linked hubs for a new enrollment")
 	f.StringVar(&flags.reprovision, "reprovision", "", "migrate, reset or never; default: unchanged")
 	f.BoolVar(&flags.create, "create", false, "create enrollments that do not exist")
@@ -91,7 +93,7 @@ type enrolled struct {
 
 func (f *enrollFlags) check() error {
 	switch {
-	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision != ""):
+	case f.rotate && (f.all || f.create || len(f.groups)+len(f.individuals)+len(f.hubs) > 0 || f.reprovision+f.label != ""):
 		return errors.New("--rotate-key changes only the key, in all enrollments that call the webhook: use it only with --webhook and --key-file")
 	case f.all && (f.create || len(f.groups)+len(f.individuals) > 0):
 		return errors.New("--all selects existing enrollments: do not combine it with --group, --individual or --create")
@@ -113,7 +115,7 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	target := enrollment.Target{Webhook: webhook, Hubs: f.hubs, Reprovision: enrollment.Reprovision(f.reprovision)}
+	target := enrollment.Target{Webhook: webhook.WithLabel(f.label), Hubs: f.hubs, Reprovision: enrollment.Reprovision(f.reprovision)}
 	if err := target.Check(); err != nil {
 		return usageError(err)
 	}

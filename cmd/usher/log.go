@@ -16,11 +16,11 @@ import (
 
 // logFlags are the flags of `usher log`.
 type logFlags struct {
-	device, keyFile, enrollment, hub, rule, id, source string
-	outcomes, faults                                   []string
-	since, until                                       string
-	alarm, follow                                      bool
-	format                                             string
+	device, keyFile, enrollment, service, hub, rule, id, source string
+	outcomes, faults                                            []string
+	since, until                                                string
+	alarm, follow                                               bool
+	format                                                      string
 }
 
 func newLogCommand() *cobra.Command {
@@ -68,6 +68,7 @@ With -o json, records are printed as they were written, so they can be replayed.
 	f.StringVar(&flags.device, "device", "", "registration ID of the device")
 	f.StringVar(&flags.keyFile, "id-key-file", "", "file with the key that registration IDs were hashed with (USHER_RECORD_ID_KEY)")
 	f.StringVar(&flags.enrollment, "enrollment", "", "name of the enrollment; * stands for any characters")
+	f.StringVar(&flags.service, "service", "", "DPS instance that called, as the webhook's URL names it in ?dps=")
 	f.StringVar(&flags.hub, "hub", "", "hub in the answer, such as contoso-eu or contoso-eu.azure-devices.net")
 	f.StringVar(&flags.rule, "rule", "", "package of the rule, such as allocation.line or line")
 	f.StringSliceVar(&flags.outcomes, "outcome", nil, "assigned, rejected or held")

@@ -41,7 +41,8 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	}
 	return func(r *decisionlog.Record) bool {
 		return (!flags.alarm || r.NeedsAttention()) &&
-			(flags.hub == "" || dps.SameHub(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(r.Decision.Hub), flags.hub)) &&
+			(flags.service == "" || strings.EqualFold(r.Service, flags.service)) &&
+			(flags.hub == "" || dps.SameHub(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(dps.HubName(r.Decision.Hub)), flags.hub)) &&
 			(flags.id == "" || strings.EqualFold(r.DecisionID, flags.id) || strings.EqualFold(r.ShadowOf, flags.id)) &&
 			!slices.ContainsFunc(filters, func(matches recordFilter) bool { return !matches(r) })
 	}, nil

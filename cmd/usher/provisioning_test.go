@@ -283,6 +283,30 @@ func TestEnrollLosesNoMember(t *testing.T) {
 	}
 }
 
+// The label of a DPS instance is in the URL of its enrollments, where it stays, and rules see it.
+func TestEnrollLabel(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, "breakroom")
+	enroll := []string{"enroll", "--group", "breakroom", "--webhook", c.webhook, "--key-file", "key"}
+	wants(t, c.usher(t, exitOK, append(enroll, "--label", "contoso-eu")...), "https://usher.example/api/allocate?dps=contoso-eu&****")
+	wants(t, c.usher(t, exitOK, enroll...), "group breakroom: as it should be")
+	wants(t, c.usher(t, exitOK, append(enroll, "--label", "contoso-us")...), "?dps=contoso-eu&****", "?dps=contoso-us&****")
+	c.usher(t, exitOK, "enroll", "--rotate-key", "--webhook", c.webhook, "--key-file", "new-key")
+	if got, want := c.group(t, "breakroom").CustomAllocationDefinition.WebhookURL, c.webhook+"?code="+newFunctionKey+"&dps=contoso-us"; got != want {
+		t.Errorf("the webhook is %s, want %s", got, want)
+	}
+	for _, label := range []string{"a b", "a/b", strings.Repeat("a", 65), "ä"} {
+		wants(t, c.usher(t, exitUsage, append(enroll, "--label", label)...), "1 to 64 letters")
+	}
+	wants(t, c.usher(t, exitUsage, "enroll", "--rotate-key", "--label", "x", "--webhook", c.webhook, "--key-file", "key"), "--rotate-key changes only the key")
+
+	c.put(t, "other", custom(c.webhook+"?code="+newFunctionKey))
+	c.put(t, "odd", custom(c.webhook+"?dps=a+b&code="+newFunctionKey))
+	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "new-key"),
+		"group other: warning: its URL does not name the DPS instance, another one has ?dps=contoso-us [label-differs]",
+		"group odd: error: ?dps= in its URL is not a name", "[label-invalid]")
+}
+
 // With a managed identity, no connection string is needed. The endpoint is a double of App Service's.
 func TestProvisioningWithEntra(t *testing.T) {
 	t.Parallel()

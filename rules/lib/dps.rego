@@ -38,6 +38,13 @@ enrollment_id := input.enrollmentGroup.enrollmentGroupId
 enrollment_id_lower := lower(enrollment_id)
 
 # METADATA
+# title: Name of the DPS instance
+# description: >-
+#   The name that the webhook's URL in the enrollment gives it, as in ?dps=contoso-eu. DPS
+#   itself does not say which instance calls. Undefined if the URL has none.
+service := input.usher.service
+
+# METADATA
 # title: How the device proves who it is
 # description: symmetricKey, x509, tpm or none. Undefined if DPS does not say.
 attestation_type := enrollment.attestation.type

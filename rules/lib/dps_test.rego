@@ -31,6 +31,11 @@ test_identifiers_of_a_group if {
 	dps.enrollment.etag == "x" with input as group({"etag": "x"})
 }
 
+test_service if {
+	dps.service == "contoso-eu" with input as object.union(group({}), {"usher": {"service": "contoso-eu"}})
+	not dps.service with input as group({})
+}
+
 test_identifiers_of_an_individual_enrollment if {
 	dps.enrollment_id == "Dev-001" with input as individual({})
 	dps.enrollment_id_lower == "dev-001" with input as individual({})

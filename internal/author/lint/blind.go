@@ -153,6 +153,7 @@ func (s *subject) sampleHubs() []string {
 type sample struct {
 	id, organization string
 	payload          map[string]any
+	service          string // the DPS instance that the webhook's URL names
 }
 
 // samples vary, one at a time, what a rule reads, with the constants that it compares that with; then two at once.
@@ -178,18 +179,22 @@ func (s *subject) samples(enrollment Enrollment) []sample {
 			}
 		}
 	}
-	all := []sample{{ids[0], organizations[0], nil}}
+	services := append([]string{""}, slices.DeleteFunc(s.textsAt("/usher/service"), func(name string) bool { return !dps.ValidService(name) })...)
+	all := []sample{{ids[0], organizations[0], nil, ""}}
+	for _, service := range services[1:] {
+		all = append(all, sample{ids[0], organizations[0], nil, service})
+	}
 	for _, id := range ids[1:] {
-		all = append(all, sample{id, organizations[0], nil})
+		all = append(all, sample{id, organizations[0], nil, ""})
 	}
 	for _, organization := range organizations[1:] {
-		all = append(all, sample{ids[0], organization, nil})
+		all = append(all, sample{ids[0], organization, nil, ""})
 	}
 	for _, payload := range payloads[1:] {
-		all = append(all, sample{ids[0], organizations[0], payload})
+		all = append(all, sample{ids[0], organizations[0], payload, ""})
 	}
-	for i := 1; i < len(ids)*len(payloads) && len(all) < maxRequests; i++ {
-		all = append(all, sample{ids[i%len(ids)], organizations[i%len(organizations)], payloads[i%len(payloads)]})
+	for i := 1; i < len(ids)*len(payloads)*len(services) && len(all) < maxRequests; i++ {
+		all = append(all, sample{ids[i%len(ids)], organizations[i%len(organizations)], payloads[i%len(payloads)], services[i%len(services)]})
 	}
 	return all[:min(len(all), maxRequests)]
 }
@@ -232,10 +237,14 @@ func (s sample) request(enrollment Enrollment, kind string, hubs []string) []byt
 	if enrollment.Kind == dps.IndividualEnrollment {
 		idName = "registrationId"
 	}
-	body, err := json.Marshal(map[string]any{
+	request := map[string]any{
 		string(enrollment.Kind): map[string]any{idName: enrollment.ID, "attestation": map[string]any{"type": kind}},
 		"deviceRuntimeContext":  device, "linkedHubs": hubs,
-	})
+	}
+	if s.service != "" {
+		request["usher"] = map[string]any{"service": s.service}
+	}
+	body, err := json.Marshal(request)
 	if err != nil {
 		return nil // texts from a parsed module always have a JSON form
 	}

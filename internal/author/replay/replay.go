@@ -52,7 +52,8 @@ type Options struct {
 // Change is one registration as the report and the list name it.
 type Change struct {
 	Kind           Kind                  `json:"kind"`
-	Place          string                `json:"place"` // such as file:line
+	Place          string                `json:"place"`             // such as file:line
+	Service        string                `json:"service,omitempty"` // the DPS instance, if the request names it
 	RegistrationID string                `json:"registrationId"`
 	EnrollmentKind dps.EnrollmentKind    `json:"enrollmentKind"`
 	Enrollment     string                `json:"enrollment"`
@@ -310,7 +311,7 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		if name == decisionlog.MaskedID { // no one knows which records are of one device
 			name = cmp.Or(item.Record.DecisionID, item.Place())
 		}
-		b.entries = append(b.entries, entry{r.device(name), cell})
+		b.entries = append(b.entries, entry{r.device(request.Service, name), cell})
 	}
 	r.addChange(b, item, request, c)
 }
@@ -349,9 +350,9 @@ func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 	result := cell{
 		kind: c.kind, enrollmentKind: request.Enrollment.Kind, rule: c.after.PackageName(),
 		reprovision: request.Enrollment.Reprovision,
-		before:      State{c.before.Result, intern(c.before.Hub)},
-		after:       State{c.after.Result, intern(c.after.Response.IotHubHostName)},
-		on:          intern(c.on), twin: c.twin, use: c.use,
+		before:      State{c.before.Result, intern(dps.HubName(c.before.Hub))},
+		after:       State{c.after.Result, intern(dps.HubName(c.after.Response.IotHubHostName))},
+		on:          intern(dps.HubName(c.on)), twin: c.twin, use: c.use,
 	}
 	// An individual enrollment is a single device: all of them count as one, or the report would be as long as the log.
 	if request.Enrollment.Kind == dps.EnrollmentGroup {
@@ -363,12 +364,12 @@ func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 // intern returns a name in lower case, as DPS and DNS compare, in memory that is not part of a whole request.
 func intern(name string) string { return unique.Make(strings.ToLower(name)).Value() }
 
-// deviceKey stands for a registration ID. With 96 bits the probability that any two of a hundred million devices share
+// deviceKey stands for a registration ID at a DPS instance. With 96 bits the probability that any two of a hundred million devices share
 // one is 1 in 10^13.
 type deviceKey [3]uint32
 
-func (r *run) device(registrationID string) deviceKey {
-	folded := strings.ToLower(registrationID)
+func (r *run) device(service, registrationID string) deviceKey {
+	folded := strings.ToLower(service + "/" + registrationID)
 	a, b := maphash.String(r.seeds[0], folded), maphash.String(r.seeds[1], folded)
 	return deviceKey{uint32(a), uint32(a >> 32), uint32(b)}
 }
@@ -381,7 +382,7 @@ func (r *run) addChange(b *batch, item *requestlog.Item, request *dps.Allocation
 		return
 	}
 	change := Change{
-		Kind: c.kind, Place: item.Place(),
+		Kind: c.kind, Place: item.Place(), Service: strings.Clone(request.Service),
 		RegistrationID: strings.Clone(request.Device.RegistrationID),
 		EnrollmentKind: request.Enrollment.Kind, Enrollment: strings.Clone(request.Enrollment.ID),
 		Rule: c.after.PackageName(), Reprovision: request.Enrollment.Reprovision,

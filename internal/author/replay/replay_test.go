@@ -607,6 +607,45 @@ func TestEndlessLine(t *testing.T) {
 	}
 }
 
+// A hub that is linked anew under its other name is the same hub in every table.
+func TestHubUnderItsOtherName(t *testing.T) {
+	t.Parallel()
+	rules := allocatorOf(t, "hub := input.linkedHubs[0]")
+	other := strings.Replace(hubA, ".azure", ".device.azure", 1)
+	renamed := func(id string) string { return strings.ReplaceAll(request(id, "", ""), hubA, other) }
+	report := mustRun(t, replay.Options{Rules: rules}, lines(
+		record(renamed("one"), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, hubA)),
+		record(request("two", "", ""), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, other)),
+		record(renamed("three"), fmt.Sprintf(`{"outcome": "assigned", "hub": %q}`, strings.ToUpper(other)))))
+	if diff := cmp.Diff(map[replay.Kind]int64{replay.Stayed: 3}, counts(report)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff([]replay.Hub{{Name: hubA, Before: 3, After: 3}}, report.Hubs); diff != "" {
+		t.Errorf("hubs (-want +got):\n%s", diff)
+	}
+	stays := replay.State{Result: answer.Assigned, Hub: hubA}
+	if got := report.Matrix(5); len(got.Rows) != 1 || got.Rows[0] != stays || len(got.Columns) != 1 || got.Columns[0] != stays {
+		t.Errorf("the matrix is %+v", got)
+	}
+}
+
+// One registration ID at two DPS instances is two devices.
+func TestByDeviceOfServices(t *testing.T) {
+	t.Parallel()
+	rules := allocatorOf(t, fmt.Sprintf("hub := %q", hubB))
+	at := func(service string) string {
+		return fmt.Sprintf(`{"usher": {"service": %q}, %s`, service, request("one", "", hubA)[1:])
+	}
+	var list bytes.Buffer
+	report := mustRun(t, replay.Options{Rules: rules, ByDevice: true, List: &list}, lines(at("eu"), at("us"), at("EU"), request("one", "", hubA)))
+	if report.Registrations != 4 || report.Counted != 3 {
+		t.Errorf("%d registrations of %d devices", report.Registrations, report.Counted)
+	}
+	if n := strings.Count(list.String(), `"service":"us"`); n != 1 {
+		t.Errorf("the list is %s", &list)
+	}
+}
+
 // ByDevice counts the last registration of a device, in whatever case it gives its ID.
 func TestByDevice(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,8 @@ import (
 // https://learn.microsoft.com/azure/iot-dps/iot-dps-limits.
 const RegistrationsPerMinute = 1000
 
-// Report is what a replay found. Hubs, enrollment groups and states are in lower case, as DPS compares them.
+// Report is what a replay found. Enrollment groups are in lower case, as DPS compares them. Hubs have their
+// [dps.HubName], so that both host names of a hub count as one hub.
 type Report struct {
 	// Rules is the digest of the new rules, Baseline that of the old ones; empty if the log itself is the baseline.
 	Rules    string `json:"rules"`

@@ -15,6 +15,7 @@ type draft struct {
 	kind         dps.EnrollmentKind
 	enrollment   string // its ID
 	registration string
+	service      string // of the webhook's URL; "" if it has none
 	hubs         []string
 	current      string
 	policy       policy
@@ -66,7 +67,11 @@ func (d *draft) document() map[string]any {
 	for i, hub := range d.hubs {
 		hubs[i] = hub
 	}
-	return map[string]any{string(d.kind): record, "deviceRuntimeContext": device, "linkedHubs": hubs}
+	document := map[string]any{string(d.kind): record, "deviceRuntimeContext": device, "linkedHubs": hubs}
+	if d.service != "" {
+		document["usher"] = map[string]any{"service": d.service}
+	}
+	return document
 }
 
 func (d *draft) attest(record, device map[string]any) {

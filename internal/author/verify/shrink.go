@@ -97,7 +97,7 @@ type removed struct{}
 func simpler(place []string, value any) []any {
 	last := place[len(place)-1]
 	switch {
-	case len(place) == 1, len(place) == 2 && last == "enrollmentGroupId", len(place) == 2 && place[0] == string(dps.IndividualEnrollment) && last == "registrationId":
+	case len(place) == 1 && last != "usher", len(place) == 2 && last == "enrollmentGroupId", len(place) == 2 && place[0] == string(dps.IndividualEnrollment) && last == "registrationId":
 		return nil
 	case len(place) == 2 && last == "registrationId":
 		return shorter(value.(string), "a", "device-1")

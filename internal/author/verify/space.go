@@ -47,6 +47,7 @@ const (
 	currentIDPlace    = "/deviceRuntimeContext/currentDeviceId"
 	certificatePlace  = "/deviceRuntimeContext/x509/clientCertificate"
 	payloadPlace      = "/deviceRuntimeContext/payload"
+	servicePlace      = "/usher/service"
 )
 
 // notRead is why a dimension has only one value.
@@ -205,6 +206,7 @@ func (e *explorer) space() *space {
 	e.addAttestations(s)
 	e.addPolicies(s)
 	e.addRecord(s)
+	e.addService(s)
 	e.addPayload(s)
 	e.addDevices(s)
 	for i := range s.dimensions {
@@ -364,6 +366,15 @@ func (e *explorer) addRecord(s *space) {
 		}
 		add("values of the enrollment's "+place, place, values...)
 	}
+}
+
+func (e *explorer) addService(s *space) {
+	if !e.reads(servicePlace) {
+		return
+	}
+	named := slices.DeleteFunc(e.texts(servicePlace), func(name string) bool { return !dps.ValidService(name) })
+	names := addNew([]string{"", "usher-other"}, sample(s, named, maxRecordValues, "names of DPS instances")...)
+	s.add("names of DPS instances", setters(names, func(d *draft, name string) { d.service = name }), "")
 }
 
 func (e *explorer) addPayload(s *space) {

@@ -59,13 +59,21 @@ func New(options Options) (*Decider, error) {
 
 // AllocateJSON answers a body as DPS posts it. Beyond the results of [Decider.Allocate] it can answer Malformed, and
 // only then is the request nil.
-func (d *Decider) AllocateJSON(ctx context.Context, body []byte) (request *dps.AllocationRequest, a answer.Answer) {
+func (d *Decider) AllocateJSON(ctx context.Context, body []byte) (*dps.AllocationRequest, answer.Answer) {
+	return d.AllocateFrom(ctx, "", body)
+}
+
+// AllocateFrom is [Decider.AllocateJSON] for a body from the DPS instance with this name, which may be empty.
+func (d *Decider) AllocateFrom(ctx context.Context, service string, body []byte) (request *dps.AllocationRequest, a answer.Answer) {
 	defer catch(&a)
 	span := stagesOf(ctx).begin(stageParse)
 	request, err := dps.ParseAllocationRequest(body)
 	span.End()
 	if err != nil {
 		return nil, answer.Answer{Result: answer.Malformed, Detail: err.Error()}
+	}
+	if service != "" {
+		request.SetService(service)
 	}
 	return request, d.Allocate(ctx, request)
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Masked replaces what is hidden.
@@ -80,7 +82,11 @@ func (m *Mask) collect(value any, secret bool) {
 			m.collect(element, secret)
 		}
 	case string:
-		if !secret || v == "" {
+		if !secret {
+			m.collectText(v)
+			return
+		}
+		if v == "" {
 			return
 		}
 		m.texts = append(m.texts, v)
@@ -91,6 +97,45 @@ func (m *Mask) collect(value any, secret bool) {
 				}
 			}
 		}
+	}
+}
+
+// IsJSON reports whether a text looks like JSON that can have members, such as a payload that a device sends as a text.
+func IsJSON(text string) bool {
+	text = strings.TrimLeft(text, " \t\r\n")
+	return text != "" && strings.IndexByte(`{["`, text[0]) >= 0
+}
+
+// collectText finds key material in JSON that is a text, up to where it is broken.
+func (m *Mask) collectText(text string) {
+	if !IsJSON(text) {
+		return
+	}
+	decoder := jsontext.NewDecoder(strings.NewReader(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	secret, below := false, 0 // below is the depth of the object or array that is all secret
+	for {
+		token, err := decoder.ReadToken()
+		if err != nil {
+			return
+		}
+		depth := decoder.StackDepth()
+		if depth < below {
+			below = 0
+		}
+		kind, read := decoder.StackIndex(depth)
+		switch {
+		case token.Kind() == '{' || token.Kind() == '[':
+			if secret && below == 0 {
+				below = depth
+			}
+		case token.Kind() != '"':
+		case kind == '{' && read%2 == 1: // a name
+			secret = IsName(token.String())
+			continue
+		default:
+			m.collect(token.String(), secret || below > 0) // it ends: each is shorter than the text that it is in
+		}
+		secret = false
 	}
 }
 

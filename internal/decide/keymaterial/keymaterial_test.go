@@ -52,6 +52,38 @@ func TestMaskValue(t *testing.T) {
 	}
 }
 
+// A device can send its payload as a text; keys in that are found as well.
+func TestKeysInTexts(t *testing.T) {
+	t.Parallel()
+	const secret = "c2VjcmV0LW9mLWEtdGV4dA=="
+	quoted := func(text string) string {
+		t.Helper()
+		encoded, err := json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(encoded)
+	}
+	object := `{"name": "n", "primaryKey": "` + secret + `"}`
+	for _, payload := range []string{
+		object, "[1, " + object + "]", `{"a": 1, "a": ` + object + `}`, object + object, " " + object + " and more", object[:len(object)-1],
+		quoted(object), quoted("[" + quoted(object) + "]"), `{"SASTOKEN": {"any": [["` + secret + `"]]}}`, `{"list": [{"x": [], "csr": "` + secret + `"}]}`,
+	} {
+		mask := keymaterial.Of(map[string]any{"deviceRuntimeContext": map[string]any{"payload": payload}})
+		if got := mask.Text("the payload is " + payload); strings.Contains(got, secret) {
+			t.Errorf("%s: %s", payload, got)
+		}
+		if got := mask.Text("n is a name"); got != "n is a name" {
+			t.Errorf("%s: %s", payload, got)
+		}
+	}
+	for _, payload := range []string{secret, `{"name": "` + secret + `", "primaryKey": 1}`, `[{"primaryKey": {}}, "` + secret + `"]`, `{"primaryKey": [1], "x": "` + secret + `"}`, "{", `"`, ""} {
+		if got := keymaterial.Of(map[string]any{"payload": payload}).Text("is " + secret); got != "is "+secret {
+			t.Errorf("%s: %s", payload, got)
+		}
+	}
+}
+
 // What a rule makes of a key is also hidden: in another case, within a sentence, and in part.
 func TestMaskText(t *testing.T) {
 	t.Parallel()

@@ -70,7 +70,7 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 				continue
 			}
 			binds = true
-			names, isList := stringList(value)
+			names, mistake := stringList(value)
 			switch name {
 			case customOnUndecided:
 				text, _ := value.(string)
@@ -87,8 +87,8 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 			case customIndividuals:
 				rule.Individuals = names
 			}
-			if !isList {
-				wrong("custom.%s is not a list of names", name)
+			if mistake != "" {
+				wrong("custom.%s is not a list of names: %s", name, mistake)
 			}
 		}
 		if !binds {
@@ -110,10 +110,29 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 		problems = append(problems, Problem{Place: rule.Place,
 			Message: fmt.Sprintf("package %s has METADATA for a rule but serves no enrollment", p.name),
 			Fix:     "name enrollments under custom." + customGroups + " or custom." + customIndividuals})
+	case !serves && bound == "" && len(problems) == 0:
+		return nil, detachedMetadata(p)
 	case !serves:
 		return nil, problems
 	}
 	return rule, problems
+}
+
+// detachedMetadata finds comments that name enrollments but are not the METADATA of a package, so that OPA ignores them.
+func detachedMetadata(p *rulePackage) []Problem {
+	var problems []Problem
+	for _, f := range p.files {
+		for i, line := range strings.Split(string(f.text), "\n") {
+			comment, isComment := strings.CutPrefix(strings.TrimSpace(line), "#")
+			name, _, isMember := strings.Cut(strings.TrimSpace(comment), ":")
+			if isComment && isMember && (name == customGroups || name == customIndividuals) {
+				problems = append(problems, Problem{Place: fmt.Sprintf("%s:%d", f.path, i+1),
+					Message: fmt.Sprintf("this %s is not in the METADATA of package %s, so the package serves no enrollment", name, p.name),
+					Fix:     "write one block of comments without empty lines, from # METADATA to the package clause"})
+			}
+		}
+	}
+	return problems
 }
 
 // looksLikeBinding finds misspelled names. Others under custom belong to the author.
@@ -123,20 +142,23 @@ func looksLikeBinding(name string) bool {
 		strings.HasPrefix(lower, "individual") || strings.Contains(lower, "undecided"))
 }
 
-func stringList(value any) ([]string, bool) {
+// stringList reads a list of names. The mistake is empty if it is one.
+func stringList(value any) (names []string, mistake string) {
 	list, ok := value.([]any)
 	if !ok {
-		return nil, false
+		return nil, fmt.Sprintf("write [%q]", fmt.Sprint(value))
 	}
-	names := make([]string, 0, len(list))
 	for _, element := range list {
-		name, ok := element.(string)
-		if !ok || name == "" {
-			return nil, false
+		switch name, ok := element.(string); {
+		case ok && name != "":
+			names = append(names, name)
+		case element == nil || ok:
+			return nil, "one is empty"
+		default:
+			return nil, fmt.Sprintf("YAML reads one as %v, which is not text: put it into quotes", element)
 		}
-		names = append(names, name)
 	}
-	return names, true
+	return names, ""
 }
 
 // index finds the rule of an enrollment in a time that does not grow with the number of rules.

@@ -253,6 +253,9 @@ func problemsOf(err error) []Problem {
 		if name, ok := strings.CutPrefix(e.Message, "undefined function "); ok && isRestricted(name) {
 			problem.Fix = "this built-in is off; the setting USHER_RULES_BUILTINS allows it by name"
 		}
+		if strings.HasPrefix(e.Message, "yaml: ") {
+			problem.Fix = "METADATA is YAML: put names with special characters into quotes, such as \"*-line\""
+		}
 		problems = append(problems, problem)
 	}
 	return problems

@@ -3,6 +3,7 @@ package ruleset_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -256,6 +258,33 @@ hub := "h"`),
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	})
+}
+
+// Editors and shells on Windows write byte order marks and UTF-16.
+func TestEncodings(t *testing.T) {
+	t.Parallel()
+	for name, encode := range map[string]func(string) string{
+		"UTF-8 with a mark":                   func(text string) string { return "\ufeff" + text },
+		"UTF-16":                              func(text string) string { return inUTF16(text, binary.LittleEndian) },
+		"UTF-16, most significant byte first": func(text string) string { return inUTF16(text, binary.BigEndian) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, folder("a.rego", encode(serving("allocation.a", "g", "hub := data.line.hub")), "line/data.json", encode(`{"hub":"hü"}`)),
+				func(t *testing.T, rule *ruleset.Rule) {
+					if got := evaluate(t, rule, `{}`).Hub; got != "hü" {
+						t.Errorf("hub %q", got)
+					}
+				})
+		})
+	}
+}
+
+func inUTF16(text string, order binary.AppendByteOrder) string {
+	var encoded []byte
+	for _, unit := range utf16.Encode([]rune("\ufeff" + text)) {
+		encoded = order.AppendUint16(encoded, unit)
+	}
+	return string(encoded)
 }
 
 func TestPackagesOverFiles(t *testing.T) {

@@ -99,15 +99,27 @@ func TestLoadErrors(t *testing.T) {
 			"rules/sub/b.rego:1: rego_parse_error: unexpected eof token; package",
 		}, true},
 		{"METADATA is no YAML", folder("a.rego", "# METADATA\n# custom: [\npackage a\n"+hub), []string{
-			"rules/a.rego:2: rego_parse_error: yaml: line 1: did not find expected node content; # custom: [",
+			"rules/a.rego:2: rego_parse_error: yaml: line 1: did not find expected node content; # custom: [ (METADATA is YAML: put names with special characters into quotes, such as \"*-line\")",
 		}, true},
 
 		{"groups no list", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: a\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names"}, true},
+			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names: write [\"a\"]"}, true},
 		{"individuals no list of names", folder("a.rego", "# METADATA\n# custom:\n#   individual_enrollments: [a, 1]\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.individual_enrollments is not a list of names"}, true},
+			[]string{"rules/a.rego:1: custom.individual_enrollments is not a list of names: YAML reads one as 1, which is not text: put it into quotes"}, true},
 		{"empty name", folder("a.rego", serving("allocation.a", `""`, hub)),
-			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names"}, true},
+			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names: one is empty"}, true},
+		{"a glob that YAML takes for an alias", folder("a.rego", "# METADATA\n# title: x\n# custom:\n#   enrollment_groups: [a, *-line]\npackage allocation.a\n"+hub), []string{
+			"rules/a.rego:4: rego_parse_error: yaml: unknown anchor '-line' referenced (METADATA is YAML: put names with special characters into quotes, such as \"*-line\")",
+		}, true},
+		{"METADATA that is cut off", folder("a.rego", "# METADATA\n# title: x\n\n# custom:\n#   enrollment_groups: [a]\npackage allocation.a\n"+hub, "default.rego", "package allocation.default\n"+hub), []string{
+			"rules/a.rego:5: this enrollment_groups is not in the METADATA of package allocation.a, so the package serves no enrollment (write one block of comments without empty lines, from # METADATA to the package clause)",
+		}, true},
+		{"METADATA of a lone rule without its first line", folder("a.rego", "# custom:\n#   individual_enrollments: [a]\npackage allocation.a\n"+hub), []string{
+			"rules/a.rego:2: this individual_enrollments is not in the METADATA of package allocation.a, so the package serves no enrollment (write one block of comments without empty lines, from # METADATA to the package clause)",
+		}, true},
+		{"METADATA below the package clause", folder("a.rego", "package allocation.a\n# METADATA\n# custom:\n#   enrollment_groups: [a]\n\n"+hub), []string{
+			"rules/a.rego:4: this enrollment_groups is not in the METADATA of package allocation.a, so the package serves no enrollment (write one block of comments without empty lines, from # METADATA to the package clause)",
+		}, true},
 		{"unknown on_undecided", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: maybe\npackage allocation.a\n"+hub),
 			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
 		{"on_undecided no text", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: [hold]\npackage allocation.a\n"+hub),

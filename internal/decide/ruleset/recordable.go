@@ -23,9 +23,9 @@ func RecordableRoots() []string {
 // readRecordable reads custom.recordable: a list of paths with dots, such as payload.model.
 func readRecordable(value any, place string) (paths [][]string, problems []Problem) {
 	fix := "paths start with " + strings.Join(RecordableRoots(), ", ") + ", and name what is below with dots, such as payload.model"
-	texts, ok := stringList(value)
-	if !ok {
-		return nil, []Problem{{Place: place, Message: "custom." + customRecordable + " is not a list of paths", Fix: fix}}
+	texts, mistake := stringList(value)
+	if mistake != "" {
+		return nil, []Problem{{Place: place, Message: "custom." + customRecordable + " is not a list of paths: " + mistake, Fix: fix}}
 	}
 	for _, text := range texts {
 		wrong := func(format string, args ...any) {

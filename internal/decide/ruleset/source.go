@@ -3,9 +3,11 @@ package ruleset
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"path"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,6 +20,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/loader/filter"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"golang.org/x/text/encoding/unicode"
+	"golang.org/x/text/transform"
 )
 
 // file is one file of a ruleset.
@@ -36,6 +40,7 @@ func readFiles(fsys fs.FS) (rego, data []file, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		text = decode(text)
 		if isRego(name) {
 			rego = append(rego, file{name, text})
 		} else {
@@ -43,6 +48,16 @@ func readFiles(fsys fs.FS) (rego, data []file, err error) {
 		}
 	}
 	return rego, data, nil
+}
+
+// decode returns the text of a file in UTF-8 without a byte order mark. With one, it can be in UTF-16, as Windows
+// PowerShell writes it.
+func decode(text []byte) []byte {
+	decoded, _, err := transform.Bytes(unicode.BOMOverride(transform.Nop), text)
+	if err != nil {
+		return text // its reader says what is wrong with it
+	}
+	return decoded
 }
 
 // Files lists the files under fsys that belong to rules, in lexical order: Rego and data, and with tests set also tests
@@ -167,16 +182,34 @@ func readPackages(rego []file, name string, options ast.ParserOptions) (map[stri
 	return packages, problems
 }
 
-const byteOrderMark = "\ufeff"
-
 func parseHeader(place string, f *file, options ast.ParserOptions) (*ast.Module, error) {
-	// After a byte order mark, OPA's parser would not find METADATA in the first line.
-	f.text = bytes.TrimPrefix(f.text, []byte(byteOrderMark))
 	header, err := ast.ParseModuleWithOpts(place, headerOf(f.text), options)
 	if err != nil { // perhaps because headerOf stopped too early
-		return ast.ParseModuleWithOpts(place, string(f.text), options)
+		header, err = ast.ParseModuleWithOpts(place, string(f.text), options)
 	}
-	return header, nil
+	placeAnchor(err, f.text)
+	return header, err
+}
+
+var unknownAnchor = regexp.MustCompile(`^yaml: unknown anchor '(.*)' referenced`)
+
+// placeAnchor corrects the line of an error about METADATA such as [*-line], which YAML reads as a reference to an
+// anchor, without saying where.
+func placeAnchor(err error, text []byte) {
+	list, _ := errors.AsType[ast.Errors](err)
+	for _, e := range list {
+		match := unknownAnchor.FindStringSubmatch(e.Message)
+		if match == nil {
+			continue
+		}
+		lines := strings.Split(string(text), "\n")
+		for i := max(e.Location.Row-1, 0); i < len(lines); i++ {
+			if strings.Contains(lines[i], "*"+match[1]) {
+				e.Location, e.Details = ast.NewLocation(nil, e.Location.File, i+1, 1), nil
+				break
+			}
+		}
+	}
 }
 
 // headerOf returns a file up to and including its package clause; the whole file if it has none, so that OPA's parser

@@ -72,7 +72,7 @@ func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
 
 // Parse parses the text of a Rego file that is at this place. The error is a *LoadError.
 func (rs *Ruleset) Parse(place string, text []byte) (*ast.Module, error) {
-	module, err := ast.ParseModuleWithOpts(place, strings.TrimPrefix(string(text), byteOrderMark), rs.parserOptions())
+	module, err := ast.ParseModuleWithOpts(place, string(decode(text)), rs.parserOptions())
 	if err != nil {
 		return nil, NewLoadError(problemsOf(err))
 	}

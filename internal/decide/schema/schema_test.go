@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -84,9 +85,14 @@ func TestRequestAcceptsSamples(t *testing.T) {
 	docs["unknown members"] = parseJSON(t, `{"new":null,"enrollmentGroup":{"enrollmentGroupId":"g","new":1,"reprovisionPolicy":{"new":[]}},
 		"deviceRuntimeContext":{"registrationId":"d","new":{},"x509":{"chain":["c"]}},"linkedHubs":["h"]}`)
 	docs["previews"] = parseJSON(t, `{"individualEnrollment":{"registrationId":"d","trustBundleId":"t","credentialPolicyName":"c",
-		"clientCertificateIssuancePolicy":{"certificateAuthorityName":"ca"},"serverCertificateIssuancePolicy":{"any":1}},
+		"clientCertificateIssuancePolicy":{"certificateAuthorityName":"ca"},"serverCertificateIssuancePolicy":{"any":1},
+		"certificatePolicyResourceId":"/subscriptions/s","namespaceName":"n","certificateAuthorityName":"a","certificatePolicyName":"p","deviceTypeRefs":["t"],
+		"registrationState":{"connectionProfile":"mqttV5"}},
 		"deviceRuntimeContext":{"registrationId":"d"},"linkedHubs":["h"]}`)
 	longest := "A0:._-" + strings.Repeat("z", 122)
+	for payload, text := range map[string]string{"a text": `"t"`, "an object": `{}`, "an array": `[1]`, "a number": `1`, "false": `false`} {
+		docs["payload is "+payload] = parseJSON(t, `{"enrollmentGroup":{"enrollmentGroupId":"g"},"deviceRuntimeContext":{"registrationId":"d","payload":`+text+`},"linkedHubs":["h"]}`)
+	}
 	docs["longest registration ID"] = parseJSON(t, `{"enrollmentGroup":{"enrollmentGroupId":"g"},"deviceRuntimeContext":{"registrationId":"`+longest+`"},"linkedHubs":["h"]}`)
 
 	for name, doc := range docs {
@@ -104,6 +110,22 @@ func request(enrollment string, record any) map[string]any {
 		enrollment:             record,
 		"deviceRuntimeContext": map[string]any{"registrationId": "device"},
 		"linkedHubs":           []any{"hub.azure-devices.net"},
+	}
+}
+
+// The schema takes the names of a DPS instance that dps.ValidService takes.
+func TestNamesOfServices(t *testing.T) {
+	t.Parallel()
+	s := compileRequest(t)
+	for name, valid := range map[string]bool{
+		"contoso-eu": true, "A.b_C-9": true, "-": true, strings.Repeat("z", 64): true,
+		"": false, strings.Repeat("z", 65): false, "a b": false, "a/b": false, "ä": false, "a\n": false, "\u212a": false,
+	} {
+		doc := request("enrollmentGroup", map[string]any{"enrollmentGroupId": "g"})
+		doc["usher"] = map[string]any{"service": name}
+		if got := s.Validate(doc); (len(got) == 0) != valid || dps.ValidService(name) != valid {
+			t.Errorf("%q: %v, %v", name, got, dps.ValidService(name))
+		}
 	}
 }
 

@@ -42,6 +42,8 @@ func Kinds() []Kind {
 		{"webhook-insecure", Error, "an enrollment calls the webhook without TLS"},
 		{"key-missing", Error, "the URL in an enrollment has no function key"},
 		{"key-differs", Error, "an enrollment has a different function key"},
+		{"label-invalid", Error, "the URL in an enrollment names the DPS instance in a way that the webhook refuses"},
+		{"label-differs", Warning, "enrollments of the DPS instance give it different names"},
 		{"api-version", Warning, "an enrollment asks for AllocationRequests of an unknown api-version"},
 		{"hub-twice", Warning, "a hub is linked, or selected in an enrollment, under both of its host names"},
 		{"unserved", Error, "no rule serves an enrollment that calls the webhook"},
@@ -154,6 +156,10 @@ func (e *examination) examineDefinitions() {
 	if reference.URL == "" && len(e.custom) > 0 {
 		reference = e.mostCommonWebhook()
 	}
+	label := reference.Label()
+	for _, one := range e.custom {
+		label = cmp.Or(label, one.Webhook().Label())
+	}
 	for _, one := range e.custom {
 		webhook, where := one.Webhook(), one.String()
 		e.examineHubs(where, one.Hubs())
@@ -178,11 +184,28 @@ func (e *examination) examineDefinitions() {
 			e.add("key-differs", where, "its function key is not that of the webhook",
 				"usher enroll --rotate-key, before the old key is revoked")
 		}
+		switch own := webhook.Label(); {
+		case own != "" && !dps.ValidService(own):
+			e.add("label-invalid", where, "?dps= in its URL is not a name: the webhook answers 400, and devices fail with 400207",
+				"usher enroll with --label: 1 to 64 letters, digits, dots, hyphens and underscores")
+		case own == "" && label != "":
+			e.add("label-differs", where, "its URL does not name the DPS instance, another one has ?dps="+shownLabel(label), "usher enroll with --label")
+		case own != label:
+			e.add("label-differs", where, "its URL has ?dps="+own+", another one has ?dps="+shownLabel(label), "usher enroll with --label")
+		}
 		if !slices.Contains(enrollment.WebhookVersions(), webhook.APIVersion) {
 			e.add("api-version", where, fmt.Sprintf("it asks for AllocationRequests of the unknown api-version %q", webhook.APIVersion),
 				"usher enroll with --api-version "+enrollment.DefaultAPIVersion)
 		}
 	}
+}
+
+// shownLabel returns a label that may be printed: one that is no name could be a key.
+func shownLabel(label string) string {
+	if !dps.ValidService(label) {
+		return "****"
+	}
+	return label
 }
 
 // examineHubs finds hubs that devices can be assigned to under two names.
@@ -282,11 +305,12 @@ func (e *examination) probe(ctx context.Context, cold time.Duration) {
 	if err != nil {
 		return // impossible: it was decoded from JSON
 	}
+	webhook := e.Webhook.WithLabel(one.Webhook().Label())
 	probe := Probe{Enrollment: one.String(), ColdMs: milliseconds(cold), Warm: warmProbes}
 	var warm []time.Duration
 	for range warmProbes {
 		start := e.Now()
-		status, answer, err := enrollment.Post(ctx, e.Client, e.Webhook, body)
+		status, answer, err := enrollment.Post(ctx, e.Client, webhook, body)
 		if err != nil {
 			e.add("unreachable", e.Webhook.Address(), err.Error(), "it answered a moment ago: see its log")
 			return

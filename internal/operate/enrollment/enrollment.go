@@ -4,6 +4,8 @@ import (
 	"maps"
 	"net/url"
 	"strings"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Enrollment is an enrollment as DPS stores it. The document has all of its members, also those that Usher does not
@@ -78,6 +80,27 @@ func (w Webhook) Key() string {
 	return link.Query().Get(keyParameter)
 }
 
+// Label returns the name of the DPS instance in the URL.
+func (w Webhook) Label() string {
+	link, err := url.Parse(w.URL)
+	if err != nil {
+		return ""
+	}
+	return link.Query().Get(dps.ServiceParameter)
+}
+
+// Shown returns the URL so that it may be printed: of the query it has only a valid label.
+func (w Webhook) Shown() string {
+	switch label := w.Label(); {
+	case dps.ValidService(label):
+		return w.Address() + "?" + dps.ServiceParameter + "=" + label + "&****"
+	case strings.Contains(w.URL, "?"):
+		return w.Address() + "?****"
+	default:
+		return w.Address()
+	}
+}
+
 // Address returns the URL without its query, which contains the key, so that it may be printed.
 func (w Webhook) Address() string {
 	address, _, _ := strings.Cut(w.URL, "?")
@@ -89,18 +112,30 @@ func (w Webhook) Address() string {
 }
 
 // WithKey returns the webhook with another key and the rest of its URL unchanged.
-func (w Webhook) WithKey(key string) (Webhook, error) {
+func (w Webhook) WithKey(key string) (Webhook, error) { return w.with(keyParameter, key) }
+
+// WithLabel returns the webhook with another name for the DPS instance and the rest of its URL unchanged. An empty label,
+// or one for something that is not a URL, changes nothing.
+func (w Webhook) WithLabel(label string) Webhook {
+	labelled, err := w.with(dps.ServiceParameter, label)
+	if label == "" || err != nil {
+		return w
+	}
+	return labelled
+}
+
+func (w Webhook) with(parameter, value string) (Webhook, error) {
 	link, err := url.Parse(w.URL)
 	if err != nil {
 		return Webhook{}, errNoURL
 	}
 	query := link.Query()
-	query.Set(keyParameter, key)
+	query.Set(parameter, value)
 	link.RawQuery = query.Encode()
 	return Webhook{URL: link.String(), APIVersion: w.APIVersion}, nil
 }
 
-// SameAddress reports whether two webhooks are the same apart from their keys.
+// SameAddress reports whether two webhooks are the same apart from the queries of their URLs.
 func (w Webhook) SameAddress(other Webhook) bool {
 	a, errA := url.Parse(w.Address())
 	b, errB := url.Parse(other.Address())

@@ -2,7 +2,6 @@ package enrollment
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 var errNoURL = errors.New("the webhook is not a URL")
@@ -37,7 +39,7 @@ func (r Reprovision) document() map[string]any {
 // Target is the desired state of an enrollment.
 type Target struct {
 	// Webhook is the webhook to call. If its APIVersion is empty, an enrollment keeps the version that it has, or gets
-	// DefaultAPIVersion.
+	// DefaultAPIVersion. If its URL has no label, an enrollment that calls the same address keeps its own.
 	Webhook Webhook
 	// Hubs are the hubs to select; nil leaves them unchanged.
 	Hubs []string
@@ -56,6 +58,9 @@ func (t Target) Check() error {
 	case link.User != nil:
 		return errors.New("the webhook has a user or a password in its URL; DPS only sends a key in ?code=")
 	}
+	if label := t.Webhook.Label(); label != "" && !dps.ValidService(label) {
+		return errors.New("the label of the DPS instance has 1 to 64 letters, digits, dots, hyphens and underscores")
+	}
 	if t.Reprovision != "" && !slices.Contains([]Reprovision{Migrate, Reset, Never}, t.Reprovision) {
 		return fmt.Errorf("%q is not a reprovision policy: use migrate, reset or never", t.Reprovision)
 	}
@@ -73,8 +78,12 @@ func loopback(host string) bool { return host == "localhost" || host == "127.0.0
 func (t Target) Apply(e Enrollment) Enrollment {
 	changed := Enrollment{Kind: e.Kind, Document: maps.Clone(e.Document)}
 	changed.Document["allocationPolicy"] = "custom"
+	webhook := t.Webhook
+	if webhook.Label() == "" && e.Webhook().SameAddress(webhook) {
+		webhook = webhook.WithLabel(e.Webhook().Label())
+	}
 	changed.Document["customAllocationDefinition"] = map[string]any{
-		"webhookUrl": t.Webhook.URL, "apiVersion": cmp.Or(t.Webhook.APIVersion, e.Webhook().APIVersion, DefaultAPIVersion)}
+		"webhookUrl": webhook.URL, "apiVersion": cmp.Or(t.Webhook.APIVersion, e.Webhook().APIVersion, DefaultAPIVersion)}
 	// An enrollment may only name a hub if its allocation policy is static.
 	delete(changed.Document, "iotHubHostName")
 	if t.Hubs != nil {
@@ -139,7 +148,7 @@ func shown(value any, present bool) string {
 	if !present {
 		return ""
 	}
-	text, err := json.Marshal(masked(value))
+	text, err := json.Marshal(masked(value), json.Deterministic(true))
 	if err != nil {
 		return "?" // impossible: it was decoded from JSON
 	}
@@ -153,7 +162,7 @@ func masked(value any) any {
 		for name, member := range v {
 			switch link, isText := member.(string); {
 			case name == "webhookUrl" && isText && strings.Contains(link, "?"):
-				copied[name] = Webhook{URL: link}.Address() + "?****"
+				copied[name] = Webhook{URL: link}.Shown()
 			case name == "primaryKey" || name == "secondaryKey" || name == "certificate":
 				copied[name] = "****"
 			default:

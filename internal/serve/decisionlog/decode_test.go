@@ -19,7 +19,7 @@ import (
 func full() decisionlog.Record {
 	part := &decisionlog.Part{Bytes: 12, Digest: "sha256:00", Value: json.RawMessage(`{"a":"b"}`)}
 	return decisionlog.Record{
-		Version: 1, DecisionID: "ID", Time: time.Date(2026, 11, 22, 1, 2, 3, 4005006, time.UTC), DurationUS: 17, Source: answer.SourceShadow, ShadowOf: "OTHER", Diverged: []answer.Difference{answer.InHub}, Probe: true,
+		Version: 1, DecisionID: "ID", Time: time.Date(2026, 11, 22, 1, 2, 3, 4005006, time.UTC), DurationUS: 17, Source: answer.SourceShadow, ShadowOf: "OTHER", Diverged: []answer.Difference{answer.InHub}, Probe: true, Service: "s",
 		RegistrationID: "d \"1\"", Enrollment: &decisionlog.Enrollment{Kind: "enrollmentGroup", ID: "g"},
 		Rules: &decisionlog.Rules{Digest: "sha256:1", Revision: "r"}, Rule: &decisionlog.Rule{Package: "p", Title: "t", File: "f"},
 		Lines:  []answer.Line{{Entry: "hub", Place: "f:1"}, {Entry: "payload", Place: "f:2"}},

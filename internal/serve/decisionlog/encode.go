@@ -22,6 +22,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 		e.name("probe")
 		e.b = append(e.b, "true"...)
 	}
+	e.optional("service", r.Service)
 	e.optional("registrationId", r.RegistrationID)
 	if r.Enrollment != nil {
 		e.open("enrollment")

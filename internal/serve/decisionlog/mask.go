@@ -229,6 +229,10 @@ func (m *mask) request(b []byte, n *node, value any) (_ []byte, ok bool) {
 		m.drop()
 		return b, false
 	case declared:
+		if text, ok := value.(string); ok && keymaterial.IsJSON(text) {
+			m.drop() // members with the names of keys cannot be left out of it
+			return b, false
+		}
 		var few [8][]string
 		return m.declared(b, value, below(few[:0], m.recordable, n.root))
 	}

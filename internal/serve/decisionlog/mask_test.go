@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/schema"
@@ -116,15 +117,21 @@ const (
 	recordedNames = `
 /deviceRuntimeContext/currentIotHubHostName
 /linkedHubs/*
+/usher/service
 ENROLLMENT/allocationPolicy
 ENROLLMENT/attestation/type
+ENROLLMENT/certificateAuthorityName
+ENROLLMENT/certificatePolicyName
+ENROLLMENT/certificatePolicyResourceId
 ENROLLMENT/clientCertificateIssuancePolicy/certificateAuthorityName
 ENROLLMENT/createdDateTimeUtc
 ENROLLMENT/credentialPolicyName
 ENROLLMENT/customAllocationDefinition/apiVersion
+ENROLLMENT/deviceTypeRefs/*
 ENROLLMENT/iotHubHostName
 ENROLLMENT/iotHubs/*
 ENROLLMENT/lastUpdatedDateTimeUtc
+ENROLLMENT/namespaceName
 ENROLLMENT/provisioningStatus
 ENROLLMENT/trustBundleId`
 	recordedX509 = `
@@ -132,6 +139,7 @@ ENROLLMENT/attestation/x509/caReferences/primary
 ENROLLMENT/attestation/x509/caReferences/secondary`
 	recordedState = `
 /individualEnrollment/registrationState/assignedHub
+/individualEnrollment/registrationState/connectionProfile
 /individualEnrollment/registrationState/createdDateTimeUtc
 /individualEnrollment/registrationState/lastUpdatedDateTimeUtc
 /individualEnrollment/registrationState/status
@@ -358,6 +366,65 @@ func TestFunctionKey(t *testing.T) {
 	for _, pointer := range p.in(log.String()) {
 		if isKeyPlace(pointer) {
 			t.Errorf("the log line has %s", pointer)
+		}
+	}
+}
+
+// Of a payload that is another text of JSON nothing is recorded, even if a rule declares all of it: the names of its
+// members are not known.
+func TestPayloadAsText(t *testing.T) {
+	t.Parallel()
+	allocator := allocatorOf(t, `# METADATA
+# custom:
+#   recordable: [payload]
+package allocation.default
+
+hold contains sprintf("the device sent %v", [input.deviceRuntimeContext.payload])
+`, decider.RulesOptions{})
+	for payload, recorded := range map[string]bool{
+		`[{"primaryKey": "SECRET12"}]`: false, `{"a": {"primaryKey": "SECRET12"}, "a": 1}`: false, `{"primaryKey": "SECRET12"} {}`: false,
+		"plain words": true,
+	} {
+		quoted, err := json.Marshal(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, decoded, _ := record(t, allocator, decisionlog.Plain, []byte(`{"enrollmentGroup": {"enrollmentGroupId": "g"},
+			"deviceRuntimeContext": {"registrationId": "d1", "payload": `+string(quoted)+`}, "linkedHubs": ["h.azure-devices.net"]}`))
+		if strings.Contains(text, "SECRET") || strings.Contains(string(decoded.Request), "payload") != recorded || (len(decoded.Masked) == 0) != recorded {
+			t.Errorf("%s: %s", payload, text)
+		}
+	}
+}
+
+// A record names the DPS instance that called, and its request does so for a replay.
+func TestService(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []decisionlog.IDMode{decisionlog.Plain, decisionlog.Hashed, decisionlog.Absent} {
+		sink := &memory{}
+		webhook := handler.New(handler.Options{Allocator: allocatorOf(t, hubRule, decider.RulesOptions{}), Observers: []answer.Observer{newRecorder(t, mode, sink).Observe}})
+		for _, body := range []string{string(plant(t, "enrollmentGroup", "all").body(t)), `{`} {
+			request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath+"?dps=contoso-eu", strings.NewReader(body))
+			webhook.ServeHTTP(httptest.NewRecorder(), request)
+		}
+		for i, text := range sink.records {
+			record, err := decisionlog.Decode(text)
+			if err != nil || record.Service != "contoso-eu" {
+				t.Fatalf("%s: %v", text, err)
+			}
+			if i > 0 {
+				continue // it has no request
+			}
+			body, err := decisionlog.Replayable(record.Request, record.Masked)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if request, err := dps.ParseAllocationRequest(body); err != nil || request.Service != "contoso-eu" {
+				t.Errorf("%s: %v", body, err)
+			}
+		}
+		if len(sink.records) != 2 {
+			t.Errorf("%d records", len(sink.records))
 		}
 	}
 }

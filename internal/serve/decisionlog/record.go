@@ -32,6 +32,9 @@ type Record struct {
 	// Probe is set where no device stands behind the call.
 	Probe bool `json:"probe,omitempty"`
 
+	// Service is a name for the DPS instance that called; empty if the webhook's URL has none.
+	Service string `json:"service,omitempty"`
+
 	// RegistrationID is plain, hashed or absent, as the Recorder is configured.
 	RegistrationID string      `json:"registrationId,omitempty"`
 	Enrollment     *Enrollment `json:"enrollment,omitempty"` // nil if the body could not be read

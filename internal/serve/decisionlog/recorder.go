@@ -164,7 +164,8 @@ func (r *Recorder) build(s *scratch, call *answer.Call) {
 	*record = Record{
 		Version: Version, DecisionID: call.DecisionID, Time: call.Start, DurationUS: call.Duration.Microseconds(),
 		Source: cmp.Or(a.Source, answer.SourceCurrent), ShadowOf: call.ShadowOf, Diverged: call.Diverged, Probe: call.Probe,
-		Lines: record.Lines[:0], Status: a.Status(), InvocationID: m.text(call.InvocationID),
+		Service: m.text(call.Service),
+		Lines:   record.Lines[:0], Status: a.Status(), InvocationID: m.text(call.InvocationID),
 	}
 	if a.Rules != "" {
 		s.rules = Rules{Digest: a.Rules, Revision: a.Revision}

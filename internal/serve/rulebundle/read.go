@@ -138,13 +138,16 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 	}
 	files := &txtar.Archive{} // for its file system in memory
 	for _, raw := range content.Raw {
-		files.Files = append(files.Files, txtar.File{Name: strings.TrimPrefix(raw.Path, "/"), Data: raw.Value})
+		files.Files = append(files.Files, txtar.File{Name: nameOf(raw.Path), Data: raw.Value})
 	}
 	// OPA's reader has also compared these with the signature, but does not keep them.
 	files.Files = append(files.Files, exchanges...)
 	fsys, err := txtar.FS(files)
 	return Bundle{Files: fsys, Revision: content.Manifest.Revision}, err
 }
+
+// nameOf returns the path of a file below the root of a bundle. Plain tar writes ./line/line.rego.
+func nameOf(raw string) string { return path.Clean(strings.TrimPrefix(raw, "/")) }
 
 // isExchange reports whether a file is half of an exchange: a request, or the decision expected for it. See package
 // exchange.
@@ -180,8 +183,7 @@ func survey(packed []byte) ([]txtar.File, error) {
 			if err != nil {
 				return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
 			}
-			name := strings.TrimPrefix(path.Clean("/"+header.Name), "/")
-			exchanges = append(exchanges, txtar.File{Name: name, Data: text})
+			exchanges = append(exchanges, txtar.File{Name: nameOf(header.Name), Data: text})
 		}
 	}
 }

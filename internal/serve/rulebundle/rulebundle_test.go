@@ -258,6 +258,30 @@ func TestNotABundle(t *testing.T) {
 	}
 }
 
+// The names that plain tar writes for a folder are those of OPA.
+func TestPackedByPlainTar(t *testing.T) {
+	t.Parallel()
+	packed := pack(t, func(archive *tar.Writer) {
+		for _, header := range []tar.Header{{Typeflag: tar.TypeDir, Name: "./"}, {Typeflag: tar.TypeDir, Name: "./line/"},
+			{Typeflag: tar.TypeReg, Name: "./line/line.rego", Size: 10}, {Typeflag: tar.TypeReg, Name: "./line/a.request.json", Size: 10}} {
+			header.Mode = 0o755
+			if err := archive.WriteHeader(&header); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(archive, "package a\n"[:header.Size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	fsys, err := read(bytes.NewReader(packed), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"line/line.rego": "package a\n", "line/a.request.json": "package a\n"}, contents(t, fsys)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	var packed bytes.Buffer
 	if err := rulebundle.Write(&packed, small, smallNames, rulebundle.WriteOptions{}); err != nil {

@@ -117,7 +117,7 @@ func (s *Shadow) Run(ctx context.Context) {
 func (s *Shadow) compare(ctx context.Context, answered *answer.Call) {
 	call := answer.Call{
 		DecisionID: rand.Text(), Start: time.Now(), ShadowOf: answered.DecisionID,
-		Request: answered.Request, Trace: answered.Trace, InvocationID: answered.InvocationID,
+		Service: answered.Service, Request: answered.Request, Trace: answered.Trace, InvocationID: answered.InvocationID,
 	}
 	call.Answer = s.options.Decider.Allocate(ctx, call.Request)
 	if ctx.Err() != nil {

@@ -57,9 +57,11 @@ type Watched struct {
 // Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from
 // callers.
 const (
-	// MaxEnrollments and MaxHubs are how many names a process counts separately; later ones are counted as [Other].
+	// MaxEnrollments, MaxHubs and MaxServices are how many names a process counts separately; later ones are counted as
+	// [Other].
 	MaxEnrollments = 200
 	MaxHubs        = 100
+	MaxServices    = 20
 	// Other stands for all names beyond the bound.
 	Other = "other"
 	// Individual stands for all individual enrollments: their names are those of devices.
@@ -73,6 +75,7 @@ type instruments struct {
 	overrides   metric.Int64Counter
 	enrollments names
 	hubs        names
+	services    names
 
 	// Attribute sets are made once: making one costs more than counting.
 	mu        sync.Mutex
@@ -83,6 +86,7 @@ type instruments struct {
 type series struct {
 	kind                    dps.EnrollmentKind
 	enrollment, hub, result string
+	service                 string
 }
 
 func newInstruments(meter metric.Meter) (*instruments, error) {
@@ -90,6 +94,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 		meter:       meter,
 		enrollments: names{limit: MaxEnrollments, seen: map[string]bool{}},
 		hubs:        names{limit: MaxHubs, seen: map[string]bool{}},
+		services:    names{limit: MaxServices, seen: map[string]bool{}},
 		counted:     map[series][]metric.AddOption{},
 		durations:   map[string][]metric.RecordOption{},
 	}
@@ -131,7 +136,7 @@ func (n *names) bounded(name string) string {
 // count adds a call.
 func (i *instruments) count(ctx context.Context, call *answer.Call) {
 	a := &call.Answer
-	key := series{result: string(a.Result), hub: a.Response.IotHubHostName}
+	key := series{result: string(a.Result), hub: a.Response.IotHubHostName, service: call.Service}
 	if call.Request != nil && a.Result != answer.InvalidRequest { // else the names were not validated
 		key.kind, key.enrollment = call.Request.Enrollment.Kind, call.Request.Enrollment.ID
 	}
@@ -150,11 +155,17 @@ func (i *instruments) options(key series) ([]metric.AddOption, []metric.RecordOp
 	if key.hub != "" {
 		key.hub = i.hubs.bounded(key.hub)
 	}
+	if key.service != "" {
+		key.service = i.services.bounded(key.service)
+	}
 	counted, ok := i.counted[key]
 	if !ok {
 		attributes := enrollmentAttributes(key.kind, key.enrollment)
 		if key.hub != "" {
 			attributes = append(attributes, attribute.String(AttributeHub, key.hub))
+		}
+		if key.service != "" {
+			attributes = append(attributes, attribute.String(AttributeService, key.service))
 		}
 		attributes = append(attributes, attribute.String(AttributeResult, key.result))
 		counted = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}

@@ -51,6 +51,7 @@ const (
 const (
 	AttributeDecision       = "dps.decision_id"
 	AttributeResult         = "dps.result"
+	AttributeService        = "dps.service"
 	AttributeEnrollmentKind = "dps.enrollment.kind"
 	AttributeEnrollment     = "dps.enrollment"
 	AttributeRegistration   = "dps.registration_id"
@@ -74,7 +75,7 @@ func Metrics() []Metric {
 	sink := []string{attributeSink}
 	return []Metric{
 		{metricAllocations, Counter, "{allocation}", "calls of the webhook that were answered",
-			[]string{AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult}},
+			[]string{AttributeService, AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult}},
 		{metricDuration, Histogram, "s", "time from the call to the decision", []string{AttributeResult}},
 		{metricOverrides, Counter, "{allocation}", "decisions in which a constraint prevailed over the rule", []string{attributeOverride}},
 		{metricRulesAge, Gauge, "s", "time since the source last confirmed or replaced the rules", source},

@@ -31,7 +31,7 @@ func exposed(t *testing.T) map[string][]string {
 		t.Fatal(err)
 	}
 	metrics.Observer()(t.Context(), &answer.Call{
-		Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "g"}},
+		Service: "eu", Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: "g"}},
 		Answer: answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "h"},
 			Overrides: []answer.Override{answer.OnUndecided}},
 	})

@@ -40,6 +40,7 @@ func (t *Telemetry) attributes(call *answer.Call) []attribute.KeyValue {
 	text(AttributeRule, a.PackageName())
 	text(attributeSource, string(a.Source))
 	text(attributeRevision, a.Revision)
+	text(AttributeService, call.Service)
 	if request := call.Request; request != nil && a.Result != answer.InvalidRequest {
 		text(AttributeEnrollmentKind, string(request.Enrollment.Kind))
 		if request.Enrollment.Kind == dps.IndividualEnrollment { // its name is the device's

@@ -248,11 +248,12 @@ func TestNamesAreBounded(t *testing.T) {
 	for i := range telemetry.MaxEnrollments + extra {
 		hub := fmt.Sprintf("hub-%d.azure-devices.net", i)
 		observe(t.Context(), &answer.Call{
+			Service: fmt.Sprintf("dps-%d", i),
 			Request: &dps.AllocationRequest{Enrollment: dps.Enrollment{Kind: dps.EnrollmentGroup, ID: fmt.Sprintf("group-%d", i)}},
 			Answer:  answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: hub}},
 		})
 	}
-	enrollments, hubs, others := map[string]bool{}, map[string]bool{}, 0.0
+	enrollments, hubs, services, others := map[string]bool{}, map[string]bool{}, map[string]bool{}, 0.0
 	for _, m := range scrape(t, metrics)["usher_allocations_total"].GetMetric() {
 		for _, label := range m.GetLabel() {
 			switch label.GetName() {
@@ -263,11 +264,13 @@ func TestNamesAreBounded(t *testing.T) {
 				}
 			case "dps_hub":
 				hubs[label.GetValue()] = true
+			case "dps_service":
+				services[label.GetValue()] = true
 			}
 		}
 	}
-	if len(enrollments) != telemetry.MaxEnrollments+1 || len(hubs) != telemetry.MaxHubs+1 || others != extra {
-		t.Errorf("%d enrollments, %d hubs, %v counted as others", len(enrollments), len(hubs), others)
+	if len(enrollments) != telemetry.MaxEnrollments+1 || len(hubs) != telemetry.MaxHubs+1 || len(services) != telemetry.MaxServices+1 || others != extra {
+		t.Errorf("%d enrollments, %d hubs, %d services, %v counted as others", len(enrollments), len(hubs), len(services), others)
 	}
 }
 
@@ -373,7 +376,7 @@ func spanAttributes(t *testing.T) []string {
 		body(inGroup, "d", toHubA, hubA), body(inGroup, "d", ``, hubA),
 		strings.Replace(body(stays, "d", toHubA, hubA+`, "b.azure-devices.net"`), `"payload"`, `"currentIotHubHostName": "b.azure-devices.net", "payload"`, 1),
 	} {
-		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, strings.NewReader(b))
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath+"?dps=eu", strings.NewReader(b))
 		request.Header.Set("X-Azure-Functions-InvocationId", "x")
 		w.ServeHTTP(httptest.NewRecorder(), request)
 	}

@@ -40,10 +40,7 @@ func (s *Service) checkCaller(caller Caller) error {
 	if !ids.MatchString(caller.RegistrationID) {
 		return invalidArgument("registrationId: %q %s", cut(caller.RegistrationID), idRule)
 	}
-	if caller.APIVersion == "" {
-		return invalidArgument("api-version is missing")
-	}
-	return nil
+	return CheckVersion(caller.APIVersion)
 }
 
 // authenticate finds a device's enrollment and checks that the device is who it says. An individual enrollment takes
@@ -101,13 +98,9 @@ func proveIndividualCertificate(e *enrollment, caller Caller) (proof, error) {
 	if err := attest.CheckLeaf(leaf, caller.RegistrationID, time.Now()); err != nil {
 		return proof{}, badCertificate(err.Error())
 	}
-	p := proof{enrollment: e, leaf: leaf}
+	p := proof{enrollment: e, leaf: leaf, identity: certificateIdentity(leaf)}
 	switch {
 	case e.isClientCertificate(leaf):
-		p.identity.PrimaryThumbprint = attest.SHA256Thumbprint(e.client[0])
-		if len(e.client) > 1 {
-			p.identity.SecondaryThumbprint = attest.SHA256Thumbprint(e.client[1])
-		}
 		return p, nil
 	case len(e.signing) > 0:
 		signing, err := attest.VerifyChain(caller.Certificates, e.signing, time.Now())
@@ -115,10 +108,16 @@ func proveIndividualCertificate(e *enrollment, caller Caller) (proof, error) {
 			return proof{}, badCertificate(err.Error())
 		}
 		p.signing = signing
-		p.identity.PrimaryThumbprint = attest.SHA256Thumbprint(leaf)
 		return p, nil
 	}
 	return proof{}, badCertificate("the device's certificate is neither of those of the individual enrollment")
+}
+
+// certificateIdentity lets the certificate that registered connect to the hub, and no other that the enrollment has: DPS
+// writes its thumbprint in both places.
+func certificateIdentity(leaf *x509.Certificate) model.DeviceIdentity {
+	thumbprint := attest.SHA256Thumbprint(leaf)
+	return model.DeviceIdentity{PrimaryThumbprint: thumbprint, SecondaryThumbprint: thumbprint}
 }
 
 // proveTPM checks the token that the device signed with the key of the challenge.
@@ -187,7 +186,7 @@ func (s *Service) proveGroupKey(groups []*enrollment, caller Caller) (proof, err
 	if err != nil {
 		return proof{}, err
 	}
-	candidates := 0
+	candidates, itself := 0, ""
 	for _, e := range groups {
 		keys := e.Attestation.SymmetricKey
 		if keys == nil {
@@ -201,9 +200,16 @@ func (s *Service) proveGroupKey(groups []*enrollment, caller Caller) (proof, err
 		if token.SignedWithEither(derived.PrimaryKey, derived.SecondaryKey) {
 			return proof{enrollment: e, identity: model.DeviceIdentity{SymmetricKey: &derived}}, nil
 		}
+		if token.SignedWithEither(keys.PrimaryKey, keys.SecondaryKey) {
+			itself = e.id
+		}
 	}
 	if candidates == 0 {
 		return proof{}, notEnrolled(caller.RegistrationID)
+	}
+	if itself != "" {
+		return proof{}, unauthorized(fmt.Sprintf("the SharedAccessSignature is signed with the key of group %s itself: "+
+			"derive the device's key from it and the registration ID, as usher dps key does", itself))
 	}
 	return proof{}, unauthorized("the SharedAccessSignature is signed with a key that none of the groups derives for this registration ID")
 }
@@ -237,7 +243,7 @@ func (s *Service) proveGroupCertificate(groups []*enrollment, caller Caller) (pr
 	vouches := func(e *enrollment) bool { return slices.ContainsFunc(e.signing, signing.Equal) }
 	return proof{
 		enrollment: groups[slices.IndexFunc(groups, vouches)],
-		identity:   model.DeviceIdentity{PrimaryThumbprint: attest.SHA256Thumbprint(leaf)},
+		identity:   certificateIdentity(leaf),
 		leaf:       leaf,
 		signing:    signing,
 	}, nil

@@ -31,6 +31,8 @@ type Config struct {
 	// Certificates are the CA certificates that groups name in caReferences. They count as verified, where DPS requires
 	// proof of possession.
 	Certificates []CACertificate `json:"certificates"`
+	// Certify issues the certificate that a device requests. It returns DER, from the leaf to the root.
+	Certify func(*x509.CertificateRequest) ([][]byte, error) `json:"-"`
 
 	Webhook   Webhook   `json:"webhook"`
 	Behaviour Behaviour `json:"behaviour"`
@@ -105,6 +107,11 @@ const (
 	ReprovisionMigrate = "migrate"
 	ReprovisionReset   = "reset"
 	ReprovisionNever   = "never"
+	PayloadAsSent      = "asSent"
+	PayloadParsed      = "parsed"
+	CSRRefused         = "refuse"
+	CSRIgnored         = "ignore"
+	CSRIssued          = "issue"
 )
 
 // ReprovisionPolicies are the policies with short names.
@@ -130,12 +137,23 @@ type Behaviour struct {
 	// SameHubSubstatus is the substatus of a device that registers again and stays on its hub; default
 	// reprovisionedToInitialAssignment.
 	SameHubSubstatus string `json:"sameHubSubstatus"`
+	// ResetOnSameHub: whether a policy that resets does so, too, if the device stays on its hub; default no, because a
+	// twin that a webhook returns counts only where the hub changes.
+	ResetOnSameHub bool `json:"resetOnSameHub"`
 	// UnsetReprovision is what an enrollment without reprovisionPolicy means for clients of an API version after
 	// 2018-04-01: migrate (default), reset or never.
 	UnsetReprovision string `json:"unsetReprovision"`
 	// Concurrent is the answer to a register call while another one of the same ID is pending: refuse (default, 409203)
 	// or join, which returns the pending operation.
 	Concurrent string `json:"concurrent"`
+	// DevicePayload is what a webhook sees of a device's payload that is a text: the text (asSent, default), or the JSON
+	// object that the text holds, if it does (parsed).
+	DevicePayload string `json:"devicePayload"`
+	// CSRWithoutPolicy is what a certificate signing request leads to if the enrollment names no certificate policy:
+	// refuse (default, 400004), ignore, which registers without issuing a certificate, or issue.
+	CSRWithoutPolicy string `json:"csrWithoutPolicy"`
+	// CSRInWebhook: whether a webhook sees the certificate signing request, as csr in deviceRuntimeContext; default no.
+	CSRInWebhook bool `json:"csrInWebhook"`
 	// ExcludedHubsInLinkedHubs: whether a webhook sees hubs with ExcludeFromAllocation among linkedHubs; default no.
 	ExcludedHubsInLinkedHubs bool `json:"excludedHubsInLinkedHubs"`
 }
@@ -181,6 +199,8 @@ func (c Config) withDefaults() Config {
 	b.HubRefusedCode = cmp.Or(b.HubRefusedCode, CodeInvalidArgument)
 	b.SameHubSubstatus = cmp.Or(b.SameHubSubstatus, model.SubstatusReprovisionedInitialAssignment)
 	b.UnsetReprovision = cmp.Or(b.UnsetReprovision, ReprovisionMigrate)
+	b.DevicePayload = cmp.Or(b.DevicePayload, PayloadAsSent)
+	b.CSRWithoutPolicy = cmp.Or(b.CSRWithoutPolicy, CSRRefused)
 	b.Concurrent = cmp.Or(b.Concurrent, ConcurrentRefused)
 	return c
 }
@@ -259,6 +279,8 @@ func (c Config) Check() (problems SettingErrors) {
 	b := c.Behaviour
 	problems.oneOf("behaviour.noAnswer", b.NoAnswer, NoAnswerRetries, NoAnswerFails)
 	problems.oneOf("behaviour.concurrent", b.Concurrent, ConcurrentRefused, ConcurrentJoins)
+	problems.oneOf("behaviour.devicePayload", b.DevicePayload, PayloadAsSent, PayloadParsed)
+	problems.oneOf("behaviour.csrWithoutPolicy", b.CSRWithoutPolicy, CSRRefused, CSRIgnored, CSRIssued)
 	problems.oneOf("behaviour.unsetReprovision", b.UnsetReprovision, ReprovisionMigrate, ReprovisionReset, ReprovisionNever)
 	problems.oneOf("behaviour.sameHubSubstatus", b.SameHubSubstatus,
 		model.SubstatusInitialAssignment, model.SubstatusReprovisionedInitialAssignment)

@@ -73,11 +73,11 @@ func (s *Service) Registration(id string) (*model.DeviceRegistrationState, error
 	return r.serviceState(), nil
 }
 
-// serviceState is a registration's state as service clients get it: without what proved the device, which only the
-// device gets.
+// serviceState is a registration's state as service clients get it: without what proved the device and the certificate
+// that was issued to it, which only the device gets.
 func (r *registration) serviceState() *model.DeviceRegistrationState {
 	state := r.State
-	state.X509, state.TPM, state.SymmetricKey = nil, nil, nil
+	state.X509, state.TPM, state.SymmetricKey, state.IssuedCertificateChain = nil, nil, nil, nil
 	return &state
 }
 

@@ -2,6 +2,7 @@ package dpssim
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -36,6 +37,10 @@ func (s *Service) assign(a *attempt, chosen choice) error {
 	if hubKey != nil {
 		operation.Identity.SymmetricKey = hubKey
 	}
+	chain, err := s.certify(a)
+	if err != nil {
+		return err
+	}
 	var done placement
 	err = s.finish(a, func(tx *store.Tx, next *registration) (err error) {
 		if done, err = s.place(tx, a, chosen); err != nil {
@@ -45,7 +50,7 @@ func (s *Service) assign(a *attempt, chosen choice) error {
 		next.State.AssignedHub, next.State.DeviceID = done.hub, done.deviceID
 		next.State.Status, next.State.Substatus = model.StatusAssigned, done.substatus
 		next.State.ErrorCode, next.State.ErrorMessage = 0, ""
-		next.State.Payload = chosen.payload
+		next.State.Payload, next.State.IssuedCertificateChain = chosen.payload, chain
 		next.describeProof(a.enrollment, operation)
 		if blob != nil {
 			next.State.TPM = &model.TPMRegistrationResult{AuthenticationKey: base64.StdEncoding.EncodeToString(blob)}
@@ -58,7 +63,11 @@ func (s *Service) assign(a *attempt, chosen choice) error {
 	if err != nil {
 		return &failure{s.config.Behaviour.HubRefusedCode, err.Error()}
 	}
-	entry := a.effect(fmt.Sprintf("assigned to %s as %s, %s, twin %s", done.hub, done.deviceID, done.substatus, done.twin))
+	text := fmt.Sprintf("assigned to %s as %s, %s, twin %s", done.hub, done.deviceID, done.substatus, done.twin)
+	if chain != nil {
+		text += ", certificate issued"
+	}
+	entry := a.effect(text)
 	entry.Hub, entry.Substatus, entry.Twin = done.hub, done.substatus, done.twin
 	s.journal.add(entry)
 	return nil
@@ -76,7 +85,7 @@ func (s *Service) fail(a *attempt, cause error) {
 		state.AssignedHub, state.DeviceID = "", ""
 		state.X509, state.TPM, state.SymmetricKey = nil, nil, nil
 		state.ErrorCode, state.ErrorMessage = f.code, f.message
-		state.Payload = nil
+		state.Payload, state.IssuedCertificateChain = nil, nil
 		return nil
 	})
 	entry := a.effect(fmt.Sprintf("failed: %d %s", f.code, f.message))
@@ -120,6 +129,26 @@ func (a *attempt) effect(text string) Entry {
 	}
 }
 
+// certify issues the certificate that the device requested, if it did, which is then the one that the hub knows.
+func (s *Service) certify(a *attempt) (chain [][]byte, err error) {
+	if a.Pending.CSR == "" {
+		return nil, nil
+	}
+	request, err := attest.ParseRequest(a.Pending.CSR, a.State.RegistrationID)
+	if err != nil {
+		return nil, err
+	}
+	if chain, err = s.config.Certify(request); err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return nil, err
+	}
+	a.Pending.Identity = certificateIdentity(leaf)
+	return chain, nil
+}
+
 // tpmHubKey makes a key for the hub and wraps it for the device's TPM.
 func tpmHubKey(keys *model.TPM) (*model.SymmetricKey, []byte, error) {
 	if keys == nil {
@@ -131,15 +160,13 @@ func tpmHubKey(keys *model.TPM) (*model.SymmetricKey, []byte, error) {
 	return &model.SymmetricKey{PrimaryKey: base64.StdEncoding.EncodeToString(key), SecondaryKey: randomKey()}, blob, err
 }
 
-// place creates, keeps, moves or resets the device on the hubs.
+// place creates, keeps, moves or resets the device on the hubs. A device that keeps its data keeps its ID and its
+// capabilities with it, whatever the enrollment or the spelling of the registration ID says since.
 func (s *Service) place(tx *store.Tx, a *attempt, chosen choice) (placement, error) {
 	identity := a.Pending.Identity
 	identity.DeviceID = a.enrollment.deviceID(a.State.RegistrationID)
 	if capabilities := a.enrollment.Capabilities; capabilities != nil {
 		identity.IoTEdge = capabilities.IoTEdge
-	}
-	if a.stays() {
-		identity.DeviceID = a.DeviceID
 	}
 	twin := chosen.twin
 	if twin == nil {
@@ -151,23 +178,26 @@ func (s *Service) place(tx *store.Tx, a *attempt, chosen choice) (placement, err
 	if a.Hub == "" {
 		return create(chosen.hub, model.SubstatusInitialAssignment, twinCreated)
 	}
-	sameDevice := identity.DeviceID == a.DeviceID
-	if (a.stays() || strings.EqualFold(chosen.hub, a.Hub)) && sameDevice {
+	kept := identity
+	kept.DeviceID = a.DeviceID
+	sameHub := strings.EqualFold(chosen.hub, a.Hub)
+	if a.stays() || sameHub && (a.policy.MigrateDeviceData || !s.config.Behaviour.ResetOnSameHub) {
 		substatus := model.SubstatusReprovisionedInitialAssignment
 		if !a.stays() {
 			substatus = s.config.Behaviour.SameHubSubstatus
 		}
-		found, err := s.hubs.Renew(tx, a.Hub, identity)
+		found, err := s.hubs.Renew(tx, a.Hub, kept)
 		if err == nil && !found { // someone deleted the device on the hub
+			identity = kept
 			return create(a.Hub, substatus, twinCreated)
 		}
-		return placement{a.Hub, identity.DeviceID, substatus, twinKept}, err
+		return placement{a.Hub, kept.DeviceID, substatus, twinKept}, err
 	}
 	reachable := s.linkedHub(a.Hub) != nil && s.trouble.hub(a.Hub) != HubUnlinked
-	if a.policy.MigrateDeviceData && reachable && sameDevice {
-		found, err := s.hubs.Migrate(tx, a.Hub, chosen.hub, identity)
+	if a.policy.MigrateDeviceData && reachable {
+		found, err := s.hubs.Migrate(tx, a.Hub, chosen.hub, kept)
 		if err != nil || found {
-			return placement{chosen.hub, identity.DeviceID, model.SubstatusDeviceDataMigrated, twinMigrated}, err
+			return placement{chosen.hub, kept.DeviceID, model.SubstatusDeviceDataMigrated, twinMigrated}, err
 		}
 	}
 	if reachable {

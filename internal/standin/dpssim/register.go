@@ -45,6 +45,7 @@ type pending struct {
 	Payload     json.RawMessage      `json:"payload,omitempty"`
 	Identity    model.DeviceIdentity `json:"identity"`
 	TPM         *model.TPM           `json:"tpm,omitempty"`
+	CSR         string               `json:"csr,omitempty"`
 	Certificate []byte               `json:"certificate,omitempty"` // DER
 	Signing     []byte               `json:"signing,omitempty"`     // DER
 }
@@ -94,10 +95,6 @@ func (s *Service) register(caller Caller, request model.RegistrationRequest) (st
 	if request.RegistrationID != "" && !strings.EqualFold(request.RegistrationID, caller.RegistrationID) {
 		return status, invalidArgument("registrationId: %q in the body, %q in the address", cut(request.RegistrationID), caller.RegistrationID)
 	}
-	payload, err := objectOrNone("payload", request.Payload)
-	if err != nil {
-		return status, err
-	}
 	if err := s.throttleRegistration(); err != nil {
 		return status, err
 	}
@@ -109,12 +106,11 @@ func (s *Service) register(caller Caller, request model.RegistrationRequest) (st
 		return status, err
 	}
 	e := proof.enrollment
-	if e.ProvisioningStatus == model.ProvisioningDisabled || s.trouble.disabled(e) {
-		status.Status = model.StatusDisabled
-		status.RegistrationState = &model.DeviceRegistrationState{RegistrationID: caller.RegistrationID, Status: model.StatusDisabled}
+	if s.disabled(e) {
+		status.Status, status.RegistrationState = model.StatusDisabled, disabledState(caller)
 		return status, nil
 	}
-	operation := &pending{APIVersion: caller.APIVersion, Transport: caller.Transport, Payload: payload, Identity: proof.identity}
+	operation := &pending{APIVersion: caller.APIVersion, Transport: caller.Transport, Payload: request.Payload, Identity: proof.identity}
 	if e.Attestation.Type == model.AttestationTPM {
 		if request.TPM == nil {
 			return status, invalidArgument("tpm: endorsementKey and storageRootKey are missing")
@@ -125,6 +121,9 @@ func (s *Service) register(caller Caller, request model.RegistrationRequest) (st
 		}
 		operation.TPM = request.TPM
 	}
+	if operation.CSR, err = s.signingRequest(caller, request, e); err != nil {
+		return status, err
+	}
 	if proof.leaf != nil {
 		operation.Certificate = proof.leaf.Raw
 	}
@@ -132,6 +131,46 @@ func (s *Service) register(caller Caller, request model.RegistrationRequest) (st
 		operation.Signing = proof.signing.Raw
 	}
 	return s.begin(caller.RegistrationID, e, operation)
+}
+
+// signingRequest returns the certificate signing request to answer, or "".
+func (s *Service) signingRequest(caller Caller, request model.RegistrationRequest, e *enrollment) (string, error) {
+	csr := caller.csr(request)
+	if csr == "" {
+		return "", nil
+	}
+	if _, err := attest.ParseRequest(csr, caller.RegistrationID); err != nil {
+		return "", invalidArgument("csr: %v", err)
+	}
+	if cmp.Or(e.CertificatePolicyName, e.CertificatePolicyResourceID, e.CredentialPolicyName) == "" {
+		switch s.config.Behaviour.CSRWithoutPolicy {
+		case CSRRefused:
+			return "", invalidArgument("csr: the enrollment names no certificate policy, so no authority issues a certificate: set its certificatePolicyName")
+		case CSRIgnored:
+			return "", nil
+		}
+	}
+	if s.config.Certify == nil {
+		return "", invalidArgument("csr: the stand-in has no authority that issues certificates")
+	}
+	return csr, nil
+}
+
+// csr is "" in a call of an API version that has no such member.
+func (c Caller) csr(request model.RegistrationRequest) string {
+	if c.APIVersion < model.FirstCSR {
+		return ""
+	}
+	return request.CSR
+}
+
+func (s *Service) disabled(e *enrollment) bool {
+	return e.ProvisioningStatus == model.ProvisioningDisabled || s.trouble.disabled(e)
+}
+
+// disabledState is all that a device of a disabled enrollment sees.
+func disabledState(caller Caller) *model.DeviceRegistrationState {
+	return &model.DeviceRegistrationState{RegistrationID: caller.RegistrationID, Status: model.StatusDisabled}
 }
 
 func (s *Service) throttleTrouble() error {
@@ -227,7 +266,7 @@ func (r *registration) status() model.RegistrationOperationStatus {
 // again. An error is an *[APIError].
 func (s *Service) Operation(caller Caller, operationID string) (model.RegistrationOperationStatus, error) {
 	return deviceCall(s, KindOperation, caller, func(entry *Entry) (status model.RegistrationOperationStatus, err error) {
-		r, err := s.lookUp(caller)
+		_, r, err := s.lookUp(caller)
 		if err == nil && (r == nil || r.OperationID != operationID) {
 			err = &APIError{Status: http.StatusNotFound, Code: CodeOperationNotFound,
 				Message: "Operation not found.", Detail: "the device's last operation is another"}
@@ -235,40 +274,52 @@ func (s *Service) Operation(caller Caller, operationID string) (model.Registrati
 		if err == nil {
 			status = r.status()
 		}
+		if state := status.RegistrationState; state != nil && caller.APIVersion < model.FirstCSR {
+			state.IssuedCertificateChain = nil
+		}
 		entry.OperationID, entry.Status, entry.DPSEffect = operationID, RegisterStatus(status), status.Status
 		return status, err
 	})
 }
 
 // LookUp returns the state of a device's registration: DPS's registration status look-up. An error is an *[APIError].
-func (s *Service) LookUp(caller Caller) (model.DeviceRegistrationState, error) {
+func (s *Service) LookUp(caller Caller, request model.RegistrationRequest) (model.DeviceRegistrationState, error) {
 	return deviceCall(s, KindOperation, caller, func(entry *Entry) (state model.DeviceRegistrationState, err error) {
-		r, err := s.lookUp(caller)
-		if err == nil && r == nil {
+		e, r, err := s.lookUp(caller)
+		switch {
+		case err != nil:
+		case caller.csr(request) != "":
+			err = invalidArgument("csr: only a register call can have it")
+		case s.disabled(e):
+			state = *disabledState(caller)
+		case r == nil:
 			err = notEnrolled(caller.RegistrationID)
-		}
-		if err == nil {
+		default:
 			state = r.State
+			state.IssuedCertificateChain = nil
 		}
 		entry.DPSEffect = state.Status
 		return state, err
 	})
 }
 
-// lookUp returns nil if the device has not registered.
-func (s *Service) lookUp(caller Caller) (*registration, error) {
+// lookUp returns a device's enrollment, and its registration, or nil if it has not registered.
+func (s *Service) lookUp(caller Caller) (*enrollment, *registration, error) {
 	if err := s.checkCaller(caller); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.throttleTrouble(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if _, err := s.authenticate(caller); errors.Is(err, errNeedsChallenge) {
-		return nil, unauthorized("the device sent no SharedAccessSignature")
-	} else if err != nil {
-		return nil, err
+	proof, err := s.authenticate(caller)
+	if errors.Is(err, errNeedsChallenge) {
+		err = unauthorized("the device sent no SharedAccessSignature")
 	}
-	return s.readRegistration(caller.RegistrationID)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := s.readRegistration(caller.RegistrationID)
+	return proof.enrollment, r, err
 }
 
 // readRegistration returns nil if there is none.

@@ -71,6 +71,9 @@ func TestRefusals(t *testing.T) {
 		{"group key, id in another case of letters but signed so", groupDevice("DEVICE-1"), 0, 0, ""},
 		{"another device's key", with(device, func(c *dpssim.Caller) { c.SAS = groupDevice("device-2").SAS }), 401, 401002, "another resource"},
 		{"wrong key", with(device, func(c *dpssim.Caller) { c.SAS = token("device-1", []byte("no")) }), 401, 401002, "none of the groups"},
+		{"the group's key itself", with(device, func(c *dpssim.Caller) {
+			c.SAS = token("device-1", []byte("a group key of thirty-two bytes!"))
+		}), 401, 401002, "the key of group toasters itself"},
 		{"expired token", with(device, func(c *dpssim.Caller) {
 			key, _ := base64.StdEncoding.DecodeString(groupKey)
 			c.SAS = attest.NewToken(attest.DeviceResource(idScope, "device-1"), attest.DeriveKey(key, "device-1"), time.Now().Add(-time.Second), "registration")
@@ -83,8 +86,8 @@ func TestRefusals(t *testing.T) {
 		{"id that ends with a dot", groupDevice("device."), 400, 400004, "registrationId"},
 		{"bad id", with(device, func(c *dpssim.Caller) { c.RegistrationID = "-x" }), 400, 400004, "registrationId"},
 		{"chain to an uploaded CA", certificateDevice("device-1", leaf, intermediate), 0, 0, ""},
-		{"intermediate not sent", certificateDevice("device-1", leaf), 401, 401002, "unknown authority"},
-		{"another CA of the same name", certificateDevice("device-1", stranger.issue(t, "device-1", false, nextYear())), 401, 401002, "unknown authority"},
+		{"intermediate not sent", certificateDevice("device-1", leaf), 401, 401002, `did not send the certificate of "CN=Intermediate, O=Contoso"`},
+		{"another CA of the same name", certificateDevice("device-1", stranger.issue(t, "device-1", false, nextYear())), 401, 401002, "or another of that name did"},
 		{"certificate of another device", certificateDevice("device-2", leaf, intermediate), 401, 401002, "common name"},
 		{"expired certificate", certificateDevice("device-1", expired, intermediate), 401, 401002, "expired"},
 		{"individual's own certificate", certificateDevice("individual-1", own), 0, 0, ""},
@@ -119,7 +122,8 @@ func TestRefusals(t *testing.T) {
 			_, err = r.Operation(c.caller, "4.x.y")
 			refused(t, err, c.code)
 			entries := r.Journal(before, 10, dpssim.JournalFilter{}).Entries
-			if len(entries) != 3 || entries[1].Status != c.status || entries[1].Kind != dpssim.KindRegister {
+			if len(entries) != 3 || entries[1].Status != c.status || entries[1].Kind != dpssim.KindRegister ||
+				!strings.Contains(entries[1].Line(), c.says) { // on the console
 				t.Errorf("journal: %+v", entries)
 			}
 		})
@@ -172,10 +176,6 @@ func TestBodyOfRegister(t *testing.T) {
 	r.putGroup(customGroup(nil))
 	_, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{RegistrationID: "device-2"})
 	refused(t, err, 400004)
-	_, err = r.Register(groupDevice("device-1"), model.RegistrationRequest{Payload: json.RawMessage(`"text"`)})
-	if refusal := refused(t, err, 400004); !strings.Contains(refusal.Message, "payload") {
-		t.Errorf("got %v", refusal)
-	}
 	// A null payload is none, and is not posted.
 	r.register(groupDevice("device-1"), model.RegistrationRequest{RegistrationID: "DEVICE-1", Payload: json.RawMessage(`null`)})
 	if strings.Contains(string(r.hook.requests[0]), "payload") {
@@ -184,6 +184,95 @@ func TestBodyOfRegister(t *testing.T) {
 	_, err = r.Operation(groupDevice("device-1"), "4.0.0")
 	if refusal := refused(t, err, dpssim.CodeOperationNotFound); refusal.Status != 404 {
 		t.Errorf("got %v", refusal)
+	}
+}
+
+// TestPayloadOfAnyKind checks that a device may send any JSON as payload, and what a webhook sees of it.
+func TestPayloadOfAnyKind(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ sent, setting, want string }{
+		{`{"a":1}`, "", `{"a":1}`},
+		{`"text"`, "", `"text"`},
+		{`"{\"a\":\"b\"}"`, "", `"{\"a\":\"b\"}"`}, // as the Java SDK sends it
+		{`"{\"a\":\"b\"}"`, dpssim.PayloadParsed, `{"a":"b"}`},
+		{`" {\"a\":1} "`, dpssim.PayloadParsed, `{"a":1}`},
+		{`"text"`, dpssim.PayloadParsed, `"text"`},
+		{`"null"`, dpssim.PayloadParsed, `"null"`},
+		{`"[1]"`, dpssim.PayloadParsed, `"[1]"`},
+		{`""`, dpssim.PayloadParsed, `""`},
+		{`{"a":"{}"}`, dpssim.PayloadParsed, `{"a":"{}"}`},
+		{`7`, dpssim.PayloadParsed, `7`},
+		{`[1,2]`, "", `[1,2]`},
+		{`false`, "", `false`},
+		{`null`, "", ``},
+		{``, "", ``},
+	} {
+		r := newRig(t, func(config *dpssim.Config) { config.Behaviour.DevicePayload = c.setting })
+		r.putGroup(customGroup(nil))
+		body := `{}`
+		if c.sent != "" {
+			body = `{"payload":` + c.sent + `}`
+		}
+		request, err := dpssim.ParseRequest([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state := r.register(groupDevice("device-1"), request).RegistrationState; state.Status != "assigned" {
+			t.Errorf("%s: got %+v", body, state)
+		}
+		if got := string(r.hook.lastRequest(t).DeviceRuntimeContext.Payload); got != c.want {
+			t.Errorf("%s, %q: the webhook sees %s, want %s", body, c.setting, got, c.want)
+		}
+	}
+}
+
+// TestTwoCertificates checks that the hub knows the certificate of an individual enrollment that registered last, and
+// not the other one: it connects only after it has registered.
+func TestTwoCertificates(t *testing.T) {
+	t.Parallel()
+	old, renewed := (*authority)(nil).issue(t, "lathe-1", false, nextYear()), (*authority)(nil).issue(t, "lathe-1", false, nextYear())
+	r := newRig(t, nil)
+	r.putIndividual(model.IndividualEnrollment{RegistrationID: "lathe-1", Enrollment: model.Enrollment{Attestation: model.Attestation{
+		Type: model.AttestationX509, X509: &model.X509{ClientCertificates: &model.X509Certificates{
+			Primary: &model.X509Certificate{Certificate: old.pem()}, Secondary: &model.X509Certificate{Certificate: renewed.pem()},
+		}},
+	}}})
+	for i, pair := range [][2]*authority{{old, renewed}, {renewed, old}, {old, renewed}} {
+		state := r.register(certificateDevice("lathe-1", pair[0]), model.RegistrationRequest{}).RegistrationState
+		connects := func(a *authority) bool {
+			return r.hubs.AuthenticateDevice(state.AssignedHub, "lathe-1", "", certificateDevice("", a).Certificates) == nil
+		}
+		if !connects(pair[0]) || connects(pair[1]) {
+			t.Errorf("registration %d: the one that registered connects: %v, the other: %v", i, connects(pair[0]), connects(pair[1]))
+		}
+		device, err := r.hubs.Device(state.AssignedHub, "lathe-1")
+		body, _ := json.Marshal(device)
+		if thumbprint := attest.SHA256Thumbprint(pair[0].certificate); err != nil || strings.Count(string(body), thumbprint) != 2 {
+			t.Errorf("registration %d: want its thumbprint in both places, got %s, %v", i, body, err)
+		}
+	}
+}
+
+// TestAPIVersions checks that devices must name an API version that DPS has.
+func TestAPIVersions(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.putGroup(customGroup(nil))
+	for version, says := range map[string]string{
+		"": "api-version is missing", "1": "Unsupported API version 1.", "2021-10-02": "Unsupported API version 2021-10-02.",
+		"2017-11-15": "", "2019-03-31": "", "2021-06-01": "", "2021-10-01": "", "2026-11-01": "", "2026-11-15-preview": "",
+	} {
+		caller := groupDevice("device-1")
+		caller.APIVersion = version
+		_, register := r.Register(caller, model.RegistrationRequest{})
+		_, poll := r.Operation(caller, "4.x.y")
+		_, lookUp := r.LookUp(caller, model.RegistrationRequest{})
+		for call, err := range map[string]error{"CONNECT": r.Authenticate(caller), "register": register, "poll": poll, "look-up": lookUp} {
+			refusal, _ := errors.AsType[*dpssim.APIError](err)
+			if known := refusal == nil || refusal.Code != 400004; known != (says == "") || !known && (refusal.Status != 400 || refusal.Message != says) {
+				t.Errorf("%s with %q: %v", call, version, err)
+			}
+		}
 	}
 }
 
@@ -213,6 +302,9 @@ func TestDisabledEnrollment(t *testing.T) {
 	if got, err := r.Register(groupDevice("device-1"), model.RegistrationRequest{}); err != nil || got.Status != "disabled" {
 		t.Errorf("by trouble: %+v, %v", got, err)
 	}
+	if got, err := r.LookUp(groupDevice("device-1"), model.RegistrationRequest{}); err != nil || !reflect.DeepEqual(got, *want.RegistrationState) {
+		t.Errorf("before it registered, the look-up says %+v, %v", got, err)
+	}
 	if r.hook.calls() != 0 {
 		t.Error("the webhook was called")
 	}
@@ -221,6 +313,10 @@ func TestDisabledEnrollment(t *testing.T) {
 	}
 	if got := r.register(groupDevice("device-1"), model.RegistrationRequest{}); got.Status != "assigned" {
 		t.Errorf("without trouble: %+v", got)
+	}
+	r.putGroup(customGroup(func(g *model.EnrollmentGroup) { g.ProvisioningStatus = "disabled" }))
+	if got, err := r.LookUp(groupDevice("device-1"), model.RegistrationRequest{}); err != nil || !reflect.DeepEqual(got, *want.RegistrationState) {
+		t.Errorf("after it registered, the look-up says %+v, %v", got, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
@@ -323,29 +324,99 @@ func TestReprovisioningAtTheEdges(t *testing.T) {
 	})
 }
 
-// TestDeviceIDOfTheEnrollment checks that an individual enrollment names the device, and that another name is another
-// device.
-func TestDeviceIDOfTheEnrollment(t *testing.T) {
+// TestNameOfADeviceThatRegistersAgain checks whose ID and capabilities count for a device that an individual enrollment
+// named otherwise, gave other capabilities, or that spells its registration ID otherwise: a device that keeps its data
+// keeps both with it.
+func TestNameOfADeviceThatRegistersAgain(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	key := model.SymmetricKey{PrimaryKey: groupKey}
-	enrollment := model.IndividualEnrollment{RegistrationID: "reg-1", DeviceID: "Kitchen"}
-	enrollment.Attestation = model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &key}
-	enrollment.AllocationPolicy = model.PolicyStatic
-	enrollment.IotHubHostName = hubB
-	enrollment.ReprovisionPolicy = &model.ReprovisionPolicy{UpdateHubAssignment: true, MigrateDeviceData: true}
-	r.putIndividual(enrollment)
-	caller := groupDevice("reg-1")
-	caller.SAS = token("reg-1", []byte("a group key of thirty-two bytes!"))
-	if state := r.register(caller, model.RegistrationRequest{}).RegistrationState; state.DeviceID != "Kitchen" || state.AssignedHub != hubB {
-		t.Fatalf("got %+v", state)
+	const migrate, reset, never = dpssim.ReprovisionMigrate, dpssim.ReprovisionReset, dpssim.ReprovisionNever
+	for _, c := range []struct {
+		name, policy, hub, id, deviceID string
+		resetsOnSameHub                 bool
+		wantHub, wantID, wantSub        string
+		wantData                        bool
+	}{
+		{"same hub, migrate", migrate, hubA, "reg-1", "Hall", false, hubA, "Kitchen", "reprovisionedToInitialAssignment", true},
+		{"same hub, reset", reset, hubA, "reg-1", "Hall", false, hubA, "Kitchen", "reprovisionedToInitialAssignment", true},
+		{"same hub, reset there, too", reset, hubA, "reg-1", "Hall", true, hubA, "Hall", "deviceDataReset", false},
+		{"same hub, same name, reset there, too", reset, hubA, "reg-1", "Kitchen", true, hubA, "Kitchen", "deviceDataReset", false},
+		{"same hub, migrate, resets there", migrate, hubA, "reg-1", "Hall", true, hubA, "Kitchen", "reprovisionedToInitialAssignment", true},
+		{"never, resets there", never, hubB, "reg-1", "Hall", true, hubA, "Kitchen", "reprovisionedToInitialAssignment", true},
+		{"other hub, migrate", migrate, hubB, "reg-1", "Hall", false, hubB, "Kitchen", "deviceDataMigrated", true},
+		{"other hub, reset", reset, hubB, "reg-1", "Hall", false, hubB, "Hall", "deviceDataReset", false},
+		{"other case, same hub, migrate", migrate, hubA, "REG-1", "Kitchen", false, hubA, "Kitchen", "reprovisionedToInitialAssignment", true},
+		{"other case, no name", migrate, hubA, "REG-1", "", false, hubA, "reg-1", "reprovisionedToInitialAssignment", true},
+		{"other case, no name, other hub", migrate, hubB, "Reg-1", "", false, hubB, "reg-1", "deviceDataMigrated", true},
+		{"other case, no name, reset", reset, hubA, "REG-1", "", false, hubA, "reg-1", "reprovisionedToInitialAssignment", true},
+		{"other case, no name, other hub, reset", reset, hubB, "REG-1", "", false, hubB, "REG-1", "deviceDataReset", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(config *dpssim.Config) { config.Behaviour.ResetOnSameHub = c.resetsOnSameHub })
+			policy := dpssim.ReprovisionPolicies[c.policy]
+			enrollment := model.IndividualEnrollment{RegistrationID: "reg-1", DeviceID: "Kitchen"}
+			if c.deviceID == "" {
+				enrollment.DeviceID = ""
+			}
+			enrollment.Attestation = model.Attestation{Type: model.AttestationSymmetricKey, SymmetricKey: &model.SymmetricKey{PrimaryKey: groupKey}}
+			enrollment.AllocationPolicy, enrollment.IotHubHostName = model.PolicyStatic, hubA
+			enrollment.ReprovisionPolicy, enrollment.InitialTwin = &policy, initialTwin("enrollment")
+			enrollment.Capabilities = &model.Capabilities{IoTEdge: true}
+			r.putIndividual(enrollment)
+			register := func(id string) *model.DeviceRegistrationState {
+				caller := groupDevice(id)
+				caller.SAS = token(id, []byte("a group key of thirty-two bytes!"))
+				return r.register(caller, model.RegistrationRequest{}).RegistrationState
+			}
+			first := register("reg-1")
+			if _, err := r.hubs.UpdateReported(first.AssignedHub, first.DeviceID, []byte(`{"firmware":"1.2.3"}`)); err != nil {
+				t.Fatal(err)
+			}
+			enrollment.DeviceID, enrollment.IotHubHostName, enrollment.Capabilities = c.deviceID, c.hub, &model.Capabilities{}
+			r.putIndividual(enrollment)
+			second := register(c.id)
+			if second.AssignedHub != c.wantHub || second.DeviceID != c.wantID || second.Substatus != c.wantSub {
+				t.Errorf("got %+v", second)
+			}
+			if left := len(r.section(c.wantHub, c.wantID, "reported")) > 0; left != c.wantData {
+				t.Errorf("the reported properties are there: %v", left)
+			}
+			device, err := r.hubs.Device(c.wantHub, c.wantID)
+			if body, _ := json.Marshal(device); err != nil || strings.Contains(string(body), `"iotEdge":true`) != c.wantData {
+				t.Errorf("got %s, %v", body, err)
+			}
+			if c.wantHub != hubA || c.wantID != first.DeviceID {
+				if _, err := r.hubs.Device(hubA, first.DeviceID); err == nil {
+					t.Error("the device of before is still there")
+				}
+			}
+		})
 	}
-	enrollment.DeviceID = "Hall"
-	r.putIndividual(enrollment)
-	if state := r.register(caller, model.RegistrationRequest{}).RegistrationState; state.DeviceID != "Hall" || state.Substatus != "deviceDataReset" {
-		t.Errorf("got %+v", state)
-	}
-	if _, err := r.hubs.Device(hubB, "Kitchen"); err == nil {
-		t.Error("the device of the old name is still there")
+}
+
+// TestHalfAPolicy checks that half a reprovision policy means the default of the specification, true, for the other.
+func TestHalfAPolicy(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{}`:                            "deviceDataMigrated",
+		`{"updateHubAssignment":true}`:  "deviceDataMigrated",
+		`{"migrateDeviceData":true}`:    "deviceDataMigrated",
+		`{"migratedevicedata":false}`:   "deviceDataReset",
+		`{"updateHubAssignment":false}`: "reprovisionedToInitialAssignment",
+	} {
+		r := newRig(t, nil)
+		r.putGroup(customGroup(func(g *model.EnrollmentGroup) {
+			document := `{"enrollmentGroupId":"g","attestation":{"type":"none"},"reprovisionPolicy":` + text + `}`
+			var read model.EnrollmentGroup
+			if err := json.Unmarshal([]byte(document), &read); err != nil {
+				t.Fatal(err)
+			}
+			g.ReprovisionPolicy = read.ReprovisionPolicy
+		}))
+		r.register(groupDevice("device-1"), model.RegistrationRequest{})
+		r.hook.set(answers(http.StatusOK, `{"iotHubHostName":"`+hubB+`"}`))
+		if state := r.register(groupDevice("device-1"), model.RegistrationRequest{}).RegistrationState; state.Substatus != want {
+			t.Errorf("%s: got %+v, want %s", text, state, want)
+		}
 	}
 }

@@ -148,6 +148,8 @@ func TestConfigIsChecked(t *testing.T) {
 		`allocationPolicy: want hashed or geoLatency, not "custom"`: {Hubs: hubs, AllocationPolicy: "custom"},
 		"behaviour.noAnswer":         {Hubs: hubs, Behaviour: dpssim.Behaviour{NoAnswer: "x"}},
 		"behaviour.concurrent":       {Hubs: hubs, Behaviour: dpssim.Behaviour{Concurrent: "x"}},
+		"behaviour.devicePayload":    {Hubs: hubs, Behaviour: dpssim.Behaviour{DevicePayload: "x"}},
+		"behaviour.csrWithoutPolicy": {Hubs: hubs, Behaviour: dpssim.Behaviour{CSRWithoutPolicy: "x"}},
 		"behaviour.unsetReprovision": {Hubs: hubs, Behaviour: dpssim.Behaviour{UnsetReprovision: "x"}},
 		"behaviour.sameHubSubstatus": {Hubs: hubs, Behaviour: dpssim.Behaviour{SameHubSubstatus: "x"}},
 		`not "x.azure-devices.net"`:  {Hubs: hubs, Trouble: dpssim.Trouble{Hubs: map[string]string{"x.azure-devices.net": "drained"}}},

@@ -31,15 +31,18 @@ func webhookClient(w Webhook) *http.Client {
 
 // allocationRequest is what DPS posts: the enrollment without keys, certificates and the query of the webhook's URL,
 // what is known about the device, and the hubs.
-func allocationRequest(a *attempt) model.AllocationRequest {
+func (s *Service) allocationRequest(a *attempt) model.AllocationRequest {
 	request := model.AllocationRequest{
 		DeviceRuntimeContext: model.DeviceRuntimeContext{
 			RegistrationID:        a.State.RegistrationID,
 			CurrentIotHubHostName: a.Hub,
 			CurrentDeviceID:       a.DeviceID,
-			Payload:               a.Pending.Payload,
+			Payload:               s.passedOn(a.Pending.Payload),
 		},
 		LinkedHubs: a.hubs,
+	}
+	if s.config.Behaviour.CSRInWebhook {
+		request.DeviceRuntimeContext.CSR = a.Pending.CSR
 	}
 	switch record := a.enrollment.record.(type) {
 	case *model.IndividualEnrollment:
@@ -64,6 +67,22 @@ func allocationRequest(a *attempt) model.AllocationRequest {
 		device.TPM = a.Pending.TPM
 	}
 	return request
+}
+
+// passedOn is what a webhook sees of a device's payload; null is none.
+func (s *Service) passedOn(payload json.RawMessage) json.RawMessage {
+	var text string
+	switch {
+	case string(payload) == "null":
+		return nil
+	case s.config.Behaviour.DevicePayload != PayloadParsed || json.Unmarshal(payload, &text) != nil:
+		return payload
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal([]byte(text), &object) != nil || object == nil {
+		return payload
+	}
+	return json.RawMessage(text)
 }
 
 // reduced is the part of an enrollment that a webhook sees.
@@ -121,7 +140,7 @@ func (s *Service) callWebhook(a *attempt) (choice, error) {
 	if target, err := url.Parse(definition.WebhookURL); err != nil || target.Host == "" || target.Scheme != "https" && target.Scheme != "http" {
 		return choice{}, &failure{CodeAllocationFailed, "Custom allocation failed: webhookUrl is not an http or https URL."}
 	}
-	body, err := json.Marshal(allocationRequest(a))
+	body, err := json.Marshal(s.allocationRequest(a))
 	if err != nil {
 		return choice{}, err
 	}
@@ -187,6 +206,9 @@ func (s *Service) readAnswer(a *attempt, body []byte) (chosen choice, err error)
 	var response *model.AllocationResponse
 	if err := json.Unmarshal(body, &response); err != nil || response == nil {
 		return chosen, &failure{b.BadAnswerCode, "Custom allocation failed: the webhook's answer is not an AllocationResponse in JSON."}
+	}
+	if len(response.Payload) > MaxMessage {
+		return chosen, &failure{b.BadAnswerCode, fmt.Sprintf("Custom allocation failed: the payload is longer than %d bytes.", MaxMessage)}
 	}
 	if response.IotHubHostName == "" {
 		return chosen, &failure{CodeHubNotSpecified, "Custom allocation failed: the webhook's answer names no IoT hub."}

@@ -33,6 +33,9 @@ func TestWebhookAnswers(t *testing.T) {
 		{"members in another case, others beside", assigned(`{"IotHubHostName":"` + hubB + `","enrollment":null,"Payload":{"a":1}}`), nil, 0, "", `{"a":1}`},
 		{"payload", assigned(`{"iotHubHostName":"` + hubB + `","payload":{"property1":"value1"}}`), nil, 0, "", `{"property1":"value1"}`},
 		{"payload that is no object", assigned(`{"iotHubHostName":"` + hubB + `","payload":"text"}`), nil, 0, "", ""},
+		{"payload of 96 KB", assigned(`{"iotHubHostName":"` + hubB + `","payload":` + payloadOf(96<<10) + `}`), nil, 0, "", payloadOf(96 << 10)},
+		{"payload of more", assigned(`{"iotHubHostName":"` + hubB + `","payload":` + payloadOf(96<<10+1) + `}`), nil, 400207, "the payload is longer than 98304 bytes", ""},
+		{"payload of more, as set", assigned(`{"iotHubHostName":"` + hubB + `","payload":` + payloadOf(96<<10+1) + `}`), func(c *dpssim.Config) { c.Behaviour.BadAnswerCode = 400004 }, 400004, "payload", ""},
 		{"null twin and payload", assigned(`{"iotHubHostName":"` + hubB + `","initialTwin":null,"payload":null}`), nil, 0, "", ""},
 		{"empty hub", assigned(`{"iotHubHostName":""}`), nil, 400208, "names no IoT hub", ""},
 		{"null hub", assigned(`{"iotHubHostName":null}`), nil, 400208, "names no IoT hub", ""},
@@ -81,6 +84,9 @@ func TestWebhookAnswers(t *testing.T) {
 		})
 	}
 }
+
+// payloadOf is a JSON object of so many bytes.
+func payloadOf(size int) string { return `{"a":"` + strings.Repeat("x", size-8) + `"}` }
 
 func redirect(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/elsewhere" {

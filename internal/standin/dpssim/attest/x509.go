@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
@@ -111,6 +112,9 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return nil, missingIssuer(chain, signing)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,4 +130,48 @@ func VerifyChain(chain, signing []*x509.Certificate, now time.Time) (*x509.Certi
 		return nil, errors.New("the device presented a signing certificate as its own")
 	}
 	return nearest, nil
+}
+
+// missingIssuer says where a chain that leads to no signing certificate ends, and with which name it could go on.
+func missingIssuer(chain, signing []*x509.Certificate) error {
+	last := chain[0]
+	for range chain { // which may hold a circle
+		next := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return !c.Equal(last) && last.CheckSignatureFrom(c) == nil })
+		if next < 0 {
+			break
+		}
+		last = chain[next]
+	}
+	issuer := distinguishedName(last.RawIssuer)
+	own := last.CheckSignature(last.SignatureAlgorithm, last.RawTBSCertificate, last.Signature) == nil
+	named := func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, last.RawIssuer) }
+	switch {
+	case own:
+		return fmt.Errorf("the chain ends at %q, which is its own issuer and not a certificate of the enrollment", issuer)
+	case slices.ContainsFunc(slices.Concat(chain, signing), named):
+		return fmt.Errorf("the known certificate of %q may not vouch for %q, or another of that name did",
+			issuer, distinguishedName(last.RawSubject))
+	}
+	return fmt.Errorf("the device did not send the certificate of %q, which issued %q: send the intermediates after the leaf",
+		issuer, distinguishedName(last.RawSubject))
+}
+
+// ParseRequest reads a certificate signing request, as DER in base64 without the lines of PEM, for the device of a
+// registration ID, which its common name must be.
+func ParseRequest(text, registrationID string) (*x509.CertificateRequest, error) {
+	der, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errors.New("it is not base64 of DER, without the BEGIN and END lines of PEM")
+	}
+	request, err := x509.ParseCertificateRequest(der)
+	if err == nil {
+		err = request.CheckSignature()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("it is not a certificate signing request: %w", err)
+	}
+	if name := request.Subject.CommonName; name != registrationID {
+		return nil, fmt.Errorf("its common name is %q, which is not the registration ID %q", name, registrationID)
+	}
+	return request, nil
 }

@@ -61,24 +61,27 @@ func TestVerifyChain(t *testing.T) {
 
 	for name, c := range map[string]struct {
 		chain, signing []*link
-		want           *link // nil for none
+		want           *link  // nil for none
+		says           string // then
 	}{
-		"by the root, intermediate sent":    {[]*link{leaf, intermediate}, []*link{root}, root},
-		"by the root, whole chain sent":     {[]*link{leaf, intermediate, root}, []*link{root}, root},
-		"by the intermediate":               {[]*link{leaf}, []*link{intermediate}, intermediate},
-		"by the second of two":              {[]*link{direct}, []*link{stranger, root}, root},
-		"by both, the nearest counts":       {[]*link{leaf, intermediate, root}, []*link{root, intermediate}, intermediate},
-		"intermediate not sent":             {[]*link{leaf}, []*link{root}, nil},
-		"a root of the same name":           {[]*link{leaf, intermediate}, []*link{stranger}, nil},
-		"expired":                           {[]*link{expired, intermediate}, []*link{root}, nil},
-		"signed by a device":                {[]*link{noCA, direct}, []*link{root}, nil},
-		"the signing certificate as device": {[]*link{root}, []*link{root}, nil},
-		"no certificate":                    {nil, []*link{root}, nil},
+		"by the root, intermediate sent":    {[]*link{leaf, intermediate}, []*link{root}, root, ""},
+		"by the root, whole chain sent":     {[]*link{leaf, intermediate, root}, []*link{root}, root, ""},
+		"by the intermediate":               {[]*link{leaf}, []*link{intermediate}, intermediate, ""},
+		"by the second of two":              {[]*link{direct}, []*link{stranger, root}, root, ""},
+		"by both, the nearest counts":       {[]*link{leaf, intermediate, root}, []*link{root, intermediate}, intermediate, ""},
+		"intermediate not sent":             {[]*link{leaf}, []*link{root}, nil, `the device did not send the certificate of "CN=intermediate, O=Contoso\\, Ltd, C=US", which issued "CN=device-1, O=Contoso\\, Ltd, C=US": send the intermediates`},
+		"a root of the same name":           {[]*link{leaf, intermediate}, []*link{stranger}, nil, `the known certificate of "CN=root`},
+		"expired":                           {[]*link{expired, intermediate}, []*link{root}, nil, "expired"},
+		"root sent, of no enrollment":       {[]*link{leaf, intermediate, root}, []*link{stranger}, nil, `the chain ends at "CN=root`},
+		"certificates of others sent":       {[]*link{leaf, stranger, direct}, []*link{root}, nil, `did not send the certificate of "CN=intermediate`},
+		"signed by a device":                {[]*link{noCA, direct}, []*link{root}, nil, `the known certificate of "CN=device-1`},
+		"the signing certificate as device": {[]*link{root}, []*link{root}, nil, "a signing certificate as its own"},
+		"no certificate":                    {nil, []*link{root}, nil, "presented no certificate"},
 	} {
 		got, err := attest.VerifyChain(certificates(c.chain), certificates(c.signing), now)
 		switch {
-		case c.want == nil && err == nil:
-			t.Errorf("%s: it was taken", name)
+		case c.want == nil && (err == nil || !strings.Contains(err.Error(), c.says)):
+			t.Errorf("%s: got %v, want %s", name, err, c.says)
 		case c.want != nil && (err != nil || !got.Equal(c.want.Certificate)):
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}

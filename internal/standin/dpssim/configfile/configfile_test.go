@@ -262,6 +262,7 @@ func TestProblems(t *testing.T) {
 			"dps.yaml:6: enrollmentGroups[0].attestation.symetricKey: there is no such field; here can be symmetricKey, tpm, type, x509"},
 		{"wrong type", group + "    iotHubs: hub-a", "dps.yaml:5: enrollmentGroups[0].iotHubs: want a list (- item), got text"},
 		{"policy", group + "    reprovisionPolicy: move", "dps.yaml:5: enrollmentGroups[0].reprovisionPolicy: want migrate, reset or never"},
+		{"half a policy, misspelt", group + "    reprovisionPolicy: {migrateData: false}", "dps.yaml:5: enrollmentGroups[0].reprovisionPolicy.migrateData: there is no such field; here can be migrateDeviceData, updateHubAssignment"},
 		{"no file", hubs + "enrollmentGroups:\n  - enrollmentGroupId: g\n    attestation: {type: x509, x509: {signingCertificates: {primary: {certificateFile: nowhere.pem}}}}",
 			"dps.yaml:4: enrollmentGroups[0].attestation.x509.signingCertificates.primary.certificateFile: open nowhere.pem"},
 		{"twice the same group", group + "  - enrollmentGroupId: G\n    attestation: {type: symmetricKey}", "dps.yaml:5: enrollmentGroups[1]: another entry has the same enrollmentGroupId"},

@@ -134,13 +134,14 @@ func (r *Registry) Create(tx *store.Tx, hub string, identity model.DeviceIdentit
 	return tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
-// Renew gives a device that stays on its hub the keys or thumbprints of its latest registration and keeps its twin. It
-// reports false if the device does not exist.
+// Renew gives a device that stays on its hub the keys or thumbprints of its latest registration, and keeps its twin and
+// its capabilities. It reports false if the device does not exist.
 func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity) (found bool, err error) {
 	var d device
 	if found, err = tx.Get(bucket(hub), identity.DeviceID, &d); err != nil || !found {
 		return false, err
 	}
+	identity.IoTEdge = d.Identity.IoTEdge
 	if sameIdentity(d.Identity, identity) {
 		return true, nil
 	}
@@ -149,13 +150,14 @@ func (r *Registry) Renew(tx *store.Tx, hub string, identity model.DeviceIdentity
 	return true, tx.Put(bucket(hub), identity.DeviceID, d)
 }
 
-// Migrate moves a device with its whole twin, including versions, and ends its session at the old hub. It reports false
-// and does nothing if the device does not exist.
+// Migrate moves a device with its capabilities and its whole twin, including versions, and ends its session at the old
+// hub. It reports false and does nothing if the device does not exist.
 func (r *Registry) Migrate(tx *store.Tx, fromHub, toHub string, identity model.DeviceIdentity) (found bool, err error) {
 	var old device
 	if found, err = tx.Get(bucket(fromHub), identity.DeviceID, &old); err != nil || !found {
 		return false, err
 	}
+	identity.IoTEdge = old.Identity.IoTEdge
 	d, err := r.fresh(identity, nil)
 	if err != nil {
 		return true, err

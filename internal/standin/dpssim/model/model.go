@@ -10,6 +10,7 @@ import (
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Kinds of attestation.
@@ -132,6 +133,15 @@ type Capabilities struct {
 type ReprovisionPolicy struct {
 	UpdateHubAssignment bool `json:"updateHubAssignment"`
 	MigrateDeviceData   bool `json:"migrateDeviceData"`
+}
+
+// UnmarshalJSONFrom implements [jsonv2.UnmarshalerFrom]. A member that is absent is true, the specification's default.
+func (p *ReprovisionPolicy) UnmarshalJSONFrom(decoder *jsontext.Decoder) error {
+	type policy ReprovisionPolicy
+	given := policy{UpdateHubAssignment: true, MigrateDeviceData: true}
+	err := jsonv2.UnmarshalDecode(decoder, &given)
+	*p = ReprovisionPolicy(given)
+	return err
 }
 
 // CustomAllocationDefinition names the webhook.
@@ -261,10 +271,15 @@ func (g *EnrollmentGroup) UnmarshalJSON(data []byte) error {
 
 // RegistrationRequest is the body of a device's register call.
 type RegistrationRequest struct {
-	RegistrationID string          `json:"registrationId,omitempty"`
-	TPM            *TPM            `json:"tpm,omitzero"`
-	Payload        json.RawMessage `json:"payload,omitzero"`
+	RegistrationID string `json:"registrationId,omitempty"`
+	TPM            *TPM   `json:"tpm,omitzero"`
+	// CSR is a certificate signing request, DER in base64. Versions have it from [FirstCSR].
+	CSR     string          `json:"csr,omitempty"`
+	Payload json.RawMessage `json:"payload,omitzero"`
 }
+
+// FirstCSR is the first API version in which a device can ask for a certificate.
+const FirstCSR = "2025-07-01-preview"
 
 // UnmarshalJSON implements [json.Unmarshaler].
 func (r *RegistrationRequest) UnmarshalJSON(data []byte) error {
@@ -295,6 +310,8 @@ type DeviceRegistrationState struct {
 	LastUpdatedDateTimeUTC *Time                           `json:"lastUpdatedDateTimeUtc,omitzero"`
 	ETag                   string                          `json:"etag,omitempty"` // base64 of the quoted tag
 	Payload                json.RawMessage                 `json:"payload,omitzero"`
+	// IssuedCertificateChain is DER, from the leaf to the root. Only the device sees it, in the answer to its operation.
+	IssuedCertificateChain [][]byte `json:"issuedCertificateChain,omitzero"`
 }
 
 // X509RegistrationResult says which certificate DPS saw.
@@ -347,6 +364,7 @@ type DeviceRuntimeContext struct {
 	SymmetricKey          *SymmetricKey   `json:"symmetricKey,omitzero"` // always {}
 	TPM                   *TPM            `json:"tpm,omitzero"`
 	X509                  *X509Device     `json:"x509,omitzero"`
+	CSR                   string          `json:"csr,omitempty"`
 	Payload               json.RawMessage `json:"payload,omitzero"`
 }
 

@@ -45,6 +45,7 @@ const (
 	// serverRenew is long enough that a stand-in started on the last day can run for months.
 	serverRenew = serverLife / 3
 	deviceLife  = 365 * 24 * time.Hour
+	issuedLife  = 30 * 24 * time.Hour // of a certificate that a device requests; Azure's are valid for up to 90 days
 	// backdate allows for clocks that differ.
 	backdate = time.Hour
 )
@@ -129,6 +130,15 @@ func (a *Authority) Pool() *x509.CertPool {
 // Devices issues certificates to made-up devices.
 func (a *Authority) Devices() *Issuer { return a.devices }
 
+// Certify issues the certificate that a device requests, for the common name of the request. It returns DER, from the
+// leaf to the root.
+func (a *Authority) Certify(request *x509.CertificateRequest) ([][]byte, error) {
+	now := time.Now()
+	subject := pkix.Name{CommonName: request.Subject.CommonName}
+	leaf, err := a.devices.certify(deviceTemplate(subject, now.Add(-backdate), now.Add(issuedLife)), request.PublicKey)
+	return [][]byte{leaf, a.devices.Certificate.Raw}, err
+}
+
 // ServerConfig is the TLS configuration of the stand-in's listeners. It requests a client certificate without verifying
 // it, because verification depends on the enrollment, and devices with keys have no certificate.
 func (a *Authority) ServerConfig() *tls.Config {
@@ -169,13 +179,17 @@ func (i *Issuer) Issue(cn string) (tls.Certificate, error) {
 // IssueFor is Issue for a subject with more than a common name, such as the organization that a rule reads, and for a
 // given time, which may be in the past: expired certificates show how they are refused.
 func (i *Issuer) IssueFor(subject pkix.Name, notBefore, notAfter time.Time) (tls.Certificate, error) {
-	return i.sign(&x509.Certificate{
+	return i.sign(deviceTemplate(subject, notBefore, notAfter), nil)
+}
+
+func deviceTemplate(subject pkix.Name, notBefore, notAfter time.Time) *x509.Certificate {
+	return &x509.Certificate{
 		Subject:     subject,
 		NotBefore:   notBefore,
 		NotAfter:    notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, nil)
+	}
 }
 
 // PEM is the certificate, never the key.
@@ -297,9 +311,6 @@ func authorityTemplate(now time.Time, cn string) *x509.Certificate {
 // which every SDK's TLS supports and which are made quickly.
 func (i *Issuer) sign(template *x509.Certificate, key crypto.Signer) (tls.Certificate, error) {
 	var err error
-	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
-		return tls.Certificate{}, fmt.Errorf("make a serial number: %w", err)
-	}
 	if key == nil {
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return tls.Certificate{}, fmt.Errorf("make a key: %w", err)
@@ -309,12 +320,23 @@ func (i *Issuer) sign(template *x509.Certificate, key crypto.Signer) (tls.Certif
 	if i != nil {
 		parent = i
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent.Certificate, key.Public(), parent.key)
+	der, err := parent.certify(template, key.Public())
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("sign a certificate for %s: %w", template.Subject, err)
+		return tls.Certificate{}, err
 	}
 	leaf, err := x509.ParseCertificate(der)
 	return tls.Certificate{Certificate: append([][]byte{der}, parent.chain...), PrivateKey: key, Leaf: leaf}, err
+}
+
+// certify signs a certificate for a public key.
+func (i *Issuer) certify(template *x509.Certificate, public crypto.PublicKey) (der []byte, err error) {
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, fmt.Errorf("make a serial number: %w", err)
+	}
+	if der, err = x509.CreateCertificate(rand.Reader, template, i.Certificate, public, i.key); err != nil {
+		return nil, fmt.Errorf("sign a certificate for %s: %w", template.Subject, err)
+	}
+	return der, nil
 }
 
 // readPair reads a .key file. Its error is fs.ErrNotExist if there is none.

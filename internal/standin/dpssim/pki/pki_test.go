@@ -1,9 +1,12 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"net"
 	"os"
@@ -251,6 +254,34 @@ func TestDeviceCertificates(t *testing.T) {
 	again, err := tls.X509KeyPair(chain, key)
 	if err != nil || len(again.Certificate) != 3 {
 		t.Errorf("encoded and read again: %d certificates, %v", len(again.Certificate), err)
+	}
+}
+
+// TestCertify issues certificates for keys that devices have, for no longer than Azure does.
+func TestCertify(t *testing.T) {
+	t.Parallel()
+	authority, err := pki.Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &x509.CertificateRequest{Subject: pkix.Name{CommonName: "press-1", Organization: []string{"not checked"}}, PublicKey: key.Public()}
+	chain, err := authority.Certify(request)
+	if err != nil || len(chain) != 2 {
+		t.Fatalf("got %d certificates, %v", len(chain), err)
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !key.PublicKey.Equal(leaf.PublicKey) || leaf.Subject.String() != "CN=press-1" || leaf.IsCA || time.Until(leaf.NotAfter) > 90*24*time.Hour {
+		t.Errorf("got %+v", leaf)
+	}
+	if !bytes.Equal(chain[1], authority.Devices().Certificate.Raw) || leaf.CheckSignatureFrom(authority.Devices().Certificate) != nil {
+		t.Error("it is not signed by the root that follows it")
 	}
 }
 

@@ -119,15 +119,8 @@ func (s *server) deviceAPI(w http.ResponseWriter, r *http.Request, segments []st
 	rest, err := segments[3:], notFound()
 	switch {
 	case len(rest) == 1 && strings.EqualFold(rest[0], "register"):
-		var body []byte
-		if err = allow(w, r, http.MethodPut); err == nil {
-			body, err = readBody(w, r, dpssim.MaxMessage)
-		}
 		var request model.RegistrationRequest
-		if err == nil {
-			request, err = dpssim.ParseRequest(body)
-		}
-		if err == nil {
+		if request, err = readRegistration(w, r, http.MethodPut); err == nil {
 			status, err := s.service.Register(caller, request)
 			s.answerOperation(w, r, caller, status, err)
 		}
@@ -137,14 +130,26 @@ func (s *server) deviceAPI(w http.ResponseWriter, r *http.Request, segments []st
 			s.answerOperation(w, r, caller, status, err)
 		}
 	case len(rest) == 0:
-		if err = allow(w, r, http.MethodPost); err == nil {
-			state, err := s.service.LookUp(caller)
+		var request model.RegistrationRequest
+		if request, err = readRegistration(w, r, http.MethodPost); err == nil {
+			state, err := s.service.LookUp(caller, request)
 			answer(w, http.StatusOK, state, err)
 		}
 	}
 	if err != nil {
 		s.refuseDevice(w, r, caller.RegistrationID, err)
 	}
+}
+
+func readRegistration(w http.ResponseWriter, r *http.Request, method string) (request model.RegistrationRequest, err error) {
+	if err := allow(w, r, method); err != nil {
+		return request, err
+	}
+	body, err := readBody(w, r, dpssim.MaxMessage)
+	if err != nil {
+		return request, err
+	}
+	return dpssim.ParseRequest(body)
 }
 
 // refuseDevice refuses and records a call that does not reach the service.

@@ -270,10 +270,10 @@ func TestDeviceRefusals(t *testing.T) {
 	s.call(s.client, "PUT", base+"/register?api-version=2019-03-31", `{}`, bad).refused(401, 401002)
 	s.call(s.client, "GET", base+"/operations/x?api-version=2019-03-31", ``, bad).refused(401, 401002)
 	s.call(s.client, "PUT", base+"/register", `{}`, bad).refused(400, 400004)
-	s.call(s.client, "PUT", base+"/register?api-version=1", `{"payload":`, bad).refused(400, 400004)
-	s.call(s.client, "PUT", base+"/register?api-version=1", `{"payload":{"a":"`+strings.Repeat("x", 96<<10)+`"}}`, bad).refused(413, dpssim.CodeTooLarge)
-	s.call(s.client, "PUT", "https://"+dps+"/other/registrations/d1/register?api-version=1", `{}`, bad).refused(404, 404201)
-	if got := s.call(s.client, "POST", base+"/register?api-version=1", `{}`, bad); got.header.Get("Allow") != "PUT" {
+	s.call(s.client, "PUT", base+"/register?api-version=2019-03-31", `{"payload":`, bad).refused(400, 400004)
+	s.call(s.client, "PUT", base+"/register?api-version=2019-03-31", `{"payload":{"a":"`+strings.Repeat("x", 96<<10)+`"}}`, bad).refused(413, dpssim.CodeTooLarge)
+	s.call(s.client, "PUT", "https://"+dps+"/other/registrations/d1/register?api-version=2019-03-31", `{}`, bad).refused(404, 404201)
+	if got := s.call(s.client, "POST", base+"/register?api-version=2019-03-31", `{}`, bad); got.header.Get("Allow") != "PUT" {
 		t.Errorf("Allow %q", got.header.Get("Allow"))
 	} else {
 		got.refused(405, dpssim.CodeMethodNotAllowed)
@@ -600,7 +600,7 @@ func TestRegistrationStates(t *testing.T) {
 	s.manage("PUT", "/enrollments/d1", document).want(200)
 	key, _ := base64.StdEncoding.DecodeString(policyKey)
 	header := map[string]string{"Authorization": attest.NewToken(attest.DeviceResource(scope, "d1"), key, time.Now().Add(time.Hour), "registration")}
-	s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=1", `{}`, header).want(202)
+	s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=2019-03-31", `{}`, header).want(202)
 	var state map[string]any
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if state = s.manage("GET", "/registrations/d1", "").want(200).json(); state["status"] != "assigning" {
@@ -640,7 +640,7 @@ func TestManagement(t *testing.T) {
 	s := newStand(t, nil)
 	near := "https://localhost"
 	s.manage("PUT", "/enrollmentGroups/toasters", strings.Replace(symmetricGroup("toasters"), `"symmetricKey"`, `"symmetricKey","symmetricKey":{"primaryKey":"`+policyKey+`"}`, 1)).want(200)
-	s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=1", `{}`, nil).refused(401, 401002)
+	s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=2019-03-31", `{}`, nil).refused(401, 401002)
 
 	page := s.call(s.client, "GET", near+"/_/journal?kind=service", "", nil).want(200)
 	entry := page.json()["entries"].([]any)[0].(map[string]any)
@@ -666,7 +666,7 @@ func TestManagement(t *testing.T) {
 	if got := s.call(s.client, "GET", near+"/_/trouble", "", nil).want(200); got.json()["throttle"] != 1.0 {
 		t.Errorf("got %s", got.body)
 	}
-	if got := s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=1", `{}`, nil); got.header.Get("Retry-After") != "5" {
+	if got := s.call(s.client, "PUT", "https://"+dps+"/"+scope+"/registrations/d1/register?api-version=2019-03-31", `{}`, nil); got.header.Get("Retry-After") != "5" {
 		t.Errorf("Retry-After %q", got.header.Get("Retry-After"))
 	} else {
 		got.refused(429, 429001)
