@@ -70,3 +70,17 @@ test('the registry SDK lists devices and counts them', async () => {
   const { result } = await registry.createQuery('SELECT * FROM devices', 2).nextAsTwin()
   assert.equal(result.length, 2)
 })
+
+test('the registry SDK writes devices in bulk', async () => {
+  const registry = e2e.registry('contoso-us-hub')
+  const ids = ['bulk-hub-1', 'bulk-hub-2']
+  const devices = ids.map((deviceId) => ({ deviceId }))
+  const { responseBody: added } = await registry.addDevices(devices)
+  assert.deepEqual([added.isSuccessful, added.errors], [true, []])
+  assert.equal((await registry.get(ids[1])).responseBody.status, 'enabled')
+  await registry.updateDevices(ids.map((deviceId) => ({ deviceId, status: 'disabled' })), true)
+  assert.equal((await registry.get(ids[0])).responseBody.status, 'disabled')
+  const { responseBody: removed } = await registry.removeDevices(devices, true)
+  assert.equal(removed.isSuccessful, true)
+  assert.equal(await e2e.isOn('contoso-us-hub', ids[0]), false)
+})

@@ -63,8 +63,8 @@ Each registration counts, so memory does not grow with the log. With --by-device
 device counts once, by its last registration. That takes about 40 bytes of memory for
 each, or 40 MB for a million.
 
-It exits with 6 if it finds what --fail-on names: moved, diverted, accepted, rejected,
-held, faulted (newly, all of these), malformed, lacking, or any for any change.`,
+It exits with 6 if it finds what --fail-on names: moved, diverted, twin, payload,
+accepted, rejected, held, faulted (newly, all of these), malformed, lacking, or any for any change.`,
 		Example: `  usher replay fleet.ndjson.gz --baseline ../main/rules
   usher replay decisions/*.zst --html replay.html --fail-on rejected,faulted
   zstdcat fleet.zst | usher replay - --rules new.tar.gz --by-device -o json`,
@@ -91,7 +91,7 @@ held, faulted (newly, all of these), malformed, lacking, or any for any change.`
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
-	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, accepted, rejected, held, faulted, malformed, lacking, any")
+	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, twin, payload, accepted, rejected, held, faulted, malformed, lacking, any")
 	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "fail-on", slices.Sorted(maps.Keys(failures))...)
 	return cmd
@@ -101,19 +101,22 @@ held, faulted (newly, all of these), malformed, lacking, or any for any change.`
 var failures = map[string][]replay.Kind{
 	"moved":     {replay.Moved},
 	"diverted":  {replay.Diverted},
+	"twin":      {replay.TwinChanged, replay.TwinAndPayloadChanged},
+	"payload":   {replay.PayloadChanged, replay.TwinAndPayloadChanged},
 	"accepted":  {replay.NewlyAccepted},
 	"rejected":  {replay.NewlyRejected},
 	"held":      {replay.NewlyHeld},
 	"faulted":   {replay.NewlyFaulted},
 	"malformed": nil,
 	"lacking":   nil,
-	"any":       {replay.Moved, replay.Diverted, replay.NewlyAccepted, replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted},
+	"any": {replay.Moved, replay.Diverted, replay.TwinChanged, replay.PayloadChanged, replay.TwinAndPayloadChanged,
+		replay.NewlyAccepted, replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted},
 }
 
 func (flags *replayFlags) check(logs []string) error {
 	for _, name := range flags.failOn {
 		if _, known := failures[name]; !known {
-			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, accepted, rejected, held, faulted, malformed, lacking or any", name))
+			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, twin, payload, accepted, rejected, held, faulted, malformed, lacking or any", name))
 		}
 	}
 	switch {
@@ -271,6 +274,8 @@ func failureWords(name string) string {
 	switch name {
 	case "moved", "diverted", "malformed", "lacking":
 		return name
+	case "twin", "payload":
+		return name + " changed"
 	case "any":
 		return "changed"
 	default:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -29,32 +30,37 @@ type Kind string
 
 // The kinds of change, and of none.
 const (
-	Stayed        Kind = "stayed"        // the same hub
-	Moved         Kind = "moved"         // another hub
-	Diverted      Kind = "diverted"      // stays, but a new device with its request would get another answer
-	NewlyAccepted Kind = "newlyAccepted" // a hub, and none before
-	NewlyRejected Kind = "newlyRejected"
-	NewlyHeld     Kind = "newlyHeld"
-	NewlyFaulted  Kind = "newlyFaulted" // no decision, or for another reason than before
-	StillRejected Kind = "stillRejected"
-	StillHeld     Kind = "stillHeld"
-	StillFaulted  Kind = "stillFaulted"
-	FirstAssigned Kind = "firstAssigned" // nothing is known from before, here and below
-	FirstRejected Kind = "firstRejected"
-	FirstHeld     Kind = "firstHeld"
-	FirstFaulted  Kind = "firstFaulted"
+	Stayed   Kind = "stayed"   // the same hub
+	Moved    Kind = "moved"    // another hub
+	Diverted Kind = "diverted" // stays, but a new device with its request would get another answer
+	// The same hub, but the rule gives another initial twin, another payload, or both, as far as it is known what they
+	// were before.
+	TwinChanged           Kind = "twinChanged"
+	PayloadChanged        Kind = "payloadChanged"
+	TwinAndPayloadChanged Kind = "twinAndPayloadChanged"
+	NewlyAccepted  Kind = "newlyAccepted" // a hub, and none before
+	NewlyRejected  Kind = "newlyRejected"
+	NewlyHeld      Kind = "newlyHeld"
+	NewlyFaulted   Kind = "newlyFaulted" // no decision, or for another reason than before
+	StillRejected  Kind = "stillRejected"
+	StillHeld      Kind = "stillHeld"
+	StillFaulted   Kind = "stillFaulted"
+	FirstAssigned  Kind = "firstAssigned" // nothing is known from before, here and below
+	FirstRejected  Kind = "firstRejected"
+	FirstHeld      Kind = "firstHeld"
+	FirstFaulted   Kind = "firstFaulted"
 )
 
 // Kinds lists all kinds in the order of a report.
 func Kinds() []Kind {
-	return []Kind{Stayed, Moved, Diverted, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted,
+	return []Kind{Stayed, Moved, Diverted, TwinChanged, PayloadChanged, TwinAndPayloadChanged, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted,
 		StillRejected, StillHeld, StillFaulted, FirstAssigned, FirstRejected, FirstHeld, FirstFaulted}
 }
 
 // Change reports whether something differs from before.
 func (k Kind) Change() bool {
 	switch k {
-	case Moved, Diverted, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted:
+	case Moved, Diverted, TwinChanged, PayloadChanged, TwinAndPayloadChanged, NewlyAccepted, NewlyRejected, NewlyHeld, NewlyFaulted:
 		return true
 	}
 	return false
@@ -88,6 +94,20 @@ func kindOf(before, after State) Kind {
 	default:
 		return unassignedKind(before, after, FirstFaulted, StillFaulted, NewlyFaulted)
 	}
+}
+
+// sameHub tells apart what else differs for a device that stays.
+func sameHub(differences []answer.Difference) Kind {
+	twin, payload := slices.Contains(differences, answer.InTwin), slices.Contains(differences, answer.InPayload)
+	switch {
+	case twin && payload:
+		return TwinAndPayloadChanged
+	case twin:
+		return TwinChanged
+	case payload:
+		return PayloadChanged
+	}
+	return Stayed
 }
 
 func unassignedKind(before, after State, first, still, newly Kind) Kind {

@@ -217,3 +217,56 @@ func TestMixedLog(t *testing.T) {
 		}
 	}
 }
+
+// A device that stays, but whose tag the new rule drops or which is told something else, shows as changed: against other
+// rules, and against records whose digests have no key.
+func TestTwinsAndPayloads(t *testing.T) {
+	t.Parallel()
+	rules := func(twin, payload string) *decider.Decider {
+		return recordRules(t, oneRule("package allocation.a\n\nhub := input.linkedHubs[0]\n"+twin+"\n"+payload+"\n"), decider.RulesOptions{})
+	}
+	const tags, region, welcome = `initial_twin := {"tags": {"line": "a", "site": "Ulm"}}`, `initial_twin := {"tags": {"line": "a"}}`, `payload := {"welcome": 1}`
+	body := func(policy string) string {
+		return `{"enrollmentGroup": {"enrollmentGroupId": "g", "reprovisionPolicy": ` + policy + `}, "linkedHubs": ["h.azure-devices.net"],
+			"deviceRuntimeContext": {"registrationId": "d", "currentIotHubHostName": "H.azure-devices.net"}}`
+	}
+	before := rules(tags, welcome)
+	for _, policy := range []string{`{"updateHubAssignment": true, "migrateDeviceData": true}`, `{"updateHubAssignment": true, "migrateDeviceData": false}`} {
+		plain := recordLog(t, before, decisionlog.Plain, body(policy))
+		for _, test := range []struct {
+			name  string
+			after *decider.Decider
+			want  replay.Kind
+		}{
+			{"nothing", before, replay.Stayed},
+			{"the same in another order", rules(`initial_twin := {"tags": {"site": "Ulm", "line": "a"}}`, welcome), replay.Stayed},
+			{"a tag dropped", rules(region, welcome), replay.TwinChanged},
+			{"no twin", rules("", welcome), replay.TwinChanged},
+			{"another payload", rules(tags, `payload := {"welcome": 2}`), replay.PayloadChanged},
+			{"no payload", rules(tags, ""), replay.PayloadChanged},
+			{"both", rules(region, ""), replay.TwinAndPayloadChanged},
+		} {
+			for source, report := range map[string]*replay.Report{
+				"rules":   replayed(t, body(policy), replay.Options{Rules: test.after, Baseline: before, Examples: 1}),
+				"records": replayed(t, plain, replay.Options{Rules: test.after, Examples: 1}),
+			} {
+				changed := int64(0)
+				if test.want == replay.TwinChanged || test.want == replay.TwinAndPayloadChanged {
+					changed = 1
+				}
+				if report.Counts[test.want] != 1 || report.Counted != 1 || report.Twins[0].RuleTwinChanged != changed ||
+					report.Twins[0].Twin != replay.TwinKept || (report.Changed() == 1) != (test.want != replay.Stayed) ||
+					test.want != replay.Stayed && (len(report.Examples) != 1 || report.Examples[0].Kind != test.want) {
+					t.Errorf("%s, against %s: %+v", test.name, source, report)
+				}
+			}
+		}
+		// A keyed digest, or none, does not say.
+		for _, mode := range []decisionlog.IDMode{decisionlog.Hashed, decisionlog.Absent} {
+			report := replayed(t, recordLog(t, before, mode, body(policy)), replay.Options{Rules: rules(region, welcome)})
+			if report.Counts[replay.Stayed] != 1 {
+				t.Errorf("%s: %+v", mode, report)
+			}
+		}
+	}
+}

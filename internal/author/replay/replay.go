@@ -290,16 +290,20 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		return
 	}
 	var before State
+	var differences []answer.Difference
 	switch {
 	case r.Baseline != nil:
 		a := r.Baseline.Allocate(ctx, request)
-		before = stateOf(&a)
+		before, differences = stateOf(&a), answer.Compare(&a, &after)
 	case item.Then != nil:
-		before = stateOf(item.Then)
+		before, differences = stateOf(item.Then), sinceRecorded(item.Record, &after)
 	case !request.FirstAssignment():
 		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
 	c := compare(ctx, r.Rules, request, before, after)
+	if c.kind == Stayed {
+		c.kind = sameHub(differences)
+	}
 	if ctx.Err() != nil {
 		b.lines-- // one of the answers may be Canceled
 		return
@@ -314,6 +318,20 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		b.entries = append(b.entries, entry{r.device(request.Service, name), cell})
 	}
 	r.addChange(b, item, request, c)
+}
+
+// sinceRecorded compares the twin and the payload of an answer with those of a record, which may be nil.
+func sinceRecorded(record *decisionlog.Record, after *answer.Answer) (differences []answer.Difference) {
+	if record == nil {
+		return nil
+	}
+	if record.Decision.InitialTwin.Differs(after.Response.InitialTwin) {
+		differences = append(differences, answer.InTwin)
+	}
+	if record.Decision.Payload.Differs(after.Response.Payload) {
+		differences = append(differences, answer.InPayload)
+	}
+	return differences
 }
 
 // neededOf lists what is masked in a record although the rules look at it. If the rules are those of the record and

@@ -95,6 +95,8 @@ type TwinCount struct {
 	// created and the rule gives none, DPS uses the enrollment's.
 	RuleTwinApplied int64 `json:"ruleTwinApplied"`
 	RuleTwinIgnored int64 `json:"ruleTwinIgnored"`
+	// RuleTwinChanged counts the devices that stay and for which the rule gives another initial twin than before.
+	RuleTwinChanged int64 `json:"ruleTwinChanged"`
 }
 
 // FaultCount counts a kind of fault under the new rules.
@@ -224,6 +226,9 @@ func (p *parts) add(c cell, n int64) {
 		twin.RuleTwinApplied += n
 	case dps.InitialTwinIgnoredSameHub, dps.InitialTwinIgnoredMigrated:
 		twin.RuleTwinIgnored += n
+	}
+	if c.kind == TwinChanged || c.kind == TwinAndPayloadChanged {
+		twin.RuleTwinChanged += n
 	}
 	fault := FaultCount{Fault: c.after.Result}
 	switch c.kind {

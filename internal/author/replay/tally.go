@@ -69,7 +69,7 @@ func (t *tally) addBounded(c cell, n int64) int {
 	return t.add(c, n)
 }
 
-const kindCount = 14
+const kindCount = 17
 
 var allKinds = [kindCount]Kind(Kinds())
 

@@ -281,6 +281,9 @@ func (s *scratch) decision(call *answer.Call) {
 	d.Payload = s.part(&s.payload, a.Response.Payload, answerPayload)
 }
 
+// plainDigest marks a digest without a key.
+const plainDigest = "sha256:"
+
 // part fills in a twin or a payload of the answer; nil if there is none.
 func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 	if value == nil {
@@ -292,7 +295,7 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 	case m.mac != nil:
 		part.Digest = "hmac-sha256:" + m.digest(s.whole)
 	case m.mode == Plain:
-		part.Digest = "sha256:" + m.digest(s.whole)
+		part.Digest = plainDigest + m.digest(s.whole)
 		// No digest otherwise: it would confirm a guess of the registration ID.
 	}
 	var few [8][]string

@@ -3,9 +3,12 @@ package decisionlog
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -31,6 +34,17 @@ func (r *Record) Answer() answer.Answer {
 func (r *Record) NeedsAttention() bool {
 	call := answer.Call{Answer: r.Answer(), Probe: r.Probe}
 	return call.NeedsAttention()
+}
+
+// Differs reports whether the twin or payload of another answer is not the recorded one. It is false if the record does not
+// say, because its digest has a key or there is none.
+func (p *Part) Differs(value map[string]any) bool {
+	if p == nil || value == nil {
+		return p != nil || value != nil
+	}
+	recorded, hasDigest := strings.CutPrefix(p.Digest, plainDigest)
+	sum := sha256.Sum256(dps.AppendValue(nil, value))
+	return hasDigest && recorded != hex.EncodeToString(sum[:])
 }
 
 // requiredIDs are the members that every AllocationRequest must have.

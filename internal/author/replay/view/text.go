@@ -112,12 +112,12 @@ func (t *textWriter) hubs() {
 }
 
 func (t *textWriter) twins() {
-	rows := [][]string{{"reprovision policy", "twins", "", "rule's twin applied", "rule's twin ignored"}}
+	rows := [][]string{{"reprovision policy", "twins", "", "rule's twin applied", "rule's twin ignored", "rule's twin changed"}}
 	for _, twin := range t.Twins {
 		rows = append(rows, []string{string(twin.Reprovision), grouped(twin.Count), twinWords[twin.Twin],
-			grouped(twin.RuleTwinApplied), grouped(twin.RuleTwinIgnored)})
+			grouped(twin.RuleTwinApplied), grouped(twin.RuleTwinIgnored), grouped(twin.RuleTwinChanged)})
 	}
-	t.table("Twins, once the devices have registered", "lrlrr", rows, nil)
+	t.table("Twins, once the devices have registered", "lrlrrr", rows, nil)
 }
 
 func (t *textWriter) faults() {

@@ -51,20 +51,23 @@ const (
 const unknownBefore = "nothing is known from before"
 
 var kindViews = map[replay.Kind]kindView{
-	replay.Stayed:        {"the same hub as before", "stay", always},
-	replay.Moved:         {"from one hub to another", "move", always},
-	replay.Diverted:      {"stay, but a new device with the same request would get another answer", "divert", ifAny},
-	replay.NewlyAccepted: {"get a hub, and got none before", "gain", always},
-	replay.NewlyRejected: {"refused, and were not before", "lose", always},
-	replay.NewlyHeld:     {"told to wait, and were not before", "lose", ifAny},
-	replay.NewlyFaulted:  {"no decision is reached, or for another reason than before", "lose", ifAny},
-	replay.StillRejected: {"refused as before", "same", never},
-	replay.StillHeld:     {"told to wait as before", "same", never},
-	replay.StillFaulted:  {"no decision is reached, as before", "same", never},
-	replay.FirstAssigned: {unknownBefore, "gain", ifAny},
-	replay.FirstRejected: {unknownBefore, "same", never},
-	replay.FirstHeld:     {unknownBefore, "same", never},
-	replay.FirstFaulted:  {unknownBefore, "same", never},
+	replay.Stayed:                {"the same hub as before", "stay", always},
+	replay.Moved:                 {"from one hub to another", "move", always},
+	replay.Diverted:              {"stay, but a new device with the same request would get another answer", "divert", ifAny},
+	replay.TwinChanged:           {"the same hub, but the rule gives another initial twin", "divert", ifAny},
+	replay.PayloadChanged:        {"the same hub and twin, but the rule gives another payload", "divert", ifAny},
+	replay.TwinAndPayloadChanged: {"the same hub, but the rule gives another initial twin and another payload", "divert", ifAny},
+	replay.NewlyAccepted:         {"get a hub, and got none before", "gain", always},
+	replay.NewlyRejected:         {"refused, and were not before", "lose", always},
+	replay.NewlyHeld:             {"told to wait, and were not before", "lose", ifAny},
+	replay.NewlyFaulted:          {"no decision is reached, or for another reason than before", "lose", ifAny},
+	replay.StillRejected:         {"refused as before", "same", never},
+	replay.StillHeld:             {"told to wait as before", "same", never},
+	replay.StillFaulted:          {"no decision is reached, as before", "same", never},
+	replay.FirstAssigned:         {unknownBefore, "gain", ifAny},
+	replay.FirstRejected:         {unknownBefore, "same", never},
+	replay.FirstHeld:             {unknownBefore, "same", never},
+	replay.FirstFaulted:          {unknownBefore, "same", never},
 }
 
 // before says what the comparison is with.

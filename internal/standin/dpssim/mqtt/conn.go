@@ -31,6 +31,7 @@ const (
 	maxPacket      = 256 << 10 // IoT Hub's limit
 	maxHeader      = 5
 	maxFilters     = 64 // subscriptions of one connection; SDKs have five
+	maxWaiting     = 64 // requests of one connection that wait for their answers; then it is read no further
 )
 
 // The CONNACK codes of MQTT 3.1.1.
@@ -57,10 +58,17 @@ type conn struct {
 	caller  dpssim.Caller
 	session *hub.Session // nil for DPS
 	ends    time.Time    // when the token for a hub expires; zero for never
+	waiting chan waiting // requests whose answers take time; nil if answers are immediate
 
 	mu       sync.Mutex // for the fields below, and for writing
 	granted  map[string]byte
 	packetID uint16
+}
+
+// waiting is a request that is answered when its time comes.
+type waiting struct {
+	packet packets.Packet
+	due    time.Time
 }
 
 // serveConn serves one connection until it ends, and closes it.
@@ -81,6 +89,9 @@ func (s *Server) serveConn(nc net.Conn, certificates []*x509.Certificate, transp
 		pushing.Go(func() { c.push() })
 		defer pushing.Wait()
 		defer c.session.Close()
+	}
+	if c.server.service.AnswerDelay() > 0 {
+		defer c.answerLater()()
 	}
 	if !c.ends.IsZero() {
 		expiry := time.AfterFunc(time.Until(c.ends), c.expire)
@@ -199,7 +210,7 @@ func (c *conn) serve(keepAlive time.Duration) error {
 		}
 		switch pk.FixedHeader.Type {
 		case packets.Publish:
-			err = c.publish(pk)
+			err = c.accept(pk)
 		case packets.Subscribe:
 			err = c.subscribe(pk)
 		case packets.Unsubscribe:
@@ -286,20 +297,41 @@ func delivered(unreachable string, status int, response []byte, err error) (int,
 	return 0, nil, fmt.Errorf("%w; %s", err, unreachable)
 }
 
-// pause waits as long as an answer takes. The SDK for Java notes a request only after it has sent it: it ignores an
-// acknowledgement or an answer that comes earlier, and then waits in vain.
-func (c *conn) pause() error {
-	delay := c.server.service.AnswerDelay()
-	if delay <= 0 {
-		return nil
+// accept answers a request, or lets it wait as long as an answer takes: the SDK for Java begins to wait for an answer only
+// after it has sent its request, and others subscribe only then. Meanwhile, the connection is read.
+func (c *conn) accept(pk packets.Packet) error {
+	if c.waiting == nil {
+		return c.publish(pk)
 	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-c.server.ctx.Done():
-		return c.server.ctx.Err()
+	c.waiting <- waiting{pk, time.Now().Add(c.server.service.AnswerDelay())}
+	return nil
+}
+
+// answerLater begins to answer requests in their order, each when its time comes. Once stop is called, it answers the
+// rest without waiting: a device may publish and disconnect.
+func (c *conn) answerLater() (stop func()) {
+	c.waiting = make(chan waiting, maxWaiting)
+	ctx, cancel := context.WithCancel(c.server.ctx)
+	var answering sync.WaitGroup
+	answering.Go(func() {
+		var err error
+		for w := range c.waiting {
+			select {
+			case <-time.After(time.Until(w.due)):
+			case <-ctx.Done():
+			}
+			if err != nil {
+				continue // the connection was ended
+			}
+			if err = c.publish(w.packet); err != nil {
+				_ = c.net.Close() // wakes the reader
+			}
+		}
+	})
+	return func() {
+		cancel()
+		close(c.waiting)
+		answering.Wait()
 	}
 }
 
@@ -320,9 +352,6 @@ func (c *conn) publish(pk packets.Packet) error {
 		}
 		err = fmt.Errorf("the connection was ended: %w", err)
 		c.record(kind, "PUBLISH", fmt.Sprintf("%.200s", pk.TopicName), time.Now(), nil, 0, nil, err)
-		return err
-	}
-	if err := c.pause(); err != nil {
 		return err
 	}
 	if pk.FixedHeader.Qos == 1 {

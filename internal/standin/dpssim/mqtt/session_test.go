@@ -364,3 +364,30 @@ func TestAnswersTakeTime(t *testing.T) {
 		}
 	})
 }
+
+// A device that subscribes after its request, but before the answer, receives it; and pings are answered meanwhile. One
+// that disconnects at once has still sent its request.
+func TestRequestsWaitWhileTheConnectionIsRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, listener, stop := servePipesWith(t, dpssim.Config{AnswerDelay: 20 * time.Millisecond})
+		defer stop()
+		f.create(t, "d", `{}`)
+		w, _ := connectHub(t, listener.dial(), true, time.Hour)
+		start := time.Now()
+		w.publish("$iothub/twin/GET/?$rid=1", "", 0)
+		w.subscribe(twinAnswers, 0)
+		if since := time.Since(start); since != 0 {
+			t.Errorf("the subscription took %v", since)
+		}
+		if got := w.receive(); got.FixedHeader.Type != packets.Publish || time.Since(start) != 20*time.Millisecond {
+			t.Errorf("packet %d after %v", got.FixedHeader.Type, time.Since(start))
+		}
+		w.publish("$iothub/twin/PATCH/properties/reported/?$rid=2", `{"fw":2}`, 0)
+		w.Close()
+		synctest.Wait()
+		if twin, err := f.hubs.DeviceTwin(hubA, "d"); err != nil || !strings.Contains(string(twin), `"fw":2`) {
+			t.Errorf("twin %s, %v", twin, err)
+		}
+	})
+}
