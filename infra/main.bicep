@@ -63,8 +63,8 @@ param createProvisioningService bool = false
 @maxValue(10)
 param sampleHubs int = 2
 
-@description('Refuse shared access keys at the service APIs of that DPS instance and of its hubs. Devices keep their own keys.')
-param disableLocalAuth bool = true
+@description('Refuse shared access keys at the service APIs of that DPS instance and of its hubs. It is not certain that devices can still register with symmetric keys.')
+param disableLocalAuth bool = false
 
 @description('Object ID of the user who may upload rules, read records and manage enrollments; none if empty. azd sets it.')
 param principalId string = ''
