@@ -34,7 +34,7 @@ package: build ## build, and pack dist/usher.zip, what Azure Functions runs
 
 .PHONY: test
 test: ## run all tests, with the race detector where cgo is there
-	$(GO) test -timeout 30m $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race) ./...
+	USHER_E2E= $(GO) test -timeout 30m $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race) ./...
 
 .PHONY: e2e
 e2e: build-local ## run unmodified Azure SDKs against usher dps and usher host, and the handler with Azurite (needs Node 20 and npm)
