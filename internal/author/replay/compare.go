@@ -38,17 +38,17 @@ const (
 	TwinChanged           Kind = "twinChanged"
 	PayloadChanged        Kind = "payloadChanged"
 	TwinAndPayloadChanged Kind = "twinAndPayloadChanged"
-	NewlyAccepted  Kind = "newlyAccepted" // a hub, and none before
-	NewlyRejected  Kind = "newlyRejected"
-	NewlyHeld      Kind = "newlyHeld"
-	NewlyFaulted   Kind = "newlyFaulted" // no decision, or for another reason than before
-	StillRejected  Kind = "stillRejected"
-	StillHeld      Kind = "stillHeld"
-	StillFaulted   Kind = "stillFaulted"
-	FirstAssigned  Kind = "firstAssigned" // nothing is known from before, here and below
-	FirstRejected  Kind = "firstRejected"
-	FirstHeld      Kind = "firstHeld"
-	FirstFaulted   Kind = "firstFaulted"
+	NewlyAccepted         Kind = "newlyAccepted" // a hub, and none before
+	NewlyRejected         Kind = "newlyRejected"
+	NewlyHeld             Kind = "newlyHeld"
+	NewlyFaulted          Kind = "newlyFaulted" // no decision, or for another reason than before
+	StillRejected         Kind = "stillRejected"
+	StillHeld             Kind = "stillHeld"
+	StillFaulted          Kind = "stillFaulted"
+	FirstAssigned         Kind = "firstAssigned" // nothing is known from before, here and below
+	FirstRejected         Kind = "firstRejected"
+	FirstHeld             Kind = "firstHeld"
+	FirstFaulted          Kind = "firstFaulted"
 )
 
 // Kinds lists all kinds in the order of a report.
