@@ -301,7 +301,7 @@ func (c *webhookCalls) read(ctx context.Context) {
 	}
 }
 
-// fleetPicture is the display: lines of at most so many columns.
+// fleetPicture is the display: lines that fit the columns of the terminal.
 func fleetPicture(now fleet.Summary, rate float64, calls *webhookCalls, columns int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d of %d devices are done, %s", now.Done(), now.Devices, perMinute(now))

@@ -96,7 +96,7 @@ func kindOf(before, after State) Kind {
 	}
 }
 
-// sameHub tells apart what else differs for a device that stays.
+// sameHub returns the kind of a device that stays, by what else differs.
 func sameHub(differences []answer.Difference) Kind {
 	twin, payload := slices.Contains(differences, answer.InTwin), slices.Contains(differences, answer.InPayload)
 	switch {
