@@ -156,6 +156,7 @@ func (flags *testFlags) collect(ctx context.Context, bar *progress) (*testReport
 		}
 	}
 	report.sort()
+	report.WithoutInput = suite.WithoutInput()
 	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return report, err

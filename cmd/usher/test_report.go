@@ -20,7 +20,9 @@ type testReport struct {
 	Exchanges []exchangeCase     `json:"exchanges"`
 	Coverage  *ruletest.Coverage `json:"coverage,omitempty"`
 	Untested  []string           `json:"untested,omitempty"`
-	Summary   testSummary        `json:"summary"` // set by write
+	// WithoutInput are tests whose result does not depend on any request although their rules do.
+	WithoutInput []string    `json:"withoutInput,omitempty"`
+	Summary      testSummary `json:"summary"` // set by write
 }
 
 type testSummary struct {
@@ -167,6 +169,9 @@ func (r *testReport) writeSummary(w io.Writer, p painter) error {
 	}
 	for _, name := range r.Untested {
 		fmt.Fprintf(w, "package %s has neither a test nor an exchange\n", name)
+	}
+	for _, name := range r.WithoutInput {
+		fmt.Fprintf(w, "%s never sets input, although what it tests reads it: it passes or fails for every request alike (write: with input as request)\n", name)
 	}
 	if len(r.Tests)+len(r.Exchanges) == 0 {
 		_, err := fmt.Fprintln(w, "there are no tests: write rules named test_... in files named ..._test.rego")

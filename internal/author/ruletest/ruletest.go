@@ -22,6 +22,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/cover"
+	"github.com/open-policy-agent/opa/v1/dependencies"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -53,6 +54,7 @@ type Suite struct {
 	options  Options
 	set      *ruleset.Ruleset
 	modules  map[string]*ast.Module // the parsed files, tests included, by their places
+	compiler *ast.Compiler          // has compiled the modules once a test has run
 	coverage *cover.Cover
 }
 
@@ -230,8 +232,9 @@ func namesOf(results []*tester.Result) *regexp.Regexp {
 }
 
 func (s *Suite) runner(ctx context.Context, names *regexp.Regexp) *tester.Runner {
+	s.compiler = s.set.NewCompiler(ctx).WithEnablePrintStatements(true)
 	runner := tester.NewRunner().
-		SetCompiler(s.set.NewCompiler(ctx).WithEnablePrintStatements(true)).
+		SetCompiler(s.compiler).
 		SetStore(s.set.Store()).
 		SetModules(s.modules).
 		SetTimeout(s.options.Timeout).
@@ -439,6 +442,58 @@ func (s *Suite) Untested() []string {
 		})
 	}
 	return slices.Sorted(maps.Keys(untested))
+}
+
+// WithoutInput lists the tests that depend on input but never set it with `with`, once [Suite.Run] has run them: their
+// result does not depend on any request. Such a test is named by its package and name.
+func (s *Suite) WithoutInput() []string {
+	reads, sets := map[string]bool{}, map[string]bool{}
+	for _, module := range s.compiler.Modules {
+		for _, rule := range module.Rules {
+			name, isTest := testName(rule, tester.TestPrefix)
+			if !isTest {
+				continue
+			}
+			name = module.Package.Path.String() + "." + name
+			base, err := dependencies.Base(s.compiler, rule)
+			reads[name] = reads[name] || err == nil && slices.ContainsFunc(base, isInput)
+			sets[name] = sets[name] || s.setsInput(rule)
+		}
+	}
+	return slices.Sorted(func(yield func(string) bool) {
+		for name := range reads {
+			if reads[name] && !sets[name] && (s.options.Run == nil || s.options.Run.MatchString(name)) && !yield(name) {
+				return
+			}
+		}
+	})
+}
+
+func isInput(ref ast.Ref) bool { return ref.HasPrefix(ast.InputRootRef) }
+
+// setsInput reports whether a test, or a rule of a test file that it uses, replaces input or a part of it.
+func (s *Suite) setsInput(test *ast.Rule) bool {
+	rules := []*ast.Rule{test}
+	used, err := dependencies.Virtual(s.compiler, test)
+	if err != nil {
+		return true // in doubt
+	}
+	for _, ref := range used {
+		for _, rule := range s.compiler.GetRules(ref) {
+			if ruleset.IsTest(rule.Location.File) {
+				rules = append(rules, rule)
+			}
+		}
+	}
+	found := false
+	for _, rule := range rules {
+		ast.WalkWiths(rule, func(with *ast.With) bool {
+			target, ok := with.Target.Value.(ast.Ref)
+			found = found || ok && isInput(target)
+			return found
+		})
+	}
+	return found
 }
 
 // Count is the number of tests that [Suite.Run] runs; a test with cases counts once.

@@ -169,6 +169,39 @@ test_small if rule.payload.size == "small" with input.deviceRuntimeContext.paylo
 	}
 }
 
+// A test of a rule that reads input, but which never sets it, has one result for all requests.
+func TestWithoutInput(t *testing.T) {
+	t.Parallel()
+	const start = "package allocation.default_test\n\nimport data.allocation.default\n\nrequest := {\"linkedHubs\": [\"h\"]}\n\n"
+	for name, c := range map[string]struct {
+		test  string
+		blind bool
+	}{
+		"input is set":              {"test_a if default.hub == \"h\" with input as request", false},
+		"a part of it is set":       {"test_a if default.hub == \"h\" with input.linkedHubs as [\"h\"]", false},
+		"a function sets it":        {"given(r) := h if { h := default.hub with input as r }\n\ntest_a if given(request) == \"h\"", false},
+		"a rule sets it":            {"found := h if { h := default.hub with input as request }\n\ntest_a if found == \"h\"", false},
+		"another of that name does": {"test_a if not default.payload\n\ntest_a if default.hub == \"h\" with input as request", true},
+		"cases":                     {"test_a[c] if { some c in [\"h\"]; default.hub == c with input as request }", false},
+		"it is not needed":          {"test_a if data.limits.size == 10", false},
+		"it is never set":           {"test_a if not default.hub", true},
+		"not in a nested body":      {"test_a if every x in [1] { not default.payload; x == 1 }", true},
+		"only data is set":          {"test_a if not default.hub with data.limits.size as 1", true},
+		"by way of another rule":    {"found := default.hub\n\ntest_a if not found", true},
+	} {
+		var want []string
+		if c.blind {
+			want = []string{"data.allocation.default_test.test_a"}
+		}
+		// default is a keyword, so the import needs a name.
+		text := strings.ReplaceAll(start+c.test+"\n", "import data.allocation.default\n", "import data.allocation[\"default\"] as rule\n")
+		suite, results := run(t, files(strings.ReplaceAll(text, "default.", "rule.")), ruletest.Options{})
+		if diff := gocmp.Diff(want, suite.WithoutInput()); diff != "" || len(results) == 0 {
+			t.Errorf("%s: -want +got:\n%s", name, diff)
+		}
+	}
+}
+
 func TestUntested(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
