@@ -7,7 +7,7 @@ import (
 	"io/fs"
 )
 
-// Only what belongs to a rule: exchanges beside them are about the enrollments of the
+// Only what belongs to a rule: exchanges next to them are about the enrollments of the
 // starter rules themselves.
 //
 //go:embed */*.rego */data.json

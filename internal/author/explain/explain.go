@@ -1,5 +1,5 @@
-// Package explain tells people why a device is answered as it is: it puts an decider.Explanation beside what DPS does
-// with the answer, and prints both. It decides nothing.
+// Package explain prints why a device got its answer: a decider.Explanation, and what DPS does with the answer. It decides
+// nothing.
 package explain
 
 import (

@@ -425,7 +425,7 @@ func (e *explorer) payloadKeys() []string {
 
 // payloadValues returns the values of a member of the payload, and how many of them must stay.
 func (e *explorer) payloadValues(s *space, key string) (values []any, fixed int) {
-	literals := append(e.analysis.At(payloadPlace+key), e.analysis.Beside[payloadPlace]...)
+	literals := append(e.analysis.At(payloadPlace+key), e.analysis.Compared[payloadPlace]...)
 	add := func(list ...any) {
 		for _, value := range list {
 			if !slices.ContainsFunc(values, func(other any) bool { return reflect.DeepEqual(other, value) }) {

@@ -26,8 +26,8 @@ type Analysis struct {
 	// Reads are the places of the request that the entry rules read, as JSON pointers in order. A rule that reads a
 	// place may read all below it. It rather lists too much.
 	Reads []string
-	// Beside are the constants that the rule compares or otherwise uses with a place of the request, by its pointer.
-	Beside map[string][]Literal
+	// Compared are the constants that the rule compares, or otherwise uses together, with a place of the request, by its pointer.
+	Compared map[string][]Literal
 	// Hubs are the texts that the entry rule hub depends on, in order: those that it names as hubs are among them.
 	Hubs []string
 	// HubNames are constants that are used as names of hubs, or as patterns for them.
@@ -71,8 +71,8 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 	if len(entries) == 0 {
 		entries = ruleset.EntryNames()
 	}
-	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Beside: map[string][]Literal{}, Home: map[string]bool{}},
-		compiler: syntax.Compiler, data: syntax.Data, beside: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
+	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Compared: map[string][]Literal{}, Home: map[string]bool{}},
+		compiler: syntax.Compiler, data: syntax.Data, compared: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
 		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}}
 	path := rule.Path()
 	for _, module := range syntax.Compiler.Modules {
@@ -97,8 +97,8 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 		reads = map[string]bool{"": true}
 	}
 	f.Reads = slices.Sorted(maps.Keys(reads))
-	for place, literals := range f.beside {
-		f.Beside[place] = slices.SortedFunc(maps.Keys(literals), func(a, b Literal) int {
+	for place, literals := range f.compared {
+		f.Compared[place] = slices.SortedFunc(maps.Keys(literals), func(a, b Literal) int {
 			return cmp.Or(strings.Compare(fmt.Sprint(a.Value), fmt.Sprint(b.Value)), strings.Compare(a.Use, b.Use))
 		})
 	}
@@ -110,12 +110,12 @@ func (a *Analysis) ReadsAt(pointer string) bool {
 	return slices.ContainsFunc(a.Reads, func(read string) bool { return isWithin(read, pointer) || isWithin(pointer, read) })
 }
 
-// At returns the constants beside the place or anything below it, those of the rule's own text first.
+// At returns the constants compared with the place or anything below it, those of the rule's own text first.
 func (a *Analysis) At(pointer string) []Literal {
 	var found []Literal
 	for _, data := range []bool{false, true} {
-		for _, place := range slices.Sorted(maps.Keys(a.Beside)) {
-			for _, literal := range a.Beside[place] {
+		for _, place := range slices.Sorted(maps.Keys(a.Compared)) {
+			for _, literal := range a.Compared[place] {
 				if literal.Data == data && isWithin(place, pointer) {
 					found = append(found, literal)
 				}
@@ -135,7 +135,7 @@ type flow struct {
 	Analysis
 	compiler *ast.Compiler
 	data     ast.Value
-	beside   map[string]map[Literal]bool
+	compared map[string]map[Literal]bool
 	stored   map[ast.Value][]any // scalars in composite constants
 
 	memo   map[*ast.TreeNode]outcome
@@ -623,10 +623,10 @@ func (f *flow) meet(use string, values ...Alternatives) {
 			for _, literal := range f.literals(other) {
 				literal.Use = use
 				for _, place := range places {
-					if f.beside[place] == nil {
-						f.beside[place] = map[Literal]bool{}
+					if f.compared[place] == nil {
+						f.compared[place] = map[Literal]bool{}
 					}
-					f.beside[place][literal] = true
+					f.compared[place][literal] = true
 				}
 			}
 		}

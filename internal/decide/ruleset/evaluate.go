@@ -91,7 +91,7 @@ func (v *Verdict) of(entry string) *any {
 func isGuard(entry string) bool { return entry == entryReject || entry == entryHold }
 
 // says reports whether an entry rule says anything.
-func (v *Verdict) says(entry string) bool {
+func (v *Verdict) has(entry string) bool {
 	value := *v.of(entry)
 	return value != nil && !(isGuard(entry) && isEmpty(value))
 }
@@ -198,7 +198,7 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answ
 			verdict.BuiltinErrors = append(verdict.BuiltinErrors, place)
 		}
 	}
-	verdict.Lines = notes.lines(prepared, verdict.says)
+	verdict.Lines = notes.lines(prepared, verdict.has)
 	verdict.Lookups = lookupsIn(evaluation.lookups)
 	return verdict, err
 }

@@ -123,11 +123,11 @@ func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 
 // lines are the definitions of the rule that gave what its entry rules say; says reports whether an entry rule says
 // anything.
-func (n *notes) lines(prepared *preparedRule, says func(entry string) bool) []answer.Line {
+func (n *notes) lines(prepared *preparedRule, has func(entry string) bool) []answer.Line {
 	var list []answer.Line
 	for i := range prepared.notable {
 		candidate := &prepared.notable[i]
-		if !says(candidate.Entry) {
+		if !has(candidate.Entry) {
 			continue
 		}
 		gave := slices.Contains(n.held, prepared.firstNotable+i)
