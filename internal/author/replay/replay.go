@@ -290,19 +290,23 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		return
 	}
 	var before State
-	var differences []answer.Difference
+	var then answer.Answer // the baseline's, if there is one
 	switch {
 	case r.Baseline != nil:
-		a := r.Baseline.Allocate(ctx, request)
-		before, differences = stateOf(&a), answer.Compare(&a, &after)
+		then = r.Baseline.Allocate(ctx, request)
+		before = stateOf(&then)
 	case item.Then != nil:
-		before, differences = stateOf(item.Then), sinceRecorded(item.Record, &after)
+		before = stateOf(item.Then)
 	case !request.FirstAssignment():
 		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
 	c := compare(ctx, r.Rules, request, before, after)
-	if c.kind == Stayed {
-		c.kind = sameHub(differences)
+	switch {
+	case c.kind != Stayed: // what a device that moves is sent is not compared
+	case r.Baseline != nil:
+		c.kind = sameHub(answer.Compare(&then, &after))
+	case item.Then != nil:
+		c.kind = sameHub(sinceRecorded(item.Record, &after))
 	}
 	if ctx.Err() != nil {
 		b.lines-- // one of the answers may be Canceled
@@ -382,8 +386,8 @@ func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 // intern returns a name in lower case, as DPS and DNS compare, in memory that is not part of a whole request.
 func intern(name string) string { return unique.Make(strings.ToLower(name)).Value() }
 
-// deviceKey stands for a registration ID at a DPS instance. With 96 bits the probability that any two of a hundred million devices share
-// one is 1 in 10^13.
+// deviceKey stands for a registration ID at a DPS instance. With 96 bits the probability that any two of a hundred million
+// devices share one is 1 in 10^13.
 type deviceKey [3]uint32
 
 func (r *run) device(service, registrationID string) deviceKey {
