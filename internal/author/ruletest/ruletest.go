@@ -460,13 +460,10 @@ func (s *Suite) WithoutInput() []string {
 			sets[name] = sets[name] || s.setsInput(rule)
 		}
 	}
-	return slices.Sorted(func(yield func(string) bool) {
-		for name := range reads {
-			if reads[name] && !sets[name] && (s.options.Run == nil || s.options.Run.MatchString(name)) && !yield(name) {
-				return
-			}
-		}
+	maps.DeleteFunc(reads, func(name string, reads bool) bool {
+		return !reads || sets[name] || s.options.Run != nil && !s.options.Run.MatchString(name)
 	})
+	return slices.Sorted(maps.Keys(reads))
 }
 
 func isInput(ref ast.Ref) bool { return ref.HasPrefix(ast.InputRootRef) }
