@@ -45,7 +45,7 @@ func (t *verifyText) printf(format string, args ...any) { fmt.Fprintf(t, format,
 
 // report shows what was tried before what was found, because a search that tried little says little.
 func (t *verifyText) report(report *verify.Report, flags verifyFlags) {
-	tried, failed := 0, 0
+	tried, failed, missed := 0, 0, 0
 	for _, rule := range report.Rules {
 		t.printf("%s\n", strings.TrimSuffix(rule.Rule+": "+rule.Title, ": "))
 		t.space(rule, report.Seed)
@@ -60,8 +60,9 @@ func (t *verifyText) report(report *verify.Report, flags verifyFlags) {
 		if len(rule.Broken) > 0 {
 			failed++
 		} else if rule.Space.Asked > 0 {
-			t.printf("  %s\n", t.paint(green, "no broken promise found"))
+			t.printf("  %s\n", t.paint(green, "no broken promise found"+notReached(len(rule.Space.Branches.Missed))))
 		}
+		missed += len(rule.Space.Branches.Missed)
 		for _, finding := range rule.Broken {
 			t.finding(finding, flags.rules.path)
 		}
@@ -71,7 +72,7 @@ func (t *verifyText) report(report *verify.Report, flags verifyFlags) {
 	if n := report.Broken(); n > 0 {
 		t.printf("%s broken in %s", plural(n, "promise"), plural(failed, "rule"))
 	} else {
-		t.printf("no broken promise found")
+		t.printf("no broken promise found%s", notReached(missed))
 	}
 	if report.Interrupted {
 		t.printf("; the search was interrupted")
@@ -87,6 +88,14 @@ func (t *verifyText) report(report *verify.Report, flags verifyFlags) {
 	case len(flags.promises) > 0:
 		t.printf("There are no invariants to check: write them in *_invariants.rego next to the rules.\n")
 	}
+}
+
+// notReached qualifies a result.
+func notReached(missed int) string {
+	if missed == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", but %s not reached in full", count(missed, "expression was", "expressions were"))
 }
 
 func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
@@ -127,6 +136,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		t.printf("  tried %d different requests of %s: %d of %d pairs of values, the rest at random (--seed %d)\n",
 			space.Asked, of, space.Paired, space.Pairs, seed)
 	}
+	t.branches(space)
 	var outcomes []string
 	for _, outcome := range slices.Sorted(maps.Keys(rule.Outcomes)) {
 		outcomes = append(outcomes, fmt.Sprintf("%d %s", rule.Outcomes[outcome], outcome))
@@ -134,14 +144,53 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 	if len(outcomes) > 0 {
 		t.printf("  answers: %s\n", strings.Join(outcomes, ", "))
 	}
-	if rule.Outcomes["assigned"] == 0 && space.Asked > 0 {
-		t.printf("  nothing was assigned, so much of the rule was not reached: name your hubs with --hubs\n")
+	t.reasons(rule.Reasons)
+	for _, stuck := range rule.Stuck {
+		t.printf("  held whatever the device sends: %q, %s at %s\n", stuck.Reason, count(stuck.Devices, "device", "devices"), cmp.Or(stuck.Place, rule.Place))
 	}
 	if n := rule.Overrides["never_reprovision"]; n > 0 {
 		t.printf("  kept by the policy \"never\" although the rule named another hub: %d times\n", n)
 	}
 	if n := rule.Overrides["current_hub_not_linked"]; n > 0 {
 		t.printf("  rejected by the policy \"never\" because the current hub is not linked: %d times\n", n)
+	}
+}
+
+// maxReasons is how many reasons the text names.
+const maxReasons = 5
+
+// reasons says why requests were not assigned, the most frequent reason first.
+func (t *verifyText) reasons(reasons verify.Counts) {
+	keys := slices.SortedFunc(maps.Keys(reasons), func(a, b string) int {
+		return cmp.Or(reasons[b]-reasons[a], strings.Compare(a, b))
+	})
+	for i, reason := range keys {
+		if i == maxReasons {
+			t.printf("    and for %d other reasons\n", len(keys)-i)
+			break
+		}
+		t.printf("    %d %s\n", reasons[reason], reason)
+	}
+}
+
+// maxMissed is how many expressions the text names that the search did not reach.
+const maxMissed = 10
+
+// branches says which ways the rule's expressions went.
+func (t *verifyText) branches(space verify.Space) {
+	b := space.Branches
+	line := fmt.Sprintf("followed %s through the rule: %d of %d outcomes of its expressions reached", plural(space.Followed, "request"), b.Reached, b.Outcomes)
+	if b.Impossible > 0 {
+		line += fmt.Sprintf(", %d shown impossible", b.Impossible)
+	}
+	t.printf("  %s\n", line)
+	for i, missed := range b.Missed {
+		if i == maxMissed {
+			t.printf("  and %d more (-o json lists them)\n", len(b.Missed)-i)
+			break
+		}
+		never := map[string]string{"hold": "never held", "fail": "always held", "either": "was never evaluated"}[missed.Never]
+		t.printf("  %s %s: %s %s\n", t.paint(red, "not reached"), missed.Place, missed.Text, never)
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -47,7 +49,8 @@ const decisionSchema = `{
 			"properties": {"type": "object", "additionalProperties": false, "properties": {"desired": {"type": "object"}}}
 		}},
 		"payload": {"type": "object"},
-		"reasons": {"type": "array", "items": {"type": "string"}}
+		"reasons": {"type": "array", "items": {"type": "string"}},
+		"overrides": {"type": "array", "items": {"type": "string"}}
 	}
 }`
 
@@ -173,14 +176,47 @@ func (i *Invariants) Has(rule string) bool {
 	return len(i.entries[rule])+len(i.entries[""]) > 0
 }
 
+// Analyze returns what the invariants of a rule read of the request and compare with it. What they read of the decision
+// is left out.
+func (i *Invariants) Analyze(rule string) *dataflow.Analysis {
+	entries := map[string]ast.Ref{}
+	for _, ref := range slices.Concat(i.entries[rule], i.entries[""]) {
+		entries[ref.String()] = ref
+	}
+	whole := dataflow.AnalyzeRefs(i.syntax, nil, entries)
+	of := &dataflow.Analysis{Compared: map[string][]dataflow.Literal{}}
+	for _, read := range whole.Reads {
+		if place, ok := ofRequest(read); ok {
+			of.Reads = append(of.Reads, place)
+		}
+	}
+	for read, literals := range whole.Compared {
+		if place, ok := ofRequest(read); ok {
+			of.Compared[place] = append(of.Compared[place], literals...)
+		}
+	}
+	return of
+}
+
+// ofRequest returns the place in the request of what invariants read from their input. The library, which reads the
+// request from input, gets it by `with input as input.request`.
+func ofRequest(read string) (string, bool) {
+	if place, ok := strings.CutPrefix(read, "/request"); ok {
+		return place, true
+	}
+	return read, !strings.HasPrefix(read, "/decision")
+}
+
 // Broken returns the messages of the invariants that a decision of the rule breaks. input has the members request and
-// decision, with values as for [ruleset.Rule.Evaluate]. Every error is a *ruleset.EvalError.
-func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any) ([]string, error) {
+// decision, with values as for [ruleset.Rule.Evaluate]. The tracer, if it is not nil, sees the evaluation. Every error
+// is a *ruleset.EvalError.
+func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any, tracer topdown.QueryTracer) ([]string, error) {
 	if !i.Has(rule) {
 		return nil, nil
 	}
 	inspection := i.syntax.Inspect(ctx, input)
 	defer inspection.Close()
+	inspection.Trace(tracer)
 	var messages []string
 	for _, ref := range slices.Concat(i.entries[rule], i.entries[""]) {
 		value, err := inspection.Value(entry, ref)

@@ -3,14 +3,17 @@ package verify
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/usher-dps/usher/dps"
 )
 
-// draft is a request under construction, with one choice of each dimension.
+// draft is a request under construction. Whatever it is set to, DPS could send its document.
 type draft struct {
 	kind         dps.EnrollmentKind
 	enrollment   string // its ID
@@ -20,9 +23,19 @@ type draft struct {
 	current      string
 	policy       policy
 	attestation  attestation
-	record       map[string]any // further members of the enrollment, by JSON pointer
-	noPayload    bool
-	payload      map[string]any // values by JSON pointer
+	record       map[string]any // further members of the enrollment
+	payload      map[string]any // nil if the device sends none
+}
+
+// clone returns a copy that shares no part that is modified in place.
+func (d *draft) clone() *draft {
+	copied := *d
+	copied.hubs = slices.Clone(d.hubs)
+	copied.record = clone(d.record).(map[string]any)
+	if d.payload != nil {
+		copied.payload = clone(d.payload).(map[string]any)
+	}
+	return &copied
 }
 
 // policy is a reprovision policy; the zero value is an enrollment without one.
@@ -31,11 +44,31 @@ type policy struct {
 	update, migrate bool
 }
 
+// keeps reports whether a device must stay on its hub.
+func (p policy) keeps() bool { return p.given && !p.update }
+
 // attestation is how the device proves its identity.
 type attestation struct {
-	kind        string // the enrollment's attestation.type; "" if it has none
-	certificate string // base64, for x509
-	reference   bool   // the enrollment names its CA instead of describing it
+	kind        string   // the enrollment's attestation.type; "" if it has none
+	certificate string   // base64, for x509
+	subject     *subject // of the certificate, if it was generated
+	// enrolled says how the enrollment describes its certificates.
+	enrolled enrolled
+}
+
+// enrolled is how an enrollment with X.509 attestation describes its certificates.
+type enrolled int
+
+const (
+	byPrimary enrolled = iota
+	bySecondary
+	byBoth
+	byReference // it names its CA
+)
+
+// certified is the attestation by a generated certificate.
+func certified(s subject) attestation {
+	return attestation{kind: "x509", certificate: certificateOf(s), subject: &s}
 }
 
 // body returns the request as DPS would send it.
@@ -43,28 +76,32 @@ func (d *draft) body() []byte { return dps.AppendValue(nil, d.document()) }
 
 func (d *draft) document() map[string]any {
 	record := map[string]any{}
+	registration := d.registration
 	if d.kind == dps.EnrollmentGroup {
 		record["enrollmentGroupId"] = d.enrollment
 	} else {
 		record["registrationId"] = d.enrollment
+		registration = d.enrollment
 	}
-	device := map[string]any{"registrationId": d.registration}
+	device := map[string]any{"registrationId": registration}
+	linked := d.hubs
 	if d.current != "" {
 		device["currentIotHubHostName"] = d.current
-		device["currentDeviceId"] = d.registration
+		device["currentDeviceId"] = registration
+		if d.policy.keeps() {
+			linked = []string{d.current} // DPS then names no other
+		}
 	}
 	if d.policy.given {
 		record["reprovisionPolicy"] = map[string]any{"updateHubAssignment": d.policy.update, "migrateDeviceData": d.policy.migrate}
 	}
 	d.attest(record, device)
-	putAll(record, d.record)
-	if !d.noPayload {
-		payload := map[string]any{}
-		putAll(payload, d.payload)
-		device["payload"] = payload
+	maps.Copy(record, clone(d.record).(map[string]any))
+	if d.payload != nil {
+		device["payload"] = clone(d.payload)
 	}
-	hubs := make([]any, len(d.hubs))
-	for i, hub := range d.hubs {
+	hubs := make([]any, len(linked))
+	for i, hub := range linked {
 		hubs[i] = hub
 	}
 	document := map[string]any{string(d.kind): record, "deviceRuntimeContext": device, "linkedHubs": hubs}
@@ -78,8 +115,8 @@ func (d *draft) attest(record, device map[string]any) {
 	if d.attestation.kind == "" {
 		return
 	}
-	enrolled := map[string]any{"type": d.attestation.kind}
-	record["attestation"] = enrolled
+	described := map[string]any{"type": d.attestation.kind}
+	record["attestation"] = described
 	switch d.attestation.kind {
 	case "symmetricKey":
 		device["symmetricKey"] = map[string]any{}
@@ -91,26 +128,31 @@ func (d *draft) attest(record, device map[string]any) {
 		if d.attestation.certificate != "" {
 			x509["clientCertificate"] = d.attestation.certificate
 		}
-		if d.attestation.reference {
-			enrolled["x509"] = map[string]any{"caReferences": map[string]any{"primary": "usher-verify-ca"}}
-			return
-		}
-		certificates := "clientCertificates"
-		if d.kind == dps.EnrollmentGroup {
-			certificates = "signingCertificates"
-		}
-		enrolled["x509"] = map[string]any{certificates: map[string]any{"primary": map[string]any{"info": map[string]any{
-			"subjectName": "CN=usher-verify-ca", "issuerName": "CN=usher-verify-ca", "version": json.Number("3"),
-			"notBeforeUtc": "2024-01-01T00:00:00Z", "notAfterUtc": "2044-01-01T00:00:00Z", "serialNumber": "01",
-		}}}}
+		described["x509"] = d.attestation.enrolled.describe(d.kind)
 	}
 }
 
-// putAll sets values at JSON pointers, the outer before the inner.
-func putAll(object map[string]any, values map[string]any) {
-	for _, pointer := range slices.Sorted(maps.Keys(values)) {
-		put(object, jsontext.Pointer(pointer), values[pointer])
+func (e enrolled) describe(kind dps.EnrollmentKind) map[string]any {
+	if e == byReference {
+		return map[string]any{"caReferences": map[string]any{"primary": "usher-verify-ca"}}
 	}
+	certificate := func() any {
+		return map[string]any{"info": map[string]any{
+			"subjectName": "CN=usher-verify-ca", "issuerName": "CN=usher-verify-ca", "version": json.Number("3"),
+			"notBeforeUtc": "2024-01-01T00:00:00Z", "notAfterUtc": "2044-01-01T00:00:00Z", "serialNumber": "01",
+		}}
+	}
+	certificates := map[string]any{}
+	if e != bySecondary {
+		certificates["primary"] = certificate()
+	}
+	if e != byPrimary {
+		certificates["secondary"] = certificate()
+	}
+	if kind == dps.EnrollmentGroup {
+		return map[string]any{"signingCertificates": certificates}
+	}
+	return map[string]any{"clientCertificates": certificates}
 }
 
 // put sets the value at a JSON pointer, and creates the objects on the way.
@@ -124,4 +166,148 @@ func put(object map[string]any, pointer jsontext.Pointer, value any) {
 		object = below
 	}
 	object[pointer.LastToken()] = value
+}
+
+// get returns the value at a JSON pointer, and false if there is none.
+func get(value any, pointer jsontext.Pointer) (any, bool) {
+	for step := range pointer.Tokens() {
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if value, ok = object[step]; !ok {
+			return nil, false
+		}
+	}
+	return value, true
+}
+
+// leaf is a part of a draft that can be set on its own.
+type leaf struct {
+	value any
+	// set sets it. It returns false, perhaps after it has changed the draft, if DPS could not send that.
+	set func(d *draft, value any) bool
+}
+
+// leaves lists the parts of a draft that a rule can compare. serves reports whether an enrollment is the rule's.
+func (d *draft) leaves(serves func(dps.EnrollmentKind, string) bool) []leaf {
+	var list []leaf
+	addText := func(value string, set func(d *draft, text string) bool) {
+		list = append(list, leaf{value, func(d *draft, value any) bool {
+			text, ok := value.(string)
+			return ok && set(d, text)
+		}})
+	}
+	if d.kind == dps.EnrollmentGroup {
+		addText(d.registration, func(d *draft, id string) bool { d.registration = id; return registrationID.MatchString(id) })
+	}
+	addText(d.enrollment, func(d *draft, id string) bool {
+		d.enrollment = id
+		return serves(d.kind, id) && (d.kind == dps.EnrollmentGroup || registrationID.MatchString(id))
+	})
+	if d.service != "" {
+		addText(d.service, func(d *draft, name string) bool { d.service = name; return dps.ValidService(name) })
+	}
+	if d.current != "" {
+		addText(d.current, func(d *draft, hub string) bool { d.current = hub; return hubHost.MatchString(hub) })
+	}
+	for i, hub := range d.hubs {
+		addText(hub, func(d *draft, hub string) bool {
+			fresh := hubHost.MatchString(hub) && !slices.Contains(d.hubs, hub)
+			d.hubs[i] = hub
+			return fresh
+		})
+	}
+	if d.attestation.subject != nil {
+		list = append(list, d.attestation.subject.leaves()...)
+	}
+	// What the operator writes keeps its form; the device can write anything.
+	list = append(list, leavesBelow(d.record, func(d *draft) map[string]any { return d.record }, isForm)...)
+	anything := func([]string, any, any) bool { return true }
+	return append(list, leavesBelow(d.payload, func(d *draft) map[string]any { return d.payload }, anything)...)
+}
+
+// leavesBelow lists the values in an object, the outer after the inner. in returns the same object of a copy of the
+// draft, and fits reports whether a value can stand at a place in place of another.
+func leavesBelow(object map[string]any, in func(*draft) map[string]any, fits func(place []string, now, value any) bool) []leaf {
+	var list []leaf
+	for _, place := range slices.Backward(placesOf(object)) {
+		now := at(object, place)
+		list = append(list, leaf{now, func(d *draft, value any) bool {
+			return fits(place, now, value) && replace(in(d), place, value)
+		}})
+	}
+	return list
+}
+
+// isForm reports whether a value has the form of the one at a place of the enrollment: a text stays a text, and a date
+// a date.
+func isForm(place []string, now, value any) bool {
+	if reflect.TypeOf(now) != reflect.TypeOf(value) {
+		return false
+	}
+	if !isDate(place[len(place)-1]) {
+		return true
+	}
+	text, ok := value.(string)
+	_, err := time.Parse(time.RFC3339, text)
+	return ok && err == nil
+}
+
+// dates are the members of an enrollment that DPS writes as dates.
+var dates = []string{"createdDateTimeUtc", "lastUpdatedDateTimeUtc", "notBeforeUtc", "notAfterUtc"}
+
+func isDate(member string) bool { return slices.Contains(dates, member) }
+
+// placesOf lists all places of a document below its root, the outer before the inner.
+func placesOf(document map[string]any) [][]string {
+	places := [][]string{nil}
+	for i := 0; i < len(places); i++ {
+		place := slices.Clip(places[i])
+		switch v := at(document, place).(type) {
+		case map[string]any:
+			for _, name := range slices.Sorted(maps.Keys(v)) {
+				places = append(places, append(place, name))
+			}
+		case []any:
+			for n := range v {
+				places = append(places, append(place, strconv.Itoa(n)))
+			}
+		}
+	}
+	return places[1:]
+}
+
+func at(value any, place []string) any {
+	for _, step := range place {
+		switch v := value.(type) {
+		case map[string]any:
+			value = v[step]
+		case []any:
+			i, _ := strconv.Atoi(step)
+			value = v[i]
+		}
+	}
+	return value
+}
+
+// removed as the new value of a member means that it is left out.
+type removed struct{}
+
+// replace replaces the value at a place. It returns false if that would empty an array.
+func replace(document map[string]any, place []string, with any) bool {
+	above, last := place[:len(place)-1], place[len(place)-1]
+	_, remove := with.(removed)
+	switch v := at(document, above).(type) {
+	case map[string]any:
+		if v[last] = with; remove {
+			delete(v, last)
+		}
+	case []any:
+		i, _ := strconv.Atoi(last)
+		if v[i] = with; remove {
+			return len(v) > 1 && replace(document, above, slices.Delete(v, i, i+1))
+		}
+	}
+	return true
 }

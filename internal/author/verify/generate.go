@@ -38,7 +38,10 @@ func Generate(ctx context.Context, options Options) ([]Generated, error) {
 		if ctx.Err() != nil {
 			break
 		}
-		if s.explore(ctx, options); s.plan != nil { // otherwise no request reaches the rule
+		if err := s.explore(ctx, options); err != nil {
+			return nil, err
+		}
+		if s.plan != nil { // otherwise no request reaches the rule
 			for _, body := range s.generate(ctx, wanted) {
 				requests = append(requests, Generated{s.checker.rule.Package, body})
 			}
@@ -58,7 +61,7 @@ func (s *search) generate(ctx context.Context, wanted int) [][]byte {
 		if ctx.Err() != nil || len(with) >= wanted-wanted/oneWithoutHub && len(without) >= wanted/oneWithoutHub {
 			break
 		}
-		body := s.plan.space.draft(s.plan.choice(number)).body()
+		body := s.plan.request(number).body()
 		if seen[string(body)] {
 			continue
 		}

@@ -102,7 +102,7 @@ func (r *schemaReader) field(pointer string, schema map[string]any, depth int) e
 		}
 	}
 	if pattern, ok := schema["pattern"].(string); ok {
-		if match, ok := matchOf(pattern); ok {
+		if match, ok := matchOf(pattern, 0); ok {
 			field.Values = append(field.Values, match)
 		}
 	}

@@ -3,12 +3,15 @@ package verify
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // plan says which requests of a space to try.
 type plan struct {
 	space *space
-	// everything is set if the plan is to try all requests. Otherwise choices lists them.
+	// drafts are requests that were reached by paths, and mixtures of them. They are tried first.
+	drafts []*draft
+	// everything is set if the plan is to try all requests of the space. Otherwise choices lists them.
 	everything bool
 	choices    [][]int
 	// stride is the step between requests if everything is set, so that a search that is interrupted has seen requests
@@ -21,41 +24,97 @@ type plan struct {
 
 func (p *plan) size() int {
 	if p.everything {
-		return p.space.size()
+		return len(p.drafts) + p.space.size()
 	}
-	return len(p.choices)
+	return len(p.drafts) + len(p.choices)
 }
 
-func (p *plan) choice(number int) []int {
+// request returns the request with this number, as often as it is called a new draft.
+func (p *plan) request(number int) *draft {
+	if number < len(p.drafts) {
+		return p.drafts[number].clone()
+	}
+	number -= len(p.drafts)
 	if p.everything {
-		return p.space.at(number * p.stride % p.space.size())
+		return p.space.draft(p.space.at(number * p.stride % p.space.size()))
 	}
-	return p.choices[number]
+	return p.space.draft(p.choices[number])
 }
 
-// planOf fits a space into a budget: all of it or, if it is too large, first every pair of values of any two dimensions
-// and then random choices.
-func planOf(s *space, budget int, random *rand.Rand) *plan {
+// mixedShare is the share of the budget, in percent, for mixtures of requests that were reached by paths.
+const mixedShare = 25
+
+// planOf fits a space into a budget. The requests that were reached by paths come first. If the space is small, all of
+// it follows; otherwise mixtures of those requests, every pair of values of any two dimensions, and random choices.
+func planOf(s *space, paths *paths, budget int, random *rand.Rand) *plan {
 	p := &plan{space: s}
+	tried := map[[16]byte]bool{}
+	isNew := func(d *draft) bool {
+		key := memoKey(d.body())
+		known := tried[key]
+		tried[key] = true
+		return !known
+	}
+	for _, one := range paths.corpus {
+		if len(p.drafts) < budget/2 && isNew(one.draft) {
+			p.drafts = append(p.drafts, one.draft)
+		}
+	}
 	if size := s.size(); size <= budget && size < math.MaxInt32 {
 		p.everything, p.stride = true, strideOf(size)
 		return p
 	}
+	assigned := slices.DeleteFunc(slices.Clone(paths.corpus), func(one reached) bool { return !one.assigned })
+	for n := range budget * mixedShare / 100 {
+		from := paths.corpus
+		if n%2 == 0 && len(assigned) > 0 {
+			from = assigned
+		}
+		if d := s.mixed(from[random.IntN(len(from))].draft, paths.corpus, random); isNew(d) {
+			p.drafts = append(p.drafts, d)
+		}
+	}
 	pairs := newPairs(s)
 	p.pairs = pairs.open
-	for pairs.open > 0 && len(p.choices) < budget {
+	for pairs.open > 0 && p.size() < budget {
 		choice := pairs.next(random)
 		if choice == nil {
 			break
 		}
-		p.choices = append(p.choices, choice)
+		if isNew(s.draft(choice)) {
+			p.choices = append(p.choices, choice)
+		}
 	}
 	p.paired = p.pairs - pairs.open
-	for len(p.choices) < budget {
-		p.choices = append(p.choices, s.random(random))
-		p.random++
+	for range budget {
+		if p.size() >= budget {
+			break
+		}
+		if choice := s.random(random); isNew(s.draft(choice)) {
+			p.choices = append(p.choices, choice)
+			p.random++
+		}
 	}
 	return p
+}
+
+// mixed returns a request with some parts of another one that was reached by a path, or of the space: two conditions
+// that were met one at a time may break something together.
+func (s *space) mixed(from *draft, corpus []reached, random *rand.Rand) *draft {
+	d := from.clone()
+	other := corpus[random.IntN(len(corpus))].draft
+	for i := range s.dimensions {
+		dimension := &s.dimensions[i]
+		switch random.IntN(6) {
+		case 0, 1:
+			dimension.set(d, dimension.get(other))
+		case 2:
+			if dimension.name != payloadOrNone {
+				dimension.set(d, dimension.values[random.IntN(len(dimension.values))])
+			}
+		}
+	}
+	return d
 }
 
 // strideOf returns a number that is coprime to size, at about its golden section.
@@ -99,7 +158,23 @@ func newPairs(s *space) *pairs {
 	for i := range p.seen {
 		p.seen[i] = make([]bool, len(p.dimension))
 	}
+	p.leaveOutParts()
 	return p
+}
+
+// leaveOutParts leaves out the pairs of a request without payload and a value of a member of the payload.
+func (p *pairs) leaveOutParts() {
+	i := slices.IndexFunc(p.space.dimensions, func(d dimension) bool { return d.name == payloadOrNone })
+	if i < 0 {
+		return
+	}
+	none := p.first[i] + 1
+	for value, of := range p.dimension {
+		if p.space.dimensions[of].part {
+			p.seen[none][value] = true
+			p.open--
+		}
+	}
 }
 
 // next returns a choice with the first open pair. In a random order of the other dimensions, it takes the values that

@@ -32,6 +32,7 @@ const Invariant = "invariant"
 
 // IDs of the other promises.
 const (
+	assignsPromise = "assigns"
 	outcomePromise = "outcome"
 	onePromise     = "one-answer"
 	hubPromise     = "linked-hub"
@@ -50,6 +51,7 @@ const (
 // Promises returns all promises.
 func Promises() []Promise {
 	return []Promise{
+		{assignsPromise, "At least one device is assigned to a hub for the first time."},
 		{outcomePromise, "Every request of an enrollment that the rule serves is assigned, rejected or held."},
 		{onePromise, "Definitions never give the same request two different answers."},
 		{hubPromise, "The hub is one of linkedHubs, whichever hubs are linked."},
@@ -222,12 +224,8 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 			}
 		}
 	}
-	if c.wanted[Invariant] && c.invariants.Has(c.rule.Package) {
-		decision := map[string]any{}
-		for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
-			decision[member.Name] = member.Value
-		}
-		messages, err := c.invariants.Broken(ctx, c.rule.Package, map[string]any{"request": a.request.Document, "decision": decision})
+	if c.judges() {
+		messages, err := c.invariants.Broken(ctx, c.rule.Package, judged(a), nil)
 		if err != nil && ctx.Err() == nil {
 			b := brokenBy(err)
 			b.promise, b.message = Invariant, "the invariants fail: "+err.Error()
@@ -313,6 +311,9 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
+		if a.request.Enrollment.Reprovision == dps.ReprovisionNever {
+			document["linkedHubs"] = []any{path[len(path)-1]} // DPS then names no other
+		}
 		next, body := c.decideBriefly(ctx, document)
 		if then == nil {
 			then = body

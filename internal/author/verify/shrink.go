@@ -5,9 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
-	"maps"
 	"slices"
-	"strconv"
+	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/dps"
@@ -36,6 +35,9 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 			if tries++; tries > maxShrinking || ctx.Err() != nil || time.Since(start) > maxShrinkingTime {
 				return found
 			}
+			if !couldBeSent(candidate) {
+				continue
+			}
 			a, list := c.check(ctx, dps.AppendValue(nil, candidate))
 			if a.request == nil || c.set.Serving(a.request.Enrollment) != c.rule {
 				continue
@@ -63,7 +65,7 @@ func simplifications(document map[string]any) iter.Seq[map[string]any] {
 		for _, place := range placesOf(document) {
 			for _, with := range simpler(place, at(document, place)) {
 				copied := clone(document).(map[string]any)
-				if replace(copied, place, with) && !yield(copied) {
+				if replace(copied, place, with) && yieldOf(copied, place, with, yield) {
 					return
 				}
 			}
@@ -71,27 +73,43 @@ func simplifications(document map[string]any) iter.Seq[map[string]any] {
 	}
 }
 
-// placesOf lists all places of a document below its root, the outer before the inner.
-func placesOf(document map[string]any) [][]string {
-	places := [][]string{nil}
-	for i := 0; i < len(places); i++ {
-		place := slices.Clip(places[i])
-		switch v := at(document, place).(type) {
-		case map[string]any:
-			for _, name := range slices.Sorted(maps.Keys(v)) {
-				places = append(places, append(place, name))
-			}
-		case []any:
-			for n := range v {
-				places = append(places, append(place, strconv.Itoa(n)))
-			}
+// yieldOf yields a document in which a value was replaced, after it has replaced what goes with it. It reports whether
+// to stop.
+func yieldOf(document map[string]any, place []string, with any, yield func(map[string]any) bool) (stop bool) {
+	device := document["deviceRuntimeContext"].(map[string]any)
+	switch strings.Join(place, "/") {
+	case "deviceRuntimeContext/registrationId":
+		if record, ok := document[string(dps.IndividualEnrollment)].(map[string]any); ok {
+			record["registrationId"] = with
 		}
+		if _, ok := device["currentDeviceId"]; ok {
+			device["currentDeviceId"] = with
+		}
+	case "deviceRuntimeContext/currentIotHubHostName":
+		delete(device, "currentDeviceId")
 	}
-	return places[1:]
+	return !yield(document)
 }
 
-// removed as the new value of a member means that it is left out.
-type removed struct{}
+// couldBeSent reports whether DPS could send a document, besides members that it always sends and the rule does not
+// need.
+func couldBeSent(document map[string]any) bool {
+	request, err := dps.ParseAllocationRequest(dps.AppendValue(nil, document))
+	if err != nil {
+		return false
+	}
+	device := request.Device
+	switch {
+	case !registrationID.MatchString(device.RegistrationID):
+		return false
+	case request.Enrollment.Kind == dps.IndividualEnrollment && !strings.EqualFold(request.Enrollment.ID, device.RegistrationID):
+		return false
+	case device.CurrentIotHubHostName != "" && request.Enrollment.Reprovision == dps.ReprovisionNever:
+		// DPS then names no other hub.
+		return len(request.LinkedHubs) == 1 && dps.SameHub(request.LinkedHubs[0], device.CurrentIotHubHostName)
+	}
+	return true
+}
 
 // simpler lists what can replace a value. It keeps what makes the request one of a device of the enrollment.
 func simpler(place []string, value any) []any {
@@ -133,35 +151,4 @@ func shorter(text string, simple ...string) []any {
 		}
 	}
 	return list
-}
-
-func at(value any, place []string) any {
-	for _, step := range place {
-		switch v := value.(type) {
-		case map[string]any:
-			value = v[step]
-		case []any:
-			i, _ := strconv.Atoi(step)
-			value = v[i]
-		}
-	}
-	return value
-}
-
-// replace replaces the value at a place. It returns false if that would empty an array.
-func replace(document map[string]any, place []string, with any) bool {
-	above, last := place[:len(place)-1], place[len(place)-1]
-	_, remove := with.(removed)
-	switch v := at(document, above).(type) {
-	case map[string]any:
-		if v[last] = with; remove {
-			delete(v, last)
-		}
-	case []any:
-		i, _ := strconv.Atoi(last)
-		if v[i] = with; remove {
-			return len(v) > 1 && replace(document, above, slices.Delete(v, i, i+1))
-		}
-	}
-	return true
 }

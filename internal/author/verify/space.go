@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -63,31 +66,44 @@ type space struct {
 // dimension is one aspect of a request and its values.
 type dimension struct {
 	name   string
-	values []func(*draft)
+	values []any
+	set    func(*draft, any)
+	get    func(*draft) any
 	single string // why there is only one value; "" if there are more
-	fixed  int    // how many of the first values are never thinned out
+	// The first fixed values are never thinned out. The next are words: constants of the rule, as many as there is room
+	// for. The others stay only if they get other answers.
+	fixed, words int
+	// part is set for a member of the payload, which makes no difference if there is no payload.
+	part bool
 }
 
-func (s *space) add(name string, values []func(*draft), single string) {
-	s.addThinned(name, values, len(values), single)
-}
-
-// addThinned adds a dimension that can be thinned out, except for its first values.
-func (s *space) addThinned(name string, values []func(*draft), fixed int, single string) {
-	if len(values) > 1 {
-		single = ""
+// dimensionOf returns a dimension of values of one type. All values are fixed.
+func dimensionOf[T any](name string, values []T, set func(*draft, T), get func(*draft) T) dimension {
+	d := dimension{name: name, fixed: len(values),
+		set: func(d *draft, value any) {
+			v, _ := value.(T) // T may be any, and the value nil
+			set(d, v)
+		},
+		get: func(d *draft) any { return get(d) },
 	}
-	s.dimensions = append(s.dimensions, dimension{name, values, single, fixed})
+	for _, value := range values {
+		d.values = append(d.values, value)
+	}
+	return d
 }
 
-// setters returns the values of a dimension: functions that set an element of the list.
-func setters[T any](list []T, set func(*draft, T)) []func(*draft) {
-	values := make([]func(*draft), len(list))
-	for i, value := range list {
-		values[i] = func(d *draft) { set(d, value) }
+// unread says why a dimension has only one value, if it has.
+func (d dimension) unread() dimension {
+	if len(d.values) == 1 {
+		d.single = notRead
 	}
-	return values
+	return d
 }
+
+func (s *space) add(d dimension) { s.dimensions = append(s.dimensions, d) }
+
+// payloadOrNone is the name of the dimension whose second value is a request without payload.
+const payloadOrNone = "payload or none"
 
 func (s *space) note(format string, args ...any) {
 	s.notes = append(s.notes, fmt.Sprintf(format, args...))
@@ -139,12 +155,33 @@ func (s *space) size() int {
 func (s *space) draft(choice []int) *draft {
 	d := &draft{record: map[string]any{}, payload: map[string]any{}}
 	for i, dimension := range s.dimensions {
-		dimension.values[choice[i]](d)
-	}
-	if d.kind == dps.IndividualEnrollment {
-		d.registration = d.enrollment
+		dimension.set(d, dimension.values[choice[i]])
 	}
 	return d
+}
+
+// learn adds the values that a draft has to the dimensions, as values that stay.
+func (s *space) learn(d *draft) {
+	for i := range s.dimensions {
+		dimension := &s.dimensions[i]
+		value := dimension.get(d)
+		if len(dimension.values) == 1 && dimension.single != "" || dimension.fixed >= maxValues || contains(dimension.values[:dimension.fixed], value) {
+			continue
+		}
+		fixed, rest := dimension.values[:dimension.fixed], dimension.values[dimension.fixed:]
+		if i := slices.IndexFunc(rest, func(other any) bool { return reflect.DeepEqual(other, value) }); i >= 0 {
+			rest = slices.Delete(slices.Clone(rest), i, i+1)
+			if i < dimension.words {
+				dimension.words--
+			}
+		}
+		dimension.values = slices.Concat(fixed, []any{value}, rest)
+		dimension.fixed++
+	}
+}
+
+func contains(list []any, value any) bool {
+	return slices.ContainsFunc(list, func(other any) bool { return reflect.DeepEqual(other, value) })
 }
 
 // at returns the choice with the given number in the order of all choices.
@@ -158,16 +195,14 @@ func (s *space) at(number int) []int {
 	return choice
 }
 
-// random returns a random choice. It prefers the values that are specific to the rule, because the pairs already cover
-// the others, which no rule expects.
+// random returns a random choice. A request without payload is rare among them, because it has no members to vary.
 func (s *space) random(random *rand.Rand) []int {
+	const rare = 16
 	choice := make([]int, len(s.dimensions))
 	for i, d := range s.dimensions {
-		first := 0
-		if d.fixed < len(d.values) && random.IntN(2) == 0 {
-			first = d.fixed
+		if choice[i] = random.IntN(len(d.values)); d.name == payloadOrNone && random.IntN(rare) > 0 {
+			choice[i] = 0
 		}
-		choice[i] = first + random.IntN(len(d.values)-first)
 	}
 	return choice
 }
@@ -177,9 +212,14 @@ type explorer struct {
 	options  Options
 	set      *ruleset.Ruleset
 	rule     *ruleset.Rule
-	analysis *dataflow.Analysis
+	analysis *dataflow.Analysis // of the rule and its invariants
+	branches *branches
 	random   *rand.Rand
 	decide   func(body []byte) brief
+	// follow evaluates a request for the search by paths.
+	follow func(*draft) evaluated
+	// isHome reports whether an expression is outside the library.
+	isHome func(*ast.Expr) bool
 }
 
 func (e *explorer) reads(pointers ...string) bool {
@@ -197,11 +237,12 @@ func (e *explorer) texts(place string) []string {
 	return texts(literals, separatorsOf(literals))
 }
 
-// space returns nil if no request reaches the rule.
-func (e *explorer) space() *space {
+// space returns the space of the rule, and the requests by which the search by paths reached something new. It returns
+// nil if no request reaches the rule.
+func (e *explorer) space() (*space, *paths) {
 	s := &space{rule: e.rule}
 	if e.addEnrollments(s); len(s.dimensions[0].values) == 0 {
-		return nil
+		return nil, nil
 	}
 	e.addAttestations(s)
 	e.addPolicies(s)
@@ -209,13 +250,16 @@ func (e *explorer) space() *space {
 	e.addService(s)
 	e.addPayload(s)
 	e.addDevices(s)
+	paths := e.search(s)
+	paths.teach(s)
 	for i := range s.dimensions {
 		e.thin(s, i)
 	}
-	hubs := e.hubs(s)
+	hubs := e.hubs(s, paths)
 	e.addHubs(s, hubs)
 	e.addCurrent(s, hubs)
-	return s
+	paths.teach(s)
+	return s, paths
 }
 
 func (e *explorer) addEnrollments(s *space) {
@@ -256,24 +300,38 @@ func (e *explorer) addEnrollments(s *space) {
 		addExamples(moreExamples)
 	}
 	found = sample(s, found, maxEnrollments, "names of enrollments")
-	s.add("enrollments", setters(found, func(d *draft, one enrollment) { d.kind, d.enrollment = one.kind, one.id }), "")
+	s.add(dimensionOf("enrollments", found,
+		func(d *draft, one enrollment) { d.kind, d.enrollment = one.kind, one.id },
+		func(d *draft) enrollment { return enrollment{d.kind, d.enrollment} }))
 }
 
 func (e *explorer) addAttestations(s *space) {
 	all := []attestation{{kind: "symmetricKey"}}
 	if e.readsRecord("attestation") || e.reads("/deviceRuntimeContext/symmetricKey", "/deviceRuntimeContext/x509", "/deviceRuntimeContext/tpm") {
-		all = append(all, attestation{}, attestation{kind: "tpm"}, attestation{kind: "x509"}, attestation{kind: "x509", reference: true})
+		all = append(all, attestation{}, attestation{kind: "tpm"}, attestation{kind: "x509"}, attestation{kind: "x509", enrolled: byReference})
 	}
+	if e.readsRecord("attestation/x509") {
+		all = append(all, attestation{kind: "x509", enrolled: bySecondary}, attestation{kind: "x509", enrolled: byBoth})
+	}
+	fixed := len(all)
 	if e.reads(certificatePlace) {
 		all = append(all, attestation{kind: "x509", certificate: "bm90IGEgY2VydGlmaWNhdGU="})
-		for _, subject := range e.subjects(s) {
-			if certificate := certificateOf(subject, 2); certificate != "" {
-				all = append(all, attestation{kind: "x509", certificate: certificate})
+		subjects := e.subjects(s)
+		for _, subject := range subjects {
+			if one := certified(subject); one.certificate != "" {
+				all = append(all, one)
 			}
 		}
+		fixed = min(fixed+1+plainSubjects, len(all))
 	}
-	s.addThinned("attestations", setters(all, func(d *draft, one attestation) { d.attestation = one }), min(6, len(all)), notRead)
+	d := dimensionOf("attestations", all, func(d *draft, one attestation) { d.attestation = one }, func(d *draft) attestation { return d.attestation })
+	d.fixed, d.words = fixed, len(d.values)-fixed
+	s.add(d.unread())
 }
+
+// plainSubjects is how many subjects come first that do not depend on the rule's constants: one for each attribute, so
+// that there are always certificates that can be read.
+const plainSubjects = 5
 
 // subjects returns the subjects of certificates: each constant that the rule uses with the certificate, in the
 // attributes that the rule reads.
@@ -289,13 +347,21 @@ func (e *explorer) subjects(s *space) []subject {
 		// If the analysis shows that the rule reads one attribute, it shows all that it reads.
 		return !named || seen(attribute)
 	}
-	subjects := []subject{{commonName: "device-0001"}, {organizations: []string{"Usher Other"}, commonName: "device-0001"}}
+	const name = "device-0001"
+	subjects := []subject{
+		{commonName: name},
+		{commonName: name, organizations: []string{"Usher Other"}},
+		{commonName: name, units: []string{"Usher Unit"}},
+		{commonName: name, dnsNames: []string{"usher-other.example"}},
+		{commonName: name, organizations: []string{"Usher Other"}, units: []string{"Usher Unit"}, expired: true},
+	}
 	for n := range variants { // with other serial numbers and thumbprints
 		subjects = append(subjects, subject{commonName: fmt.Sprintf("device-%04d", n+2)})
 	}
 	for i, name := range names {
 		if reads(attributes[0]) {
-			subjects = append(subjects, subject{organizations: []string{name}, commonName: "device-0001"})
+			subjects = append(subjects, subject{organizations: []string{name}, commonName: "device-0001"},
+				subject{organizations: []string{name}, commonName: "device-0001", expired: true})
 			if i < maxRecordValues {
 				subjects = append(subjects,
 					subject{organizations: []string{strings.ToUpper(name)}, commonName: "device-0001"},
@@ -320,23 +386,23 @@ func (e *explorer) addPolicies(s *space) {
 	if e.readsRecord("reprovisionPolicy") {
 		all = append(all, policy{true, true, true}, policy{true, true, false}, policy{true, false, true})
 	}
-	s.add("reprovision policies", setters(all, func(d *draft, one policy) { d.policy = one }), "")
+	s.add(dimensionOf("reprovision policies", all, func(d *draft, one policy) { d.policy = one }, func(d *draft) policy { return d.policy }))
 }
 
 // addRecord adds the other members of the enrollment that the rule reads.
 func (e *explorer) addRecord(s *space) {
-	// A value of nil leaves the member out.
-	add := func(name, place string, values ...any) {
-		s.add(name, setters(values, func(d *draft, value any) {
-			if value != nil {
-				d.record[place] = value
+	add := func(name string, place jsontext.Pointer, values ...any) {
+		set := func(d *draft, value any) {
+			if value != any(removed{}) {
+				put(d.record, place, clone(value))
 			}
-		}), "")
+		}
+		s.add(dimensionOf(name, values, set, func(d *draft) any { return memberOf(d.record, place) }))
 	}
 	if e.readsRecord("initialTwin") {
 		number := json.Number("1")
 		add("enrollment twins", "/initialTwin",
-			nil,
+			removed{},
 			map[string]any{"tags": map[string]any{"site": "a"}, "properties": map[string]any{"desired": map[string]any{"interval": json.Number("60")}}},
 			// As tools leave it behind.
 			map[string]any{"tags": map[string]any{"$version": number, "site": "a"}, "additional_properties": nil,
@@ -345,7 +411,7 @@ func (e *explorer) addRecord(s *space) {
 		)
 	}
 	if e.readsRecord("capabilities") {
-		add("edge capabilities", "/capabilities", nil, map[string]any{"iotEdge": true}, map[string]any{"iotEdge": false})
+		add("edge capabilities", "/capabilities", removed{}, map[string]any{"iotEdge": true}, map[string]any{"iotEdge": false})
 	}
 	known := []string{"registrationId", "enrollmentGroupId", "attestation", "reprovisionPolicy", "initialTwin", "capabilities"}
 	var places []string
@@ -358,14 +424,25 @@ func (e *explorer) addRecord(s *space) {
 		}
 	}
 	for _, place := range spread(places, 8) {
-		values := []any{nil, "usher-other"}
+		values := []any{removed{}, "usher-other"}
+		if isDate(string(jsontext.Pointer(place).LastToken())) {
+			values[1] = "2024-02-29T12:34:56.7890123Z"
+		}
 		for _, literal := range slices.Concat(e.analysis.At("/enrollmentGroup"+place), e.analysis.At("/individualEnrollment"+place)) {
-			if len(values) < maxRecordValues {
+			if last := string(jsontext.Pointer(place).LastToken()); len(values) < maxRecordValues && (!isDate(last) || isForm([]string{last}, values[1], literal.Value)) {
 				values = addNew(values, literal.Value)
 			}
 		}
-		add("values of the enrollment's "+place, place, values...)
+		add("values of the enrollment's "+place, jsontext.Pointer(place), values...)
 	}
+}
+
+// memberOf returns the value at a JSON pointer, and removed{} if there is none.
+func memberOf(object map[string]any, place jsontext.Pointer) any {
+	if value, ok := get(object, place); ok {
+		return value
+	}
+	return removed{}
 }
 
 func (e *explorer) addService(s *space) {
@@ -374,43 +451,101 @@ func (e *explorer) addService(s *space) {
 	}
 	named := slices.DeleteFunc(e.texts(servicePlace), func(name string) bool { return !dps.ValidService(name) })
 	names := addNew([]string{"", "usher-other"}, sample(s, named, maxRecordValues, "names of DPS instances")...)
-	s.add("names of DPS instances", setters(names, func(d *draft, name string) { d.service = name }), "")
+	s.add(dimensionOf("names of DPS instances", names, func(d *draft, name string) { d.service = name }, func(d *draft) string { return d.service }))
 }
 
 func (e *explorer) addPayload(s *space) {
-	without := func(d *draft) { d.noPayload = true }
+	set := func(d *draft, has bool) {
+		if !has {
+			d.payload = nil
+		}
+	}
+	has := func(d *draft) bool { return d.payload != nil }
 	if !e.reads(payloadPlace) {
-		s.add("payloads", []func(*draft){without}, notRead)
+		s.add(dimensionOf("payloads", []bool{false}, set, has).unread())
 		return
 	}
-	absent := func(*draft) {}
-	s.add("payload or none", []func(*draft){absent, without}, "")
+	s.add(dimensionOf(payloadOrNone, []bool{true, false}, set, has))
 	keys := e.payloadKeys()
 	if len(keys) > maxPayloadKeys {
 		s.note("%d of %d members of the payload: %s", maxPayloadKeys, len(keys), strings.Join(keys[:maxPayloadKeys], " "))
 		keys = keys[:maxPayloadKeys]
 	}
+	add := func(name string, key string, values []any, fixed int) {
+		place := jsontext.Pointer(key)
+		set := func(d *draft, value any) {
+			if d.payload != nil && value != any(removed{}) {
+				put(d.payload, place, clone(value))
+			}
+		}
+		s.add(dimension{name: name, values: slices.Insert(values, 0, any(removed{})), fixed: 1 + fixed, words: len(values) - fixed, part: true,
+			set: set, get: func(d *draft) any { return memberOf(d.payload, place) }})
+	}
 	if len(keys) == 0 {
 		// The rule reads the payload as a whole, perhaps to choose a share of all devices.
-		values := []func(*draft){absent}
+		var values []any
 		for n := range variants {
-			values = append(values, func(d *draft) { d.payload["/usherVerify"] = fmt.Sprint("any ", n) })
+			values = append(values, fmt.Sprint("any ", n))
 		}
-		s.addThinned("payloads", values, 1, "")
+		fixed := 0
+		if e.inTwin("") {
+			values = slices.Concat(hostile(), values)
+			fixed = len(values)
+			add("payloads with an unusual name", "/$usher", []any{true}, 1)
+		}
+		add("payloads", "/usherVerify", values, fixed)
 	}
 	for _, key := range keys {
 		list, fixed := e.payloadValues(s, key)
-		values := setters(list, func(d *draft, value any) { d.payload[key] = value })
-		s.addThinned("values of payload"+key, slices.Insert(values, 0, absent), 1+fixed, "")
+		add("values of payload"+key, key, list, fixed)
+	}
+}
+
+// inTwin reports whether a member of the payload can get into the initial twin.
+func (e *explorer) inTwin(key string) bool {
+	found := false
+	var walk func(dataflow.Alternatives)
+	walk = func(in dataflow.Alternatives) {
+		for _, v := range in {
+			places := []string{}
+			if v.Request != nil {
+				places = append(places, "/"+strings.Join(v.Request, "/"))
+			}
+			for _, source := range v.Sources {
+				places = append(places, source.Pointer)
+			}
+			found = found || slices.ContainsFunc(places, func(place string) bool {
+				return place == payloadPlace || place == payloadPlace+key || key != "" && strings.HasPrefix(place, payloadPlace+key+"/")
+			})
+			for _, member := range v.Members {
+				walk(member)
+			}
+			walk(v.Rest)
+		}
+	}
+	walk(e.analysis.Entries["initial_twin"])
+	return found
+}
+
+// hostile are values that IoT Hub refuses in a twin, and an array, which it accepts.
+func hostile() []any {
+	deep := map[string]any{"usher": "deep"}
+	for range 11 {
+		deep = map[string]any{"usher": deep}
+	}
+	return []any{
+		strings.Repeat("x", 4097), json.Number("9007199254740992"), deep,
+		map[string]any{"$usher": true}, map[string]any{"usher.other": true}, map[string]any{"usher other": true}, []any{"usher"},
 	}
 }
 
 // payloadKeys returns the members of the payload that the rule reads or the schema of the payload names, as JSON
-// pointers relative to the payload.
+// pointers relative to the payload. A member whose elements the rule reads is one key.
 func (e *explorer) payloadKeys() []string {
 	var keys []string
 	for _, read := range e.analysis.Reads {
 		if key, ok := strings.CutPrefix(read, payloadPlace); ok {
+			key, _, _ = strings.Cut(key, "/"+dataflow.AnyMember)
 			keys = addNew(keys, key)
 		}
 	}
@@ -425,23 +560,36 @@ func (e *explorer) payloadKeys() []string {
 
 // payloadValues returns the values of a member of the payload, and how many of them must stay.
 func (e *explorer) payloadValues(s *space, key string) (values []any, fixed int) {
-	literals := append(e.analysis.At(payloadPlace+key), e.analysis.Compared[payloadPlace]...)
 	add := func(list ...any) {
 		for _, value := range list {
-			if !slices.ContainsFunc(values, func(other any) bool { return reflect.DeepEqual(other, value) }) {
+			if !contains(values, value) {
 				values = append(values, value)
 			}
 		}
 	}
-	// Values that no one expects.
-	add("usher-other", "", json.Number("7"), nil, true, map[string]any{}, []any{})
+	// Values that no one expects. The text and the number are those of this member only, so that the search by paths
+	// recognizes what a rule makes of them.
+	number := json.Number(fmt.Sprint(1000 + len(s.dimensions)))
+	add("usher-other"+strings.ReplaceAll(key, "/", "-"), "", number, nil, true, map[string]any{}, []any{})
+	if e.inTwin(key) {
+		add(hostile()...)
+	}
 	for _, field := range e.options.PayloadSchema {
 		if field.Pointer == key {
 			add(field.Values...)
 		}
 	}
+	elements := e.elements(key)
+	add(elements...)
 	fixed = len(values)
-	for _, text := range sample(s, texts(literals, separatorsOf(literals)), maxMined, "texts for payload"+key) {
+	literals := append(e.analysis.At(payloadPlace+key), e.analysis.Compared[payloadPlace]...)
+	words := texts(literals, separatorsOf(literals))
+	if len(elements) > 0 {
+		for _, text := range words[:min(len(words), maxRecordValues)] {
+			add([]any{text}, []any{"usher-other", text})
+		}
+	}
+	for _, text := range sample(s, words, maxMined, "texts for payload"+key) {
 		add(text, strings.ToUpper(text), strings.ToLower(text))
 	}
 	for _, literal := range literals {
@@ -457,27 +605,58 @@ func (e *explorer) payloadValues(s *space, key string) (values []any, fixed int)
 	return values, fixed
 }
 
+// elements returns arrays for a member of the payload whose elements the rule reads: with elements that have what it
+// reads of them, and with one that lacks it.
+func (e *explorer) elements(key string) []any {
+	whole := map[string]any{}
+	read, members := false, false
+	for _, place := range e.analysis.Reads {
+		below, ok := strings.CutPrefix(place, payloadPlace+key+"/"+dataflow.AnyMember)
+		if !ok {
+			continue
+		}
+		read = true
+		if below, _, _ = strings.Cut(below, "/"+dataflow.AnyMember); below != "" {
+			members = true
+			var value any = "usher-element"
+			if literals := e.analysis.At(place); len(literals) > 0 {
+				value = literals[0].Value
+			}
+			put(whole, jsontext.Pointer(below), value)
+		}
+	}
+	switch {
+	case !read:
+		return nil
+	case members:
+		return []any{[]any{whole}, []any{whole, map[string]any{}}, []any{map[string]any{}}, []any{"usher-element"}}
+	default:
+		return []any{[]any{"usher-element"}, []any{json.Number("7"), true}}
+	}
+}
+
 func (e *explorer) addDevices(s *space) {
-	add := func(ids []string, fixed int, single string) {
-		s.addThinned("registration IDs", setters(ids, func(d *draft, id string) { d.registration = id }), fixed, single)
+	ids := []string{"device-0001"}
+	fixed, words := 1, 0
+	if e.reads(registrationPlace, currentIDPlace) {
+		ids = append(ids, "a", "0001", "a.b_c:d-E", strings.Repeat("x", 128))
+		fixed = len(ids)
+		mined := slices.DeleteFunc(e.texts(registrationPlace), func(id string) bool { return !registrationID.MatchString(id) })
+		ids = addNew(ids, sample(s, mined, maxMined, "registration IDs from the rule's constants")...)
+		words = len(ids) - fixed
+		// Shares and weights send ordinary devices to different hubs.
+		for n := range ordinaryDevices {
+			ids = addNew(ids, fmt.Sprintf("device-%04d", n+2))
+		}
 	}
-	if !e.reads(registrationPlace, currentIDPlace) {
-		add([]string{"device-0001"}, 1, notRead)
-		return
-	}
-	ids := []string{"device-0001", "a", "0001", "-", "a.b_c:d-E", strings.Repeat("x", 128)}
-	fixed := len(ids)
-	mined := slices.DeleteFunc(e.texts(registrationPlace), func(id string) bool { return !registrationID.MatchString(id) })
-	ids = addNew(ids, sample(s, mined, maxMined, "registration IDs from the rule's constants")...)
-	// Shares and weights send ordinary devices to different hubs.
-	for n := range ordinaryDevices {
-		ids = addNew(ids, fmt.Sprintf("device-%04d", n+2))
-	}
-	add(ids, fixed, "")
+	d := dimensionOf("registration IDs", ids, func(d *draft, id string) { d.registration = id }, func(d *draft) string { return d.registration })
+	d.fixed, d.words = fixed, words
+	s.add(d.unread())
 }
 
 // thin removes values from a dimension that make no difference: it keeps only a few of those that get the same answers
-// in the same requests.
+// in the same requests. The values by which the search by paths reached something, and the rule's own words as far as
+// there is room, stay: what changes nothing alone may do so together with another.
 func (e *explorer) thin(s *space, i int) {
 	d := &s.dimensions[i]
 	if len(d.values) <= d.fixed+sameAnswer {
@@ -494,28 +673,32 @@ func (e *explorer) thin(s *space, i int) {
 		}
 	}
 	answers := map[string]int{}
-	var kept []func(*draft)
-	for n, value := range d.values {
+	kept := slices.Clone(d.values[:d.fixed])
+	var others []any
+	for n, value := range d.values[d.fixed:] {
 		var answer strings.Builder
 		for m, context := range contexts {
-			context[i] = n
+			context[i] = d.fixed + n
 			request := s.draft(context)
 			request.hubs = hubs[m]
 			request.policy = policy{}
 			answer.WriteString(e.decide(request.body()).String() + "\n")
 		}
-		if answers[answer.String()]++; n < d.fixed || answers[answer.String()] <= sameAnswer {
+		if answers[answer.String()]++; answers[answer.String()] <= sameAnswer {
 			kept = append(kept, value)
+		} else if n < d.words {
+			others = append(others, value)
 		}
 	}
-	switch before := len(d.values); {
-	case len(kept) > max(maxValues, d.fixed):
-		kept = append(slices.Clone(kept[:d.fixed]), spread(kept[d.fixed:], max(maxValues-d.fixed, 1))...)
-		s.note("%s: %d of %d", d.name, len(kept), before)
-	case len(kept) < before:
-		s.note("%s: %d of %d; the others get the same answers", d.name, len(kept), before)
+	before := len(d.values)
+	if room := max(maxValues, d.fixed+1); len(kept) > room {
+		d.values = append(slices.Clone(kept[:d.fixed]), spread(kept[d.fixed:], room-d.fixed)...)
+	} else {
+		d.values = append(kept, spread(others, room-len(kept))...)
 	}
-	d.values = kept
+	if len(d.values) < before {
+		s.note("%s: %d of %d", d.name, len(d.values), before)
+	}
 }
 
 // some returns about half of a list, but never an empty list.
@@ -559,10 +742,14 @@ func (e *explorer) candidates() []string {
 	return append(hosts, otherHub)
 }
 
-// hubs returns the hubs that the rule deals with: those that it chooses in a number of requests, and those that the
-// caller names.
-func (e *explorer) hubs(s *space) []string {
+// hubs returns the hubs that the rule deals with: those that it names or chooses, and those that the caller names.
+func (e *explorer) hubs(s *space, paths *paths) []string {
 	candidates := e.candidates()
+	for _, hub := range paths.hubs {
+		if !containsHub(candidates, hub) {
+			candidates = append(candidates, hub)
+		}
+	}
 	chosen := map[string]int{}
 	for range probes {
 		d := s.draft(s.random(e.random))
@@ -576,16 +763,21 @@ func (e *explorer) hubs(s *space) []string {
 			chosen[a.words]++
 		}
 	}
+	compared := append(texts(e.analysis.At("/linkedHubs"), nil), texts(e.analysis.At(currentHubPlace), nil)...)
 	score := func(host string) int {
+		isHost := func(text string) bool { named, _ := hostOf(text); return dps.SameHub(named, host) }
 		score := 0
-		if slices.ContainsFunc(e.options.Hubs, func(hub string) bool { named, _ := hostOf(hub); return dps.SameHub(named, host) }) {
+		if slices.ContainsFunc(e.options.Hubs, isHost) {
 			score += 8
 		}
-		if host != otherHub && chosen[host] > 0 {
+		if host != otherHub && chosen[host] > 0 || containsHub(paths.hubs, host) {
 			score += 4
 		}
 		if slices.ContainsFunc(e.analysis.Hubs, func(text string) bool { return dps.SameHub(text, host) }) {
 			score += 3
+		}
+		if slices.ContainsFunc(compared, isHost) {
+			score += 2
 		}
 		if strings.Contains(host[:strings.IndexByte(host, '.')], "hub") {
 			score++
@@ -612,6 +804,10 @@ func (e *explorer) hubs(s *space) []string {
 		}
 	}
 	return hubs
+}
+
+func containsHub(list []string, hub string) bool {
+	return slices.ContainsFunc(list, func(other string) bool { return dps.SameHub(other, hub) })
 }
 
 func (e *explorer) addHubs(s *space, named []string) {
@@ -646,7 +842,7 @@ func (e *explorer) addHubs(s *space, named []string) {
 			add(e.some(hubs))
 		}
 	}
-	s.add("sets of linked hubs", setters(sets, func(d *draft, set []string) { d.hubs = set }), "")
+	s.add(dimensionOf("sets of linked hubs", sets, func(d *draft, set []string) { d.hubs = slices.Clone(set) }, func(d *draft) []string { return d.hubs }))
 }
 
 func (e *explorer) addCurrent(s *space, named []string) {
@@ -656,5 +852,5 @@ func (e *explorer) addCurrent(s *space, named []string) {
 	} else {
 		current = append(current, named[0])
 	}
-	s.add("current hubs", setters(current, func(d *draft, hub string) { d.current = hub }), "")
+	s.add(dimensionOf("current hubs", current, func(d *draft, hub string) { d.current = hub }, func(d *draft) string { return d.current }))
 }

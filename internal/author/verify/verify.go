@@ -49,6 +49,8 @@ type Options struct {
 	Hubs []string
 	// PayloadSchema adds members of the payload that rules do not name.
 	PayloadSchema []Field
+	// Requests are real ones to start from, as their documents. Those of other rules are left out.
+	Requests []map[string]any
 	// Budget is the number of requests for each rule; 0 means DefaultBudget.
 	Budget int
 	// Seed is the seed of random choices.
@@ -94,6 +96,10 @@ type RuleReport struct {
 	// rule.
 	Outcomes  Counts `json:"outcomes"`
 	Overrides Counts `json:"overrides,omitempty"`
+	// Reasons counts why requests were not assigned: the first reason of each, or what is wrong with the answer.
+	Reasons Counts `json:"reasons,omitempty"`
+	// Stuck are devices that are held whatever they send.
+	Stuck []Stuck `json:"stuck,omitempty"`
 	// Invariants is set if there are invariants for the rule.
 	Invariants bool      `json:"invariants"`
 	Broken     []Finding `json:"broken"`
@@ -132,6 +138,9 @@ type Space struct {
 	Pairs  int `json:"pairs,omitempty"`
 	Paired int `json:"paired,omitempty"`
 	Random int `json:"byChance,omitempty"`
+	// Followed is the number of requests that the search by paths evaluated, and Branches what it reached.
+	Followed int      `json:"followed"`
+	Branches Branches `json:"branches"`
 	// Invalid is the number of bodies that did not match the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
@@ -192,7 +201,10 @@ func Run(ctx context.Context, options Options) (*Report, error) {
 		if ctx.Err() != nil {
 			break
 		}
-		if s.explore(ctx, options); s.plan != nil {
+		if err := s.explore(ctx, options); err != nil {
+			return nil, err
+		}
+		if s.plan != nil {
 			total += s.plan.size()
 		}
 	}
@@ -217,6 +229,11 @@ type search struct {
 	checker checker
 	skips   []Skip
 	plan    *plan
+	// branches are the expressions of the rule, and reached the sides of them that the search by paths reached, with
+	// followed requests.
+	branches *branches
+	reached  sides
+	followed int
 
 	mu        sync.Mutex
 	found     map[string]*tally
@@ -227,6 +244,10 @@ type search struct {
 	complete  bool // the whole plan was tried
 	outcomes  map[string]int
 	overrides map[string]int
+	reasons   map[string]int
+	newcomers newcomers
+	holds     map[[16]byte]*hold
+	stuck     []Stuck
 	seen      sync.Map // keys of the bodies that were tried
 }
 
@@ -270,6 +291,7 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 			checker: checker{decider: decides, set: set, rule: rule, analysis: analysis, invariants: loaded, wanted: wanted,
 				memo: new(memo), nondeterministic: len(rule.RestrictedCalls()) > 0},
 			skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{},
+			reasons: map[string]int{}, holds: map[[16]byte]*hold{},
 		})
 	}
 	if len(problems) > 0 {
@@ -345,26 +367,29 @@ func skipsOf(rule *ruleset.Rule) ([]Skip, []ruleset.Problem) {
 }
 
 // explore plans the requests to try.
-func (s *search) explore(ctx context.Context, options Options) {
+func (s *search) explore(ctx context.Context, options Options) error {
 	name := fnv.New64a()
 	name.Write([]byte(s.checker.rule.Package)) // so that the search of a rule does not depend on other rules
 	random := rand.New(rand.NewPCG(options.Seed, name.Sum64()))
-	timeouts := 0
-	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analysis, random: random,
-		decide: func(body []byte) brief {
-			if timeouts >= maxTimeouts {
-				return brief{result: answer.Timeout}
-			}
-			a := s.checker.decide(ctx, body)
-			if a.Result == answer.Timeout {
-				timeouts++
-			}
-			return briefOf(&a.Answer)
-		}}
-	if space := e.space(); space != nil {
-		s.plan = planOf(space, options.Budget, random)
-		s.checker.thorough = s.plan.everything
+	f, err := newFollower(&s.checker, cmp.Or(options.Timeout, decider.DefaultTimeout))
+	if err != nil {
+		return err
 	}
+	s.branches = newBranches(f.syntax, func(file string) bool { return s.checker.analysis.Home[file] })
+	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analyze(), branches: s.branches, random: random,
+		decide: func(body []byte) brief { return f.brief(ctx, body) },
+		follow: func(d *draft) evaluated { return f.follow(ctx, d) },
+		isHome: f.isHome,
+	}
+	space, paths := e.space()
+	if space == nil {
+		return nil
+	}
+	s.reached = paths.sides
+	s.plan = planOf(space, paths, options.Budget, random)
+	s.followed = len(paths.asked)
+	s.checker.thorough = s.plan.everything
+	return nil
 }
 
 // maxTimeouts is the number of timeouts after which the search of a rule ends, because each takes seconds and more of
@@ -388,22 +413,25 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 				if worker == 0 {
 					progress(number)
 				}
-				body := s.plan.space.draft(s.plan.choice(number)).body()
+				d := s.plan.request(number)
+				body := d.body()
 				if _, again := s.seen.LoadOrStore(memoKey(body), true); again {
 					continue
 				}
 				a, found := s.checker.check(ctx, body)
 				if ctx.Err() == nil {
-					s.count(&a, found)
+					s.count(d, &a, found)
 				}
 			}
 		})
 	}
 	group.Wait()
-	s.complete = ctx.Err() == nil
+	if s.complete = ctx.Err() == nil; s.complete {
+		s.stuck = s.findStuck(ctx)
+	}
 }
 
-func (s *search) count(a *decided, found []broken) {
+func (s *search) count(d *draft, a *decided, found []broken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.invalid() {
@@ -412,6 +440,8 @@ func (s *search) count(a *decided, found []broken) {
 	}
 	s.asked++
 	s.outcomes[string(a.Result)]++
+	s.notAssigned(a)
+	s.noteHold(d, a)
 	if a.Result == answer.Timeout {
 		if s.timeouts++; s.timeouts == maxTimeouts {
 			s.plan.space.note("stopped after %d timeouts", maxTimeouts)
@@ -445,6 +475,10 @@ func (s *search) report(ctx context.Context) RuleReport {
 	case ctx.Err() == nil:
 		r.Space.Notes = []string{"no enrollment reaches this rule, because other rules serve them more precisely"}
 	}
+	r.Reasons, r.Stuck = s.reasons, s.stuck
+	if s.plan != nil && s.complete {
+		s.checkAssigns()
+	}
 	promises := Promises()
 	index := func(b broken) int {
 		return slices.IndexFunc(promises, func(p Promise) bool { return p.ID == b.promise })
@@ -459,7 +493,7 @@ func (s *search) report(ctx context.Context) RuleReport {
 			continue
 		}
 		smallest := t.broken
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && t.broken.promise != assignsPromise {
 			smallest = s.checker.shrink(ctx, t.broken)
 		}
 		r.Broken = append(r.Broken, Finding{Promise: smallest.promise, Statement: promises[index(smallest)].Statement, Message: smallest.message,
@@ -470,7 +504,8 @@ func (s *search) report(ctx context.Context) RuleReport {
 
 func (s *search) space() Space {
 	p := s.plan
-	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.complete, Invalid: s.invalid, Notes: p.space.notes}
+	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.complete, Invalid: s.invalid, Notes: p.space.notes,
+		Followed: s.followed, Branches: s.branches.report(s.reached)}
 	if s.complete {
 		space.Pairs, space.Paired, space.Random = p.pairs, p.paired, p.random
 	}

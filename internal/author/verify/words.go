@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"regexp/syntax"
@@ -12,9 +11,9 @@ import (
 )
 
 var (
-	registrationID = regexp.MustCompile(`^[A-Za-z0-9:._-]{1,128}$`)
+	registrationID = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9])?$`)
 	hubLabel       = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{1,48}[A-Za-z0-9])?$`)
-	hubHost        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]{0,200}\.azure-devices(-provisioning)?\.[a-z.]{2,20}$`)
+	hubHost        = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,48}[A-Za-z0-9])?(\.device)?\.azure-devices(-provisioning)?\.[a-z]{2,5}(\.[a-z]{2,3})?$`)
 )
 
 // texts returns texts that make a difference to a rule, given its constants and how it uses them: some that it looks
@@ -39,8 +38,10 @@ func texts(literals []dataflow.Literal, separators []string) []string {
 			middles = append(middles, text)
 			add("a" + text + "1")
 		case strings.HasPrefix(use, "regex."):
-			if match, ok := matchOf(text); ok {
-				add(match)
+			for n := range 4 {
+				if match, ok := matchOf(text, n); ok {
+					add(match)
+				}
 			}
 		case use == "glob.match", strings.HasSuffix(use, "matching"):
 			add(globExamples(text)...)
@@ -104,19 +105,20 @@ func moreExamples(glob string) []string {
 	return list
 }
 
-// matchOf returns a text that matches a regular expression.
-func matchOf(expression string) (string, bool) {
+// matchOf returns a text that matches a regular expression. Where the expression has alternatives, each number chooses
+// others.
+func matchOf(expression string, number int) (string, bool) {
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
 		return "", false
 	}
 	var text strings.Builder
-	matchInto(&text, parsed.Simplify())
+	matchInto(&text, parsed.Simplify(), number)
 	checked, err := regexp.Compile(expression)
 	return text.String(), err == nil && checked.MatchString(text.String())
 }
 
-func matchInto(text *strings.Builder, e *syntax.Regexp) {
+func matchInto(text *strings.Builder, e *syntax.Regexp, number int) {
 	switch e.Op {
 	case syntax.OpLiteral:
 		text.WriteString(string(e.Rune))
@@ -124,15 +126,17 @@ func matchInto(text *strings.Builder, e *syntax.Regexp) {
 		text.WriteRune(runeOf(e.Rune))
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
 		text.WriteByte('a')
-	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest, syntax.OpAlternate:
-		matchInto(text, e.Sub[0])
+	case syntax.OpAlternate:
+		matchInto(text, e.Sub[number%len(e.Sub)], number)
+	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest:
+		matchInto(text, e.Sub[0], number)
 	case syntax.OpRepeat:
 		for range max(e.Min, 1) {
-			matchInto(text, e.Sub[0])
+			matchInto(text, e.Sub[0], number)
 		}
 	case syntax.OpConcat:
 		for _, part := range e.Sub {
-			matchInto(text, part)
+			matchInto(text, part, number)
 		}
 	}
 }
@@ -166,14 +170,6 @@ func hostOf(text string) (string, bool) {
 		return text + ".azure-devices.net", true
 	}
 	return "", false
-}
-
-// numbersAround returns a number and its neighbours.
-func numbersAround(number json.Number) []any {
-	if i, err := number.Int64(); err == nil {
-		return []any{json.Number(fmt.Sprint(i - 1)), number, json.Number(fmt.Sprint(i + 1))}
-	}
-	return []any{number}
 }
 
 // IsHub reports whether a text can be the host name of an IoT hub, or the first label of one.

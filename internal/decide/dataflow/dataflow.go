@@ -71,18 +71,27 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 	if len(entries) == 0 {
 		entries = ruleset.EntryNames()
 	}
+	refs := map[string]ast.Ref{}
+	for _, name := range entries {
+		refs[name] = rule.Entry(name)
+	}
+	return AnalyzeRefs(syntax, rule.Path(), refs), nil
+}
+
+// AnalyzeRefs analyzes the rules at some references, by names of the caller's. The files of the package at home are
+// those of Analysis.Home; it may be nil.
+func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *Analysis {
 	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Compared: map[string][]Literal{}, Home: map[string]bool{}},
 		compiler: syntax.Compiler, data: syntax.Data, compared: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
 		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}}
-	path := rule.Path()
 	for _, module := range syntax.Compiler.Modules {
-		if module.Package.Path.HasPrefix(path) {
+		if home != nil && module.Package.Path.HasPrefix(home) {
 			f.Home[module.Package.Location.File] = true
 		}
 	}
 	reads := map[string]bool{}
-	for _, name := range entries {
-		node := f.compiler.RuleTree.Find(rule.Entry(name))
+	for _, name := range slices.Sorted(maps.Keys(refs)) {
+		node := f.compiler.RuleTree.Find(refs[name])
 		if node == nil {
 			continue
 		}
@@ -102,7 +111,7 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 			return cmp.Or(strings.Compare(fmt.Sprint(a.Value), fmt.Sprint(b.Value)), strings.Compare(a.Use, b.Use))
 		})
 	}
-	return &f.Analysis, nil
+	return &f.Analysis
 }
 
 // ReadsAt reports whether the rule reads the place, or anything above or below it.

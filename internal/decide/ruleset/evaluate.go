@@ -217,6 +217,8 @@ type evaluation struct {
 	notes *notes
 	// lookups are nil unless the rules may look anything up.
 	lookups builtins.NDBCache
+	// tracer sees every expression that is evaluated; nil if no one wants to.
+	tracer topdown.QueryTracer
 }
 
 // begin prepares an evaluation for one request; inputOf explains replacesInput.
@@ -237,7 +239,7 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 	if e.notes != nil {
 		builtins = e.notes.builtins
 	}
-	return topdown.NewQuery(body).
+	query := topdown.NewQuery(body).
 		WithCompiler(compiler).
 		WithStore(e.set.store).
 		WithTransaction(e.set.txn).
@@ -249,6 +251,11 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 		WithTime(e.now).
 		WithMetrics(metrics.NoOp()).
 		WithBuiltinErrorList(&e.builtinErrors)
+	if e.tracer != nil {
+		// OPA's index and early exit would hide expressions from it.
+		query.WithQueryTracer(e.tracer).WithIndexing(false).WithEarlyExit(false)
+	}
+	return query
 }
 
 // together evaluates all entry rules by one query, which costs a fraction of one query for each. Its result counts only

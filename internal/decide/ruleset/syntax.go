@@ -168,6 +168,10 @@ func (s Syntax) Inspect(ctx context.Context, input map[string]any, known ...answ
 // Close frees what the Inspection holds.
 func (i *Inspection) Close() { i.stop() }
 
+// Trace shows every expression that is evaluated from now on to a tracer, also those that OPA would skip because they
+// cannot change the result.
+func (i *Inspection) Trace(tracer topdown.QueryTracer) { i.tracer = tracer }
+
 // Query returns a query for a body of the rules. If it fails, [Inspection.Reset] must be called before the next query.
 func (i *Inspection) Query(body ast.Body) *topdown.Query { return i.query(i.compiler, body) }
 

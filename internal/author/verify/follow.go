@@ -1,0 +1,151 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
+)
+
+// follower evaluates requests before the search, to see where they lead. After maxTimeouts of them have exceeded the
+// time limit it evaluates no more.
+type follower struct {
+	checker  *checker
+	syntax   ruleset.Syntax
+	timeout  time.Duration
+	timeouts int
+	library  map[string]bool // the files of package dps
+}
+
+func newFollower(c *checker, timeout time.Duration) (*follower, error) {
+	syntax, err := c.rule.Syntax()
+	if err != nil {
+		return nil, err
+	}
+	f := &follower{checker: c, syntax: syntax, timeout: timeout, library: map[string]bool{}}
+	for _, module := range syntax.Compiler.Modules {
+		f.library[module.Package.Location.File] = ruleset.PackageName(module) == "dps"
+	}
+	return f, nil
+}
+
+// isHome reports whether an expression is outside the library.
+func (f *follower) isHome(expr *ast.Expr) bool { return !f.library[expr.Location.File] }
+
+// brief decides a request.
+func (f *follower) brief(ctx context.Context, body []byte) brief {
+	if f.timeouts >= maxTimeouts {
+		return brief{result: answer.Timeout}
+	}
+	a := f.checker.decide(ctx, body)
+	if a.Result == answer.Timeout {
+		f.timeouts++
+	}
+	return briefOf(&a.Answer)
+}
+
+// follow evaluates all entry rules for a request, and the invariants for its decision, and notes each expression.
+func (f *follower) follow(ctx context.Context, d *draft) evaluated {
+	if f.timeouts >= maxTimeouts {
+		return evaluated{solve: func([]fact) ([]wishOf, clues) { return nil, clues{} }}
+	}
+	limited, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	document := d.document()
+	tracer := newTracer()
+	inspection := f.syntax.Inspect(limited, document)
+	defer inspection.Close()
+	inspection.Trace(tracer)
+	for _, name := range ruleset.EntryNames() {
+		ref := f.checker.rule.Entry(name)
+		if len(f.syntax.Compiler.GetRulesWithPrefix(ref)) == 0 {
+			continue
+		}
+		if _, err := inspection.Value(name, ref); err != nil {
+			inspection.Reset()
+		}
+	}
+	decided := f.checker.decide(limited, d.body())
+	if f.checker.judges() && decided.Result.IsOutcome() {
+		// What it breaks is found when the request is checked.
+		_, _ = f.checker.invariants.Broken(limited, f.checker.rule.Package, judged(&decided), tracer)
+	}
+	if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
+		f.timeouts++
+	}
+	answered := briefOf(&decided.Answer)
+	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), solve: func(facts []fact) ([]wishOf, clues) {
+		return f.solve(ctx, d, facts)
+	}}
+}
+
+func (f *follower) solve(ctx context.Context, d *draft, facts []fact) ([]wishOf, clues) {
+	limited, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	inspection := f.syntax.Inspect(limited, d.document())
+	defer inspection.Close()
+	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
+	var list []wishOf
+	for _, fact := range facts {
+		home := f.isHome(fact.expr)
+		for _, wish := range s.wishes(fact) {
+			one := wishOf{fact.met(), wish, home}
+			if !slices.ContainsFunc(list, func(other wishOf) bool { return reflect.DeepEqual(one, other) }) {
+				list = append(list, one)
+			}
+		}
+	}
+	return list, s.clues
+}
+
+// judges reports whether invariants are asked about the rule.
+func (c *checker) judges() bool { return c.wanted[Invariant] && c.invariants.Has(c.rule.Package) }
+
+// judged is what the invariants see of a decision.
+func judged(a *decided) map[string]any {
+	decision := map[string]any{}
+	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
+		decision[member.Name] = member.Value
+	}
+	if len(a.Overrides) > 0 {
+		overrides := make([]any, len(a.Overrides))
+		for i, override := range a.Overrides {
+			overrides[i] = string(override)
+		}
+		decision["overrides"] = overrides
+	}
+	return map[string]any{"request": a.request.Document, "decision": decision}
+}
+
+// analyze returns what is known of the rule without a request, with what its invariants read and compare.
+func (c *checker) analyze() *dataflow.Analysis {
+	if !c.judges() {
+		return c.analysis
+	}
+	of := c.invariants.Analyze(c.rule.Package)
+	both := *c.analysis
+	both.Reads = slices.Sorted(maps.Keys(union(c.analysis.Reads, of.Reads)))
+	both.Compared = maps.Clone(c.analysis.Compared)
+	for place, literals := range of.Compared {
+		both.Compared[place] = append(slices.Clip(both.Compared[place]), literals...)
+	}
+	return &both
+}
+
+func union(lists ...[]string) map[string]bool {
+	all := map[string]bool{}
+	for _, list := range lists {
+		for _, one := range list {
+			all[one] = true
+		}
+	}
+	return all
+}
