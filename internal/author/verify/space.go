@@ -352,6 +352,7 @@ func (e *explorer) addRecord(s *space) {
 	for _, read := range e.analysis.Reads {
 		for _, kind := range []dps.EnrollmentKind{dps.EnrollmentGroup, dps.IndividualEnrollment} {
 			place, ok := strings.CutPrefix(read, "/"+string(kind)+"/")
+			place, _, _ = strings.Cut(place, "/"+dataflow.AnyMember)
 			if member, _, _ := strings.Cut(place, "/"); ok && !slices.Contains(known, member) {
 				places = addNew(places, "/"+place)
 			}
@@ -411,6 +412,7 @@ func (e *explorer) payloadKeys() []string {
 	var keys []string
 	for _, read := range e.analysis.Reads {
 		if key, ok := strings.CutPrefix(read, payloadPlace); ok {
+			key, _, _ = strings.Cut(key, "/"+dataflow.AnyMember)
 			keys = addNew(keys, key)
 		}
 	}
