@@ -17,6 +17,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
 
@@ -202,6 +203,10 @@ func (s *subject) samples(enrollment Enrollment) []sample {
 func nested(path []string, text string) map[string]any {
 	var inside any = text
 	for _, name := range slices.Backward(path) {
+		if name == dataflow.AnyMember {
+			inside = []any{inside}
+			continue
+		}
 		inside = map[string]any{name: inside}
 	}
 	object, _ := inside.(map[string]any)

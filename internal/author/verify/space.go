@@ -418,6 +418,7 @@ func (e *explorer) addRecord(s *space) {
 	for _, read := range e.analysis.Reads {
 		for _, kind := range []dps.EnrollmentKind{dps.EnrollmentGroup, dps.IndividualEnrollment} {
 			place, ok := strings.CutPrefix(read, "/"+string(kind)+"/")
+			place, _, _ = strings.Cut(place, "/"+dataflow.AnyMember)
 			if member, _, _ := strings.Cut(place, "/"); ok && !slices.Contains(known, member) {
 				places = addNew(places, "/"+place)
 			}

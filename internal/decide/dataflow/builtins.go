@@ -16,11 +16,16 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	if slices.ContainsFunc(values, func(v Alternatives) bool { return len(v) == 0 }) {
 		return nil // of something undefined
 	}
-	if !builds(name) {
+	switch {
+	case name == member, name == memberWithKey:
+		within := elements(values[len(values)-1])
+		f.read(within)
+		f.meet(name, append(values[:len(values)-1:len(values)-1], within)...)
+	case !builds(name):
 		f.meet(name, values...)
 	}
 	switch name {
-	case "internal.member_2", "internal.member_3":
+	case member, memberWithKey:
 		f.member(args, values, asserted, s)
 	case "neq":
 		f.compareCase(values[0], values[1])
@@ -47,6 +52,15 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		return append(found, values[2]...)
 	case "object.union":
 		return union(values[0], values[1])
+	case "object.union_n":
+		if len(values[0]) == 1 && len(values[0][0].ends) > 0 {
+			merged, _ := values[0][0].at(0)
+			for i := 1; i < len(values[0][0].ends); i++ {
+				next, _ := values[0][0].at(i)
+				merged = union(merged, next)
+			}
+			return merged
+		}
 	case "and": // of sets
 		switch {
 		case trusted(values[1], s):
@@ -76,11 +90,22 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	case "usher.fraction":
 		return unknownOf(nil, 0) // the device cannot choose where its key is
 	}
+	return unknownOf(operands(name, values), 0)
+}
+
+// operands are the sources of a function's result.
+func operands(function string, values []Alternatives) []Source {
 	var sources []Source
-	for _, v := range values {
-		sources = addSources(sources, sourcesOf(v)...)
+	for i, value := range values {
+		for _, v := range value {
+			by := function
+			if keepsMembers(function) && (i > 0 || !v.isPart()) {
+				by += " with" // whose members are not those of the result
+			}
+			sources = addSources(sources, made(sourcesOf(Alternatives{v}), by)...)
+		}
 	}
-	return unknownOf(made(sources, name), 0)
+	return sources
 }
 
 // builds reports whether a function makes something new of its operands, so that they are used together without being
@@ -93,6 +118,12 @@ func builds(function string) bool {
 	}
 	return false
 }
+
+// What the compiler makes of x in xs, and of k, x in xs.
+const (
+	member        = "internal.member_2"
+	memberWithKey = "internal.member_3"
+)
 
 // member is x in xs.
 func (f *flow) member(args []*ast.Term, values []Alternatives, asserted bool, s *scope) {
@@ -142,23 +173,44 @@ func spelling(name string, in Alternatives) Alternatives {
 func (f *flow) path(in, path Alternatives, s *scope) Alternatives {
 	var out Alternatives
 	for _, p := range path {
-		now, keys := in, Alternatives{p}
-		if _, isArray := p.Constant.(*ast.Array); isArray || p.Kind == List {
-			keys = elements(keys)
-		}
-		for _, key := range keys {
-			if f.exhausted() {
-				return unknownOf(nil, 0)
+		now := in
+		for _, keys := range steps(p) {
+			if f.exhausted() || len(now)*len(keys) > maxAlternatives {
+				return unknownOf(addSources(sourcesOf(in), sourcesOf(path)...), 0)
 			}
 			var next Alternatives
 			for _, v := range now {
-				next = append(next, f.lookUp(v, key, s)...)
+				for _, key := range keys {
+					next = append(next, f.lookUp(v, key, s)...)
+				}
 			}
 			now = bounded(next)
 		}
 		out = append(out, now...)
 	}
 	return bounded(out)
+}
+
+// steps are what each step of a path may be.
+func steps(path Value) []Alternatives {
+	if array, ok := path.Constant.(*ast.Array); ok {
+		all := make([]Alternatives, array.Len())
+		for i := range all {
+			all[i] = Alternatives{constantOf(array.Elem(i).Value, path.Place)}
+		}
+		return all
+	}
+	if path.ends == nil && path.Kind == List {
+		return []Alternatives{unknownOf(sourcesOf(Alternatives{path}), 0)} // some names, of which at least one is used
+	}
+	if path.ends == nil {
+		return []Alternatives{{path}}
+	}
+	all := make([]Alternatives, len(path.ends))
+	for i := range all {
+		all[i], _ = path.at(i)
+	}
+	return all
 }
 
 // maxUnions bounds how many pairs of objects are merged.
@@ -173,7 +225,7 @@ func union(left, right Alternatives) Alternatives {
 				return unknownOf(addSources(sourcesOf(left), sourcesOf(right)...), 0)
 			}
 			merged := Value{Kind: Object, Members: maps.Clone(l.Members), open: l.open || r.open,
-				Rest: append(slices.Clip(l.Rest), r.Rest...), Sources: addSources(l.Sources, r.Sources...), Place: r.Place}
+				Rest: append(slices.Clip(l.Rest), r.Rest...), others: append(slices.Clip(l.others), r.others...), Sources: addSources(l.Sources, r.Sources...), Place: r.Place}
 			for name, member := range r.Members {
 				merged.Members[name] = unionMember(l, merged.Members[name], member)
 			}
@@ -212,7 +264,7 @@ func asObjects(in Alternatives) Alternatives {
 			}
 		}
 		if v.Kind != Constant {
-			o.open, o.Rest = true, Alternatives{element(v)}
+			o.open, o.others = true, Alternatives{v}
 		}
 		out = append(out, weighed(o))
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
 
@@ -25,8 +24,15 @@ type Analysis struct {
 	Entries map[string]Alternatives
 	// Reads are the places of the request that the entry rules read, as JSON pointers in order. A rule that reads a
 	// place may read all below it. It rather lists too much.
+	//
+	// The step AnyMember stands for any element of an array: payload.sensors[0].ok, and the ok of some or every sensor,
+	// are /deviceRuntimeContext/payload/sensors/*/ok, and "x" in payload.labels reads /deviceRuntimeContext/payload/labels.
+	// It also stands for any member of an object, if the rule iterates over an object or computes the name. linkedHubs is
+	// always read as a whole. Of what a rule computes from a place, only the place is read, with one exception: members of
+	// the certificate are those below /deviceRuntimeContext/x509/clientCertificate, though that is a text.
 	Reads []string
-	// Compared are the constants that the rule compares, or otherwise uses together, with a place of the request, by its pointer.
+	// Compared are the constants that the rule compares, or otherwise uses together, with a place of the request, by its
+	// pointer, which has the form of Reads.
 	Compared map[string][]Literal
 	// Hubs are the texts that the entry rule hub depends on, in order: those that it names as hubs are among them.
 	Hubs []string
@@ -116,8 +122,11 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 
 // ReadsAt reports whether the rule reads the place, or anything above or below it.
 func (a *Analysis) ReadsAt(pointer string) bool {
-	return slices.ContainsFunc(a.Reads, func(read string) bool { return isWithin(read, pointer) || isWithin(pointer, read) })
+	return slices.ContainsFunc(a.Reads, func(read string) bool { return Overlap(read, pointer) })
 }
+
+// Overlap reports whether one of two places of the request, in the form of Analysis.Reads, is the other or below it.
+func Overlap(a, b string) bool { return isWithin(a, b) || isWithin(b, a) }
 
 // At returns the constants compared with the place or anything below it, those of the rule's own text first.
 func (a *Analysis) At(pointer string) []Literal {
@@ -134,9 +143,15 @@ func (a *Analysis) At(pointer string) []Literal {
 	return found
 }
 
-// isWithin reports whether pointer is place or below it.
+// isWithin reports whether pointer is place or below it. AnyMember is any step.
 func isWithin(pointer, place string) bool {
-	return jsontext.Pointer(place).Contains(jsontext.Pointer(pointer))
+	steps := strings.Split(pointer, "/")
+	for i, step := range strings.Split(place, "/") {
+		if i >= len(steps) || step != steps[i] && step != AnyMember && steps[i] != AnyMember {
+			return false
+		}
+	}
+	return true
 }
 
 // flow is an analysis at work.
@@ -490,7 +505,13 @@ func (f *flow) destructure(pattern *ast.Term, of Alternatives, from *ast.Term, s
 	}
 	switch p := pattern.Value.(type) {
 	case *ast.Array:
-		p.Foreach(func(t *ast.Term) { f.bindPattern(t, elements(of), from, s) })
+		for i := range p.Len() {
+			var inside Alternatives
+			for _, v := range of {
+				inside = append(inside, f.lookUp(v, constantOf(ast.InternedTerm(i).Value, Place{}), s)...)
+			}
+			f.bindPattern(p.Elem(i), bounded(inside), from, s)
+		}
 		return true
 	case ast.Object:
 		p.Foreach(func(key, t *ast.Term) {
@@ -509,6 +530,7 @@ func (f *flow) destructure(pattern *ast.Term, of Alternatives, from *ast.Term, s
 
 func (f *flow) bindPattern(t *ast.Term, to Alternatives, from *ast.Term, s *scope) {
 	if v, free := s.unbound(t); free {
+		f.read(to)
 		s.bind(v, to, from)
 		return
 	}
@@ -701,7 +723,14 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 		return known
 	case ast.Ref:
 		return bounded(f.ref(t, v, s))
-	case interface{ Foreach(func(*ast.Term)) }: // an array or a set
+	case *ast.Array:
+		out := Value{Kind: List, Place: at, ends: make([]int, 0, v.Len())}
+		v.Foreach(func(e *ast.Term) {
+			out.Rest = append(out.Rest, f.term(e, s)...)
+			out.ends = append(out.ends, len(out.Rest))
+		})
+		return Alternatives{weighed(out)}
+	case ast.Set:
 		out := Value{Kind: List, Place: at}
 		v.Foreach(func(e *ast.Term) { out.Rest = append(out.Rest, f.term(e, s)...) })
 		return Alternatives{weighed(out)}
@@ -754,7 +783,9 @@ func (f *flow) ref(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
 	switch {
 	case ref[0].Equal(ast.InputRootDocument):
 		now, rest = input(t, ref)
-		f.read(now)
+		if len(rest) == 0 {
+			f.read(now)
+		}
 	case ref[0].Equal(ast.DefaultRootDocument):
 		now, rest = f.document(t, ref, s)
 	default:
@@ -892,10 +923,19 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 		return lookUpConstant(v, key)
 	case Object:
 		if name, named := key.Text(); named {
-			return append(slices.Clip(v.Members[name]), withSources(v.Rest, v.Sources)...)
+			inside := append(slices.Clip(v.Members[name]), withSources(v.Rest, v.Sources)...)
+			for _, other := range v.others {
+				inside = append(inside, f.lookUp(other, key, s)...)
+			}
+			return inside
 		}
 		return elements(Alternatives{v})
 	case List:
+		if position, ok := key.position(); ok {
+			if element, known := v.at(position); known {
+				return withSources(element, v.Sources)
+			}
+		}
 		return elements(Alternatives{v})
 	}
 	switch name, named := key.Text(); {
@@ -923,25 +963,7 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 	case named:
 		return unknownOf(membersOf(v.Sources, name), 0)
 	}
-	return unknownOf(addSources(v.Sources, key.Sources...), 0)
-}
-
-// membersOf are the sources of a member of what was made of them.
-func membersOf(sources []Source, name string) []Source {
-	out := slices.Clone(sources)
-	for i, s := range out {
-		// A text has no members; and a chain of such steps could grow without end.
-		if place := s.place(); !isText(place) && strings.Count(place, "/") < 10 {
-			out[i].made += pointerTo(name)
-		}
-	}
-	return out
-}
-
-// isText reports whether the schema demands a text or a list of texts at the place.
-func isText(place string) bool {
-	last := place[strings.LastIndexByte(place, '/')+1:]
-	return strings.HasSuffix(last, "Id") || strings.HasSuffix(last, "HostName") || last == "linkedHubs"
+	return unknownOf(addSources(membersOf(v.Sources, AnyMember), made(key.Sources, "key")...), 0)
 }
 
 func lookUpConstant(v, key Value) Alternatives {

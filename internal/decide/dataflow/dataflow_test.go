@@ -3,7 +3,9 @@ package dataflow_test
 import (
 	"encoding/json"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -44,7 +46,7 @@ func TestAnalysisReads(t *testing.T) {
 		`hub := object.get(input.deviceRuntimeContext, ["payload", "hub"], "")`:                           {device + "/payload/hub"},
 		"hub := \"a\" if {\n\td := input.deviceRuntimeContext\n\tobject.get(d, \"x509\", {}) == d.tpm\n}": {device, device + "/tpm", device + "/x509"},
 		`hub := json.marshal(input)`:                                                                      {""},
-		`hub := "a" if count([x | some x in input.enrollmentGroup.iotHubs]) > 1`:                          {"/enrollmentGroup/iotHubs"},
+		`hub := "a" if count([x | some x in input.enrollmentGroup.iotHubs]) > 1`:                          {"/enrollmentGroup/iotHubs/*"},
 		"f(x) := lower(x)\n\nhub := f(input.enrollmentGroup.etag)":                                        {"/enrollmentGroup/etag"},
 		"unused := input.linkedHubs\n\nhub := \"a\"":                                                      nil,
 		"reject contains \"x\" if input.deviceRuntimeContext.tpm":                                         {device + "/tpm"},
@@ -61,6 +63,166 @@ func TestAnalysisReads(t *testing.T) {
 	for place, want := range map[string]bool{
 		device + "/payload": true, device + "/payload/model": true, device + "/payload/model/kind": true,
 		device + "/payload/models": false, device + "/tpm": false, "/linkedHubs": false,
+	} {
+		if got := v.ReadsAt(place); got != want {
+			t.Errorf("reads at %s: %t", place, got)
+		}
+	}
+}
+
+// library is a rule's import of rules/lib, and its file.
+func library(t *testing.T, rego string) (string, string, string) {
+	t.Helper()
+	text, err := os.ReadFile("../../../rules/lib/dps.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "import data.dps\n\n" + rego, "lib/dps.rego", string(text)
+}
+
+// Of the payload, a rule reads the members that it names, however it names them, and no others. All of these rules read
+// the payload as a whole too, to see whether it is an object.
+func TestAnalysisReadsPayload(t *testing.T) {
+	t.Parallel()
+	const rows = `{"table": {"a": {"hub": "x", "model": "m"}}, "rows": [{"hub": "y", "model": "n"}], "path": ["firmware", "version"]}`
+	for _, c := range []struct {
+		want  string // below the payload
+		rules []string
+	}{
+		{"/model", []string{ // which leads to a row of data; what is in the row is no part of the payload
+			`hub := data.table[dps.payload.model].hub`,
+			`hub := object.get(data.table, [dps.payload.model, "hub"], "x")`,
+			`hub := json.filter(data.table, [dps.payload.model]).hub`,
+			`hub := object.filter(data.table, [dps.payload.model])[_].hub`,
+			`hub := object.union(data.table.a, {"model": dps.payload.model}).hub`,
+			`hub := object.union_n([data.table.a, {"model": dps.payload.model}]).hub`,
+			`hub := json.patch(data.table.a, [{"op": "add", "path": "x", "value": dps.payload.model}]).hub`,
+			`hub := object.get({"model": dps.payload.model, "hub": "x"}, "hub", "")`,
+			`hub := row.hub if {
+				some row in data.rows
+				row.model == dps.payload_string("model")
+			}`,
+			`row := found if {
+				some found in data.rows
+				found.model == dps.payload_string("model")
+			}
+
+			hub := row.hub`,
+			`rows := [row | some row in data.rows; row.model == dps.payload.model]
+
+			hub := rows[0].hub`,
+			`rows := {row.model: row | some row in data.rows}
+
+			hub := rows[dps.payload.model].hub`,
+			`rows[dps.payload.model] := row if some row in data.rows
+
+			hub := rows.n.hub`,
+			`row(model) := found if {
+				some found in data.rows
+				found.model == model
+			}
+
+			hub := row(dps.payload.model).hub`,
+			`row := max([found | some found in data.rows; found.model == dps.payload.model])
+
+			hub := row.hub`,
+			`hub := json.unmarshal(dps.payload.model).hub`,
+			`hub := split(dps.payload.model, "-")[0]`,
+		}},
+		{"/firmware/version", []string{
+			`hub := dps.payload.firmware.version`,
+			`hub := dps.payload["firmware"]["version"]`,
+			`hub := dps.payload_string(["firmware", "version"])`,
+			`hub := object.get(dps.payload, ["firmware", "version"], "")`,
+			`hub := object.get(dps.payload, data.path, "")`,
+			`hub := json.filter(dps.payload, ["firmware/version"]).firmware.version`,
+			`hub := json.remove(dps.payload, ["hub"]).firmware.version`,
+			`hub := object.union({"firmware": {"version": "1"}}, dps.payload).firmware.version`,
+			`hub := object.union_n([{"model": "1"}, dps.payload]).firmware.version`,
+			`path := ["firmware", "version"]
+
+			hub := dps.payload_string(path)`,
+			`said(path) := object.get(dps.payload, path, "")
+
+			hub := said(["firmware", "version"])`,
+			`part(name) := dps.payload_string([name, "version"])
+
+			hub := part("firmware")`,
+			`hub := "a" if every path in [["firmware", "version"]] { dps.payload_string(path) }`,
+			`hub := version if {
+				{"firmware": {"version": version}} = dps.payload
+			}`,
+		}},
+		{"/sensors/*/ok", []string{
+			`hub := "a" if dps.payload.sensors[0].ok`,
+			`hub := "a" if dps.payload.sensors[_].ok`,
+			`hub := "a" if object.get(dps.payload, ["sensors", 0, "ok"], false)`,
+			`hub := "a" if object.remove(dps.payload, ["x"]).sensors[_].ok`,
+			`hub := "a" if {
+				payload := input.deviceRuntimeContext.payload
+				payload.sensors[1].ok
+			}`,
+		}},
+	} {
+		for _, rego := range c.rules {
+			rule, file, text := library(t, rego)
+			v := analyze(t, rule, file, text, "data.json", rows)
+			if diff := cmp.Diff([]string{"/deviceRuntimeContext/payload", "/deviceRuntimeContext/payload" + c.want}, v.Reads); diff != "" {
+				t.Errorf("%s\n-want +got:\n%s", rego, diff)
+			}
+		}
+	}
+}
+
+// The elements of an array are not members of the array, however the rule gets to them.
+func TestAnalysisReadsElements(t *testing.T) {
+	t.Parallel()
+	const sensors = "/deviceRuntimeContext/payload/sensors"
+	for rego, want := range map[string]string{
+		`every s in dps.payload.sensors { s.ok }`:                                   "/*/ok",
+		`every s in dps.payload.sensors { s == "x" }`:                               "/*",
+		`some s in dps.payload.sensors; s.ok`:                                       "/*/ok",
+		`some i, s in dps.payload.sensors; i > 2; s.ok`:                             "/*/ok",
+		`some s in dps.payload.sensors; s == "x"`:                                   "/*",
+		`"x" in dps.payload.sensors`:                                                "/*",
+		`count([s | some s in dps.payload.sensors; s.ok]) > 1`:                      "/*/ok",
+		`count({s.ok | some s in dps.payload.sensors}) > 1`:                         "/*/ok",
+		`some s in object.get(dps.payload, "sensors", []); s.ok`:                    "/*/ok",
+		`s := array.slice(dps.payload.sensors, 0, 2); s[0].ok`:                      "/*/ok",
+		`some s in array.concat(dps.payload.sensors, []); s.ok`:                     "/*/ok",
+		`sort(dps.payload.sensors)[0].ok`:                                           "/*/ok",
+		`[first, _] := dps.payload.sensors; first.ok`:                               "/*/ok",
+		`some s in dps.payload.sensors; some part in s.parts; part.name == "fan"`:   "/*/parts/*/name",
+		`count(dps.payload.sensors) > 1`:                                            "",
+		`input.deviceRuntimeContext.payload.sensors[_].ok == true`:                  "/*/ok",
+		`some s in input.deviceRuntimeContext.payload.sensors; lower(s.ok) == "ok"`: "/*/ok",
+	} {
+		rule, file, text := library(t, "hub := \"a\" if { "+rego+" }")
+		v := analyze(t, rule, file, text)
+		if !slices.Contains(v.Reads, sensors+want) {
+			t.Errorf("%s\nreads %v", rego, v.Reads)
+		}
+		for _, read := range v.Reads {
+			below, ok := strings.CutPrefix(read, sensors)
+			if ok && !strings.HasPrefix(want, below) {
+				t.Errorf("%s\nreads %s", rego, read)
+			}
+		}
+	}
+	rule, file, text := library(t, `hub := "a" if dps.payload.sensors[_].kind in {"fan", "pump"}`)
+	if v := analyze(t, rule, file, text); len(v.At(sensors+"/*/kind")) == 0 || len(v.At(sensors+"/0/kind")) == 0 {
+		t.Errorf("compared: %v", v.Compared)
+	}
+}
+
+func TestReadsAtElements(t *testing.T) {
+	t.Parallel()
+	const payload = "/deviceRuntimeContext/payload"
+	v := analyze(t, `hub := "a" if input.deviceRuntimeContext.payload.sensors[_].ok`)
+	for place, want := range map[string]bool{
+		payload: true, payload + "/sensors": true, payload + "/sensors/*": true, payload + "/sensors/3": true,
+		payload + "/sensors/3/ok": true, payload + "/sensors/3/ok/at": true, payload + "/sensors/3/kind": false,
+		payload + "/model": false,
 	} {
 		if got := v.ReadsAt(place); got != want {
 			t.Errorf("reads at %s: %t", place, got)

@@ -28,7 +28,9 @@ type Value struct {
 	// ByPosition is set for a hub that is taken from linkedHubs by a number.
 	ByPosition bool
 
-	open   bool // an object that may have members besides those in Members
+	open   bool         // an object that may have members besides those in Members
+	others Alternatives // of an object: unknowns, whose members it has as well
+	ends   []int        // of an array that is written out: where in Rest the alternatives of each element end
 	traits traits
 	weight int // how many values are in it; 0 for itself only
 }
@@ -55,7 +57,8 @@ const (
 	lowerCase                       // a text without capitals
 )
 
-// AnyMember stands in a path of the request for a member whose name is unknown.
+// AnyMember stands in a place of the request for an element of an array, at whatever position, or for a member of an
+// object whose name is unknown.
 const AnyMember = "*"
 
 // Place is where a constant enters a rule.
@@ -69,13 +72,14 @@ type Source struct {
 	Pointer  string // JSON pointer; AnyMember stands for any name
 	Location *ast.Location
 
-	// made is |NAME for each function that made something else of it, and /NAME for each member of the result.
+	// made is |NAME for each function that made something else of it, and /NAME for each member of the result, as far as
+	// such a member is still a part of the source.
 	made string
 	// checked is set if a rule compared it with what is allowed.
 	checked bool
 }
 
-// place is the JSON pointer with the members of what was made of the source, as far as names are known.
+// place is the JSON pointer with the members of what was made of the source.
 func (s Source) place() string {
 	place := s.Pointer
 	for step := range strings.SplitSeq(s.made, "|") {
@@ -83,7 +87,6 @@ func (s Source) place() string {
 			place += "/" + below
 		}
 	}
-	place, _, _ = strings.Cut(place, "/"+AnyMember)
 	return place
 }
 
@@ -105,6 +108,11 @@ const payloadPointer = "/deviceRuntimeContext/payload"
 // isWord reports whether the device can write whatever it likes there.
 func (s Source) isWord() bool {
 	return isWithin(s.Pointer, payloadPointer)
+}
+
+// isPart reports whether the members of an unknown are parts of the request.
+func (v Value) isPart() bool {
+	return v.Kind == Unknown && (v.Request != nil || len(v.Sources) == 1 && v.Sources[0].keepsMembers())
 }
 
 func unknownOf(sources []Source, t traits) Alternatives {
@@ -135,12 +143,21 @@ func (v Value) isNumber() bool {
 	return v.Kind == Constant && ok
 }
 
+// position is the position that a constant names.
+func (v Value) position() (int, bool) {
+	number, ok := v.Constant.(ast.Number)
+	if !ok || v.Kind != Constant {
+		return 0, false
+	}
+	return number.Int()
+}
+
 func (v Value) isZero() bool { return v.isNumber() && v.Constant.Compare(ast.Number("0")) == 0 }
 
 // weighed counts what is in an object or a list. One that holds too much to be told apart becomes an unknown:
 // otherwise, thirty lines of Rego can make a value of a billion.
 func weighed(v Value) Value {
-	weight := 1 + weightOf(v.Rest)
+	weight := 1 + weightOf(v.Rest) + weightOf(v.others)
 	for _, member := range v.Members {
 		weight += weightOf(member)
 	}
@@ -264,6 +281,39 @@ func made(sources []Source, by string) []Source {
 	return out
 }
 
+// maxPlaceSteps bounds the length of a place, which a chain of functions could make grow without end.
+const maxPlaceSteps = 10
+
+// membersOf are the sources of a member of what functions made of them. Where a function keeps no members, that is all
+// of the source: the hub in a row that a device's word led to is a part of the row, not of the word.
+func membersOf(sources []Source, name string) []Source {
+	out := slices.Clone(sources)
+	for i, s := range out {
+		if s.keepsMembers() && strings.Count(s.place(), "/") < maxPlaceSteps {
+			out[i].made += pointerTo(name)
+		}
+	}
+	return out
+}
+
+func (s Source) keepsMembers() bool {
+	functions := strings.Split(s.made, "|")[1:]
+	return len(functions) > 0 && !slices.ContainsFunc(functions, func(step string) bool {
+		function, _, _ := strings.Cut(step, "/")
+		return !keepsMembers(function)
+	})
+}
+
+// keepsMembers reports whether the members of a function's result are members of its first operand.
+func keepsMembers(function string) bool {
+	switch function {
+	case "json.filter", "json.remove", "json.patch", "object.filter", "object.remove",
+		"usher.certificate": // as if the text had members: what is read of a certificate matters
+		return true
+	}
+	return false
+}
+
 // mapped returns the alternatives with f applied to every value in them.
 func mapped(in Alternatives, f func(Value) Value) Alternatives {
 	if in == nil {
@@ -279,7 +329,7 @@ func mapped(in Alternatives, f func(Value) Value) Alternatives {
 			}
 			v.Members = members
 		}
-		v.Rest = mapped(v.Rest, f)
+		v.Rest, v.others = mapped(v.Rest, f), mapped(v.others, f)
 		out[i] = v
 	}
 	return out
@@ -293,6 +343,7 @@ func each(in Alternatives, f func(Value)) {
 			each(member, f)
 		}
 		each(v.Rest, f)
+		each(v.others, f)
 	}
 }
 
@@ -314,6 +365,19 @@ func withChecked(in Alternatives, checked map[string]bool) Alternatives {
 func elements(in Alternatives) Alternatives {
 	_, values := iterate(in)
 	return values
+}
+
+// at is the element of an array at a position; known is false if the array is not written out.
+func (v Value) at(position int) (element Alternatives, known bool) {
+	switch {
+	case v.ends == nil:
+		return nil, false
+	case position < 0 || position >= len(v.ends):
+		return nil, true
+	case position == 0:
+		return v.Rest[:v.ends[0]], true
+	}
+	return v.Rest[v.ends[position-1]:v.ends[position]], true
 }
 
 // iterate lists the keys and values in what the alternatives may be.
@@ -341,6 +405,7 @@ func (v Value) Inside() (keys, values Alternatives) {
 		}
 		if v.open {
 			keys, values = append(keys, Value{Sources: v.Sources}), append(values, withSources(v.Rest, v.Sources)...)
+			values = append(values, elements(v.others)...)
 		}
 		return keys, values
 	case List: // the keys of an array are numbers, but a set is as likely
@@ -387,7 +452,7 @@ func element(v Value) Value {
 	if v.Request != nil {
 		return v.below(AnyMember)
 	}
-	e := Value{Sources: v.Sources}
+	e := Value{Sources: membersOf(v.Sources, AnyMember)}
 	if v.traits&(linkedList|linkedByName) != 0 {
 		e.traits = linkedHub
 	}

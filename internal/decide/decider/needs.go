@@ -3,7 +3,6 @@ package decider
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
@@ -30,17 +29,12 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 	}
 	for _, pointer := range masked {
 		if !slices.Contains(needed, pointer) && slices.ContainsFunc(r.readBy(rule), func(read string) bool {
-			return within(pointer, read) || within(read, pointer)
+			return dataflow.Overlap(pointer, read)
 		}) {
 			needed = append(needed, pointer)
 		}
 	}
 	return needed
-}
-
-// within reports whether pointer is place or lies below it.
-func within(pointer, place string) bool {
-	return strings.HasPrefix(pointer, place) && (len(pointer) == len(place) || pointer[len(place)] == '/')
 }
 
 func (r *Rules) namesIndividuals() bool {

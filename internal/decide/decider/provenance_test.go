@@ -120,7 +120,8 @@ func TestNeeds(t *testing.T) {
 	t.Parallel()
 	const individuals = "# METADATA\n# custom:\n#   individual_enrollments: [one]\npackage allocation.i\nhub := input.linkedHubs[0]"
 	allocator := provenanceAllocator(t, decider.RulesOptions{}, "g.rego", provenanceRule, "i.rego", individuals,
-		"d.rego", "package allocation.default\nhub := input.linkedHubs[0]\npayload := {\"tags\": input.enrollmentGroup.initialTwin.tags}\nhold contains \"x\" if object.get(input.deviceRuntimeContext, [\"tpm\", \"endorsementKey\"], \"\") == \"e\"")
+		"d.rego", "package allocation.default\nhub := input.linkedHubs[0]\npayload := {\"tags\": input.enrollmentGroup.initialTwin.tags}\nhold contains \"x\" if object.get(input.deviceRuntimeContext, [\"tpm\", \"endorsementKey\"], \"\") == \"e\"",
+		"e.rego", "# METADATA\n# custom:\n#   enrollment_groups: [elements]\npackage allocation.e\nhub := input.linkedHubs[0] if input.deviceRuntimeContext.payload.sensors[_].ok")
 	group := func(id string) string {
 		return `{"enrollmentGroup": {"enrollmentGroupId": "` + id + `"}, "deviceRuntimeContext": {"registrationId": "d"}, "linkedHubs": ["h"]}`
 	}
@@ -128,13 +129,15 @@ func TestNeeds(t *testing.T) {
 		return `{"individualEnrollment": {"registrationId": "` + id + `"}, "deviceRuntimeContext": {"registrationId": "d"}, "linkedHubs": ["h"]}`
 	}
 	masked := []string{"/deviceRuntimeContext/payload", "/deviceRuntimeContext/tpm/endorsementKey", "/deviceRuntimeContext/payload/hub",
-		"/deviceRuntimeContext/payload/model", "/enrollmentGroup/initialTwin", "/individualEnrollment/registrationId"}
+		"/deviceRuntimeContext/payload/model", "/deviceRuntimeContext/payload/sensors/0/ok", "/deviceRuntimeContext/payload/sensors/0/id",
+		"/enrollmentGroup/initialTwin", "/individualEnrollment/registrationId"}
 	for _, test := range []struct {
 		body string
 		want []string
 	}{
 		{group("g"), []string{"/deviceRuntimeContext/payload", "/deviceRuntimeContext/payload/hub"}},
 		{group("other"), []string{"/deviceRuntimeContext/tpm/endorsementKey"}}, // the twin does not choose the hub
+		{group("elements"), []string{"/deviceRuntimeContext/payload", "/deviceRuntimeContext/payload/sensors/0/ok"}},
 		{individual("one"), []string{"/individualEnrollment/registrationId"}},
 	} {
 		request, err := dps.ParseAllocationRequest([]byte(test.body))

@@ -266,6 +266,41 @@ func isRestricted(name string) bool {
 	return builtin != nil && Restricted(builtin)
 }
 
+// headOf writes the head of a compiled rule as its author did. The compiler gives variables other names, and puts a
+// variable in place of an expression.
+func headOf(compiler *ast.Compiler, rule *ast.Rule) string {
+	head := rule.Head.Ref().Copy()
+	for i, term := range head[1:] {
+		v, ok := term.Value.(ast.Var)
+		if !ok {
+			continue
+		}
+		written, ok := compiler.RewrittenVars[v]
+		if !ok {
+			written = ast.Var(expressionOf(rule.Body, v))
+		}
+		head[i+1] = ast.VarTerm(string(written))
+	}
+	return head.String()
+}
+
+// expressionOf returns the text of the expression that the compiler replaced by a variable; _ if the author named
+// nothing.
+func expressionOf(body ast.Body, v ast.Var) string {
+	for _, expr := range body {
+		terms, ok := expr.Terms.([]*ast.Term)
+		if !ok || !expr.Generated {
+			continue
+		}
+		for _, term := range terms {
+			if text := string(expr.Location.Text); term.Value.Compare(v) == 0 && text != "" {
+				return text
+			}
+		}
+	}
+	return "_"
+}
+
 // checkEntries finds a rule package that can say nothing, and entry rules of a form that cannot be right.
 func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
 	var problems []Problem
@@ -282,11 +317,11 @@ func checkEntries(compiler *ast.Compiler, rule *Rule) []Problem {
 					Fix:     "give the function another name"})
 			case below && isGuard(e):
 				problems = append(problems, Problem{Place: place,
-					Message: fmt.Sprintf("%s makes an object of %s, which is a set of reasons", r.Head.Ref(), e),
+					Message: fmt.Sprintf("%s makes an object of %s, which is a set of reasons", headOf(compiler, r), e),
 					Fix:     fmt.Sprintf("write %s contains \"the reason\" if ...", e)})
 			case below && e == entryHub:
 				problems = append(problems, Problem{Place: place,
-					Message: fmt.Sprintf("%s makes an object of hub, which is a host name", r.Head.Ref()),
+					Message: fmt.Sprintf("%s makes an object of hub, which is a host name", headOf(compiler, r)),
 					Fix:     "define hub itself"})
 			}
 		}

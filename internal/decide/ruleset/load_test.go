@@ -445,3 +445,35 @@ func TestFilesThatAreNoRules(t *testing.T) {
 		t.Errorf("hub %v", got)
 	}
 }
+
+// A message has the author's names and expressions, not the variables that the compiler makes of them.
+func TestLoadErrorsAreInTheAuthorsWords(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ rego, want string }{
+		{`reject[x] := 1 if some x in ["a"]`, "reject[x] makes an object of reject"},
+		{`hold[x] if some x in ["a"]`, "hold[x] makes an object of hold"},
+		{`reject[lower(x)] := 1 if some x in ["a"]`, "reject[lower(x)] makes an object of reject"},
+		{`reject[input.linkedHubs[0]] := 1`, "reject[input.linkedHubs[0]] makes an object of reject"},
+		{`reject[concat("", [lower(x), "b"])] := 1 if some x in ["a"]`, `reject[concat("", [lower(x), "b"])] makes an object of reject`},
+		{`hub[x].y := 1 if some x in ["a"]`, "hub[x].y makes an object of hub"},
+		{`hub[x] contains 1 if some x in ["a"]`, "hub[x] makes an object of hub"},
+		{`hub := x if { x := input.deviceRuntimeContext; x.nowhere }`, "undefined ref: x.nowhere"},
+		{`hub := [x | some x in input.linkedHubs; x.nowhere]`, "undefined ref: x.nowhere"},
+		{`hub := x if { some y in [1]; x := y; x[y].z }`, "undefined ref: x[y].z"},
+		{`hub := x if { x := 1; count(x) > 1 }`, "count: invalid argument(s)"},
+		{`hub := x if { some x; input.linkedHubs[x] == y }`, "var y is unsafe"},
+		{`hub := x if { x := 1; x := 2 }`, "var x assigned above"},
+		{`hub := x if { x := y; y := 1 }`, "var y referenced above"},
+		{`hub := "a" if { x := 1; hubs with data.allocation.a.hubs[x] as 1 }` + "\nhubs := {}", "with keyword cannot partially replace"},
+	} {
+		rego := test.rego
+		if !strings.HasPrefix(rego, "hub") {
+			rego = hub + "\n" + rego
+		}
+		_, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "a", rego)), ruleset.Options{Name: "rules", InputSchema: inputSchema(t)})
+		text := strings.Join(problemsOf(t, err), "\n")
+		if !strings.Contains(text, test.want) || strings.Contains(text, "__local") {
+			t.Errorf("%s\ngot  %s\nwant %s", rego, text, test.want)
+		}
+	}
+}
