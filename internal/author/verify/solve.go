@@ -56,6 +56,9 @@ func (s *solver) wishes(f fact) []wish {
 		operands[i] = s.value(term)
 	}
 	s.noteHubs(operator, operands)
+	if text, ok := formats[operator]; ok && len(operands) > 0 && !f.held {
+		add(operands[0], text)
+	}
 	if len(operands) < 2 {
 		if kind, ok := strings.CutPrefix(operator, "is_"); ok && len(operands) == 1 {
 			add(operands[0], valuesOf(kind, !f.held)...)
@@ -77,7 +80,7 @@ func (s *solver) wishes(f fact) []wish {
 		} else {
 			both(others)
 		}
-	case "lt", "lte", "gt", "gte":
+	case "lt", "lte", "gt", "gte", "semver.compare":
 		both(near)
 	case "startswith", "endswith", "contains", "strings.any_prefix_match", "strings.any_suffix_match":
 		for _, part := range textsIn(b) {
@@ -108,6 +111,14 @@ func (s *solver) wishes(f fact) []wish {
 		}
 	}
 	return list
+}
+
+// formats are texts that functions accept which fail for others.
+var formats = map[string]string{
+	"base64.decode": "dXNoZXI=", "base64.is_valid": "dXNoZXI=", "base64url.decode": "dXNoZXI", "hex.decode": "0123ab",
+	"json.is_valid": "{}", "json.unmarshal": "{}", "net.cidr_is_valid": "10.0.0.0/8", "semver.is_valid": "1.0.0",
+	"time.parse_rfc3339_ns": "2024-02-29T12:34:56Z", "time.parse_duration_ns": "1h", "to_number": "7",
+	"units.parse": "1K", "units.parse_bytes": "1KB", "uuid.parse": "00112233-4455-6677-8899-aabbccddeeff",
 }
 
 // addKeys adds the names of members for each reference into data, a rule or a value by a name that came from elsewhere.

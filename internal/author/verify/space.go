@@ -606,11 +606,11 @@ func (e *explorer) payloadValues(s *space, key string) (values []any, fixed int)
 	return values, fixed
 }
 
-// elements returns arrays for a member of the payload whose elements the rule reads: with elements that have what it
-// reads of them, and with one that lacks it.
+// elements returns arrays for a member of the payload whose elements the rule reads: with an element that has what it
+// reads of them, with one that has other values, with both, and with one that lacks it.
 func (e *explorer) elements(key string) []any {
-	whole := map[string]any{}
-	read, members := false, false
+	one, other := map[string]any{}, map[string]any{}
+	read := false
 	for _, place := range e.analysis.Reads {
 		below, ok := strings.CutPrefix(place, payloadPlace+key+"/"+dataflow.AnyMember)
 		if !ok {
@@ -618,19 +618,19 @@ func (e *explorer) elements(key string) []any {
 		}
 		read = true
 		if below, _, _ = strings.Cut(below, "/"+dataflow.AnyMember); below != "" {
-			members = true
 			var value any = "usher-element"
 			if literals := e.analysis.At(place); len(literals) > 0 {
 				value = literals[0].Value
 			}
-			put(whole, jsontext.Pointer(below), value)
+			put(one, jsontext.Pointer(below), value)
+			put(other, jsontext.Pointer(below), others(value)[0])
 		}
 	}
 	switch {
 	case !read:
 		return nil
-	case members:
-		return []any{[]any{whole}, []any{whole, map[string]any{}}, []any{map[string]any{}}, []any{"usher-element"}}
+	case len(one) > 0:
+		return []any{[]any{one}, []any{one, other}, []any{other}, []any{one, map[string]any{}}, []any{"usher-element"}}
 	default:
 		return []any{[]any{"usher-element"}, []any{json.Number("7"), true}}
 	}

@@ -49,7 +49,7 @@ func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return verify.Options{Rules: rules, Files: fsys, Seed: 1, Budget: 300}
+	return verify.Options{Rules: rules, Files: fsys, Seed: 1, Budget: 300, Timeout: time.Minute} // on a busy machine, too
 }
 
 func run(t testing.TB, o verify.Options) *verify.Report {
@@ -116,6 +116,39 @@ func TestPlantedBugs(t *testing.T) {
 			}
 			if diff := cmp.Diff(string(want.Data), got); want.Name != "want" || diff != "" {
 				t.Errorf("other findings (-want +got), rewrite with -update:\n%s", diff)
+			}
+		})
+	}
+}
+
+// Correct rules of the same shapes as the planted bugs keep every promise, and the search reaches all of them.
+func TestCorrectRules(t *testing.T) {
+	t.Parallel()
+	archives, err := filepath.Glob("testdata/correct/*.txtar")
+	if err != nil || len(archives) < 12 {
+		t.Fatalf("%d archives, %v", len(archives), err)
+	}
+	for _, path := range archives {
+		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			archive, err := txtar.ParseFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := map[string]string{}
+			for _, file := range archive.Files {
+				files[file.Name] = string(file.Data)
+			}
+			o := options(t, ruleFiles(t, files))
+			o.Budget = 1500
+			report := run(t, o)
+			if found := brief(t, report); found != "" {
+				t.Errorf("found:\n%s", found)
+			}
+			if rule := report.Rules[0]; rule.Outcomes["assigned"] == 0 {
+				t.Errorf("nothing was assigned: %v", rule.Reasons)
+			} else if missed := rule.Space.Branches.Missed; len(missed) > 0 {
+				t.Errorf("not reached: %v", missed)
 			}
 		})
 	}
