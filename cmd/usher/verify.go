@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -27,6 +30,7 @@ type verifyFlags struct {
 	list     bool
 	hubs     []string
 	schema   string
+	requests []string
 	budget   int
 	seed     uint64
 	timeout  time.Duration
@@ -41,10 +45,11 @@ func newVerifyCommand() *cobra.Command {
 		Short: "Search for a request that breaks a promise of a rule",
 		Long: `Verify generates requests from what each rule says: the enrollments that it serves,
 every set of the hubs that it names, the values that it compares, and values that no
-one expects. It decides each request as the webhook does, and looks for one that
-breaks a promise, such as that the hub is linked or that a device stays where it is
-when it registers again. --list shows the promises; you can write invariants of your
-own in *_invariants.rego next to the rule.
+one expects. It follows them through the rule, and changes them until each of its
+expressions has held and failed. It decides each request as the webhook does, and
+looks for one that breaks a promise, such as that the hub is linked or that a device
+stays where it is when it registers again. --list shows the promises; you can write
+invariants of your own in *_invariants.rego next to the rule.
 
 For each broken promise it prints the smallest request that it finds. With --save it
 also writes that request to a file for 'usher explain'.
@@ -64,6 +69,7 @@ It exits with 5 if a promise is broken. Ctrl-C ends the search and prints what i
 has found so far.`,
 		Example: `  usher verify
   usher verify --rule tenants --hubs contoso-eu,contoso-us --save broken
+  usher verify --requests decisions.jsonl             start from what devices send
   usher verify --promise settles,linked-hub --budget 200000 --seed 7
   usher verify -o sarif > verify.sarif                in CI
   usher verify --list`,
@@ -77,6 +83,7 @@ has found so far.`,
 	f.BoolVar(&flags.list, "list", false, "list the promises and exit")
 	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs to link in addition to those that the rule names, by host name or first label")
 	f.StringVar(&flags.schema, "payload-schema", "", "JSON Schema of the payload that devices send")
+	f.StringSliceVar(&flags.requests, "requests", nil, "real requests to start from: exchanges, decision records, the journal of usher dps, or a folder of them")
 	f.IntVar(&flags.budget, "budget", verify.DefaultBudget, "how many requests to try for each rule")
 	f.Uint64Var(&flags.seed, "seed", 1, "seed of the random choices")
 	f.DurationVar(&flags.timeout, "timeout", decider.DefaultTimeout, "time limit of a rule for one request")
@@ -126,10 +133,14 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	if err != nil {
 		return err
 	}
+	requests, err := readDocuments(ctx, flags.requests, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
 	bar := newProgress(cmd.ErrOrStderr(), "requests")
 	report, err := verify.Run(ctx, verify.Options{
 		Rules: rules, Files: files,
-		Only: flags.only, Promises: flags.promises, Hubs: flags.hubs, PayloadSchema: fields,
+		Only: flags.only, Promises: flags.promises, Hubs: flags.hubs, PayloadSchema: fields, Requests: requests,
 		Budget: flags.budget, Seed: flags.seed, Timeout: flags.timeout,
 		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
 	})
@@ -152,6 +163,30 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 		return errors.New("the search was interrupted before it was complete")
 	}
 	return nil
+}
+
+// readDocuments reads the documents of all requests of the logs that arguments name.
+func readDocuments(ctx context.Context, args []string, stdin io.Reader) ([]map[string]any, error) {
+	logs, err := openLogs(args, stdin, "standard input")
+	if err != nil {
+		return nil, err
+	}
+	var documents []map[string]any
+	for item, err := range requestlog.Items(ctx, logs...) {
+		if err != nil {
+			return nil, err
+		}
+		if item.Body == nil {
+			continue
+		}
+		if request, err := item.Parse(); err == nil {
+			documents = append(documents, request.Document)
+		}
+	}
+	if len(documents) == 0 && len(args) > 0 {
+		return nil, fmt.Errorf("--requests: %s contains no AllocationRequest", strings.Join(args, ", "))
+	}
+	return documents, nil
 }
 
 // searchError gives an error of package verify its exit code.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/usher-dps/usher/internal/author/report"
 	"github.com/usher-dps/usher/internal/author/verify"
@@ -197,6 +198,9 @@ func (t *verifyText) branches(space verify.Space) {
 func (t *verifyText) finding(finding verify.Finding, rules string) {
 	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, finding.Message)
 	t.printf("    %s\n", t.paint(faint, wrap(finding.Statement)))
+	if !finding.At.IsZero() {
+		t.printf("    decided at %s, which the rule reads\n", finding.At.Format(time.RFC3339Nano))
+	}
 	t.printf("    %s; %s. The smallest found:\n\n", finding.Place, count(finding.Count, "request breaks it", "requests break it"))
 	t.printf("    %s\n\n", strings.ReplaceAll(string(finding.Request), "\n", "\n    "))
 	for _, file := range []string{finding.File, finding.ThenFile} {

@@ -16,6 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -208,13 +209,18 @@ func ofRequest(read string) (string, bool) {
 }
 
 // Broken returns the messages of the invariants that a decision of the rule breaks. input has the members request and
-// decision, with values as for [ruleset.Rule.Evaluate]. The tracer, if it is not nil, sees the evaluation. Every error
-// is a *ruleset.EvalError.
-func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any, tracer topdown.QueryTracer) ([]string, error) {
+// decision, with values as for [ruleset.Rule.Evaluate], and known are the look-ups of the decision. Every error is a
+// *ruleset.EvalError.
+func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any, known ...answer.Lookup) ([]string, error) {
+	return i.Trace(ctx, rule, input, nil, known...)
+}
+
+// Trace is [Invariants.Broken], of which a tracer sees the evaluation, unless it is nil.
+func (i *Invariants) Trace(ctx context.Context, rule string, input map[string]any, tracer topdown.QueryTracer, known ...answer.Lookup) ([]string, error) {
 	if !i.Has(rule) {
 		return nil, nil
 	}
-	inspection := i.syntax.Inspect(ctx, input)
+	inspection := i.syntax.Inspect(ctx, input, known...)
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	var messages []string

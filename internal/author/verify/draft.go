@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 )
 
@@ -25,6 +26,26 @@ type draft struct {
 	attestation  attestation
 	record       map[string]any // further members of the enrollment
 	payload      map[string]any // nil if the device sends none
+	now          int64          // the time of the decision in ns since 1970; 0 if the rule cannot read it
+}
+
+// lookups are what a rule that reads the time gets.
+func (d *draft) lookups() []answer.Lookup {
+	if d.now == 0 {
+		return nil
+	}
+	return []answer.Lookup{{Builtin: nowBuiltin, Result: json.Number(strconv.FormatInt(d.now, 10))}}
+}
+
+const nowBuiltin = "time.now_ns"
+
+// key tells requests apart.
+func (d *draft) key() [16]byte {
+	body := d.body()
+	if d.now != 0 {
+		body = strconv.AppendInt(body, d.now, 10)
+	}
+	return memoKey(body)
 }
 
 // clone returns a copy that shares no part that is modified in place.
@@ -220,6 +241,14 @@ func (d *draft) leaves(serves func(dps.EnrollmentKind, string) bool) []leaf {
 	}
 	if d.attestation.subject != nil {
 		list = append(list, d.attestation.subject.leaves()...)
+	}
+	if d.now != 0 {
+		list = append(list, leaf{json.Number(strconv.FormatInt(d.now, 10)), func(d *draft, value any) bool {
+			number, _ := value.(json.Number)
+			now, err := strconv.ParseInt(string(number), 10, 64)
+			d.now = now
+			return err == nil && now > 0
+		}})
 	}
 	// What the operator writes keeps its form; the device can write anything.
 	list = append(list, leavesBelow(d.record, func(d *draft) map[string]any { return d.record }, isForm)...)

@@ -41,11 +41,11 @@ func newFollower(c *checker, timeout time.Duration) (*follower, error) {
 func (f *follower) isHome(expr *ast.Expr) bool { return !f.library[expr.Location.File] }
 
 // brief decides a request.
-func (f *follower) brief(ctx context.Context, body []byte) brief {
+func (f *follower) brief(ctx context.Context, d *draft) brief {
 	if f.timeouts >= maxTimeouts {
 		return brief{result: answer.Timeout}
 	}
-	a := f.checker.decide(ctx, body)
+	a := f.checker.at(d).decide(ctx, d.body())
 	if a.Result == answer.Timeout {
 		f.timeouts++
 	}
@@ -61,7 +61,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	defer cancel()
 	document := d.document()
 	tracer := newTracer()
-	inspection := f.syntax.Inspect(limited, document)
+	inspection := f.syntax.Inspect(limited, document, d.lookups()...)
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
@@ -73,10 +73,10 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 			inspection.Reset()
 		}
 	}
-	decided := f.checker.decide(limited, d.body())
+	decided := f.checker.at(d).decide(limited, d.body())
 	if f.checker.judges() && decided.Result.IsOutcome() {
 		// What it breaks is found when the request is checked.
-		_, _ = f.checker.invariants.Broken(limited, f.checker.rule.Package, judged(&decided), tracer)
+		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, judged(&decided), tracer, d.lookups()...)
 	}
 	if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 		f.timeouts++
@@ -90,7 +90,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 func (f *follower) solve(ctx context.Context, d *draft, facts []fact) ([]wishOf, clues) {
 	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	inspection := f.syntax.Inspect(limited, d.document())
+	inspection := f.syntax.Inspect(limited, d.document(), d.lookups()...)
 	defer inspection.Close()
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
 	var list []wishOf

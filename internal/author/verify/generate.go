@@ -61,12 +61,13 @@ func (s *search) generate(ctx context.Context, wanted int) [][]byte {
 		if ctx.Err() != nil || len(with) >= wanted-wanted/oneWithoutHub && len(without) >= wanted/oneWithoutHub {
 			break
 		}
-		body := s.plan.request(number).body()
+		d := s.plan.request(number)
+		body := d.body()
 		if seen[string(body)] {
 			continue
 		}
 		seen[string(body)] = true
-		switch a := s.checker.decide(ctx, body); {
+		switch a := s.checker.at(d).decide(ctx, body); {
 		case a.invalid():
 		case a.Result == answer.Assigned:
 			with = append(with, body)

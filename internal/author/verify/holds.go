@@ -149,7 +149,7 @@ func (s *search) alwaysHeld(ctx context.Context, device *draft) (last decided, s
 		d := device.clone()
 		d.payload, d.hubs, d.current, d.policy = payload, hubs, "", policy{}
 		tries++
-		last = s.checker.decide(ctx, d.body())
+		last = s.checker.at(d).decide(ctx, d.body())
 		return last.Result == answer.Held
 	}
 	if !held(nil) {

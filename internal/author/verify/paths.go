@@ -18,6 +18,8 @@ const (
 	// maxCloser is how many requests that reached nothing new are taken up for an expression of which one side is not
 	// reached, in case they are closer to it.
 	maxCloser = 24
+	// maxReal is how many real requests the search starts from, evenly chosen.
+	maxReal = 200
 	// pathShare is the share of the budget, in percent, that the search by paths may use before the others.
 	pathShare = 30
 )
@@ -57,7 +59,7 @@ type paths struct {
 	seen   map[met]bool
 	sides  sides
 	trails map[string]bool // which sides a request met, and the answer
-	asked  map[string]bool // bodies
+	asked  map[[16]byte]bool
 	tries  map[string]int
 	taken  map[met]int // of closer
 	hubs   []string    // for which the rule looked
@@ -66,7 +68,7 @@ type paths struct {
 
 // search starts from one request for each value of each dimension.
 func (e *explorer) search(s *space) *paths {
-	p := &paths{explorer: e, space: s, seen: map[met]bool{}, sides: sides{}, trails: map[string]bool{}, asked: map[string]bool{}, tries: map[string]int{}, taken: map[met]int{},
+	p := &paths{explorer: e, space: s, seen: map[met]bool{}, sides: sides{}, trails: map[string]bool{}, asked: map[[16]byte]bool{}, tries: map[string]int{}, taken: map[met]int{},
 		left: e.options.Budget*pathShare/100 + minPaths}
 	candidates := e.candidates()
 	choice := make([]int, len(s.dimensions))
@@ -75,11 +77,7 @@ func (e *explorer) search(s *space) *paths {
 		d.hubs = slices.Clone(candidates)
 		return d
 	}
-	for _, request := range e.options.Requests {
-		if d, ok := draftOf(request, e.serves); ok {
-			p.try(d)
-		}
-	}
+	p.startFromReal(e.options.Requests)
 	p.try(start())
 	for _, hub := range candidates[:min(len(candidates), maxRecordValues)] {
 		d := start()
@@ -109,6 +107,23 @@ func (e *explorer) search(s *space) *paths {
 	return p
 }
 
+// startFromReal starts from real requests of the rule's devices.
+func (p *paths) startFromReal(requests []map[string]any) {
+	if len(requests) == 0 {
+		return
+	}
+	var real []*draft
+	for _, request := range requests {
+		if d, ok := draftOf(request, p.serves); ok {
+			real = append(real, d)
+		}
+	}
+	p.space.note("started from %d of %d given requests, which this rule serves", min(len(real), maxReal), len(requests))
+	for _, d := range spread(real, maxReal) {
+		p.try(d)
+	}
+}
+
 // minPaths is the least number of requests for the search by paths.
 const minPaths = 300
 
@@ -119,11 +134,11 @@ func (e *explorer) serves(kind dps.EnrollmentKind, id string) bool {
 
 // try evaluates a request, unless it did before, and keeps it if it reached something new.
 func (p *paths) try(d *draft) {
-	body := string(d.body())
-	if p.left <= 0 || p.asked[body] || len(p.corpus) >= maxReached {
+	key := d.key()
+	if p.left <= 0 || p.asked[key] || len(p.corpus) >= maxReached {
 		return
 	}
-	p.asked[body] = true
+	p.asked[key] = true
 	p.left--
 	found := p.follow(d)
 	one := reached{draft: d, evaluated: found}

@@ -50,7 +50,7 @@ func planOf(s *space, paths *paths, budget int, random *rand.Rand) *plan {
 	p := &plan{space: s}
 	tried := map[[16]byte]bool{}
 	isNew := func(d *draft) bool {
-		key := memoKey(d.body())
+		key := d.key()
 		known := tried[key]
 		tried[key] = true
 		return !known

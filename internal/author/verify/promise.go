@@ -78,6 +78,8 @@ type broken struct {
 	kind string
 	body []byte // the request
 	then []byte // the second request, if the promise is about two
+	// known is what the rule looked up.
+	known []answer.Lookup
 }
 
 func (b *broken) key() string { return b.promise + "\x00" + b.kind }
@@ -95,6 +97,18 @@ type checker struct {
 	nondeterministic bool
 	// thorough is set to try all variants of a follow-up request rather than one of each.
 	thorough bool
+	// known is what a rule that may read more than the request gets.
+	known []answer.Lookup
+}
+
+// at returns a checker for the time of a draft.
+func (c *checker) at(d *draft) *checker {
+	if d.now == 0 {
+		return c
+	}
+	copied := *c
+	copied.known = d.lookups()
+	return &copied
 }
 
 // decided is a request and its answer.
@@ -155,7 +169,13 @@ func memoKey(body []byte) [16]byte {
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
 	d := decided{body: body}
-	d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
+	if len(c.known) == 0 {
+		d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
+	} else if request, err := dps.ParseAllocationRequest(body); err == nil {
+		d.request, d.Answer = request, c.decider.Repeat(ctx, request, c.known)
+	} else {
+		d.Result = answer.Malformed
+	}
 	if !c.nondeterministic && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
 		if _, known := c.memo.answers.LoadOrStore(memoKey(body), briefOf(&d.Answer)); !known {
 			c.memo.size.Add(1)
@@ -195,6 +215,9 @@ func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
 	if ctx.Err() != nil {
 		return a, nil // what looks like a timeout may be the end of the search
 	}
+	for i := range found {
+		found[i].known = c.known
+	}
 	return a, slices.DeleteFunc(found, func(b broken) bool { return !c.wanted[b.promise] })
 }
 
@@ -204,7 +227,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 	undecided := slices.Contains(a.Overrides, answer.OnUndecided)
 	if undecided {
 		// The METADATA says what to do if the rule is silent, but not if it fails.
-		if _, err := c.rule.Evaluate(ctx, a.request.Document); err != nil && ctx.Err() == nil {
+		if _, err := c.rule.Evaluate(ctx, a.request.Document, c.known...); err != nil && ctx.Err() == nil {
 			found = append(found, brokenBy(err))
 		}
 	}
@@ -217,7 +240,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 			if !missing || c.analysis.Entries[entry] == nil || undecided {
 				continue
 			}
-			verdict, err := c.rule.Evaluate(ctx, a.request.Document)
+			verdict, err := c.rule.Evaluate(ctx, a.request.Document, c.known...)
 			if err == nil && len(verdict.BuiltinErrors) > 0 {
 				found = append(found, broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
 					"%s is left out: a built-in function failed at %s", entry, strings.Join(verdict.BuiltinErrors, ", "))})
@@ -225,7 +248,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 		}
 	}
 	if c.judges() {
-		messages, err := c.invariants.Broken(ctx, c.rule.Package, judged(a), nil)
+		messages, err := c.invariants.Broken(ctx, c.rule.Package, judged(a), c.known...)
 		if err != nil && ctx.Err() == nil {
 			b := brokenBy(err)
 			b.promise, b.message = Invariant, "the invariants fail: "+err.Error()

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -215,7 +216,7 @@ type explorer struct {
 	analysis *dataflow.Analysis // of the rule and its invariants
 	branches *branches
 	random   *rand.Rand
-	decide   func(body []byte) brief
+	decide   func(*draft) brief
 	// follow evaluates a request for the search by paths.
 	follow func(*draft) evaluated
 	// isHome reports whether an expression is outside the library.
@@ -250,6 +251,7 @@ func (e *explorer) space() (*space, *paths) {
 	e.addService(s)
 	e.addPayload(s)
 	e.addDevices(s)
+	e.addTimes(s)
 	paths := e.search(s)
 	paths.teach(s)
 	for i := range s.dimensions {
@@ -655,6 +657,19 @@ func (e *explorer) addDevices(s *space) {
 	s.add(d.unread())
 }
 
+// addTimes adds times of the decision, if the rule can read it: some of each day of the week.
+func (e *explorer) addTimes(s *space) {
+	if !slices.ContainsFunc(e.rule.RestrictedCalls(), func(call *ast.Expr) bool { return call.Operator().String() == nowBuiltin }) {
+		return
+	}
+	var times []int64
+	start := time.Date(2026, 1, 1, 3, 30, 0, 0, time.UTC)
+	for n := range 14 {
+		times = append(times, start.Add(time.Duration(n)*33*time.Hour).UnixNano())
+	}
+	s.add(dimensionOf("times of the decision", times, func(d *draft, now int64) { d.now = now }, func(d *draft) int64 { return d.now }))
+}
+
 // thin removes values from a dimension that make no difference: it keeps only a few of those that get the same answers
 // in the same requests. The values by which the search by paths reached something, and the rule's own words as far as
 // there is room, stay: what changes nothing alone may do so together with another.
@@ -683,7 +698,7 @@ func (e *explorer) thin(s *space, i int) {
 			request := s.draft(context)
 			request.hubs = hubs[m]
 			request.policy = policy{}
-			answer.WriteString(e.decide(request.body()).String() + "\n")
+			answer.WriteString(e.decide(request).String() + "\n")
 		}
 		if answers[answer.String()]++; answers[answer.String()] <= sameAnswer {
 			kept = append(kept, value)
@@ -698,7 +713,7 @@ func (e *explorer) thin(s *space, i int) {
 		d.values = append(kept, spread(others, room-len(kept))...)
 	}
 	if len(d.values) < before {
-		s.note("%s: %d of %d", d.name, len(d.values), before)
+		s.note("%s: %d of %d; the others change no answer on their own", d.name, len(d.values), before)
 	}
 }
 
@@ -760,7 +775,7 @@ func (e *explorer) hubs(s *space, paths *paths) []string {
 			d.current = candidates[e.random.IntN(len(candidates))]
 		}
 		// If a device stays, that says nothing about the rule.
-		if a := e.decide(d.body()); a.assigned() && a.words != d.current {
+		if a := e.decide(d); a.assigned() && a.words != d.current {
 			chosen[a.words]++
 		}
 	}

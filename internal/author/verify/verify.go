@@ -164,6 +164,8 @@ type Finding struct {
 	Statement string `json:"says"`
 	Message   string `json:"message"`
 	Place     string `json:"place"` // file:line
+	// At is the time of the decision, if the rule can read it.
+	At time.Time `json:"at,omitzero"`
 	// Count is the number of requests that break it.
 	Count int `json:"count"`
 	// Request breaks the promise. Then is the second request if the promise is about two.
@@ -377,7 +379,7 @@ func (s *search) explore(ctx context.Context, options Options) error {
 	}
 	s.branches = newBranches(f.syntax, func(file string) bool { return s.checker.analysis.Home[file] })
 	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analyze(), branches: s.branches, random: random,
-		decide: func(body []byte) brief { return f.brief(ctx, body) },
+		decide: func(d *draft) brief { return f.brief(ctx, d) },
 		follow: func(d *draft) evaluated { return f.follow(ctx, d) },
 		isHome: f.isHome,
 	}
@@ -414,11 +416,10 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 					progress(number)
 				}
 				d := s.plan.request(number)
-				body := d.body()
-				if _, again := s.seen.LoadOrStore(memoKey(body), true); again {
+				if _, again := s.seen.LoadOrStore(d.key(), true); again {
 					continue
 				}
-				a, found := s.checker.check(ctx, body)
+				a, found := s.checker.at(d).check(ctx, d.body())
 				if ctx.Err() == nil {
 					s.count(d, &a, found)
 				}
@@ -494,10 +495,12 @@ func (s *search) report(ctx context.Context) RuleReport {
 		}
 		smallest := t.broken
 		if ctx.Err() == nil && t.broken.promise != assignsPromise {
-			smallest = s.checker.shrink(ctx, t.broken)
+			c := s.checker
+			c.known = t.broken.known
+			smallest = c.shrink(ctx, t.broken)
 		}
 		r.Broken = append(r.Broken, Finding{Promise: smallest.promise, Statement: promises[index(smallest)].Statement, Message: smallest.message,
-			Place: cmp.Or(smallest.place, rule.Place), Count: t.count, Request: indented(smallest.body), Then: indented(smallest.then)})
+			Place: cmp.Or(smallest.place, rule.Place), At: timeOf(smallest.known), Count: t.count, Request: indented(smallest.body), Then: indented(smallest.then)})
 	}
 	return r
 }
@@ -513,6 +516,18 @@ func (s *search) space() Space {
 		space.Dimensions = append(space.Dimensions, Dimension{d.name, len(d.values), d.single})
 	}
 	return space
+}
+
+// timeOf is the time of the decision among look-ups; zero if there is none.
+func timeOf(known []answer.Lookup) time.Time {
+	for _, call := range known {
+		if number, ok := call.Result.(json.Number); ok && call.Builtin == nowBuiltin {
+			if now, err := number.Int64(); err == nil {
+				return time.Unix(0, now).UTC()
+			}
+		}
+	}
+	return time.Time{}
 }
 
 func indented(body []byte) json.RawMessage {

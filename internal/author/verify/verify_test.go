@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -95,6 +97,10 @@ func TestPlantedBugs(t *testing.T) {
 					promises = append(promises, finding.Promise)
 				}
 				isRequest(t, o.Rules, finding.Request)
+				couldBeSent(t, finding.Request)
+				if finding.Then != nil {
+					couldBeSent(t, finding.Then)
+				}
 			}
 			slices.Sort(breaks)
 			slices.Sort(promises)
@@ -173,6 +179,37 @@ func isRequest(t *testing.T, rules *decider.Rules, body []byte) {
 	}
 	if _, a := allocator.AllocateJSON(t.Context(), body); a.Result == answer.Malformed || a.Result == answer.InvalidRequest {
 		t.Errorf("not a request: %s\n%s", a.Summary(), body)
+	}
+}
+
+var registrationID = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9:._-]{0,126}[A-Za-z0-9])?$`)
+
+// couldBeSent fails for a request that DPS would not send.
+func couldBeSent(t *testing.T, body []byte) {
+	t.Helper()
+	request, err := dps.ParseAllocationRequest(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := request.Device
+	if !registrationID.MatchString(device.RegistrationID) {
+		t.Errorf("not a registration ID: %s", body)
+	}
+	if request.Enrollment.Kind == dps.IndividualEnrollment && !strings.EqualFold(device.RegistrationID, request.Enrollment.ID) {
+		t.Errorf("the registration ID of another device: %s", body)
+	}
+	stays := request.Enrollment.Reprovision == dps.ReprovisionNever && device.CurrentIotHubHostName != ""
+	if stays && (len(request.LinkedHubs) != 1 || !dps.SameHub(request.LinkedHubs[0], device.CurrentIotHubHostName)) {
+		t.Errorf("a device that must stay has a choice: %s", body)
+	}
+	record, _ := request.Document[string(request.Enrollment.Kind)].(map[string]any)
+	for _, name := range []string{"createdDateTimeUtc", "lastUpdatedDateTimeUtc"} {
+		if value, ok := record[name]; ok {
+			text, _ := value.(string)
+			if _, err := time.Parse(time.RFC3339, text); err != nil {
+				t.Errorf("%s is no date: %s", name, body)
+			}
+		}
 	}
 }
 
