@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/types"
 )
 
 // Alternatives are what a term may be, one for each way to get there. If there are none, it is undefined.
@@ -25,12 +26,16 @@ type Value struct {
 	Request []string
 	// Sources are the parts of the request that it is made of, besides those of its members.
 	Sources []Source
+	// Items are the elements of an array or a set that is written out, in order.
+	Items []Alternatives
 	// ByPosition is set for a hub that is taken from linkedHubs by a number.
 	ByPosition bool
 
 	open   bool // an object that may have members besides those in Members
 	traits traits
 	weight int // how many values are in it; 0 for itself only
+
+	declared types.Type // of an unknown: what the function that made it says of its type; nil if it says nothing
 }
 
 // Kind says what is known of a value.
@@ -73,6 +78,7 @@ type Source struct {
 	made string
 	// checked is set if a rule compared it with what is allowed.
 	checked bool
+	known   fact // what a rule that it came through found out about it
 }
 
 // place is the JSON pointer with the members of what was made of the source, as far as names are known.
@@ -238,8 +244,9 @@ func addSources(to []Source, more ...Source) []Source {
 		switch {
 		case i < 0 && len(to) < maxSources:
 			to = append(slices.Clip(to), s)
-		case i >= 0 && to[i].checked && !s.checked:
+		case i >= 0 && (to[i].checked && !s.checked || to[i].known&^s.known != 0):
 			to = slices.Clone(to)
+			s.checked, s.known = s.checked && to[i].checked, s.known&to[i].known
 			to[i] = s
 		}
 	}
@@ -260,6 +267,9 @@ func made(sources []Source, by string) []Source {
 	out := slices.Clone(sources)
 	for i := range out {
 		out[i].made += "|" + by
+		if out[i].known = 0; sources[i].known.isBounded() {
+			out[i].known = small
+		}
 	}
 	return out
 }
@@ -391,6 +401,9 @@ func element(v Value) Value {
 	if v.traits&(linkedList|linkedByName) != 0 {
 		e.traits = linkedHub
 	}
+	if v.declared != nil {
+		e.declared = types.Values(v.declared)
+	}
 	return e
 }
 
@@ -428,3 +441,6 @@ func pointerTo(path ...string) string {
 	}
 	return string(pointer)
 }
+
+// Sources are the parts of the request anywhere in what a term may be.
+func Sources(in Alternatives) []Source { return sourcesOf(in) }
