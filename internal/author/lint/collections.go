@@ -54,8 +54,8 @@ func mayEqual(scalars dataflow.Alternatives, v dataflow.Value) bool {
 
 func emptyEvery(_ context.Context, s *subject, add report) {
 	s.eachUse(func(entry string, use dataflow.Use) {
-		if words := use.MayBeEmpty(); admits(entry, use) && len(words) > 0 {
-			add(use.Location, fmt.Sprintf("every also holds if %s is empty, and the device decides whether it is", words[0].Name()),
+		if lists := use.MayBeEmpty(); admits(entry, use) && len(lists) > 0 {
+			add(use.Location, fmt.Sprintf("every also holds if there are no elements, and those of %s are the device's", lists[0].Name()),
 				"require elements too, as in count(xs) > 0")
 		}
 	}, "every")

@@ -19,11 +19,14 @@ func unreadFiles(fsys fs.FS) []string {
 	if err != nil {
 		return nil // the rules would not have loaded
 	}
-	var unread []string
+	isRego := func(name string) bool { return path.Ext(name) == ".rego" }
+	data := slices.DeleteFunc(slices.Clone(names), isRego)
+	if len(data) == 0 {
+		return nil
+	}
 	var refs []ast.Ref
 	for _, name := range names {
-		if path.Ext(name) != ".rego" {
-			unread = append(unread, name)
+		if !isRego(name) {
 			continue
 		}
 		text, err := fs.ReadFile(fsys, name)
@@ -32,7 +35,7 @@ func unreadFiles(fsys fs.FS) []string {
 		}
 		refs = append(refs, dataRefs(name, text)...)
 	}
-	return slices.DeleteFunc(unread, func(name string) bool {
+	return slices.DeleteFunc(data, func(name string) bool {
 		at := dataPath(name)
 		return slices.ContainsFunc(refs, func(ref ast.Ref) bool { return at.HasPrefix(ref) || ref.HasPrefix(at) })
 	})

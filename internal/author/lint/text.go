@@ -2,11 +2,9 @@ package lint
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -39,12 +37,15 @@ func formatProblem(printed string) string {
 	switch {
 	case match == nil:
 		return ""
-	case match[1] == "":
-		return "has the verb %" + match[2] + " for " + match[3]
+	case match[3] == "MISSING":
+		return "has more verbs than arguments"
 	case match[1] == "EXTRA":
 		return "has more arguments than verbs"
+	case match[1] != "":
+		return "has a % without a verb"
 	}
-	return "has a % without a verb"
+	kind := map[string]string{"string": "a text", "int": "an integer", "float64": "a decimal number"}[match[3]]
+	return fmt.Sprintf("prints %s by %%%s", kind, match[2])
 }
 
 // badFormat is %!d(MISSING), %!d(string=x), %!(EXTRA int=5) or %!(NOVERB).
@@ -60,7 +61,7 @@ func printed(list dataflow.Value) (args []any, known bool) {
 		}
 		return printedItems(items), true
 	}
-	return printedItems(items), list.Kind == dataflow.List && (len(items) > 0 || len(list.Rest) == 0)
+	return printedItems(items), list.Kind == dataflow.List && list.Place.Location != nil // written out
 }
 
 func printedItems(items []dataflow.Alternatives) []any {
@@ -78,18 +79,14 @@ func printedItems(items []dataflow.Alternatives) []any {
 }
 
 func printedConstant(v ast.Value) any {
-	number, ok := v.(ast.Number)
-	if !ok {
-		return "x" // as OPA writes it
+	switch number, ok := v.(ast.Number); {
+	case !ok:
+		return "x" // OPA writes it as a text
+	case strings.ContainsAny(string(number), ".eE"):
+		return 1.5
+	default:
+		return 1
 	}
-	if n, ok := number.Int(); ok {
-		return n
-	}
-	f, err := strconv.ParseFloat(string(json.Number(number)), 64)
-	if err != nil {
-		return anything{}
-	}
-	return f
 }
 
 // anything suits every verb.

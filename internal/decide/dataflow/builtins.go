@@ -61,6 +61,8 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		if !slices.ContainsFunc(values[0], Value.isNumber) { // else it is of sets
 			return asList(values[0])
 		}
+	case "max", "min":
+		return elements(values[0]) // one of them
 	case "array.reverse", "sort", "array.slice":
 		return asList(values[0])
 	case "usher.linked":

@@ -242,6 +242,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 	if known, ok := f.memo[n]; ok {
 		f.frame.add(known.frame)
 		f.uses.add(known.uses, false)
+		f.steps += len(known.uses) / 10
 		return known
 	}
 	if f.active[n] || f.exhausted() {
@@ -577,7 +578,6 @@ func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	left, right := f.term(a, s), f.term(b, s)
 	f.use("equal", left, right)
 	s.known.merge(ifTrue("equal", []Alternatives{left, right}))
-	s.refuted = ifFalse("equal", []Alternatives{left, right})
 	f.meet("eq", left, right)
 	f.compareCase(left, right)
 	if trusted(right, s) {
@@ -588,6 +588,7 @@ func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	}
 	f.relate(a, b, s)
 	f.relate(b, a, s)
+	s.refuted = ifFalse("equal", []Alternatives{left, right})
 	return !differ(left, right)
 }
 
@@ -1058,11 +1059,11 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 	} else {
 		f.use(name, values...)
 		s.known.merge(operands(signature, values))
+		out = f.builtin(name, args, values, result == nil, s)
 		if result == nil {
 			s.known.merge(ifTrue(name, values))
 			s.refuted = ifFalse(name, values)
 		}
-		out = f.builtin(name, args, values, result == nil, s)
 		if signature != nil {
 			if _, boolean := signature.Result().(types.Boolean); boolean {
 				out = unknownOf(nil, 0)

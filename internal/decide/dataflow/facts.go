@@ -190,9 +190,21 @@ func (k facts) equal(in, to Alternatives) {
 		k.add(in, typeNumber|aboveNumber|belowNumber)
 	case areAll(to, typeText):
 		k.add(in, typeText)
+		k.namedType(in, to)
 	}
 	if !slices.ContainsFunc(to, func(v Value) bool { return v.Kind == Unknown || v.isEmpty() }) {
 		k.add(in, notEmpty)
+	}
+}
+
+// namedType is type_name(x) == "number".
+func (k facts) namedType(in, to Alternatives) {
+	name, _ := to[0].Text()
+	is := map[string]fact{"string": typeText, "number": typeNumber, "boolean": typeBoolean}[name]
+	for _, s := range sourcesOf(in) {
+		if of, ok := strings.CutSuffix(s.key(), "|type_name"); ok && len(to) == 1 {
+			k.note(of, is)
+		}
 	}
 }
 
@@ -294,6 +306,12 @@ func (v Value) IsText() bool {
 	return len(v.Sources) > 0 && !slices.ContainsFunc(v.Sources, func(s Source) bool { return s.known&typeText == 0 })
 }
 
+// isList reports whether it can be a list or an object with any number of elements, which the device or its
+// certificate decides.
+func (s Source) isList() bool {
+	return s.isFree() || strings.Contains(s.made, "|usher.certificate/")
+}
+
 // isFree reports whether the schema of the request allows a value of any type at the place.
 func (s Source) isFree() bool {
 	return s.isWord() || strings.Contains(s.Pointer, "/initialTwin/") || strings.Contains(s.Pointer, "/registrationState/payload/")
@@ -328,7 +346,7 @@ func Unbounded(in Alternatives) []Source {
 func (s Source) isCut() bool {
 	for step := range strings.SplitSeq(s.made, "|") {
 		name, _, _ := strings.Cut(step, "/")
-		if strings.HasPrefix(name, "crypto.") || name == "substring" || name == "count" || name == "usher.hub_name" {
+		if strings.HasPrefix(name, "crypto.") || name == "substring" || name == "count" || name == "rem" {
 			return true
 		}
 	}

@@ -43,12 +43,12 @@ func (u Use) Untyped() []Source {
 	return found
 }
 
-// MayBeEmpty are the device's words that the collection of an every is made of, and that the rule did not find to have
-// an element.
+// MayBeEmpty are the lists in the payload, in a twin or in a certificate that the collection of an every is made of, and
+// that the rule did not find to have an element.
 func (u Use) MayBeEmpty() []Source {
 	hasElement := func(s Source) bool { return (s.known|u.factsOf(s))&notEmpty != 0 }
 	return slices.DeleteFunc(sourcesOf(u.Args[0]), func(s Source) bool {
-		return !s.isWord() || hasElement(s) || slices.ContainsFunc(sourcesOf(u.Args[1]), func(in Source) bool {
+		return !s.isList() || hasElement(s) || slices.ContainsFunc(sourcesOf(u.Args[1]), func(in Source) bool {
 			return hasElement(in) && s.coveredBy(in.key())
 		})
 	})
