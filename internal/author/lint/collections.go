@@ -23,8 +23,8 @@ func memberOfObject(_ context.Context, s *subject, add report) {
 				return
 			}
 		}
-		add(use.Location, fmt.Sprintf("`in` looks among the values of the object%s, and none of them can be equal", from(tables[0].Place)),
-			"look the key up, as in table[key], or use `in object.keys(table)`")
+		add(use.Location, fmt.Sprintf("in looks among the values of the object%s, none of which can be equal", from(tables[0].Place)),
+			"look the key up, as in table[key], or use object.keys(table)")
 	}, "internal.member_2")
 }
 
@@ -55,8 +55,8 @@ func mayEqual(scalars dataflow.Alternatives, v dataflow.Value) bool {
 func emptyEvery(_ context.Context, s *subject, add report) {
 	s.eachUse(func(entry string, use dataflow.Use) {
 		if lists := use.MayBeEmpty(); admits(entry, use) && len(lists) > 0 {
-			add(use.Location, fmt.Sprintf("every also holds if there are no elements, and those of %s are the device's", lists[0].Name()),
-				"require elements too, as in count(xs) > 0")
+			add(use.Location, fmt.Sprintf("every also holds for an empty list, and the device decides what is in %s", lists[0].Name()),
+				"also require an element, as in count(xs) > 0")
 		}
 	}, "every")
 }

@@ -98,7 +98,7 @@ func unreadData(_ context.Context, s *subject, add report) {
 			return len(folder) > 1 && at.HasPrefix(folder)
 		}) {
 			add(ast.NewLocation(nil, path.Join(s.set.Options().Name, name), 1, 1),
-				fmt.Sprintf("no rule and no test reads %s", at), "correct the name of the folder or of the reference, or remove the file")
+				fmt.Sprintf("no rule and no test reads %s", at), "correct the name of the folder or the reference, or remove the file")
 		}
 	}
 }

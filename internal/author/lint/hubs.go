@@ -24,6 +24,8 @@ func hubLabel(_ context.Context, s *subject, add report) {
 			left, right = right, keysOf(left)
 		case use.Name == "internal.member_2":
 			right = valuesOf(right)
+		case use.Name == "minus" || use.Name == "and":
+			left, right = valuesOf(left), valuesOf(right)
 		}
 		message, fix := wrongHubName(left, right)
 		if message == "" {
@@ -32,7 +34,7 @@ func hubLabel(_ context.Context, s *subject, add report) {
 		if message != "" {
 			add(use.Location, message, fix)
 		}
-	}, "equal", "neq", "lookup", "internal.member_2")
+	}, "equal", "neq", "lookup", "internal.member_2", "minus", "and")
 }
 
 var label = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*$`)
@@ -47,10 +49,10 @@ func wrongHubName(hosts, constants dataflow.Alternatives) (message, fix string) 
 		switch name, ok := v.Text(); {
 		case !ok:
 		case isLabel && strings.Contains(name, ".azure-devices."):
-			return fmt.Sprintf("the host name %q%s is compared with the first label of one, and is never the same", name, from(v.Place)),
+			return fmt.Sprintf("the host name %q%s is compared with a first label, and they are never equal", name, from(v.Place)),
 				"compare host names, or first labels"
 		case !isLabel && label.MatchString(name):
-			return fmt.Sprintf("the first label %q%s is compared with the host name of a hub, and is never the same", name, from(v.Place)),
+			return fmt.Sprintf("the first label %q%s is compared with a host name, and they are never equal", name, from(v.Place)),
 				fmt.Sprintf("compare with dps.hub_named(%q), or write the host name out", name)
 		}
 	}
@@ -93,13 +95,13 @@ func weights(_ context.Context, s *subject, add report) {
 				for _, weight := range hub.is {
 					allZero = allZero && isNumber(weight) && sign(weight) == 0
 					if weight.Kind == dataflow.Constant && !(isNumber(weight) && sign(weight) >= 0) {
-						add(use.Location, fmt.Sprintf("the weight %s of %s%s is not a number from 0 up, so that no hub is chosen", weight.Constant, cmp.Or(hub.name, "a hub"), from(table.Place)),
+						add(use.Location, fmt.Sprintf("the weight %s of %s%s is not a number of at least 0, so no hub is chosen", weight.Constant, cmp.Or(hub.name, "a hub"), from(table.Place)),
 							"use a number above 0, or 0 to drain the hub")
 					}
 				}
 			}
 			if allZero && len(valuesOf(dataflow.Alternatives{table})) > 0 {
-				add(use.Location, fmt.Sprintf("all weights%s are 0, so that no hub is chosen", from(table.Place)), "give one of the hubs a weight above 0")
+				add(use.Location, fmt.Sprintf("all weights%s are 0, so no hub is chosen", from(table.Place)), "give one of the hubs a weight above 0")
 			}
 		}
 	}, "usher.choose")
@@ -124,8 +126,8 @@ func sameForAll(_ context.Context, s *subject, add report) {
 			if key.Kind != dataflow.Constant && !slices.ContainsFunc(sources, isShared) || slices.ContainsFunc(sources, isOfDevice) {
 				continue
 			}
-			add(use.Location, fmt.Sprintf("%s goes by %s, which all devices of an enrollment share: they all go the same way", use.Name, nameOf(sources)),
-				"use dps.registration_id as the key, or dps.weighted, dps.spread or dps.in_percentage, which do")
+			add(use.Location, fmt.Sprintf("%s depends on %s, which is the same for all devices of an enrollment group: all of them go the same way", use.Name, nameOf(sources)),
+				"use dps.in_percentage, dps.weighted or dps.spread, or dps.registration_id as the key")
 			return
 		}
 	}, "usher.choose", "usher.fraction")

@@ -132,8 +132,8 @@ initialTwin or rejects is silently ignored, unless another rule uses it.`,
 			ID: "hub-label", Level: Error, look: hubLabel,
 			Title: "a hub's first label is compared with a host name",
 			Explanation: `input.linkedHubs, dps.linked_hubs and dps.current_hub are host names, such as
-contoso-eu.azure-devices.net. They are never the same as a first label such as
-contoso-eu, so that the condition never holds, or always if it is negated.
+contoso-eu.azure-devices.net. They are never equal to a first label such as
+contoso-eu, so the condition never holds; negated, it always holds.
 
 	# found
 	payload := {"region": "eu"} if dps.current_hub == "contoso-eu"
@@ -159,7 +159,7 @@ are objects, or of another type than x, it never holds.
 			ID: "weights", Level: Error, look: weights,
 			Title: "weights by which no hub can be chosen",
 			Explanation: `dps.weighted fails if a weight is negative or not a number, and is undefined if all
-weights are 0. The rule then says nothing about any device. A weight of 0 besides
+weights are 0. The rule then says nothing about any device. A weight of 0 next to
 others is right: it drains the hub.
 
 	# found
@@ -171,8 +171,9 @@ others is right: it drains the hub.
 		{
 			ID: "reasons-object", Level: Error, look: reasonsObject,
 			Title: "reject or hold is an object",
-			Explanation: `reject and hold are sets of reasons. In Rego, {} is an empty object and not an empty
-set, and an object concerns each device, even if it is empty.
+			Explanation: `reject and hold are sets of reasons. In Rego, {} is an empty object, not an empty set.
+Usher takes an object for a reason, even an empty one, so it refuses or holds every
+device for which the rule is defined.
 
 	# found: refuses every device
 	reject := {}
@@ -253,10 +254,10 @@ objects and sets. A device that sends the text "4" or an empty array passes >= 5
 	}
 
 This lint considers the device's payload and the contents of twins; the schema of the
-request fixes all other types. It knows the type from is_number and is_string, from
-comparisons for equality, from both bounds of a range, and from functions whose
-arguments or results have only one. It also sees a condition in a function, in a rule
-that must hold, and in reject or hold, which come before the others.`,
+request fixes all other types. A type is known from is_number or is_string, from a
+comparison for equality, from both bounds of a range, or from a function that accepts
+or returns only one type. The condition can also be in a function, in a rule that must
+hold, or in reject or hold, which come first.`,
 		},
 		{
 			ID: "version-order", Level: Warning, look: versionOrder,
@@ -269,14 +270,14 @@ that must hold, and in reject or hold, which come before the others.`,
 	# not found
 	hub := dps.hub_named("contoso-v2") if semver.compare(dps.payload_string("firmware"), "9.1.0") >= 0
 
-semver.compare needs versions of three numbers, without a v in front. For another
-text it is undefined; semver.is_valid tells.`,
+semver.compare needs versions of three numbers, without a v in front. It is undefined
+for any other text; use semver.is_valid to reject such a device.`,
 		},
 		{
 			ID: "sprintf-verbs", Level: Warning, look: sprintfVerbs,
 			Title: "the verbs of sprintf do not suit its arguments",
-			Explanation: `The text then contains what Go prints for a mistake, such as %!d(string=Ulm) or
-%!s(MISSING), and a device or an operator reads that.
+			Explanation: `The text then contains what Go prints for such a mistake: %!d(string=Ulm), or
+%!s(MISSING). It reaches the device, the log or the name of a hub.
 
 	# found
 	payload := {"welcome": sprintf("%s of %s", [dps.registration_id])}
@@ -287,8 +288,8 @@ text it is undefined; semver.is_valid tells.`,
 		{
 			ID: "open-pattern", Level: Warning, look: openPattern,
 			Title: "a regular expression without anchors admits a device",
-			Explanation: `regex.match looks for the pattern anywhere in the text. Without ^ and $, a device with
-a longer text is admitted, too.
+			Explanation: `regex.match looks for the pattern anywhere in the text. Without ^ and $, it also
+admits a device with a longer text.
 
 	# found: evil-press-1 is a press
 	reject contains "not a press" if not regex.match("press-[0-9]+", dps.registration_id_lower)
@@ -296,14 +297,14 @@ a longer text is admitted, too.
 	# not found
 	reject contains "not a press" if not regex.match("^press-[0-9]+$", dps.registration_id_lower)
 
-If anything may come before or after, say so with .* at that end. A pattern by which
-reject or hold refuses devices may be open: it refuses more of them.`,
+If anything may come before or after, say so with .* at that end. This lint ignores
+patterns by which reject or hold refuses devices: without anchors, they refuse more.`,
 		},
 		{
 			ID: "empty-every", Level: Warning, look: emptyEvery,
 			Title: "every holds for a list that the device leaves empty",
-			Explanation: `every holds if there is no element that could fail. A device that sends an empty list
-is admitted.
+			Explanation: `every holds if there is no element that could fail, so it admits a device that sends
+an empty list. The same applies to lists in a certificate.
 
 	# found
 	hub := dps.hub_named("contoso-eu") if {
@@ -321,7 +322,7 @@ is admitted.
 			Title: "a value of the device reaches the initial twin at any size",
 			Explanation: `IoT Hub accepts strings of 4 KB and integers up to 4503599627370495, and no objects
 that are too deep or have names with "." or "$". Usher does not send a twin that
-breaks these limits. A device that sends such a value is put on hold at each
+breaks these limits: a device that sends such a value is put on hold at each
 registration, until it sends another.
 
 	# found
@@ -333,9 +334,8 @@ registration, until it sends another.
 		count(site) <= 64
 	}
 
-Also bounded are a number between two others, a boolean, a value that is compared with
-those that you allow or looked up in a table, and a text that matches an anchored
-pattern without * and +.`,
+Other bounds: both ends of a range for a number, is_boolean, a set or a table of the
+values that you allow, and an anchored pattern without * and +.`,
 		},
 		{
 			ID: "replaced-twin", Level: Warning, look: replacedTwin,
@@ -343,16 +343,16 @@ pattern without * and +.`,
 			Title: "the enrollment's initial twin is lost",
 			Explanation: `DPS replaces the initial twin of the enrollment by the rule's; it does not merge them.
 This is a finding if the enrollment's twin has a tag or a desired property that the
-rule's has not, and the rule does not read the enrollment's twin. dps.merge_twin puts
+rule's twin lacks, and initial_twin does not read the enrollment's. dps.merge_twin puts
 the rule's twin on top of it. This lint needs the enrollments: --enrollments FILE.`,
 		},
 		{
 			ID: "unread-data", Level: Warning, look: unreadData,
 			skip:  func(o Options) bool { return o.NoTestFiles },
 			Title: "a data file that nothing reads",
-			Explanation: `Nothing refers to the data of a file in the rule's folder: no rule, test or invariant.
-Perhaps its folder has another name than the reference, or it is left from an earlier
-rule. People then change it without effect.`,
+			Explanation: `No rule, test or invariant refers to the data of a file in the rule's folder. Perhaps
+the reference has another name than the folder, or the file is left over from an
+earlier rule. Whoever changes it then changes nothing.`,
 		},
 		{
 			ID: "impure", Level: Warning, look: impure,

@@ -31,7 +31,7 @@ func untypedOrder(_ context.Context, s *subject, add report) {
 		}
 		for _, source := range use.Untyped() {
 			add(use.Location, fmt.Sprintf("%s can be of any type, and in Rego every text is greater than every number", source.Name()),
-				"check its type too, with is_number or is_string")
+				"also check its type, with is_number or is_string")
 			return
 		}
 	}, ordering...)

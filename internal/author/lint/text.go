@@ -106,7 +106,7 @@ func openPattern(_ context.Context, s *subject, add report) {
 				continue
 			}
 			if missing := missingAnchors(pattern); missing != "" {
-				add(use.Location, fmt.Sprintf("the pattern %q%s also matches a longer text, because it does not %s", pattern, from(v.Place), missing),
+				add(use.Location, fmt.Sprintf("the pattern %q%s also matches longer texts, because it does not %s", pattern, from(v.Place), missing),
 					"anchor it with ^ and $; if anything may be there, say so with .*")
 				return
 			}

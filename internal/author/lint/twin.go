@@ -13,7 +13,7 @@ import (
 
 func unboundedTwin(_ context.Context, s *subject, add report) {
 	for _, word := range dataflow.Unbounded(s.analysis.Entries["initial_twin"]) {
-		add(word.Location, fmt.Sprintf("%s reaches the initial twin at any size, and IoT Hub does not accept every size", word.Name()),
+		add(word.Location, fmt.Sprintf("%s can make the initial twin one that IoT Hub refuses, because nothing bounds its size", word.Name()),
 			"check its type and bound it, as in is_string(x) and count(x) <= 64, or look it up")
 	}
 }

@@ -61,8 +61,10 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		if !slices.ContainsFunc(values[0], Value.isNumber) { // else it is of sets
 			return asList(values[0])
 		}
-	case "max", "min":
-		return elements(values[0]) // one of them
+	case "max":
+		return clamped(elements(values[0]), aboveNumber)
+	case "min":
+		return clamped(elements(values[0]), belowNumber)
 	case "array.reverse", "sort", "array.slice":
 		return asList(values[0])
 	case "usher.linked":

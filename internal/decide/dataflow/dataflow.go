@@ -425,7 +425,7 @@ func (f *flow) body(body ast.Body, s *scope) bool {
 		if expr.Negated {
 			inner = s.clone() // it binds nothing, and does not hold for what it compares with what is allowed
 		}
-		opposed := expr.Negated || bindsAny(expr, empty)
+		opposed := expr.Negated != isFalse(expr) || bindsAny(expr, empty)
 		if opposed {
 			f.uses = uses{}
 		}

@@ -42,9 +42,16 @@ func (k fact) isBounded() bool {
 // facts are what is known of parts of the request, by the keys of their sources.
 type facts map[string]fact
 
+// add notes what is so of a value. It says nothing of what a rule wrote around parts of the request.
 func (k facts) add(of Alternatives, is fact) {
-	for _, s := range sourcesOf(of) {
-		k.note(s.key(), is)
+	for _, v := range of {
+		sources := v.Sources
+		if v.Kind == List && v.Items == nil { // of elements of the request
+			sources = sourcesOf(Alternatives{v})
+		}
+		for _, s := range sources {
+			k.note(s.key(), is)
+		}
 	}
 }
 
@@ -110,6 +117,20 @@ func withFacts(in Alternatives, known facts) Alternatives {
 		v.Sources = slices.Clone(v.Sources)
 		for i, s := range v.Sources {
 			v.Sources[i].known = known.of(s)
+		}
+		return v
+	})
+}
+
+// clamped is the greatest or the least of some values, which a number among them bounds.
+func clamped(among Alternatives, bound fact) Alternatives {
+	if !slices.ContainsFunc(among, Value.isNumber) {
+		return among
+	}
+	return mapped(among, func(v Value) Value {
+		v.Sources = slices.Clone(v.Sources)
+		for i := range v.Sources {
+			v.Sources[i].known |= bound
 		}
 		return v
 	})
@@ -353,8 +374,8 @@ func (s Source) isCut() bool {
 	return false
 }
 
-// Anchors reports whether a regular expression says where a text begins and where it ends, and be it by .* that
-// anything may be there.
+// Anchors reports whether a regular expression says where a text begins and where it ends. A .* there says that anything
+// may precede or follow.
 func Anchors(pattern string) (start, end bool) {
 	parsed, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {

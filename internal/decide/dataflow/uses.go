@@ -146,10 +146,10 @@ func isNotable(name string, args []Alternatives) bool {
 	switch name {
 	case "gt", "gte", "lt", "lte", "internal.member_2", "regex.match", "sprintf", "usher.choose", "usher.fraction", "every":
 		return true
-	case "equal", "neq", "lookup":
+	case "equal", "neq", "lookup", "minus", "and":
 		ofHub := func(v Value) bool { return v.IsHostName() || v.IsHostLabel() }
 		return slices.ContainsFunc(args, func(in Alternatives) bool {
-			return slices.ContainsFunc(in, ofHub) || name == "lookup" && slices.ContainsFunc(elements(in), ofHub)
+			return slices.ContainsFunc(in, func(v Value) bool { return ofHub(v) || slices.ContainsFunc(v.Rest, ofHub) })
 		})
 	}
 	return false
@@ -191,6 +191,11 @@ func isNone(expr *ast.Expr, with ast.Value) bool {
 		return one && expr.Negated
 	}
 	return false
+}
+
+// isFalse reports whether an expression is x == false.
+func isFalse(expr *ast.Expr) bool {
+	return expr.IsEquality() && slices.ContainsFunc(expr.Operands(), func(t *ast.Term) bool { return t.Value.Compare(ast.Boolean(false)) == 0 })
 }
 
 // bindsAny reports whether an expression binds one of the variables.
