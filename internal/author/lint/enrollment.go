@@ -18,6 +18,8 @@ type Enrollment struct {
 	Hubs []string
 	// Attestation is symmetricKey, x509 or tpm; empty if the record does not say.
 	Attestation string
+	// InitialTwin is its own, with tags and properties.desired; nil if it has none.
+	InitialTwin map[string]any
 }
 
 // ReadEnrollments reads enrollment records as DPS returns them: a list, as `az iot dps enrollment-group list` prints
@@ -41,6 +43,7 @@ func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
 		Attestation       struct {
 			Type string `json:"type"`
 		} `json:"attestation"`
+		InitialTwin map[string]any `json:"initialTwin"`
 	}
 	if err := json.Unmarshal(raw, &records); err != nil {
 		return nil, err
@@ -54,7 +57,7 @@ func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
 		if r.RegistrationID != "" {
 			e = dps.Enrollment{Kind: dps.IndividualEnrollment, ID: r.RegistrationID}
 		}
-		enrollments[i] = Enrollment{Enrollment: e, Hubs: r.IotHubs, Attestation: r.Attestation.Type}
+		enrollments[i] = Enrollment{Enrollment: e, Hubs: r.IotHubs, Attestation: r.Attestation.Type, InitialTwin: r.InitialTwin}
 	}
 	return enrollments, nil
 }

@@ -88,8 +88,9 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 	}
 	report := Report{Rules: []string{}, Findings: []Finding{}, Silenced: []Silenced{}, Skipped: []string{}}
 	tested := map[string]bool{}
+	var unread []string
 	if !options.NoTestFiles {
-		tested = testedPackages(fsys)
+		tested, unread = testedPackages(fsys), unreadFiles(fsys)
 	}
 	for _, lint := range Lints() {
 		if lint.skip != nil && lint.skip(options) {
@@ -108,7 +109,7 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		if err != nil {
 			return Report{}, err
 		}
-		s.testedPackages = tested
+		s.testedPackages, s.unreadFiles = tested, unread
 		found, silenced := s.lint(ctx, report.Skipped)
 		report.Rules = append(report.Rules, rule.Package)
 		report.Findings = append(report.Findings, found...)
@@ -136,6 +137,7 @@ type subject struct {
 	modules        []*ast.Module // of the rule's package
 	analysis       *dataflow.Analysis
 	testedPackages map[string]bool
+	unreadFiles    []string
 
 	found []Finding
 }

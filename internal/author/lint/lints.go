@@ -129,6 +129,71 @@ Let the device fetch its secret with its own identity, from a secret store.`,
 initialTwin or rejects is silently ignored, unless another rule uses it.`,
 		},
 		{
+			ID: "hub-label", Level: Error, look: hubLabel,
+			Title: "a hub's first label is compared with a host name",
+			Explanation: `input.linkedHubs, dps.linked_hubs and dps.current_hub are host names, such as
+contoso-eu.azure-devices.net. They are never equal to a first label such as
+contoso-eu, so the condition never holds; negated, it always holds.
+
+	# found
+	payload := {"region": "eu"} if dps.current_hub == "contoso-eu"
+
+	# not found
+	payload := {"region": "eu"} if dps.current_hub == dps.hub_named("contoso-eu")`,
+		},
+		{
+			ID: "member-of-object", Level: Error, look: memberOfObject,
+			Title: "in looks for a key among the values of an object",
+			Explanation: `x in table compares x with the values of an object, not with its keys. If the values
+are objects, or of another type than x, it never holds.
+
+	# found
+	models := {"P7": {"hub": "contoso-eu"}, "L2": {"hub": "contoso-us"}}
+	reject contains "unknown model" if not dps.payload.model in models
+
+	# not found
+	models := {"P7": {"hub": "contoso-eu"}, "L2": {"hub": "contoso-us"}}
+	reject contains "unknown model" if not dps.payload.model in object.keys(models)`,
+		},
+		{
+			ID: "weights", Level: Error, look: weights,
+			Title: "weights by which no hub can be chosen",
+			Explanation: `dps.weighted fails if a weight is negative or not a number, and is undefined if all
+weights are 0. The rule then says nothing about any device. A weight of 0 next to
+others is right: it drains the hub.
+
+	# found
+	hub := dps.weighted({"contoso-eu": 1, "contoso-us": -1})
+
+	# not found: contoso-us gets no devices
+	hub := dps.weighted({"contoso-eu": 1, "contoso-us": 0})`,
+		},
+		{
+			ID: "reasons-object", Level: Error, look: reasonsObject,
+			Title: "reject or hold is an object",
+			Explanation: `reject and hold are sets of reasons. In Rego, {} is an empty object, not an empty set.
+Usher takes an object for a reason, even an empty one, so it refuses or holds every
+device for which the rule is defined.
+
+	# found: refuses every device
+	reject := {}
+
+	# not found
+	reject contains "not a press" if not startswith(dps.registration_id_lower, "press-")`,
+		},
+		{
+			ID: "same-for-all", Level: Error, look: sameForAll,
+			Title: "a percentage or a choice goes by what all devices share",
+			Explanation: `All devices of an enrollment group have the same enrollment ID. A percentage of it is
+all of them or none, and a choice by weight sends all of them to one hub.
+
+	# found
+	hub := dps.hub_named("contoso-v2") if usher.fraction(dps.enrollment_id) < 0.1
+
+	# not found
+	hub := dps.hub_named("contoso-v2") if dps.in_percentage("v2", 10)`,
+		},
+		{
 			ID: "letter-case", Level: Warning, look: letterCase,
 			Title: "an identifier is compared with its letter case",
 			Explanation: `DPS compares registration IDs, enrollment names and hub names without case, and
@@ -172,6 +237,122 @@ tomorrow, every device moves when it registers again.
 
 	# not found: the same device gets the same hub
 	hub := dps.spread(input.linkedHubs)`,
+		},
+		{
+			ID: "untyped-order", Level: Warning, look: untypedOrder,
+			Title: "a value of any type is compared by order",
+			Explanation: `Rego orders values of all types: null, booleans, numbers, texts, and then arrays,
+objects and sets. A device that sends the text "4" or an empty array passes >= 5.
+
+	# found
+	hub := dps.hub_named("contoso-v2") if dps.payload.firmware >= 5
+
+	# not found
+	hub := dps.hub_named("contoso-v2") if {
+		is_number(dps.payload.firmware)
+		dps.payload.firmware >= 5
+	}
+
+This lint considers the device's payload and the contents of twins; the schema of the
+request fixes all other types. A type is known from is_number or is_string, from a
+comparison for equality, from both bounds of a range, or from a function that accepts
+or returns only one type. The condition can also be in a function, in a rule that must
+hold, or in reject or hold, which come first.`,
+		},
+		{
+			ID: "version-order", Level: Warning, look: versionOrder,
+			Title: "versions are compared as texts",
+			Explanation: `As a text, "10.0" comes before "9.1".
+
+	# found
+	hub := dps.hub_named("contoso-v2") if dps.payload_string("firmware") >= "9.1.0"
+
+	# not found
+	hub := dps.hub_named("contoso-v2") if semver.compare(dps.payload_string("firmware"), "9.1.0") >= 0
+
+semver.compare needs versions of three numbers, without a v in front. It is undefined
+for any other text; use semver.is_valid to reject such a device.`,
+		},
+		{
+			ID: "sprintf-verbs", Level: Warning, look: sprintfVerbs,
+			Title: "the verbs of sprintf do not suit its arguments",
+			Explanation: `The text then contains what Go prints for such a mistake: %!d(string=Ulm), or
+%!s(MISSING). It reaches the device, the log or the name of a hub.
+
+	# found
+	payload := {"welcome": sprintf("%s of %s", [dps.registration_id])}
+
+	# not found
+	payload := {"welcome": sprintf("%s of %s", [dps.registration_id, dps.enrollment_id])}`,
+		},
+		{
+			ID: "open-pattern", Level: Warning, look: openPattern,
+			Title: "a regular expression without anchors admits a device",
+			Explanation: `regex.match looks for the pattern anywhere in the text. Without ^ and $, it also
+admits a device with a longer text.
+
+	# found: evil-press-1 is a press
+	reject contains "not a press" if not regex.match("press-[0-9]+", dps.registration_id_lower)
+
+	# not found
+	reject contains "not a press" if not regex.match("^press-[0-9]+$", dps.registration_id_lower)
+
+If anything may come before or after, say so with .* at that end. This lint ignores
+patterns by which reject or hold refuses devices: without anchors, they refuse more.`,
+		},
+		{
+			ID: "empty-every", Level: Warning, look: emptyEvery,
+			Title: "every holds for a list that the device leaves empty",
+			Explanation: `every holds if there is no element that could fail, so it admits a device that sends
+an empty list. The same applies to lists in a certificate.
+
+	# found
+	hub := dps.hub_named("contoso-eu") if {
+		every sensor in dps.payload.sensors { sensor.ok == true }
+	}
+
+	# not found
+	hub := dps.hub_named("contoso-eu") if {
+		count(dps.payload.sensors) > 0
+		every sensor in dps.payload.sensors { sensor.ok == true }
+	}`,
+		},
+		{
+			ID: "unbounded-twin", Level: Warning, look: unboundedTwin,
+			Title: "a value of the device reaches the initial twin at any size",
+			Explanation: `IoT Hub accepts strings of 4 KB and integers up to 4503599627370495, and no objects
+that are too deep or have names with "." or "$". Usher does not send a twin that
+breaks these limits: a device that sends such a value is put on hold at each
+registration, until it sends another.
+
+	# found
+	initial_twin := {"properties": {"desired": {"site": dps.payload_string("site")}}}
+
+	# not found
+	initial_twin := {"properties": {"desired": {"site": site}}} if {
+		site := dps.payload_string("site")
+		count(site) <= 64
+	}
+
+Other bounds: both ends of a range for a number, is_boolean, a set or a table of the
+values that you allow, and an anchored pattern without * and +.`,
+		},
+		{
+			ID: "replaced-twin", Level: Warning, look: replacedTwin,
+			skip:  func(o Options) bool { return len(o.Enrollments) == 0 },
+			Title: "the enrollment's initial twin is lost",
+			Explanation: `DPS replaces the initial twin of the enrollment by the rule's; it does not merge them.
+This is a finding if the enrollment's twin has a tag or a desired property that the
+rule's twin lacks, and initial_twin does not read the enrollment's. dps.merge_twin puts
+the rule's twin on top of it. This lint needs the enrollments: --enrollments FILE.`,
+		},
+		{
+			ID: "unread-data", Level: Warning, look: unreadData,
+			skip:  func(o Options) bool { return o.NoTestFiles },
+			Title: "a data file that nothing reads",
+			Explanation: `No rule, test or invariant refers to the data of a file in the rule's folder. Perhaps
+the reference has another name than the folder, or the file is left over from an
+earlier rule. Whoever changes it then changes nothing.`,
 		},
 		{
 			ID: "impure", Level: Warning, look: impure,

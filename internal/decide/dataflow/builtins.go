@@ -54,9 +54,9 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		return union(values[0], values[1])
 	case "object.union_n":
 		if len(values[0]) == 1 && len(values[0][0].ends) > 0 {
-			merged, _ := values[0][0].at(0)
-			for i := 1; i < len(values[0][0].ends); i++ {
-				next, _ := values[0][0].at(i)
+			items := values[0][0].Items()
+			merged := items[0]
+			for _, next := range items[1:] {
 				merged = union(merged, next)
 			}
 			return merged
@@ -75,6 +75,10 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		if !slices.ContainsFunc(values[0], Value.isNumber) { // else it is of sets
 			return asList(values[0])
 		}
+	case "max":
+		return clamped(elements(values[0]), aboveNumber)
+	case "min":
+		return clamped(elements(values[0]), belowNumber)
 	case "array.reverse", "sort", "array.slice":
 		return asList(values[0])
 	case "usher.linked":
@@ -206,11 +210,7 @@ func steps(path Value) []Alternatives {
 	if path.ends == nil {
 		return []Alternatives{{path}}
 	}
-	all := make([]Alternatives, len(path.ends))
-	for i := range all {
-		all[i], _ = path.at(i)
-	}
-	return all
+	return path.Items()
 }
 
 // maxUnions bounds how many pairs of objects are merged.

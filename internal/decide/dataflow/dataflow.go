@@ -40,6 +40,8 @@ type Analysis struct {
 	HubNames []HubName
 	// Cases are comparisons that letter case can spoil.
 	Cases []Case
+	// Uses are the comparisons and calls that an entry rule depends on, by its name.
+	Uses map[string][]Use
 	// Home are the files of the rule's package.
 	Home map[string]bool
 }
@@ -87,7 +89,7 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 // AnalyzeRefs analyzes the rules at some references, by names of the caller's. The files of the package at home are
 // those of Analysis.Home; it may be nil.
 func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *Analysis {
-	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Compared: map[string][]Literal{}, Home: map[string]bool{}},
+	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Compared: map[string][]Literal{}, Uses: map[string][]Use{}, Home: map[string]bool{}},
 		compiler: syntax.Compiler, data: syntax.Data, compared: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
 		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}}
 	for _, module := range syntax.Compiler.Modules {
@@ -96,18 +98,21 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 		}
 	}
 	reads := map[string]bool{}
+	says := map[string]outcome{}
 	for _, name := range slices.Sorted(maps.Keys(refs)) {
 		node := f.compiler.RuleTree.Find(refs[name])
 		if node == nil {
 			continue
 		}
-		f.frame = newFrame()
-		f.Entries[name] = f.node(node).alternatives
+		f.frame, f.uses = newFrame(), uses{}
+		says[name] = f.node(node)
+		f.Entries[name] = says[name].alternatives
 		maps.Copy(reads, f.frame.reads)
 		if name == "hub" {
 			f.Hubs = slices.Sorted(maps.Keys(f.frame.texts))
 		}
 	}
+	f.afterGuards(says)
 	if f.incomplete {
 		reads = map[string]bool{"": true}
 	}
@@ -167,6 +172,8 @@ type flow struct {
 	calls  int    // how deep in functions
 	steps  int    // so far
 	frame  *frame // what is read now
+	uses   uses   // of what is looked at now
+	noted  int    // uses so far
 	position
 
 	incomplete bool // a bound was reached
@@ -190,7 +197,10 @@ const (
 type outcome struct {
 	alternatives Alternatives
 	checked      map[string]bool // words that are compared with what is allowed whenever the rules hold
+	known        facts           // what is so whenever the rules hold
+	refuted      facts           // what is so whenever none of them holds
 	frame        *frame
+	uses         uses
 }
 
 // frame collects what evaluation reads.
@@ -212,14 +222,16 @@ type scope struct {
 	made    map[ast.Var][]ast.Var // the variables that a variable was made of
 	checked map[string]bool       // the device's words that the body compared with what is allowed
 	unread  map[ast.Var]bool      // variables of the compiler's that only name a part of the request until they are used
+	known   facts                 // what the body found out
+	refuted facts                 // what is so if the last expression, or after it the whole body, does not hold
 }
 
 func newScope() *scope {
-	return &scope{vars: map[ast.Var]Alternatives{}, made: map[ast.Var][]ast.Var{}, checked: map[string]bool{}, unread: map[ast.Var]bool{}}
+	return &scope{vars: map[ast.Var]Alternatives{}, made: map[ast.Var][]ast.Var{}, checked: map[string]bool{}, unread: map[ast.Var]bool{}, known: facts{}, refuted: facts{}}
 }
 
 func (s *scope) clone() *scope {
-	return &scope{vars: maps.Clone(s.vars), made: maps.Clone(s.made), checked: maps.Clone(s.checked), unread: maps.Clone(s.unread)}
+	return &scope{vars: maps.Clone(s.vars), made: maps.Clone(s.made), checked: maps.Clone(s.checked), unread: maps.Clone(s.unread), known: maps.Clone(s.known), refuted: facts{}}
 }
 
 func (s *scope) unbound(t *ast.Term) (ast.Var, bool) {
@@ -253,6 +265,8 @@ func (f *flow) exhausted() bool {
 func (f *flow) node(n *ast.TreeNode) outcome {
 	if known, ok := f.memo[n]; ok {
 		f.frame.add(known.frame)
+		f.uses.add(known.uses, false)
+		f.steps += len(known.uses) / 10
 		return known
 	}
 	if f.active[n] || f.exhausted() {
@@ -260,14 +274,15 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 	}
 	f.active[n] = true
 	defer delete(f.active, n)
-	outer, back := f.frame, f.position
-	f.frame = newFrame()
+	outer, back, around := f.frame, f.position, f.uses
+	f.frame, f.uses = newFrame(), uses{}
 	defer func() {
 		outer.add(f.frame)
-		f.frame, f.position = outer, back
+		around.add(f.uses, false)
+		f.frame, f.position, f.uses = outer, back, around
 	}()
 
-	result := outcome{frame: f.frame}
+	result := outcome{frame: f.frame, uses: f.uses, refuted: facts{}}
 	merged := Value{Kind: Object, Members: map[string]Alternatives{}} // of partial objects
 	var inSet Alternatives
 	isSet, isObject := false, false
@@ -275,13 +290,19 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 		if len(rule.Head.Args) > 0 {
 			continue
 		}
+		refuted := facts{} // by the definitions before an else
 		for r := rule; r != nil; r = r.Else {
 			s := newScope()
+			s.known.merge(refuted)
 			f.enter(r, rule.Module)
-			if !r.Default && !f.body(r.Body, s) {
+			holds := r.Default || f.body(r.Body, s)
+			if refuted.merge(s.refuted); !r.Default {
+				result.refuted.merge(s.refuted)
+			}
+			if !holds {
 				continue
 			}
-			head := func(t *ast.Term) Alternatives { return withChecked(f.term(t, s), s.checked) }
+			head := func(t *ast.Term) Alternatives { return s.head(f.term(t, s)) }
 			ref := r.Ref()
 			keys := ref[min(len(ref), len(ref.GroundPrefix())):]
 			switch {
@@ -299,11 +320,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 				}
 				join(&merged, keyed(head(keys[0]), inside))
 			default:
-				says := head(r.Head.Value)
-				result.alternatives = append(result.alternatives, says...)
-				if !r.Default && !slices.ContainsFunc(says, Value.isFalse) {
-					result.checked = intersection(result.checked, s.checked)
-				}
+				result.says(head(r.Head.Value), r, s)
 			}
 		}
 	}
@@ -409,20 +426,67 @@ func (f *flow) located(in Alternatives) Alternatives {
 // body goes through a body in the order that OPA's compiler gave it, in which each variable is bound before it is used.
 // It reports false if the body can never hold.
 func (f *flow) body(body ast.Body, s *scope) bool {
+	around := f.uses
+	f.uses = uses{}
+	conditions, refuted, empty := 0, facts{}, emptyIn(body)
+	defer func() {
+		for key := range s.checked {
+			s.known[key] |= allowed
+		}
+		f.uses.know(s.known)
+		around.add(f.uses, false)
+		f.uses = around
+		if s.refuted = refuted; conditions != 1 { // of two, either may be what does not hold
+			s.refuted = facts{}
+		}
+	}()
 	for _, expr := range ruleset.Written(body) {
 		if f.exhausted() {
 			return true
 		}
 		f.at(expr.Location)
-		inner, before := s, f.anchor
+		inner, before, here := s, f.anchor, f.uses
 		if expr.Negated {
 			inner = s.clone() // it binds nothing, and does not hold for what it compares with what is allowed
 		}
+		opposed := expr.Negated != isFalse(expr) || bindsAny(expr, empty)
+		if opposed {
+			f.uses = uses{}
+		}
+		isCondition := s.isCondition(expr)
+		inner.refuted = facts{}
 		holds := f.expr(expr, inner)
-		f.anchor = before
+		if isCondition {
+			conditions++
+			refuted = inner.refuted
+		}
+		if expr.Negated {
+			refuted = inner.known
+			s.known.merge(inner.refuted)
+		}
+		if opposed {
+			here.add(f.uses, true)
+		}
+		f.anchor, f.uses = before, here
 		if !holds && !expr.Negated && len(expr.With) == 0 {
 			return false
 		}
+	}
+	return true
+}
+
+// isCondition reports whether an expression does more than to bind a variable.
+func (s *scope) isCondition(expr *ast.Expr) bool {
+	switch t := expr.Terms.(type) {
+	case *ast.Term:
+		return t.Value.Compare(ast.Boolean(true)) != 0
+	case []*ast.Term:
+		if !expr.IsEquality() || len(t) != 3 {
+			return !expr.Generated
+		}
+		_, left := s.unbound(t[1])
+		_, right := s.unbound(t[2])
+		return !left && !right
 	}
 	return true
 }
@@ -449,7 +513,9 @@ func (f *flow) expr(expr *ast.Expr, s *scope) bool {
 			f.bindPattern(t.Key, bounded(keys), t.Domain, child)
 		}
 		f.bindPattern(t.Value, bounded(values), t.Domain, child)
+		f.use("every", domain, listed(domain))
 		if f.body(t.Body, child) {
+			s.known.merge(child.known.except(notEmpty)) // which the element is, not what it is in
 			maps.Copy(s.checked, child.checked)
 			for _, word := range sourcesOf(domain) {
 				if child.checked[word.key()+"/"+AnyMember] {
@@ -541,6 +607,8 @@ func (f *flow) bindPattern(t *ast.Term, to Alternatives, from *ast.Term, s *scop
 // the device's choice.
 func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	left, right := f.term(a, s), f.term(b, s)
+	f.use("equal", left, right)
+	s.known.merge(ifTrue("equal", []Alternatives{left, right}))
 	f.meet("eq", left, right)
 	f.compareCase(left, right)
 	if trusted(right, s) {
@@ -551,6 +619,7 @@ func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	}
 	f.relate(a, b, s)
 	f.relate(b, a, s)
+	s.refuted = ifFalse("equal", []Alternatives{left, right})
 	return !differ(left, right)
 }
 
@@ -723,16 +792,13 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 		return known
 	case ast.Ref:
 		return bounded(f.ref(t, v, s))
-	case *ast.Array:
-		out := Value{Kind: List, Place: at, ends: make([]int, 0, v.Len())}
+	case interface{ Foreach(func(*ast.Term)) }: // an array or a set
+		_, isArray := v.(*ast.Array)
+		out := Value{Kind: List, Place: at, ends: []int{}, array: isArray}
 		v.Foreach(func(e *ast.Term) {
 			out.Rest = append(out.Rest, f.term(e, s)...)
 			out.ends = append(out.ends, len(out.Rest))
 		})
-		return Alternatives{weighed(out)}
-	case ast.Set:
-		out := Value{Kind: List, Place: at}
-		v.Foreach(func(e *ast.Term) { out.Rest = append(out.Rest, f.term(e, s)...) })
 		return Alternatives{weighed(out)}
 	case ast.Object:
 		out := Value{Kind: Object, Members: map[string]Alternatives{}, Place: at}
@@ -765,9 +831,9 @@ func (f *flow) comprehension(body ast.Body, key, inside *ast.Term, s *scope) Alt
 	child := s.clone()
 	var keys, values Alternatives
 	if f.body(body, child) {
-		values = withChecked(f.term(inside, child), child.checked)
+		values = child.head(f.term(inside, child))
 		if key != nil {
-			keys = withChecked(f.term(key, child), child.checked)
+			keys = child.head(f.term(key, child))
 		}
 	}
 	if key != nil {
@@ -846,6 +912,8 @@ func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*as
 		if len(node.Values) > 0 {
 			out := f.node(node)
 			maps.Copy(s.checked, out.checked)
+			s.known.merge(out.known)
+			s.refuted = out.refuted
 			return out.alternatives, ref[i+2:]
 		}
 		if i == len(ref)-2 {
@@ -877,6 +945,7 @@ func (f *flow) any(n *ast.TreeNode) Alternatives {
 
 // index is container[key]; key may be a variable that this binds.
 func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
+	s.known.add(in, notEmpty) // else it is undefined
 	if v, free := s.unbound(key); free {
 		keys, values := iterate(in)
 		s.bind(v, bounded(keys))
@@ -893,8 +962,9 @@ func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 	}
 	for _, v := range in {
 		for _, k := range keys {
-			out = append(out, f.lookUp(v, k, s)...)
+			out = append(out, declare(f.lookUp(v, k, s), memberType(v, k))...)
 		}
+		f.use("lookup", Alternatives{v}, keys)
 		f.compareCase(keys, namesIn(v))
 	}
 	return bounded(out)
@@ -987,10 +1057,10 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 	if !ok {
 		return unknownOf(nil, 0), true
 	}
-	arity, boolean := f.signature(ref)
+	signature, _ := f.compiler.TypeEnv.GetByRef(ref).(*types.Function)
 	var result *ast.Term
-	if arity >= 0 && len(args) == arity+1 {
-		args, result = args[:arity], args[arity]
+	if signature != nil && len(args) == signature.Arity()+1 {
+		args, result = args[:len(args)-1], args[len(args)-1]
 	}
 	values := make([]Alternatives, len(args))
 	name := ref.String()
@@ -1003,16 +1073,27 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 	}
 	var out Alternatives
 	if ref.HasPrefix(ast.DefaultRootRef) {
-		var checked map[string]bool
-		out, checked = f.function(ref, values)
+		says := f.function(ref, values)
+		out = says.alternatives
 		f.meet(name, append(slices.Clip(values), Alternatives{{Sources: sourcesOf(out)}})...)
 		if result == nil {
-			maps.Copy(s.checked, checked)
+			maps.Copy(s.checked, says.checked)
+			s.known.merge(says.known)
+			s.refuted = says.refuted
 		}
 	} else {
+		f.use(name, values...)
+		s.known.merge(accepted(signature, values))
 		out = f.builtin(name, args, values, result == nil, s)
-		if boolean {
-			out = unknownOf(nil, 0)
+		if result == nil {
+			s.known.merge(ifTrue(name, values))
+			s.refuted = ifFalse(name, values)
+		}
+		if signature != nil {
+			if _, boolean := signature.Result().(types.Boolean); boolean {
+				out = unknownOf(nil, 0)
+			}
+			out = declare(out, signature.Result())
 		}
 	}
 	if len(out) == 0 {
@@ -1033,48 +1114,54 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 	return out, !differ(out, expected)
 }
 
-// signature returns how many arguments a function takes, -1 if that is unknown, and whether its result is true or
-// false.
-func (f *flow) signature(ref ast.Ref) (arity int, boolean bool) {
-	function, ok := f.compiler.TypeEnv.GetByRef(ref).(*types.Function)
-	if !ok {
-		return -1, false
-	}
-	_, boolean = function.Result().(types.Boolean)
-	return function.Arity(), boolean
-}
-
 // function is the call of a function that is written in Rego.
-func (f *flow) function(ref ast.Ref, args []Alternatives) (Alternatives, map[string]bool) {
+func (f *flow) function(ref ast.Ref, args []Alternatives) outcome {
 	f.incomplete = f.incomplete || f.calls >= maxCalls
 	if f.calls >= maxCalls || f.exhausted() {
-		return unknownOf(nil, 0), nil
+		return outcome{alternatives: unknownOf(nil, 0)}
 	}
 	f.calls++
 	defer func() { f.calls-- }()
 	back := f.position
-	var out Alternatives
-	var checked map[string]bool
+	result := outcome{refuted: facts{}}
 	for _, rule := range f.compiler.GetRulesExact(ref) {
 		if rule.Default {
-			out = append(out, f.term(rule.Head.Value, newScope())...)
+			result.says(f.term(rule.Head.Value, newScope()), rule, newScope())
 			continue
 		}
+		refuted := facts{} // by the definitions before an else
 		for r := rule; r != nil; r = r.Else {
 			s := newScope()
+			s.known.merge(refuted)
 			f.enter(r, rule.Module)
-			if !f.arguments(r.Head.Args, args, s) || !f.body(r.Body, s) {
-				continue
-			}
-			says := withChecked(f.term(r.Head.Value, s), s.checked)
-			out = append(out, says...)
-			if !slices.ContainsFunc(says, Value.isFalse) {
-				checked = intersection(checked, s.checked)
+			holds := f.arguments(r.Head.Args, args, s) && f.body(r.Body, s)
+			refuted.merge(s.refuted)
+			result.refuted.merge(s.refuted)
+			if holds {
+				result.says(s.head(f.term(r.Head.Value, s)), r, s)
 			}
 		}
 	}
 	f.position = back
-	return f.located(bounded(out)), checked
+	result.alternatives = f.located(bounded(result.alternatives))
+	return result
+}
+
+// head marks what the head of a rule says with what its body found out.
+func (s *scope) head(in Alternatives) Alternatives {
+	return withFacts(withChecked(in, s.checked), s.known)
+}
+
+// says adds what one definition says, and what is so whenever it holds.
+func (o *outcome) says(in Alternatives, rule *ast.Rule, s *scope) {
+	o.alternatives = append(o.alternatives, in...)
+	if slices.ContainsFunc(in, Value.isFalse) {
+		return
+	}
+	o.known = o.known.common(s.known)
+	if !rule.Default {
+		o.checked = intersection(o.checked, s.checked)
+	}
 }
 
 func (f *flow) arguments(patterns ast.Args, args []Alternatives, s *scope) bool {

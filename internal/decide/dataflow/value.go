@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/types"
 )
 
 // Alternatives are what a term may be, one for each way to get there. If there are none, it is undefined.
@@ -30,9 +31,12 @@ type Value struct {
 
 	open   bool         // an object that may have members besides those in Members
 	others Alternatives // of an object: unknowns, whose members it has as well
-	ends   []int        // of an array that is written out: where in Rest the alternatives of each element end
+	ends   []int        // of a list that is written out: where in Rest the alternatives of each element end
+	array  bool         // a list whose elements have positions
 	traits traits
 	weight int // how many values are in it; 0 for itself only
+
+	declared types.Type // of an unknown: what the function that made it says of its type; nil if it says nothing
 }
 
 // Kind says what is known of a value.
@@ -77,6 +81,7 @@ type Source struct {
 	made string
 	// checked is set if a rule compared it with what is allowed.
 	checked bool
+	known   fact // what a rule that it came through found out about it
 }
 
 // place is the JSON pointer with the members of what was made of the source.
@@ -255,8 +260,9 @@ func addSources(to []Source, more ...Source) []Source {
 		switch {
 		case i < 0 && len(to) < maxSources:
 			to = append(slices.Clip(to), s)
-		case i >= 0 && to[i].checked && !s.checked:
+		case i >= 0 && (to[i].checked && !s.checked || to[i].known&^s.known != 0):
 			to = slices.Clone(to)
+			s.checked, s.known = s.checked && to[i].checked, s.known&to[i].known
 			to[i] = s
 		}
 	}
@@ -277,6 +283,9 @@ func made(sources []Source, by string) []Source {
 	out := slices.Clone(sources)
 	for i := range out {
 		out[i].made += "|" + by
+		if out[i].known = 0; sources[i].known.isBounded() {
+			out[i].known = small
+		}
 	}
 	return out
 }
@@ -370,14 +379,24 @@ func elements(in Alternatives) Alternatives {
 // at is the element of an array at a position; known is false if the array is not written out.
 func (v Value) at(position int) (element Alternatives, known bool) {
 	switch {
-	case v.ends == nil:
+	case v.ends == nil || !v.array:
 		return nil, false
 	case position < 0 || position >= len(v.ends):
 		return nil, true
-	case position == 0:
-		return v.Rest[:v.ends[0]], true
 	}
-	return v.Rest[v.ends[position-1]:v.ends[position]], true
+	return v.Items()[position], true
+}
+
+// Items are the elements of an array or a set that is written out, in order; nil if it is not.
+func (v Value) Items() []Alternatives {
+	if v.ends == nil {
+		return nil
+	}
+	items, start := make([]Alternatives, len(v.ends)), 0
+	for i, end := range v.ends {
+		items[i], start = v.Rest[start:end], end
+	}
+	return items
 }
 
 // iterate lists the keys and values in what the alternatives may be.
@@ -456,6 +475,9 @@ func element(v Value) Value {
 	if v.traits&(linkedList|linkedByName) != 0 {
 		e.traits = linkedHub
 	}
+	if v.declared != nil {
+		e.declared = types.Values(v.declared)
+	}
 	return e
 }
 
@@ -493,3 +515,6 @@ func pointerTo(path ...string) string {
 	}
 	return string(pointer)
 }
+
+// Sources are the parts of the request anywhere in what a term may be.
+func Sources(in Alternatives) []Source { return sourcesOf(in) }
