@@ -336,12 +336,21 @@ func letterCase(_ context.Context, s *subject, add report) {
 			continue // one finding is enough to see what is wrong there
 		}
 		seen[line] = true
-		if c.Never {
-			add(c.Location, fmt.Sprintf("a text in lower case is never the same as %q", c.Constant), fmt.Sprintf("write %q", strings.ToLower(c.Constant)))
-			continue
+		switch {
+		case c.Linked:
+			add(c.Location, "the current hub is compared with linked hubs, and each can be written in any case and under either host name",
+				"use dps.current_hub, which is undefined if the hub is not linked")
+		case c.Never && c.Pattern:
+			add(c.Location, fmt.Sprintf("a text in one letter case never matches %q", c.Constant), "write the pattern in that case")
+		case c.Never:
+			add(c.Location, fmt.Sprintf("a text in one letter case is never the same as %q", c.Constant), "write it in that case")
+		case c.Pattern:
+			add(c.Location, fmt.Sprintf("%q is matched with an identifier that a device can write in any case", c.Constant),
+				"begin the pattern with (?i), or match registration_id_lower or enrollment_id_lower of data.dps")
+		default:
+			add(c.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", c.Constant),
+				"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 		}
-		add(c.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", c.Constant),
-			"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 	}
 }
 
