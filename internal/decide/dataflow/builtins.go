@@ -119,7 +119,7 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 			}
 		}
 	}
-	result := Value{Sources: operands(name, values)}
+	result := Value{Sources: sourcesBy(name, values)}
 	for _, value := range values {
 		each(value, func(v Value) {
 			result.ByPosition = result.ByPosition || v.ByPosition
@@ -152,8 +152,8 @@ func keepsCase(function string) bool {
 	return false
 }
 
-// operands are the sources of a function's result.
-func operands(function string, values []Alternatives) []Source {
+// sourcesBy are the sources of a function's result.
+func sourcesBy(function string, values []Alternatives) []Source {
 	var sources []Source
 	for i, value := range values {
 		for _, v := range value {
