@@ -11,7 +11,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
@@ -189,53 +188,6 @@ func locate(v dataflow.Value, pointer string) *ast.Location {
 		best, parts = cmp.Or(member, name, best), below
 	}
 	return best
-}
-
-func entryType(_ context.Context, s *subject, add report) {
-	isString := func(t types.Type) bool { _, ok := t.(types.String); return ok }
-	isText := func(v dataflow.Value) bool { _, ok := v.Text(); return ok }
-	isObject := func(t types.Type) bool { _, ok := t.(*types.Object); return ok }
-	for _, entry := range []struct {
-		name, kind, fix string
-		isType          func(types.Type) bool
-		is              func(dataflow.Value) bool
-	}{
-		{"hub", "a string", "name one host name, such as dps.hub_named(\"contoso-eu\")", isString, isText},
-		{"initial_twin", "an object", "give it members tags and properties.desired", isObject, dataflow.Value.IsObject},
-		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObject, dataflow.Value.IsObject},
-	} {
-		definitions := s.compiler.GetRulesWithPrefix(s.rule.Entry(entry.name))
-		if len(definitions) == 0 {
-			continue
-		}
-		message := fmt.Sprintf("%s is not %s", entry.name, entry.kind)
-		if t := s.compiler.TypeEnv.GetByRef(s.rule.Entry(entry.name)); t != nil && !mayBe(t, entry.isType) {
-			add(definitions[0].Location, message, entry.fix)
-			continue
-		}
-		for _, v := range s.analysis.Entries[entry.name] {
-			_, isNull := v.Constant.(ast.Null)
-			if v.Kind == dataflow.Unknown || entry.is(v) || isNull && v.Kind == dataflow.Constant {
-				continue
-			}
-			at := v.Place.Location
-			if at == nil {
-				at = definitions[0].Location
-			}
-			add(at, message+" here", entry.fix)
-		}
-	}
-}
-
-// mayBe reports whether a value of type t can be of a kind.
-func mayBe(t types.Type, is func(types.Type) bool) bool {
-	switch t := t.(type) {
-	case types.Any:
-		return len(t) == 0 || slices.ContainsFunc(t, func(of types.Type) bool { return mayBe(of, is) })
-	case *types.NamedType:
-		return mayBe(t.Type, is)
-	}
-	return is(t)
 }
 
 func secrets(_ context.Context, s *subject, add report) {

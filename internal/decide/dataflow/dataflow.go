@@ -294,7 +294,12 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 				}
 				join(&merged, keyed(head(keys[0]), inside))
 			default:
-				says := head(r.Head.Value)
+				says := slices.Clone(head(r.Head.Value))
+				for i, v := range says { // such as the true that an author leaves out
+					if v.Kind == Constant {
+						says[i].Place.Location = cmp.Or(v.Place.Location, r.Location)
+					}
+				}
 				result.alternatives = append(result.alternatives, says...)
 				if !r.Default && !slices.ContainsFunc(says, Value.isFalse) {
 					result.checked = intersection(result.checked, s.checked)

@@ -141,6 +141,21 @@ func (v Value) IsObject() bool {
 	return v.Kind == Object || v.Kind == Constant && ok
 }
 
+// Member is what an object may have as a member; nil if it has none of this name.
+func (v Value) Member(name string) Alternatives {
+	if v.Kind == Constant {
+		if inside, err := v.Constant.Find(ast.Ref{ast.StringTerm(name)}); err == nil {
+			return Alternatives{constantOf(inside, v.Place)}
+		}
+		return nil
+	}
+	inside := slices.Clip(v.Members[name])
+	for _, other := range append(v.others[:len(v.others):len(v.others)], v.Rest...) {
+		inside = append(inside, Value{Sources: other.Sources})
+	}
+	return inside
+}
+
 // isFalse reports whether v can only be false.
 func (v Value) isFalse() bool {
 	return v.Kind == Constant && v.Constant.Compare(ast.Boolean(false)) == 0
