@@ -9,8 +9,6 @@ import (
 	"testing/fstest"
 	"time"
 
-	"golang.org/x/tools/txtar"
-
 	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/decide/decider"
 )
@@ -27,11 +25,7 @@ func FuzzRun(f *testing.F) {
 		f.Fatalf("no archives: %v", err)
 	}
 	for _, name := range archives {
-		archive, err := txtar.ParseFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
-		for _, file := range archive.Files {
+		for _, file := range readArchive(f, name).Files {
 			if strings.HasSuffix(file.Name, ".rego") {
 				f.Add(string(file.Data))
 			}

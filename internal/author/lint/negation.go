@@ -3,6 +3,9 @@ package lint
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -10,22 +13,25 @@ import (
 )
 
 // negatedUndefined finds expressions such as `not hubs[payload.region]`. OPA's compiler moves the inner expression in
-// front of the not. If it is undefined, so is the body.
+// front of the not. If it is undefined, so is the body. That is no mistake if the body demands the inner expression
+// anyway, or if another definition is for devices for which it is undefined.
 func negatedUndefined(_ context.Context, s *subject, add report) {
-	look := func(body ast.Body) {
-		for i, expr := range body {
-			if !expr.Negated {
-				continue
-			}
-			if inner := s.undefinedWithin(body[:i], expr); inner != nil {
-				add(expr.Location, fmt.Sprintf("if %s is undefined, so is this not, and the condition does not hold", sourceOf(inner)),
-					"define a rule for the negated expression, and negate that rule")
-			}
-		}
-	}
 	for _, module := range s.modules {
 		for _, rule := range module.Rules {
-			ast.WalkBodies(rule, func(body ast.Body) bool { look(body); return false })
+			ast.WalkBodies(rule, func(body ast.Body) bool {
+				for _, negated := range body {
+					if !negated.Negated {
+						continue
+					}
+					inner := s.undefinedWithin(body, negated)
+					if inner == nil || s.isCovered(rule, s.meaning(body, inner)) {
+						continue
+					}
+					add(negated.Location, fmt.Sprintf("if %s is undefined, so is this not, and the condition does not hold", sourceOf(inner)),
+						"define a rule for the negated expression, and negate that rule")
+				}
+				return false
+			})
 		}
 	}
 }
@@ -39,27 +45,151 @@ func sourceOf(expr *ast.Expr) string {
 }
 
 // undefinedWithin returns an expression that the compiler moved out of a negated one and that may be undefined, nil if
-// there is none.
-func (s *subject) undefinedWithin(before ast.Body, negated *ast.Expr) *ast.Expr {
+// there is none or if the rest of the body demands it, too.
+func (s *subject) undefinedWithin(body ast.Body, negated *ast.Expr) *ast.Expr {
+	var moved, rest ast.Body
 	vars := ast.VarSet{}
 	ast.WalkVars(negated, func(v ast.Var) bool { vars.Add(v); return false })
-	for i := len(before) - 1; i >= 0; i-- {
-		expr := before[i]
-		if !expr.Generated || expr.Negated || expr.Location.Row != negated.Location.Row || expr.Location.Col <= negated.Location.Col {
-			continue // the author wrote it as its own line, so it is visible that it must hold
-		}
+	for _, expr := range slices.Backward(body) {
 		output := outputOf(expr)
-		if output == "" || !vars.Contains(output) {
+		switch {
+		case expr.Negated:
+		case expr.Generated && contains(negated.Location, expr.Location) && output != "" && vars.Contains(output):
+			moved = append(moved, expr)
+			ast.WalkVars(expr, func(v ast.Var) bool { vars.Add(v); return false })
+		default:
+			rest = append(rest, expr)
+		}
+	}
+	for _, expr := range moved {
+		if s.isDemanded(body, rest, s.meaning(body, expr)) {
 			continue
 		}
-		for _, world := range worlds {
-			if !s.isDefined(expr, world, map[*ast.Rule]bool{}) {
+		for i, world := range worlds {
+			other := worlds[1-i]
+			if !s.isDemanded(body, rest, "input."+other) && !s.isDefined(expr, world, map[*ast.Rule]bool{}) {
 				return expr
 			}
 		}
-		ast.WalkVars(expr, func(v ast.Var) bool { vars.Add(v); return false })
 	}
 	return nil
+}
+
+// contains reports whether one place is within the text of another.
+func contains(outer, inner *ast.Location) bool {
+	return outer.File == inner.File && outer.Offset < inner.Offset && inner.Offset < outer.Offset+len(outer.Text)
+}
+
+// isDemanded reports whether the rest of a body only holds if something is defined.
+func (s *subject) isDemanded(body, rest ast.Body, want string) bool {
+	return slices.ContainsFunc(rest, func(other *ast.Expr) bool {
+		if s.meaning(body, other) == want {
+			return true
+		}
+		found := false
+		s.walkDemanded(other, func(ref ast.Ref) {
+			found = found || strings.HasPrefix(s.resolved(body, ref.String())+".", want+".")
+		})
+		return found
+	})
+}
+
+// isCovered reports whether another definition holds if something is undefined: one of the same rule, or one that
+// refuses or holds the device.
+func (s *subject) isCovered(rule *ast.Rule, meaning string) bool {
+	for _, module := range s.modules {
+		for _, other := range module.Rules {
+			body := ruleset.Written(other.Body)
+			name := s.name(other)
+			if other == rule || name != s.name(rule) && name != "reject" && name != "hold" || len(body) != 1 || !body[0].Negated {
+				continue
+			}
+			if s.meaning(body, body[0]) == meaning {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// walkDemanded visits the references that must be defined for an expression to hold.
+func (s *subject) walkDemanded(expr *ast.Expr, visit func(ast.Ref)) {
+	visitor := ast.NewGenericVisitor(func(x any) bool {
+		switch x := x.(type) {
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension, *ast.Every:
+			return true
+		case ast.Ref:
+			visit(s.rulePart(x))
+		}
+		return false
+	})
+	visitor.Walk(expr)
+}
+
+// rulePart is what of a reference may be undefined: the rule, if there is one.
+func (s *subject) rulePart(ref ast.Ref) ast.Ref {
+	if ref.HasPrefix(ast.DefaultRootRef) {
+		for i := len(ref); i > 1; i-- {
+			if len(s.compiler.GetRulesExact(ref[:i])) > 0 {
+				return ref[:i]
+			}
+		}
+	}
+	return ref
+}
+
+// meaning writes what an expression computes, without the variables of the compiler and of the author, so that two
+// expressions that are the same have the same meaning.
+func (s *subject) meaning(body ast.Body, expr *ast.Expr) string {
+	return s.resolved(body, s.computes(expr))
+}
+
+// computes writes an expression without its output.
+func (s *subject) computes(expr *ast.Expr) string {
+	switch t := expr.Terms.(type) {
+	case *ast.Term:
+		if ref, ok := t.Value.(ast.Ref); ok {
+			return s.rulePart(ref).String()
+		}
+		return t.String()
+	case []*ast.Term:
+		if expr.IsEquality() {
+			if ref, ok := t[2].Value.(ast.Ref); ok {
+				return s.rulePart(ref).String()
+			}
+			return t[2].String()
+		}
+		arguments := t[1:]
+		if arity := s.compiler.GetArity(expr.Operator()); len(arguments) == arity+1 {
+			arguments = arguments[:arity]
+		}
+		return fmt.Sprint(t[0], arguments)
+	}
+	return expr.String()
+}
+
+// maxResolved bounds the length of a text whose variables are replaced by what they are made of.
+const maxResolved = 1000
+
+var generated = regexp.MustCompile(`__local\d+__`)
+
+// resolved replaces variables by what a body makes them of.
+func (s *subject) resolved(body ast.Body, text string) string {
+	for len(text) < maxResolved {
+		next := generated.ReplaceAllStringFunc(text, func(name string) string {
+			for _, expr := range body {
+				if !expr.Negated && outputOf(expr) == ast.Var(name) && !strings.Contains(s.computes(expr), name) {
+					return s.computes(expr)
+				}
+			}
+			return name
+		})
+		if next == text {
+			break
+		}
+		text = next
+	}
+	return text
 }
 
 // outputOf is the variable that a generated expression binds, "" if there is none.

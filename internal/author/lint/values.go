@@ -11,7 +11,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
@@ -191,53 +190,6 @@ func locate(v dataflow.Value, pointer string) *ast.Location {
 	return best
 }
 
-func entryType(_ context.Context, s *subject, add report) {
-	isString := func(t types.Type) bool { _, ok := t.(types.String); return ok }
-	isText := func(v dataflow.Value) bool { _, ok := v.Text(); return ok }
-	isObject := func(t types.Type) bool { _, ok := t.(*types.Object); return ok }
-	for _, entry := range []struct {
-		name, kind, fix string
-		isType          func(types.Type) bool
-		is              func(dataflow.Value) bool
-	}{
-		{"hub", "a string", "name one host name, such as dps.hub_named(\"contoso-eu\")", isString, isText},
-		{"initial_twin", "an object", "give it members tags and properties.desired", isObject, dataflow.Value.IsObject},
-		{"payload", "an object", "give it a member, such as {\"message\": ...}", isObject, dataflow.Value.IsObject},
-	} {
-		definitions := s.compiler.GetRulesWithPrefix(s.rule.Entry(entry.name))
-		if len(definitions) == 0 {
-			continue
-		}
-		message := fmt.Sprintf("%s is not %s", entry.name, entry.kind)
-		if t := s.compiler.TypeEnv.GetByRef(s.rule.Entry(entry.name)); t != nil && !mayBe(t, entry.isType) {
-			add(definitions[0].Location, message, entry.fix)
-			continue
-		}
-		for _, v := range s.analysis.Entries[entry.name] {
-			_, isNull := v.Constant.(ast.Null)
-			if v.Kind == dataflow.Unknown || entry.is(v) || isNull && v.Kind == dataflow.Constant {
-				continue
-			}
-			at := v.Place.Location
-			if at == nil {
-				at = definitions[0].Location
-			}
-			add(at, message+" here", entry.fix)
-		}
-	}
-}
-
-// mayBe reports whether a value of type t can be of a kind.
-func mayBe(t types.Type, is func(types.Type) bool) bool {
-	switch t := t.(type) {
-	case types.Any:
-		return len(t) == 0 || slices.ContainsFunc(t, func(of types.Type) bool { return mayBe(of, is) })
-	case *types.NamedType:
-		return mayBe(t.Type, is)
-	}
-	return is(t)
-}
-
 func secrets(_ context.Context, s *subject, add report) {
 	for _, entry := range []string{"payload", "initial_twin"} {
 		seen := map[string]bool{}
@@ -336,12 +288,21 @@ func letterCase(_ context.Context, s *subject, add report) {
 			continue // one finding is enough to see what is wrong there
 		}
 		seen[line] = true
-		if c.Never {
-			add(c.Location, fmt.Sprintf("a text in lower case is never the same as %q", c.Constant), fmt.Sprintf("write %q", strings.ToLower(c.Constant)))
-			continue
+		switch {
+		case c.Linked:
+			add(c.Location, "the current hub is compared with linked hubs, and each can be written in any case and under either host name",
+				"use dps.current_hub, which is undefined if the hub is not linked")
+		case c.Never && c.Pattern:
+			add(c.Location, fmt.Sprintf("a text in one letter case never matches %q", c.Constant), "write the pattern in that case")
+		case c.Never:
+			add(c.Location, fmt.Sprintf("a text in one letter case is never the same as %q", c.Constant), "write it in that case")
+		case c.Pattern:
+			add(c.Location, fmt.Sprintf("%q is matched with an identifier that a device can write in any case", c.Constant),
+				"begin the pattern with (?i), or match registration_id_lower or enrollment_id_lower of data.dps")
+		default:
+			add(c.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", c.Constant),
+				"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 		}
-		add(c.Location, fmt.Sprintf("%q is compared with an identifier that a device can write in any case", c.Constant),
-			"compare registration_id_lower or enrollment_id_lower of data.dps, or use dps.same_text")
 	}
 }
 

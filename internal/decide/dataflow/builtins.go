@@ -27,29 +27,31 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	switch name {
 	case member, memberWithKey:
 		f.member(args, values, asserted, s)
-	case "neq":
+	case "neq", "equal", "lt", "lte", "gt", "gte":
 		f.compareCase(values[0], values[1])
-		s.exclude(args[0], values[1])
-		s.exclude(args[1], values[0])
-	case "equal":
-		f.compareCase(values[0], values[1])
-	case "startswith", "endswith", "contains", "glob.match", "regex.match", "strings.any_prefix_match", "strings.any_suffix_match":
-		for i := range args {
-			for j := range args {
-				if i != j && name != "regex.match" { // whose pattern may say that case does not matter
-					f.compareCase(values[i], append(slices.Clip(values[j]), elements(values[j])...))
-				}
-				if i != j && asserted {
-					f.relate(args[i], args[j], s)
-				}
-			}
+		if asserted {
+			f.choosePosition(args[0], args[1], s)
+			f.choosePosition(args[1], args[0], s)
 		}
+		if name == "neq" {
+			s.exclude(args[0], values[1])
+			s.exclude(args[1], values[0])
+		}
+	case "startswith", "endswith", "contains", "strings.any_prefix_match", "strings.any_suffix_match",
+		"trim_prefix", "trim_suffix", "indexof", "indexof_n", "strings.count":
+		f.compareCase(values[0], append(slices.Clip(values[1]), elements(values[1])...))
+		f.compareCase(append(slices.Clip(values[0]), elements(values[0])...), values[1])
+	case "glob.match":
+		f.compareCase(values[0], values[2])
 	case "lower", "upper", "trim_space", "usher.hub_name":
 		return spelling(name, values[0])
 	case "object.get":
 		found := f.path(values[0], values[1], s)
 		f.read(found)
 		return append(found, values[2]...)
+	case "object.keys":
+		keys, _ := iterate(values[0])
+		return Alternatives{weighed(Value{Kind: List, set: true, Rest: keys})}
 	case "object.union":
 		return union(values[0], values[1])
 	case "object.union_n":
@@ -64,41 +66,100 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 	case "and": // of sets
 		switch {
 		case trusted(values[1], s):
-			return asList(values[1])
+			return asSet(values[1])
 		case trusted(values[0], s):
-			return asList(values[0])
+			return asSet(values[0])
 		}
-		return asList(append(slices.Clip(values[0]), values[1]...))
-	case "or", "array.concat":
+		return asSet(append(slices.Clip(values[0]), values[1]...))
+	case "or":
+		return asSet(append(slices.Clip(values[0]), values[1]...))
+	case "array.concat":
 		return asList(append(slices.Clip(values[0]), values[1]...))
 	case "minus":
 		if !slices.ContainsFunc(values[0], Value.isNumber) { // else it is of sets
-			return asList(values[0])
+			return picked(asSet(values[0]), unchecked(values[1], s.checked))
 		}
-	case "max":
-		return clamped(elements(values[0]), aboveNumber)
-	case "min":
-		return clamped(elements(values[0]), belowNumber)
-	case "array.reverse", "sort", "array.slice":
+	case "max", "min":
+		among := elements(values[0])
+		isPosition := func(v Value) bool { return v.traits&linkedPosition != 0 }
+		if !slices.ContainsFunc(among, isPosition) { // else it is one that the order of the linked hubs decides
+			return clamped(among, map[string]fact{"max": aboveNumber, "min": belowNumber}[name])
+		}
+	case "array.reverse":
 		return asList(values[0])
+	case "array.slice":
+		slice := mapped(asList(values[0]), func(v Value) Value {
+			v.ByPosition = v.ByPosition || v.traits&inOrder != 0
+			return v
+		})
+		return picked(slice, unchecked(append(slices.Clip(values[1]), values[2]...), s.checked))
+	case "sort":
+		return unordered(asList(values[0]))
 	case "usher.linked":
 		return unknownOf(sourcesOf(values[0]), linkedByName)
 	case "usher.matching":
 		for _, pattern := range values[0] {
 			f.nameHub(pattern, true)
 		}
-		return Alternatives{{Kind: List, Rest: unknownOf(addSources(sourcesOf(values[0]), sourcesOf(values[1])...), linkedHub)}}
+		return Alternatives{{Kind: List, set: true, Rest: unknownOf(addSources(sourcesOf(values[0]), sourcesOf(values[1])...), linkedHub)}}
 	case "usher.choose":
 		f.meet(name, values[1], values[2])
-		return f.choose(values[1], values[2])
+		return f.choose(values[0], values[1], values[2])
 	case "usher.fraction":
 		return unknownOf(nil, 0) // the device cannot choose where its key is
 	}
-	return unknownOf(operands(name, values), 0)
+	if pattern, text, ok := matching(name); ok {
+		if name != "glob.match" {
+			f.matchCase(values[pattern], values[text])
+		}
+		if asserted && allows(name, values[pattern]) {
+			s.check(values[text])
+		}
+	}
+	if asserted && compares(name) {
+		for i := range args {
+			for j := range args {
+				if i != j {
+					f.relate(args[i], args[j], s)
+				}
+			}
+		}
+	}
+	result := Value{Sources: sourcesBy(name, values)}
+	for _, value := range values {
+		each(value, func(v Value) {
+			result.ByPosition = result.ByPosition || v.ByPosition
+			if keepsCase(name) {
+				result.traits |= v.traits & letterCase
+			}
+		})
+	}
+	return Alternatives{result}
 }
 
-// operands are the sources of a function's result.
-func operands(function string, values []Alternatives) []Source {
+// compares reports whether a function compares its operands, so that a hub for which it holds may be picked by another
+// operand.
+func compares(function string) bool {
+	switch function {
+	case "startswith", "endswith", "contains", "strings.any_prefix_match", "strings.any_suffix_match", "glob.match", "regex.match",
+		"equal", "neq", "lt", "lte", "gt", "gte":
+		return true
+	}
+	return false
+}
+
+// keepsCase reports whether a function returns parts of texts.
+func keepsCase(function string) bool {
+	switch function {
+	case "split", "substring", "trim", "trim_left", "trim_right", "trim_prefix", "trim_suffix", "replace", "concat", "sprintf",
+		"regex.find_n", "regex.find_all_string_submatch_n", "regex.split", "regex.replace":
+		return true
+	}
+	return false
+}
+
+// sourcesBy are the sources of a function's result.
+func sourcesBy(function string, values []Alternatives) []Source {
 	var sources []Source
 	for i, value := range values {
 		for _, v := range value {
@@ -131,22 +192,25 @@ const (
 
 // member is x in xs.
 func (f *flow) member(args []*ast.Term, values []Alternatives, asserted bool, s *scope) {
-	collection := values[len(values)-1]
-	for i, v := range values[:len(values)-1] {
-		f.compareCase(v, append(elements(collection), collection...))
-		if asserted && trusted(collection, s) {
+	last := len(values) - 1
+	collection := values[last]
+	for i, v := range values[:last] {
+		f.compareCase(v, elements(collection))
+		if !asserted {
+			continue
+		}
+		if trusted(collection, s) {
 			s.check(v)
 		}
-		if asserted {
-			f.relate(args[i], args[len(args)-1], s)
-		}
+		f.relate(args[i], args[last], s)
+		f.choosePosition(args[i], args[last], s)
 	}
 }
 
 // exclude takes from a variable what it is compared unequal to, as in text != "".
 func (s *scope) exclude(t *ast.Term, what Alternatives) {
 	v, ok := t.Value.(ast.Var)
-	if !ok || len(what) != 1 || what[0].Kind != Constant || s.vars[v] == nil {
+	if !ok || s.negated || len(what) != 1 || what[0].Kind != Constant || s.vars[v] == nil {
 		return
 	}
 	s.vars[v] = slices.DeleteFunc(slices.Clone(s.vars[v]), func(v Value) bool {
@@ -164,10 +228,14 @@ func spelling(name string, in Alternatives) Alternatives {
 		}
 		v.Request = nil
 		if name != "trim_space" {
-			v.traits &^= anyCase | lowerCase
+			v.traits &^= letterCase
 		}
-		if (name == "lower" || name == "usher.hub_name") && v.Kind == Unknown {
+		switch {
+		case v.Kind != Unknown:
+		case name == "lower", name == "usher.hub_name":
 			v.traits |= lowerCase
+		case name == "upper":
+			v.traits |= upperCase
 		}
 		return v
 	})
@@ -279,10 +347,35 @@ func asList(in Alternatives) Alternatives {
 	return Alternatives{weighed(out)}
 }
 
-// choose is usher.choose: one of the hubs that are named. The key only settles which one, so a device's word in it is
-// no choice of the device's.
-func (f *flow) choose(hubs, linked Alternatives) Alternatives {
-	chosen := Value{Sources: sourcesOf(linked), traits: linkedHub}
+// picked are linked hubs among which a device's words have picked.
+func picked(in Alternatives, words []Source) Alternatives {
+	if len(words) == 0 {
+		return in
+	}
+	words = made(words, "picks")
+	return mapped(in, func(v Value) Value {
+		if v.traits&linkedHub != 0 {
+			v.Sources = addSources(v.Sources, words...)
+		}
+		return v
+	})
+}
+
+func asSet(in Alternatives) Alternatives {
+	out := unordered(asList(in))
+	out[0].set = out[0].Kind == List
+	return out
+}
+
+// unordered are lists in an order that does not depend on that of linkedHubs.
+func unordered(in Alternatives) Alternatives {
+	return mapped(in, func(v Value) Value { v.traits &^= inOrder; return v })
+}
+
+// choose is usher.choose: one of the hubs that are named. The key settles which one: a device that can write the key
+// can try keys until it gets the hub that it wants.
+func (f *flow) choose(key, hubs, linked Alternatives) Alternatives {
+	chosen := Value{Sources: addSources(sourcesOf(linked), made(wordsIn(key), "picks")...), traits: linkedHub}
 	for _, v := range hubs {
 		chosen.Sources = addSources(chosen.Sources, v.Sources...)
 		names := elements(Alternatives{v})

@@ -65,7 +65,9 @@ type HubName struct {
 // Case is a comparison that letter case can spoil.
 type Case struct {
 	Constant string
-	Never    bool // the constant has capitals, and the other side never has
+	Pattern  bool // the constant is a regular expression
+	Never    bool // the other side never has the constant's case
+	Linked   bool // it is no comparison with a constant, but of the current hub with the linked hubs
 	Location *ast.Location
 }
 
@@ -224,6 +226,7 @@ type scope struct {
 	unread  map[ast.Var]bool      // variables of the compiler's that only name a part of the request until they are used
 	known   facts                 // what the body found out
 	refuted facts                 // what is so if the last expression, or after it the whole body, does not hold
+	negated bool                  // within a not
 }
 
 func newScope() *scope {
@@ -231,7 +234,8 @@ func newScope() *scope {
 }
 
 func (s *scope) clone() *scope {
-	return &scope{vars: maps.Clone(s.vars), made: maps.Clone(s.made), checked: maps.Clone(s.checked), unread: maps.Clone(s.unread), known: maps.Clone(s.known), refuted: facts{}}
+	return &scope{vars: maps.Clone(s.vars), made: maps.Clone(s.made), checked: maps.Clone(s.checked), unread: maps.Clone(s.unread),
+		known: maps.Clone(s.known), refuted: facts{}, negated: s.negated}
 }
 
 func (s *scope) unbound(t *ast.Term) (ast.Var, bool) {
@@ -320,7 +324,13 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 				}
 				join(&merged, keyed(head(keys[0]), inside))
 			default:
-				result.says(head(r.Head.Value), r, s)
+				says := slices.Clone(head(r.Head.Value))
+				for i, v := range says { // such as the true that an author leaves out
+					if v.Kind == Constant {
+						says[i].Place.Location = cmp.Or(v.Place.Location, r.Location)
+					}
+				}
+				result.says(says, r, s)
 			}
 		}
 	}
@@ -332,7 +342,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 		}
 	}
 	if isSet {
-		result.alternatives = append(result.alternatives, weighed(Value{Kind: List, Rest: inSet}))
+		result.alternatives = append(result.alternatives, weighed(Value{Kind: List, set: true, Rest: unordered(inSet)}))
 	}
 	if isObject {
 		result.alternatives = append(result.alternatives, weighed(merged))
@@ -368,7 +378,8 @@ func keyed(keys, inside Alternatives) Value {
 			continue
 		}
 		v.open = true
-		v.Sources = addSources(v.Sources, sourcesOf(Alternatives{key})...)
+		v.keys |= key.traits
+		v.Sources = addSources(v.Sources, made(sourcesOf(Alternatives{key}), "key")...)
 		v.Rest = append(v.Rest, inside...)
 	}
 	return v
@@ -382,7 +393,7 @@ func join(to *Value, from Value) {
 		to.Names = map[string]Place{}
 	}
 	maps.Copy(to.Names, from.Names)
-	to.open = to.open || from.open
+	to.open, to.keys = to.open || from.open, to.keys|from.keys
 	to.Rest = append(to.Rest, from.Rest...)
 	to.Sources = addSources(to.Sources, from.Sources...)
 }
@@ -448,6 +459,7 @@ func (f *flow) body(body ast.Body, s *scope) bool {
 		inner, before, here := s, f.anchor, f.uses
 		if expr.Negated {
 			inner = s.clone() // it binds nothing, and does not hold for what it compares with what is allowed
+			inner.negated = true
 		}
 		opposed := expr.Negated != isFalse(expr) || bindsAny(expr, empty)
 		if opposed {
@@ -456,6 +468,9 @@ func (f *flow) body(body ast.Body, s *scope) bool {
 		isCondition := s.isCondition(expr)
 		inner.refuted = facts{}
 		holds := f.expr(expr, inner)
+		if expr.Negated {
+			maps.Copy(s.vars, inner.vars) // but what does not match picks, too
+		}
 		if isCondition {
 			conditions++
 			refuted = inner.refuted
@@ -600,13 +615,14 @@ func (f *flow) bindPattern(t *ast.Term, to Alternatives, from *ast.Term, s *scop
 		s.bind(v, to, from)
 		return
 	}
-	f.destructure(t, to, from, s)
+	if !f.destructure(t, to, from, s) {
+		f.equal(f.term(t, s), to, s)
+	}
 }
 
-// compare is a comparison of two terms for equality. What equals something that the device did not write is no longer
-// the device's choice.
-func (f *flow) compare(a, b *ast.Term, s *scope) bool {
-	left, right := f.term(a, s), f.term(b, s)
+// equal notes that two values are equal. What equals something that the device did not write is no longer the device's
+// choice.
+func (f *flow) equal(left, right Alternatives, s *scope) {
 	f.use("equal", left, right)
 	s.known.merge(ifTrue("equal", []Alternatives{left, right}))
 	f.meet("eq", left, right)
@@ -617,8 +633,16 @@ func (f *flow) compare(a, b *ast.Term, s *scope) bool {
 	if trusted(left, s) {
 		s.check(right)
 	}
+}
+
+// compare is a comparison of two terms for equality.
+func (f *flow) compare(a, b *ast.Term, s *scope) bool {
+	left, right := f.term(a, s), f.term(b, s)
+	f.equal(left, right, s)
 	f.relate(a, b, s)
 	f.relate(b, a, s)
+	f.choosePosition(a, b, s)
+	f.choosePosition(b, a, s)
 	s.refuted = ifFalse("equal", []Alternatives{left, right})
 	return !differ(left, right)
 }
@@ -646,9 +670,16 @@ func trusted(in Alternatives, s *scope) bool {
 	}
 	ok := true
 	each(in, func(v Value) {
-		ok = ok && v.traits&(linkedHub|linkedList|linkedByName) == 0 && !(v.Kind == Unknown && len(v.Request) < 2 && v.Request != nil)
+		ok = ok && v.traits&(linkedHub|linkedList|linkedByName|linkedPosition) == 0 &&
+			!(v.Kind == Unknown && len(v.Request) < 2 && v.Request != nil) && !slices.ContainsFunc(v.Sources, Source.isLinked)
 	})
 	return ok
+}
+
+// isLinked reports whether something was made of the linked hubs, such as their labels; their number is the same for
+// any of them.
+func (s Source) isLinked() bool {
+	return s.Pointer == "/linkedHubs" && !strings.Contains(s.made, "|count")
 }
 
 // check notes that the words in a value are compared with what is allowed.
@@ -665,45 +696,96 @@ func (f *flow) relate(picked, by *ast.Term, s *scope) {
 	if len(words) == 0 {
 		return
 	}
+	s.pick(picked, func(v Value) Value {
+		v.Sources = addSources(v.Sources, made(words, "picks")...)
+		return v
+	})
+}
+
+// choosePosition notes that a rule picks a linked hub by its position: in `some i, hub in input.linkedHubs; i == 0`, the
+// hub is the first.
+func (f *flow) choosePosition(position, by *ast.Term, s *scope) {
+	has := func(in Alternatives, t traits) bool {
+		return slices.ContainsFunc(in, func(v Value) bool { return v.traits&t == t })
+	}
+	if has(f.term(position, s), linkedPosition|inOrder) && !has(f.term(by, s), linkedPosition) {
+		s.pick(position, func(v Value) Value {
+			v.ByPosition = true
+			return v
+		})
+	}
+}
+
+// pick changes the linked hubs, and their positions, on which a term depends or that depend on it.
+func (s *scope) pick(t *ast.Term, change func(Value) Value) {
 	seen := map[ast.Var]bool{}
-	var mark func(ast.Var) bool
-	mark = func(v ast.Var) bool {
-		if seen[v] {
-			return false
+	var visit func(ast.Var) bool
+	visit = func(v ast.Var) bool {
+		if now, bound := s.vars[v]; !bound || seen[v] || slices.ContainsFunc(now, Value.isCollection) {
+			return false // what else was made of a list of hubs is not picked
 		}
 		seen[v] = true
-		now, bound := s.vars[v]
-		if bound && slices.ContainsFunc(now, func(v Value) bool { return v.traits&linkedHub != 0 }) {
-			s.vars[v] = withSources(now, made(words, "picks"))
+		now := slices.Clone(s.vars[v])
+		for i, value := range now {
+			if value.traits&(linkedHub|linkedPosition) != 0 {
+				now[i] = change(value)
+			}
 		}
-		for _, w := range s.made[v] {
-			mark(w)
+		s.vars[v] = now
+		for made, of := range s.made {
+			if made == v {
+				for _, w := range of {
+					visit(w)
+				}
+			} else if slices.Contains(of, v) {
+				visit(made)
+			}
 		}
 		return false
 	}
-	ast.WalkVars(picked, mark)
+	ast.WalkVars(t, visit)
 }
 
-// compareCase notes if an identifier is compared with a constant and letter case matters.
+func (v Value) isCollection() bool {
+	return v.Kind == Object || v.Kind == List || v.traits&(linkedList|linkedByName) != 0
+}
+
+// compareCase notes if an identifier is compared with a constant, or the current hub with the linked hubs, and letter
+// case matters.
 func (f *flow) compareCase(left, right Alternatives) {
+	if f.anchor == nil {
+		return
+	}
 	for _, sides := range [][2]Alternatives{{left, right}, {right, left}} {
-		var t traits
-		for _, v := range sides[0] {
-			t |= v.traits
-		}
-		if t&(anyCase|lowerCase) == 0 || f.anchor == nil {
+		t := traitsOf(sides[0]) & letterCase
+		if t == 0 {
 			continue
 		}
 		for _, c := range sides[1] {
-			switch text, ok := c.Text(); {
-			case !ok:
-			case t&anyCase == 0 && text != strings.ToLower(text):
+			text, ok := c.Text()
+			switch {
+			case t&anyCase == 0 && ok && hasOther(text, t):
 				f.Cases = append(f.Cases, Case{Constant: text, Never: true, Location: f.anchor})
 			case t&anyCase != 0 && strings.ToLower(text) != strings.ToUpper(text):
 				f.Cases = append(f.Cases, Case{Constant: text, Location: f.anchor})
+			case c.traits&linkedHub != 0 && t != c.traits&letterCase && slices.ContainsFunc(sides[0], Value.isCurrentHub):
+				f.Cases = append(f.Cases, Case{Linked: true, Location: f.anchor})
 			}
 		}
 	}
+}
+
+func traitsOf(in Alternatives) traits {
+	var t traits
+	for _, v := range in {
+		t |= v.traits
+	}
+	return t
+}
+
+// hasOther reports whether a text has letters of the case that another never has.
+func hasOther(text string, t traits) bool {
+	return t == lowerCase && text != strings.ToLower(text) || t == upperCase && text != strings.ToUpper(text)
 }
 
 // meet notes that a function or operator uses the constants in each value with the parts of the request in the others.
@@ -793,10 +875,14 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 	case ast.Ref:
 		return bounded(f.ref(t, v, s))
 	case interface{ Foreach(func(*ast.Term)) }: // an array or a set
-		_, isArray := v.(*ast.Array)
-		out := Value{Kind: List, Place: at, ends: []int{}, array: isArray}
+		_, isSet := v.(ast.Set)
+		out := Value{Kind: List, Place: at, ends: []int{}, set: isSet}
 		v.Foreach(func(e *ast.Term) {
-			out.Rest = append(out.Rest, f.term(e, s)...)
+			element := f.term(e, s)
+			if isSet {
+				element = unordered(element)
+			}
+			out.Rest = append(out.Rest, element...)
 			out.ends = append(out.ends, len(out.Rest))
 		})
 		return Alternatives{weighed(out)}
@@ -807,11 +893,17 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 		})
 		return Alternatives{weighed(out)}
 	case *ast.ArrayComprehension:
-		return f.comprehension(v.Body, nil, v.Term, s)
+		_, inside, order := f.comprehension(v.Body, nil, v.Term, s)
+		for i := range inside {
+			inside[i].traits |= order
+		}
+		return Alternatives{weighed(Value{Kind: List, Rest: inside})}
 	case *ast.SetComprehension:
-		return f.comprehension(v.Body, nil, v.Term, s)
+		_, inside, _ := f.comprehension(v.Body, nil, v.Term, s)
+		return Alternatives{weighed(Value{Kind: List, set: true, Rest: unordered(inside)})}
 	case *ast.ObjectComprehension:
-		return f.comprehension(v.Body, v.Key, v.Value, s)
+		keys, inside, _ := f.comprehension(v.Body, v.Key, v.Value, s)
+		return Alternatives{weighed(keyed(keys, inside))}
 	case ast.Call:
 		out, _ := f.call(v[0], v[1:], s)
 		return out
@@ -827,19 +919,24 @@ func (f *flow) term(t *ast.Term, s *scope) Alternatives {
 	}
 }
 
-func (f *flow) comprehension(body ast.Body, key, inside *ast.Term, s *scope) Alternatives {
+// comprehension returns what is in a comprehension, and whether its order is that of linkedHubs.
+func (f *flow) comprehension(body ast.Body, key, inside *ast.Term, s *scope) (keys, values Alternatives, order traits) {
 	child := s.clone()
-	var keys, values Alternatives
-	if f.body(body, child) {
-		values = child.head(f.term(inside, child))
-		if key != nil {
-			keys = child.head(f.term(key, child))
+	if !f.body(body, child) {
+		return nil, nil, 0
+	}
+	values = slices.Clone(child.head(f.term(inside, child)))
+	if key != nil {
+		keys = child.head(f.term(key, child))
+	}
+	for v, now := range child.vars {
+		if _, outside := s.vars[v]; !outside {
+			for _, value := range now {
+				order |= value.traits & inOrder
+			}
 		}
 	}
-	if key != nil {
-		return Alternatives{weighed(keyed(keys, values))}
-	}
-	return Alternatives{weighed(Value{Kind: List, Rest: values})}
+	return keys, values, order
 }
 
 // ref follows a reference into the request, the rules, the data, or a variable.
@@ -897,7 +994,7 @@ func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*as
 	for i, key := range ref[1:] {
 		if _, ok := key.Value.(ast.String); !ok {
 			if len(node.Children) > 0 {
-				return f.any(node), nil // some package or other
+				return f.node(node).alternatives, ref[i+1:]
 			}
 			break
 		}
@@ -932,17 +1029,6 @@ func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*as
 	return Alternatives{constantOf(f.data, Place{Location: t.Location, Data: "data"})}, ref[1:]
 }
 
-// any is something below a node of packages.
-func (f *flow) any(n *ast.TreeNode) Alternatives {
-	var sources []Source
-	for _, key := range n.Sorted {
-		if child := n.Child(key); child != nil && !isFunction(child) {
-			sources = addSources(sources, sourcesOf(f.node(child).alternatives)...)
-		}
-	}
-	return unknownOf(sources, 0)
-}
-
 // index is container[key]; key may be a variable that this binds.
 func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 	s.known.add(in, notEmpty) // else it is undefined
@@ -965,7 +1051,6 @@ func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 			out = append(out, declare(f.lookUp(v, k, s), memberType(v, k))...)
 		}
 		f.use("lookup", Alternatives{v}, keys)
-		f.compareCase(keys, namesIn(v))
 	}
 	return bounded(out)
 }
@@ -980,10 +1065,37 @@ func namesIn(v Value) Alternatives {
 }
 
 // lookUp is v[key] for a key that is bound. A word that finds something in a table that the device did not write is one
-// of the words that the table allows.
+// of the words that the table allows. One that finds a linked hub in a table or a list of all of them picks it.
 func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 	if trusted(Alternatives{v}, s) {
 		s.check(Alternatives{key})
+	}
+	found := f.inside(v, key, s)
+	words := made(unchecked(Alternatives{key}, s.checked), "picks")
+	byPosition := key.traits&linkedPosition == 0 && v.isOrdered()
+	if len(words) == 0 && !byPosition && !v.ByPosition && !key.ByPosition {
+		return found
+	}
+	found = slices.Clone(found)
+	for i := range found {
+		one := &found[i]
+		one.ByPosition = one.ByPosition || v.ByPosition || key.ByPosition || byPosition && (one.traits&inOrder != 0 || v.keys&inOrder != 0)
+		if one.traits&linkedHub != 0 {
+			one.Sources = addSources(one.Sources, words...)
+		}
+	}
+	return found
+}
+
+// isOrdered reports whether the keys of a collection can be positions.
+func (v Value) isOrdered() bool {
+	return v.Kind == List && !v.set || v.Kind == Object && v.keys&linkedPosition != 0 || v.traits&linkedList != 0
+}
+
+// inside is what v may have at a key.
+func (f *flow) inside(v, key Value, s *scope) Alternatives {
+	if key.traits&letterCase != 0 || v.keys&letterCase != 0 {
+		f.compareCase(Alternatives{key}, namesIn(v))
 	}
 	if len(key.Sources) > 0 {
 		f.meet("lookup", namesIn(v), Alternatives{key})
@@ -1012,12 +1124,10 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 	case v.traits&linkedByName != 0:
 		f.meet("lookup", Alternatives{v}, Alternatives{key})
 		f.nameHub(key, false)
-		return unknownOf(addSources(v.Sources, key.Sources...), linkedHub)
+		return unknownOf(addSources(v.Sources, made(key.Sources, "key")...), linkedHub)
 	case v.traits&linkedList != 0:
 		e := element(v)
-		e.traits = linkedHub
-		e.ByPosition = key.isNumber()
-		e.Sources = addSources(v.Sources, key.Sources...)
+		e.Sources = addSources(v.Sources, made(key.Sources, "key")...)
 		return Alternatives{e}
 	case v.Request != nil:
 		if !named {
@@ -1031,9 +1141,9 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 		}
 		return Alternatives{below}
 	case named:
-		return unknownOf(membersOf(v.Sources, name), 0)
+		return unknownOf(membersOf(v.Sources, name), v.traits&letterCase)
 	}
-	return unknownOf(addSources(membersOf(v.Sources, AnyMember), made(key.Sources, "key")...), 0)
+	return unknownOf(addSources(membersOf(v.Sources, AnyMember), made(key.Sources, "key")...), v.traits&letterCase)
 }
 
 func lookUpConstant(v, key Value) Alternatives {

@@ -475,6 +475,6 @@ func (v Value) isOfHosts(made string) bool {
 		name := path[strings.LastIndexByte(path, '/')+1:]
 		isHost := name == "currentIotHubHostName" || name == "iotHubHostName" || name == "assignedHub"
 		isElement := s.Pointer == "/linkedHubs" && v.traits&linkedList == 0 || path != s.Pointer && name == "iotHubs"
-		return s.made != made || !isHost && !isElement
+		return strings.TrimPrefix(s.made, "|key") != made || !isHost && !isElement // the key to a hub is its name
 	})
 }

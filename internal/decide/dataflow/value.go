@@ -26,13 +26,14 @@ type Value struct {
 	Request []string
 	// Sources are the parts of the request that it is made of, besides those of its members.
 	Sources []Source
-	// ByPosition is set for a hub that is taken from linkedHubs by a number.
+	// ByPosition is set for a value that depends on a position in linkedHubs.
 	ByPosition bool
 
 	open   bool         // an object that may have members besides those in Members
 	others Alternatives // of an object: unknowns, whose members it has as well
 	ends   []int        // of a list that is written out: where in Rest the alternatives of each element end
-	array  bool         // a list whose elements have positions
+	set    bool         // a list that is a set
+	keys   traits       // of the names in an object that are unknown
 	traits traits
 	weight int // how many values are in it; 0 for itself only
 
@@ -54,11 +55,16 @@ const (
 type traits uint8
 
 const (
-	linkedHub    traits = 1 << iota // one of input.linkedHubs
-	linkedList                      // input.linkedHubs, or some of them
-	linkedByName                    // the result of usher.linked: any name that is linked leads to a hub
-	anyCase                         // an identifier in whatever case the device or the operator wrote
-	lowerCase                       // a text without capitals
+	linkedHub      traits = 1 << iota // one of input.linkedHubs
+	linkedList                        // input.linkedHubs, or some of them
+	linkedByName                      // the result of usher.linked: any name that is linked leads to a hub
+	linkedPosition                    // a position in a list of linked hubs, at which the rule has found something
+	inOrder                           // an element of a list that has the order of input.linkedHubs, or its position
+	anyCase                           // an identifier, or a part of one, in whatever case the device or the operator wrote
+	lowerCase                         // a text without capitals
+	upperCase                         // a text without small letters
+
+	letterCase = anyCase | lowerCase | upperCase
 )
 
 // AnyMember stands in a place of the request for an element of an array, at whatever position, or for a member of an
@@ -95,9 +101,10 @@ func (s Source) place() string {
 	return place
 }
 
-// Name is how an author knows the source, such as payload.model.
+// Name is how an author knows the source, such as payload.model or payload.hubs[_].
 func (s Source) Name() string {
-	return strings.ReplaceAll(strings.TrimPrefix(s.Pointer, "/deviceRuntimeContext/"), "/", ".")
+	name := strings.ReplaceAll(strings.TrimPrefix(s.place(), "/deviceRuntimeContext/"), "/", ".")
+	return strings.ReplaceAll(name, "."+AnyMember, "[_]")
 }
 
 func (s Source) key() string { return s.Pointer + s.made }
@@ -136,6 +143,21 @@ func (v Value) Text() (string, bool) {
 func (v Value) IsObject() bool {
 	_, ok := v.Constant.(ast.Object)
 	return v.Kind == Object || v.Kind == Constant && ok
+}
+
+// Member is what an object may have as a member; nil if it has none of this name.
+func (v Value) Member(name string) Alternatives {
+	if v.Kind == Constant {
+		if inside, err := v.Constant.Find(ast.Ref{ast.StringTerm(name)}); err == nil {
+			return Alternatives{constantOf(inside, v.Place)}
+		}
+		return nil
+	}
+	inside := slices.Clip(v.Members[name])
+	for _, other := range append(v.others[:len(v.others):len(v.others)], v.Rest...) {
+		inside = append(inside, Value{Sources: other.Sources})
+	}
+	return inside
 }
 
 // isFalse reports whether v can only be false.
@@ -240,6 +262,11 @@ func Words(in Alternatives) []Source {
 // unchecked are the device's words that were not compared with what is allowed, and that are not among those checked.
 func unchecked(in Alternatives, checked map[string]bool) []Source {
 	return slices.DeleteFunc(slices.Clone(sourcesOf(in)), func(s Source) bool { return !s.isWord() || s.checked || s.isAmong(checked) })
+}
+
+// wordsIn are the device's words in what a term may be.
+func wordsIn(in Alternatives) []Source {
+	return slices.DeleteFunc(sourcesOf(in), func(s Source) bool { return !s.isWord() })
 }
 
 func (s Source) isAmong(keys map[string]bool) bool {
@@ -379,7 +406,7 @@ func elements(in Alternatives) Alternatives {
 // at is the element of an array at a position; known is false if the array is not written out.
 func (v Value) at(position int) (element Alternatives, known bool) {
 	switch {
-	case v.ends == nil || !v.array:
+	case v.ends == nil || v.set:
 		return nil, false
 	case position < 0 || position >= len(v.ends):
 		return nil, true
@@ -423,15 +450,22 @@ func (v Value) Inside() (keys, values Alternatives) {
 			keys, values = append(keys, constantOf(ast.String(name), v.Names[name])), append(values, v.Members[name]...)
 		}
 		if v.open {
-			keys, values = append(keys, Value{Sources: v.Sources}), append(values, withSources(v.Rest, v.Sources)...)
+			keys, values = append(keys, Value{Sources: v.Sources, traits: v.keys}), append(values, withSources(v.Rest, v.Sources)...)
 			values = append(values, elements(v.others)...)
 		}
 		return keys, values
-	case List: // the keys of an array are numbers, but a set is as likely
+	case List:
 		rest := withSources(v.Rest, v.Sources)
-		return rest, rest
+		if v.set {
+			return rest, rest
+		}
+		for i, e := range rest {
+			keys = append(keys, v.positionOf(i, e))
+		}
+		return keys, rest
 	case Unknown:
-		return Alternatives{{Sources: made(v.Sources, "key")}}, Alternatives{element(v)}
+		e := element(v)
+		return Alternatives{{Sources: made(v.Sources, "key"), traits: positionsOf(e)}}, Alternatives{e}
 	}
 	switch c := v.Constant.(type) {
 	case ast.Object:
@@ -448,6 +482,23 @@ func (v Value) Inside() (keys, values Alternatives) {
 		}
 	}
 	return keys, values
+}
+
+// positionOf is the position of one of the alternatives in Rest.
+func (v Value) positionOf(i int, e Value) Value {
+	if v.ends == nil {
+		return Value{Sources: made(e.Sources, "key"), traits: positionsOf(e)}
+	}
+	position, _ := slices.BinarySearch(v.ends, i+1)
+	return constantOf(ast.InternedTerm(position).Value, v.Place)
+}
+
+// positionsOf are the traits of the positions at which such elements are.
+func positionsOf(e Value) traits {
+	if e.traits&linkedHub == 0 {
+		return 0
+	}
+	return linkedPosition | e.traits&inOrder
 }
 
 func dataPath(key ast.Value) string {
@@ -471,9 +522,12 @@ func element(v Value) Value {
 	if v.Request != nil {
 		return v.below(AnyMember)
 	}
-	e := Value{Sources: membersOf(v.Sources, AnyMember)}
-	if v.traits&(linkedList|linkedByName) != 0 {
-		e.traits = linkedHub
+	e := Value{Sources: membersOf(v.Sources, AnyMember), ByPosition: v.ByPosition, traits: v.traits & letterCase}
+	switch {
+	case v.traits&linkedList != 0:
+		e.traits |= linkedHub | inOrder
+	case v.traits&linkedByName != 0:
+		e.traits |= linkedHub
 	}
 	if v.declared != nil {
 		e.declared = types.Values(v.declared)
@@ -489,13 +543,18 @@ func requestValue(path []string, at *ast.Location) Value {
 	case path[0] == "linkedHubs" && len(path) == 1:
 		v.traits = linkedList
 	case path[0] == "linkedHubs":
-		v.traits = linkedHub
-		v.ByPosition = path[1] != AnyMember
+		v.traits = linkedHub | inOrder
 		v.Request, v.Sources[0].Pointer = nil, "/linkedHubs" // a host name; there is nothing below it
 	case len(path) == 2 && isIdentifier(path[1]):
 		v.traits = anyCase
 	}
 	return v
+}
+
+func (v Value) isCurrentHub() bool {
+	return v.traits&letterCase != 0 && slices.ContainsFunc(v.Sources, func(s Source) bool {
+		return s.Pointer == "/deviceRuntimeContext/currentIotHubHostName"
+	})
 }
 
 // isIdentifier reports whether DPS compares the member of this name without case.
