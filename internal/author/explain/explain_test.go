@@ -279,3 +279,36 @@ func TestTextIsPrintable(t *testing.T) {
 		}
 	}
 }
+
+// Every reason is explained, those of one definition one by one.
+func TestTextExplainsEachReason(t *testing.T) {
+	t.Parallel()
+	rules := "reject contains sprintf(\"tag %s\", [t]) if some t in input.deviceRuntimeContext.payload.tags"
+	text := func(tags []string) string {
+		list, err := json.Marshal(tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ := report(t, one(t, "hold", rules), asking("", `"payload": {"tags": `+string(list)+`}, `))
+		var out bytes.Buffer
+		if err := r.WriteText(&out, explain.Plain()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got := text([]string{"a"}); strings.Contains(got, "gives") || !strings.Contains(got, `t = "a"`) {
+		t.Errorf("one reason:\n%s", got)
+	}
+	if got := text([]string{"a", "b"}); !strings.Contains(got, "gives \"tag a\"\n      t = \"a\"\n") || !strings.Contains(got, "gives \"tag b\"\n      t = \"b\"\n") {
+		t.Errorf("two reasons:\n%s", got)
+	}
+	if got := text([]string{}); !strings.Contains(got, "payload.tags is empty\n") {
+		t.Errorf("no tag:\n%s", got)
+	}
+	if got := text(nil); !strings.Contains(got, "payload.tags = null: it has no elements\n") {
+		t.Errorf("null:\n%s", got)
+	}
+	if got := text(strings.Split("a b c d e f g h i j k l m n o p q r s t", " ")); strings.Count(got, "gives") != 17 || !strings.Contains(got, `gives "tag q", "tag r", "tag s", "tag t"`) {
+		t.Errorf("20 reasons:\n%s", got)
+	}
+}

@@ -27,8 +27,9 @@ type Verdict struct {
 	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. They do
 	// not include the reason, which could quote the request.
 	BuiltinErrors []string
-	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation. If several give
-	// the same value, OPA may have evaluated only the first. The lines of an entry rule that another rule evaluates on
+	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation, each followed by
+	// those in an author's library that it refers to. If several give the same value, OPA may have evaluated only the
+	// first. The lines of an entry rule that another rule evaluates on
 	// a supposition, by with, are left out.
 	Lines []answer.Line
 	// Lookups are the calls of built-in functions whose results depend on more than their arguments; only rules that
@@ -112,9 +113,9 @@ type preparedRule struct {
 	err      error    // *LoadError: the rule does not compile
 	// replacesInput is set if a `with` replaces a part of the request: see inputOf.
 	replacesInput bool
-	// notable are the definitions of the entry rules; their numbers start with firstNotable.
-	notable      []notable
-	firstNotable int
+	// notable are the definitions that note their numbers; those of the rule's own entry rules are first to end-1.
+	notable    []notable
+	first, end int
 }
 
 type entryQuery struct {
@@ -154,11 +155,11 @@ func (r *Rule) prepare() *preparedRule {
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(entry)), ast.NewTerm(ref)))
 			}
 		}
-		of := func(n notable) bool { return n.pkg == r.Package }
-		if first := slices.IndexFunc(u.notable, of); first >= 0 {
-			prepared.firstNotable, prepared.notable = first, u.notable[first:]
-			if last := slices.IndexFunc(prepared.notable, func(n notable) bool { return !of(n) }); last >= 0 {
-				prepared.notable = prepared.notable[:last]
+		prepared.notable = u.notable
+		if first := slices.IndexFunc(u.notable, func(n notable) bool { return n.pkg == r.Package }); first >= 0 {
+			prepared.first, prepared.end = first, len(u.notable)
+			if others := slices.IndexFunc(u.notable[first:], func(n notable) bool { return n.pkg != r.Package }); others >= 0 {
+				prepared.end = first + others
 			}
 		}
 	}

@@ -298,7 +298,11 @@ func TestPackagesOverFiles(t *testing.T) {
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
 		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
-			Lines: []answer.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
+			Lines: []answer.Line{
+				{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "hub", Place: "rules/lib/hubs.rego:3"}, {Entry: "hub", Place: "rules/lib/words.rego:3"},
+				{Entry: "payload", Place: "rules/a/one.rego:8"}, {Entry: "payload", Place: "rules/lib/other.rego:2"},
+				{Entry: "payload", Place: "rules/lib/words.rego:2"}, {Entry: "payload", Place: "rules/lib/words.rego:4"}, {Entry: "payload", Place: "rules/lib/words.rego:5"},
+			}}
 		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

@@ -122,6 +122,12 @@ func (r *Rule) Custom(name string) (value any, place string, ok bool) {
 	return nil, "", false
 }
 
+// library is the package that ships with Usher and that every author knows.
+const library = "dps"
+
+// InLibrary reports whether a rule belongs to the library that ships with Usher, data.dps.
+func InLibrary(rule *ast.Rule) bool { return rule.Module != nil && PackageName(rule.Module) == library }
+
 // PlaceOf writes a location as file:line; empty if it is nil.
 func PlaceOf(location *ast.Location) string {
 	if location == nil {
