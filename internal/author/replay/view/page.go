@@ -36,18 +36,18 @@ func Page(w io.Writer, r Report) error {
 type pageView struct {
 	Report
 	LogNames, Baseline, TimeNeeded, AllNeeded string
-	LeftOut, Copies, ComparesSelf           string // empty if there is nothing to say
-	Unit, UnitTitle                         string // what is counted, and the same as a heading
-	Tiles                                   []tile
-	Kinds                                   []kindRow
-	Matrix                                  matrixView
-	Flow                                    flowPicture
-	HubRows                                 []hubRow
-	MoreHubs                                int
-	TwinRows                                []twinRow
-	Breakdowns                              []breakdownView
-	ExampleGroups                           []exampleGroup
-	MoreMalformed, MoreLacking              int64
+	LeftOut, Copies, ComparesSelf             string // empty if there is nothing to say
+	Unit, UnitTitle                           string // what is counted, and the same as a heading
+	Tiles                                     []tile
+	Kinds                                     []kindRow
+	Matrix                                    matrixView
+	Flow                                      flowPicture
+	HubRows                                   []hubRow
+	MoreHubs                                  int
+	TwinRows                                  []twinRow
+	Breakdowns                                []breakdownView
+	ExampleGroups                             []exampleGroup
+	MoreMalformed, MoreLacking                int64
 }
 
 type tile struct {
