@@ -151,6 +151,8 @@ func textSize(text string) int {
 
 func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }
 
+// keyProblem says what IoT Hub refuses in a key. It allows an empty one:
+// https://github.com/Azure/azure-iot-sdk-java/pull/1756.
 func keyProblem(name string) string {
 	if len(name) > MaxTwinKeyBytes {
 		return fmt.Sprintf("a key of %d bytes, over the limit of %d", len(name), MaxTwinKeyBytes)

@@ -88,6 +88,7 @@ func TestCheckInitialTwin(t *testing.T) {
 		{"key at the limit", tags(strings.Repeat("k", 1024), true), nil},
 		{"key one over", tags(strings.Repeat("k", 1025), true), []string{"/tags/" + strings.Repeat("k", 1025) + ": a key of 1025 bytes, over the limit of 1024"}},
 		{"key limit is in bytes", tags(strings.Repeat("ä", 513), true), []string{"/tags/" + strings.Repeat("ä", 513) + ": a key of 1026 bytes, over the limit of 1024"}},
+		{"empty key", tags("", true), nil}, // IoT Hub allows it
 		{"key with a dot", tags("a.b", true), []string{`/tags/a.b: a key with '.'`}},
 		{"key with a dollar", tags("$a", true), []string{`/tags/$a: a key with '$'`}},
 		{"key with a space", tags("a b", true), []string{`/tags/a b: a key with ' '`}},

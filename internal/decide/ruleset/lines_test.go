@@ -188,7 +188,7 @@ allowed(model) if model == "y"
 		"another branch":         {"hub := fleet.home", `{"deviceRuntimeContext":{"registrationId":"x"}}`, at("hub", "a.rego:7", "fleet.rego:6")},
 		"by way of a helper":     {"hub := near\nnear := fleet.home", `{"deviceRuntimeContext":{"registrationId":"x"}}`, at("hub", "a.rego:7", "fleet.rego:6")},
 		"reasons passed on":      {"reject contains r if some r in fleet.refusals", `{"age":100}`, at("reject", "a.rego:7", "fleet.rego:8", "fleet.rego:15", "fleet.rego:10", "fleet.rego:12")},
-		"a default":              {"payload := {\"age\": fleet.age}", `{}`, at("payload", "a.rego:7", "fleet.rego:14")},
+		"a default":              {"hub := \"h\"\npayload := {\"age\": fleet.age}", `{}`, append(at("hub", "a.rego:7"), at("payload", "a.rego:8", "fleet.rego:14")...)},
 		"a function":             {"hub := \"h\" if fleet.allowed(input.model)", `{"model":"y"}`, at("hub", "a.rego:7", "fleet.rego:18")},
 		"for each entry rule":    {"hub := fleet.home\npayload := {\"hub\": fleet.home}", `{"deviceRuntimeContext":{"registrationId":"x"}}`, append(at("hub", "a.rego:7", "fleet.rego:6"), at("payload", "a.rego:8", "fleet.rego:6")...)},
 		"what is negated":        {"hub := \"h\" if not fleet.allowed(input.model)", `{"model":"z"}`, at("hub", "a.rego:7")},
