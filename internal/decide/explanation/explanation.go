@@ -647,10 +647,18 @@ func equal(a, b any) bool {
 
 // errorText describes an error in OPA's words, values included.
 func errorText(err error) string {
-	if te, ok := errors.AsType[*topdown.Error](err); ok {
-		return strings.Join(strings.Fields(te.Message), " ")
+	te, ok := errors.AsType[*topdown.Error](err)
+	if !ok {
+		return err.Error()
 	}
-	return err.Error()
+	if first, values, several := strings.Cut(te.Message, "\n"); several && te.Code == topdown.ConflictErr {
+		var lines []string
+		for line := range strings.Lines(values) {
+			lines = append(lines, strings.Join(strings.Fields(line), " "))
+		}
+		return ruleset.ConflictWords(first) + " " + strings.Join(lines, ", ")
+	}
+	return strings.Join(strings.Fields(ruleset.ConflictWords(te.Message)), " ")
 }
 
 // headText is the text in the file up to the body.

@@ -404,7 +404,7 @@ func TestExplainErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `hub = null
-  6 erred: rule data.allocation.a.both produced conflicting values: "1" at rules/a.rego:8 "2" at rules/a.rego:10
+  6 erred: definitions of data.allocation.a.both give different values: "1" at rules/a.rego:8, "2" at rules/a.rego:10
 payload = {"ok":true}
   12 gave {"ok":true}
 `

@@ -141,15 +141,15 @@ hold contains "not now" if input.hold`,
 func TestEvaluateErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, rules, want string }{
-		{"conflict in hub", "hub := \"a\"\nhub := input.secret", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
-		{"conflict in a rule that hub refers to", "hub := x\nx := input.secret\nx := lower(input.secret)", "hub failed: rule data.allocation.a.x produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
-		{"conflict in a function", "hub := f(input.secret)\nf(_) := input.secret\nf(x) := lower(x)", "hub failed: function data.allocation.a.f produced conflicting values for the same inputs (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
-		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: object keys must be unique at rules/a.rego:7"},
-		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: object keys must be unique at rules/a.rego:7"},
-		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
+		{"conflict in hub", "hub := \"a\"\nhub := input.secret", "hub failed: definitions of data.allocation.a.hub give different values (rules/a.rego:6, rules/a.rego:7)"},
+		{"conflict in a rule that hub refers to", "hub := x\nx := input.secret\nx := lower(input.secret)", "hub failed: definitions of data.allocation.a.x give different values (rules/a.rego:7, rules/a.rego:8)"},
+		{"conflict in a function", "hub := f(input.secret)\nf(_) := input.secret\nf(x) := lower(x)", "hub failed: definitions of data.allocation.a.f give different values for the same arguments (rules/a.rego:7, rules/a.rego:8)"},
+		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: one key of an object gets different values at rules/a.rego:7"},
+		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: one key of an object gets different values at rules/a.rego:7"},
+		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: definitions of data.allocation.a.hub give different values (rules/a.rego:6, rules/a.rego:7)"},
 		{"a built-in error in reject", "hub := \"h\"\nreject contains \"old\" if to_number(input.secret) < 2", "reject is unknown: a built-in function failed at rules/a.rego:7"},
 		{"a built-in error in what hold refers to", "hub := \"h\"\nx := to_number(input.secret)\nhold contains \"old\" if x < 2", "hold is unknown: a built-in function failed at rules/a.rego:7"},
-		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: rule data.allocation.a.reject produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
+		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: definitions of data.allocation.a.reject give different values (rules/a.rego:7, rules/a.rego:8)"},
 	}
 	const canary = "SECRET-4711"
 	for _, test := range tests {
