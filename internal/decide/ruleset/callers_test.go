@@ -62,3 +62,31 @@ func TestLinesThatFailInTheLibrary(t *testing.T) {
 		})
 	}
 }
+
+// A percentage that is not a number is noted with the line that passed it; the device is then not among it.
+func TestPercentagesThatAreNotNumbers(t *testing.T) {
+	t.Parallel()
+	library, err := os.ReadFile(filepath.Join(shippedRules, "lib/dps.rego"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for percent, fails := range map[string]bool{`"10"`: true, `"100"`: true, "[100]": true, "true": true, "{}": true, "100": false, "0": false, "0.5": false} {
+		rs, err := ruleset.Load(t.Context(), fstest.MapFS{
+			"dps.rego":       {Data: library},
+			"move/data.json": {Data: []byte(`{"percent": ` + percent + `}`)},
+			"a.rego": {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [g]\npackage allocation.a\n\nimport data.dps\n\n" +
+				"hub := \"new\" if dps.in_percentage(\"s\", data.move.percent)\n\nelse := \"old\"\n")},
+		}, ruleset.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"deviceRuntimeContext": map[string]any{"registrationId": "d"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		noted := len(verdict.BuiltinErrors) == 2 && verdict.BuiltinErrors[0] == "a.rego:8"
+		if noted != fails || fails && verdict.Hub != "old" {
+			t.Errorf("%s: %v, noted at %v", percent, verdict.Hub, verdict.BuiltinErrors)
+		}
+	}
+}
