@@ -71,7 +71,7 @@ func New(options Options) (*Allocator, error) {
 func (a *Allocator) Use(rules *Rules) { a.decider.Use(rules.rules) }
 
 // Allocate answers one request. The answer depends only on the request and the rules, unless the rules are allowed
-// built-ins that depend on more.
+// built-ins that depend on more. A request made in Go whose texts are not all valid UTF-8 is an InvalidRequest.
 func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest) answer.Answer {
 	return a.decider.Allocate(ctx, request)
 }

@@ -74,7 +74,8 @@ const (
 	SourceShadow  Source = "shadow" // is evaluated for comparison and answers no one
 )
 
-// Line is a definition of an entry rule that produced its value, or an element of it.
+// Line is a definition that produced the value of an entry rule or an element of it: one of the entry rule, or one of a
+// library behind it.
 type Line struct {
 	Entry string `json:"entry"` // hub, initial_twin, payload, reject or hold
 	Place string `json:"place"` // file:line

@@ -280,12 +280,14 @@ func (p *parser) problem(problem string) error {
 	return &MalformedError{Pointer: pointer(p.decoder.StackPointer()), Offset: p.decoder.InputOffset(), Problem: problem}
 }
 
+// maxPointer bounds a JSON pointer in a message, in bytes.
+const maxPointer = 256
+
 func pointer(p jsontext.Pointer) string {
-	const most = 256
-	if len(p) <= most {
+	if len(p) <= maxPointer {
 		return string(p)
 	}
-	return strings.ToValidUTF8(string(p[:most]), "") + "…"
+	return strings.ToValidUTF8(string(p[:maxPointer]), "") + "…"
 }
 
 // malformed describes a decoder's error without quoting the body.

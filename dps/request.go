@@ -1,9 +1,5 @@
 package dps
 
-import (
-	"strings"
-)
-
 // AllocationRequest is the body that DPS posts to a custom-allocation webhook.
 //
 // The typed fields are those that a decision needs. They are read leniently: a member of the wrong type leaves its
@@ -91,9 +87,9 @@ func (r *AllocationRequest) LinkedHub(name string) (string, bool) {
 	for _, hub := range r.LinkedHubs {
 		switch {
 		case !SameHub(hub, name):
-		case strings.EqualFold(hub, r.Device.CurrentIotHubHostName):
+		case sameHost(hub, r.Device.CurrentIotHubHostName):
 			return hub, true
-		case found == "" || strings.EqualFold(hub, name) && !strings.EqualFold(found, name):
+		case found == "" || sameHost(hub, name) && !sameHost(found, name):
 			found = hub
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -25,7 +26,7 @@ const (
 
 // TwinProblem is a part of an initial twin that IoT Hub would refuse or DPS would ignore.
 type TwinProblem struct {
-	Pointer string // JSON pointer from the twin, such as /tags/site
+	Pointer string // JSON pointer from the twin, such as /tags/site; it is cut off after 256 bytes
 	Problem string
 }
 
@@ -47,7 +48,7 @@ type twinCheck struct{ problems []TwinProblem }
 func (c *twinCheck) initialTwin(twin map[string]any) {
 	c.onlyMembers("", twin, "tags", "properties")
 	if tags, ok := c.section("/tags", twin, "tags"); ok {
-		c.sized("/tags", tags, MaxTagsSize)
+		c.sized(&twinPlace{name: "tags"}, tags, MaxTagsSize)
 	}
 	properties, ok := c.section("/properties", twin, "properties")
 	if !ok {
@@ -55,7 +56,7 @@ func (c *twinCheck) initialTwin(twin map[string]any) {
 	}
 	c.onlyMembers("/properties", properties, "desired")
 	if desired, ok := c.section("/properties/desired", properties, "desired"); ok {
-		c.sized("/properties/desired", desired, MaxDesiredSize)
+		c.sized(&twinPlace{above: &twinPlace{name: "properties"}, name: "desired"}, desired, MaxDesiredSize)
 	}
 }
 
@@ -63,10 +64,10 @@ func (c *twinCheck) add(pointer, format string, args ...any) {
 	c.problems = append(c.problems, TwinProblem{pointer, fmt.Sprintf(format, args...)})
 }
 
-func (c *twinCheck) onlyMembers(pointer string, object map[string]any, allowed ...string) {
+func (c *twinCheck) onlyMembers(at string, object map[string]any, allowed ...string) {
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		if !slices.Contains(allowed, name) {
-			c.add(member(pointer, name), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
+			c.add(pointer(jsontext.Pointer(at).AppendToken(name)), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
 		}
 	}
 }
@@ -83,16 +84,44 @@ func (c *twinCheck) section(pointer string, object map[string]any, name string) 
 	return section, ok
 }
 
-func (c *twinCheck) sized(pointer string, section map[string]any, limit int) {
-	if size := c.object(pointer, section, 0); size > limit {
-		c.add(pointer, "%d bytes as IoT Hub counts them, over its limit of %d", size, limit)
+// twinPlace is a place in a twin. Its pointer is written only for a problem: a rule can copy a device's payload, in which
+// a long name stands above many values.
+type twinPlace struct {
+	above *twinPlace
+	name  string // of a member
+	index int    // of an element, if it has no name
+	item  bool   // it is an element
+}
+
+// pointer is the JSON pointer, of which at most 256 bytes are written.
+func (p *twinPlace) pointer() string {
+	var below []*twinPlace // the innermost first
+	for at := p; at != nil; at = at.above {
+		below = append(below, at)
+	}
+	var text jsontext.Pointer
+	for _, at := range slices.Backward(below) {
+		name := at.name
+		if at.item {
+			name = strconv.Itoa(at.index)
+		}
+		if text = text.AppendToken(name[:min(len(name), 2*maxPointer)]); len(text) > maxPointer {
+			break
+		}
+	}
+	return pointer(text)
+}
+
+func (c *twinCheck) sized(at *twinPlace, section map[string]any, limit int) {
+	if size := c.object(at, section, 0); size > limit {
+		c.add(at.pointer(), "%d bytes as IoT Hub counts them, over its limit of %d", size, limit)
 	}
 }
 
 // object checks an object and returns its size as IoT Hub counts it.
-func (c *twinCheck) object(pointer string, object map[string]any, depth int) int {
+func (c *twinCheck) object(at *twinPlace, object map[string]any, depth int) int {
 	if depth > MaxTwinDepth {
-		c.add(pointer, "nested deeper than %d objects", MaxTwinDepth)
+		c.add(at.pointer(), "nested deeper than %d objects", MaxTwinDepth)
 		return 0
 	}
 	size := 0
@@ -100,35 +129,35 @@ func (c *twinCheck) object(pointer string, object map[string]any, depth int) int
 		if depth == 0 && (name == "$version" || name == "$metadata") {
 			continue // IoT Hub writes them itself, and does not count them
 		}
+		member := twinPlace{above: at, name: name}
 		if problem := keyProblem(name); problem != "" {
-			c.add(member(pointer, name), "%s", problem)
+			c.add(member.pointer(), "%s", problem)
 		}
 		size += textSize(name)
-		size += c.value(pointer, name, value, depth)
+		size += c.value(&member, value, depth)
 	}
 	return size
 }
 
-// value checks the member or array element called name of the value at parent, and returns its size.
-func (c *twinCheck) value(parent, name string, value any, depth int) int {
-	place := func() string { return member(parent, name) }
+// value checks the value at a place, and returns its size.
+func (c *twinCheck) value(at *twinPlace, value any, depth int) int {
 	switch v := value.(type) {
 	case map[string]any:
-		return c.object(place(), v, depth+1)
+		return c.object(at, v, depth+1)
 	case []any:
 		size := 0
 		for i, element := range v {
-			size += c.value(place(), fmt.Sprint(i), element, depth)
+			size += c.value(&twinPlace{above: at, index: i, item: true}, element, depth)
 		}
 		return size
 	case string:
 		if len(v) > MaxTwinStringBytes {
-			c.add(place(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
+			c.add(at.pointer(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
 		}
 		return textSize(v)
 	case json.Number:
 		if !twinNumber(v) {
-			c.add(place(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
+			c.add(at.pointer(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
 		}
 		return 8
 	case bool:
@@ -151,6 +180,8 @@ func textSize(text string) int {
 
 func isControl(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }
 
+// keyProblem says what IoT Hub refuses in a key. It allows an empty one:
+// https://github.com/Azure/azure-iot-sdk-java/pull/1756.
 func keyProblem(name string) string {
 	if len(name) > MaxTwinKeyBytes {
 		return fmt.Sprintf("a key of %d bytes, over the limit of %d", len(name), MaxTwinKeyBytes)
@@ -180,6 +211,3 @@ func twinNumber(number json.Number) bool {
 	}
 	return f.Cmp(big.NewFloat(minTwinInteger)) >= 0 && f.Cmp(big.NewFloat(maxTwinInteger)) <= 0
 }
-
-// member is the JSON pointer of a member.
-func member(pointer, name string) string { return string(jsontext.Pointer(pointer).AppendToken(name)) }

@@ -124,12 +124,13 @@ spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
 # description: >-
 #   A device is always on the same side, and a device that is in at 10 percent is in at 20.
 #   The salt names the purpose: another salt selects other devices. Percentages may have
-#   fractions, down to 0.0001. False if percent is not a number.
+#   fractions, down to 0.0001. A percent that is not a number is an error, like that of a
+#   built-in function; the result is false then.
 default in_percentage(_, _) := false
 
 in_percentage(salt, percent) if {
-	is_number(percent) # in Rego every string is greater than every number
-	usher.fraction(concat("/", [salt, registration_id])) * 100 < percent
+	number := percent * 1 # fails for a string, which in Rego is greater than every number
+	usher.fraction(concat("/", [salt, registration_id])) * 100 < number
 }
 
 # METADATA

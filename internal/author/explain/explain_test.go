@@ -103,7 +103,7 @@ func TestEffect(t *testing.T) {
 		{"bad verdict", `hub := "elsewhere.azure-devices.net"`, "hold", "", "",
 			map[string]any{"fault": "bad_verdict", "status": 503, "detail": "hub elsewhere.azure-devices.net is none of linkedHubs"}, dps.Assigning, 0, "", nil},
 		{"conflict", toEU + "\n\nhub := \"" + us + `"`, "hold", "", "", map[string]any{"fault": "undecided", "status": 503, "detail": "the rule failed",
-			"cause": "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:7, rules/a.rego:9) at rules/a.rego:9"}, dps.Assigning, 0, "", nil},
+			"cause": "hub failed: definitions of data.allocation.a.hub give different values (rules/a.rego:7, rules/a.rego:9)"}, dps.Assigning, 0, "", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -277,5 +277,38 @@ func TestTextIsPrintable(t *testing.T) {
 		if !strings.Contains(text.String(), `no a\u001b[2J`) || !strings.Contains(text.String(), `\u000ab\u202e\u009b`) {
 			t.Errorf("what the device sent is not shown: %s", &text)
 		}
+	}
+}
+
+// Every reason is explained, those of one definition one by one.
+func TestTextExplainsEachReason(t *testing.T) {
+	t.Parallel()
+	rules := "reject contains sprintf(\"tag %s\", [t]) if some t in input.deviceRuntimeContext.payload.tags"
+	text := func(tags []string) string {
+		list, err := json.Marshal(tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ := report(t, one(t, "hold", rules), asking("", `"payload": {"tags": `+string(list)+`}, `))
+		var out bytes.Buffer
+		if err := r.WriteText(&out, explain.Plain()); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got := text([]string{"a"}); strings.Contains(got, "gives") || !strings.Contains(got, `t = "a"`) {
+		t.Errorf("one reason:\n%s", got)
+	}
+	if got := text([]string{"a", "b"}); !strings.Contains(got, "gives \"tag a\"\n      t = \"a\"\n") || !strings.Contains(got, "gives \"tag b\"\n      t = \"b\"\n") {
+		t.Errorf("two reasons:\n%s", got)
+	}
+	if got := text([]string{}); !strings.Contains(got, "payload.tags is empty\n") {
+		t.Errorf("no tag:\n%s", got)
+	}
+	if got := text(nil); !strings.Contains(got, "payload.tags = null: it has no elements\n") {
+		t.Errorf("null:\n%s", got)
+	}
+	if got := text(strings.Split("a b c d e f g h i j k l m n o p q r s t", " ")); strings.Count(got, "gives") != 17 || !strings.Contains(got, `gives "tag q", "tag r", "tag s", "tag t"`) {
+		t.Errorf("20 reasons:\n%s", got)
 	}
 }

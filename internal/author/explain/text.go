@@ -207,16 +207,23 @@ func (p printer) entry(e explanation.Entry, last string) {
 }
 
 func (p printer) definitions(indent string, definitions []explanation.Definition) {
-	for _, d := range definitions {
-		p.definition(indent, d)
+	for i, d := range definitions {
+		several := func(j int) bool {
+			return j >= 0 && j < len(definitions) && definitions[j].Place == d.Place && definitions[j].Text == d.Text
+		}
+		p.definition(indent, d, several(i-1) || several(i+1))
 	}
 }
 
-func (p printer) definition(indent string, d explanation.Definition) {
+// definition prints a definition, with what it says if it says several things.
+func (p printer) definition(indent string, d explanation.Definition, several bool) {
 	deeper := indent + step + step
 	switch d.State {
 	case explanation.Gave:
 		p.line(indent, "%s %s  %s", p.style.Good("+"), d.Place, source(d.Text))
+		if several {
+			p.line(deeper, "gives %s", short(what(d.Value), maxValue))
+		}
 		p.terms(deeper, d.Uses)
 		for _, draw := range d.Draws {
 			p.line(deeper, "drawn by %s from %s", compact(draw.Key), strings.Join(draw.Among, ", "))
@@ -269,6 +276,8 @@ func (p printer) terms(indent string, terms []explanation.Term) {
 			values[i] = short(compact(value), maxValue/len(t.Values))
 		}
 		switch {
+		case t.Why == explanation.Empty:
+			text += " is empty"
 		case len(values) > 0:
 			text += " = " + strings.Join(values, ", then ")
 			if t.Why != "" {
@@ -343,6 +352,19 @@ func compact(value any) string {
 		return fmt.Sprint(value)
 	}
 	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// what writes what a definition gives: of a set, its elements.
+func what(value any) string {
+	elements, isSet := value.([]any)
+	if !isSet {
+		return compact(value)
+	}
+	texts := make([]string, len(elements))
+	for i, element := range elements {
+		texts[i] = compact(element)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // source is the first line of a piece of Rego.

@@ -41,7 +41,7 @@ func (r *Report) ExplainWhyNot(request *dps.AllocationRequest, name string) {
 	w := &WhyNot{Hub: name, Definitions: []HubDefinition{}}
 	r.WhyNot = w
 	for _, hub := range request.LinkedHubs {
-		if label, _, _ := strings.Cut(hub, "."); dps.SameHub(hub, name) || strings.EqualFold(label, name) {
+		if label, _, _ := strings.Cut(hub, "."); dps.SameHub(hub, name) || dps.SameHub(label, name) {
 			w.Hub, w.Linked = hub, true
 			break
 		}

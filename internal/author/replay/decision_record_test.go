@@ -2,6 +2,7 @@ package replay_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -268,5 +269,40 @@ func TestTwinsAndPayloads(t *testing.T) {
 				t.Errorf("%s: %+v", mode, report)
 			}
 		}
+	}
+}
+
+// Sinks deliver a record at least once. Its copies do not count, wherever they are in the logs, however many processors
+// decide, and whatever becomes of the record.
+func TestRecordsDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	rules := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[0]\n"), decider.RulesOptions{})
+	byModel := recordRules(t, oneRule("package allocation.g\n\nhub := input.linkedHubs[1] if input.deviceRuntimeContext.payload.model == \"m1\"\n"), decider.RulesOptions{})
+	var bodies []string
+	for i := range 3000 {
+		bodies = append(bodies, strings.Replace(modelBody, "d1", fmt.Sprintf("dev-%04d", i), 1))
+	}
+	log := recordLog(t, rules, decisionlog.Plain, bodies...)
+	later := recordLog(t, rules, decisionlog.Plain, bodies[0])
+	again := log + later + log[len(log)/2:][strings.IndexByte(log[len(log)/2:], '\n')+1:]
+	copies := int64(strings.Count(again, "\n")) - 3001
+	for _, workers := range []int{1, 4} {
+		options := replay.Options{Rules: rules, Workers: workers}
+		report := replayed(t, again, options)
+		if report.Registrations != 3001 || report.Duplicates != copies || report.SameRules != 3001 || report.Counts[replay.Stayed] != 3001 {
+			t.Errorf("%d workers: %d registrations, %d by the same rules, %d duplicates of %d, %v", workers, report.Registrations, report.SameRules, report.Duplicates, copies, report.Counts)
+		}
+		options.ByDevice = true
+		if report := replayed(t, again, options); report.Counted != 3000 || report.Duplicates != copies {
+			t.Errorf("%d workers: %d devices, %d duplicates of %d", workers, report.Counted, report.Duplicates, copies)
+		}
+		options = replay.Options{Rules: byModel, Workers: workers}
+		if report := replayed(t, again, options); report.Lacking != 3001 || report.Duplicates != copies || report.SameRules != 0 {
+			t.Errorf("%d workers: %d lacking, %d duplicates of %d, %d by the same rules", workers, report.Lacking, report.Duplicates, copies, report.SameRules)
+		}
+	}
+	baseline := replayed(t, log, replay.Options{Rules: byModel, Baseline: byModel})
+	if baseline.SameRules != baseline.Registrations {
+		t.Errorf("%d of %d by the same rules", baseline.SameRules, baseline.Registrations)
 	}
 }

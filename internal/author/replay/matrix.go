@@ -8,8 +8,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 )
 
-// Matrix counts devices by the state that they had and the one that they have. A diverted device has the one that it
-// had.
+// Matrix counts devices by the state that they had and the one that they have.
 type Matrix struct {
 	// Rows are the states before, Columns those after: hubs by name, then rejected, held, faults, and last the devices
 	// of which nothing was known.
@@ -48,9 +47,6 @@ func (r *Report) Matrix(hubs int) Matrix {
 	rows, columns := map[State]bool{}, map[State]bool{}
 	for _, flow := range r.Flows {
 		before, after := fold(flow.Before), fold(flow.After)
-		if flow.Kind == Diverted {
-			after = before
-		}
 		rows[before], columns[after] = true, true
 		counts[[2]State{before, after}] += flow.Count
 	}

@@ -1,8 +1,8 @@
 // Package replay decides the requests of a log again and reports what rules change for the devices in it: who stays,
 // who moves from hub to hub, who is refused, and what happens to twins and hubs.
 //
-// A [decider.Decider] makes every decision. Memory does not grow with the log, unless each device counts once
-// ([Options.ByDevice]).
+// A [decider.Decider] makes every decision. Memory does not grow with the log, except by about 40 bytes for each
+// decision record, and for each device if each counts once ([Options.ByDevice]).
 package replay
 
 import (
@@ -15,6 +15,7 @@ import (
 	"hash/maphash"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,14 +99,16 @@ func (p *problems) reset() { *p = problems{first: p.first[:0]} }
 
 // counts are what a batch and all batches together count.
 type counts struct {
-	registrations, passedOver, skipped int64
-	malformed, lacking                 problems
+	registrations, sameRules, passedOver, skipped, duplicates int64
+	malformed, lacking                                        problems
 }
 
 func (c *counts) addAll(more *counts) {
 	c.registrations += more.registrations
+	c.sameRules += more.sameRules
 	c.passedOver += more.passedOver
 	c.skipped += more.skipped
+	c.duplicates += more.duplicates
 	c.malformed.addAll(&more.malformed)
 	c.lacking.addAll(&more.lacking)
 }
@@ -124,11 +127,13 @@ type batch struct {
 	examples []Change
 	list     bytes.Buffer
 	done     chan struct{}
+	// before is closed when the batches before this one have said which records they hold, and said when this one has.
+	before, said chan struct{}
 }
 
 // entry is a registration of a device.
 type entry struct {
-	device deviceKey
+	device key
 	cell   int // of the batch's tally
 }
 
@@ -138,7 +143,7 @@ func Run(ctx context.Context, logs []requestlog.Log, options Options) (*Report, 
 	if options.Rules == nil || options.Rules.Rules() == nil {
 		return nil, errors.New("there are no rules to replay through")
 	}
-	r := &run{Options: options, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
+	r := &run{Options: options, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, records: map[key]struct{}{}}
 	r.Workers = cmp.Or(max(options.Workers, 0), runtime.GOMAXPROCS(0))
 	return r.run(ctx, logs)
 }
@@ -150,6 +155,8 @@ type run struct {
 	// full is set for the kinds that have enough examples. The goroutine that merges sets it, so what workers leave out
 	// comes later in the log.
 	full [kindCount]atomic.Bool
+	// records are those that were read, by their decisionId. One batch after the other uses it.
+	records map[key]struct{}
 }
 
 func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
@@ -206,6 +213,8 @@ func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 
 // readLogs cuts the logs into batches.
 func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *batch, work, order chan<- *batch) {
+	said := make(chan struct{})
+	close(said)
 	for i, log := range logs {
 		reader, err := log.Reader(ctx, &r.read)
 		for ended := false; !ended; {
@@ -226,6 +235,8 @@ func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *
 					b.unread = &Problem{b.Place(), nextErr.Error()}
 				}
 			}
+			b.before, b.said = said, make(chan struct{})
+			said = b.said
 			order <- b
 			work <- b
 		}
@@ -240,7 +251,7 @@ func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *
 
 func (b *batch) reset(log int) {
 	b.log, b.unread, b.lines = log, nil, 0
-	b.registrations, b.passedOver, b.skipped = 0, 0, 0
+	b.counts = counts{malformed: b.malformed, lacking: b.lacking}
 	b.malformed.reset()
 	b.lacking.reset()
 	b.tally.reset()
@@ -249,16 +260,38 @@ func (b *batch) reset(log int) {
 }
 
 func (r *run) replay(ctx context.Context, b *batch) {
-	if b.unread != nil {
-		return
+	var items []requestlog.Item
+	if b.unread == nil {
+		items = slices.Collect(b.Items())
 	}
-	for item := range b.Items() {
+	again := r.readBefore(b, items)
+	for i := range items {
 		if ctx.Err() != nil {
 			return
 		}
 		b.lines++
-		r.replayItem(ctx, b, &item)
+		if again[i] {
+			b.duplicates++
+			continue
+		}
+		r.replayItem(ctx, b, &items[i])
 	}
+}
+
+// readBefore reports which items are records that the log already has. Batches take turns, in the order of the log, so
+// that it is always the first one that counts.
+func (r *run) readBefore(b *batch, items []requestlog.Item) []bool {
+	<-b.before
+	defer close(b.said)
+	again := make([]bool, len(items))
+	for i := range items {
+		if item := &items[i]; item.Record != nil && item.Record.DecisionID != "" && !item.Unanswered() {
+			decision := r.key(item.Record.DecisionID)
+			_, again[i] = r.records[decision]
+			r.records[decision] = struct{}{}
+		}
+	}
+	return again
 }
 
 func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
@@ -313,15 +346,27 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		return
 	}
 	b.registrations++
+	if r.bySameRules(item) {
+		b.sameRules++
+	}
 	cell := b.tally.add(r.cell(request, c), 1)
 	if r.ByDevice {
 		name := request.Device.RegistrationID
 		if name == decisionlog.MaskedID { // no one knows which records are of one device
 			name = cmp.Or(item.Record.DecisionID, item.Place())
 		}
-		b.entries = append(b.entries, entry{r.device(request.Service, name), cell})
+		b.entries = append(b.entries, entry{r.key(strings.ToLower(request.Service + "/" + name)), cell})
 	}
 	r.addChange(b, item, request, c)
+}
+
+// bySameRules reports whether what was before is what these same rules decided.
+func (r *run) bySameRules(item *requestlog.Item) bool {
+	digest := r.Rules.Rules().Digest()
+	if r.Baseline != nil {
+		return r.Baseline.Rules() != nil && r.Baseline.Rules().Digest() == digest
+	}
+	return item.Then != nil && item.Then.Rules == digest
 }
 
 // sinceRecorded compares the twin and the payload of an answer with those of a record, which may be nil.
@@ -386,14 +431,13 @@ func (r *run) cell(request *dps.AllocationRequest, c comparison) cell {
 // intern returns a name in lower case, as DPS and DNS compare, in memory that is not part of a whole request.
 func intern(name string) string { return unique.Make(strings.ToLower(name)).Value() }
 
-// deviceKey stands for a registration ID at a DPS instance. With 96 bits the probability that any two of a hundred million
-// devices share one is 1 in 10^13.
-type deviceKey [3]uint32
+// key stands for a registration ID at a DPS instance, or for the ID of a decision. With 96 bits the probability that
+// any two of a hundred million share one is 1 in 10^13.
+type key [3]uint32
 
-func (r *run) device(service, registrationID string) deviceKey {
-	folded := strings.ToLower(service + "/" + registrationID)
-	a, b := maphash.String(r.seeds[0], folded), maphash.String(r.seeds[1], folded)
-	return deviceKey{uint32(a), uint32(a >> 32), uint32(b)}
+func (r *run) key(text string) key {
+	a, b := maphash.String(r.seeds[0], text), maphash.String(r.seeds[1], text)
+	return key{uint32(a), uint32(a >> 32), uint32(b)}
 }
 
 // addChange keeps a registration for the list and the examples.

@@ -405,6 +405,8 @@ func TestMalformedLines(t *testing.T) {
 		"record of a string": {`{"request": "x"}`, "not an AllocationRequest: "},
 		"record twice":       {`{"request": {}, "request": {}}`, "a member name occurs twice in one object at /request"},
 		"record and more":    {record(good, "null") + "}", "there is data after the JSON object"},
+		"a null request":     {`{"request": null}`, "its request is null: an exchange has the AllocationRequest as its member request"},
+		"null and more":      {`{"decision": {"outcome": "held"}, "request": null}`, "its request is null"},
 		"record cut off":     {strings.TrimSuffix(record(good, "null"), "}"), "the line ends before the JSON object does at"},
 		"no outcome":         {record(good, "{}"), "the record's decision has no outcome that is known"},
 		"unknown outcome":    {record(good, `{"outcome": "lost"}`), "the record's decision has no outcome that is known"},
@@ -701,6 +703,12 @@ payload := {"id": input.deviceRuntimeContext.currentDeviceId}
 	if diff := cmp.Diff(hubs, report.Hubs); diff != "" {
 		t.Errorf("hubs (-want +got):\n%s", diff)
 	}
+	for _, flow := range report.Flows {
+		if flow.Kind == replay.Diverted && (flow.After != flow.Before || flow.NewDevice.Hub != hubB) || flow.Kind != replay.Diverted && flow.NewDevice.Result != "" {
+			t.Errorf("flow %+v", flow)
+		}
+	}
+	addUp(t, report)
 	if e := report.Examples[0]; e.Kind != replay.Diverted || e.Before.Hub != hubA || e.After.Hub != hubB || e.Twin != replay.TwinKept {
 		t.Errorf("example %+v", e)
 	}
@@ -725,6 +733,23 @@ else := %[2]q
 	}
 }
 
+// addUp checks that the flows of a report are its matrix.
+func addUp(t *testing.T, report *replay.Report) {
+	t.Helper()
+	flows := map[[2]replay.State]int64{}
+	for _, flow := range report.Flows {
+		flows[[2]replay.State{flow.Before, flow.After}] += flow.Count
+	}
+	m := report.Matrix(100)
+	for i, before := range m.Rows {
+		for j, after := range m.Columns {
+			if flow := flows[[2]replay.State{before, after}]; flow != m.Counts[i][j] {
+				t.Errorf("from %v to %v: %d in the flows, %d in the matrix", before, after, flow, m.Counts[i][j])
+			}
+		}
+	}
+}
+
 // Hubs, twins and breakdowns add up, however the devices move.
 func TestSums(t *testing.T) {
 	t.Parallel()
@@ -740,6 +765,7 @@ func TestSums(t *testing.T) {
 	if sum != report.Counted-nowhere {
 		t.Errorf("the hubs hold %d of %d devices, %d have none", sum, report.Counted, nowhere)
 	}
+	addUp(t, report)
 	totals := map[string]int64{}
 	for _, kind := range replay.Kinds() {
 		totals["counts"] += report.Counts[kind]

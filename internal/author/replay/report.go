@@ -35,11 +35,15 @@ type Report struct {
 	PassedOver int64 `json:"passedOver"`
 	// Skipped counts the rows of exports that hold no request.
 	Skipped int64 `json:"skipped"`
+	// Duplicates counts the decision records left out because the log has one with the same decisionId before them.
+	Duplicates int64 `json:"duplicates"`
 	// Registrations is the number of requests. Counted is how many of them the numbers below count: all, or one for
 	// each device if ByDevice.
 	Registrations int64 `json:"registrations"`
-	ByDevice      bool  `json:"byDevice"`
-	Counted       int64 `json:"counted"`
+	// SameRules is how many of the registrations these same rules decided before, by the record or as the baseline.
+	SameRules int64 `json:"sameRules"`
+	ByDevice  bool  `json:"byDevice"`
+	Counted   int64 `json:"counted"`
 	// Counts has every kind.
 	Counts map[Kind]int64 `json:"counts"`
 	// Flows say from where to where, the most frequent first.
@@ -64,13 +68,15 @@ type LogSummary struct {
 	Lines int64 `json:"lines"`
 }
 
-// Flow counts what had one state before and has one after. For diverted devices, After is what a new device with the
-// same request gets.
+// Flow counts what had one state before and has one after.
 type Flow struct {
 	Kind   Kind  `json:"kind"`
 	Before State `json:"before"`
 	After  State `json:"after"`
-	Count  int64 `json:"count"`
+	// NewDevice is what a new device with the same request gets. It is set only for diverted devices, which stay where
+	// they were.
+	NewDevice State `json:"newDevice,omitzero"`
+	Count     int64 `json:"count"`
 }
 
 // Hub is how full a hub is, as far as the log says.
@@ -148,7 +154,8 @@ func (m *merger) report(interrupted bool) *Report {
 		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs, Unread: neverNil(m.unread),
 		Malformed: m.malformed.count, MalformedFirst: neverNil(m.malformed.first),
 		Lacking: m.lacking.count, LackingFirst: neverNil(m.lacking.first),
-		PassedOver: m.passedOver, Skipped: m.skipped, Registrations: m.registrations, ByDevice: m.ByDevice,
+		PassedOver: m.passedOver, Skipped: m.skipped, Duplicates: m.duplicates,
+		Registrations: m.registrations, SameRules: m.sameRules, ByDevice: m.ByDevice,
 		Counts: map[Kind]int64{}, Examples: []Change{},
 	}
 	if m.Baseline != nil && m.Baseline.Rules() != nil {
@@ -216,6 +223,9 @@ func (p *parts) hub(name string) *Hub { return at(p.hubs, name, Hub{Name: name})
 
 func (p *parts) add(c cell, n int64) {
 	flow := Flow{Kind: c.kind, Before: c.before, After: c.after}
+	if c.kind == Diverted {
+		flow.After, flow.NewDevice = c.before, c.after
+	}
 	at(p.flows, flow, flow).Count += n
 	p.addHubs(c, n)
 	key := TwinCount{Reprovision: c.reprovision, Twin: c.twin}
@@ -280,7 +290,7 @@ var policies = []dps.ReprovisionPolicy{dps.ReprovisionMigrate, dps.ReprovisionRe
 
 func (p *parts) fill(r *Report) {
 	r.Flows = sorted(p.flows, func(a, b *Flow) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), a.Before.compare(b.Before), a.After.compare(b.After))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Kind, b.Kind), a.Before.compare(b.Before), a.After.compare(b.After), a.NewDevice.compare(b.NewDevice))
 	})
 	r.Hubs = sorted(p.hubs, func(a, b *Hub) int { return cmp.Compare(a.Name, b.Name) })
 	r.Twins = sorted(p.twins, func(a, b *TwinCount) int {

@@ -81,7 +81,7 @@ type merger struct {
 	counts
 	logs     []LogSummary
 	total    tally
-	devices  map[deviceKey]uint32 // the cell of each device's last registration
+	devices  map[key]uint32 // the cell of each device's last registration
 	examples [kindCount][]Change
 	unread   []Problem
 }
@@ -92,7 +92,7 @@ func newMerger(r *run, logs []requestlog.Log) *merger {
 		m.logs = append(m.logs, LogSummary{Name: log.Name})
 	}
 	if r.ByDevice {
-		m.devices = map[deviceKey]uint32{}
+		m.devices = map[key]uint32{}
 	}
 	return m
 }

@@ -263,12 +263,21 @@ func findAll(place Item, text []byte) []Item {
 		f.find(text, maxDepth)
 	}
 	if len(f.found) == 0 {
-		if place.InExport() {
+		switch {
+		case place.InExport():
 			place.Body = nil
+		case isNullExchange(text):
+			place.Body, place.Err = nil, errors.New("its request is null: an exchange has the AllocationRequest as its member request")
 		}
 		return []Item{place}
 	}
 	return f.found
+}
+
+// isNullExchange reports whether a text is an object with a request that is null.
+func isNullExchange(text []byte) bool {
+	var o object
+	return json.Unmarshal(text, &o) == nil && o.Request.Kind() == 'n'
 }
 
 // jsonFields are the fields of a line of a CSV file that start with a JSON object, or the objects in them.

@@ -277,7 +277,7 @@ func casesOf(result *tester.Result) []Result {
 	case result.Skip:
 		whole.Outcome = Skipped
 	case result.Error != nil:
-		whole.Outcome, whole.Message = Error, result.Error.Error()
+		whole.Outcome, whole.Message = Error, errorText(result.Error)
 	case result.Fail:
 		whole.Outcome = Fail
 	}
@@ -332,6 +332,14 @@ func failureOf(trace []*topdown.Event, file string) *Failure {
 		return nil
 	}
 	return &Failure{File: last.Location.File, Line: last.Location.Row, Text: compact(text.String())}
+}
+
+// errorText is the text of an error that ended a test.
+func errorText(err error) string {
+	if te, ok := errors.AsType[*topdown.Error](err); ok && te.Code == topdown.ConflictErr {
+		return ruleset.PlaceOf(te.Location) + ": " + ruleset.ConflictWords(te.Message)
+	}
+	return err.Error()
 }
 
 // compact drops OPA's empty lines and its indentation.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -129,19 +130,25 @@ func acceptHub(request *dps.AllocationRequest, value any) (string, error) {
 		return "", fmt.Errorf("hub is %s, not a string", kindOf(value))
 	}
 	hub, linked := request.LinkedHub(name)
-	if !linked {
-		if !looksLikeHub(name) {
-			return "", errors.New("hub is not the host name of an IoT hub")
-		}
+	switch {
+	case linked:
+		return hub, nil
+	case looksLikeHub(name):
 		return "", fmt.Errorf("hub %s is none of linkedHubs", name)
+	case !isASCII(name):
+		return "", errors.New("hub is not the host name of an IoT hub: it has characters that are not ASCII, which no host name has")
 	}
-	return hub, nil
+	return "", errors.New("hub is not the host name of an IoT hub")
+}
+
+func isASCII(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r > unicode.MaxASCII }) < 0
 }
 
 // looksLikeHub keeps anything else that a rule may have used as a hub, perhaps from the device's payload, out of the
 // log.
 func looksLikeHub(name string) bool {
-	return len(name) <= 253 && strings.Contains(name, ".azure-devices.") &&
+	return len(name) <= 253 && strings.Contains(name, ".azure-devices.") && isASCII(name) &&
 		strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""
 }
 
@@ -200,25 +207,60 @@ func firstReasons(reasons []string) []string {
 	return append(reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", len(reasons)-maxReasons))
 }
 
-// holding reads the rule's hold: a set of reasons, each a string or an object {reason, status, retry_after}.
+// holding reads the rule's hold: a set of reasons, each a string or an object {reason, status, retry_after}. If one of
+// them asks for what cannot be sent, the device waits as well, but because of the rule's mistake.
 func holding(verdict ruleset.Verdict) (a answer.Answer, held bool) {
 	for _, element := range elements(verdict.Hold) {
 		a.Reasons = append(a.Reasons, reasonOf(element))
 		object, _ := element.(map[string]any)
-		if number, ok := object["status"].(json.Number); ok {
-			status, err := number.Float64()
-			a.Throttle = a.Throttle || err == nil && status == http.StatusTooManyRequests
+		throttle, err := acceptStatus(object)
+		if err != nil {
+			return badVerdict("hold", err), true
 		}
-		if number, ok := object["retry_after"].(json.Number); ok {
-			seconds, err := number.Float64()
-			if err == nil && seconds > 0 && seconds <= maxRetryAfter.Seconds() {
-				a.RetryAfter = max(a.RetryAfter, time.Duration(seconds*float64(time.Second)))
-			}
+		retryAfter, err := acceptRetryAfter(object)
+		if err != nil {
+			return badVerdict("hold", err), true
 		}
+		a.Throttle, a.RetryAfter = a.Throttle || throttle, max(a.RetryAfter, retryAfter)
 	}
 	held = len(a.Reasons) > 0
 	a.Result, a.Reasons, a.BuiltinErrors = answer.Held, firstReasons(a.Reasons), verdict.BuiltinErrors
 	return a, held
+}
+
+// acceptStatus reports whether a reason to hold asks for 429. DPS calls again after both statuses; others would refuse
+// the device or promise a hub.
+func acceptStatus(reason map[string]any) (throttle bool, err error) {
+	value, ok := reason["status"]
+	if !ok || value == nil {
+		return false, nil
+	}
+	number, _ := value.(json.Number)
+	switch status, err := number.Float64(); {
+	case err == nil && status == http.StatusTooManyRequests:
+		return true, nil
+	case err == nil && status == http.StatusServiceUnavailable:
+		return false, nil
+	case err == nil:
+		return false, fmt.Errorf("hold asks for the status %s: use 429 or 503, or reject to refuse the device", shorten(string(number)))
+	}
+	return false, fmt.Errorf("hold asks for a status that is %s: use the number 429 or 503", kindOf(value))
+}
+
+func acceptRetryAfter(reason map[string]any) (time.Duration, error) {
+	value, ok := reason["retry_after"]
+	if !ok || value == nil {
+		return 0, nil
+	}
+	number, isNumber := value.(json.Number)
+	if !isNumber {
+		return 0, fmt.Errorf("hold has a retry_after that is %s: use a number of seconds", kindOf(value))
+	}
+	seconds, err := number.Float64()
+	if err != nil || seconds <= 0 || seconds > maxRetryAfter.Seconds() {
+		return 0, fmt.Errorf("hold has the retry_after %s: use more than 0 and at most %.0f seconds", shorten(string(number)), maxRetryAfter.Seconds())
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
 }
 
 // maxRetryAfter bounds what a rule may ask for. DPS gives up after about 7 minutes in any case.

@@ -75,18 +75,27 @@ func (d *Decider) AllocateFrom(ctx context.Context, service string, body []byte)
 	if service != "" {
 		request.SetService(service)
 	}
-	return request, d.Allocate(ctx, request)
+	return request, d.answer(ctx, request, nil)
 }
 
 // Allocate answers one request. The answer depends only on the request and the rules, unless the rules are allowed
-// built-ins that depend on more.
+// built-ins that depend on more. A request that was not parsed can have texts that are not valid UTF-8; it is an
+// InvalidRequest.
 func (d *Decider) Allocate(ctx context.Context, request *dps.AllocationRequest) answer.Answer {
 	return d.Repeat(ctx, request, nil)
 }
 
 // Repeat answers a request again: calls of built-ins that are among the look-ups of the first answer get the results
 // that they got then.
-func (d *Decider) Repeat(ctx context.Context, request *dps.AllocationRequest, known []answer.Lookup) (a answer.Answer) {
+func (d *Decider) Repeat(ctx context.Context, request *dps.AllocationRequest, known []answer.Lookup) answer.Answer {
+	if violations := notUTF8(request); len(violations) > 0 {
+		return invalid(violations)
+	}
+	return d.answer(ctx, request, known)
+}
+
+// answer answers a request whose texts are valid UTF-8.
+func (d *Decider) answer(ctx context.Context, request *dps.AllocationRequest, known []answer.Lookup) (a answer.Answer) {
 	defer catch(&a)
 	rules, source, fault := d.state.Load().pick(request)
 	if fault.Result != "" {

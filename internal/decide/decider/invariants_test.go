@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"unicode/utf8"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -94,6 +95,17 @@ func FuzzInvariants(f *testing.F) {
 			t.Fatal(err)
 		}
 		request, decision := allocator.AllocateJSON(t.Context(), body)
+		if !utf8.ValidString(group) || !utf8.ValidString(linked) || !utf8.ValidString(current) {
+			// Marshal has put U+FFFD into the body; a request made in Go can have the text itself.
+			if request == nil {
+				return
+			}
+			request.Enrollment.ID, request.LinkedHubs, request.Device.CurrentIotHubHostName = group, hubs, current
+			if decision := allocator.Allocate(t.Context(), request); decision.Result != answer.InvalidRequest || len(decision.Violations) == 0 {
+				t.Errorf("texts that are not UTF-8: %+v", decision)
+			}
+			return
+		}
 		if !slices.Contains(answer.Results(), decision.Result) {
 			t.Fatalf("an unknown result: %+v", decision)
 		}
@@ -116,7 +128,7 @@ func FuzzInvariants(f *testing.F) {
 			if policy&1 == 1 && request.Device.CurrentIotHubHostName != "" && !dps.SameHub(hub, current) {
 				t.Errorf("moved from %q to %q, though the device may not be reprovisioned", current, hub)
 			}
-			isCurrent := func(hub string) bool { return strings.EqualFold(hub, current) }
+			isCurrent := func(hub string) bool { return sameHost(hub, current) }
 			if dps.SameHub(hub, current) && slices.ContainsFunc(hubs, isCurrent) && !isCurrent(hub) {
 				t.Errorf("the device is on %q, which is linked, but is assigned to its other name %q", current, hub)
 			}
@@ -137,4 +149,47 @@ func FuzzInvariants(f *testing.F) {
 			t.Errorf("outcome %q", decision.Result)
 		}
 	})
+}
+
+// sameHost compares host names as DNS does: only ASCII letters have another case.
+func sameHost(a, b string) bool {
+	ascii := func(text string) bool {
+		return strings.IndexFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
+	}
+	return a == b || ascii(a) && ascii(b) && strings.EqualFold(a, b)
+}
+
+// Requests that are made in Go are refused if a text in them is not valid UTF-8, wherever it is.
+func TestTextsThatAreNotUTF8(t *testing.T) {
+	t.Parallel()
+	allocator, err := decider.New(decider.Options{Rules: load(t, map[string]string{"d.rego": "package allocation.default\n\nhub := input.linkedHubs[0]\n"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const bad = "\x80"
+	device := func(r *dps.AllocationRequest) map[string]any {
+		return r.Document["deviceRuntimeContext"].(map[string]any)
+	}
+	for pointer, change := range map[string]func(*dps.AllocationRequest){
+		"/linkedHubs/0": func(r *dps.AllocationRequest) {
+			r.LinkedHubs[0], r.Document["linkedHubs"].([]any)[0] = bad, bad
+		},
+		"/linkedHubs/1":                         func(r *dps.AllocationRequest) { r.LinkedHubs[1] = bad },
+		"/deviceRuntimeContext/registrationId":  func(r *dps.AllocationRequest) { device(r)["registrationId"] = bad },
+		"/deviceRuntimeContext/payload/a/0":     func(r *dps.AllocationRequest) { device(r)["payload"] = map[string]any{"a": []any{bad}} },
+		"/deviceRuntimeContext/payload":         func(r *dps.AllocationRequest) { device(r)["payload"] = map[string]any{bad: true} },
+		"/deviceRuntimeContext/currentDeviceId": func(r *dps.AllocationRequest) { r.Device.CurrentDeviceID = bad },
+		"/enrollmentGroup/enrollmentGroupId":    func(r *dps.AllocationRequest) { r.Enrollment.ID = bad },
+		"/usher/service":                        func(r *dps.AllocationRequest) { r.SetService(bad) },
+		"/individualEnrollment/registrationId": func(r *dps.AllocationRequest) {
+			r.Enrollment = dps.Enrollment{Kind: dps.IndividualEnrollment, ID: bad}
+		},
+	} {
+		asked := request(t)
+		change(asked)
+		a := allocator.Allocate(t.Context(), asked)
+		if a.Result != answer.InvalidRequest || len(a.Violations) != 1 || a.Violations[0].Pointer != pointer || !strings.Contains(a.Violations[0].Problem, "not valid UTF-8") {
+			t.Errorf("%s: %+v", pointer, a)
+		}
+	}
 }

@@ -61,8 +61,9 @@ type Definition struct {
 	Else    bool   `json:"else,omitempty"`
 	Default bool   `json:"default,omitempty"`
 	State   State  `json:"state"`
-	// Value is what the definition says; of a set, at most maxElements elements. If the state is not Gave, it is what
-	// the definition would say if the expressions that do not hold did; nil if that is unknown.
+	// Value is what the definition says. One that says several things, such as the elements of a set, is in the list
+	// once for each of the first maxApart, and once for all others. If the state is not Gave, it is what the definition
+	// would say if the expressions that do not hold did; nil if that is unknown.
 	Value any `json:"value,omitempty"`
 	// Failed is the first expression that does not hold; set for NotHeld, and for Unreached if it would not hold
 	// either.
@@ -110,6 +111,8 @@ const (
 	maxTries = 8
 	// maxElements bounds how many elements of a set are collected.
 	maxElements = 100
+	// maxApart bounds how many elements of one definition are explained one by one; an answer has no more reasons.
+	maxApart = 16
 	// maxDefinitions bounds an explanation, so that people can read it.
 	maxDefinitions = 400
 )
@@ -295,17 +298,20 @@ func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) [
 		for branch := rule; branch != nil; branch = branch.Else {
 			shallow := x.shallow
 			x.shallow = shallow || held // nothing behind a branch that is not reached is of interest
-			definition := x.definition(branch, args, base)
+			apart := x.definition(branch, args, base)
 			x.shallow = shallow
-			definition.Else = branch != rule
-			if held && definition.State != NotTraced {
-				unreached(&definition)
+			state := apart[0].State
+			for i := range apart {
+				apart[i].Else = branch != rule
+				if held && state != NotTraced {
+					unreached(&apart[i])
+				}
 			}
-			held = held || definition.State == Gave || definition.State == Erred // an error ends everything
+			held = held || state == Gave || state == Erred // an error ends everything
 			if branch.Default {
 				fallbacks[rule.Ref().String()] = len(list)
 			}
-			list = append(list, definition)
+			list = append(list, apart...)
 		}
 		if held && !rule.Default {
 			settled[rule.Ref().String()] = true
@@ -319,7 +325,8 @@ func (x *explainer) definitions(rules []*ast.Rule, args []*ast.Term, base int) [
 	return list
 }
 
-func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Definition {
+// definition explains one definition: once, or once for each thing that it says.
+func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) []Definition {
 	definition := Definition{Place: ruleset.PlaceOf(rule.Location), Text: headText(rule), Default: rule.Default}
 	if x.left--; x.left < 0 && x.cutShort == nil {
 		x.cutShort = errTooLong
@@ -333,16 +340,39 @@ func (x *explainer) definition(rule *ast.Rule, args []*ast.Term, base int) Defin
 		definition.State, definition.Error = Erred, errorText(err)
 	case len(solutions) > 0:
 		definition.State = Gave
-		definition.Value = headValue(rule, solutions, base)
-		definition.Uses = x.uses(rule, solutions[0])
-		definition.Draws = x.draws(rule, solutions[0], maxDrawDepth)
+		var list []Definition
+		for _, same := range apart(rule, solutions, base) {
+			definition.Value = headValue(rule, same, base)
+			definition.Uses = x.uses(rule, same[0])
+			definition.Draws = x.draws(rule, same[0], maxDrawDepth)
+			list = append(list, definition)
+		}
+		return list
 	default:
 		definition.State = NotHeld
 		var before []solution
 		definition.Failed, before = x.failing(rule, known)
 		definition.Value = x.would(rule, before, base)
 	}
-	return definition
+	return []Definition{definition}
+}
+
+// apart groups the solutions of a definition by what it says; those beyond maxApart are one group.
+func apart(rule *ast.Rule, solutions []solution, base int) [][]solution {
+	var values []any
+	var groups [][]solution
+	for _, s := range solutions {
+		value := headValue(rule, []solution{s}, base)
+		switch i := slices.IndexFunc(values, func(other any) bool { return equal(other, value) }); {
+		case i >= 0:
+			groups[i] = append(groups[i], s)
+		case len(groups) > maxApart:
+			groups[maxApart] = append(groups[maxApart], s)
+		default:
+			values, groups = append(values, value), append(groups, []solution{s})
+		}
+	}
+	return groups
 }
 
 // matching is the part of a function's body that its arguments are.
@@ -608,17 +638,27 @@ func toJSON(value ast.Value) (any, bool) {
 }
 
 func containsValue(list []any, value any) bool {
-	return slices.ContainsFunc(list, func(other any) bool {
-		return ast.MustInterfaceToValue(other).Compare(ast.MustInterfaceToValue(value)) == 0
-	})
+	return slices.ContainsFunc(list, func(other any) bool { return equal(other, value) })
+}
+
+func equal(a, b any) bool {
+	return ast.MustInterfaceToValue(a).Compare(ast.MustInterfaceToValue(b)) == 0
 }
 
 // errorText describes an error in OPA's words, values included.
 func errorText(err error) string {
-	if te, ok := errors.AsType[*topdown.Error](err); ok {
-		return strings.Join(strings.Fields(te.Message), " ")
+	te, ok := errors.AsType[*topdown.Error](err)
+	if !ok {
+		return err.Error()
 	}
-	return err.Error()
+	if first, values, several := strings.Cut(te.Message, "\n"); several && te.Code == topdown.ConflictErr {
+		var lines []string
+		for line := range strings.Lines(values) {
+			lines = append(lines, strings.Join(strings.Fields(line), " "))
+		}
+		return ruleset.ConflictWords(first) + " " + strings.Join(lines, ", ")
+	}
+	return strings.Join(strings.Fields(ruleset.ConflictWords(te.Message)), " ")
 }
 
 // headText is the text in the file up to the body.

@@ -83,6 +83,7 @@ func brief(values ...any) string {
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	// Rules begin at line 6.
+	const fleet = "package fleet\nrefusals contains \"old\" if input.old\nrefusals contains \"far\" if input.far\nhome(m) := \"h1\" if m == \"x\"\nhome(m) := \"h2\" if m != \"x\"\n"
 	for _, test := range []struct{ name, rules, input, want string }{
 		{"a constant", `hub := "h"`, `{}`, `
 hub = "h"
@@ -230,7 +231,7 @@ hub = null
 hub = null
   6 not_held
     fails 6: some h in input.hubs
-      input.hubs = []: no element of it fits
+      input.hubs = []: it is empty
 `},
 		{"every", "hub := \"h\" if every i, x in input.list {\n\tx.ok\n\tx.n > i\n}", `{"list": [{"ok": true, "n": 3}, {"ok": true, "n": 1}]}`, `
 hub = null
@@ -244,7 +245,7 @@ hub = null
 hub = null
   6 not_held "h"
     fails 6: helper with input.x as 3
-      helper: undefined, with what is put in its place
+      helper: evaluated under with, so its lines are not traced
 `},
 		{"a function of the author's", "hub := f(input.x)\n\nf(\"a\") := \"1\"\n\nf(x) := \"2\" if startswith(x, \"b\")", `{"x": "c"}`, `
 hub = null
@@ -277,10 +278,53 @@ hub = null
     fails 6: to_number(input.x) > 1: rules/a.rego:6: to_number: strconv.ParseFloat: parsing "one": invalid syntax
       input.x = "one"
 `},
+		{"values taken under with", "hub := h if {\n\th := helper with input.x as 3\n\tother(1) with input.x as 3\n}\n\nhelper := \"h\" if input.x == 3\n\nother(n) if input.x > n", `{"x": 2}`, `
+hub = "h"
+  6 gave "h"
+    h = "h"
+    helper = "h": evaluated under with, so its lines are not traced
+    other(1) with input.x as 3: evaluated under with, so its lines are not traced
+`},
+		{"a value taken under with that does not fit", "hub := h if {\n\th := helper with input.x as 3\n\th == \"g\"\n}\n\nhelper := \"h\" if input.x == 3", `{"x": 2}`, `
+hub = null
+  6 not_held "h"
+    fails 8: h == "g"
+      h = "h"
+      helper = "h": evaluated under with, so its lines are not traced
+`},
+		{"reasons of a library", "hub := \"h\"\n\nreject contains r if some r in data.fleet.refusals", `{"old": true, "far": true}`, `
+reject = ["far","old"]
+  8 gave ["far"]
+    r = "far"
+    data.fleet.refusals = ["far","old"]
+      2 gave ["old"]
+        input.old = true
+      3 gave ["far"]
+        input.far = true
+  8 gave ["old"]
+    r = "old"
+    data.fleet.refusals = ["far","old"] (again)
+hub = "h"
+  6 gave "h"
+`},
+		{"a function of a library", "hub := data.fleet.home(input.model)", `{"model": "y"}`, `
+hub = "h2"
+  6 gave "h2"
+    input.model = "y"
+    data.fleet.home(input.model) = "h2"
+      4 not_held "h1"
+        fails 4: m == "x"
+          m = "y"
+      5 gave "h2"
+        m = "y"
+`},
 		{"reasons", "hub := \"h\"\n\nhold contains sprintf(\"no %s\", [x]) if some x in input.list\n\nhold contains \"never\" if input.never", `{"list": ["a", "b"]}`, `
 hold = ["no a","no b"]
-  8 gave ["no a","no b"]
+  8 gave ["no a"]
     x = "a"
+    input.list = ["a","b"]
+  8 gave ["no b"]
+    x = "b"
     input.list = ["a","b"]
   10 not_held
     fails 10: input.never
@@ -300,9 +344,13 @@ hub = "h"
   6 gave "h"
 payload = {"a":1,"x":1,"y":[2]}
   8 gave {"a":1}
-  10 gave {"x":1,"y":[2]}
+  10 gave {"x":1}
     v = 1
     k = "x"
+    input.o = {"x":1,"y":[2]}
+  10 gave {"y":[2]}
+    v = [2]
+    k = "y"
     input.o = {"x":1,"y":[2]}
   12 not_held {"c":{"d":2}}
     fails 12: input.x
@@ -329,7 +377,7 @@ hub = null
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules), "a/data.json", `{"eu": {"hub": "h"}}`), func(t *testing.T, rule *ruleset.Rule) {
+			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules), "a/data.json", `{"eu": {"hub": "h"}}`, "fleet.rego", fleet), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
 				e, err := explanation.Explain(t.Context(), rule, input)
 				if err != nil || e.CutShort != nil {
@@ -356,7 +404,7 @@ func TestExplainErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `hub = null
-  6 erred: rule data.allocation.a.both produced conflicting values: "1" at rules/a.rego:8 "2" at rules/a.rego:10
+  6 erred: definitions of data.allocation.a.both give different values: "1" at rules/a.rego:8, "2" at rules/a.rego:10
 payload = {"ok":true}
   12 gave {"ok":true}
 `

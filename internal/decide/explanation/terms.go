@@ -187,22 +187,20 @@ func (t *terms) term(term *ast.Term, variable ast.Var, with []*ast.With) {
 		t.undefined(term, with)
 		return
 	}
-	if len(with) == 0 && ref.HasPrefix(ast.DefaultRootRef) {
-		t.defineOwn(&shown, plug(term, t.solutions[0]).Value.(ast.Ref))
+	switch {
+	case len(with) > 0:
+		shown.Why = underWith
+	case ref.HasPrefix(ast.DefaultRootRef):
+		t.follow(&shown, plug(term, t.solutions[0]).Value.(ast.Ref))
 	}
 	t.add(shown)
 }
 
-// defineOwn shows the definitions behind a reference if they are in the package that is explained, rather than in a
-// library that the author knows.
-func (t *terms) defineOwn(shown *Term, ref ast.Ref) {
-	if rules := t.compiler.GetRulesForVirtualDocument(ref); len(rules) > 0 && t.own(rules[0]) {
+// follow shows the definitions behind a reference, unless they are in the library that every author knows.
+func (t *terms) follow(shown *Term, ref ast.Ref) {
+	if rules := t.compiler.GetRulesForVirtualDocument(ref); len(rules) > 0 && !ruleset.InLibrary(rules[0]) {
 		t.define(shown, rules, nil, ref[:min(depthOf(rules[0]), len(ref))].String())
 	}
-}
-
-func (t *terms) own(rule *ast.Rule) bool {
-	return rule.Module != nil && rule.Module.Package.Path.HasPrefix(t.rule.Path())
 }
 
 // undefined shows a term that has no value or is false, and the reason.
@@ -223,14 +221,36 @@ func (t *terms) undefined(term *ast.Term, with []*ast.With) {
 			t.defineRef(&shown, ground)
 		}
 	case len(shown.Values) > 0:
-		shown.Text, shown.Why = t.pathText(ground), "no element of it fits"
+		shown.Text, shown.Why = t.pathText(ground), noElement(shown.Values[0])
 	case len(with) > 0:
-		shown.Why = "undefined, with what is put in its place"
+		shown.Why = underWith
 	default:
 		shown.Why = t.missing(ground)
 		t.defineRef(&shown, ground)
 	}
 	t.add(shown)
+}
+
+// Empty is why nothing in a collection fits that has no element.
+const Empty = "it is empty"
+
+// noElement says why an expression about each element of a value has no solution.
+func noElement(value any) string {
+	size := -1
+	switch v := value.(type) {
+	case []any:
+		size = len(v)
+	case map[string]any:
+		size = len(v)
+	}
+	switch size {
+	case -1:
+		return "it has no elements"
+	case 0:
+		return Empty
+	default:
+		return "no element of it fits"
+	}
 }
 
 // defineRef shows the definitions behind a reference to a rule.
@@ -321,11 +341,12 @@ func (t *terms) missingInRequest(ref ast.Ref) string {
 func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 	t := terms{explainer: x, solutions: []solution{s}}
 	for _, expr := range ruleset.Written(rule.Body) {
-		if len(expr.With) > 0 {
-			continue
-		}
 		if expr.Negated {
 			t.culprit(expr) // why what it negates does not hold
+			continue
+		}
+		if len(expr.With) > 0 {
+			t.supposed(expr)
 			continue
 		}
 		t.variables(expr)
@@ -340,6 +361,29 @@ func (x *explainer) uses(rule *ast.Rule, s solution) []Term {
 		t.call(rule, expr)
 	}
 	return t.list
+}
+
+// underWith is why nothing is shown behind a term: the other definitions are those for the request as it is.
+const underWith = "evaluated under with, so its lines are not traced"
+
+// supposed shows an expression that holds under with.
+func (t *terms) supposed(expr *ast.Expr) {
+	if variable, ok := assigned(expr); ok {
+		t.variables(ast.NewTerm(variable))
+		t.term(expr.Operand(1), variable, expr.With)
+		return
+	}
+	if term, ok := expr.Terms.(*ast.Term); ok {
+		t.term(term, "", expr.With)
+		return
+	}
+	call := Term{Text: exprText(expr), Why: underWith}
+	if operands := expr.Operands(); len(operands) > 0 {
+		if variable, ok := operands[len(operands)-1].Value.(ast.Var); ok {
+			call.Values = t.bound(variable)
+		}
+	}
+	t.add(call)
 }
 
 // use shows a reference in a definition that holds.
@@ -358,12 +402,12 @@ func (t *terms) use(term *ast.Term, ref ast.Ref) {
 		return
 	}
 	if !t.has(shown.Text) {
-		t.defineOwn(&shown, ground)
+		t.follow(&shown, ground)
 	}
 	t.add(shown)
 }
 
-// call shows a call in a definition that holds, with the definitions of a function of the same package.
+// call shows a call in a definition that holds, with the definitions of the function.
 func (t *terms) call(rule *ast.Rule, expr *ast.Expr) {
 	if !expr.IsCall() {
 		return
@@ -382,7 +426,7 @@ func (t *terms) call(rule *ast.Rule, expr *ast.Expr) {
 		}
 	}
 	switch {
-	case t.own(rules[0]):
+	case !ruleset.InLibrary(rules[0]):
 		args := plugAll(operands[:arity], t.solutions[0])
 		t.define(&call, rules, args, fmt.Sprint(expr.Operator(), args))
 	case isHead || !expr.Generated:

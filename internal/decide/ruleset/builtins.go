@@ -178,7 +178,7 @@ func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*
 		return err
 	}
 	found := ast.NewSetWithCapacity(len(linked))
-	for _, hub := range hubsLike(strings.ToLower(string(text)), linked) {
+	for _, hub := range hubsLike(lowerASCII(string(text)), linked) {
 		found.Add(ast.StringTerm(hub))
 	}
 	return iter(ast.NewTerm(found))
@@ -191,7 +191,7 @@ func hubsLike(pattern string, linked []string) []string {
 	for _, hub := range linked {
 		name := dps.HubName(hub)
 		label, _, _ := strings.Cut(name, ".")
-		if !matches(pattern, name) && !matches(pattern, label) && !matches(pattern, strings.ToLower(hub)) {
+		if !matches(pattern, name) && !matches(pattern, label) && !matches(pattern, lowerASCII(hub)) {
 			continue
 		}
 		same := slices.IndexFunc(found, func(other string) bool { return dps.SameHub(other, hub) })
@@ -203,6 +203,16 @@ func hubsLike(pattern string, linked []string) []string {
 		}
 	}
 	return found
+}
+
+// lowerASCII puts a host name into lower case, as DNS compares it.
+func lowerASCII(host string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, host)
 }
 
 // hubOperand reads an array of host names.

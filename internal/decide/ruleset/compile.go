@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -203,7 +204,7 @@ func (rs *Ruleset) referredTo(ref ast.Ref) []string {
 func (rs *Ruleset) compile(ctx context.Context, modules map[string]*ast.Module) unit {
 	compiler := rs.NewCompiler(ctx)
 	if compiler.Compile(modules); compiler.Failed() {
-		return unit{err: NewLoadError(problemsOf(compiler.Errors))}
+		return unit{err: NewLoadError(rs.compileProblems(compiler))}
 	}
 	return unit{compiler: compiler, notable: rs.instrument(compiler)}
 }
@@ -259,6 +260,58 @@ func problemsOf(err error) []Problem {
 		problems = append(problems, problem)
 	}
 	return problems
+}
+
+// compileProblems are the compiler's errors, with the other place if two places disagree.
+func (rs *Ruleset) compileProblems(compiler *ast.Compiler) []Problem {
+	problems := problemsOf(compiler.Errors)
+	for i := range problems {
+		p := &problems[i]
+		if found, ok := between(p.Message, "conflicting rule for data path ", " found"); ok {
+			name := "data." + strings.ReplaceAll(found, "/", ".")
+			p.Message = fmt.Sprintf("%s is a rule, but %s claims the same path", name, cmp.Or(rs.dataFileOf(found), "a data file"))
+			p.Fix = "rename one of them: the folder of a data file is part of the path of its data"
+		}
+		if name, ok := between(p.Message, "conflicting rules ", " found"); ok {
+			p.Message = fmt.Sprintf("definitions of %s are of different kinds: %s", name, kindsOf(compiler, name))
+			p.Fix = "write all of them in one form, or give one another name"
+			if strings.HasSuffix(name, ".reject") || strings.HasSuffix(name, ".hold") {
+				p.Fix = "write all of them with contains, and no default"
+			}
+		}
+	}
+	return problems
+}
+
+func between(text, start, end string) (string, bool) {
+	_, rest, found := strings.Cut(text, start)
+	rest, ends := strings.CutSuffix(rest, end)
+	return rest, found && ends
+}
+
+// kindsOf lists the definitions of a rule with their kinds and places.
+func kindsOf(compiler *ast.Compiler, name string) string {
+	var kinds []string
+	for _, file := range slices.Sorted(maps.Keys(compiler.Modules)) {
+		for _, rule := range compiler.Modules[file].Rules {
+			if rule.Ref().GroundPrefix().String() != name {
+				continue
+			}
+			kind := "one value"
+			switch {
+			case rule.Default:
+				kind = "a default"
+			case len(rule.Head.Args) > 0:
+				kind = fmt.Sprintf("a function of %d", len(rule.Head.Args))
+			case rule.Head.RuleKind() == ast.MultiValue:
+				kind = "a set (contains)"
+			case !rule.Ref().IsGround():
+				kind = "an object"
+			}
+			kinds = append(kinds, kind+" at "+PlaceOf(rule.Location))
+		}
+	}
+	return strings.Join(kinds, ", ")
 }
 
 func isRestricted(name string) bool {

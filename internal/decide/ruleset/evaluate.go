@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,11 +25,13 @@ type Verdict struct {
 	Payload     any
 	Reject      any
 	Hold        any
-	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. They do
-	// not include the reason, which could quote the request.
+	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. If it is
+	// one that the library calls, the line that called the library comes before it. They do not include the reason,
+	// which could quote the request.
 	BuiltinErrors []string
-	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation. If several give
-	// the same value, OPA may have evaluated only the first. The lines of an entry rule that another rule evaluates on
+	// Lines are the definitions that gave what the entry rules say, in the order of their evaluation, each followed by
+	// those in an author's library that it refers to. If several give the same value, OPA may have evaluated only the
+	// first. The lines of an entry rule that another rule evaluates on
 	// a supposition, by with, are left out.
 	Lines []answer.Line
 	// Lookups are the calls of built-in functions whose results depend on more than their arguments; only rules that
@@ -51,7 +54,7 @@ type EvalError struct {
 
 func (e *EvalError) Error() string {
 	text := e.Problem
-	if e.Place != "" {
+	if named := e.Conflict && strings.HasSuffix(text, ")"); e.Place != "" && !named { // it names all places already
 		text += " at " + e.Place
 	}
 	return text
@@ -112,9 +115,9 @@ type preparedRule struct {
 	err      error    // *LoadError: the rule does not compile
 	// replacesInput is set if a `with` replaces a part of the request: see inputOf.
 	replacesInput bool
-	// notable are the definitions of the entry rules; their numbers start with firstNotable.
-	notable      []notable
-	firstNotable int
+	// notable are the definitions that note their numbers; those of the rule's own entry rules are first to end-1.
+	notable    []notable
+	first, end int
 }
 
 type entryQuery struct {
@@ -154,11 +157,11 @@ func (r *Rule) prepare() *preparedRule {
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(entry)), ast.NewTerm(ref)))
 			}
 		}
-		of := func(n notable) bool { return n.pkg == r.Package }
-		if first := slices.IndexFunc(u.notable, of); first >= 0 {
-			prepared.firstNotable, prepared.notable = first, u.notable[first:]
-			if last := slices.IndexFunc(prepared.notable, func(n notable) bool { return !of(n) }); last >= 0 {
-				prepared.notable = prepared.notable[:last]
+		prepared.notable = u.notable
+		if first := slices.IndexFunc(u.notable, func(n notable) bool { return n.pkg == r.Package }); first >= 0 {
+			prepared.first, prepared.end = first, len(u.notable)
+			if others := slices.IndexFunc(u.notable[first:], func(n notable) bool { return n.pkg != r.Package }); others >= 0 {
+				prepared.end = first + others
 			}
 		}
 	}
@@ -193,10 +196,17 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answ
 	if !ok && err == nil {
 		verdict, err = evaluation.separately(prepared)
 	}
+	callers := evaluation.callers(prepared.compiler, prepared.queries)
 	for _, failure := range evaluation.builtinErrors {
-		if place := PlaceOf(failure.Location); !slices.Contains(verdict.BuiltinErrors, place) {
-			verdict.BuiltinErrors = append(verdict.BuiltinErrors, place)
+		place := PlaceOf(failure.Location)
+		for _, place := range append(slices.Clone(callers[place]), place) {
+			if !slices.Contains(verdict.BuiltinErrors, place) {
+				verdict.BuiltinErrors = append(verdict.BuiltinErrors, place)
+			}
 		}
+	}
+	if failed, ok := errors.AsType[*EvalError](err); ok && len(callers[failed.Place]) > 0 {
+		failed.Place = callers[failed.Place][0]
 	}
 	verdict.Lines = notes.lines(prepared, verdict.has)
 	verdict.Lookups = lookupsIn(evaluation.lookups)
@@ -402,9 +412,29 @@ func describeConflict(message string) string {
 			places = append(places, strings.TrimSpace(line[at+len(" at "):]))
 		}
 	}
-	text := strings.TrimSuffix(first, ":")
+	text := strings.TrimSuffix(ConflictWords(first), ":")
 	if len(places) > 0 {
 		text += " (" + strings.Join(places, ", ") + ")"
 	}
 	return text
+}
+
+// conflicting matches the first line of OPA's message about a conflict.
+var conflicting = regexp.MustCompile(`^(?:rule|function) (.+) produced conflicting values( for the same inputs)?`)
+
+// ConflictWords puts OPA's message about a conflict into the words of rule authors. The lines that follow the first one
+// name each value and its place.
+func ConflictWords(message string) string {
+	if message == "object keys must be unique" {
+		return "one key of an object gets different values"
+	}
+	parts := conflicting.FindStringSubmatch(message)
+	if parts == nil {
+		return message
+	}
+	text := "definitions of " + parts[1] + " give different values"
+	if parts[2] != "" {
+		text += " for the same arguments"
+	}
+	return text + message[len(parts[0]):]
 }

@@ -141,15 +141,15 @@ hold contains "not now" if input.hold`,
 func TestEvaluateErrors(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ name, rules, want string }{
-		{"conflict in hub", "hub := \"a\"\nhub := input.secret", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
-		{"conflict in a rule that hub refers to", "hub := x\nx := input.secret\nx := lower(input.secret)", "hub failed: rule data.allocation.a.x produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
-		{"conflict in a function", "hub := f(input.secret)\nf(_) := input.secret\nf(x) := lower(x)", "hub failed: function data.allocation.a.f produced conflicting values for the same inputs (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
-		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: object keys must be unique at rules/a.rego:7"},
-		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: object keys must be unique at rules/a.rego:7"},
-		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: rule data.allocation.a.hub produced conflicting values (rules/a.rego:6, rules/a.rego:7) at rules/a.rego:7"},
+		{"conflict in hub", "hub := \"a\"\nhub := input.secret", "hub failed: definitions of data.allocation.a.hub give different values (rules/a.rego:6, rules/a.rego:7)"},
+		{"conflict in a rule that hub refers to", "hub := x\nx := input.secret\nx := lower(input.secret)", "hub failed: definitions of data.allocation.a.x give different values (rules/a.rego:7, rules/a.rego:8)"},
+		{"conflict in a function", "hub := f(input.secret)\nf(_) := input.secret\nf(x) := lower(x)", "hub failed: definitions of data.allocation.a.f give different values for the same arguments (rules/a.rego:7, rules/a.rego:8)"},
+		{"conflict in a partial object", "hub := \"h\"\npayload[input.secret] := x if some x in [input.secret, 2]", "payload failed: one key of an object gets different values at rules/a.rego:7"},
+		{"conflict in an object comprehension", "hub := \"h\"\npayload := {input.secret: x | some x in [input.secret, 2]}", "payload failed: one key of an object gets different values at rules/a.rego:7"},
+		{"conflict with line breaks and places in values", "hub := \"a at nowhere:1\\n\"\nhub := concat(\" at \", [input.secret, \"x\\n at y\"])", "hub failed: definitions of data.allocation.a.hub give different values (rules/a.rego:6, rules/a.rego:7)"},
 		{"a built-in error in reject", "hub := \"h\"\nreject contains \"old\" if to_number(input.secret) < 2", "reject is unknown: a built-in function failed at rules/a.rego:7"},
 		{"a built-in error in what hold refers to", "hub := \"h\"\nx := to_number(input.secret)\nhold contains \"old\" if x < 2", "hold is unknown: a built-in function failed at rules/a.rego:7"},
-		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: rule data.allocation.a.reject produced conflicting values (rules/a.rego:7, rules/a.rego:8) at rules/a.rego:8"},
+		{"conflict in reject", "hub := \"h\"\nreject := true\nreject := input.secret", "reject failed: definitions of data.allocation.a.reject give different values (rules/a.rego:7, rules/a.rego:8)"},
 	}
 	const canary = "SECRET-4711"
 	for _, test := range tests {
@@ -298,7 +298,11 @@ func TestPackagesOverFiles(t *testing.T) {
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
 		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
-			Lines: []answer.Line{{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "payload", Place: "rules/a/one.rego:8"}}}
+			Lines: []answer.Line{
+				{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "hub", Place: "rules/lib/hubs.rego:3"}, {Entry: "hub", Place: "rules/lib/words.rego:3"},
+				{Entry: "payload", Place: "rules/a/one.rego:8"}, {Entry: "payload", Place: "rules/lib/other.rego:2"},
+				{Entry: "payload", Place: "rules/lib/words.rego:2"}, {Entry: "payload", Place: "rules/lib/words.rego:4"}, {Entry: "payload", Place: "rules/lib/words.rego:5"},
+			}}
 		if diff := cmp.Diff(want, evaluate(t, rule, `{"linkedHubs":["H1"],"model":"t1"}`)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

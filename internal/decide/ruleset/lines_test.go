@@ -151,6 +151,73 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// Behind the line of an entry rule are those of libraries that decided: in each branch only the one that held, and
+// nothing that the rule negates or supposes.
+func TestLinesOfLibraries(t *testing.T) {
+	t.Parallel()
+	const library = `package fleet
+
+import data.dps
+
+home := "h1" if startswith(dps.registration_id, "press-")
+else := "h2"
+
+refusals contains "old" if age > 9
+refusals contains "far" if input.far
+refusals contains reason if some reason in worn
+
+worn contains "worn" if age > 99
+
+default age := 1
+age := input.age
+
+allowed(model) if model == "x"
+allowed(model) if model == "y"
+`
+	at := func(entry string, rows ...string) (lines []answer.Line) {
+		for _, row := range rows {
+			lines = append(lines, answer.Line{Entry: entry, Place: row})
+		}
+		return lines
+	}
+	for name, test := range map[string]struct {
+		rule, input string
+		want        []answer.Line
+	}{
+		"a value":                {"hub := fleet.home", `{"deviceRuntimeContext":{"registrationId":"press-1"}}`, at("hub", "a.rego:7", "fleet.rego:5")},
+		"another branch":         {"hub := fleet.home", `{"deviceRuntimeContext":{"registrationId":"x"}}`, at("hub", "a.rego:7", "fleet.rego:6")},
+		"by way of a helper":     {"hub := near\nnear := fleet.home", `{"deviceRuntimeContext":{"registrationId":"x"}}`, at("hub", "a.rego:7", "fleet.rego:6")},
+		"reasons passed on":      {"reject contains r if some r in fleet.refusals", `{"age":100}`, at("reject", "a.rego:7", "fleet.rego:8", "fleet.rego:15", "fleet.rego:10", "fleet.rego:12")},
+		"a default":              {"hub := \"h\"\npayload := {\"age\": fleet.age}", `{}`, append(at("hub", "a.rego:7"), at("payload", "a.rego:8", "fleet.rego:14")...)},
+		"a function":             {"hub := \"h\" if fleet.allowed(input.model)", `{"model":"y"}`, at("hub", "a.rego:7", "fleet.rego:18")},
+		"for each entry rule":    {"hub := fleet.home\npayload := {\"hub\": fleet.home}", `{"deviceRuntimeContext":{"registrationId":"x"}}`, append(at("hub", "a.rego:7", "fleet.rego:6"), at("payload", "a.rego:8", "fleet.rego:6")...)},
+		"what is negated":        {"hub := \"h\" if not fleet.allowed(input.model)", `{"model":"z"}`, at("hub", "a.rego:7")},
+		"what is supposed":       {"hub := h if h := fleet.home with input.deviceRuntimeContext.registrationId as \"press-1\"", `{}`, at("hub", "a.rego:7")},
+		"what an other line saw": {"hub := \"h\"\nreject contains \"x\" if fleet.home == \"h3\"", `{"deviceRuntimeContext":{"registrationId":"x"}}`, at("hub", "a.rego:7")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			shipped, err := os.ReadFile(filepath.Join(shippedRules, "lib/dps.rego"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, lazy := range []bool{true, false} {
+				rs, err := ruleset.Load(t.Context(), fstest.MapFS{
+					"dps.rego":   {Data: shipped},
+					"fleet.rego": {Data: []byte(library)},
+					"a.rego":     {Data: []byte("# METADATA\n# custom:\n#   enrollment_groups: [g]\npackage allocation.a\nimport data.fleet\n\n" + test.rule)},
+				}, ruleset.Options{Lazy: lazy})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(test.want, evaluate(t, rs.Serving(forGroup("g")), test.input).Lines); diff != "" {
+					t.Errorf("lazy %t: -want +got:\n%s", lazy, diff)
+				}
+			}
+		})
+	}
+}
+
 // A definition that holds on a supposition has given nothing.
 func TestLinesOfSuppositions(t *testing.T) {
 	t.Parallel()

@@ -55,6 +55,7 @@ type Ruleset struct {
 	store        storage.Store
 	txn          storage.Transaction
 	data         ast.Value // all that the store contains
+	dataFiles    []string  // relative to the folder
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
@@ -132,7 +133,7 @@ type LoadError struct{ Problems []Problem }
 
 // Problem is one thing that is wrong with the rules.
 type Problem struct {
-	Place   string // file:line, or the folder
+	Place   string // file:line, file:line:column, or the folder
 	Message string
 	Fix     string // what to do about it; may be empty
 }

@@ -97,12 +97,18 @@ func isData(name string) bool {
 // openStore puts the data files where rules find them, by OPA's own reader: data.json in a folder tenants is
 // data.tenants, as in an OPA bundle.
 func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
+	if problems := rs.checkData(data); len(problems) > 0 {
+		return NewLoadError(problems)
+	}
+	for _, f := range data {
+		rs.dataFiles = append(rs.dataFiles, f.path)
+	}
 	content, err := bundle.NewCustomReader(&memoryLoader{files: data}).
 		WithSkipBundleVerification(true).
 		WithBaseDir(rs.options.Name).
 		Read()
 	if err != nil {
-		return rs.loadError(err.Error(), "")
+		return rs.placed(err)
 	}
 	rs.store = inmem.NewFromObjectWithOpts(content.Data,
 		inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))

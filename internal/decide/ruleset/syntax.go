@@ -44,7 +44,7 @@ func (rs *Ruleset) Extend(ctx context.Context, more map[string]*ast.Module, sche
 	maps.Copy(modules, more)
 	compiler := rs.NewCompiler(ctx).WithSchemas(schemas)
 	if compiler.Compile(modules); compiler.Failed() {
-		return Syntax{}, NewLoadError(problemsOf(compiler.Errors))
+		return Syntax{}, NewLoadError(rs.compileProblems(compiler))
 	}
 	return Syntax{Compiler: compiler, Data: rs.data, set: rs}, nil
 }
@@ -122,6 +122,12 @@ func (r *Rule) Custom(name string) (value any, place string, ok bool) {
 	return nil, "", false
 }
 
+// library is the package that ships with Usher and that every author knows.
+const library = "dps"
+
+// InLibrary reports whether a rule belongs to the library that ships with Usher, data.dps.
+func InLibrary(rule *ast.Rule) bool { return rule.Module != nil && PackageName(rule.Module) == library }
+
 // PlaceOf writes a location as file:line; empty if it is nil.
 func PlaceOf(location *ast.Location) string {
 	if location == nil {
@@ -130,14 +136,25 @@ func PlaceOf(location *ast.Location) string {
 	return fmt.Sprintf("%s:%d", location.File, location.Row)
 }
 
-// SplitPlace returns the file and the line of a place. Without a line, the line is 1.
+// SplitPlace returns the file and the line of a place, which may end in a column. Without a line, the line is 1.
 func SplitPlace(place string) (file string, line int) {
-	at := strings.LastIndexByte(place, ':')
-	line, err := strconv.Atoi(place[at+1:])
-	if at < 0 || err != nil {
+	file, line, found := cutNumber(place)
+	if !found {
 		return place, 1
 	}
-	return place[:at], line
+	if before, first, found := cutNumber(file); found {
+		return before, first
+	}
+	return file, line
+}
+
+func cutNumber(place string) (before string, number int, found bool) {
+	at := strings.LastIndexByte(place, ':')
+	number, err := strconv.Atoi(place[at+1:])
+	if at < 0 || err != nil {
+		return place, 0, false
+	}
+	return place[:at], number, true
 }
 
 // CompileError turns errors of OPA's parser or compiler into a *LoadError with the messages of [Load]. Other errors

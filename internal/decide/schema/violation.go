@@ -3,12 +3,12 @@ package schema
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math/big"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v5"
@@ -257,24 +257,34 @@ func lookup(doc any, pointer string) any {
 // convert, it panics.
 func unjudgeable(doc any) []Violation {
 	var list []Violation
-	var walk func(value any, pointer string)
-	walk = func(value any, pointer string) {
-		switch value := value.(type) {
+	(*place)(nil).walk(doc, func(at *place, value any) {
+		switch value.(type) {
 		case nil, bool, string:
-		case map[string]any:
-			for _, name := range slices.Sorted(maps.Keys(value)) {
-				walk(value[name], member(pointer, name))
-			}
-		case []any:
-			for i, item := range value {
-				walk(item, pointer+"/"+strconv.Itoa(i))
-			}
-		default:
-			if message := unjudgeableLeaf(value); message != "" {
-				list = append(list, Violation{Pointer: pointer, Message: message})
-			}
+			return
 		}
-	}
-	walk(doc, "")
+		if message := unjudgeableLeaf(value); message != "" {
+			list = append(list, Violation{Pointer: at.pointer(), Message: message})
+		}
+	})
 	return list
+}
+
+// NotUTF8 lists the texts in doc that are not valid UTF-8. A parser refuses such a document; one that is made in Go can
+// have them.
+func NotUTF8(doc any) []Violation {
+	var list []Violation
+	(*place)(nil).walk(doc, func(at *place, value any) {
+		switch {
+		case at != nil && !utf8.ValidString(at.name):
+			list = append(list, Violation{Pointer: at.above.pointer(), Message: "has a property whose name is not valid UTF-8"})
+		case !isUTF8(value):
+			list = append(list, Violation{Pointer: at.pointer(), Message: "is not valid UTF-8"})
+		}
+	})
+	return limit(list)
+}
+
+func isUTF8(value any) bool {
+	text, isText := value.(string)
+	return !isText || utf8.ValidString(text)
 }

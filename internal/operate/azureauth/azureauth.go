@@ -29,13 +29,14 @@ func Credential(getenv func(string) string) (azcore.TokenCredential, error) {
 		}
 		return credential, nil
 	}
-	options := new(azidentity.ManagedIdentityCredentialOptions)
-	if id := getenv(settingClientID); id != "" {
-		options.ID = azidentity.ClientID(id)
+	clientID := getenv(settingClientID)
+	options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: azcore.ClientOptions{Retry: retries}}
+	if clientID != "" {
+		options.ID = azidentity.ClientID(clientID)
 	}
 	credential, err := azidentity.NewManagedIdentityCredential(options)
 	if err != nil {
 		return nil, fmt.Errorf("no managed identity (%s): %w", settingClientID, err)
 	}
-	return credential, nil
+	return managedIdentity{credential, clientID}, nil
 }

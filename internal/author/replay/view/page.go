@@ -35,18 +35,19 @@ func Page(w io.Writer, r Report) error {
 // pageView is what the template shows.
 type pageView struct {
 	Report
-	LogNames, Before, TimeNeeded, AllNeeded string
-	Unit, UnitTitle                         string // what is counted, and the same as a heading
-	Tiles                                   []tile
-	Kinds                                   []kindRow
-	Matrix                                  matrixView
-	Flow                                    flowPicture
-	HubRows                                 []hubRow
-	MoreHubs                                int
-	TwinRows                                []twinRow
-	Breakdowns                              []breakdownView
-	ExampleGroups                           []exampleGroup
-	MoreMalformed, MoreLacking              int64
+	LogNames, Baseline, TimeNeeded, AllNeeded string
+	LeftOut, Copies, ComparesSelf             string // empty if there is nothing to say
+	Unit, UnitTitle                           string // what is counted, and the same as a heading
+	Tiles                                     []tile
+	Kinds                                     []kindRow
+	Matrix                                    matrixView
+	Flow                                      flowPicture
+	HubRows                                   []hubRow
+	MoreHubs                                  int
+	TwinRows                                  []twinRow
+	Breakdowns                                []breakdownView
+	ExampleGroups                             []exampleGroup
+	MoreMalformed, MoreLacking                int64
 }
 
 type tile struct {
@@ -109,9 +110,10 @@ type exampleRow struct {
 
 func newPage(r Report) pageView {
 	labels := r.labels()
-	p := pageView{Report: r, LogNames: r.logNames(), Before: r.before(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
+	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
+	p.LeftOut, p.Copies, p.ComparesSelf = r.leftOut(), r.copies(), r.sameRules()
 	for _, kind := range replay.Kinds() {
 		n, shown := r.Counts[kind], kindViews[kind]
 		if n > 0 {

@@ -50,11 +50,19 @@ type textWriter struct {
 func (t *textWriter) printf(format string, args ...any) { fmt.Fprintf(&t.out, format, args...) }
 
 func (t *textWriter) head() {
+	for _, line := range []string{t.leftOut(), t.copies()} {
+		if line != "" {
+			t.printf("%s\n", line)
+		}
+	}
 	t.printf("Replayed %s of %s through %s.\n", count(t.Registrations, "registration", "registrations"), t.logNames(), printable(t.RulesName))
 	if t.ByDevice {
 		t.printf("Counted are %s, each by its last registration.\n", count(t.Counted, "device", "devices"))
 	}
-	t.printf("Before is %s.\n", t.before())
+	t.printf("Baseline: %s.\n", t.baseline())
+	if line := t.sameRules(); line != "" {
+		t.printf("%s\n", line)
+	}
 	if t.Interrupted {
 		t.printf("The replay was interrupted: the rest of the log is not in these figures.\n")
 	}
@@ -174,8 +182,8 @@ func lower(s replay.State) replay.State {
 }
 
 func (t *textWriter) problems() {
-	t.leftOut(t.Malformed, t.MalformedFirst, "malformed line", "malformed lines")
-	t.leftOut(t.Lacking, t.LackingFirst, "record that lacks what the rules look at", "records that lack what the rules look at")
+	t.listLeftOut(t.Malformed, t.MalformedFirst, "malformed line", "malformed lines")
+	t.listLeftOut(t.Lacking, t.LackingFirst, "record that lacks what the rules look at", "records that lack what the rules look at")
 	if t.PassedOver > 0 {
 		t.printf("\n%s passed over\n", count(t.PassedOver, "record of shadow rules or probes", "records of shadow rules or probes"))
 	}
@@ -187,7 +195,7 @@ func (t *textWriter) problems() {
 	}
 }
 
-func (t *textWriter) leftOut(n int64, first []replay.Problem, one, many string) {
+func (t *textWriter) listLeftOut(n int64, first []replay.Problem, one, many string) {
 	if n == 0 {
 		return
 	}

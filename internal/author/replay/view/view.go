@@ -70,12 +70,52 @@ var kindViews = map[replay.Kind]kindView{
 	replay.FirstFaulted:          {unknownBefore, "same", never},
 }
 
-// before says what the comparison is with.
-func (r Report) before() string {
+// baseline says what the comparison is with.
+func (r Report) baseline() string {
 	if r.BaselineName != "" {
-		return "what the rules in " + printable(r.BaselineName) + " decide"
+		return printable(r.BaselineName)
 	}
-	return "the decision that the log records, else the hub that the device is on"
+	return "the decision that the log records, or else the hub that the device is on"
+}
+
+// leftOut says what the figures do not cover, the share of it first.
+func (r Report) leftOut() string {
+	out := r.Lacking + r.Malformed
+	if out == 0 {
+		return ""
+	}
+	var parts []string
+	if r.Lacking > 0 {
+		parts = append(parts, count(r.Lacking, "record that lacks what the rules look at", "records that lack what the rules look at"))
+	}
+	if r.Malformed > 0 {
+		parts = append(parts, count(r.Malformed, "malformed line", "malformed lines"))
+	}
+	all := out + r.Registrations
+	return fmt.Sprintf("Left out: %s of %s (%s): %s.", grouped(out), grouped(all), percent(out, all), enumerate(parts))
+}
+
+// copies says how many records the log holds again.
+func (r Report) copies() string {
+	if r.Duplicates == 0 {
+		return ""
+	}
+	return count(r.Duplicates, "more record has the decision ID of an earlier one, and does not count",
+		"more records have the decision ID of an earlier one, and do not count") + "."
+}
+
+// sameRules says how far the comparison is one of rules with themselves.
+func (r Report) sameRules() string {
+	switch {
+	case r.SameRules == 0:
+		return ""
+	case r.BaselineName != "":
+		return "Both are the same rules, so the comparison says nothing about a change."
+	case r.SameRules == r.Registrations:
+		return "These same rules made all decisions that are compared, so the comparison says little about a change."
+	}
+	return fmt.Sprintf("These same rules made %s of the decisions that are compared (%s): of these, the comparison says little.",
+		grouped(r.SameRules), percent(r.SameRules, r.Registrations))
 }
 
 // unit is what is counted.
@@ -121,7 +161,7 @@ func (r Report) labels() map[string]string {
 		holders[label]++
 	}
 	for _, flow := range r.Flows { // a hub that only a new device would get can be empty
-		if hub := flow.After.Hub; hub != "" && labels[hub] == "" {
+		if hub := flow.NewDevice.Hub; hub != "" && labels[hub] == "" {
 			labels[hub], _, _ = strings.Cut(hub, ".")
 			holders[labels[hub]]++
 		}

@@ -325,3 +325,41 @@ func TestTimeNeeded(t *testing.T) {
 		}
 	}
 }
+
+// What the figures do not cover comes before them, on the terminal and on the page.
+func TestWhatIsNotCompared(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		report   replay.Report
+		baseline string
+		want     []string
+	}{
+		"masked, and the rest by the same rules": {replay.Report{Registrations: 682, SameRules: 682, Lacking: 2619}, "", []string{
+			"Left out: 2,619 of 3,301 (79.3%): 2,619 records that lack what the rules look at.",
+			"These same rules made all decisions that are compared, so the comparison says little about a change."}},
+		"malformed": {replay.Report{Registrations: 1, Lacking: 1, Malformed: 2}, "", []string{
+			"Left out: 3 of 4 (75.0%): 1 record that lacks what the rules look at and 2 malformed lines."}},
+		"copies": {replay.Report{Registrations: 4, Duplicates: 1, SameRules: 1}, "", []string{
+			"1 more record has the decision ID of an earlier one, and does not count.",
+			"These same rules made 1 of the decisions that are compared (25.0%): of these, the comparison says little."}},
+		"the same baseline": {replay.Report{Registrations: 4, SameRules: 4}, "old", []string{
+			"Both are the same rules, so the comparison says nothing about a change."}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			report := view.Report{Report: &test.report, RulesName: "rules", BaselineName: test.baseline}
+			var text, page bytes.Buffer
+			if err := errors.Join(view.Text(&text, report, nil), view.Page(&page, report)); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(text.String(), want+"\n") || !strings.Contains(page.String(), want) {
+					t.Errorf("%q is missing in:\n%s", want, text.String())
+				}
+			}
+			if left := strings.Index(text.String(), "Left out"); left > 0 {
+				t.Errorf("what is left out does not come first:\n%s", text.String())
+			}
+		})
+	}
+}
