@@ -80,6 +80,17 @@ test_twin_and_payload_name_the_tenant if {
 		with data.tenants.organizations as organizations
 }
 
+# These repeat data.json as it is, so that an entry that gets lost or mixed up is noticed: change both together.
+test_each_tenant_has_its_own_hubs if {
+	every organization, hubs in {"Contoso": {"contoso-eu-hub", "contoso-us-hub"}, "Fabrikam": {"fabrikam-hub"}} {
+		{hub |
+			some hub in ["contoso-eu-hub", "contoso-us-hub", "fabrikam-hub"]
+			alone := object.union(request("device-1"), {"linkedHubs": [concat(".", [hub, "azure-devices.net"])]})
+			tenants.hub with input as alone with dps.certificate as certificate([organization])
+		} == hubs
+	}
+}
+
 # These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	every key, tenant in data.tenants.organizations {
