@@ -55,7 +55,11 @@ type Witness struct {
 // newWitness keeps of two answers the outcome or fault, and what differs.
 func newWitness(rule string, body []byte, before, after *answer.Answer) *Witness {
 	w := &Witness{Rule: rule, Request: body, Before: before.Document("outcome", "fault"), After: after.Document("outcome", "fault")}
-	for _, name := range []string{"status", "hub", "initialTwin", "payload", "reasons"} {
+	members := []string{"hub", "initialTwin", "payload", "reasons"}
+	if before.Result == after.Result {
+		members = append(members, "status") // otherwise it follows from the result
+	}
+	for _, name := range members {
 		was, is := before.Document(name), after.Document(name)
 		if !reflect.DeepEqual(was, is) {
 			w.Before, w.After = append(w.Before, was...), append(w.After, is...)
