@@ -99,7 +99,7 @@ func Run(ctx context.Context, options Options) (*Report, error) {
 	var mutants []mutant
 	leftOut := 0
 	for _, f := range files {
-		if options.Run != nil && !slices.ContainsFunc(t.packagesIn(path.Dir(f.name)), func(key string) bool { return selected[key] }) {
+		if options.Run != nil && !slices.ContainsFunc(t.packagesOf(f), func(key string) bool { return selected[key] }) {
 			continue
 		}
 		found, more := mutantsOf(f, hubs)
@@ -241,11 +241,14 @@ func (t *trial) suiteOptions(timeout time.Duration) ruletest.Options {
 	return ruletest.Options{Name: o.Rules.Name, AllowBuiltins: o.Rules.AllowBuiltins, AllowNet: o.Rules.AllowNet, Run: o.Run, Timeout: timeout}
 }
 
-// packagesIn lists the packages with files in a folder.
-func (t *trial) packagesIn(folder string) []string {
+// packagesOf returns the package of a file of rules, or those next to a file of data.
+func (t *trial) packagesOf(f *file) []string {
+	if f.module != nil {
+		return []string{ruleset.PackageName(f.module)}
+	}
 	var keys []string
 	for key, n := range t.graph {
-		if slices.ContainsFunc(n.files, func(name string) bool { return path.Dir(name) == folder }) {
+		if slices.ContainsFunc(n.files, func(name string) bool { return path.Dir(name) == path.Dir(f.name) }) {
 			keys = append(keys, key)
 		}
 	}

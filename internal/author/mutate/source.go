@@ -177,7 +177,7 @@ func readFile(set *ruleset.Ruleset, place, name string, text []byte) (*file, err
 	case strings.HasSuffix(name, "data.json"):
 		data, err := ast.ParseTerm(string(f.text))
 		if err != nil {
-			return nil, nil // JSON that is not Rego, such as an object that is empty except for comments
+			return nil, nil // what Rego cannot read is not changed
 		}
 		f.data, f.target = data, dataRef(name)
 	default:
