@@ -48,6 +48,8 @@ check: ## formatting, vet, linter, rules, editor files, import table, go.mod
 	$(GO) tool staticcheck ./...
 	$(GO) run ./cmd/usher fmt --check rules bench/rules
 	$(GO) run ./cmd/usher check --fail-on warning rules
+	@# With no exchanges, because usher new hands out only the Rego tests.
+	$(GO) run ./cmd/usher test --mutate-threshold 90 --exchanges rules/lib rules
 	$(GO) run ./cmd/usher editor --check
 	$(GO) test -run '^TestImports' .
 	$(GO) mod tidy -diff

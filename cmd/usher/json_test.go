@@ -63,6 +63,7 @@ func TestJSONMembersAreCamelCase(t *testing.T) {
 		{"replay", log, "--rules", "../../rules", "--baseline", folder, "--list", list},
 		{"replay", log, "--rules", "../../rules"},
 		{"test", "../../rules", "--coverage", "--run", "breakroom"},
+		{"test", "../../rules", "--mutate", "--run", "breakroom_test.test_toaster"},
 		{"verify", "--rules", folder},
 		{"verify", "--rules", "../../rules", "--rule", "breakroom", "--budget", "200"},
 		{"version"},

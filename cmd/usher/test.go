@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/author/mutate"
 	"github.com/usher-dps/usher/internal/author/ruletest"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
@@ -25,6 +27,8 @@ type testFlags struct {
 	pattern   *regexp.Regexp // run, compiled
 	coverage  bool
 	threshold float64
+	mutate    bool
+	mutateMin float64 // --mutate-threshold
 	timeout   time.Duration
 	require   bool
 	update    bool
@@ -50,11 +54,17 @@ It then decides every exchange below the folder, NAME.request.json, as the webho
 would, and compares the decision with NAME.decision.json next to it. --update writes
 the decisions; look at what it changed before you commit it.
 
-It exits with 4 if a test or an exchange fails, if coverage is below --threshold, or
-if --require-tests finds a package without tests.`,
+With --mutate, it then changes the rules in one place at a time, such as a < to a <=,
+and lists the changes that no test, exchange or invariant notices. For each it shows
+a request that the changed rules answer differently, by which a test would notice.
+
+It exits with 4 if a test or an exchange fails, if coverage is below --threshold, if
+too few changes are noticed for --mutate-threshold, or if --require-tests finds a
+package without tests.`,
 		Example: `  usher test
   usher test rules --run tenants -v
   usher test --threshold 90 --require-tests -o github     in CI
+  usher test --mutate --run tenants                       what do its tests not notice?
   usher test --watch`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -75,6 +85,8 @@ if --require-tests finds a package without tests.`,
 	f.StringVar(&flags.run, "run", "", "run only what matches this regular expression: data.PACKAGE.test_NAME, or the path of an exchange")
 	f.BoolVar(&flags.coverage, "coverage", false, "show which lines of the rules no test reaches")
 	f.Float64Var(&flags.threshold, "threshold", 0, "fail if the coverage is below this percentage; turns on --coverage")
+	f.BoolVar(&flags.mutate, "mutate", false, "change the rules in one place at a time, and show which changes nothing notices")
+	f.Float64Var(&flags.mutateMin, "mutate-threshold", 0, "fail if less than this percentage of the changes is noticed; turns on --mutate")
 	f.DurationVar(&flags.timeout, "timeout", ruletest.DefaultTimeout, "time limit of one test")
 	f.BoolVar(&flags.require, "require-tests", false, "fail if a package of rules has neither a test nor an exchange")
 	f.BoolVar(&flags.update, "update", false, "write the decision files of exchanges where they differ or are missing")
@@ -95,34 +107,37 @@ func (flags *testFlags) check(cmd *cobra.Command, args []string) error {
 	switch {
 	case flags.threshold < 0 || flags.threshold > 100:
 		return usageError(fmt.Errorf("--threshold must be from 0 to 100, and is %v", flags.threshold))
+	case flags.mutateMin < 0 || flags.mutateMin > 100:
+		return usageError(fmt.Errorf("--mutate-threshold must be from 0 to 100, and is %v", flags.mutateMin))
 	case flags.timeout <= 0:
 		return usageError(fmt.Errorf("--timeout must be above 0, and is %s", flags.timeout))
 	}
 	flags.coverage = flags.coverage || flags.threshold > 0
+	flags.mutate = flags.mutate || flags.mutateMin > 0
 	return flags.rules.setPath(cmd, args)
 }
 
 // runOnce runs everything and reports it. It returns an error if a test fails, or something else that the flags require
 // is missing.
 func (flags *testFlags) runOnce(ctx context.Context, w, stderr io.Writer) error {
-	bar := newProgress(stderr, "tests")
-	report, err := flags.collect(ctx, bar)
-	bar.done()
+	report, err := flags.collect(ctx, stderr)
 	if err != nil && ctx.Err() == nil {
 		return err
 	}
-	if err := report.write(w, flags.format, flags.verbose); err != nil {
+	if err := report.write(w, flags.format, flags.verbose, flags.mutateMin); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted: the results are incomplete")
 	}
-	return report.failure(flags.threshold)
+	return report.failure(flags.threshold, flags.mutateMin)
 }
 
 // collect returns what it has found even if it returns an error.
-func (flags *testFlags) collect(ctx context.Context, bar *progress) (*testReport, error) {
+func (flags *testFlags) collect(ctx context.Context, stderr io.Writer) (*testReport, error) {
 	report := &testReport{}
+	bar := newProgress(stderr, "tests")
+	defer bar.done()
 	rules, fsys, err := loadRules(ctx, flags.rules, flags.rules.options())
 	if err != nil {
 		return report, err
@@ -182,7 +197,27 @@ func (flags *testFlags) collect(ctx context.Context, bar *progress) (*testReport
 	if flags.pattern != nil && len(report.Tests)+len(report.Exchanges)+len(report.Untested) == 0 {
 		return report, usageError(fmt.Errorf("--run %s matches no test and no exchange", flags.run))
 	}
+	if flags.mutate {
+		bar.done()
+		return report, flags.mutateRules(ctx, stderr, fsys, exchanges, report)
+	}
 	return report, nil
+}
+
+// mutateRules adds to a report which changes of the rules the tests notice.
+func (flags *testFlags) mutateRules(ctx context.Context, stderr io.Writer, fsys fs.FS, exchanges []exchange.Exchange, report *testReport) error {
+	bar := newProgress(stderr, "changes")
+	defer bar.done()
+	var err error
+	report.Mutation, err = mutate.Run(ctx, mutate.Options{
+		Files: fsys, Rules: flags.rules.options(), Exchanges: exchanges, Run: flags.pattern, TestTimeout: flags.timeout,
+		Progress: func(done, total int) { bar.update(done, float64(done)/float64(total)) },
+	})
+	if failed, ok := errors.AsType[*mutate.BaselineError](err); ok {
+		report.notMutated = failed
+		return nil
+	}
+	return err
 }
 
 // findExchanges returns the exchanges that match --run.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-dps/usher/internal/author/mutate"
 	"github.com/usher-dps/usher/internal/author/report"
 	"github.com/usher-dps/usher/internal/author/ruletest"
 	"github.com/usher-dps/usher/internal/decide/exchange"
@@ -19,10 +20,13 @@ type testReport struct {
 	Tests     []testCase         `json:"tests"`
 	Exchanges []exchangeCase     `json:"exchanges"`
 	Coverage  *ruletest.Coverage `json:"coverage,omitempty"`
+	Mutation  *mutate.Report     `json:"mutation,omitempty"`
 	Untested  []string           `json:"untested,omitempty"`
 	// WithoutInput are tests whose result does not depend on any request although their rules do.
 	WithoutInput []string    `json:"withoutInput,omitempty"`
 	Summary      testSummary `json:"summary"` // set by write
+
+	notMutated *mutate.BaselineError // why there is no Mutation; nil if there is no reason
 }
 
 type testSummary struct {
@@ -70,15 +74,21 @@ func (r *testReport) sort() {
 	})
 }
 
-// failure returns nil if everything passed and the coverage is high enough. Its error has the exit code of failed
-// tests.
-func (r *testReport) failure(threshold float64) error {
+// failure returns nil if everything passed, the coverage is high enough and the tests notice enough changes. Its error
+// has the exit code of failed tests.
+func (r *testReport) failure(threshold, mutateThreshold float64) error {
 	var problems []string
 	if n := r.Summary.Failed + r.Summary.Errors; n > 0 {
 		problems = append(problems, fmt.Sprintf("%d of %d tests failed", n, len(r.Tests)+len(r.Exchanges)))
 	}
 	if r.Coverage != nil && r.Coverage.Percent < threshold {
 		problems = append(problems, fmt.Sprintf("the tests reach %v%% of the lines, --threshold is %v%%", r.Coverage.Percent, threshold))
+	}
+	if r.notMutated != nil {
+		problems = append(problems, "no change was tried: "+r.notMutated.Error())
+	}
+	if m := r.Mutation; m != nil && m.Score < mutateThreshold {
+		problems = append(problems, fmt.Sprintf("the tests notice %v%% of the changes, --mutate-threshold is %v%%", m.Score, mutateThreshold))
 	}
 	if len(r.Untested) > 0 {
 		problems = append(problems, "no test covers "+strings.Join(r.Untested, ", "))
@@ -89,7 +99,7 @@ func (r *testReport) failure(threshold float64) error {
 	return &exitError{code: exitTests, err: errors.New(strings.Join(problems, "; "))}
 }
 
-func (r *testReport) write(w io.Writer, format string, verbose bool) error {
+func (r *testReport) write(w io.Writer, format string, verbose bool, mutateThreshold float64) error {
 	counts := map[ruletest.Outcome]int{}
 	for _, t := range r.Tests {
 		counts[t.Outcome]++
@@ -105,9 +115,9 @@ func (r *testReport) write(w io.Writer, format string, verbose bool) error {
 	case "json":
 		return writeJSON(w, r)
 	case "junit":
-		return report.WriteJUnit(w, "usher test", r.suites())
+		return report.WriteJUnit(w, "usher test", append(r.suites(), mutationSuites(r.Mutation, mutateThreshold)...))
 	case "github":
-		if err := report.WriteGitHub(w, r.findings()); err != nil {
+		if err := report.WriteGitHub(w, append(r.findings(), mutationFindings(r.Mutation)...)); err != nil {
 			return err
 		}
 		return r.writeSummary(w, painter(false))
@@ -155,6 +165,7 @@ func (r *testReport) writeText(w io.Writer, verbose bool) error {
 			writeIndented(w, strings.Join(e.Problems, "\n"))
 		}
 	}
+	writeMutation(w, p, r.Mutation, verbose)
 	return r.writeSummary(w, p)
 }
 
@@ -166,6 +177,9 @@ func (r *testReport) writeSummary(w io.Writer, p painter) error {
 			}
 		}
 		fmt.Fprintf(w, "coverage %v%%: %d lines reached, %d not\n", c.Percent, c.Covered, c.NotCovered)
+	}
+	if r.Mutation != nil {
+		fmt.Fprintln(w, mutationSummary(r.Mutation))
 	}
 	for _, name := range r.Untested {
 		fmt.Fprintf(w, "package %s has neither a test nor an exchange\n", name)

@@ -56,10 +56,12 @@ test_other_devices_are_refused if {
 }
 
 test_hold_until_a_hub_of_the_kind_is_linked if {
-	without := object.union(heatpump, {"linkedHubs": ["contoso-toasters-hub-1098.azure-devices.net"]})
-	breakroom.hold == {"no hub is linked for the kind heatpump"} with input as without
-	breakroom.reject == set() with input as without
-	not breakroom.hub with input as without
+	every kind, only in {"toaster": toaster.linkedHubs[1], "heatpump": toaster.linkedHubs[0]} {
+		without := object.union({"toaster": toaster, "heatpump": heatpump}[kind], {"linkedHubs": [only]})
+		breakroom.hold == {concat(" ", ["no hub is linked for the kind", kind])} with input as without
+		breakroom.reject == set() with input as without
+		not breakroom.hub with input as without
+	}
 }
 
 test_the_groups_own_twin_is_kept if {

@@ -291,6 +291,13 @@ test_merge_twin_without_one_in_the_enrollment if {
 	dps.merge_twin({"tags": {"a": 1}}) == {"tags": {"a": 1}} with input as group({})
 }
 
+test_merge_twin_of_either_kind_of_enrollment if {
+	own := {"initialTwin": {"tags": {"site": "FRA"}}}
+	every request in [group(own), individual(own)] {
+		dps.merge_twin({"tags": {"a": 1}}) == {"tags": {"site": "FRA", "a": 1}} with input as request
+	}
+}
+
 test_merge_twin_is_deep_and_the_rule_wins if {
 	own := {"tags": {"site": "FRA", "kind": {"a": 1, "b": 1}}, "properties": {"desired": {"interval": 60}}}
 	dps.merge_twin({"tags": {"kind": {"b": 2}}, "properties": {"desired": {"interval": 30, "unit": "s"}}}) == {

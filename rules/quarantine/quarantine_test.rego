@@ -83,6 +83,14 @@ test_twin_and_payload if {
 	quarantine.payload == {"quarantine": false} with input as request("field-1") with data.quarantine.devices as listed
 }
 
+# These repeat data.json as it is, so that an entry that gets lost is noticed: change both together.
+test_the_listed_devices_go_to_the_quarantine_hub if {
+	hub := "contoso-quarantine-hub.azure-devices.net"
+	every id in ["field-0013"] {
+		quarantine.hub == hub with input as object.union(request(id), {"linkedHubs": [hub, production[0]]})
+	}
+}
+
 # These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	data.quarantine.hub != ""

@@ -85,6 +85,30 @@ test_the_region_is_in_the_twin if {
 		with input as object.union(request("us-factory", {}), {"enrollmentGroup": {"initialTwin": {"tags": {"site": "AUS-1"}}}})
 }
 
+# These repeat data.json as it is, so that an entry that gets lost or mixed up is noticed: change both together.
+shipped(group, device) := hub if {
+	hub := residency.hub with input as object.union(request(group, device), {"linkedHubs": [host(name) |
+		some name in ["contoso-us-hub", "contoso-eu-hub", "contoso-eu-north-hub"]
+	]})
+}
+
+test_each_country_starts_on_its_hub if {
+	every country, hub in {
+		"DE": "contoso-eu-hub", "FR": "contoso-eu-hub",
+		"FI": "contoso-eu-north-hub", "SE": "contoso-eu-north-hub",
+	} {
+		every i in numbers.range(1, 5) {
+			shipped("eu-factory", {"registrationId": sprintf("dev-%d", [i]), "payload": {"country": country}}) == host(hub)
+		}
+	}
+}
+
+test_each_factory_uses_all_hubs_of_its_region if {
+	every group, hubs in {"eu-factory": {"contoso-eu-hub", "contoso-eu-north-hub"}, "us-factory": {"contoso-us-hub"}} {
+		{shipped(group, {"registrationId": sprintf("dev-%d", [i])}) | some i in numbers.range(1, 30)} == {host(hub) | some hub in hubs}
+	}
+}
+
 # These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	every enrollment, region in data.residency.enrollments {

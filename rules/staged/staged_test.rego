@@ -74,6 +74,23 @@ test_hold_without_a_hub_of_the_side if {
 	staged.hold == set() with input as alone with data.staged as at(0)
 }
 
+# These repeat data.json as it is, so that an entry that gets lost or mixed up is noticed: change both together.
+shipped(id, percent) := hub if {
+	linked := ["contoso-v1-hub.azure-devices.net", "contoso-v2-hub.azure-devices.net"]
+	hub := staged.hub with input as object.union(request(id), {"linkedHubs": linked}) with data.staged.percent as percent
+}
+
+test_each_side_has_its_own_hub if {
+	shipped("dev-1", 0) == "contoso-v1-hub.azure-devices.net"
+	shipped("dev-1", 100) == "contoso-v2-hub.azure-devices.net"
+}
+
+test_the_listed_pilots_go_first if {
+	every id in ["pilot-1"] {
+		shipped(id, 0) == "contoso-v2-hub.azure-devices.net"
+	}
+}
+
 # These check data.json as it is.
 test_data_is_usable if {
 	data.staged.name != ""

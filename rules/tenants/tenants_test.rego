@@ -80,6 +80,27 @@ test_twin_and_payload_name_the_tenant if {
 		with data.tenants.organizations as organizations
 }
 
+# These repeat data.json as it is, so that an entry that gets lost or mixed up is noticed: change both together.
+test_each_tenant_has_its_own_hubs if {
+	every organization, hubs in {"Contoso": {"contoso-eu-hub", "contoso-us-hub"}, "Fabrikam": {"fabrikam-hub"}} {
+		{hub |
+			some hub in ["contoso-eu-hub", "contoso-us-hub", "fabrikam-hub"]
+			alone := object.union(request("device-1"), {"linkedHubs": [concat(".", [hub, "azure-devices.net"])]})
+			tenants.hub with input as alone with dps.certificate as certificate([organization])
+		} == hubs
+	}
+}
+
+test_contoso_has_more_devices_on_its_larger_hub if {
+	hubs := ["contoso-eu-hub.azure-devices.net", "contoso-us-hub.azure-devices.net"]
+	chosen := [hub |
+		some i in numbers.range(1, 40)
+		device := object.union(request(sprintf("device-%d", [i])), {"linkedHubs": hubs})
+		hub := tenants.hub with input as device with dps.certificate as certificate(["Contoso"])
+	]
+	count([hub | some hub in chosen; hub == hubs[0]]) > count([hub | some hub in chosen; hub == hubs[1]])
+}
+
 # These check data.json as it is. A key in another case would never be found.
 test_data_is_usable if {
 	every key, tenant in data.tenants.organizations {

@@ -183,6 +183,23 @@ func (s *Suite) Run(ctx context.Context) iter.Seq2[Result, error] {
 	}
 }
 
+// FirstFailure runs the tests one at a time until one fails or cannot be evaluated, and returns that; nil if all pass.
+// The place of the failure is left out, because finding it takes a second run. The errors are those of Run.
+func (s *Suite) FirstFailure(ctx context.Context) (*Result, error) {
+	for result, err := range s.evaluate(ctx, s.runner(ctx, s.options.Run).SetParallel(1)) {
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range casesOf(result) {
+			if one.Outcome == Fail || one.Outcome == Error {
+				one.Failure = nil
+				return &one, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
 func yieldAll(yield func(Result, error) bool, results []Result) bool {
 	for _, r := range results {
 		if !yield(r, nil) {
