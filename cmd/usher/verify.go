@@ -179,7 +179,7 @@ func readDocuments(ctx context.Context, args []string, stdin io.Reader) ([]map[s
 		if item.Body == nil {
 			continue
 		}
-		if request, err := item.Parse(); err == nil {
+		if request, err := item.Parse(); err == nil && request.Enrollment.ID != "" {
 			documents = append(documents, request.Document)
 		}
 	}

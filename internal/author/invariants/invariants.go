@@ -199,11 +199,11 @@ func (i *Invariants) Analyze(rule string) *dataflow.Analysis {
 	return of
 }
 
-// ofRequest returns the place in the request of what invariants read from their input. The library, which reads the
-// request from input, gets it by `with input as input.request`.
+// ofRequest returns the place in the request of what invariants read from their input. The library reads the request
+// from input, which it gets by `with input as input.request`; that alone reads nothing.
 func ofRequest(read string) (string, bool) {
 	if place, ok := strings.CutPrefix(read, "/request"); ok {
-		return place, true
+		return place, place != ""
 	}
 	return read, !strings.HasPrefix(read, "/decision")
 }
