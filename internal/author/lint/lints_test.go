@@ -126,6 +126,8 @@ func TestReadEnrollments(t *testing.T) {
 		{name: "list", text: `[{"enrollmentGroupId": "a", "iotHubs": ["h"], "attestation": {"type": "x509", "x509": {}}, "etag": "1"}, {"registrationId": "b", "iotHubs": null}]`,
 			want: []lint.Enrollment{{Enrollment: group("a"), Hubs: []string{"h"}, Attestation: "x509"}, {Enrollment: individual("b")}}},
 		{name: "one", text: ` {"registrationId": "b"}`, want: []lint.Enrollment{{Enrollment: individual("b")}}},
+		{name: "initial twin", text: `{"enrollmentGroupId": "a", "initialTwin": {"tags": {"site": "Ulm"}}}`,
+			want: []lint.Enrollment{{Enrollment: group("a"), InitialTwin: map[string]any{"tags": map[string]any{"site": "Ulm"}}}}},
 		{name: "none", text: `[]`, want: []lint.Enrollment{}},
 		{name: "nothing", text: ``, problem: io.EOF.Error()},
 		{name: "neither", text: `[{"etag": "x"}]`, problem: "/0: an enrollment has either"},
