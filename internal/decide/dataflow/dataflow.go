@@ -263,7 +263,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 	}()
 
 	result := outcome{frame: f.frame}
-	merged := Value{Kind: Object, Members: map[string]Alternatives{}} // of partial objects
+	merged := Value{Kind: Object, Members: map[string]Alternatives{}, Names: map[string]Place{}} // of partial objects
 	var inSet Alternatives
 	isSet, isObject := false, false
 	for _, rule := range n.Values {
@@ -312,6 +312,9 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 		if name, ok := key.(ast.String); ok && child != nil && !isFunction(child) {
 			isObject = true
 			merged.Members[string(name)] = append(merged.Members[string(name)], f.node(child).alternatives...)
+			if len(child.Values) > 0 {
+				merged.Names[string(name)] = Place{Location: child.Values[0].Location}
+			}
 		}
 	}
 	if isSet {
