@@ -116,12 +116,15 @@ func unreachable(_ context.Context, s *subject, add report) {
 	always := map[string]*ast.Rule{}
 	for _, module := range s.modules {
 		for _, rule := range module.Rules {
+			for r := rule; r.Else != nil; r = r.Else {
+				if holdsAlways(r) {
+					add(r.Else.Location, fmt.Sprintf("this else is never used: %s is defined without a condition before it", s.name(rule)),
+						"put the definition without a condition last")
+					break
+				}
+			}
 			if rule.Default || !holdsAlways(rule) {
 				continue
-			}
-			if rule.Else != nil {
-				add(rule.Else.Location, fmt.Sprintf("this else is never used: %s is defined without a condition before it", s.name(rule)),
-					"put the definition without a condition last")
 			}
 			if rule.Head.RuleKind() == ast.SingleValue && rule.Ref().IsGround() && len(rule.Head.Args) == 0 {
 				always[rule.Ref().String()] = rule

@@ -121,13 +121,15 @@ func readArchive(t testing.TB, name string) *txtar.Archive {
 			continue
 		}
 		module := fmt.Sprintf(bodyHeader, id)
-		if !strings.Contains(body, "\nhub") && !strings.HasPrefix(body, "hub") {
+		if !definesHub.MatchString(body) {
 			body += "\nhub := dps.current_hub\n"
 		}
 		archive.Files[i].Data = []byte(module + body)
 	}
 	return archive
 }
+
+var definesHub = regexp.MustCompile(`(?m)^hub\b`)
 
 const bodyHeader = `# METADATA
 # title: %[1]s

@@ -53,10 +53,14 @@ in an object, compare it with literals, or check that it is in a set.
 	# not found: one of these
 	hub := dps.hub_named({"P7": "contoso-eu", "L2": "contoso-us"}[dps.payload_string("model")])
 
+A regular expression is such a check if it is anchored and only a few texts match it,
+as in "^(eu|us)$".
+
 This lint checks hub and everything below tags in initial_twin, also if the value
 passes through other rules, functions and comprehensions. It also finds a choice
-among input.linkedHubs by the device's value. It does not check your own table that
-leads from a value to another tenant; write an invariant for that.`,
+among input.linkedHubs by the device's value: by name, by position, in a table of all
+linked hubs, or with the value as the key of usher.choose. It does not check your own
+table that leads from a value to another tenant; write an invariant for that.`,
 		},
 		{
 			ID: "unlinked-hub", Level: Error, look: unlinkedHub,
@@ -101,7 +105,7 @@ checked when it arrives.`,
 		},
 		{
 			ID: "entry-type", Level: Error, look: entryType,
-			Title: "hub is not a text, or twin or payload is not an object",
+			Title: "an entry rule has a value of the wrong type",
 			Explanation: `DPS accepts a host name as hub, and delivers a payload only if it is an object; any
 other payload does not reach the device. Usher does not send such an answer; it puts
 the device on hold instead.
@@ -110,7 +114,17 @@ the device on hold instead.
 	payload := "welcome"
 
 	# not found
-	payload := {"message": "welcome"}`,
+	payload := {"message": "welcome"}
+
+The reasons in reject and hold are texts; those in hold may also be objects with
+reason, status (429 or 503) and retry_after (seconds, at most 3600). Usher ignores
+other members and values. true rejects or holds a device without a reason.
+
+	# found
+	reject if dps.registration_id == "x"
+
+	# not found
+	reject contains "x is gone" if dps.registration_id == "x"`,
 		},
 		{
 			ID: "secret", Level: Error, look: secrets,
@@ -206,6 +220,10 @@ misses devices that spell their ID differently.
 	# not found
 	hub := dps.hub_named("eu") if startswith(dps.registration_id_lower, "press-")
 
+The same is true of parts of an identifier, of tables and sets in which one is looked
+up, and of regular expressions without (?i). The current hub and the linked hubs can
+differ in case as well; dps.current_hub compares them as DPS does.
+
 This lint also finds a text in lower case that is compared with a text that has
 capitals, or looked up in a table whose keys have some: they are never equal.`,
 		},
@@ -224,7 +242,8 @@ nothing is then neither refused nor assigned.
 	reject contains "unknown region" if not known
 
 This lint considers parts of the request that DPS may leave out, and rules and
-functions that may be undefined.`,
+functions that may be undefined. It reports nothing if the body demands the operand
+anyway, or if another definition is "not" the operand alone.`,
 		},
 		{
 			ID: "hub-by-position", Level: Warning, look: hubByPosition,
@@ -236,7 +255,10 @@ tomorrow, every device moves when it registers again.
 	hub := input.linkedHubs[0]
 
 	# not found: the same device gets the same hub
-	hub := dps.spread(input.linkedHubs)`,
+	hub := dps.spread(input.linkedHubs)
+
+The last hub, a slice, the first hub that meets a condition, and a position that the
+rule computes or compares depend on the order, too. A list that is sorted does not.`,
 		},
 		{
 			ID: "untyped-order", Level: Warning, look: untypedOrder,

@@ -33,10 +33,11 @@ type branch struct {
 	constant bool
 }
 
-// newBranches collects the expressions in the files of a compiled rule that isHome accepts.
-func newBranches(syntax ruleset.Syntax, isHome func(file string) bool) *branches {
+// newBranches collects the expressions in the files of a compiled rule that isHome accepts. The results of the
+// restricted calls can change between two requests.
+func newBranches(syntax ruleset.Syntax, restricted []*ast.Expr, isHome func(file string) bool) *branches {
 	b := &branches{of: map[*ast.Expr]int{}, main: map[*ast.Expr]bool{}}
-	c := constants{compiler: syntax.Compiler, rules: map[*ast.Rule]bool{}}
+	c := constants{compiler: syntax.Compiler, restricted: restricted, rules: map[*ast.Rule]bool{}}
 	var modules []*ast.Module
 	for _, module := range syntax.Compiler.Modules {
 		if isHome(module.Package.Location.File) {
@@ -202,12 +203,13 @@ func (from origins) gives(expr *ast.Expr) bool {
 
 // constants finds expressions that do not depend on the request.
 type constants struct {
-	compiler *ast.Compiler
-	rules    map[*ast.Rule]bool
+	compiler   *ast.Compiler
+	restricted []*ast.Expr
+	rules      map[*ast.Rule]bool // whether they are constant
 }
 
 func (c constants) expr(expr *ast.Expr, from origins) bool {
-	constant := len(expr.With) == 0
+	constant := len(expr.With) == 0 && !slices.Contains(c.restricted, expr)
 	visit := func(t *ast.Term) bool {
 		switch v := t.Value.(type) {
 		case ast.Ref:

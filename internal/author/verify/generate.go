@@ -24,9 +24,7 @@ const (
 // Three in four get a hub, if the rule assigns that many. The same rules and options give the same requests. Its errors
 // are those of Run, and that of ctx.
 func Generate(ctx context.Context, options Options) ([]Generated, error) {
-	if options.Budget <= 0 {
-		options.Budget = DefaultBudget
-	}
+	options = options.withDefaults()
 	wanted := options.Budget
 	options.Budget *= candidatesPerRequest
 	searches, err := newSearches(ctx, options)
@@ -34,12 +32,12 @@ func Generate(ctx context.Context, options Options) ([]Generated, error) {
 		return nil, err
 	}
 	var requests []Generated
+	if err := exploreAll(ctx, searches, options); err != nil {
+		return nil, err
+	}
 	for done, s := range searches {
 		if ctx.Err() != nil {
 			break
-		}
-		if err := s.explore(ctx, options); err != nil {
-			return nil, err
 		}
 		if s.plan != nil { // otherwise no request reaches the rule
 			for _, body := range s.generate(ctx, wanted) {

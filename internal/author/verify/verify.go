@@ -24,6 +24,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
@@ -62,6 +64,16 @@ type Options struct {
 	// Progress, if set, is called from time to time with the number of requests so far and in all. It is called by one
 	// goroutine at a time.
 	Progress func(done, total int)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Budget <= 0 {
+		o.Budget = DefaultBudget
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	return o
 }
 
 // Report is the result of a search.
@@ -187,25 +199,17 @@ type Skip struct {
 // Run searches. It returns a *ruleset.LoadError if the METADATA or the invariants are wrong, and an *UnknownError if
 // the options name an unknown rule or promise. When ctx ends, Run reports what it has found so far.
 func Run(ctx context.Context, options Options) (*Report, error) {
-	if options.Budget <= 0 {
-		options.Budget = DefaultBudget
-	}
-	if options.Workers <= 0 {
-		options.Workers = runtime.GOMAXPROCS(0)
-	}
+	options = options.withDefaults()
 	searches, err := newSearches(ctx, options)
 	if err != nil {
 		return nil, err
 	}
 	report := &Report{Seed: options.Seed}
+	if err := exploreAll(ctx, searches, options); err != nil {
+		return nil, err
+	}
 	total := 0
 	for _, s := range searches {
-		if ctx.Err() != nil {
-			break
-		}
-		if err := s.explore(ctx, options); err != nil {
-			return nil, err
-		}
 		if s.plan != nil {
 			total += s.plan.size()
 		}
@@ -368,6 +372,22 @@ func skipsOf(rule *ruleset.Rule) ([]Skip, []ruleset.Problem) {
 	return skips, nil
 }
 
+// exploreAll plans the requests of all searches. Each plan is the work of one goroutine, so that it does not depend on
+// the number of workers.
+func exploreAll(ctx context.Context, searches []*search, options Options) error {
+	var group errgroup.Group
+	group.SetLimit(options.Workers)
+	for _, s := range searches {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil // Run reports what it has found so far
+			}
+			return s.explore(ctx, options)
+		})
+	}
+	return group.Wait()
+}
+
 // explore plans the requests to try.
 func (s *search) explore(ctx context.Context, options Options) error {
 	name := fnv.New64a()
@@ -377,7 +397,7 @@ func (s *search) explore(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	s.branches = newBranches(f.syntax, func(file string) bool { return s.checker.analysis.Home[file] })
+	s.branches = newBranches(f.syntax, s.checker.rule.RestrictedCalls(), func(file string) bool { return s.checker.analysis.Home[file] })
 	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analyze(), branches: s.branches, random: random,
 		decide: func(d *draft) brief { return f.brief(ctx, d) },
 		follow: func(d *draft) evaluated { return f.follow(ctx, d) },

@@ -354,7 +354,7 @@ func picked(in Alternatives, words []Source) Alternatives {
 	}
 	words = made(words, "picks")
 	return mapped(in, func(v Value) Value {
-		if v.traits&linkedHub != 0 {
+		if v.isAnyLinked() {
 			v.Sources = addSources(v.Sources, words...)
 		}
 		return v
@@ -375,7 +375,7 @@ func unordered(in Alternatives) Alternatives {
 // choose is usher.choose: one of the hubs that are named. The key settles which one: a device that can write the key
 // can try keys until it gets the hub that it wants.
 func (f *flow) choose(key, hubs, linked Alternatives) Alternatives {
-	chosen := Value{Sources: addSources(sourcesOf(linked), made(wordsIn(key), "picks")...), traits: linkedHub}
+	chosen := Value{Sources: addSources(made(sourcesOf(linked), "named"), made(wordsIn(key), "picks")...), traits: linkedHub | named}
 	for _, v := range hubs {
 		chosen.Sources = addSources(chosen.Sources, v.Sources...)
 		names := elements(Alternatives{v})
@@ -394,6 +394,9 @@ func (f *flow) choose(key, hubs, linked Alternatives) Alternatives {
 			f.nameHub(name, strings.ContainsAny(text, "*?"))
 			chosen.Sources = addSources(chosen.Sources, name.Sources...)
 			chosen.ByPosition = chosen.ByPosition || name.ByPosition
+			if name.Kind != Constant {
+				chosen.traits &^= named
+			}
 		}
 	}
 	return Alternatives{chosen}

@@ -287,7 +287,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 	}()
 
 	result := outcome{frame: f.frame, uses: f.uses, refuted: facts{}}
-	merged := Value{Kind: Object, Members: map[string]Alternatives{}} // of partial objects
+	merged := Value{Kind: Object, Members: map[string]Alternatives{}, Names: map[string]Place{}} // of partial objects
 	var inSet Alternatives
 	isSet, isObject := false, false
 	for _, rule := range n.Values {
@@ -339,6 +339,9 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 		if name, ok := key.(ast.String); ok && child != nil && !isFunction(child) {
 			isObject = true
 			merged.Members[string(name)] = append(merged.Members[string(name)], f.node(child).alternatives...)
+			if len(child.Values) > 0 {
+				merged.Names[string(name)] = Place{Location: child.Values[0].Location}
+			}
 		}
 	}
 	if isSet {
@@ -670,16 +673,16 @@ func trusted(in Alternatives, s *scope) bool {
 	}
 	ok := true
 	each(in, func(v Value) {
-		ok = ok && v.traits&(linkedHub|linkedList|linkedByName|linkedPosition) == 0 &&
+		ok = ok && !v.isAnyLinked() && v.traits&(linkedList|linkedByName|linkedPosition) == 0 &&
 			!(v.Kind == Unknown && len(v.Request) < 2 && v.Request != nil) && !slices.ContainsFunc(v.Sources, Source.isLinked)
 	})
 	return ok
 }
 
-// isLinked reports whether something was made of the linked hubs, such as their labels; their number is the same for
-// any of them.
+// isLinked reports whether something was made of any linked hubs, such as their labels. Their number, and a hub that
+// the rule names, are the same whatever is picked.
 func (s Source) isLinked() bool {
-	return s.Pointer == "/linkedHubs" && !strings.Contains(s.made, "|count")
+	return s.Pointer == "/linkedHubs" && !strings.Contains(s.made, "|count") && !strings.Contains(s.made, "|named")
 }
 
 // check notes that the words in a value are compared with what is allowed.
@@ -727,7 +730,7 @@ func (s *scope) pick(t *ast.Term, change func(Value) Value) {
 		seen[v] = true
 		now := slices.Clone(s.vars[v])
 		for i, value := range now {
-			if value.traits&(linkedHub|linkedPosition) != 0 {
+			if value.isAnyLinked() || value.traits&linkedPosition != 0 {
 				now[i] = change(value)
 			}
 		}
@@ -1067,7 +1070,7 @@ func namesIn(v Value) Alternatives {
 // lookUp is v[key] for a key that is bound. A word that finds something in a table that the device did not write is one
 // of the words that the table allows. One that finds a linked hub in a table or a list of all of them picks it.
 func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
-	if trusted(Alternatives{v}, s) {
+	if v.isWritten() || trusted(Alternatives{v}, s) {
 		s.check(Alternatives{key})
 	}
 	found := f.inside(v, key, s)
@@ -1080,7 +1083,7 @@ func (f *flow) lookUp(v, key Value, s *scope) Alternatives {
 	for i := range found {
 		one := &found[i]
 		one.ByPosition = one.ByPosition || v.ByPosition || key.ByPosition || byPosition && (one.traits&inOrder != 0 || v.keys&inOrder != 0)
-		if one.traits&linkedHub != 0 {
+		if one.isAnyLinked() {
 			one.Sources = addSources(one.Sources, words...)
 		}
 	}
@@ -1104,7 +1107,7 @@ func (f *flow) inside(v, key Value, s *scope) Alternatives {
 	case Constant:
 		return lookUpConstant(v, key)
 	case Object:
-		if name, named := key.Text(); named {
+		if name, ok := key.Text(); ok {
 			inside := append(slices.Clip(v.Members[name]), withSources(v.Rest, v.Sources)...)
 			for _, other := range v.others {
 				inside = append(inside, f.lookUp(other, key, s)...)
@@ -1120,17 +1123,20 @@ func (f *flow) inside(v, key Value, s *scope) Alternatives {
 		}
 		return elements(Alternatives{v})
 	}
-	switch name, named := key.Text(); {
+	switch name, isName := key.Text(); {
 	case v.traits&linkedByName != 0:
 		f.meet("lookup", Alternatives{v}, Alternatives{key})
 		f.nameHub(key, false)
+		if key.Kind == Constant {
+			return unknownOf(made(v.Sources, "named"), linkedHub|named)
+		}
 		return unknownOf(addSources(v.Sources, made(key.Sources, "key")...), linkedHub)
 	case v.traits&linkedList != 0:
 		e := element(v)
 		e.Sources = addSources(v.Sources, made(key.Sources, "key")...)
 		return Alternatives{e}
 	case v.Request != nil:
-		if !named {
+		if !isName {
 			name = AnyMember
 		}
 		below := v.below(name)
@@ -1140,7 +1146,7 @@ func (f *flow) inside(v, key Value, s *scope) Alternatives {
 			}
 		}
 		return Alternatives{below}
-	case named:
+	case isName:
 		return unknownOf(membersOf(v.Sources, name), v.traits&letterCase)
 	}
 	return unknownOf(addSources(membersOf(v.Sources, AnyMember), made(key.Sources, "key")...), v.traits&letterCase)

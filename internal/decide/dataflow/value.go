@@ -52,10 +52,11 @@ const (
 )
 
 // traits are facts about an unknown that follow from its origin.
-type traits uint8
+type traits uint16
 
 const (
 	linkedHub      traits = 1 << iota // one of input.linkedHubs
+	named                             // with linkedHub: one that the rule itself names
 	linkedList                        // input.linkedHubs, or some of them
 	linkedByName                      // the result of usher.linked: any name that is linked leads to a hub
 	linkedPosition                    // a position in a list of linked hubs, at which the rule has found something
@@ -495,7 +496,7 @@ func (v Value) positionOf(i int, e Value) Value {
 
 // positionsOf are the traits of the positions at which such elements are.
 func positionsOf(e Value) traits {
-	if e.traits&linkedHub == 0 {
+	if !e.isAnyLinked() {
 		return 0
 	}
 	return linkedPosition | e.traits&inOrder
@@ -534,6 +535,12 @@ func element(v Value) Value {
 	}
 	return e
 }
+
+// isAnyLinked reports whether v is a linked hub that the rule does not name.
+func (v Value) isAnyLinked() bool { return v.traits&(linkedHub|named) == linkedHub }
+
+// isWritten reports whether the rule or its data say which keys a collection has.
+func (v Value) isWritten() bool { return v.Kind == Object && !v.open || v.ends != nil }
 
 // requestValue is the value at a path of the request.
 func requestValue(path []string, at *ast.Location) Value {
