@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -33,7 +34,19 @@ import (
 	"github.com/usher-dps/usher/internal/serve/telemetry"
 )
 
+// help is what the program prints if it is asked for help. It takes no arguments otherwise.
+const help = `handler is the webhook that DPS calls, with the rules that decide.
+
+It takes no arguments: the Azure Functions host starts it, and its settings are
+environment variables. local.settings.json.example explains each of them. Without
+the host it listens where USHER_LISTEN says, such as USHER_LISTEN=localhost:8080.
+`
+
 func main() {
+	if slices.ContainsFunc(os.Args[1:], func(arg string) bool { return arg == "--help" || arg == "-h" || arg == "help" }) {
+		fmt.Print(help)
+		return
+	}
 	host := os.Getppid() // first, because it may exit at any time
 	tuneCollector(os.Getenv)
 	time.Local = time.UTC // to a rule, "Local" must be the same on every instance

@@ -348,3 +348,16 @@ func TestProgram(t *testing.T) {
 		t.Errorf("told to stop, ended with %v, stderr %q", err, &stderr)
 	}
 }
+
+// Asked for help, the handler prints it and starts nothing.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, arg := range []string{"--help", "-h", "help"} {
+		command := exec.CommandContext(t.Context(), os.Args[0], arg)
+		command.Env = append(os.Environ(), modeVariable+"="+modeHandler)
+		out, err := command.Output()
+		if err != nil || !strings.HasPrefix(string(out), "handler is the webhook that DPS calls") {
+			t.Errorf("%s: %v\n%s", arg, err, out)
+		}
+	}
+}

@@ -94,7 +94,7 @@ usher replay and usher explain read it.`,
   usher dps --webhook http://localhost:8000/hook --journal calls.ndjson --time-scale 20
   usher dps key contoso-custom-allocated-devices toaster-1-contoso-tstrsd-007
   usher dps fleet --devices 10000 --rate 1000 --storm 1`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(knownCommand),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := flags.check(cmd); err != nil {
 				return err

@@ -256,8 +256,15 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 		if change.New != "" {
 			fmt.Fprintf(out, "  + %s %s\n", change.Pointer, change.New)
 		}
-		if change.Key {
-			fmt.Fprintf(out, "    with another key\n")
+		if words := keyWords[change.Key]; words != "" {
+			fmt.Fprintf(out, "    %s\n", words)
 		}
 	}
+}
+
+// keyWords say what happens to a function key, which is not shown.
+var keyWords = map[enrollment.KeyChange]string{
+	enrollment.KeyAdded:   "with a key",
+	enrollment.KeyChanged: "with another key",
+	enrollment.KeyRemoved: "without its key",
 }

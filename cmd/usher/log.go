@@ -104,7 +104,7 @@ func (flags *logFlags) run(ctx context.Context, args []string, filter recordFilt
 		err = search.read(ctx, logs)
 	}
 	err = errors.Join(err, flush())
-	search.report(stderr, flags.id == "")
+	search.report(stderr, flags.id == "" && err == nil)
 	switch {
 	case ctx.Err() != nil && flags.follow:
 		return nil // that is how it ends
@@ -112,6 +112,8 @@ func (flags *logFlags) run(ctx context.Context, args []string, filter recordFilt
 		return errors.New("interrupted: there may be more")
 	case err != nil:
 		return err
+	case search.records == 0 && flags.id != "":
+		return fmt.Errorf("there are no decision records, so none has the decision ID %s", printableCell(flags.id))
 	case search.found == 0 && flags.id != "":
 		return fmt.Errorf("none of %d records has the decision ID %s", search.records, printableCell(flags.id))
 	}
@@ -183,7 +185,11 @@ func (s *logSearch) report(stderr io.Writer, askedForAny bool) {
 			fmt.Fprintf(stderr, "  %s\n", printableCell(example))
 		}
 	}
-	if s.found == 0 && askedForAny {
+	switch {
+	case s.found > 0 || !askedForAny:
+	case s.records == 0:
+		fmt.Fprintln(stderr, "there are no decision records")
+	default:
 		fmt.Fprintf(stderr, "none of %s matches\n", plural(s.records, "record"))
 	}
 }

@@ -103,11 +103,13 @@ it shows is what devices get.`,
   usher explain examples/requests/default-new.json     show where this device goes, and why`,
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true, // a failure is no reason to print the help
-		Args:          usageArgs(cobra.NoArgs),
+		Args:          usageArgs(knownCommand),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
+		Version: readBuild().Usher,
 	}
+	cmd.SetVersionTemplate(readBuild().String())
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError(describeFlagError(err)) })
 	for _, group := range []struct {
 		id, title string
@@ -125,6 +127,7 @@ it shows is what devices get.`,
 			cmd.AddCommand(sub)
 		}
 	}
+	cmd.SetHelpCommand(newHelpCommand())
 	cmd.SetHelpCommandGroupID("about")
 	cmd.SetCompletionCommandGroupID("about")
 	var codes strings.Builder
@@ -134,4 +137,46 @@ it shows is what devices get.`,
 	// Subcommands inherit the template.
 	cmd.SetUsageTemplate(cmd.UsageTemplate() + "{{if not .HasParent}}\nExit codes:\n" + codes.String() + "{{end}}")
 	return cmd
+}
+
+// knownCommand refuses the arguments of a command that has others below it: none of them has that name.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+	cmd.SuggestionsMinimumDistance = 2 // letters
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(similar, " or "))
+	}
+	return errors.New(text)
+}
+
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Print the help of a command",
+		Long:  "Help prints the help of usher, or of one of its commands.",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if len(args) == 0 {
+				for _, sub := range cmd.Root().Commands() {
+					names = append(names, sub.Name())
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			asked, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				asked, rest = cmd.Root(), args
+			}
+			if len(rest) > 0 {
+				return usageError(knownCommand(asked, rest))
+			}
+			asked.InitDefaultHelpFlag() // as cobra does before it prints the help for --help
+			asked.InitDefaultVersionFlag()
+			return asked.Help()
+		},
+	}
 }

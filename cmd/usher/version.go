@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -27,7 +28,7 @@ adds the commit from which usher was built, if the build knew it.`,
 			if format == "json" {
 				return writeJSON(cmd.OutOrStdout(), build)
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "usher %s\nopa %s\n%s %s\n", build.Usher, build.OPA, build.Go, build.Platform)
+			_, err := io.WriteString(cmd.OutOrStdout(), build.String())
 			return err
 		},
 	}
@@ -44,6 +45,10 @@ type build struct {
 	Commit   string `json:"commit,omitempty"`
 	Time     string `json:"time,omitempty"`     // of the commit
 	Modified bool   `json:"modified,omitempty"` // the working tree had uncommitted changes
+}
+
+func (b build) String() string {
+	return fmt.Sprintf("usher %s\nopa %s\n%s %s\n", b.Usher, b.OPA, b.Go, b.Platform)
 }
 
 func readBuild() build {

@@ -124,8 +124,7 @@ spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
 # description: >-
 #   A device is always on the same side, and a device that is in at 10 percent is in at 20.
 #   The salt names the purpose: another salt selects other devices. Percentages may have
-#   fractions, down to 0.0001. A percent that is not a number is an error, like that of a
-#   built-in function; the result is false then.
+#   fractions, down to 0.0001. One that is not a number is an error, and no device is in it.
 default in_percentage(_, _) := false
 
 in_percentage(salt, percent) if {

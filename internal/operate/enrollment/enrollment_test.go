@@ -82,7 +82,7 @@ func TestOnlyTheKeyChanges(t *testing.T) {
 		t.Errorf("the webhook is %+v", got)
 	}
 	changes := enrollment.Changes(before, after)
-	if len(changes) != 1 || !changes[0].Key || strings.Contains(changes[0].Old+changes[0].New, "-key") {
+	if len(changes) != 1 || changes[0].Key != enrollment.KeyChanged || strings.Contains(changes[0].Old+changes[0].New, "-key") {
 		t.Errorf("changes %+v", changes)
 	}
 }
@@ -165,4 +165,29 @@ func FuzzConnectionString(f *testing.F) {
 			t.Errorf("the error quotes it: %v", err)
 		}
 	})
+}
+
+// What happens to a key is told without the key.
+func TestKeyChanges(t *testing.T) {
+	t.Parallel()
+	calling := func(webhook string) enrollment.Enrollment {
+		document := map[string]any{"enrollmentGroupId": "g"}
+		if webhook != "" {
+			document["customAllocationDefinition"] = map[string]any{"webhookUrl": webhook}
+		}
+		return enrollment.Enrollment{Kind: enrollment.Group, Document: document}
+	}
+	const plain, one, two = "https://f.example/api/allocate", "https://f.example/api/allocate?code=one", "https://f.example/api/allocate?code=two"
+	for _, test := range []struct {
+		before, after string
+		want          enrollment.KeyChange
+	}{
+		{"", one, enrollment.KeyAdded}, {plain, one, enrollment.KeyAdded}, {one, two, enrollment.KeyChanged},
+		{one, plain, enrollment.KeyRemoved}, {one, "", enrollment.KeyRemoved}, {"", plain, ""},
+	} {
+		changes := enrollment.Changes(calling(test.before), calling(test.after))
+		if len(changes) != 1 || changes[0].Key != test.want {
+			t.Errorf("from %q to %q: %+v, want %q", test.before, test.after, changes, test.want)
+		}
+	}
 }

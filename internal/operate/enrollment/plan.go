@@ -120,8 +120,30 @@ type Change struct {
 	// keys.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
-	// Key is set if the function key changes.
-	Key bool `json:"key,omitempty"`
+	// Key says what happens to the function key; empty if nothing does.
+	Key KeyChange `json:"key,omitempty"`
+}
+
+// KeyChange is what happens to the function key in the URL of a webhook.
+type KeyChange string
+
+// What can happen to a key.
+const (
+	KeyAdded   KeyChange = "added"
+	KeyChanged KeyChange = "changed"
+	KeyRemoved KeyChange = "removed"
+)
+
+func keyChange(old, new string) KeyChange {
+	switch {
+	case old == new:
+		return ""
+	case old == "":
+		return KeyAdded
+	case new == "":
+		return KeyRemoved
+	}
+	return KeyChanged
 }
 
 // Changes returns the members in which two states of an enrollment differ.
@@ -137,7 +159,9 @@ func Changes(before, after Enrollment) []Change {
 			continue
 		}
 		change := Change{Pointer: string(jsontext.Pointer("").AppendToken(name)), Old: shown(old, was), New: shown(new, is)}
-		change.Key = name == "customAllocationDefinition" && before.Webhook().Key() != after.Webhook().Key()
+		if name == "customAllocationDefinition" {
+			change.Key = keyChange(before.Webhook().Key(), after.Webhook().Key())
+		}
 		changes = append(changes, change)
 	}
 	return changes
