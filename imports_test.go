@@ -60,8 +60,8 @@ func covers(listed, name string) bool {
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
-	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/explanation", "internal/author/ruletest"},
+	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/explanation", "internal/author/invariants", "internal/author/ruletest", "internal/author/verify"},
 	"github.com/open-policy-agent/opa/v1/tester":       {"internal/author/ruletest"},
 	"github.com/open-policy-agent/opa/v1/rego":         {"internal/author/ruletest", "bench"},
 	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},

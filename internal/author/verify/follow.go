@@ -74,32 +74,38 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 		}
 	}
 	decided := f.checker.at(d).decide(limited, d.body())
+	input := document // for the rule and, with further members, for its invariants
 	if f.checker.judges() && decided.Result.IsOutcome() {
+		input = judged(&decided)
 		// What it breaks is found when the request is checked.
-		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, judged(&decided), tracer, d.lookups()...)
+		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, input, tracer, d.lookups()...)
+		maps.Copy(input, document)
 	}
 	if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
 		f.timeouts++
 	}
 	answered := briefOf(&decided.Answer)
 	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), solve: func(facts []fact) ([]wishOf, clues) {
-		return f.solve(ctx, d, facts)
+		return f.solve(ctx, d, input, facts)
 	}}
 }
 
-func (f *follower) solve(ctx context.Context, d *draft, facts []fact) ([]wishOf, clues) {
+// solve lists the wishes for facts of the evaluation of a draft.
+func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, facts []fact) ([]wishOf, clues) {
 	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	inspection := f.syntax.Inspect(limited, d.document(), d.lookups()...)
+	inspection := f.syntax.Inspect(limited, input, d.lookups()...)
 	defer inspection.Close()
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
 	var list []wishOf
 	for _, fact := range facts {
 		home := f.isHome(fact.expr)
-		for _, wish := range s.wishes(fact) {
-			one := wishOf{fact.met(), wish, home}
+		wishes := s.wishes(fact)
+		for i := 0; i < len(wishes); i++ {
+			one := wishOf{fact.met(), wishes[i], home}
 			if !slices.ContainsFunc(list, func(other wishOf) bool { return reflect.DeepEqual(one, other) }) {
 				list = append(list, one)
+				wishes = append(wishes, s.unwind(facts, wishes[i])...)
 			}
 		}
 	}

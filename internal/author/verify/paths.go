@@ -222,15 +222,18 @@ func (p *paths) isWorth(w wishOf, goals []met) bool {
 	return worth
 }
 
-// addMissing tries a request with each member that the rule reads and the request lacks.
+// addMissing tries a request with each member that the rule reads and the request lacks, by values of several types.
 func (p *paths) addMissing(from *draft) {
 	for _, dimension := range p.space.dimensions {
-		if len(dimension.values) > 1 && dimension.get(from) == any(removed{}) {
+		if dimension.get(from) != any(removed{}) {
+			continue
+		}
+		for _, value := range dimension.values[1:min(len(dimension.values), 1+maxRecordValues)] {
 			d := from.clone()
 			if d.payload == nil {
 				d.payload = map[string]any{}
 			}
-			dimension.set(d, dimension.values[1])
+			dimension.set(d, value)
 			p.try(d)
 		}
 	}

@@ -331,8 +331,7 @@ func numbersAround(number json.Number) []any {
 	}
 	var list []any
 	for _, step := range []*big.Rat{new(big.Rat), big.NewRat(-1, 1), big.NewRat(1, 1), big.NewRat(-1, 2), big.NewRat(1, 2)} {
-		text := new(big.Rat).Add(exact, step).FloatString(3)
-		list = append(list, json.Number(strings.TrimSuffix(strings.TrimRight(text, "0"), ".")))
+		list = append(list, numberOf(new(big.Rat).Add(exact, step)))
 	}
 	return list
 }

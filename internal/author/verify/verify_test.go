@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -90,6 +91,11 @@ func TestPlantedBugs(t *testing.T) {
 			fsys := ruleFiles(t, files)
 			o := options(t, fsys, headerOf(archive, "builtins")...)
 			o.Hubs = headerOf(archive, "hubs")
+			if budget := headerOf(archive, "budget"); budget != nil {
+				if o.Budget, err = strconv.Atoi(budget[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
 			report := run(t, o)
 			var promises []string
 			for _, finding := range report.Rules[0].Broken {
