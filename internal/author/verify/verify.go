@@ -2,8 +2,10 @@
 // that it can find.
 //
 // It generates requests from the rule's own text and data: the enrollments that the rule serves, the hubs that it
-// names, the values that it compares. The webhook's decider.Decider decides each of them; the package itself decides
-// nothing. If there are too many such requests, it tries every pair of values together, and then others at random.
+// names, the values that it compares. It follows some of them through the rule's expressions (paths), and takes from what
+// an expression compared the values with which it goes the other way (solver). All values together make a space, of
+// which a plan tries what was reached by paths, every pair of values, and others at random, or everything if that is
+// little. The webhook's decider.Decider decides each request; the package itself decides nothing.
 package verify
 
 import (
