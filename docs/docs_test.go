@@ -6,7 +6,8 @@
 //	rego            a whole module; it joins the rules of its section
 //	rego fragment   part of a module; it must compile beside import data.dps
 //	rego refused    a whole module that must not load; the next text block is the error
-//	json data=a/b   the file a/b/data.json beside those rules
+//	json data=a/b   the file a/b/data.json beside those rules; schema=a/b is a/b/data.schema.json
+//	json refused=a/b  that data in place of it must not load; the next text block is the error
 //	sh              every curl line is sent to the webhook with those rules
 //	json            the answer to the curl before, status 200
 //	json 403        the same with another status
@@ -21,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -158,12 +160,7 @@ func (s *section) run(t *testing.T, b block) {
 	case b.kind == "rego" && b.note == "refused":
 		refused := section{document: s.document}
 		refused.add(fileOf(b.text), b.text)
-		_, err := refused.load(t, false)
-		if err == nil {
-			t.Fatal("the rule loads")
-		}
-		s.refusal = err.Error()
-		s.ran["refused"]++
+		s.refuse(t, refused)
 	case b.kind == "rego":
 		t.Fatalf("a rego block cannot be %q", b.note)
 	case b.kind == "text" && s.refusal != "":
@@ -173,6 +170,12 @@ func (s *section) run(t *testing.T, b block) {
 		s.refusal = ""
 	case b.kind == "json" && strings.HasPrefix(b.note, "data="):
 		s.add(strings.TrimPrefix(b.note, "data=")+"/data.json", b.text)
+	case b.kind == "json" && strings.HasPrefix(b.note, "schema="):
+		s.add(strings.TrimPrefix(b.note, "schema=")+"/data.schema.json", b.text)
+	case b.kind == "json" && strings.HasPrefix(b.note, "refused="):
+		refused := section{document: s.document, rules: maps.Clone(s.rules)}
+		refused.add(strings.TrimPrefix(b.note, "refused=")+"/data.json", b.text)
+		s.refuse(t, refused)
 	case b.kind == "json" && b.note == "request":
 		return // for TestExampleTables
 	case b.kind == "sh":
@@ -182,6 +185,16 @@ func (s *section) run(t *testing.T, b block) {
 	case b.kind == "json" && s.response != nil:
 		s.compare(t, b)
 	}
+}
+
+// refuse keeps why rules do not load, which the next text block must say.
+func (s *section) refuse(t *testing.T, refused section) {
+	_, err := refused.load(t, false)
+	if err == nil {
+		t.Fatal("the rule loads")
+	}
+	s.refusal = err.Error()
+	s.ran["refused"]++
 }
 
 var packageClause = regexp.MustCompile(`(?m)^package ([\w.]+)$`)

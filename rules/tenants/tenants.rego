@@ -5,6 +5,7 @@
 #   in data.tenants; a device of an unknown tenant is refused.
 # custom:
 #   enrollment_groups: [tenant-devices]
+#   recordable: [certificate.subject.organization]
 package allocation.tenants
 
 import data.dps

@@ -20,7 +20,7 @@ func unreadFiles(fsys fs.FS) []string {
 		return nil // the rules would not have loaded
 	}
 	isRego := func(name string) bool { return path.Ext(name) == ".rego" }
-	data := slices.DeleteFunc(slices.Clone(names), isRego)
+	data := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isRego(name) || ruleset.IsDataSchema(name) })
 	if len(data) == 0 {
 		return nil
 	}

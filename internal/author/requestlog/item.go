@@ -389,16 +389,14 @@ func (i *Item) readRecord(text []byte) bool {
 		return true
 	}
 	then := record.Answer()
-	i.Record, i.Then, i.Masked = &record, &then, record.Masked
-	if record.MaskedMore > 0 {
-		i.Masked = append(i.Masked, "")
-	}
+	replay, err := record.Replay()
+	i.Record, i.Then, i.Masked = &record, &then, replay.Masked
 	if record.Request == nil {
 		i.Err = errors.New("the record has no request: the body could not be read")
 		return true
 	}
-	if i.Lookups, i.Err = decisionlog.KnownLookups(record.Lookups); i.Err == nil {
-		i.Body, i.Err = decisionlog.Replayable(record.Request, record.Masked)
+	if i.Err = err; err == nil {
+		i.Body, i.Lookups = replay.Request, replay.Lookups
 	}
 	i.Err = cmp.Or(i.Err, checkKnown(then))
 	return true

@@ -991,6 +991,19 @@ func (f *flow) read(in Alternatives) {
 	}
 }
 
+// CertificatePointer is the place of the device's certificate. A rule that uses dps.certificate reads it, and below it
+// the attributes that it uses.
+const CertificatePointer = "/deviceRuntimeContext/x509/clientCertificate"
+
+// readWhole notes that a function or a look-up gets all of a certificate, not only whether there is one.
+func (f *flow) readWhole(arguments ...Alternatives) {
+	for _, s := range sourcesOf(slices.Concat(arguments...)) {
+		if s.place() == CertificatePointer {
+			f.frame.reads[CertificatePointer+"/"+AnyMember] = true
+		}
+	}
+}
+
 // document follows a reference below data, and returns what is left of it.
 func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*ast.Term) {
 	node := f.compiler.RuleTree.Child(ref[0].Value)
@@ -1045,6 +1058,7 @@ func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 		keys = Alternatives{constantOf(name, Place{Location: key.Location})}
 	} else {
 		keys = f.term(key, s)
+		f.readWhole(keys)
 	}
 	if len(in)*len(keys) > maxAlternatives {
 		in, keys = unknownOf(sourcesOf(in), 0), unknownOf(sourcesOf(keys), 0)
@@ -1198,6 +1212,9 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 			s.refuted = says.refuted
 		}
 	} else {
+		if name != "usher.certificate" && name != "object.get" {
+			f.readWhole(values...)
+		}
 		f.use(name, values...)
 		s.known.merge(accepted(signature, values))
 		out = f.builtin(name, args, values, result == nil, s)

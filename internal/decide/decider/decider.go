@@ -159,7 +159,7 @@ func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	if rules.interruptible {
-		return rule.Evaluate(ctx, request.Document)
+		return rule.Evaluate(ctx, request.Document, known...)
 	}
 	return apart(ctx, &d.strays, func() (ruleset.Verdict, error) {
 		return rule.Evaluate(ctx, request.Document, known...)

@@ -3,6 +3,7 @@ package decider
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
@@ -29,12 +30,18 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 	}
 	for _, pointer := range masked {
 		if !slices.Contains(needed, pointer) && slices.ContainsFunc(r.readBy(rule), func(read string) bool {
-			return dataflow.Overlap(pointer, read)
+			return dataflow.Overlap(pointer, read) && !onlyExists(read, pointer)
 		}) {
 			needed = append(needed, pointer)
 		}
 	}
 	return needed
+}
+
+// onlyExists reports whether a rule looks at whether there is a certificate, of which an attribute is masked. That is
+// known then. A rule that looks at all of a certificate reads its members.
+func onlyExists(read, masked string) bool {
+	return read == dataflow.CertificatePointer && strings.HasPrefix(masked, dataflow.CertificatePointer+"/")
 }
 
 func (r *Rules) namesIndividuals() bool {

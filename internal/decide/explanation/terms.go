@@ -226,6 +226,9 @@ func (t *terms) undefined(term *ast.Term, with []*ast.With) {
 		shown.Why = underWith
 	default:
 		shown.Why = t.missing(ground)
+		if !ground.HasPrefix(ast.InputRootRef) && !ground.HasPrefix(ast.DefaultRootRef) {
+			shown.Why = t.missingInLocal(term.Value.(ast.Ref), ground)
+		}
 		t.defineRef(&shown, ground)
 	}
 	t.add(shown)
@@ -294,9 +297,6 @@ func (t *terms) missing(ref ast.Ref) string {
 	if ref.HasPrefix(ast.InputRootRef) {
 		return t.missingInRequest(ref)
 	}
-	if !ref.HasPrefix(ast.DefaultRootRef) {
-		return "undefined"
-	}
 	start := 1
 	if rules := t.compiler.GetRulesForVirtualDocument(ref); len(rules) > 0 {
 		if start = depthOf(rules[0]); start >= len(ref) || t.value(ast.NewTerm(ref[:start]), nil) == nil {
@@ -309,6 +309,24 @@ func (t *terms) missing(ref ast.Ref) string {
 		}
 	}
 	return ""
+}
+
+// missingInLocal says where a path below a variable ends; ref has the variable's value at its head.
+func (t *terms) missingInLocal(written, ref ast.Ref) string {
+	variable, isVar := written[0].Value.(ast.Var)
+	if _, unbound := ref[0].Value.(ast.Var); unbound || !isVar {
+		return "undefined"
+	}
+	around := written.Copy()
+	if name, ok := t.compiler.RewrittenVars[variable]; ok {
+		around[0] = ast.VarTerm(string(name))
+	}
+	for i := 1; i < len(ref); i++ {
+		if _, err := ref[0].Value.Find(ref[1 : i+1]); err != nil && !isGenerated(around[:i].String()) {
+			return fmt.Sprintf("%s has no %s", around[:i], ref[i])
+		}
+	}
+	return "undefined"
 }
 
 func (t *terms) missingInRequest(ref ast.Ref) string {

@@ -57,7 +57,7 @@ func customBuiltins() []*topdown.Builtin {
 
 func custom(name, description string, impl topdown.BuiltinFunc, result types.Type, args ...types.Type) *topdown.Builtin {
 	return &topdown.Builtin{
-		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: true},
+		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: name != CertificateBuiltin},
 		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them
 		// OPA drops the error.
 		Func: func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
@@ -87,7 +87,14 @@ func certificateType() types.Type {
 		"sha1Thumbprint": types.S, "sha256Thumbprint": types.S})
 }
 
-func builtinCertificate(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+// CertificateBuiltin is the function that reads certificates. Of a replayed request its result is known, and not the
+// certificate.
+const CertificateBuiltin = "usher.certificate"
+
+func builtinCertificate(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	if known, ok := bctx.NDBuiltinCache.Get(CertificateBuiltin, ast.NewArray(operands[0])); ok {
+		return iter(ast.NewTerm(known))
+	}
 	text, err := builtins.StringOperand(operands[0].Value, 1)
 	if err != nil {
 		return err

@@ -54,9 +54,14 @@ func (rs *Ruleset) dataProblem(f file, err error) Problem {
 	if last := bytes.TrimRight(before, " \t\r\n"); bytes.HasSuffix(last, []byte{','}) && strings.Contains(problem.Message, "invalid character") {
 		problem.Fix = "remove the comma before it"
 	}
-	line := before[bytes.LastIndexByte(before, '\n')+1:]
-	problem.Place += fmt.Sprintf(":%d:%d", 1+bytes.Count(before, []byte{'\n'}), 1+utf8.RuneCount(line))
+	problem.Place += lineAndColumn(before)
 	return problem
+}
+
+// lineAndColumn is the place after the start of a file, such as ":2:7".
+func lineAndColumn(before []byte) string {
+	line := before[bytes.LastIndexByte(before, '\n')+1:]
+	return fmt.Sprintf(":%d:%d", 1+bytes.Count(before, []byte{'\n'}), 1+utf8.RuneCount(line))
 }
 
 // loadFailed matches OPA's error about a data file.

@@ -11,13 +11,16 @@ import (
 )
 
 // newLookups returns where OPA keeps such calls, filled with the known ones: OPA answers a second call with the same
-// arguments from there. It is nil if the rules may make no such calls.
+// arguments from there. It is nil if the rules may make no such calls and none is known.
 func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
-	if len(rs.options.AllowBuiltins) == 0 {
+	if len(rs.options.AllowBuiltins) == 0 && len(known) == 0 {
 		return nil
 	}
 	cache := builtins.NDBCache{}
 	for _, call := range known {
+		if len(rs.options.AllowBuiltins) == 0 && call.Builtin != CertificateBuiltin {
+			continue
+		}
 		arguments, err := ast.InterfaceToValue(call.Arguments)
 		if err != nil {
 			continue // it is called again
@@ -38,6 +41,9 @@ func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 func lookupsIn(cache builtins.NDBCache) []answer.Lookup {
 	var list []answer.Lookup
 	for _, name := range slices.Sorted(maps.Keys(cache)) {
+		if name == CertificateBuiltin {
+			continue // it depends only on its argument, which the replayed request lacks
+		}
 		cache[name].Foreach(func(arguments, result *ast.Term) {
 			call := answer.Lookup{Builtin: name}
 			values, err := ast.JSON(arguments.Value)

@@ -1,15 +1,23 @@
 package ruleset
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Roots of the paths in custom.recordable: objects with contents that only operators, rule authors and devices know.
 const (
 	RecordablePayload      = "payload"                   // what the device sent
 	RecordableTwin         = "initialTwin"               // of the enrollment
+	RecordableCertificate  = "certificate"               // attributes of the device's certificate, as in dps.certificate
 	RecordableInformation  = "optionalDeviceInformation" // of an individual enrollment
 	RecordableAnswerTwin   = "answer.initialTwin"        // what the rule says in initial_twin
 	RecordableAnswerResult = "answer.payload"            // what the rule says in payload
@@ -17,7 +25,7 @@ const (
 
 // RecordableRoots are the possible starts of the paths in custom.recordable.
 func RecordableRoots() []string {
-	return []string{RecordablePayload, RecordableTwin, RecordableInformation, RecordableAnswerTwin, RecordableAnswerResult}
+	return []string{RecordablePayload, RecordableTwin, RecordableCertificate, RecordableInformation, RecordableAnswerTwin, RecordableAnswerResult}
 }
 
 // readRecordable reads custom.recordable: a list of paths with dots, such as payload.model.
@@ -48,6 +56,10 @@ func readRecordable(value any, place string) (paths [][]string, problems []Probl
 				continue
 			}
 		}
+		if root == RecordableCertificate && !isAttribute(below) {
+			wrong("is not an attribute of a certificate, such as certificate.subject.organization")
+			continue
+		}
 		path := append([]string{root}, below...)
 		if slices.ContainsFunc(paths, func(other []string) bool { return slices.Equal(other, path) }) {
 			wrong("is listed twice")
@@ -56,6 +68,44 @@ func readRecordable(value any, place string) (paths [][]string, problems []Probl
 		paths = append(paths, path)
 	}
 	return paths, problems
+}
+
+// isAttribute reports whether a path leads to a member of dps.certificate.
+func isAttribute(path []string) bool {
+	var at types.Type = certificateType()
+	for _, name := range path {
+		if at = types.Select(at, name); at == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// CertificateAttributes are what rules see of a certificate in dps.certificate, in the types of [Verdict].
+func CertificateAttributes(c *dps.Certificate) map[string]any {
+	return map[string]any{
+		"subject": nameAttributes(c.Subject), "issuer": nameAttributes(c.Issuer),
+		"serialNumber": c.SerialNumber, "version": json.Number(strconv.Itoa(c.Version)),
+		"notBeforeUtc": c.NotBefore.Format(time.RFC3339), "notAfterUtc": c.NotAfter.Format(time.RFC3339),
+		"dnsNames": list(c.DNSNames), "uris": list(c.URIs),
+		"sha1Thumbprint": c.SHA1Thumbprint, "sha256Thumbprint": c.SHA256Thumbprint,
+	}
+}
+
+func nameAttributes(n dps.CertificateName) map[string]any {
+	return map[string]any{
+		"commonName": n.CommonName, "serialNumber": n.SerialNumber, "organization": list(n.Organization),
+		"organizationalUnit": list(n.OrganizationalUnit), "country": list(n.Country), "province": list(n.Province),
+		"locality": list(n.Locality),
+	}
+}
+
+func list(texts []string) []any {
+	values := make([]any, len(texts))
+	for i, text := range texts {
+		values[i] = text
+	}
+	return values
 }
 
 // cutRoot splits a path into its root, empty if it has none, and what is below it.

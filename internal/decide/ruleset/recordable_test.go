@@ -1,12 +1,14 @@
 package ruleset_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -25,11 +27,12 @@ hub := "h"
 
 func TestRecordable(t *testing.T) {
 	t.Parallel()
-	rs, err := loadRecordable(t, "recordable: [payload.model, payload.a.b, initialTwin.tags, initialTwin.properties.desired.x, optionalDeviceInformation, answer.payload, answer.initialTwin.tags.line, answer.initialTwin.properties]")
+	rs, err := loadRecordable(t, "recordable: [payload.model, payload.a.b, initialTwin.tags, initialTwin.properties.desired.x, certificate, certificate.issuer.country, certificate.notBeforeUtc, optionalDeviceInformation, answer.payload, answer.initialTwin.tags.line, answer.initialTwin.properties]")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := [][]string{{"payload", "model"}, {"payload", "a", "b"}, {"initialTwin", "tags"}, {"initialTwin", "properties", "desired", "x"},
+		{"certificate"}, {"certificate", "issuer", "country"}, {"certificate", "notBeforeUtc"},
 		{"optionalDeviceInformation"}, {"answer.payload"}, {"answer.initialTwin", "tags", "line"}, {"answer.initialTwin", "properties"}}
 	if diff := cmp.Diff(want, rs.Serving(forGroup("g")).Recordable); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -53,6 +56,10 @@ func TestRecordableErrors(t *testing.T) {
 		"recordable: [payload..model]":               `"payload..model" has two dots`,
 		"recordable: [initialTwin.tag.x]":            `"initialTwin.tag.x" is not in a twin, which has tags and properties.desired`,
 		"recordable: [initialTwin.properties.rep.x]": "is not in a twin",
+		"recordable: [certificate.subjects]":         `"certificate.subjects" is not an attribute of a certificate`,
+		"recordable: [certificate.subject.name]":     `"certificate.subject.name" is not an attribute of a certificate`,
+		"recordable: [certificate.version.major]":    `"certificate.version.major" is not an attribute of a certificate`,
+		"recordable: [certificate.dnsNames.0]":       `"certificate.dnsNames.0" is not an attribute of a certificate`,
 		"recordable: [payload.x, payload.x]":         `"payload.x" is listed twice`,
 		"recordables: [payload.x]":                   "unknown member custom.recordables: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
 		"Recordable: [payload.x]":                    "unknown member custom.Recordable",
@@ -61,5 +68,29 @@ func TestRecordableErrors(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), problem) || !strings.HasPrefix(err.Error(), "rules/line/a.rego:2: ") {
 			t.Errorf("%s: %v, want %q", value, err, problem)
 		}
+	}
+}
+
+// What a record has of a certificate is what rules see of it.
+func TestCertificateAttributes(t *testing.T) {
+	t.Parallel()
+	body, err := os.ReadFile("../../../examples/requests/constructed-11-group-x509-signing-initial.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := dps.ParseAllocationRequest(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := request.Document["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)["clientCertificate"].(string)
+	certificate, err := dps.ParseCertificate(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rule = `payload := usher.certificate(input.deviceRuntimeContext.x509.clientCertificate)` + "\n" + hub
+	rs := mustLoad(t, folder("a.rego", serving("allocation.a", "a", rule)), ruleset.Options{})
+	seen := evaluate(t, rs.Serving(forGroup("a")), string(body)).Payload
+	if diff := cmp.Diff(seen, any(ruleset.CertificateAttributes(certificate))); diff != "" {
+		t.Errorf("-rules +record:\n%s", diff)
 	}
 }

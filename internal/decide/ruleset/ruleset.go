@@ -61,10 +61,10 @@ type Ruleset struct {
 }
 
 // Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
-// data.yaml, laid out as in an OPA bundle. It returns a *LoadError that lists every problem found.
+// data.yaml, laid out as in an OPA bundle. Each data file is checked by the data.schema.json next to it, if any. It returns a *LoadError that lists every problem found.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	rs := &Ruleset{options: options}
-	rego, data, err := readFiles(fsys)
+	files, err := readFiles(fsys)
 	if err != nil {
 		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")
 	}
@@ -72,7 +72,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		return nil, err
 	}
 	var problems []Problem
-	rs.packages, problems = readPackages(rego, options.Name, rs.parserOptions())
+	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions())
 	problems = append(problems, rs.bind()...)
 	if len(problems) > 0 {
 		return nil, NewLoadError(problems)
@@ -81,11 +81,11 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		return nil, rs.loadError("no rule serves any enrollment", "add a package whose METADATA names enrollments under "+
 			"custom.enrollment_groups or custom.individual_enrollments, or a package "+defaultPackage)
 	}
-	if err := rs.openStore(ctx, data); err != nil {
+	if err := rs.openStore(ctx, files.data, files.schemas); err != nil {
 		return nil, err
 	}
 	hash := sha256.New()
-	for _, file := range slices.Concat(rego, data) {
+	for _, file := range slices.Concat(files.rego, files.data) {
 		fmt.Fprintf(hash, "%d\n%s%d\n%s", len(file.path), file.path, len(file.text), file.text)
 	}
 	rs.digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
@@ -95,7 +95,8 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	return rs, rs.CompileAll(ctx)
 }
 
-// Digest identifies the content of all files: "sha256:" and 64 hex digits.
+// Digest identifies what decides, the content of all Rego and data: "sha256:" and 64 hex digits. A schema of data is not
+// part of it, because the same data is served with the schema and without.
 func (rs *Ruleset) Digest() string { return rs.digest }
 
 // Rules lists the rules in the order of their packages.

@@ -30,24 +30,30 @@ type file struct {
 	text []byte
 }
 
-func readFiles(fsys fs.FS) (rego, data []file, err error) {
+// sources are the files of a ruleset by kind, each in lexical order.
+type sources struct{ rego, data, schemas []file }
+
+func readFiles(fsys fs.FS) (s sources, err error) {
 	names, err := Files(fsys, false)
 	if err != nil {
-		return nil, nil, err
+		return s, err
 	}
 	for _, name := range names {
 		text, err := fs.ReadFile(fsys, name)
 		if err != nil {
-			return nil, nil, err
+			return s, err
 		}
-		text = decode(text)
-		if isRego(name) {
-			rego = append(rego, file{name, text})
-		} else {
-			data = append(data, file{name, text})
+		f := file{name, decode(text)}
+		switch {
+		case isRego(name):
+			s.rego = append(s.rego, f)
+		case IsDataSchema(name):
+			s.schemas = append(s.schemas, f)
+		default:
+			s.data = append(s.data, f)
 		}
 	}
-	return rego, data, nil
+	return s, nil
 }
 
 // decode returns the text of a file in UTF-8 without a byte order mark. With one, it can be in UTF-16, as Windows
@@ -60,8 +66,8 @@ func decode(text []byte) []byte {
 	return decoded
 }
 
-// Files lists the files under fsys that belong to rules, in lexical order: Rego and data, and with tests set also tests
-// and invariants. Hidden files and folders are left out.
+// Files lists the files under fsys that belong to rules, in lexical order: Rego, data and the schemas of data, and with
+// tests set also tests and invariants. Hidden files and folders are left out.
 func Files(fsys fs.FS, tests bool) ([]string, error) {
 	var names []string
 	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -72,7 +78,7 @@ func Files(fsys fs.FS, tests bool) ([]string, error) {
 		case entry.IsDir() && isHidden:
 			return fs.SkipDir // such as .git or an editor's folder
 		case entry.IsDir() || isHidden:
-		case isRego(name), isData(name), tests && (IsTest(name) || IsInvariants(name)):
+		case isRego(name), isData(name), IsDataSchema(name), tests && (IsTest(name) || IsInvariants(name)):
 			names = append(names, name)
 		}
 		return nil
@@ -94,10 +100,13 @@ func isData(name string) bool {
 	return slices.Contains([]string{"data.json", "data.yaml", "data.yml"}, path.Base(name))
 }
 
+// IsDataSchema reports whether a file is the JSON Schema of the data file next to it. It is no data itself.
+func IsDataSchema(name string) bool { return path.Base(name) == "data.schema.json" }
+
 // openStore puts the data files where rules find them, by OPA's own reader: data.json in a folder tenants is
 // data.tenants, as in an OPA bundle.
-func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
-	if problems := rs.checkData(data); len(problems) > 0 {
+func (rs *Ruleset) openStore(ctx context.Context, data, schemas []file) error {
+	if problems := rs.checkData(slices.Concat(data, schemas)); len(problems) > 0 {
 		return NewLoadError(problems)
 	}
 	for _, f := range data {
@@ -109,6 +118,9 @@ func (rs *Ruleset) openStore(ctx context.Context, data []file) error {
 		Read()
 	if err != nil {
 		return rs.placed(err)
+	}
+	if problems := rs.checkSchemas(data, schemas); len(problems) > 0 {
+		return NewLoadError(problems)
 	}
 	rs.store = inmem.NewFromObjectWithOpts(content.Data,
 		inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))

@@ -34,13 +34,27 @@ type Schema struct {
 	sample  int // how many items of an array are checked to list what is wrong with it
 }
 
-// Compile compiles the JSON Schema in source, a JSON object that names draft 2020-12 as its $schema. Errors contain the
-// name.
+// An InvalidError lists why a schema cannot be compiled. The pointers of its violations lead into the schema.
+type InvalidError struct {
+	Name       string // of the schema
+	Violations []Violation
+}
+
+func (e *InvalidError) Error() string {
+	lines := make([]string, len(e.Violations))
+	for i, v := range e.Violations {
+		lines[i] = v.String()
+	}
+	return fmt.Sprintf("schema %s: %s", e.Name, strings.Join(lines, "; "))
+}
+
+// Compile compiles the JSON Schema in source, a JSON object that names draft 2020-12 as its $schema.
 //
-// It returns an error if source is not one JSON document, is not a valid schema, has another draft or none, or refers
+// It returns an *InvalidError if source is not one JSON document, is not a valid schema, has another draft or none, or refers
 // to a schema outside itself. The keyword format is an annotation and asserts nothing, as the draft says.
 func Compile(name string, source []byte) (*Schema, error) {
-	fail := func(err error) (*Schema, error) { return nil, fmt.Errorf("schema %s: %w", name, err) }
+	invalid := func(list ...Violation) (*Schema, error) { return nil, &InvalidError{name, list} }
+	fail := func(err error) (*Schema, error) { return invalid(Violation{Message: err.Error()}) }
 
 	doc, err := decode(source)
 	if err != nil {
@@ -48,7 +62,7 @@ func Compile(name string, source []byte) (*Schema, error) {
 	}
 	// The library reads the schema's own numbers as well: see unjudgeable.
 	if bad := unjudgeable(doc); len(bad) > 0 {
-		return fail(errors.New(bad[0].String()))
+		return invalid(bad[0])
 	}
 	// The draft is required: without it the library asserts formats, contrary to the draft and to the fast check.
 	if root, ok := doc.(map[string]any); !ok || root["$schema"] != draftURL {
@@ -68,7 +82,7 @@ func Compile(name string, source []byte) (*Schema, error) {
 	}
 	library, err := compiler.Compile(address)
 	if err != nil {
-		return fail(explain(err))
+		return invalid(explain(err)...)
 	}
 
 	s := &Schema{library: library, nodes: map[string]*jsonschema.Schema{}}
@@ -95,10 +109,13 @@ func outside(location string) error {
 }
 
 // explain describes an error of the library's compiler. If the schema violates the draft's schema, it names the places.
-func explain(err error) error {
-	var invalid *jsonschema.ValidationError
-	if !errors.As(err, &invalid) {
-		return err
+func explain(err error) []Violation {
+	if failed, ok := errors.AsType[*jsonschema.SchemaError](err); ok {
+		err = failed.Err // without the library's name for the schema
+	}
+	invalid, ok := errors.AsType[*jsonschema.ValidationError](err)
+	if !ok {
+		return []Violation{{Message: err.Error()}}
 	}
 	var list []Violation
 	var walk func(e *jsonschema.ValidationError)
@@ -111,11 +128,7 @@ func explain(err error) error {
 		}
 	}
 	walk(invalid)
-	var lines []string
-	for _, v := range limit(list) {
-		lines = append(lines, v.String())
-	}
-	return errors.New(strings.Join(lines, "; "))
+	return limit(list)
 }
 
 // Validate checks doc and returns all its violations, or none if it is valid.

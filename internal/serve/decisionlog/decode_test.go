@@ -26,9 +26,10 @@ func full() decisionlog.Record {
 		Status: 200, Decision: decisionlog.Decision{Outcome: "assigned", Fault: &decisionlog.Fault{Kind: "internal", Detail: "x",
 			Violations: []answer.Violation{{Pointer: "/a", Problem: "b"}}}, Hub: "h", InitialTwin: part, InitialTwinUse: "applied", Payload: part,
 			Reasons: []string{"a", "b"}, Overrides: []answer.Override{"on_undecided"}, RetryAfterMS: 5, Alarm: true, Cause: "c", BuiltinErrors: []string{"f:3"}},
-		DPSEffect:   decisionlog.Effect{Result: "failed", ErrorCode: 400207},
-		Certificate: &decisionlog.Certificate{Subject: "s", Issuer: "i", SHA256Thumbprint: "AB", NotAfter: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)},
-		Request:     json.RawMessage(`{"x":1}`), Masked: []string{"/y"}, MaskedMore: 3,
+		DPSEffect: decisionlog.Effect{Result: "failed", ErrorCode: 400207},
+		Certificate: &decisionlog.Certificate{Subject: "s", Issuer: "i", SHA256Thumbprint: "AB", NotAfter: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC),
+			Attributes: json.RawMessage(`{"subject":{"organization":["o"]}}`)},
+		Request: json.RawMessage(`{"x":1}`), Masked: []string{"/y"}, MaskedMore: 3,
 		Lookups: []decisionlog.Call{{Builtin: "time.now_ns", Arguments: json.RawMessage(`[]`), Result: json.RawMessage(`7`)}}, LookupsDropped: 2,
 		Trace: &decisionlog.Trace{TraceID: "1", ParentSpanID: "2", SpanID: "3"}, InvocationID: "i",
 	}

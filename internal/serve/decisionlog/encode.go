@@ -61,6 +61,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 		e.optional("issuer", c.Issuer)
 		e.optional("sha256Thumbprint", c.SHA256Thumbprint)
 		e.time("notAfter", c.NotAfter)
+		e.raw("attributes", c.Attributes)
 		e.close()
 	}
 	e.raw("request", r.Request)

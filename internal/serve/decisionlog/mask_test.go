@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -415,12 +416,12 @@ func TestService(t *testing.T) {
 			if i > 0 {
 				continue // it has no request
 			}
-			body, err := decisionlog.Replayable(record.Request, record.Masked)
+			replay, err := record.Replay()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if request, err := dps.ParseAllocationRequest(body); err != nil || request.Service != "contoso-eu" {
-				t.Errorf("%s: %v", body, err)
+			if request, err := dps.ParseAllocationRequest(replay.Request); err != nil || request.Service != "contoso-eu" {
+				t.Errorf("%s: %v", replay.Request, err)
 			}
 		}
 		if len(sink.records) != 2 {
@@ -487,6 +488,46 @@ func checkRecordable(t *testing.T, allocator *decider.Decider, payload string) {
 		t.Errorf("masked: -want +got:\n%s", diff)
 	}
 	validate(t, text)
+}
+
+// The attributes of a certificate are recorded if the rule declares them, and those that name the device only if IDs are
+// plain.
+func TestRecordableCertificate(t *testing.T) {
+	t.Parallel()
+	body, err := os.ReadFile("../../../examples/requests/constructed-11-group-x509-signing-initial.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const organization = `"organization":["Contoso"]`
+	for _, test := range []struct {
+		declared     string
+		plain, other string
+	}{
+		{"payload", "", ""},
+		{"certificate.subject.organization", `{"subject":{` + organization + `}}`, `{"subject":{` + organization + `}}`},
+		{"certificate.subject.commonName, certificate.notAfterUtc", `{"notAfterUtc":"2036-11-18T19:06:18Z","subject":{"commonName":"device-0042"}}`,
+			`{"notAfterUtc":"2036-11-18T19:06:18Z"}`},
+		{"certificate.subject", `{"subject":{"commonName":"device-0042","country":[],"locality":[],` + organization + `,"organizationalUnit":["model-x200"],"province":[],"serialNumber":""}}`,
+			`{"subject":{"country":[],"locality":[],` + organization + `,"organizationalUnit":["model-x200"],"province":[]}}`},
+		{"certificate.sha256Thumbprint, certificate.serialNumber, certificate.uris", `{"serialNumber":"6B9AE6AD66DDE5CE1A7CFF5E44715C1BE32DC62E","sha256Thumbprint":"`, `{}`},
+	} {
+		allocator := allocatorOf(t, "# METADATA\n# custom:\n#   recordable: ["+test.declared+"]\npackage allocation.default\n\nhub := input.linkedHubs[0]\n", decider.RulesOptions{})
+		for _, mode := range []decisionlog.IDMode{decisionlog.Plain, decisionlog.Hashed, decisionlog.Absent} {
+			text, decoded, _ := record(t, allocator, mode, body)
+			want := test.plain
+			if mode != decisionlog.Plain {
+				want = test.other
+			}
+			got := string(decoded.Certificate.Attributes)
+			if got != want && (want == "" || strings.HasSuffix(want, "}") || !strings.HasPrefix(got, want)) {
+				t.Errorf("%s, %s: recorded %s, want %s", test.declared, mode, got, want)
+			}
+			if !slices.Contains(decoded.Masked, "/deviceRuntimeContext/x509/clientCertificate") {
+				t.Errorf("the certificate is not masked: %v", decoded.Masked)
+			}
+			validate(t, text)
+		}
+	}
 }
 
 // One device has one hash, in whatever letters it writes its ID; two have two.

@@ -280,7 +280,8 @@ func TestLookups(t *testing.T) {
 			t.Errorf("the ID is in %s", text)
 		}
 		validate(t, text)
-		known, err := decisionlog.KnownLookups(got.Lookups)
+		replay, err := got.Replay()
+		known := replay.Lookups
 		if err != nil || len(known) != kept || known[0].Builtin != "time.now_ns" || known[0].Arguments == nil {
 			t.Errorf("%v: %+v", err, known)
 		}

@@ -136,6 +136,9 @@ type Certificate struct {
 	Issuer           string    `json:"issuer,omitempty"`
 	SHA256Thumbprint string    `json:"sha256Thumbprint,omitempty"`
 	NotAfter         time.Time `json:"notAfter"`
+	// Attributes are those that the rule declares recordable, with the names of dps.certificate; nil if it declares
+	// none.
+	Attributes json.RawMessage `json:"attributes,omitempty"`
 }
 
 // Trace is the place in a distributed trace, in the digits of W3C Trace Context.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -247,6 +248,12 @@ func (s *scratch) summarize(c *dps.Certificate) {
 		if c.Subject.CommonName != "" {
 			shown.Subject = m.identity(c.Subject.CommonName)
 		}
+	}
+	var few [8][]string
+	if paths := below(few[:0], m.recordable, ruleset.RecordableCertificate); len(paths) > 0 {
+		start := len(s.parts)
+		s.parts = dps.AppendValue(s.parts, m.attributes(ruleset.CertificateAttributes(c), paths, ""))
+		shown.Attributes = s.parts[start:len(s.parts):len(s.parts)]
 	}
 }
 

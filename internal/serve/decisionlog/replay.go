@@ -53,34 +53,74 @@ var requiredIDs = []struct{ object, pointer string }{
 	{"individualEnrollment", "/individualEnrollment/registrationId"},
 }
 
-// Replayable returns the request of a record as an AllocationRequest that can be decided: a registration ID that is
-// absent from the record becomes [MaskedID]. masked is the member of the record.
-func Replayable(request json.RawMessage, masked []string) ([]byte, error) {
-	if !slices.ContainsFunc(masked, func(pointer string) bool {
-		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
-	}) {
-		return request, nil
+// Replay is what a record has to decide its request again.
+type Replay struct {
+	// Request is an AllocationRequest. A registration ID that is absent from the record is [MaskedID].
+	Request []byte
+	// Lookups are for decider.Repeat. Attributes of the certificate are among them.
+	Lookups []answer.Lookup
+	// Masked are JSON pointers to what Request lacks or has in another form; to attributes below the certificate, if
+	// the record has others. The empty pointer stands for places that the record counts and does not name.
+	Masked []string
+}
+
+// Replay returns what there is to decide the request of the record again. Masked is complete also with an error.
+func (r *Record) Replay() (Replay, error) {
+	replay := Replay{Request: r.Request, Masked: slices.Clone(r.Masked)}
+	if r.MaskedMore > 0 {
+		replay.Masked = append(replay.Masked, "")
 	}
+	lookups, err := knownLookups(r.Lookups)
+	if err != nil {
+		return replay, err
+	}
+	certificate, err := r.certificateLookup()
+	if err != nil {
+		return replay, err
+	}
+	if certificate != nil {
+		lookups = append(lookups, *certificate)
+		at := slices.Index(replay.Masked, certificatePointer)
+		replay.Masked = slices.Replace(replay.Masked, at, at+1,
+			lackingAttributes(allAttributes(), certificate.Result.(map[string]any), certificatePointer)...)
+	}
+	replay.Lookups = lookups
+	isAbsent := func(pointer string) bool {
+		return pointer == requiredIDs[0].pointer || pointer == requiredIDs[1].pointer
+	}
+	if certificate == nil && !slices.ContainsFunc(r.Masked, isAbsent) {
+		return replay, nil
+	}
+	replay.Request, err = r.fill(certificate != nil)
+	return replay, err
+}
+
+// fill puts into the request what an AllocationRequest must have, and something in place of the certificate.
+func (r *Record) fill(certificate bool) ([]byte, error) {
 	var document map[string]any
-	decoder := json.NewDecoder(bytes.NewReader(request))
+	decoder := json.NewDecoder(bytes.NewReader(r.Request))
 	decoder.UseNumber()
 	if err := decoder.Decode(&document); err != nil {
 		return nil, fmt.Errorf("the record's request: %w", err)
 	}
 	for _, id := range requiredIDs {
 		object, ok := document[id.object].(map[string]any)
-		if !ok || !slices.Contains(masked, id.pointer) {
+		if !ok || !slices.Contains(r.Masked, id.pointer) {
 			continue
 		}
 		if _, there := object["registrationId"]; !there { // else it is hashed
 			object["registrationId"] = MaskedID
 		}
 	}
+	device, _ := document["deviceRuntimeContext"].(map[string]any)
+	if x509, ok := device["x509"].(map[string]any); ok && certificate {
+		x509["clientCertificate"] = maskedCertificate
+	}
 	return dps.AppendValue(nil, document), nil
 }
 
-// KnownLookups are the look-ups of a record for decider.Repeat.
-func KnownLookups(calls []Call) ([]answer.Lookup, error) {
+// knownLookups are the look-ups of a record.
+func knownLookups(calls []Call) ([]answer.Lookup, error) {
 	var lookups []answer.Lookup
 	for _, call := range calls {
 		lookup := answer.Lookup{Builtin: call.Builtin}

@@ -22,6 +22,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/keys"
 	"golang.org/x/tools/txtar"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // MaxSize bounds a bundle, packed and unpacked. A thousand rules with their data take a few MiB.
@@ -109,7 +111,7 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 	if len(packed) > MaxSize {
 		return Bundle{}, fmt.Errorf("larger than %d MiB", MaxSize>>20)
 	}
-	exchanges, err := survey(packed)
+	unkept, err := survey(packed)
 	if err != nil {
 		return Bundle{}, err
 	}
@@ -141,7 +143,7 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 		files.Files = append(files.Files, txtar.File{Name: nameOf(raw.Path), Data: raw.Value})
 	}
 	// OPA's reader has also compared these with the signature, but does not keep them.
-	files.Files = append(files.Files, exchanges...)
+	files.Files = append(files.Files, unkept...)
 	fsys, err := txtar.FS(files)
 	return Bundle{Files: fsys, Revision: content.Manifest.Revision}, err
 }
@@ -149,14 +151,14 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 // nameOf returns the path of a file below the root of a bundle. Plain tar writes ./line/line.rego.
 func nameOf(raw string) string { return path.Clean(strings.TrimPrefix(raw, "/")) }
 
-// isExchange reports whether a file is half of an exchange: a request, or the decision expected for it. See package
-// exchange.
-func isExchange(name string) bool {
-	return strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
+// isUnkept reports whether OPA's reader does not keep a file: the schema of data, or half of an exchange, which is a
+// request or the decision expected for it. See package exchange.
+func isUnkept(name string) bool {
+	return ruleset.IsDataSchema(name) || strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
 }
 
 // survey checks the size of the archive before OPA's reader reads it into memory: a few bytes can unpack to many, and a
-// header can claim any size. It returns the exchanges, which that reader does not keep.
+// header can claim any size. It returns the files that that reader does not keep.
 func survey(packed []byte) ([]txtar.File, error) {
 	unzipped, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
@@ -164,11 +166,11 @@ func survey(packed []byte) ([]txtar.File, error) {
 	}
 	archive := tar.NewReader(io.LimitReader(unzipped, 4*MaxSize))
 	left, files := int64(MaxSize), 0
-	var exchanges []txtar.File
+	var unkept []txtar.File
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return exchanges, nil
+			return unkept, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
@@ -178,12 +180,12 @@ func survey(packed []byte) ([]txtar.File, error) {
 		if left < 0 || header.Size < 0 || files > maxFiles {
 			return nil, fmt.Errorf("unpacked it is larger than %d MiB or has more than %d files", MaxSize>>20, maxFiles)
 		}
-		if header.Typeflag == tar.TypeReg && isExchange(header.Name) {
+		if header.Typeflag == tar.TypeReg && isUnkept(header.Name) {
 			text, err := io.ReadAll(archive)
 			if err != nil {
 				return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
 			}
-			exchanges = append(exchanges, txtar.File{Name: nameOf(header.Name), Data: text})
+			unkept = append(unkept, txtar.File{Name: nameOf(header.Name), Data: text})
 		}
 	}
 }

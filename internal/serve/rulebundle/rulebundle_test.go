@@ -35,9 +35,11 @@ var small = fstest.MapFS{
 	"a/data.json":   {Data: []byte(`{"hub": "x.azure-devices.net", "n": 12345678901234567890}`)},
 	"b/b.rego":      {Data: []byte("package allocation.default\n\nhub := input.linkedHubs[0]\n")},
 	"b/c/data.yaml": {Data: []byte("one: 1\n")},
+
+	"a/data.schema.json": {Data: []byte(`{"$schema": "https://json-schema.org/draft/2020-12/schema", "required": ["hub"]}` + "\n")},
 }
 
-var smallNames = []string{"a/a.rego", "a/data.json", "b/b.rego", "b/c/data.yaml"}
+var smallNames = []string{"a/a.rego", "a/data.json", "a/data.schema.json", "b/b.rego", "b/c/data.yaml"}
 
 func write(t *testing.T, fsys fs.FS, names []string, options rulebundle.WriteOptions) []byte {
 	t.Helper()
