@@ -305,9 +305,20 @@ func TestRulesSettings(t *testing.T) {
 			}
 		}
 	}
-	got, err := readSettings(variables(map[string]string{settingListen: "127.0.0.1:0", settingEnvironment: "Development"}))
-	if err != nil || !got.rules.Watch {
-		t.Errorf("in development: %+v, %v", got.rules, err)
+	for name, c := range map[string]struct {
+		environment  map[string]string
+		watch, tests bool
+	}{
+		"deployed":                           {map[string]string{}, false, true},
+		"in development":                     {map[string]string{settingEnvironment: "Development"}, true, false},
+		"in development, with self-tests":    {map[string]string{settingEnvironment: "Development", settingRulesSelfTest: on}, true, true},
+		"in development, rules are a bundle": {map[string]string{settingEnvironment: "Development", settingRules: url}, true, true},
+	} {
+		c.environment[settingListen] = "127.0.0.1:0"
+		got, err := readSettings(variables(c.environment))
+		if err != nil || got.rules.Watch != c.watch || got.rules.NoTest == c.tests {
+			t.Errorf("%s: %+v, %v", name, got.rules, err)
+		}
 	}
 }
 

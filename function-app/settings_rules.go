@@ -37,8 +37,9 @@ const (
 )
 
 func readRules(r *environment.Reader) rulesSettings {
-	watch := off
-	if r.Get(settingEnvironment, "") == "Development" {
+	watch, test := off, on
+	development := r.Get(settingEnvironment, "") == "Development"
+	if development {
 		watch = on
 	}
 	s := rulesSettings{
@@ -46,10 +47,13 @@ func readRules(r *environment.Reader) rulesSettings {
 		Second:    readLocation(r, settingShadow, ""),
 		Poll:      r.Duration(settingRulesPoll, time.Minute, rulesource.MinPoll, rulesource.MaxPoll),
 		Watch:     r.OneOf(settingRulesWatch, watch, on, off) == on,
-		NoTest:    r.OneOf(settingRulesSelfTest, on, on, off) == off,
 		Token:     r.Get(settingRulesToken, ""),
 		HoldStale: r.OneOf(settingRulesStale, staleServe, staleServe, staleHold) == staleHold,
 	}
+	if development && s.Source.Kind == rulesource.Folder {
+		test = off // who writes a rule wants to see it at work, also if its tests are not written yet
+	}
+	s.NoTest = r.OneOf(settingRulesSelfTest, test, on, off) == off
 	if cache := r.Get(settingRulesCache, "/tmp/usher-rules"); cache != noCache {
 		s.Cache = inAppRoot(r, filepath.FromSlash(cache))
 	}

@@ -30,7 +30,7 @@ about a made-up device. It changes nothing. Each finding says how to fix it.
 
 Its requests have the header Usher-Probe, so that records tell them from those of
 devices. Without --webhook it calls nothing and compares the enrollments only with one
-another.
+another. With --stand-in, it examines the usher dps that runs in a folder.
 
 The service API of DPS does not list linked hubs: give them with --hub, as
 'az iot dps linked-hub list' prints them, to find rules that name other hubs.
@@ -57,7 +57,7 @@ It exits with 9 if it finds an error.`,
 				return err
 			}
 			if options.Enrollments, err = client.All(ctx); err != nil {
-				return err
+				return provisioning.explain(err)
 			}
 			lintOptions := lint.Options{Hubs: hubs}
 			if options.Lints, err = lintForDoctor(ctx, files, options, lintOptions); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/configfile"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
@@ -49,8 +50,11 @@ func (f *standInFlags) groupKey(name string) ([]byte, error) {
 			names = append(names, group.EnrollmentGroupID)
 			continue
 		}
-		if symmetric == nil || symmetric.PrimaryKey == "" {
-			return nil, fmt.Errorf("%s: the group %s has no symmetric key", f.config, group.EnrollmentGroupID)
+		switch {
+		case group.Attestation.Type == model.AttestationX509:
+			return nil, fmt.Errorf("%s: the group %s takes certificates, not keys: see usher dps certificate, and usher dps fleet --x509", f.config, group.EnrollmentGroupID)
+		case symmetric == nil || symmetric.PrimaryKey == "":
+			return nil, fmt.Errorf("%s: the group %s has no primaryKey: the stand-in makes one, which only it knows; add one, such as openssl rand -base64 32 makes", f.config, group.EnrollmentGroupID)
 		}
 		return attest.DecodeKey(symmetric.PrimaryKey)
 	}

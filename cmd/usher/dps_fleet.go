@@ -3,12 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
@@ -28,6 +31,9 @@ type dpsFleetFlags struct {
 	rate                     float64
 	transport, group, id     string
 	groupKey, payload        string
+	payloadFile              string
+	payloads                 []string // of either
+	organizations            []string
 	x509, start              bool
 	output                   string
 }
@@ -43,7 +49,8 @@ in --folder, over the protocols of real devices, each on a connection of its own
 
 Devices arrive at --rate per minute, or all at once without it; at most --parallel are
 online at the same time. --storm makes all of them register again at once, this many
-times. A device that is told to retry later (429) does so. 429 is caused by --quota of
+times. {n} in --id and in payloads is a device's number, with as many digits as
+--devices; {n:5} has five digits, {n:1} no leading zeros. A device that is told to retry later (429) does so. 429 is caused by --quota of
 usher dps, and by trouble.
 
 It counts devices by hub, failed registrations and refused calls by DPS's code, how
@@ -52,6 +59,8 @@ was due until it was done.
 
 It exits with 1 if a device got no usable answer.`,
 		Example: `  usher dps fleet --devices 200 --id '{n}-contoso-tstrsd-007'
+  usher dps fleet --id 'press-{n:6}' --payload '{"serial": "{n:6}"}'
+  usher dps fleet --x509 --group tenant-devices --organization contoso --organization fabrikam
   usher dps fleet --devices 10000 --rate 1000 --group eu-factory --storm 1
   usher dps fleet --start --devices 10000 --quota --time-scale 60 --transport mqtt -o json`,
 		Args: usageArgs(cobra.NoArgs),
@@ -75,7 +84,9 @@ It exits with 1 if a device got no usable answer.`,
 	f.StringVar(&flags.groupKey, "group-key", "", "the group's key, if the group is not in the configuration")
 	f.BoolVar(&flags.x509, "x509", false, "give devices certificates of the development device CA in place of keys")
 	f.StringVar(&flags.id, "id", "fleet-"+fleet.Number, "registration ID of a device, with "+fleet.Number+" for its number")
-	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends as its payload")
+	f.StringSliceVar(&flags.organizations, "organization", nil, "with --x509: organization in the subject of a certificate; if repeated, devices take one after the other in turn")
+	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends as its payload, with "+fleet.Number+" for its number")
+	f.StringVar(&flags.payloadFile, "payload-file", "", "file with such an object in each line; devices take one after the other in turn")
 	f.IntVar(&flags.parallel, "parallel", fleet.DefaultParallel, "maximum of devices online at the same time")
 	f.BoolVar(&flags.start, "start", false, "start a stand-in for this run, with the options of usher dps")
 	addOutputFlag(cmd, &flags.output, "text", "json")
@@ -103,18 +114,60 @@ func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
 		return usageError(fmt.Errorf("--transport is %s: want http or mqtt", flags.transport))
 	case flags.x509 && flags.groupKey != "":
 		return usageError(errors.New("--group-key and --x509: devices have either keys or certificates"))
-	case flags.devices > 1 && !strings.Contains(flags.id, fleet.Number):
+	case len(flags.organizations) > 0 && !flags.x509:
+		return usageError(errors.New("--organization is for certificates: add --x509"))
+	case flags.payload != "" && flags.payloadFile != "":
+		return usageError(errors.New("use either --payload or --payload-file, not both"))
+	case flags.devices > 1 && !fleet.IsNumbered(flags.id):
 		return usageError(fmt.Errorf("--id %s is the same for all devices: put %s in place of the number", flags.id, fleet.Number))
 	}
-	if flags.payload != "" {
-		var object map[string]any
-		if err := json.Unmarshal([]byte(flags.payload), &object); err != nil || object == nil {
-			return usageError(errors.New("--payload is not a JSON object"))
-		}
+	if err := flags.readPayloads(); err != nil {
+		return usageError(err)
 	}
 	for _, name := range startOnly {
 		if !flags.start && cmd.Flags().Changed(name) {
 			return usageError(fmt.Errorf("--%s is for a stand-in that this command starts: give it to usher dps, or add --start", name))
+		}
+	}
+	return nil
+}
+
+// readPayloads reads the payloads and checks them with the numbers that devices have.
+func (flags *dpsFleetFlags) readPayloads() error {
+	if flags.payload != "" {
+		flags.payloads = []string{flags.payload}
+		return flags.checkPayload(flags.payload, "--payload")
+	}
+	if flags.payloadFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(flags.payloadFile)
+	if err != nil {
+		return err
+	}
+	number := 0
+	for line := range strings.Lines(string(text)) {
+		number++
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if err := flags.checkPayload(line, fmt.Sprintf("%s:%d", flags.payloadFile, number)); err != nil {
+			return err
+		}
+		flags.payloads = append(flags.payloads, line)
+	}
+	if len(flags.payloads) == 0 {
+		return fmt.Errorf("%s has no payload: write a JSON object in each line", flags.payloadFile)
+	}
+	return nil
+}
+
+func (flags *dpsFleetFlags) checkPayload(template, place string) error {
+	for _, number := range []int{1, flags.devices} {
+		text := fleet.WithNumber(template, number, flags.devices)
+		var object map[string]any
+		if err := json.Unmarshal([]byte(text), &object); err != nil || object == nil {
+			return fmt.Errorf("%s is not a JSON object for device %d: %s", place, number, text)
 		}
 	}
 	return nil
@@ -128,16 +181,16 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 	defer at.close()
 	options := fleet.Options{
 		Devices: flags.devices, ID: flags.id, Transport: flags.transport, Parallel: flags.parallel,
-		Address: at.httpsAddress(), IDScope: at.IDScope, RootCAs: at.authority.Pool(),
+		Address: at.httpsAddress(), IDScope: at.IDScope, RootCAs: at.authority.Pool(), Payloads: flags.payloads,
 	}
 	if flags.transport == fleet.MQTT {
 		options.Address = at.mqttAddress()
 	}
-	if flags.payload != "" {
-		options.Payload = json.RawMessage(flags.payload)
-	}
 	if flags.x509 {
-		options.Certificate = at.authority.Devices().Issue
+		if err := flags.checkCertificates(); err != nil {
+			return err
+		}
+		options.Certificate = flags.certificates(at.authority.Devices())
 	} else if options.GroupKey, err = flags.key(); err != nil {
 		return err
 	}
@@ -203,6 +256,39 @@ func (flags *dpsFleetFlags) place(stderr io.Writer) (fleetPlace, error) {
 	}
 	authority, err := pki.Load(flags.folder)
 	return fleetPlace{at, authority, func() error { return nil }}, err
+}
+
+// certificates issues those of devices, for the organizations in turn.
+func (flags *dpsFleetFlags) certificates(issuer *pki.Issuer) func(int, string) (tls.Certificate, error) {
+	return func(number int, registrationID string) (tls.Certificate, error) {
+		if n := len(flags.organizations); n > 0 {
+			return issuer.Issue(registrationID, flags.organizations[(number-1)%n])
+		}
+		return issuer.Issue(registrationID)
+	}
+}
+
+// checkCertificates finds groups that take no certificates before their devices fail. A group that is not in the
+// configuration can be one that was made over the service API.
+func (flags *dpsFleetFlags) checkCertificates() error {
+	file, err := flags.load()
+	if err != nil {
+		return err
+	}
+	takes := 0
+	for _, group := range file.Groups {
+		isX509 := group.Attestation.Type == model.AttestationX509
+		if isX509 {
+			takes++
+		}
+		if strings.EqualFold(group.EnrollmentGroupID, flags.group) && !isX509 {
+			return fmt.Errorf("%s: the group %s takes keys, not certificates: leave out --x509", flags.config, group.EnrollmentGroupID)
+		}
+	}
+	if flags.group == "" && takes == 0 {
+		return fmt.Errorf("%s has no enrollment group whose attestation is x509: add one with %s as its signing certificate, or leave out --x509", flags.config, "device-ca.pem of "+flags.folder)
+	}
+	return nil
 }
 
 func (flags *dpsFleetFlags) key() ([]byte, error) {

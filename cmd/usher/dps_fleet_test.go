@@ -14,6 +14,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
+	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
 )
 
 // TestFleetPicture checks the display: it fits the terminal, and shows failures before the round ends.
@@ -145,4 +146,30 @@ enrollmentGroups:
 	}
 	cancel()
 	<-ended
+}
+
+// The devices of a fleet take organizations in turn, the same ones in every round.
+func TestFleetOrganizations(t *testing.T) {
+	t.Parallel()
+	authority, err := pki.Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for organizations, want := range map[string]string{"": "[] [] []", "contoso": "[contoso] [contoso] [contoso]", "contoso fabrikam": "[contoso] [fabrikam] [contoso]"} {
+		flags := dpsFleetFlags{organizations: strings.Fields(organizations)}
+		issue := flags.certificates(authority.Devices())
+		for range 2 {
+			var got []string
+			for number := 1; number <= 3; number++ {
+				certificate, err := issue(number, "press-1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, fmt.Sprint(certificate.Leaf.Subject.Organization))
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("%q: devices have %v, want %s", organizations, got, want)
+			}
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -61,25 +62,19 @@ replaces all of it with JSON as under trouble in the configuration. --calm ends 
 
 // manage calls a management endpoint of the stand-in that runs in a folder.
 func manage(ctx context.Context, folder, method, path, body string) ([]byte, error) {
-	at, err := readRunning(folder)
+	client, err := standInClient(folder)
 	if err != nil {
 		return nil, err
 	}
-	authority, err := pki.Load(folder)
-	if err != nil {
-		return nil, err
-	}
+	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "https://"+at.httpsAddress()+path, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, "https://localhost"+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	request.Host = "localhost"
 	request.Header.Set("Content-Type", "application/json")
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), ServerName: "localhost"}}
-	defer transport.CloseIdleConnections()
-	response, err := (&http.Client{Transport: transport}).Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
 	}
@@ -96,4 +91,23 @@ func manage(ctx context.Context, folder, method, path, body string) ([]byte, err
 		return nil, errors.New(refusal.Message)
 	}
 	return text, nil
+}
+
+// standInClient returns a client that trusts the stand-in that runs in a folder, and that calls it whatever host a URL
+// names.
+func standInClient(folder string) (*http.Client, error) {
+	at, err := readRunning(folder)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := pki.Load(folder)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: authority.Pool()},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, at.httpsAddress())
+		},
+	}}, nil
 }

@@ -48,7 +48,8 @@ With --rotate-key, every enrollment that calls the webhook gets the given key, a
 webhook has accepted it. Both keys must be valid until the command ends.
 
 It signs in with Microsoft Entra, as 'az login' left it, and needs the role Device
-Provisioning Service Data Contributor. Or you give it a connection string.`,
+Provisioning Service Data Contributor. Or you give it a connection string. With
+--stand-in, it changes the enrollments of the usher dps that runs in a folder.`,
 		Example: `  usher enroll --group breakroom --webhook https://NAME.azurewebsites.net/api/allocate --key-file key --dry-run
   usher enroll --group line-a --create --hub contoso-eu.azure-devices.net --reprovision migrate --webhook ... --key-file key
   usher enroll --rotate-key --webhook https://NAME.azurewebsites.net/api/allocate --key-file new-key`,
@@ -56,7 +57,7 @@ Provisioning Service Data Contributor. Or you give it a connection string.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()
-			return flags.run(ctx, cmd)
+			return flags.provisioning.explain(flags.run(ctx, cmd))
 		},
 	}
 	flags.provisioning.register(cmd)

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,14 @@ type hostFlags struct {
 	root, address, key, masterKey string
 	port                          uint16
 	enableAuth, traceparent       bool
+	log                           string
 }
+
+// How the lines of the handler are shown.
+const (
+	logText = "text"
+	logJSON = "json"
+)
 
 func newHostCommand() *cobra.Command {
 	var flags hostFlags
@@ -41,8 +47,11 @@ and only HTTP triggers, and it enforces keys only with --enable-auth. If in doub
 compare with func start.
 
 Ctrl-C lets requests in flight finish, then kills the handler; a second Ctrl-C
-does not wait. The handler's standard output is shown as info, its standard
-error as fail, as the host logs it.`,
+does not wait.
+
+Each call is shown in one line. --log json shows the handler's log and records as it
+writes them, as in Azure. What the handler writes to its standard output otherwise is
+shown as info, and its standard error as fail, as the host logs it.`,
 		Example: `  make build && usher host
   usher host --port 8080 --enable-auth --key secret
   usher host --root ../other-app --address 0.0.0.0`,
@@ -65,13 +74,14 @@ error as fail, as the host logs it.`,
 	f.StringVar(&flags.key, "key", "", "function key, which callers send as x-functions-key or ?code=")
 	f.StringVar(&flags.masterKey, "master-key", "", "key that also opens functions of level admin")
 	f.BoolVar(&flags.traceparent, "traceparent", true, "add a traceparent that is not sampled to requests without one, as the host does")
+	addChoice(cmd, &flags.log, "log", "", "how to show what the handler logs: text, or json as the handler writes it", logText, logJSON)
 	return cmd
 }
 
 // runHost serves until ctx ends or a signal arrives.
 func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) error {
 	fmt.Fprintln(stdout, "This is a development stand-in for the Azure Functions host, not the host itself.")
-	console := &consoleWriter{w: stderr}
+	console := newHostConsole(stderr, flags.log == logJSON)
 	host, err := functionshost.New(functionshost.Options{
 		Root: flags.root, Address: flags.address, Port: int(flags.port),
 		EnableAuth: flags.enableAuth, FunctionKey: flags.key, MasterKey: flags.masterKey,
@@ -142,35 +152,6 @@ func displayURL(address string) string {
 		u.Host = "localhost:" + u.Port()
 	}
 	return u.String()
-}
-
-// consoleWriter writes lines of the handler and of the host, which come from several goroutines.
-type consoleWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (c *consoleWriter) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, err := io.WriteString(c.w, "host: "); err != nil {
-		return 0, err
-	}
-	return c.w.Write(p)
-}
-
-// line writes a line of the handler after the word for its level in the host's log.
-func (c *consoleWriter) line(line functionshost.ConsoleLine) {
-	word := "info"
-	switch line.Level {
-	case slog.LevelWarn:
-		word = "warn"
-	case slog.LevelError:
-		word = "fail"
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	fmt.Fprintf(c.w, "%s: %s\n", word, line.Text)
 }
 
 // withoutTime omits the time from the host's messages, which are read as they appear.

@@ -21,9 +21,17 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// handler serves "hello" on the port that the host chooses. With an argument it fails in one of two ways.
+// handler serves "hello" on the port that the host chooses. With the argument print it first prints lines.txt; with
+// another one it fails in one of two ways.
 func handler() {
-	if len(os.Args) > 1 {
+	if len(os.Args) > 1 && os.Args[1] == "print" {
+		lines, err := os.ReadFile("lines.txt")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Print(os.ExpandEnv(string(lines)))
+	} else if len(os.Args) > 1 {
 		fmt.Fprintln(os.Stderr, "cannot open the rules")
 		if os.Args[1] == "quit" {
 			os.Exit(0)

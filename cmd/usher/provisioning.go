@@ -17,6 +17,7 @@ import (
 type provisioningFlags struct {
 	host           string
 	connectionFile string
+	standIn        string // folder of the usher dps to use; empty for Azure
 	version        string // of the service API; empty for the newest stable one
 }
 
@@ -30,12 +31,19 @@ const (
 func (f *provisioningFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.host, "dps", "", "host name of the DPS instance's service API; default from "+envProvisioningHost+", else the one in the connection string")
+	flags.StringVar(&f.standIn, "stand-in", "", "--folder of the usher dps that takes the place of the DPS instance, such as "+defaultDPSFolder)
 	flags.StringVar(&f.connectionFile, "connection-string-file", "",
 		"file with a connection string of the DPS instance, - for standard input; default from "+envConnectionString+", else Microsoft Entra is used (az login)")
 }
 
 func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, error) {
 	options := enrollment.Options{Host: f.host, Version: f.version}
+	if f.standIn != "" {
+		var err error
+		if options.Transport, err = standInClient(f.standIn); err != nil {
+			return nil, err
+		}
+	}
 	if options.Host == "" {
 		options.Host = os.Getenv(envProvisioningHost)
 	}
@@ -57,7 +65,7 @@ func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, erro
 		}
 	}
 	if options.Host == "" {
-		return nil, usageError(fmt.Errorf("which DPS instance? Give --dps, set %s, or give a connection string", envProvisioningHost))
+		return nil, usageError(fmt.Errorf("which DPS instance? Give --dps, set %s, or give a connection string (usher dps connection-string prints that of usher dps)", envProvisioningHost))
 	}
 	if text == "" {
 		var err error
@@ -65,11 +73,22 @@ func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, erro
 			return nil, err
 		}
 	}
+	options.Retry = func(reason string) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s; trying again\n", options.Host, reason)
+	}
 	client, err := enrollment.NewClient(options)
 	if err != nil {
 		return nil, usageError(err)
 	}
 	return client, nil
+}
+
+// explain adds to an error what to do if the instance is the stand-in.
+func (f *provisioningFlags) explain(err error) error {
+	if f.standIn == "" && errors.Is(err, enrollment.ErrUnreachable) {
+		return fmt.Errorf("%w\nIf it is usher dps, add --stand-in FOLDER (its --folder, or %s)", err, defaultDPSFolder)
+	}
+	return err
 }
 
 // webhookFlags say which webhook a command uses. The key is never a flag, because flags are in the shell's history and

@@ -395,13 +395,11 @@ func TestDoctor(t *testing.T) {
 	old := custom(c.webhook + "?code=" + oldFunctionKey)
 	old.CustomAllocationDefinition.APIVersion = "2099-01-01"
 	c.put(t, "b-factory", old)
-	plain := custom("http://" + strings.TrimPrefix(c.webhook, "https://") + "?code=" + oldFunctionKey)
-	c.put(t, "c-factory", plain)
 	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--hub", "contoso-eu-hub.azure-devices.net", "--hub", "Contoso-EU-hub.device.azure-devices.net"),
 		"[hub-twice]", "contoso-eu-hub.azure-devices.net and Contoso-EU-hub.device.azure-devices.net are one hub")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
-		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "[webhook-insecure]", "group field-devices: warning: ", "[not-custom]",
+		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "group field-devices: warning: ", "[not-custom]",
 		"[unlinked-hub]", "fix: ")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "wrong-key"), "[key-refused]")
 	wants(t, c.usher(t, exitDoctor, "doctor", "--webhook", strings.Replace(c.webhook, "allocate", "alocate", 1), "--key-file", "key"), "[wrong-url]")

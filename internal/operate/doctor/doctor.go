@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/usher-dps/usher/dps"
@@ -39,7 +38,7 @@ func Kinds() []Kind {
 	return []Kind{
 		{"webhook-missing", Error, "an enrollment has custom allocation and no webhook"},
 		{"webhook-elsewhere", Error, "an enrollment calls another webhook"},
-		{"webhook-insecure", Error, "an enrollment calls the webhook without TLS"},
+		{"webhook-insecure", Error, "an enrollment calls the webhook on another machine without TLS"},
 		{"key-missing", Error, "the URL in an enrollment has no function key"},
 		{"key-differs", Error, "an enrollment has a different function key"},
 		{"label-invalid", Error, "the URL in an enrollment names the DPS instance in a way that the webhook refuses"},
@@ -172,7 +171,7 @@ func (e *examination) examineDefinitions() {
 			e.add("webhook-elsewhere", where, "it calls "+webhook.Address()+", not "+reference.Address(),
 				"usher enroll with --webhook, unless this is intended")
 			continue
-		case !strings.HasPrefix(webhook.URL, "https:"):
+		case webhook.Exposed():
 			e.add("webhook-insecure", where, "it calls "+webhook.Address()+" without TLS: keys and devices are readable on the way",
 				"usher enroll with the https URL")
 		}

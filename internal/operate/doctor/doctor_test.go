@@ -49,3 +49,26 @@ func TestColdStartOfTheHandler(t *testing.T) {
 		t.Errorf("no cold start in %+v", report.Findings)
 	}
 }
+
+// Plain HTTP matters where calls leave the machine.
+func TestInsecure(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]bool{
+		"http://usher.example/api/allocate": true, "http://192.0.2.1:7071/api/allocate": true, "http://localhost.example/api/allocate": true,
+		"https://usher.example/api/allocate": false, "http://localhost:7071/api/allocate": false, "http://127.0.0.1:7071/api/allocate": false,
+		"http://127.1.2.3/api/allocate": false, "http://[::1]:7071/api/allocate": false,
+	} {
+		webhook := enrollment.Webhook{URL: address, APIVersion: enrollment.DefaultAPIVersion}
+		group := enrollment.Target{Webhook: webhook}.Apply(enrollment.New(enrollment.Group, "line-a", enrollment.SymmetricKey()))
+		report, err := doctor.Examine(t.Context(), doctor.Options{Enrollments: []enrollment.Enrollment{group}, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.ContainsFunc(report.Findings, func(f doctor.Finding) bool { return f.ID == "webhook-insecure" }); got != want {
+			t.Errorf("%s: findings %+v", address, report.Findings)
+		}
+		if refused := (enrollment.Target{Webhook: webhook}).Check() != nil; refused != want {
+			t.Errorf("%s: enrolling is refused: %t", address, refused)
+		}
+	}
+}

@@ -32,6 +32,10 @@ const (
 // ErrNotFound means that the enrollment does not exist.
 var ErrNotFound = errors.New("there is no such enrollment")
 
+// ErrUnreachable means that the host is no DPS instance that can be called, and trying again would not help: its name does
+// not exist, or what answers cannot prove that it is the host.
+var ErrUnreachable = errors.New("the DPS instance cannot be reached")
+
 // ErrChanged means that someone else changed the enrollment between reading and writing.
 var ErrChanged = errors.New("someone changed the enrollment meanwhile: run the command again")
 
@@ -49,13 +53,17 @@ type Options struct {
 	Version string
 	// Transport sends requests; nil means Go's default.
 	Transport policy.Transporter
+	// Retry is called before a call is repeated, with the reason; may be nil.
+	Retry func(reason string)
 }
 
-// Client calls the service API of one DPS instance. It retries on temporary failures (429, 5xx). It is not safe for
-// concurrent use.
+// Client calls the service API of one DPS instance. It retries on temporary failures (429, 5xx, no connection). It is
+// not safe for concurrent use.
 type Client struct {
 	host     string
 	versions []string // the first is in use, the others are older
+	retry    func(reason string)
+	failures int // attempts of the call in hand that failed
 	pipeline runtime.Pipeline
 }
 
@@ -74,15 +82,15 @@ func NewClient(options Options) (*Client, error) {
 	if options.Version != "" {
 		versions = []string{options.Version}
 	}
-	return &Client{
-		host: options.Host, versions: versions,
-		pipeline: runtime.NewPipeline("usher", "", runtime.PipelineOptions{PerRetry: []policy.Policy{authenticate}},
-			&policy.ClientOptions{
-				Transport: options.Transport,
-				Retry:     policy.RetryOptions{MaxRetries: 4, RetryDelay: time.Second, MaxRetryDelay: 30 * time.Second},
-				Telemetry: policy.TelemetryOptions{Disabled: true},
-			}),
-	}, nil
+	c := &Client{host: options.Host, versions: versions, retry: options.Retry}
+	c.pipeline = runtime.NewPipeline("usher", "", runtime.PipelineOptions{PerRetry: []policy.Policy{authenticate}},
+		&policy.ClientOptions{
+			Transport: options.Transport,
+			Retry: policy.RetryOptions{MaxRetries: maxRetries, RetryDelay: time.Second, MaxRetryDelay: 30 * time.Second,
+				ShouldRetry: c.shouldRetry},
+			Telemetry: policy.TelemetryOptions{Disabled: true},
+		})
+	return c, nil
 }
 
 // Kind distinguishes individual enrollments from groups.
@@ -186,7 +194,11 @@ func (c *Client) callWith(ctx context.Context, version, method string, header ma
 			return nil, err
 		}
 	}
+	c.failures = 0
 	response, err := c.pipeline.Do(request)
+	if isPermanent(err) {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
 	if err != nil {
 		return nil, err
 	}

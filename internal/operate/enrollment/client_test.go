@@ -2,12 +2,16 @@ package enrollment_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +192,57 @@ func TestVersions(t *testing.T) {
 			}
 			if fmt.Sprint(written) != "["+test.used+"]" || (err == nil) != (test.fails == "") || err != nil && !strings.Contains(err.Error(), test.fails) {
 				t.Errorf("written with %v: %v", written, err)
+			}
+		})
+	}
+}
+
+// transport answers each call in the same way.
+type transport func() (*http.Response, error)
+
+func (f transport) Do(*http.Request) (*http.Response, error) { return f() }
+
+// What can pass is tried again, and the caller learns why it takes so long; what cannot is not.
+func TestRetries(t *testing.T) {
+	t.Parallel()
+	refused := func(err error) transport {
+		return func() (*http.Response, error) { return nil, &url.Error{Op: "Post", URL: "https://a.example", Err: err} }
+	}
+	answers := func(status int) transport {
+		return func() (*http.Response, error) {
+			return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Body: http.NoBody}, nil
+		}
+	}
+	for name, test := range map[string]struct {
+		transport transport
+		reason    string // of the repetition; empty if there is none
+	}{
+		"no such host":          {refused(&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", IsNotFound: true}}), ""},
+		"unknown authority":     {refused(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), ""},
+		"another host's name":   {refused(&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}), ""},
+		"no TLS":                {refused(http.ErrSchemeMismatch), ""},
+		"a bad request":         {answers(http.StatusBadRequest), ""},
+		"the resolver is away":  {refused(&net.DNSError{Err: "server misbehaving", IsTemporary: true}), "server misbehaving"},
+		"nobody listens":        {refused(errors.New("connection refused")), "connection refused"},
+		"too many requests":     {answers(http.StatusTooManyRequests), "it answers 429"},
+		"the service is unwell": {answers(http.StatusServiceUnavailable), "it answers 503"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			reason := ""
+			client, err := enrollment.NewClient(enrollment.Options{Host: "a.example", Credential: &signedIn{}, Transport: test.transport,
+				Retry: func(why string) { reason = why; cancel() }}) // the test need not wait
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = client.All(ctx)
+			if (reason == "") != (test.reason == "") || !strings.Contains(reason, test.reason) {
+				t.Errorf("it is repeated because of %q, want %q", reason, test.reason)
+			}
+			if permanent := test.reason == "" && name != "a bad request"; err == nil || errors.Is(err, enrollment.ErrUnreachable) != permanent {
+				t.Errorf("the error is %v", err)
 			}
 		})
 	}

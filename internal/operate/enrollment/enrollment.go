@@ -2,6 +2,7 @@ package enrollment
 
 import (
 	"maps"
+	"net"
 	"net/url"
 	"strings"
 
@@ -109,6 +110,16 @@ func (w Webhook) Address() string {
 		return "(not a URL)"
 	}
 	return address
+}
+
+// Exposed reports whether calls are readable on the way: they have no TLS, and leave this machine.
+func (w Webhook) Exposed() bool {
+	link, err := url.Parse(w.URL)
+	if err != nil {
+		return true
+	}
+	host := link.Hostname()
+	return link.Scheme != "https" && host != "localhost" && !net.ParseIP(host).IsLoopback()
 }
 
 // WithKey returns the webhook with another key and the rest of its URL unchanged.

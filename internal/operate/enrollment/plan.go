@@ -53,7 +53,7 @@ func (t Target) Check() error {
 	switch {
 	case err != nil || link.Host == "":
 		return errNoURL
-	case link.Scheme != "https" && !loopback(link.Hostname()):
+	case t.Webhook.Exposed():
 		return fmt.Errorf("the webhook %s is not https", t.Webhook.Address())
 	case link.User != nil:
 		return errors.New("the webhook has a user or a password in its URL; DPS only sends a key in ?code=")
@@ -71,8 +71,6 @@ func (t Target) Check() error {
 	}
 	return nil
 }
-
-func loopback(host string) bool { return host == "localhost" || host == "127.0.0.1" || host == "::1" }
 
 // Apply returns the enrollment in the desired state. It does not change e.
 func (t Target) Apply(e Enrollment) Enrollment {

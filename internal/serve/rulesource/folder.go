@@ -3,6 +3,7 @@ package rulesource
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,8 +19,9 @@ const watchInterval = time.Second
 // folder reads rules from a folder, or from a bundle in a file.
 type folder struct {
 	*Keeper
-	read    string // fingerprint of the files that were read last, good or not
-	changed string // fingerprint of files that are being changed
+	read    string    // fingerprint of the files that were read last, good or not
+	changed string    // fingerprint of files that are being changed
+	again   time.Time // when files are tried again whose self-test failed for a reason that may pass
 }
 
 func (f *folder) wait() time.Duration { return watchInterval }
@@ -31,7 +33,7 @@ func (f *folder) start(ctx context.Context) error {
 	if f.options.Watch { // else the files are never compared
 		f.read = f.fingerprint()
 	}
-	rules, err := f.load(ctx, f.options.CheckAfter)
+	rules, _, err := f.load(ctx, f.options.CheckAfter)
 	if err != nil {
 		return err
 	}
@@ -41,7 +43,7 @@ func (f *folder) start(ctx context.Context) error {
 }
 
 // refresh loads the folder again when it has changed and then stayed the same from one refresh to the next: an editor
-// writes in several steps. Rules that someone is writing are compiled, but not self-tested.
+// writes in several steps.
 func (f *folder) refresh(ctx context.Context) error {
 	now := f.fingerprint()
 	if now == f.read {
@@ -49,21 +51,28 @@ func (f *folder) refresh(ctx context.Context) error {
 		return nil
 	}
 	if now != f.changed {
-		f.changed = now
+		f.changed, f.again = now, time.Time{}
+		return nil
+	}
+	if time.Now().Before(f.again) {
 		return nil
 	}
 	start := time.Now()
-	f.read, f.changed = now, ""
-	rules, err := f.load(ctx, false)
+	rules, err := f.loadTested(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if _, again := errors.AsType[momentary](err); again {
+		f.again = time.Now().Add(f.options.Poll)
+	} else {
+		f.read, f.changed = now, ""
+	}
 	if err != nil {
-		f.refuse(ctx, f.read, err)
+		f.refuse(ctx, now, err)
 		return err
 	}
 	if rules.Digest() == f.digest() { // such as after the edit of a test
-		f.count(func(s *Stats) { s.Refused = "" })
+		f.accept(ctx)
 		return nil
 	}
 	f.activate(ctx, rules, start, false, false)
@@ -71,11 +80,21 @@ func (f *folder) refresh(ctx context.Context) error {
 	return nil
 }
 
-func (f *folder) load(ctx context.Context, lazy bool) (*decider.Rules, error) {
+// loadTested loads rules that take the place of others. Those in use are not tested again.
+func (f *folder) loadTested(ctx context.Context) (rules *decider.Rules, err error) {
+	defer guard(&err)
+	rules, files, err := f.load(ctx, false)
+	if err != nil || f.options.NoSelfTest || rules.Digest() == f.digest() {
+		return rules, err
+	}
+	return rules, selfTest(ctx, f.rules, rules, files, f.options.Timeout)
+}
+
+func (f *folder) load(ctx context.Context, lazy bool) (*decider.Rules, fs.FS, error) {
 	f.count(func(s *Stats) { s.Attempts++; s.LastAttempt = time.Now() })
 	path := f.options.Location.Path
 	if info, err := os.Stat(path); err != nil || info.IsDir() == f.options.Location.Bundle() {
-		return nil, fmt.Errorf("there is no folder %s; name the folder of the Rego rules, or a bundle (NAME.tar.gz)", path)
+		return nil, nil, fmt.Errorf("there is no folder %s; name the folder of the Rego rules, or a bundle (NAME.tar.gz)", path)
 	}
 	options := f.options.Rules
 	options.Name, options.Lazy = path, lazy
@@ -83,15 +102,15 @@ func (f *folder) load(ctx context.Context, lazy bool) (*decider.Rules, error) {
 	if f.options.Location.Bundle() {
 		opened, err := openBundle(path, f.options.Key)
 		if err != nil {
-			return nil, fmt.Errorf("%s is not a bundle of rules: %w", path, err)
+			return nil, nil, fmt.Errorf("%s is not a bundle of rules: %w", path, err)
 		}
 		files, options.Revision = opened.Files, opened.Revision
 	}
 	rules, err := decider.LoadRules(ctx, files, options)
 	if err != nil {
-		return nil, fmt.Errorf("the rules in %s cannot be loaded:\n%w", path, err)
+		return nil, nil, fmt.Errorf("the rules in %s cannot be loaded:\n%w", path, err)
 	}
-	return rules, nil
+	return rules, files, nil
 }
 
 // openBundle opens a bundle in a file, such as one in a deployment package.

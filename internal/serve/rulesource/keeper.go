@@ -39,7 +39,8 @@ type Options struct {
 	Use func(*decider.Rules)
 	// CheckAfter serves the first rules before all of them are compiled.
 	CheckAfter bool
-	// NoSelfTest puts rules into use without a self-test.
+	// NoSelfTest puts rules into use without a self-test. The first rules of a folder never have one: they were deployed
+	// with the program.
 	NoSelfTest bool
 	// Timeout is how long a rule may take in a self-test; 0 means decider.DefaultTimeout.
 	Timeout time.Duration
@@ -239,9 +240,6 @@ func (k *Keeper) activate(ctx context.Context, rules *decider.Rules, start time.
 		s.Activated = time.Now()
 		s.Digest, s.Revision, s.Packages = rules.Digest(), rules.Revision(), packages
 		s.FromCache = fromCache
-		if !fromCache {
-			s.Refused = ""
-		}
 	})
 	level := slog.LevelInfo
 	if before == "" && k.isFolder() {
@@ -249,7 +247,19 @@ func (k *Keeper) activate(ctx context.Context, rules *decider.Rules, start time.
 	}
 	k.log.Log(ctx, level, "rules activated", "rules", rules.Digest(), "revision", rules.Revision(), "before", before,
 		"packages", packages, "from_disk", fromCache, "duration_ms", time.Since(start).Milliseconds())
+	if !fromCache {
+		k.accept(ctx)
+	}
 	k.notify(Activated, nil)
+}
+
+// accept notes that the rules at the source are those in use, and gives the all-clear if they were refused before.
+func (k *Keeper) accept(ctx context.Context) {
+	refused := false
+	k.count(func(s *Stats) { refused, s.Refused = s.Refused != "", "" })
+	if refused {
+		k.log.InfoContext(ctx, "rules good again", "in_use", k.digest())
+	}
 }
 
 // digest is that of the rules in use; empty if there are none.

@@ -925,6 +925,124 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// After a refusal there is an all-clear, once, whichever way the rules become good.
+func TestAllClear(t *testing.T) {
+	t.Parallel()
+	rule := func(b *bench) int { return strings.Count(b.log.String(), `"rules good again"`) }
+	refresh := func(t *testing.T, b *bench) {
+		t.Helper()
+		_ = b.Refresh(t.Context()) // of a folder, the first one only notes the change
+		_ = b.Refresh(t.Context())
+	}
+	check := func(t *testing.T, b *bench, offer func(rule string)) {
+		t.Helper()
+		b.start(t)
+		for i, step := range []struct {
+			rule    string
+			refused bool
+			clears  int // so far
+		}{
+			{ruleFor(0) + "\n", false, 0}, {brokenRule, true, 0}, {ruleFor(0) + "\n", false, 1}, {brokenRule + "\n", true, 1},
+			{brokenRule + "\n\n", true, 1}, {ruleFor(1), false, 2}, {ruleFor(0), false, 2},
+		} {
+			offer(step.rule)
+			refresh(t, b)
+			if got := b.Stats(); (got.Refused != "") != step.refused || rule(b) != step.clears {
+				t.Errorf("step %d: %d all-clears, refused: %q", i, rule(b), got.Refused)
+			}
+		}
+	}
+	t.Run("bundle", func(t *testing.T) {
+		t.Parallel()
+		s := &store{packed: pack(t, "", ruleFor(0), nil)}
+		revision := 0
+		check(t, newBench(t, serve(t, s), rulesource.Options{}), func(rule string) {
+			revision++
+			s.offer(pack(t, strconv.Itoa(revision), rule, nil))
+		})
+	})
+	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		save := func(rule string) { saveRule(t, folder, rule) }
+		save(ruleFor(0))
+		check(t, newBench(t, folder, rulesource.Options{Watch: true}), save)
+	})
+}
+
+// saveRule writes a rule, at a time of its own: a file system may count time in steps.
+func saveRule(t *testing.T, folder, rule string) {
+	t.Helper()
+	name := filepath.Join(folder, "default.rego")
+	before := time.Unix(0, 0)
+	if info, err := os.Stat(name); err == nil {
+		before = info.ModTime()
+	}
+	if err := os.WriteFile(name, []byte(rule), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(name, time.Time{}, before.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A folder that is watched is tested like a bundle.
+func TestSelfTestOfAFolder(t *testing.T) {
+	t.Parallel()
+	const first = "package allocation.default\n\nhub := input.linkedHubs[0]\n"
+	const torn = first + "\nhub := input.linkedHubs[1]\n"
+	for name, c := range map[string]struct {
+		rule string
+		off  bool
+		want string // in the refusal; none if it is used
+	}{
+		"good":                        {rule: first + "\nreject contains \"no\" if false\n"},
+		"otherwise than expected":     {rule: ruleFor(1), want: "a.request.json does not get the expected decision"},
+		"in conflict":                 {rule: torn, want: "undecided"},
+		"in conflict, and not tested": {rule: torn, off: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			folder := t.TempDir()
+			for name, text := range map[string]string{"a.request.json": requestBody,
+				"a.decision.json": `{"outcome": "assigned", "rule": "allocation.default", "hub": "hub-0.azure-devices.net"}`} {
+				if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			saveRule(t, folder, first)
+			b := newBench(t, folder, rulesource.Options{Watch: true, NoSelfTest: c.off})
+			b.start(t)
+			saveRule(t, folder, c.rule)
+			err := errors.Join(b.Refresh(t.Context()), b.Refresh(t.Context()))
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) || (b.Stats().Activations == 2) != (c.want == "") {
+				t.Errorf("got %v, %+v", err, b.Stats())
+			}
+		})
+	}
+}
+
+// A machine that is busy once does not refuse a folder for ever, and is not kept busy by trying.
+func TestSlowSelfTestOfAFolder(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	saveRule(t, folder, ruleFor(0))
+	b := newBench(t, folder, rulesource.Options{Watch: true, Timeout: 200 * time.Millisecond, Poll: time.Hour})
+	b.start(t)
+	saveRule(t, folder, "package allocation.default\n\nhub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); "+
+		"some b in numbers.range(1, 9999); a * b == 0]) == 0\n")
+	for range 5 {
+		_ = b.Refresh(t.Context())
+	}
+	if got := b.Stats(); got.Refusals != 1 || !strings.Contains(got.Refused, "ends in timeout") {
+		t.Errorf("%+v", got)
+	}
+	saveRule(t, folder, ruleFor(1))
+	if err := errors.Join(b.Refresh(t.Context()), b.Refresh(t.Context())); err != nil || b.hub(t) != 1 {
+		t.Errorf("the next change: %v, %+v", err, b.Stats())
+	}
+}
+
 // A deployment package can hold the rules as one file.
 func TestBundleInAFile(t *testing.T) {
 	t.Parallel()

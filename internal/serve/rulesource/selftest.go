@@ -15,12 +15,12 @@ import (
 )
 
 // selfTest evaluates new rules before they answer any device, and returns why they must not. It uses the requests that
-// come with the rules in a bundle (NAME.request.json), and those shipped with Usher. Rules are refused if
+// come with the rules (NAME.request.json), and those shipped with Usher. Rules are refused if
 //
 //   - any request reveals a bug or makes a rule exceed its time limit;
 //   - a rule ends in an error, such as a conflict, for a request that the current rules decide;
-//   - a request in the bundle gets another decision than NAME.decision.json next to it says, or, without such a file, none
-//     although the current rules decide it;
+//   - a request that comes with the rules gets another decision than NAME.decision.json next to it says, or, without such
+//     a file, none although the current rules decide it;
 //   - none of the shipped requests is decided, although the current rules decide some. Single ones may be lost: they
 //     belong to no real enrollment, and good rules may know only their own hubs.
 //
@@ -81,7 +81,7 @@ type test struct {
 	decision []byte // what is expected; nil if anything is
 }
 
-// testsIn returns the tests in a bundle, then those that are shipped.
+// testsIn returns the tests that come with the rules, then those that are shipped.
 func testsIn(files fs.FS) ([]test, error) {
 	var tests []test
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

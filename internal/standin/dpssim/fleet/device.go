@@ -70,7 +70,9 @@ func resultOf(err error) result {
 }
 
 type device struct {
+	number  int
 	id      string
+	payload json.RawMessage // nil for none
 	options *Options
 }
 
@@ -79,7 +81,7 @@ func (d device) register(ctx context.Context, throttled func()) result {
 	body, err := json.Marshal(struct {
 		RegistrationID string          `json:"registrationId"`
 		Payload        json.RawMessage `json:"payload,omitempty"`
-	}{d.id, d.options.Payload})
+	}{d.id, d.payload})
 	if err != nil {
 		return resultOf(err)
 	}
@@ -124,7 +126,7 @@ func (d device) connect(ctx context.Context) (session, error) {
 	config := &tls.Config{ServerName: d.options.Host, RootCAs: d.options.RootCAs, MinVersion: tls.VersionTLS12}
 	token := ""
 	if d.options.Certificate != nil {
-		certificate, err := d.options.Certificate(d.id)
+		certificate, err := d.options.Certificate(d.number, d.id)
 		if err != nil {
 			return nil, err
 		}

@@ -10,8 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,8 +23,32 @@ const (
 	MQTT = "mqtt"
 )
 
-// Number stands for a device's number in [Options].
+// Number stands for a device's number in [Options], with as many digits as the largest number. {n:5} has at least five
+// digits, {n:1} no leading zeros.
 const Number = "{n}"
+
+// maxWidth is how many digits a number may have.
+const maxWidth = 20
+
+var numbers = regexp.MustCompile(`\{n(?::([0-9]+))?\}`)
+
+// IsNumbered reports whether a text is different for each device.
+func IsNumbered(text string) bool { return numbers.MatchString(text) }
+
+// WithNumber puts the number of a device, counted from 1, into a text.
+func WithNumber(text string, number, devices int) string {
+	return numbers.ReplaceAllStringFunc(text, func(place string) string {
+		width := len(strconv.Itoa(devices))
+		if digits := numbers.FindStringSubmatch(place)[1]; digits != "" {
+			given, err := strconv.Atoi(digits)
+			if err != nil {
+				given = maxWidth
+			}
+			width = min(given, maxWidth)
+		}
+		return fmt.Sprintf("%0*d", width, number)
+	})
+}
 
 // DefaultHost is the host name of DPS for devices.
 const DefaultHost = "global.azure-devices-provisioning.net"
@@ -45,19 +69,19 @@ type Options struct {
 	IDScope   string
 	RootCAs   *x509.CertPool // what devices trust
 
-	// One of the two: the key of an enrollment group, or a function that issues a device's certificate.
+	// One of the two: the key of an enrollment group, or a function that issues the certificate of a device, whose number
+	// counts from 1.
 	GroupKey    []byte
-	Certificate func(registrationID string) (tls.Certificate, error)
+	Certificate func(number int, registrationID string) (tls.Certificate, error)
 
-	Payload  json.RawMessage // of each device; nil for none
-	Parallel int             // devices online at the same time; DefaultParallel if 0
-	Timeout  time.Duration   // for one registration including waits; DefaultTimeout if 0
+	Payloads []string      // JSON with [Number], for one device after the other in turn; none for devices without
+	Parallel int           // devices online at the same time; DefaultParallel if 0
+	Timeout  time.Duration // for one registration including waits; DefaultTimeout if 0
 }
 
 // Fleet is a set of devices, which can register repeatedly.
 type Fleet struct {
 	options Options
-	width   int      // digits of a device's number
 	hubs    []string // of each device, "" before its first assignment
 	round   atomic.Pointer[round]
 }
@@ -67,7 +91,7 @@ func New(options Options) (*Fleet, error) {
 	switch {
 	case options.Devices < 1:
 		return nil, errors.New("a fleet has at least one device")
-	case options.Devices > 1 && !strings.Contains(options.ID, Number):
+	case options.Devices > 1 && !IsNumbered(options.ID):
 		return nil, fmt.Errorf("the registration ID %q is the same for all devices: put %s in place of the number", options.ID, Number)
 	case options.Transport != HTTP && options.Transport != MQTT:
 		return nil, fmt.Errorf("transport %q: it is %s or %s", options.Transport, HTTP, MQTT)
@@ -79,14 +103,18 @@ func New(options Options) (*Fleet, error) {
 	options.Host = cmp.Or(options.Host, DefaultHost)
 	options.Parallel = cmp.Or(options.Parallel, DefaultParallel)
 	options.Timeout = cmp.Or(options.Timeout, DefaultTimeout)
-	f := &Fleet{options: options, width: len(strconv.Itoa(options.Devices)), hubs: make([]string, options.Devices)}
+	f := &Fleet{options: options, hubs: make([]string, options.Devices)}
 	f.round.Store(newRound(options.Devices))
 	return f, nil
 }
 
-// RegistrationID of device i, counted from 0.
-func (f *Fleet) RegistrationID(i int) string {
-	return strings.ReplaceAll(f.options.ID, Number, fmt.Sprintf("%0*d", f.width, i+1))
+// device is device i, counted from 0.
+func (f *Fleet) device(i int) device {
+	d := device{number: i + 1, id: WithNumber(f.options.ID, i+1, f.options.Devices), options: &f.options}
+	if n := len(f.options.Payloads); n > 0 {
+		d.payload = json.RawMessage(WithNumber(f.options.Payloads[i%n], i+1, f.options.Devices))
+	}
+	return d
 }
 
 // Register registers each device once, at a rate per minute, or all at once with rate 0. It returns when all are done
@@ -127,7 +155,7 @@ func (f *Fleet) registerOne(parent context.Context, round *round, i int, due tim
 	ctx, cancel := context.WithTimeout(parent, f.options.Timeout)
 	defer cancel()
 	round.began()
-	result := device{f.RegistrationID(i), &f.options}.register(ctx, round.throttled)
+	result := f.device(i).register(ctx, round.throttled)
 	if parent.Err() != nil && result.kind == lost {
 		return // it was interrupted, not lost
 	}

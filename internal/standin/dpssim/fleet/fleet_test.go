@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,7 +97,7 @@ func TestRegister(t *testing.T) {
 			answer(w, http.StatusOK, "", assignedTo(hub))
 		}
 	})
-	options.Payload = json.RawMessage(`{"model":"m1"}`)
+	options.Payloads = []string{`{"model":"m1"}`}
 	options.Parallel = 3
 	summary := register(t, t.Context(), options, 0)
 	if want := map[string]int{"hub-a.azure-devices.net": 9, "hub-b.azure-devices.net": 1}; summary.Assigned != 10 || !reflect.DeepEqual(summary.Hubs, want) {
@@ -107,6 +108,44 @@ func TestRegister(t *testing.T) {
 	}
 	if len(seen) != 10 || seen["made-up-01"] != 3 {
 		t.Errorf("calls by device: %v", seen)
+	}
+}
+
+// Devices differ by their number, and take payloads in turn.
+func TestNumbers(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var sent []string
+	options := service(t, func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		sent = append(sent, string(body))
+		mu.Unlock()
+		answer(w, http.StatusOK, "", assignedTo("hub-a.azure-devices.net"))
+	})
+	options.ID = "press-{n:5}-{n}"
+	options.Payloads = []string{`{"serial":"{n:3}","count":{n:1}}`, `{"model":"{n}"}`, `{}`}
+	register(t, t.Context(), options, 0)
+	slices.Sort(sent)
+	want := []string{
+		`{"registrationId":"press-00001-01","payload":{"serial":"001","count":1}}`,
+		`{"registrationId":"press-00002-02","payload":{"model":"02"}}`,
+		`{"registrationId":"press-00003-03","payload":{}}`,
+		`{"registrationId":"press-00004-04","payload":{"serial":"004","count":4}}`,
+	}
+	if len(sent) != 10 || !reflect.DeepEqual(sent[:4], want) {
+		t.Errorf("devices send %q", sent)
+	}
+	for text, want := range map[string]bool{"{n}": true, "a-{n:12}": true, "{n:}": false, "{n:x}": false, "n": false, "{m}": false} {
+		if fleet.IsNumbered(text) != want {
+			t.Errorf("%s: numbered %t", text, !want)
+		}
+	}
+	if got := fleet.WithNumber("{n:999999999999999999999}", 1, 1); len(got) != 20 {
+		t.Errorf("a very wide number is %q", got)
 	}
 }
 

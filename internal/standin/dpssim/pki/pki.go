@@ -171,9 +171,9 @@ func (i *Issuer) Intermediate(cn string) (*Issuer, error) {
 
 // Issue makes a client certificate for a device whose registration ID is cn, with a new key and the chain up to the
 // root, which is left out.
-func (i *Issuer) Issue(cn string) (tls.Certificate, error) {
+func (i *Issuer) Issue(cn string, organizations ...string) (tls.Certificate, error) {
 	now := time.Now()
-	return i.IssueFor(pkix.Name{CommonName: cn}, now.Add(-backdate), now.Add(deviceLife))
+	return i.IssueFor(pkix.Name{CommonName: cn, Organization: organizations}, now.Add(-backdate), now.Add(deviceLife))
 }
 
 // IssueFor is Issue for a subject with more than a common name, such as the organization that a rule reads, and for a
