@@ -23,7 +23,7 @@ func newBundleCommand() *cobra.Command {
 	var tests, exchanges bool
 	var key rulebundle.Key
 	cmd := &cobra.Command{
-		Use:   "bundle",
+		Use:   "bundle [path]",
 		Short: "Pack rules into one file, an OPA bundle",
 		Long: `Bundle loads the rules and writes them and their data into one file, in the format of OPA
 bundles. Rules that do not load are not packed. Every command accepts the file for --rules.
@@ -32,10 +32,13 @@ The same rules give the same bytes, and the printed digest is the one that the w
 logs. With --signing-key the bundle is signed; --verification-key then makes other
 commands require the signature.`,
 		Example: `  usher bundle -o rules.tar.gz
-  usher bundle -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
+  usher bundle rules -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
   usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := rules.setPath(cmd, args); err != nil {
+				return err
+			}
 			loaded, fsys, err := loadRules(cmd.Context(), rules, rules.options())
 			if err != nil {
 				return err

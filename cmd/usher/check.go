@@ -18,7 +18,7 @@ import (
 // checkFlags are the flags of `usher check`.
 type checkFlags struct {
 	rules       rulesFlags
-	hubs        []string
+	hubs        hubList
 	enrollments []string // files
 	failOn      string
 	format      string
@@ -72,7 +72,7 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
-	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
+	addHubs(cmd, &flags.hubs, "hubs that are linked to the DPS")
 	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollments, as az iot dps lists them; may be repeated, such as for groups and individual enrollments")
 	addChoice(cmd, &flags.failOn, "fail-on", "", "level that makes the exit code 7: error or warning", string(lint.Error), string(lint.Warning))
 	addOutputFlag(cmd, &flags.format, checkFormats...)

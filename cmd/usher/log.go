@@ -16,11 +16,12 @@ import (
 
 // logFlags are the flags of `usher log`.
 type logFlags struct {
-	device, keyFile, enrollment, service, hub, rule, id, source string
-	outcomes, faults                                            []string
-	since, until                                                string
-	alarm, follow                                               bool
-	format                                                      string
+	device, keyFile, enrollment, service, rule, id, source string
+	hubs                                                   hubList
+	outcomes, faults                                       []string
+	since, until                                           string
+	alarm, follow                                          bool
+	format                                                 string
 }
 
 func newLogCommand() *cobra.Command {
@@ -69,7 +70,7 @@ With -o json, records are printed as they were written, so they can be replayed.
 	f.StringVar(&flags.keyFile, "id-key-file", "", "file with the key that registration IDs were hashed with (USHER_RECORD_ID_KEY)")
 	f.StringVar(&flags.enrollment, "enrollment", "", "name of the enrollment; * stands for any characters")
 	f.StringVar(&flags.service, "service", "", "DPS instance that called, as the webhook's URL names it in ?dps=")
-	f.StringVar(&flags.hub, "hub", "", "hub in the answer, such as contoso-eu or contoso-eu.azure-devices.net")
+	addHubs(cmd, &flags.hubs, "hub in the answer")
 	f.StringVar(&flags.rule, "rule", "", "package of the rule, such as allocation.line or line")
 	f.StringSliceVar(&flags.outcomes, "outcome", nil, "assigned, rejected or held")
 	f.StringSliceVar(&flags.faults, "fault", nil, "kind of the fault, such as undecided; any for all")

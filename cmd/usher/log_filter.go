@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -42,7 +41,7 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	return func(r *decisionlog.Record) bool {
 		return (!flags.alarm || r.NeedsAttention()) &&
 			(flags.service == "" || strings.EqualFold(r.Service, flags.service)) &&
-			(flags.hub == "" || dps.SameHub(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(dps.HubName(r.Decision.Hub)), flags.hub)) &&
+			(len(flags.hubs) == 0 || flags.hubs.has(r.Decision.Hub)) &&
 			(flags.id == "" || strings.EqualFold(r.DecisionID, flags.id) || strings.EqualFold(r.ShadowOf, flags.id)) &&
 			!slices.ContainsFunc(filters, func(matches recordFilter) bool { return !matches(r) })
 	}, nil
