@@ -22,6 +22,10 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	switch {
 	case flags.follow && len(args) > 1:
 		return nil, usageError(errors.New("--follow is for one file"))
+	case flags.follow && flags.summary:
+		return nil, usageError(errors.New("--follow does not end, and --summary counts at the end: choose one"))
+	case flags.limit < 0:
+		return nil, usageError(fmt.Errorf("--limit must not be below 0, and is %d", flags.limit))
 	case flags.keyFile != "" && flags.device == "" && flags.enrollment == "":
 		return nil, usageError(errors.New("--id-key-file is for --device or --enrollment"))
 	}
