@@ -259,8 +259,13 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 		if change.New != "" {
 			fmt.Fprintf(out, "  + %s %s\n", change.Pointer, change.New)
 		}
-		if change.Key {
-			fmt.Fprintf(out, "    with another key\n")
+		switch change.Key {
+		case enrollment.KeyAdded:
+			fmt.Fprintln(out, "    with a key")
+		case enrollment.KeyChanged:
+			fmt.Fprintln(out, "    with another key")
+		case enrollment.KeyRemoved:
+			fmt.Fprintln(out, "    without the key that it had")
 		}
 	}
 }

@@ -82,8 +82,35 @@ func TestOnlyTheKeyChanges(t *testing.T) {
 		t.Errorf("the webhook is %+v", got)
 	}
 	changes := enrollment.Changes(before, after)
-	if len(changes) != 1 || !changes[0].Key || strings.Contains(changes[0].Old+changes[0].New, "-key") {
+	if len(changes) != 1 || changes[0].Key != enrollment.KeyChanged || strings.Contains(changes[0].Old+changes[0].New, "-key") {
 		t.Errorf("changes %+v", changes)
+	}
+}
+
+// What happens to the key is named: it is another one only if there was one.
+func TestKeyChanges(t *testing.T) {
+	t.Parallel()
+	const without, withKey, withAnother = "https://f.example/api/allocate", "https://f.example/api/allocate?code=a-key", "https://f.example/api/allocate?code=b-key"
+	for _, c := range []struct {
+		before, after string
+		want          enrollment.KeyChange
+	}{
+		{without, withKey, enrollment.KeyAdded}, {withKey, withAnother, enrollment.KeyChanged},
+		{withKey, without, enrollment.KeyRemoved}, {withKey, withKey + "&x=1", ""},
+	} {
+		state := func(url string) enrollment.Enrollment {
+			return enrollment.Enrollment{Kind: enrollment.Group, Document: map[string]any{"enrollmentGroupId": "a",
+				"customAllocationDefinition": map[string]any{"webhookUrl": url, "apiVersion": "2021-10-01"}}}
+		}
+		if changes := enrollment.Changes(state(c.before), state(c.after)); len(changes) != 1 || changes[0].Key != c.want {
+			t.Errorf("%s to %s: %+v, want %q", c.before, c.after, changes, c.want)
+		}
+	}
+	created := enrollment.Target{Webhook: enrollment.Webhook{URL: withKey}}.Apply(enrollment.New(enrollment.Group, "a", enrollment.SymmetricKey()))
+	for _, change := range enrollment.Changes(enrollment.New(enrollment.Group, "a", enrollment.SymmetricKey()), created) {
+		if change.Pointer == "/customAllocationDefinition" && change.Key != enrollment.KeyAdded {
+			t.Errorf("a new enrollment: %+v", change)
+		}
 	}
 }
 

@@ -120,8 +120,30 @@ type Change struct {
 	// keys.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
-	// Key is set if the function key changes.
-	Key bool `json:"key,omitempty"`
+	// Key is what happens to the function key; empty if it stays as it is.
+	Key KeyChange `json:"key,omitempty"`
+}
+
+// KeyChange is what happens to the function key in the URL of a webhook.
+type KeyChange string
+
+// The changes of a key.
+const (
+	KeyAdded   KeyChange = "added"
+	KeyChanged KeyChange = "changed"
+	KeyRemoved KeyChange = "removed"
+)
+
+func keyChange(before, after string) KeyChange {
+	switch {
+	case before == after:
+		return ""
+	case before == "":
+		return KeyAdded
+	case after == "":
+		return KeyRemoved
+	}
+	return KeyChanged
 }
 
 // Changes returns the members in which two states of an enrollment differ.
@@ -137,7 +159,9 @@ func Changes(before, after Enrollment) []Change {
 			continue
 		}
 		change := Change{Pointer: string(jsontext.Pointer("").AppendToken(name)), Old: shown(old, was), New: shown(new, is)}
-		change.Key = name == "customAllocationDefinition" && before.Webhook().Key() != after.Webhook().Key()
+		if name == "customAllocationDefinition" {
+			change.Key = keyChange(before.Webhook().Key(), after.Webhook().Key())
+		}
 		changes = append(changes, change)
 	}
 	return changes
