@@ -25,6 +25,7 @@ import (
 // benchFlags are the flags of `usher bench`.
 type benchFlags struct {
 	rules            rulesFlags
+	requests         []string // files and folders
 	duration, warmup time.Duration
 	save, compare    string
 	threshold        percentage
@@ -46,16 +47,16 @@ const benchRetries = 2
 func newBenchCommand() *cobra.Command {
 	flags := benchFlags{threshold: 0.2}
 	cmd := &cobra.Command{
-		Use:   "bench [request ...]",
+		Use:   "bench [path]",
 		Short: "Measure how long rules take",
 		Long: `Bench decides requests repeatedly, one after the other, and prints percentiles of the
 time of a decision, from the bytes of the request to those of the response, and what it
 allocates: for each rule and for all. The typical time is the mean of the medians of the
 requests.
 
-Requests come from files, from folders, or with - from standard input. They are what
-'usher replay' reads: AllocationRequests, exchanges, decision records or exports. The
-default is the folder examples/requests.
+Requests come from the files and folders of --requests, or with - from standard input.
+They are what 'usher replay' reads: AllocationRequests, exchanges, decision records or
+exports. The default is the folder examples/requests.
 
 With --generate N it also generates up to N requests for each rule, or for each --rule,
 as 'usher verify' does: with enrollments, hubs and values that the rule names, and with
@@ -67,23 +68,25 @@ more than --threshold and, for a time, by more than --min-difference. What looks
 measured again, at most twice, and the better figures count. Compare only measurements of
 the same machine.`,
 		Example: `  usher bench
-  usher bench --save before.json requests/*.json
-  usher bench --compare before.json --threshold 10% requests/*.json
+  usher bench rules --requests requests --save before.json
+  usher bench rules --requests requests --compare before.json --threshold 10%
   usher bench --generate 500 --seed 7 --rule tenants`,
+		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.check(); err != nil {
+			if err := flags.check(cmd, args); err != nil {
 				return err
 			}
-			if len(args) == 0 && flags.generate == 0 {
-				args = []string{"examples/requests"}
+			if len(flags.requests) == 0 && flags.generate == 0 {
+				flags.requests = []string{"examples/requests"}
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			return flags.run(ctx, args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return flags.run(ctx, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
+	f.StringSliceVar(&flags.requests, "requests", nil, "requests to decide: AllocationRequests, exchanges, decision records, or a folder of them; default examples/requests")
 	f.DurationVar(&flags.duration, "duration", 5*time.Second, "how long to measure")
 	f.DurationVar(&flags.warmup, "warmup", time.Second, "how long to decide before that, without measuring")
 	f.StringVar(&flags.save, "save", "", "file to write the measurement to, as JSON")
@@ -105,7 +108,7 @@ the same machine.`,
 	return cmd
 }
 
-func (flags *benchFlags) check() error {
+func (flags *benchFlags) check(cmd *cobra.Command, args []string) error {
 	switch {
 	case flags.duration <= 0 || flags.duration > time.Hour:
 		return usageError(fmt.Errorf("--duration must be above 0 and at most 1h, and is %s", flags.duration))
@@ -123,7 +126,7 @@ func (flags *benchFlags) check() error {
 			return usageError(fmt.Errorf("--metrics has %q: use typical, p95, p99, allocs", name))
 		}
 	}
-	return nil
+	return flags.rules.setPath(cmd, args)
 }
 
 func (flags *benchFlags) limits() rulebench.Limits {
@@ -134,7 +137,7 @@ func (flags *benchFlags) limits() rulebench.Limits {
 	return limits
 }
 
-func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
+func (flags *benchFlags) run(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 	baseline, err := readBaseline(flags.compare)
 	if err != nil {
 		return err
@@ -144,9 +147,9 @@ func (flags *benchFlags) run(ctx context.Context, paths []string, stdin io.Reade
 		return err
 	}
 	var requests []rulebench.Request
-	if len(paths) > 0 {
+	if len(flags.requests) > 0 {
 		var lacking int
-		if requests, lacking, err = readRequests(ctx, paths, stdin, rules); err != nil {
+		if requests, lacking, err = readRequests(ctx, flags.requests, stdin, rules); err != nil {
 			return err
 		}
 		if lacking > 0 {

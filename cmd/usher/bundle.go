@@ -3,15 +3,18 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
@@ -23,20 +26,25 @@ func newBundleCommand() *cobra.Command {
 	var tests, exchanges bool
 	var key rulebundle.Key
 	cmd := &cobra.Command{
-		Use:   "bundle",
+		Use:   "bundle [path]",
 		Short: "Pack rules into one file, an OPA bundle",
 		Long: `Bundle loads the rules and writes them and their data into one file, in the format of OPA
-bundles. Rules that do not load are not packed. Every command accepts the file for --rules.
+bundles. Rules that do not load are not packed, nor exchanges that fail. Every command accepts the file for --rules.
 
 The same rules give the same bytes, and the printed digest is the one that the webhook
 logs. With --signing-key the bundle is signed; --verification-key then makes other
 commands require the signature.`,
 		Example: `  usher bundle -o rules.tar.gz
-  usher bundle -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
+  usher bundle rules -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
   usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			loaded, fsys, err := loadRules(cmd.Context(), rules, rules.options())
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := rules.setPath(cmd, args); err != nil {
+				return err
+			}
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			loaded, fsys, err := loadRules(ctx, rules, rules.options())
 			if err != nil {
 				return err
 			}
@@ -47,6 +55,9 @@ commands require the signature.`,
 			if exchanges {
 				found, err := exchangesOf(fsys)
 				if err != nil {
+					return err
+				}
+				if err := tryExchanges(ctx, loaded, fsys, rules.path, found); err != nil {
 					return err
 				}
 				names = append(names, found...)
@@ -78,7 +89,7 @@ commands require the signature.`,
 	flags.StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write, - for standard output")
 	flags.StringVar(&revision, "revision", "", "name of this state of the rules in the manifest, such as a tag or a commit")
 	flags.BoolVar(&tests, "with-tests", false, "also pack *_test.rego and *_invariants.rego")
-	flags.BoolVar(&exchanges, "with-exchanges", false, "also pack *.request.json and *.decision.json: the webhook tries them before it uses the bundle")
+	flags.BoolVar(&exchanges, "with-exchanges", false, "also pack *.request.json and *.decision.json, if the rules decide as they say: the webhook tries them too before it uses the bundle")
 	flags.StringVar(&key.File, "signing-key", "", "file with the private key (PEM) or, for an HS algorithm, the secret")
 	flags.StringVar(&key.Algorithm, "signing-alg", "RS256", "algorithm of the signature, such as RS256, ES256 or HS256")
 	completeWith(cmd, "signing-alg", signatureAlgorithms()...)
@@ -100,6 +111,59 @@ func exchangesOf(fsys fs.FS) ([]string, error) {
 		return nil
 	})
 	return names, err
+}
+
+// tryExchanges decides the requests of exchanges, as the webhook does before it uses a bundle, and reports every
+// decision that is not the expected one. Without a file of the decision, any is.
+func tryExchanges(ctx context.Context, rules *decider.Rules, fsys fs.FS, root string, names []string) error {
+	allocator, err := decider.New(decider.Options{Rules: rules})
+	if err != nil {
+		return err
+	}
+	var failed []string
+	for _, name := range names {
+		base, isDecision := strings.CutSuffix(name, exchange.DecisionSuffix)
+		if !isDecision {
+			continue
+		}
+		problems, err := tryExchange(ctx, allocator, fsys, base)
+		if err != nil {
+			return err
+		}
+		if len(problems) > 0 {
+			failed = append(failed, filepath.Join(root, filepath.FromSlash(name))+":\n  "+strings.Join(problems, "\n  "))
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return &exitError{code: exitTests, err: fmt.Errorf("nothing was packed, because %s (usher test --update writes what the rules decide now):\n%s",
+		count(len(failed), "exchange fails", "exchanges fail"), strings.Join(failed, "\n"))}
+}
+
+// tryExchange lists how the decision differs from the expected one. The error is that of a context that is done.
+func tryExchange(ctx context.Context, allocator *decider.Decider, fsys fs.FS, base string) ([]string, error) {
+	want, err := fs.ReadFile(fsys, base+exchange.DecisionSuffix)
+	if err != nil {
+		return []string{err.Error()}, nil
+	}
+	request, err := fs.ReadFile(fsys, base+exchange.RequestSuffix)
+	if err != nil {
+		return []string{"there is no " + path.Base(base) + exchange.RequestSuffix + " next to it"}, nil
+	}
+	a, err := exchange.Decide(ctx, allocator, request)
+	if err != nil {
+		return nil, err
+	}
+	got, err := exchange.JSON(&a)
+	if err != nil {
+		return []string{err.Error()}, nil
+	}
+	problems, err := exchange.Compare(want, got)
+	if err != nil {
+		return []string{"not JSON: " + err.Error()}, nil
+	}
+	return problems, nil
 }
 
 // writeFile replaces a file in one step, so that a reader never sees half of it.

@@ -18,7 +18,7 @@ import (
 // checkFlags are the flags of `usher check`.
 type checkFlags struct {
 	rules       rulesFlags
-	hubs        []string
+	hubs        hubList
 	enrollments []string // files
 	failOn      string
 	format      string
@@ -72,7 +72,7 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
-	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs that are linked to the DPS, by host name or first label")
+	addHubs(cmd, &flags.hubs, "hubs that are linked to the DPS")
 	f.StringSliceVar(&flags.enrollments, "enrollments", nil, "JSON file with enrollments, as az iot dps lists them; may be repeated, such as for groups and individual enrollments")
 	addChoice(cmd, &flags.failOn, "fail-on", "", "level that makes the exit code 7: error or warning", string(lint.Error), string(lint.Warning))
 	addOutputFlag(cmd, &flags.format, checkFormats...)
@@ -163,7 +163,7 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	case "github":
 		return report.WriteGitHub(w, lintFindings(found))
 	case "junit":
-		return report.WriteJUnit(w, "usher check", lintSuites(found, lint.Level(flags.failOn)))
+		return report.WriteJUnit(w, "usher check", flags.lintSuites(found))
 	}
 	p := painterFor(w)
 	for _, f := range found.Findings {
@@ -184,9 +184,24 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	}
 	_, err := fmt.Fprintln(w, line)
 	if len(found.Skipped) > 0 {
-		_, err = fmt.Fprintf(w, "Not checked, for lack of information: %s\n", strings.Join(found.Skipped, ", "))
+		_, err = fmt.Fprintf(w, "Not checked: %s (give %s)\n", strings.Join(found.Skipped, ", "), flags.toGive())
 	}
 	return err
+}
+
+// toGive says what lets all lints look.
+func (flags *checkFlags) toGive() string {
+	var missing []string
+	if len(flags.hubs)+len(flags.enrollments) == 0 {
+		missing = append(missing, "--hubs")
+	}
+	if len(flags.enrollments) == 0 {
+		missing = append(missing, "--enrollments")
+	}
+	if !flags.rules.isFolder() {
+		missing = append(missing, "the folder of the rules with its tests")
+	}
+	return strings.Join(missing, " and ")
 }
 
 // lintChecks returns the lints, and the check that reports rules that do not load.
@@ -216,28 +231,28 @@ func lintFindings(found lint.Report) []report.Finding {
 }
 
 // lintSuites returns a suite for each rule with a case for each lint. A case fails if the lint has a finding of at
-// least the level failOn.
-func lintSuites(found lint.Report, failOn lint.Level) []report.Suite {
+// least the level of --fail-on.
+func (flags *checkFlags) lintSuites(found lint.Report) []report.Suite {
 	var suites []report.Suite
 	for _, rule := range found.Rules {
 		suite := report.Suite{Name: rule}
 		for _, l := range lint.Lints() {
-			suite.Cases = append(suite.Cases, lintCase(found, rule, l.ID, failOn))
+			suite.Cases = append(suite.Cases, flags.lintCase(found, rule, l.ID))
 		}
 		suites = append(suites, suite)
 	}
 	// Rules that do not load have findings without a rule.
-	if c := lintCase(found, "", lint.NotLoaded, failOn); c.Failure != nil {
+	if c := flags.lintCase(found, "", lint.NotLoaded); c.Failure != nil {
 		suites = append(suites, report.Suite{Cases: []report.Case{c}})
 	}
 	return suites
 }
 
-func lintCase(found lint.Report, rule, id string, failOn lint.Level) report.Case {
+func (flags *checkFlags) lintCase(found lint.Report, rule, id string) report.Case {
 	c := report.Case{Name: id}
 	var lines []string
 	for _, f := range found.Findings {
-		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || failOn == lint.Warning) {
+		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || flags.failOn == string(lint.Warning)) {
 			c.File = f.File
 			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Fix))
 		}
@@ -249,7 +264,7 @@ func lintCase(found lint.Report, rule, id string, failOn lint.Level) report.Case
 	case silenced >= 0:
 		c.Skipped = &report.Detail{Message: found.Silenced[silenced].Reason}
 	case slices.Contains(found.Skipped, id):
-		c.Skipped = &report.Detail{Message: "there is not enough information"}
+		c.Skipped = &report.Detail{Message: "not checked: give " + flags.toGive()}
 	}
 	return c
 }

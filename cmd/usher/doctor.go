@@ -19,7 +19,7 @@ func newDoctorCommand() *cobra.Command {
 	var provisioning provisioningFlags
 	var webhook webhookFlags
 	var rules rulesFlags
-	var hubs []string
+	var hubs hubList
 	var format string
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -32,12 +32,12 @@ Its requests have the header Usher-Probe, so that records tell them from those o
 devices. Without --webhook it calls nothing and compares the enrollments only with one
 another. With --stand-in, it examines the usher dps that runs in a folder.
 
-The service API of DPS does not list linked hubs: give them with --hub, as
+The service API of DPS does not list linked hubs: give them with --hubs, as
 'az iot dps linked-hub list' prints them, to find rules that name other hubs.
 
 It exits with 9 if it finds an error.`,
 		Example: `  usher doctor --dps NAME.azure-devices-provisioning.net --webhook https://NAME.azurewebsites.net/api/allocate --key-file key
-  usher doctor --connection-string-file dps.txt --hub contoso-eu.azure-devices.net --hub contoso-us.azure-devices.net`,
+  usher doctor --connection-string-file dps.txt --hubs contoso-eu,contoso-us`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := interruptible(cmd.Context())
@@ -46,7 +46,7 @@ It exits with 9 if it finds an error.`,
 			if err != nil {
 				return err
 			}
-			options := doctor.Options{Rules: loaded, Hubs: hubs, Now: time.Now}
+			options := doctor.Options{Rules: loaded, Now: time.Now}
 			if webhook.url != "" {
 				if options.Webhook, err = webhook.webhook(cmd); err != nil {
 					return err
@@ -59,8 +59,10 @@ It exits with 9 if it finds an error.`,
 			if options.Enrollments, err = client.All(ctx); err != nil {
 				return provisioning.explain(err)
 			}
-			lintOptions := lint.Options{Hubs: hubs}
-			if options.Lints, err = lintForDoctor(ctx, files, options, lintOptions); err != nil {
+			for _, name := range hubs {
+				options.Hubs = append(options.Hubs, client.HubHost(name))
+			}
+			if options.Lints, err = lintForDoctor(ctx, files, options); err != nil {
 				return err
 			}
 			return examine(ctx, cmd, options, format)
@@ -69,13 +71,14 @@ It exits with 9 if it finds an error.`,
 	provisioning.register(cmd)
 	webhook.register(cmd)
 	rules.register(cmd)
-	cmd.Flags().StringSliceVar(&hubs, "hub", nil, "host name of a hub that is linked to the DPS instance; may be repeated")
+	addHubs(cmd, &hubs, "hubs that are linked to the DPS instance")
 	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
 }
 
 // lintForDoctor checks the rules against the enrollments of the DPS instance.
-func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options, lintOptions lint.Options) ([]doctor.Finding, error) {
+func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options) ([]doctor.Finding, error) {
+	lintOptions := lint.Options{Hubs: options.Hubs}
 	for _, e := range options.Enrollments {
 		kind := dps.EnrollmentGroup
 		if e.Kind == enrollment.Individual {

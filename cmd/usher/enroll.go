@@ -18,7 +18,7 @@ type enrollFlags struct {
 	groups, individuals []string
 	all                 bool
 	rotate              bool
-	hubs                []string
+	hubs                hubList
 	reprovision         string
 	create              bool
 	label               string
@@ -51,7 +51,7 @@ It signs in with Microsoft Entra, as 'az login' left it, and needs the role Devi
 Provisioning Service Data Contributor. Or you give it a connection string. With
 --stand-in, it changes the enrollments of the usher dps that runs in a folder.`,
 		Example: `  usher enroll --group breakroom --webhook https://NAME.azurewebsites.net/api/allocate --key-file key --dry-run
-  usher enroll --group line-a --create --hub contoso-eu.azure-devices.net --reprovision migrate --webhook ... --key-file key
+  usher enroll --group line-a --create --hubs contoso-eu,contoso-us --reprovision migrate --webhook ... --key-file key
   usher enroll --rotate-key --webhook https://NAME.azurewebsites.net/api/allocate --key-file new-key`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,7 +70,7 @@ Provisioning Service Data Contributor. Or you give it a connection string. With
 	f.BoolVar(&flags.all, "all", false, "all enrollments whose allocation policy is already custom")
 	f.BoolVar(&flags.rotate, "rotate-key", false, "give a new key to all enrollments that call the webhook")
 	f.StringVar(&flags.label, "label", "", "name for this DPS instance, which rules see as dps.service; default: unchanged")
-	f.StringSliceVar(&flags.hubs, "hub", nil, "host name of a hub to select; may be repeated. Default: unchanged, and all linked hubs for a new enrollment")
+	addHubs(cmd, &flags.hubs, "hubs to select; default: unchanged, and all linked hubs for a new enrollment")
 	f.StringVar(&flags.reprovision, "reprovision", "", "migrate, reset or never; default: unchanged")
 	f.BoolVar(&flags.create, "create", false, "create enrollments that do not exist")
 	f.StringVar(&flags.certificate, "certificate", "", "with --create: PEM file of a group's signing certificate, or of an individual enrollment's own certificate")
@@ -116,13 +116,16 @@ func (f *enrollFlags) run(ctx context.Context, cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	target := enrollment.Target{Webhook: webhook.WithLabel(f.label), Hubs: f.hubs, Reprovision: enrollment.Reprovision(f.reprovision)}
-	if err := target.Check(); err != nil {
-		return usageError(err)
-	}
 	client, err := f.provisioning.client(cmd)
 	if err != nil {
 		return err
+	}
+	target := enrollment.Target{Webhook: webhook.WithLabel(f.label), Reprovision: enrollment.Reprovision(f.reprovision)}
+	for _, name := range f.hubs {
+		target.Hubs = append(target.Hubs, client.HubHost(name))
+	}
+	if err := target.Check(); err != nil {
+		return usageError(err)
 	}
 	if f.rotate {
 		if webhook.Key() == "" {
@@ -258,7 +261,8 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 			fmt.Fprintf(out, "  + %s %s\n", change.Pointer, change.New)
 		}
 		if words := keyWords[change.Key]; words != "" {
-			fmt.Fprintf(out, "    %s\n", words)
+			fmt.Fprintf(out, "    %s
+", words)
 		}
 	}
 }
@@ -267,5 +271,5 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 var keyWords = map[enrollment.KeyChange]string{
 	enrollment.KeyAdded:   "with a key",
 	enrollment.KeyChanged: "with another key",
-	enrollment.KeyRemoved: "without its key",
+	enrollment.KeyRemoved: "without the key that it had",
 }

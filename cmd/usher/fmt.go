@@ -18,20 +18,24 @@ import (
 
 func newFmtCommand() *cobra.Command {
 	var check bool
+	var rules string
 	cmd := &cobra.Command{
 		Use:   "fmt [path ...]",
 		Short: "Format rules as opa fmt does",
 		Long: `Fmt rewrites Rego files in OPA's canonical format and prints the names of those
 that it changed. A path is a file, or a folder with .rego files at any depth; the
-default is the current folder. It leaves out folders whose names start with a dot.
+default is the folder rules. It leaves out folders whose names start with a dot.
 
 With --check it writes nothing, prints the names of the files that differ, and
 exits with 1 if there are any. It exits with 3 if a file does not parse.`,
 		Example: `  usher fmt rules
-  usher fmt --check rules      in CI`,
+  usher fmt --check            in CI`,
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			if len(paths) == 0 {
-				paths = []string{"."}
+			switch {
+			case len(paths) == 0:
+				paths = []string{rules}
+			case cmd.Flags().Changed("rules"):
+				return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", strings.Join(paths, " "), rules))
 			}
 			files, err := regoFiles(paths)
 			if err != nil {
@@ -58,6 +62,7 @@ exits with 1 if there are any. It exits with 3 if a file does not parse.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&rules, "rules", "rules", "folder of rules, the same as a path")
 	cmd.Flags().BoolVar(&check, "check", false, "write nothing; list the files that differ and exit with 1 if there are any")
 	return cmd
 }

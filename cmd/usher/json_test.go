@@ -56,7 +56,7 @@ func TestJSONMembersAreCamelCase(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"bench", "--rules", "../../rules", "--duration", "5ms", "--warmup", "0s", "--save", baseline, requests},
+		{"bench", "../../rules", "--duration", "5ms", "--warmup", "0s", "--save", baseline, "--requests", requests},
 		{"check", "../../rules"},
 		{"check", "../../rules", "--hubs", "contoso-eu-hub"},
 		{"explain", "../../examples/requests/residency-moves-home.json", "--rules", "../../rules", "--why-not", "contoso-us-hub"},

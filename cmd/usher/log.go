@@ -16,11 +16,13 @@ import (
 
 // logFlags are the flags of `usher log`.
 type logFlags struct {
-	device, keyFile, enrollment, service, hub, rule, id, source string
-	outcomes, faults                                            []string
-	since, until                                                string
-	alarm, follow                                               bool
-	format                                                      string
+	device, keyFile, enrollment, service, rule, id, source string
+	hubs                                                   hubList
+	outcomes, faults                                       []string
+	since, until                                           string
+	limit                                                  int
+	alarm, follow, probes, summary                         bool
+	format                                                 string
 }
 
 func newLogCommand() *cobra.Command {
@@ -41,12 +43,15 @@ does not grow with the log.
 
 A record must match all filters; if a filter has several values, any of them. A device is
 named by its registration ID; if records hold hashed ones, give the key in a file.
+Probes, behind which no device stands, are left out without --probes or --id.
 Times are RFC 3339, a day such as 2026-11-22, or how long ago, such as 2h.
 
-With -o json, records are printed as they were written, so they can be replayed.`,
+With -o json, records are printed as they were written, so they can be replayed. With
+--summary, they are counted by result, hub and reason.`,
 		Example: `  usher log records/ --id 5XGQZ3JT5YJ6FOQ4DKVMZ2A7PE
   usher log records.ndjson --device press-0001 --since 24h
   usher log records/ --fault any -o json | usher replay -
+  usher log records/ --since 24h --summary
   usher log records.ndjson --follow --alarm`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -69,7 +74,7 @@ With -o json, records are printed as they were written, so they can be replayed.
 	f.StringVar(&flags.keyFile, "id-key-file", "", "file with the key that registration IDs were hashed with (USHER_RECORD_ID_KEY)")
 	f.StringVar(&flags.enrollment, "enrollment", "", "name of the enrollment; * stands for any characters")
 	f.StringVar(&flags.service, "service", "", "DPS instance that called, as the webhook's URL names it in ?dps=")
-	f.StringVar(&flags.hub, "hub", "", "hub in the answer, such as contoso-eu or contoso-eu.azure-devices.net")
+	addHubs(cmd, &flags.hubs, "hub in the answer")
 	f.StringVar(&flags.rule, "rule", "", "package of the rule, such as allocation.line or line")
 	f.StringSliceVar(&flags.outcomes, "outcome", nil, "assigned, rejected or held")
 	f.StringSliceVar(&flags.faults, "fault", nil, "kind of the fault, such as undecided; any for all")
@@ -79,6 +84,9 @@ With -o json, records are printed as they were written, so they can be replayed.
 	f.BoolVar(&flags.alarm, "alarm", false, "only what an operator should look at: alarms, and faults that are not the caller's")
 	f.StringVar(&flags.id, "id", "", "decision ID, as in the header Usher-Decision-Id")
 	f.BoolVarP(&flags.follow, "follow", "f", false, "wait for more to be written to the file, until Ctrl-C")
+	f.BoolVar(&flags.probes, "probes", false, "also show probes, behind which no device stands")
+	f.BoolVar(&flags.summary, "summary", false, "count the records by result, hub and reason")
+	f.IntVar(&flags.limit, "limit", 0, "stop after this many records that match; 0 for all")
 	addOutputFlag(cmd, &flags.format, "text", "json")
 	return cmd
 }
@@ -96,12 +104,19 @@ func (flags *logFlags) run(ctx context.Context, args []string, filter recordFilt
 	} else {
 		logs, err = openLogs(args, stdin, "stdin")
 	}
-	search := logSearch{filter: filter, show: table.add}
-	if flags.format == "json" {
+	search := logSearch{filter: filter, show: table.add, probes: flags.probes || flags.id != "", limit: flags.limit}
+	summary := newRecordSummary()
+	switch {
+	case flags.summary:
+		search.show = summary.add
+	case flags.format == "json":
 		search.show = func(item *requestlog.Item) error { return writeRecord(out, item.Text) }
 	}
 	if err == nil {
 		err = search.read(ctx, logs)
+	}
+	if flags.summary {
+		err = errors.Join(err, summary.write(out, flags.format))
 	}
 	err = errors.Join(err, flush())
 	search.report(stderr, flags.id == "" && err == nil)
@@ -138,8 +153,11 @@ func writeRecord(w *bufio.Writer, text []byte) error {
 type logSearch struct {
 	filter recordFilter
 	show   func(*requestlog.Item) error
+	probes bool // whether they are shown
+	limit  int  // of what is shown; 0 for all
 
 	found, records, other, malformed int
+	leftOut                          int      // probes that match
 	examples                         []string // of malformed records
 }
 
@@ -160,11 +178,15 @@ func (s *logSearch) read(ctx context.Context, logs []requestlog.Log) error {
 			s.other++
 		default:
 			s.records++
-			if !s.filter(item.Record) {
+			switch {
+			case !s.filter(item.Record):
+				continue
+			case item.Record.Probe && !s.probes:
+				s.leftOut++
 				continue
 			}
 			s.found++
-			if err := s.show(&item); err != nil {
+			if err := s.show(&item); err != nil || s.found == s.limit {
 				return err
 			}
 		}
@@ -178,6 +200,12 @@ func (s *logSearch) report(stderr io.Writer, askedForAny bool) {
 		fmt.Fprintln(stderr, "skipped 1 line that is not a decision record")
 	case s.other > 1:
 		fmt.Fprintf(stderr, "skipped %d lines that are not decision records\n", s.other)
+	}
+	if s.leftOut > 0 {
+		fmt.Fprintf(stderr, "left out %s: --probes shows them\n", plural(s.leftOut, "probe"))
+	}
+	if s.limit > 0 && s.found == s.limit {
+		fmt.Fprintf(stderr, "stopped after %s, as --limit says: there may be more\n", plural(s.found, "record"))
 	}
 	if s.malformed > 0 {
 		fmt.Fprintf(stderr, "skipped %s:\n", plural(s.malformed, "malformed record"))

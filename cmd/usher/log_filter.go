@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -23,6 +22,10 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	switch {
 	case flags.follow && len(args) > 1:
 		return nil, usageError(errors.New("--follow is for one file"))
+	case flags.follow && flags.summary:
+		return nil, usageError(errors.New("--follow does not end, and --summary counts at the end: choose one"))
+	case flags.limit < 0:
+		return nil, usageError(fmt.Errorf("--limit must not be below 0, and is %d", flags.limit))
 	case flags.keyFile != "" && flags.device == "" && flags.enrollment == "":
 		return nil, usageError(errors.New("--id-key-file is for --device or --enrollment"))
 	}
@@ -42,7 +45,7 @@ func (flags *logFlags) filter(args []string, now time.Time) (recordFilter, error
 	return func(r *decisionlog.Record) bool {
 		return (!flags.alarm || r.NeedsAttention()) &&
 			(flags.service == "" || strings.EqualFold(r.Service, flags.service)) &&
-			(flags.hub == "" || dps.SameHub(r.Decision.Hub, flags.hub) || strings.EqualFold(shortHub(dps.HubName(r.Decision.Hub)), flags.hub)) &&
+			(len(flags.hubs) == 0 || flags.hubs.has(r.Decision.Hub)) &&
 			(flags.id == "" || strings.EqualFold(r.DecisionID, flags.id) || strings.EqualFold(r.ShadowOf, flags.id)) &&
 			!slices.ContainsFunc(filters, func(matches recordFilter) bool { return !matches(r) })
 	}, nil

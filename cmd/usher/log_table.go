@@ -3,12 +3,15 @@ package main
 import (
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
 // recordTable prints a line for each record. The first rows set the widths of the columns, and later rows widen them,
@@ -37,7 +40,7 @@ func (t *recordTable) add(item *requestlog.Item) error {
 
 func rowOf(item *requestlog.Item) [8]string {
 	r, then := item.Record, item.Then
-	result, why, place, enrollment := string(then.Result), then.Detail, "", ""
+	why, enrollment := then.Detail, ""
 	switch then.Result {
 	case answer.Assigned:
 		why = shortHub(r.Decision.Hub)
@@ -47,25 +50,49 @@ func rowOf(item *requestlog.Item) [8]string {
 	if r.Enrollment != nil {
 		enrollment = r.Enrollment.ID
 	}
-	switch {
-	case len(r.Lines) > 0:
-		place = r.Lines[0].Place
-	case r.Rule != nil:
-		place = r.Rule.Package
-	}
-	if r.Source != "" && r.Source != answer.SourceCurrent {
-		result += " (" + string(r.Source) + ")"
-	}
+	result := resultOf(r)
 	if r.NeedsAttention() {
 		result += " !"
 	}
-	row := [8]string{r.Time.UTC().Format("2006-01-02 15:04:05.000"), r.DecisionID, r.RegistrationID, enrollment, result, why, place, fmt.Sprint(r.DurationUS)}
+	row := [8]string{recordTime(r.Time), r.DecisionID, r.RegistrationID, enrollment, result, why, strings.Join(placesOf(r), ", "), fmt.Sprint(r.DurationUS)}
 	for i, cell := range row {
 		if row[i] = printableCell(cell); row[i] == "" {
 			row[i] = "-"
 		}
 	}
 	return row
+}
+
+// resultOf is the outcome or the fault, with the name of the rules if they are not those in use.
+func resultOf(r *decisionlog.Record) string {
+	if r.Source == "" || r.Source == answer.SourceCurrent {
+		return r.Decision.Result()
+	}
+	return r.Decision.Result() + " (" + string(r.Source) + ")"
+}
+
+// rulePlace finds the places of rules (file:line) in the cause of a fault.
+var rulePlace = regexp.MustCompile(`[^\s(),]+\.rego:\d+`)
+
+// maxPlaces is how many places of a failure are shown.
+const maxPlaces = 3
+
+// placesOf returns the line that decided or, if the rule failed, those that failed. Without either it is the rule's
+// package, if one was evaluated.
+func placesOf(r *decisionlog.Record) []string {
+	if failed := rulePlace.FindAllString(r.Decision.Cause, maxPlaces); len(failed) > 0 {
+		return slices.Compact(failed)
+	}
+	for _, line := range r.Lines {
+		// The detail of a bad verdict starts with the entry rule that gave it.
+		if fault := r.Decision.Fault; fault == nil || strings.HasPrefix(fault.Detail, line.Entry) {
+			return []string{line.Place}
+		}
+	}
+	if r.Rule != nil {
+		return []string{r.Rule.Package}
+	}
+	return nil
 }
 
 // shortHub leaves out what all hubs have in common.

@@ -34,7 +34,7 @@ func exitMeanings() []string {
 		exitFailure:   "something failed, such as reading a file; or fmt --check or editor --check found a difference",
 		exitUsage:     "the command line is wrong",
 		exitRules:     "the rules do not load",
-		exitTests:     "test: a test failed, or the tests cover or notice too little",
+		exitTests:     "test: a test failed, or the tests cover or notice too little; bundle: an exchange fails",
 		exitInvariant: "verify: a promise is broken",
 		exitChanges:   "replay: a change that --fail-on names was found",
 		exitLint:      "check: a lint found a problem",

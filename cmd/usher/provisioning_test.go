@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -223,7 +224,7 @@ func TestEnroll(t *testing.T) {
 		t.Fatal(err)
 	}
 	etag := c.group(t, "breakroom").ETag
-	args := []string{"enroll", "--group", "breakroom", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net", "--reprovision", "never"}
+	args := []string{"enroll", "--group", "breakroom", "--webhook", c.webhook, "--key-file", "key", "--hubs", "contoso-eu-hub", "--reprovision", "never"}
 	shown := c.usher(t, exitOK, append(args, "--dry-run")...)
 	wants(t, shown, "group breakroom: would change", "+ /iotHubs", `"updateHubAssignment":false`, "****")
 	if c.group(t, "breakroom").ETag != etag {
@@ -232,7 +233,7 @@ func TestEnroll(t *testing.T) {
 	wants(t, c.usher(t, exitOK, args...), "group breakroom: changed")
 	group := c.group(t, "breakroom")
 	if group.AllocationPolicy != "custom" || group.CustomAllocationDefinition.WebhookURL != c.webhook+"?code="+oldFunctionKey ||
-		len(group.IotHubs) != 1 || group.ReprovisionPolicy == nil || group.ReprovisionPolicy.UpdateHubAssignment {
+		!slices.Equal(group.IotHubs, []string{"contoso-eu-hub.azure-devices.net"}) || group.ReprovisionPolicy == nil || group.ReprovisionPolicy.UpdateHubAssignment {
 		t.Errorf("the group is %+v", group)
 	}
 	after, err := c.service.Groups.Attestation("breakroom")
@@ -395,8 +396,8 @@ func TestDoctor(t *testing.T) {
 	old := custom(c.webhook + "?code=" + oldFunctionKey)
 	old.CustomAllocationDefinition.APIVersion = "2099-01-01"
 	c.put(t, "b-factory", old)
-	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hub", "contoso-eu-hub.azure-devices.net")
-	wants(t, c.usher(t, exitDoctor, "doctor", "--hub", "contoso-eu-hub.azure-devices.net", "--hub", "Contoso-EU-hub.device.azure-devices.net"),
+	found := c.usher(t, exitDoctor, "doctor", "--webhook", c.webhook, "--key-file", "key", "--hubs", "contoso-eu-hub")
+	wants(t, c.usher(t, exitDoctor, "doctor", "--hubs", "contoso-eu-hub", "--hub", "Contoso-EU-hub.device.azure-devices.net"),
 		"[hub-twice]", "contoso-eu-hub.azure-devices.net and Contoso-EU-hub.device.azure-devices.net are one hub")
 	wants(t, found, "group tenant-devices: error: ", "[key-missing]", "group staged-devices: error: ", "[key-differs]",
 		"group a-factory: error: ", "[webhook-elsewhere]", "[api-version]", "group field-devices: warning: ", "[not-custom]",

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -27,7 +26,9 @@ type replayFlags struct {
 	format, html, list string
 	examples, parallel int
 	byDevice           bool
+	limits             hubLimits
 	failOn             []string
+	failures           []failure // failOn, parsed
 }
 
 func newReplayCommand() *cobra.Command {
@@ -63,10 +64,15 @@ Each registration counts, so memory does not grow with the log. With --by-device
 device counts once, by its last registration. That takes about 40 bytes of memory for
 each, or 40 MB for a million.
 
+With --hub-limit it says which hubs would get more devices than that, and counts each
+device once.
+
 It exits with 6 if it finds what --fail-on names: moved, diverted, twin, payload,
-accepted, rejected, held, faulted (newly, all of these), malformed, lacking, or any for any change.`,
+accepted, rejected, held, faulted (newly, all of these), malformed, lacking, hub-limit,
+or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 		Example: `  usher replay fleet.ndjson.gz --baseline ../main/rules
-  usher replay decisions/*.zst --html replay.html --fail-on rejected,faulted
+  usher replay decisions/*.zst --html replay.html --fail-on 'rejected,moved>5%'
+  usher replay fleet.ndjson --hub-limit contoso-eu=100000 --fail-on hub-limit
   zstdcat fleet.zst | usher replay - --rules new.tar.gz --by-device -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -91,35 +97,25 @@ accepted, rejected, held, faulted (newly, all of these), malformed, lacking, or 
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
-	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: moved, diverted, twin, payload, accepted, rejected, held, faulted, malformed, lacking, any")
+	f.Var(&flags.limits, "hub-limit", "how many devices a hub may get, by host name or first label; may be repeated, and turns on --by-device")
+	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: "+strings.Join(failNames, ", ")+"; with > and a number or a percentage, only more than that")
 	addOutputFlag(cmd, &flags.format, "text", "json")
-	completeWith(cmd, "fail-on", slices.Sorted(maps.Keys(failures))...)
+	completeWith(cmd, "fail-on", failNames...)
 	return cmd
 }
 
-// failures are what --fail-on can name.
-var failures = map[string][]replay.Kind{
-	"moved":     {replay.Moved},
-	"diverted":  {replay.Diverted},
-	"twin":      {replay.TwinChanged, replay.TwinAndPayloadChanged},
-	"payload":   {replay.PayloadChanged, replay.TwinAndPayloadChanged},
-	"accepted":  {replay.NewlyAccepted},
-	"rejected":  {replay.NewlyRejected},
-	"held":      {replay.NewlyHeld},
-	"faulted":   {replay.NewlyFaulted},
-	"malformed": nil,
-	"lacking":   nil,
-	"any": {replay.Moved, replay.Diverted, replay.TwinChanged, replay.PayloadChanged, replay.TwinAndPayloadChanged,
-		replay.NewlyAccepted, replay.NewlyRejected, replay.NewlyHeld, replay.NewlyFaulted},
-}
-
 func (flags *replayFlags) check(logs []string) error {
-	for _, name := range flags.failOn {
-		if _, known := failures[name]; !known {
-			return usageError(fmt.Errorf("--fail-on has %q: use moved, diverted, twin, payload, accepted, rejected, held, faulted, malformed, lacking or any", name))
+	for _, text := range flags.failOn {
+		failure, err := parseFailure(text)
+		if err != nil {
+			return usageError(err)
 		}
+		flags.failures = append(flags.failures, failure)
 	}
+	flags.byDevice = flags.byDevice || len(flags.limits) > 0
 	switch {
+	case slices.Contains(flags.failOn, failHubLimit) && len(flags.limits) == 0:
+		return usageError(errors.New("--fail-on hub-limit needs a limit: give --hub-limit HUB=N"))
 	case flags.examples < 0 || flags.examples > 10_000:
 		return usageError(fmt.Errorf("--examples must be from 0 to 10000, and is %d", flags.examples))
 	case flags.parallel < 0 || flags.parallel > 1024:
@@ -130,7 +126,7 @@ func (flags *replayFlags) check(logs []string) error {
 
 func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	options := replay.Options{
-		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice,
+		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice, HubLimits: flags.limits,
 	}
 	var err error
 	if options.Rules, err = flags.allocator(ctx, flags.rules.path); err != nil {
@@ -243,20 +239,8 @@ func (flags *replayFlags) judge(report *replay.Report) error {
 		return fmt.Errorf("%d of %d logs could not be read to the end: %s: %s", n, len(report.Logs), report.Unread[0].Place, report.Unread[0].Problem)
 	}
 	var found []string
-	for _, name := range flags.failOn {
-		n := int64(0)
-		for _, kind := range failures[name] {
-			n += report.Counts[kind]
-		}
-		switch name {
-		case "malformed":
-			n = report.Malformed
-		case "lacking":
-			n = report.Lacking
-		}
-		if n > 0 {
-			found = append(found, fmt.Sprintf("%d %s", n, failureWords(name)))
-		}
+	for _, failure := range flags.failures {
+		found = append(found, failure.find(report)...)
 	}
 	if len(found) > 0 {
 		return &exitError{code: exitChanges, err: fmt.Errorf("found what --fail-on names: %s", strings.Join(found, ", "))}
@@ -268,17 +252,4 @@ func (flags *replayFlags) judge(report *replay.Report) error {
 		return errors.New("there is no request in the log")
 	}
 	return nil
-}
-
-func failureWords(name string) string {
-	switch name {
-	case "moved", "diverted", "malformed", "lacking":
-		return name
-	case "twin", "payload":
-		return name + " changed"
-	case "any":
-		return "changed"
-	default:
-		return "newly " + name
-	}
 }

@@ -165,7 +165,9 @@ func describeFlagError(err error) error {
 	if !ok {
 		return err
 	}
-	if _, ok := invalid.GetFlag().Value.(choice); !ok {
+	switch invalid.GetFlag().Value.(type) {
+	case choice, *hubList, *hubLimits:
+	default:
 		return err
 	}
 	return fmt.Errorf("--%s is %q: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))

@@ -114,11 +114,11 @@ func TestExitCodesOfTests(t *testing.T) {
 		{[]string{"test", at("good"), "--exchanges", at("nowhere")}, exitFailure},
 		{[]string{"bundle", "--rules", at("good"), "-o", at("b.tar.gz")}, exitOK},
 		{[]string{"bundle", "--rules", at("broken"), "-o", at("c.tar.gz")}, exitRules},
-		{[]string{"bundle", "extra"}, exitUsage},
-		{[]string{"bench", "--rules", at("good"), "--duration", "10ms", "--warmup", "0s", "--save", at("b.json"), at("request.json")}, exitOK},
-		{[]string{"bench", "--rules", at("slow"), "--duration", "10ms", "--warmup", "0s", "--compare", at("b.json"), at("request.json")}, exitBench},
-		{[]string{"bench", "--rules", at("good"), at("nowhere")}, exitFailure},
-		{[]string{"bench", "--rules", at("broken"), at("request.json")}, exitRules},
+		{[]string{"bundle", at("good"), "extra"}, exitUsage},
+		{[]string{"bench", "--rules", at("good"), "--duration", "10ms", "--warmup", "0s", "--save", at("b.json"), "--requests", at("request.json")}, exitOK},
+		{[]string{"bench", "--rules", at("slow"), "--duration", "10ms", "--warmup", "0s", "--compare", at("b.json"), "--requests", at("request.json")}, exitBench},
+		{[]string{"bench", at("good"), "--requests", at("nowhere")}, exitFailure},
+		{[]string{"bench", at("broken"), "--requests", at("request.json")}, exitRules},
 		{[]string{"version", "-o", "xml"}, exitUsage},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -28,7 +28,7 @@ type verifyFlags struct {
 	only     []string
 	promises []string
 	list     bool
-	hubs     []string
+	hubs     hubList
 	schema   string
 	requests []string
 	budget   int
@@ -41,7 +41,7 @@ type verifyFlags struct {
 func newVerifyCommand() *cobra.Command {
 	var flags verifyFlags
 	cmd := &cobra.Command{
-		Use:   "verify",
+		Use:   "verify [path]",
 		Short: "Search for a request that breaks a promise of a rule",
 		Long: `Verify generates requests from what each rule says: the enrollments that it serves,
 every set of the hubs that it names, the values that it compares, and values that no
@@ -68,20 +68,25 @@ A rule switches a promise off, with a reason, in its METADATA:
 It exits with 5 if a promise is broken. Ctrl-C ends the search and prints what it
 has found so far.`,
 		Example: `  usher verify
-  usher verify --rule tenants --hubs contoso-eu,contoso-us --save broken
+  usher verify rules --rule tenants --hubs contoso-eu,contoso-us --save broken
   usher verify --requests decisions.jsonl             start from what devices send
   usher verify --promise settles,linked-hub --budget 200000 --seed 7
   usher verify -o sarif > verify.sarif                in CI
   usher verify --list`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runVerify(cmd, flags) },
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.rules.setPath(cmd, args); err != nil {
+				return err
+			}
+			return runVerify(cmd, flags)
+		},
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&flags.only, "rule", nil, "search only this rule, by its package: tenants, or allocation.tenants")
 	f.StringSliceVar(&flags.promises, "promise", nil, "check only this promise, by its ID")
 	f.BoolVar(&flags.list, "list", false, "list the promises and exit")
-	f.StringSliceVar(&flags.hubs, "hubs", nil, "hubs to link in addition to those that the rule names, by host name or first label")
+	addHubs(cmd, &flags.hubs, "hubs to link in addition to those that the rule names")
 	f.StringVar(&flags.schema, "payload-schema", "", "JSON Schema of the payload that devices send")
 	f.StringSliceVar(&flags.requests, "requests", nil, "real requests to start from: exchanges, decision records, the journal of usher dps, or a folder of them")
 	f.IntVar(&flags.budget, "budget", verify.DefaultBudget, "how many requests to try for each rule")
@@ -111,11 +116,6 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 			rows = append(rows, promise.ID+"\t"+promise.Statement)
 		}
 		return writeTable(cmd.OutOrStdout(), rows)
-	}
-	for _, hub := range flags.hubs {
-		if !verify.IsHub(hub) {
-			return usageError(fmt.Errorf("--hubs: %q is neither the host name of a hub nor its first label", hub))
-		}
 	}
 	var fields []verify.Field
 	if flags.schema != "" {

@@ -121,7 +121,7 @@ func (p printer) head(r *Report) {
 	case answer.Rejected, answer.Held:
 		p.field(p.pad(string(a.Result), p.style.Bad), "%s", strings.Join(a.Reasons, "; "))
 	default:
-		p.field(p.pad("no decision", p.style.Bad), "%s (%s)", a.Detail, a.Result)
+		p.field(p.pad("fault", p.style.Bad), "%s: %s", a.Result, a.Detail)
 	}
 	if cause := a.CauseText(); cause != "" && cause != a.Detail {
 		p.field("", "%s", cause)

@@ -121,6 +121,27 @@ func unassignedKind(before, after State, first, still, newly Kind) Kind {
 	}
 }
 
+// decisiveLines selects the lines that decide what a kind says of a device. An answer that rejects or holds has no
+// others.
+func decisiveLines(kind Kind, lines []answer.Line) []answer.Line {
+	entries := []string{"hub", "reject", "hold"}
+	switch kind {
+	case TwinChanged:
+		entries = []string{"initial_twin"}
+	case PayloadChanged:
+		entries = []string{"payload"}
+	case TwinAndPayloadChanged:
+		entries = []string{"initial_twin", "payload"}
+	}
+	var decisive []answer.Line
+	for _, line := range lines {
+		if slices.Contains(entries, line.Entry) {
+			decisive = append(decisive, line)
+		}
+	}
+	return decisive
+}
+
 // Twin is what happens to a device's twin when it registers under the new rules.
 type Twin string
 

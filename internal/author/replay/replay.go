@@ -42,6 +42,8 @@ type Options struct {
 	// ByDevice counts each device once, by its last registration in the log. It keeps about 40 bytes for each device;
 	// without it every registration counts.
 	ByDevice bool
+	// HubLimits are how many devices hubs may get; After is not used.
+	HubLimits []HubLimit
 	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be
 	// nil.
 	List io.Writer
@@ -66,6 +68,9 @@ type Change struct {
 	// Reasons are the rule's; Detail is that of a fault.
 	Reasons []string `json:"reasons,omitempty"`
 	Detail  string   `json:"detail,omitempty"`
+	// Lines are the definitions of the new rules that decide what has changed, each before those of libraries behind
+	// it.
+	Lines []answer.Line `json:"lines,omitempty"`
 }
 
 // Problem is a place in a log that could not be used.
@@ -454,7 +459,7 @@ func (r *run) addChange(b *batch, item *requestlog.Item, request *dps.Allocation
 		Rule: c.after.PackageName(), Reprovision: request.Enrollment.Reprovision,
 		Before: State{c.before.Result, strings.Clone(c.before.Hub)},
 		After:  State{c.after.Result, strings.Clone(c.after.Response.IotHubHostName)},
-		Twin:   c.twin, Reasons: c.after.Reasons,
+		Twin:   c.twin, Reasons: c.after.Reasons, Lines: decisiveLines(c.kind, c.after.Lines),
 	}
 	if c.after.Detail != "" {
 		change.Detail = c.after.Detail

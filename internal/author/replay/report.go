@@ -49,8 +49,10 @@ type Report struct {
 	// Flows say from where to where, the most frequent first.
 	Flows []Flow `json:"flows"`
 	// Hubs are in the order of their names.
-	Hubs  []Hub       `json:"hubs"`
-	Twins []TwinCount `json:"twins"`
+	Hubs []Hub `json:"hubs"`
+	// HubLimits are those of the options.
+	HubLimits []HubLimit  `json:"hubLimits"`
+	Twins     []TwinCount `json:"twins"`
 	// Faults are by kind of fault.
 	Faults []FaultCount `json:"faults"`
 	// ByRule and ByEnrollment have those with the most changes first.
@@ -173,6 +175,7 @@ func (m *merger) report(interrupted bool) *Report {
 		}
 	}
 	parts.fill(r)
+	r.HubLimits = compareWith(r.Hubs, m.Options.HubLimits)
 	for _, examples := range m.examples {
 		r.Examples = append(r.Examples, examples...)
 	}

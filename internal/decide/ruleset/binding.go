@@ -4,8 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -20,9 +24,15 @@ const (
 	customIndividuals = "individual_enrollments"
 	customOnUndecided = "on_undecided"
 	customRecordable  = "recordable"
+	customCheck       = "check"  // for usher check
+	customVerify      = "verify" // for usher verify
 )
 
-var customNames = []string{customGroups, customIndividuals, customOnUndecided, customRecordable}
+// bindingNames are the members that make a package a rule; customNames are all that have a meaning.
+var (
+	bindingNames = []string{customGroups, customIndividuals, customOnUndecided, customRecordable}
+	customNames  = append(slices.Clone(bindingNames), customCheck, customVerify)
+)
 
 // bind reads which package serves which enrollments and builds the index.
 func (rs *Ruleset) bind() []Problem {
@@ -52,19 +62,20 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 	bound := ""
 	for _, annotation := range p.header {
 		place := PlaceOf(annotation.Location)
-		wrong := func(format string, args ...any) {
-			problems = append(problems, Problem{Place: place, Message: fmt.Sprintf(format, args...)})
+		wrong := func(name, format string, args ...any) {
+			problems = append(problems, Problem{Place: p.placeOfMember(annotation, name), Message: "custom." + name + " " + fmt.Sprintf(format, args...)})
 		}
 		rule.Title = cmp.Or(rule.Title, annotation.Title)
 		rule.Description = cmp.Or(rule.Description, strings.TrimSpace(annotation.Description))
 		binds := false
 		for _, name := range slices.Sorted(maps.Keys(annotation.Custom)) {
-			if looksLikeBinding(name) {
+			if nearest := misspelt(name); nearest != "" {
 				// If it were ignored, the default rule would serve the enrollment.
-				wrong("unknown member custom.%s: the known members are %s", name, strings.Join(customNames, ", "))
+				problems = append(problems, Problem{Place: p.placeOfMember(annotation, name), Message: "unknown member custom." + name,
+					Fix: fmt.Sprintf("did you mean %s? The known members are %s", nearest, strings.Join(customNames, ", "))})
 			}
 		}
-		for _, name := range customNames {
+		for _, name := range bindingNames {
 			value, ok := annotation.Custom[name]
 			if !ok {
 				continue
@@ -75,11 +86,11 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 			case customOnUndecided:
 				text, _ := value.(string)
 				if rule.OnUndecided = OnUndecided(text); !slices.Contains([]OnUndecided{Hold, Reject, Stay}, rule.OnUndecided) {
-					wrong("custom.on_undecided is none of hold, reject, stay")
+					wrong(name, "is none of hold, reject, stay")
 				}
 				continue
 			case customRecordable:
-				paths, found := readRecordable(value, place)
+				paths, found := readRecordable(value, p.placeOfMember(annotation, name))
 				rule.Recordable, problems = paths, append(problems, found...)
 				continue
 			case customGroups:
@@ -88,14 +99,14 @@ func newRule(rs *Ruleset, p *rulePackage) (*Rule, []Problem) {
 				rule.Individuals = names
 			}
 			if mistake != "" {
-				wrong("custom.%s is not a list of names: %s", name, mistake)
+				wrong(name, "is not a list of names: %s", mistake)
 			}
 		}
 		if !binds {
 			continue
 		}
 		if bound != "" {
-			wrong("package %s is bound a second time, first at %s", p.name, bound)
+			problems = append(problems, Problem{Place: place, Message: fmt.Sprintf("package %s is bound a second time, first at %s", p.name, bound)})
 		}
 		bound, rule.Place = place, place
 	}
@@ -135,11 +146,44 @@ func detachedMetadata(p *rulePackage) []Problem {
 	return problems
 }
 
-// looksLikeBinding finds misspelled names. Others under custom belong to the author.
-func looksLikeBinding(name string) bool {
-	lower := strings.ToLower(name)
-	return !slices.Contains(customNames, name) && (strings.Contains(lower, "enrollment") || strings.HasPrefix(lower, "record") ||
-		strings.HasPrefix(lower, "individual") || strings.Contains(lower, "undecided"))
+// placeOfMember returns the place of a member of custom, which is that of the METADATA if the line is not found.
+func (p *rulePackage) placeOfMember(annotation *ast.Annotations, name string) string {
+	at := annotation.Location
+	member := regexp.MustCompile(`[^\w-]` + regexp.QuoteMeta(name) + `["']?\s*:`)
+	for _, f := range p.files {
+		if f.path != at.File {
+			continue
+		}
+		lines := strings.Split(string(f.text), "\n")
+		for i := at.Row; i < len(lines) && strings.HasPrefix(lines[i], "#"); i++ {
+			if member.MatchString(lines[i]) {
+				return fmt.Sprintf("%s:%d", f.path, i+1)
+			}
+		}
+	}
+	return PlaceOf(at)
+}
+
+// misspelt returns the member of custom that a name is probably meant to be; empty if it is one, or the author's own.
+func misspelt(name string) string {
+	if slices.Contains(customNames, name) {
+		return ""
+	}
+	distance := func(known string) int { return levenshtein.ComputeDistance(letters(name), letters(known)) }
+	nearest := slices.MinFunc(customNames, func(a, b string) int { return distance(a) - distance(b) })
+	lower := letters(name)
+	switch {
+	case distance(nearest) <= max(1, len(nearest)/5):
+		return nearest
+	case strings.Contains(lower, "enrollment"), strings.HasPrefix(lower, "record"), strings.HasPrefix(lower, "individual"), strings.Contains(lower, "undecided"):
+		return nearest
+	}
+	return ""
+}
+
+// letters writes a name in lower case and without what separates its words.
+func letters(name string) string {
+	return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(name))
 }
 
 // stringList reads a list of names. The mistake is empty if it is one.

@@ -78,6 +78,8 @@ func inputSchema(t testing.TB) any {
 const hub = `hub := "h"`
 
 // Whether rules are compiled at once or later, the same is wrong with them.
+const members = "The known members are enrollment_groups, individual_enrollments, on_undecided, recordable, check, verify)"
+
 func TestLoadErrors(t *testing.T) {
 	t.Parallel()
 	const claims = " (rename one of them: the folder of a data file is part of the path of its data)"
@@ -104,11 +106,11 @@ func TestLoadErrors(t *testing.T) {
 		}, true},
 
 		{"groups no list", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: a\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names: write [\"a\"]"}, true},
+			[]string{"rules/a.rego:3: custom.enrollment_groups is not a list of names: write [\"a\"]"}, true},
 		{"individuals no list of names", folder("a.rego", "# METADATA\n# custom:\n#   individual_enrollments: [a, 1]\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.individual_enrollments is not a list of names: YAML reads one as 1, which is not text: put it into quotes"}, true},
+			[]string{"rules/a.rego:3: custom.individual_enrollments is not a list of names: YAML reads one as 1, which is not text: put it into quotes"}, true},
 		{"empty name", folder("a.rego", serving("allocation.a", `""`, hub)),
-			[]string{"rules/a.rego:1: custom.enrollment_groups is not a list of names: one is empty"}, true},
+			[]string{"rules/a.rego:3: custom.enrollment_groups is not a list of names: one is empty"}, true},
 		{"a glob that YAML takes for an alias", folder("a.rego", "# METADATA\n# title: x\n# custom:\n#   enrollment_groups: [a, *-line]\npackage allocation.a\n"+hub), []string{
 			"rules/a.rego:4: rego_parse_error: yaml: unknown anchor '-line' referenced (METADATA is YAML: put names with special characters into quotes, such as \"*-line\")",
 		}, true},
@@ -122,9 +124,9 @@ func TestLoadErrors(t *testing.T) {
 			"rules/a.rego:4: this enrollment_groups is not in the METADATA of package allocation.a, so the package serves no enrollment (write one block of comments without empty lines, from # METADATA to the package clause)",
 		}, true},
 		{"unknown on_undecided", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: maybe\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
+			[]string{"rules/a.rego:4: custom.on_undecided is none of hold, reject, stay"}, true},
 		{"on_undecided no text", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   on_undecided: [hold]\npackage allocation.a\n"+hub),
-			[]string{"rules/a.rego:1: custom.on_undecided is none of hold, reject, stay"}, true},
+			[]string{"rules/a.rego:4: custom.on_undecided is none of hold, reject, stay"}, true},
 		{"empty list", folder("a.rego", serving("allocation.a", "", hub)), []string{
 			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name enrollments under custom.enrollment_groups or custom.individual_enrollments)",
 		}, true},
@@ -132,10 +134,21 @@ func TestLoadErrors(t *testing.T) {
 			"rules/a.rego:1: package allocation.a has METADATA for a rule but serves no enrollment (name enrollments under custom.enrollment_groups or custom.individual_enrollments)",
 		}, true},
 		{"misspelt binding", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_group: [a]\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: unknown member custom.enrollment_group: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
+			"rules/a.rego:3: unknown member custom.enrollment_group (did you mean enrollment_groups? The known members are enrollment_groups, individual_enrollments, on_undecided, recordable, check, verify)",
 		}, true},
 		{"misspelt beside a right one", folder("a.rego", "# METADATA\n# custom:\n#   enrollment_groups: [a]\n#   onUndecided: stay\npackage allocation.a\n"+hub), []string{
-			"rules/a.rego:1: unknown member custom.onUndecided: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
+			"rules/a.rego:4: unknown member custom.onUndecided (did you mean on_undecided? The known members are enrollment_groups, individual_enrollments, on_undecided, recordable, check, verify)",
+		}, true},
+		{"several misspelt, and members of the author's own", folder("a.rego", "# METADATA\n# title: x\n# custom:\n#   enrolment_groups: [a]\n#   \"individual-enrollments\": [b]\n#   owner: groups\n"+
+			"#   on_undecide: hold\n#   Recordable: []\n#   veriffy: {}\n#   chek: {}\n#   contact: x\npackage allocation.a\n"+hub,
+			"b.rego", "# METADATA\n# custom: {enrollments: [c]}\npackage allocation.b\n"+hub), []string{
+			"rules/a.rego:4: unknown member custom.enrolment_groups (did you mean enrollment_groups? " + members,
+			"rules/a.rego:5: unknown member custom.individual-enrollments (did you mean individual_enrollments? " + members,
+			"rules/a.rego:7: unknown member custom.on_undecide (did you mean on_undecided? " + members,
+			"rules/a.rego:8: unknown member custom.Recordable (did you mean recordable? " + members,
+			"rules/a.rego:9: unknown member custom.veriffy (did you mean verify? " + members,
+			"rules/a.rego:10: unknown member custom.chek (did you mean check? " + members,
+			"rules/b.rego:2: unknown member custom.enrollments (did you mean enrollment_groups? " + members,
 		}, true},
 		{"bound in two files", folder("a.rego", serving("allocation.a", "a", hub), "b.rego", "\n"+serving("allocation.a", "b", "")),
 			[]string{"rules/b.rego:2: package allocation.a is bound a second time, first at rules/a.rego:1"}, true},

@@ -61,11 +61,11 @@ func TestRecordableErrors(t *testing.T) {
 		"recordable: [certificate.version.major]":    `"certificate.version.major" is not an attribute of a certificate`,
 		"recordable: [certificate.dnsNames.0]":       `"certificate.dnsNames.0" is not an attribute of a certificate`,
 		"recordable: [payload.x, payload.x]":         `"payload.x" is listed twice`,
-		"recordables: [payload.x]":                   "unknown member custom.recordables: the known members are enrollment_groups, individual_enrollments, on_undecided, recordable",
-		"Recordable: [payload.x]":                    "unknown member custom.Recordable",
+		"recordables: [payload.x]":                   "unknown member custom.recordables (did you mean recordable?",
+		"Recordable: [payload.x]":                    "unknown member custom.Recordable (did you mean recordable?",
 	} {
 		_, err := loadRecordable(t, value)
-		if err == nil || !strings.Contains(err.Error(), problem) || !strings.HasPrefix(err.Error(), "rules/line/a.rego:2: ") {
+		if err == nil || !strings.Contains(err.Error(), problem) || !strings.HasPrefix(err.Error(), "rules/line/a.rego:5: ") {
 			t.Errorf("%s: %v, want %q", value, err, problem)
 		}
 	}

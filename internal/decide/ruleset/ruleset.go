@@ -5,6 +5,7 @@
 package ruleset
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -160,7 +161,11 @@ func (e *LoadError) Error() string {
 
 // NewLoadError sorts the problems, so that the same folder always has the same text.
 func NewLoadError(problems []Problem) *LoadError {
-	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.String(), b.String()) })
+	slices.SortFunc(problems, func(a, b Problem) int {
+		fileA, lineA := SplitPlace(a.Place)
+		fileB, lineB := SplitPlace(b.Place)
+		return cmp.Or(strings.Compare(fileA, fileB), lineA-lineB, strings.Compare(a.String(), b.String()))
+	})
 	return &LoadError{Problems: slices.Compact(problems)}
 }
 

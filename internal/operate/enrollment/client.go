@@ -93,6 +93,19 @@ func NewClient(options Options) (*Client, error) {
 	return c, nil
 }
 
+// HubHost returns the host name of a hub in the cloud of the DPS instance. The name is the host name already, or its
+// first label.
+func (c *Client) HubHost(name string) string {
+	if strings.Contains(name, ".") {
+		return name
+	}
+	cloud := "net" // of a stand-in
+	if _, domain, ok := strings.Cut(strings.ToLower(c.host), ".azure-devices-provisioning."); ok {
+		cloud, _, _ = strings.Cut(domain, ":")
+	}
+	return name + ".azure-devices." + cloud
+}
+
 // Kind distinguishes individual enrollments from groups.
 type Kind string
 

@@ -87,6 +87,7 @@ func TestOnlyTheKeyChanges(t *testing.T) {
 	}
 }
 
+// What happens to the key is named: it is another one only if there was one.
 func TestTargetCheck(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{

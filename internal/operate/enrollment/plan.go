@@ -118,27 +118,27 @@ type Change struct {
 	// keys.
 	Old string `json:"old,omitempty"`
 	New string `json:"new,omitempty"`
-	// Key says what happens to the function key; empty if nothing does.
+	// Key is what happens to the function key; empty if it stays as it is.
 	Key KeyChange `json:"key,omitempty"`
 }
 
 // KeyChange is what happens to the function key in the URL of a webhook.
 type KeyChange string
 
-// What can happen to a key.
+// The changes of a key.
 const (
 	KeyAdded   KeyChange = "added"
 	KeyChanged KeyChange = "changed"
 	KeyRemoved KeyChange = "removed"
 )
 
-func keyChange(old, new string) KeyChange {
+func keyChange(before, after string) KeyChange {
 	switch {
-	case old == new:
+	case before == after:
 		return ""
-	case old == "":
+	case before == "":
 		return KeyAdded
-	case new == "":
+	case after == "":
 		return KeyRemoved
 	}
 	return KeyChanged

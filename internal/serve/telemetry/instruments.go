@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -80,13 +81,20 @@ type instruments struct {
 	// Attribute sets are made once: making one costs more than counting.
 	mu        sync.Mutex
 	counted   map[series][]metric.AddOption
-	durations map[string][]metric.RecordOption
+	durations map[duration][]metric.RecordOption
 }
 
 type series struct {
 	kind                    dps.EnrollmentKind
 	enrollment, hub, result string
 	service                 string
+	source                  answer.Source
+}
+
+// duration is what durations are distinguished by.
+type duration struct {
+	result string
+	source answer.Source
 }
 
 func newInstruments(meter metric.Meter) (*instruments, error) {
@@ -96,7 +104,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 		hubs:        names{limit: MaxHubs, seen: map[string]bool{}},
 		services:    names{limit: MaxServices, seen: map[string]bool{}},
 		counted:     map[series][]metric.AddOption{},
-		durations:   map[string][]metric.RecordOption{},
+		durations:   map[duration][]metric.RecordOption{},
 	}
 	var err error
 	for _, m := range Metrics() {
@@ -136,7 +144,7 @@ func (n *names) bounded(name string) string {
 // count adds a call.
 func (i *instruments) count(ctx context.Context, call *answer.Call) {
 	a := &call.Answer
-	key := series{result: string(a.Result), hub: a.Response.IotHubHostName, service: call.Service}
+	key := series{result: string(a.Result), hub: a.Response.IotHubHostName, service: call.Service, source: cmp.Or(a.Source, answer.SourceCurrent)}
 	if call.Request != nil && a.Result != answer.InvalidRequest { // else the names were not validated
 		key.kind, key.enrollment = call.Request.Enrollment.Kind, call.Request.Enrollment.ID
 	}
@@ -144,7 +152,7 @@ func (i *instruments) count(ctx context.Context, call *answer.Call) {
 	i.allocations.Add(ctx, 1, counted...)
 	i.duration.Record(ctx, call.Duration.Seconds(), duration...)
 	for _, override := range a.Overrides {
-		i.overrides.Add(ctx, 1, metric.WithAttributes(attribute.String(attributeOverride, string(override))))
+		i.overrides.Add(ctx, 1, metric.WithAttributes(attribute.String(attributeOverride, string(override)), attribute.String(attributeSource, string(key.source))))
 	}
 }
 
@@ -167,16 +175,17 @@ func (i *instruments) options(key series) ([]metric.AddOption, []metric.RecordOp
 		if key.service != "" {
 			attributes = append(attributes, attribute.String(AttributeService, key.service))
 		}
-		attributes = append(attributes, attribute.String(AttributeResult, key.result))
+		attributes = append(attributes, attribute.String(AttributeResult, key.result), attribute.String(attributeSource, string(key.source)))
 		counted = []metric.AddOption{metric.WithAttributeSet(attribute.NewSet(attributes...))}
 		i.counted[key] = counted
 	}
-	duration, ok := i.durations[key.result]
+	took, ok := i.durations[duration{key.result, key.source}]
 	if !ok {
-		duration = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(attribute.String(AttributeResult, key.result)))}
-		i.durations[key.result] = duration
+		took = []metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(
+			attribute.String(AttributeResult, key.result), attribute.String(attributeSource, string(key.source))))}
+		i.durations[duration{key.result, key.source}] = took
 	}
-	return counted, duration
+	return counted, took
 }
 
 // enrollment is the name that metrics give an enrollment. The caller holds the lock.

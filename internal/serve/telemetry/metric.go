@@ -75,9 +75,9 @@ func Metrics() []Metric {
 	sink := []string{attributeSink}
 	return []Metric{
 		{metricAllocations, Counter, "{allocation}", "calls of the webhook that were answered",
-			[]string{AttributeService, AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult}},
-		{metricDuration, Histogram, "s", "time from the call to the decision", []string{AttributeResult}},
-		{metricOverrides, Counter, "{allocation}", "decisions in which a constraint prevailed over the rule", []string{attributeOverride}},
+			[]string{AttributeService, AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult, attributeSource}},
+		{metricDuration, Histogram, "s", "time from the call to the decision", []string{AttributeResult, attributeSource}},
+		{metricOverrides, Counter, "{allocation}", "decisions in which a constraint prevailed over the rule", []string{attributeOverride, attributeSource}},
 		{metricRulesAge, Gauge, "s", "time since the source last confirmed or replaced the rules", source},
 		{metricRulesStale, Gauge, "", "1 when the rules are older than allowed, else 0", source},
 		{metricRulesInfo, Gauge, "", "always 1; its attributes identify the rules in use", []string{attributeSource, attributeRevision, attributeDigest}},

@@ -209,18 +209,18 @@ func TestMetrics(t *testing.T) {
 	}
 	families := scrape(t, metrics)
 	want := map[string]float64{
-		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_hub=a.azure-devices.net,dps_result=assigned":          2,
-		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=rejected":                                      1,
-		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=held":                                          1,
-		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=undecided":                                     1,
-		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=bad_verdict":                                   1,
-		"dps_enrollment=individual,dps_enrollment_kind=individualEnrollment,dps_hub=a.azure-devices.net,dps_result=assigned": 1,
-		"dps_result=malformed": 2,
+		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_hub=a.azure-devices.net,dps_result=assigned,usher_rules_source=current":          2,
+		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=rejected,usher_rules_source=current":                                      1,
+		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=held,usher_rules_source=current":                                          1,
+		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=undecided,usher_rules_source=current":                                     1,
+		"dps_enrollment=line-a,dps_enrollment_kind=enrollmentGroup,dps_result=bad_verdict,usher_rules_source=current":                                   1,
+		"dps_enrollment=individual,dps_enrollment_kind=individualEnrollment,dps_hub=a.azure-devices.net,dps_result=assigned,usher_rules_source=current": 1,
+		"dps_result=malformed,usher_rules_source=current":                                                                                               2,
 	}
 	got := values(families["usher_allocations_total"])
-	if got["dps_result=invalid_request"] == 1 { // a number in place of a name can be either
-		delete(got, "dps_result=invalid_request")
-		want["dps_result=malformed"]--
+	if got["dps_result=invalid_request,usher_rules_source=current"] == 1 { // a number in place of a name can be either
+		delete(got, "dps_result=invalid_request,usher_rules_source=current")
+		want["dps_result=malformed,usher_rules_source=current"]--
 	}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("counted\n%v, want\n%v", got, want)
@@ -236,6 +236,30 @@ func TestMetrics(t *testing.T) {
 	}
 	if assigned.GetSampleCount() != 3 || len(assigned.GetBucket()) < len(telemetry.DurationBuckets()) {
 		t.Errorf("the durations are %v", assigned)
+	}
+}
+
+// What canary rules decide is counted apart, in each metric of decisions.
+func TestMetricsTellRulesApart(t *testing.T) {
+	t.Parallel()
+	metrics := on(t, nil, telemetry.Options{Listen: "127.0.0.1:0"})
+	for _, source := range []answer.Source{"", answer.SourceCurrent, answer.SourceCanary} {
+		metrics.Observer()(t.Context(), &answer.Call{Answer: answer.Answer{Result: answer.Rejected, Source: source,
+			Overrides: []answer.Override{answer.OnUndecided}}})
+	}
+	families := scrape(t, metrics)
+	for _, name := range []string{"usher_allocations_total", "usher_allocation_duration_seconds", "usher_overrides_total"} {
+		counted := map[string]float64{}
+		for _, m := range families[name].GetMetric() {
+			for _, label := range m.GetLabel() {
+				if label.GetName() == "usher_rules_source" {
+					counted[label.GetValue()] += m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+				}
+			}
+		}
+		if want := map[string]float64{"current": 2, "canary": 1}; !maps.Equal(counted, want) {
+			t.Errorf("%s counts %v, want %v", name, counted, want)
+		}
 	}
 }
 

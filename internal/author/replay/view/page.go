@@ -105,7 +105,7 @@ type exampleGroup struct {
 
 type exampleRow struct {
 	replay.Change
-	From, To, Why string
+	From, To, Why, By string
 }
 
 func newPage(r Report) pageView {
@@ -224,7 +224,7 @@ func newExamples(r Report, labels map[string]string) []exampleGroup {
 		if e.Detail != "" {
 			why = printable(e.Detail)
 		}
-		group.Examples = append(group.Examples, exampleRow{e, stateName(lower(e.Before), labels), stateName(lower(e.After), labels), why})
+		group.Examples = append(group.Examples, exampleRow{e, stateName(lower(e.Before), labels), stateName(lower(e.After), labels), why, printable(decidedBy(e))})
 	}
 	return groups
 }

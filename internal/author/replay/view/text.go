@@ -28,6 +28,7 @@ func Text(w io.Writer, r Report, paint Paint) error {
 	if r.Counted > 0 {
 		t.matrix()
 		t.hubs()
+		t.limits()
 		t.twins()
 		t.faults()
 		t.breakdown("By rule", "no rule", r.ByRule)
@@ -119,6 +120,16 @@ func (t *textWriter) hubs() {
 	}
 }
 
+func (t *textWriter) limits() {
+	rows := [][]string{{"", "limit", "after", "too many"}}
+	for _, limit := range t.HubLimits {
+		rows = append(rows, []string{printable(limit.Hub), grouped(limit.Limit), grouped(limit.After), grouped(limit.TooMany())})
+	}
+	if len(rows) > 1 {
+		t.table("Limits of the hubs", "lrrr", rows, nil)
+	}
+}
+
 func (t *textWriter) twins() {
 	rows := [][]string{{"reprovision policy", "twins", "", "rule's twin applied", "rule's twin ignored", "rule's twin changed"}}
 	for _, twin := range t.Twins {
@@ -173,7 +184,23 @@ func describeChange(e replay.Change, labels map[string]string) string {
 	if e.Detail != "" {
 		text += " (" + e.Detail + ")"
 	}
+	if len(e.Lines) > 0 {
+		text += ", by " + decidedBy(e)
+	}
 	return text
+}
+
+// decidedBy names the lines of the rule that decide for a device: the first of each entry rule.
+func decidedBy(e replay.Change) string {
+	var places []string
+	last := ""
+	for _, line := range e.Lines {
+		if line.Entry != last {
+			places = append(places, line.Place)
+		}
+		last = line.Entry
+	}
+	return strings.Join(places, ", ")
 }
 
 // lower spells a hub as reports do.
