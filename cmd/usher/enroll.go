@@ -261,8 +261,7 @@ func (f *enrollFlags) print(cmd *cobra.Command, r enrolled) {
 			fmt.Fprintf(out, "  + %s %s\n", change.Pointer, change.New)
 		}
 		if words := keyWords[change.Key]; words != "" {
-			fmt.Fprintf(out, "    %s
-", words)
+			fmt.Fprintf(out, "    %s\n", words)
 		}
 	}
 }
