@@ -51,7 +51,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"verify", "-o", "s"}, []string{"sarif"}},
 		{[]string{"bench", "--rules", "../../rules", "--rule", "t"}, []string{"tenants"}},
 		{[]string{"bench", "--metrics", "typical,p9"}, []string{"typical,p95", "typical,p99"}},
-		{[]string{"replay", "--fail-on", "m"}, []string{"malformed", "moved"}},
+		{[]string{"replay", "--fail-on", "m"}, []string{"moved", "malformed"}},
 		{[]string{"test", "-o", ""}, testFormats},
 		{[]string{"new", "--from", "ten"}, []string{"tenants"}},
 		{[]string{"bundle", "--signing-alg", "HS"}, []string{"HS256", "HS384", "HS512"}},

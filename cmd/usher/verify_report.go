@@ -114,7 +114,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		if d.Values == 1 && d.Single != "" {
 			single = append(single, d.Name)
 		} else {
-			dimensions = append(dimensions, fmt.Sprintf("%s (%d)", d.Name, d.Values))
+			dimensions = append(dimensions, fmt.Sprintf("%s (%d)", printable(d.Name), d.Values))
 		}
 	}
 	faintly(wrap(strings.Join(dimensions, " × ")))
@@ -122,7 +122,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		faintly("one value each, because the rule does not read them: " + strings.Join(single, ", "))
 	}
 	for _, note := range space.Notes {
-		faintly(note)
+		faintly(printable(note))
 	}
 	switch {
 	case space.Exhaustive:
@@ -170,7 +170,7 @@ func (t *verifyText) reasons(reasons verify.Counts) {
 			t.printf("    and for %d other reasons\n", len(keys)-i)
 			break
 		}
-		t.printf("    %d %s\n", reasons[reason], reason)
+		t.printf("    %d %s\n", reasons[reason], printable(reason))
 	}
 }
 
@@ -196,7 +196,7 @@ func (t *verifyText) branches(space verify.Space) {
 }
 
 func (t *verifyText) finding(finding verify.Finding, rules string) {
-	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, finding.Message)
+	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, printable(finding.Message))
 	t.printf("    %s\n", t.paint(faint, wrap(finding.Statement)))
 	if !finding.At.IsZero() {
 		t.printf("    decided at %s, which the rule reads\n", finding.At.Format(time.RFC3339Nano))

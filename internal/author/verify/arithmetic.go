@@ -6,6 +6,31 @@ import (
 	"strings"
 )
 
+// Limits of unwinding: how many functions one after the other, and how many wishes for one expression.
+const (
+	maxUnwound       = 4
+	maxUnwoundWishes = 60
+)
+
+// unwound adds to wishes those for the operands of the arithmetic that gave what they are about.
+func (s *solver) unwound(facts []fact, wishes []wish) []wish {
+	all := wishes
+	for range maxUnwound {
+		var more []wish
+		for _, w := range wishes {
+			more = append(more, s.unwind(facts, w)...)
+		}
+		if room := max(maxUnwoundWishes-len(all), 0); len(more) > room {
+			more = more[:room]
+		}
+		if len(more) == 0 {
+			break
+		}
+		all, wishes = append(all, more...), more
+	}
+	return all
+}
+
 // unwind lists wishes for the operands of arithmetic that gave what a wish is about.
 func (s *solver) unwind(facts []fact, w wish) []wish {
 	want, ok := w.want.(json.Number)
@@ -42,7 +67,7 @@ func (s *solver) unwind(facts []fact, w wish) []wish {
 		for i, all := range inverted(f.terms[0].Value.String(), operands, wanted) {
 			for _, needed := range all {
 				if needed.Cmp(operands[i]) != 0 {
-					list = append(list, wish{values[i], numberOf(needed)})
+					list = append(list, wish{values[i], numberOf(needed), w.near})
 				}
 			}
 		}

@@ -11,13 +11,16 @@ import (
 	"time"
 )
 
+// maxAttribute is the length that X.520 allows for an attribute of a subject.
+const maxAttribute = 64
+
 // subject is what a generated certificate says about a device.
 type subject struct {
 	organizations, units []string
 	commonName           string
 	dnsNames             []string
-	expired              bool
-	serial               int64 // 0 counts as 2
+	until                time.Time // when it expires; zero stands for the year 2044
+	serial               int64     // 0 counts as 2
 }
 
 // certificateOf returns a self-signed certificate, in base64 of DER; "" if X.509 cannot express the subject. It is the
@@ -30,13 +33,9 @@ func certificateOf(s subject) string {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(s.serial),
 		Subject:      pkix.Name{CommonName: s.commonName, Organization: s.organizations, OrganizationalUnit: s.units},
-		NotBefore:    time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:     time.Date(2044, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, int(s.serial)),
+		NotBefore:    s.end().AddDate(-20, 0, 0),
+		NotAfter:     s.end(),
 		DNSNames:     s.dnsNames,
-	}
-	if s.expired {
-		template.NotBefore = time.Date(2014, 1, 1, 0, 0, 0, 0, time.UTC)
-		template.NotAfter = time.Date(2015, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
 	der, err := x509.CreateCertificate(nil, template, template, key.Public(), key)
 	if err != nil {
@@ -45,23 +44,50 @@ func certificateOf(s subject) string {
 	return base64.StdEncoding.EncodeToString(der)
 }
 
+// end is when the certificate expires.
+func (s subject) end() time.Time {
+	if s.until.IsZero() {
+		return time.Date(2044, 1, 3, 0, 0, 0, 0, time.UTC)
+	}
+	return s.until
+}
+
 // leaves lists the attributes of the certificate. Setting one makes a new certificate.
 func (s *subject) leaves() []leaf {
 	var list []leaf
+	change := func(d *draft, set func(s *subject)) bool {
+		changed := *d.attestation.subject
+		set(&changed)
+		enrolled := d.attestation.enrolled
+		d.attestation = certified(changed)
+		d.attestation.enrolled = enrolled
+		return d.attestation.certificate != ""
+	}
 	add := func(value string, set func(s *subject, text string)) {
 		list = append(list, leaf{value, func(d *draft, value any) bool {
 			text, ok := value.(string)
-			if !ok || text == "" || len(text) > 64 {
-				return false
-			}
-			changed := *d.attestation.subject
-			set(&changed, text)
-			enrolled := d.attestation.enrolled
-			d.attestation = certified(changed)
-			d.attestation.enrolled = enrolled
-			return d.attestation.certificate != ""
+			return ok && text != "" && len(text) <= maxAttribute && change(d, func(s *subject) { set(s, text) })
 		}})
 	}
+	addList := func(texts []string, set func(s *subject, texts []string)) {
+		values := make([]any, len(texts))
+		for i, text := range texts {
+			values[i] = text
+		}
+		list = append(list, leaf{values, func(d *draft, value any) bool {
+			elements, ok := value.([]any)
+			texts := textsIn(elements)
+			return ok && len(texts) == len(elements) && change(d, func(s *subject) { set(s, texts) })
+		}})
+	}
+	addList(s.organizations, func(s *subject, texts []string) { s.organizations = texts })
+	addList(s.units, func(s *subject, texts []string) { s.units = texts })
+	addList(s.dnsNames, func(s *subject, texts []string) { s.dnsNames = texts })
+	list = append(list, leaf{s.end().Format(time.RFC3339), func(d *draft, value any) bool {
+		text, _ := value.(string)
+		until, err := time.Parse(time.RFC3339, text)
+		return err == nil && until.Year() > 1970 && until.Year() < 2200 && change(d, func(s *subject) { s.until = until })
+	}})
 	for i, text := range s.organizations {
 		add(text, func(s *subject, text string) {
 			s.organizations = slices.Clone(s.organizations)
@@ -96,6 +122,6 @@ func renewed(text string, n int) (string, bool) {
 		return "", false
 	}
 	again := certificateOf(subject{organizations: c.Subject.Organization, units: c.Subject.OrganizationalUnit,
-		commonName: c.Subject.CommonName, dnsNames: c.DNSNames, expired: c.NotAfter.Year() < 2024, serial: c.SerialNumber.Int64() + 1 + int64(n)})
+		commonName: c.Subject.CommonName, dnsNames: c.DNSNames, until: c.NotAfter.AddDate(1+n, 0, n), serial: c.SerialNumber.Int64() + 1 + int64(n)})
 	return again, again != ""
 }

@@ -94,7 +94,7 @@ func hostile() []any {
 	}
 	return []any{
 		strings.Repeat("x", 4097), json.Number("9007199254740992"), deep,
-		map[string]any{"$usher": true}, map[string]any{"usher.other": true}, map[string]any{"usher other": true}, []any{"usher"},
+		map[string]any{"$usher": "x"}, map[string]any{"usher.other": "x"}, map[string]any{"usher other": "x"}, []any{"usher"},
 	}
 }
 

@@ -75,6 +75,8 @@ type attestation struct {
 	subject     *subject // of the certificate, if it was generated
 	// enrolled says how the enrollment describes its certificates.
 	enrolled enrolled
+	// described is the enrollment's attestation in a request that was really made; nil otherwise.
+	described map[string]any
 }
 
 // enrolled is how an enrollment with X.509 attestation describes its certificates.
@@ -133,11 +135,16 @@ func (d *draft) document() map[string]any {
 }
 
 func (d *draft) attest(record, device map[string]any) {
+	if d.attestation.described != nil {
+		record["attestation"] = clone(d.attestation.described)
+	}
 	if d.attestation.kind == "" {
 		return
 	}
 	described := map[string]any{"type": d.attestation.kind}
-	record["attestation"] = described
+	if d.attestation.described == nil {
+		record["attestation"] = described
+	}
 	switch d.attestation.kind {
 	case "symmetricKey":
 		device["symmetricKey"] = map[string]any{}
@@ -149,7 +156,9 @@ func (d *draft) attest(record, device map[string]any) {
 		if d.attestation.certificate != "" {
 			x509["clientCertificate"] = d.attestation.certificate
 		}
-		described["x509"] = d.attestation.enrolled.describe(d.kind)
+		if d.attestation.described == nil {
+			described["x509"] = d.attestation.enrolled.describe(d.kind)
+		}
 	}
 }
 

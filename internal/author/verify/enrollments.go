@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -98,12 +99,13 @@ func (e *explorer) subjects(s *space) []subject {
 		return !named || seen(attribute)
 	}
 	const name = "device-0001"
+	longAgo := time.Date(2015, 1, 1, 0, 0, 0, 0, time.UTC)
 	subjects := []subject{
 		{commonName: name},
 		{commonName: name, organizations: []string{"Usher Other"}},
 		{commonName: name, units: []string{"Usher Unit"}},
 		{commonName: name, dnsNames: []string{"usher-other.example"}},
-		{commonName: name, organizations: []string{"Usher Other"}, units: []string{"Usher Unit"}, expired: true},
+		{commonName: name, organizations: []string{"Usher Other"}, units: []string{"Usher Unit"}, until: longAgo},
 	}
 	for n := range variants { // with other serial numbers and thumbprints
 		subjects = append(subjects, subject{commonName: fmt.Sprintf("device-%04d", n+2)})
@@ -111,7 +113,7 @@ func (e *explorer) subjects(s *space) []subject {
 	for i, name := range names {
 		if reads(attributes[0]) {
 			subjects = append(subjects, subject{organizations: []string{name}, commonName: "device-0001"},
-				subject{organizations: []string{name}, commonName: "device-0001", expired: true})
+				subject{organizations: []string{name}, commonName: "device-0001", until: longAgo})
 			if i < maxRecordValues {
 				subjects = append(subjects,
 					subject{organizations: []string{strings.ToUpper(name)}, commonName: "device-0001"},
@@ -153,6 +155,7 @@ func (e *explorer) addRecord(s *space) {
 		number := json.Number("1")
 		add("enrollment twins", "/initialTwin",
 			removed{},
+			e.twinOfReads(),
 			map[string]any{"tags": map[string]any{"site": "a"}, "properties": map[string]any{"desired": map[string]any{"interval": json.Number("60")}}},
 			// As tools leave it behind.
 			map[string]any{"tags": map[string]any{"$version": number, "site": "a"}, "additional_properties": nil,
@@ -186,6 +189,21 @@ func (e *explorer) addRecord(s *space) {
 		}
 		add("values of the enrollment's "+place, jsontext.Pointer(place), values...)
 	}
+}
+
+// twinOfReads is an enrollment's initial twin that has each member that the rule reads.
+func (e *explorer) twinOfReads() any {
+	twin := map[string]any{}
+	for _, read := range e.analysis.Reads {
+		for _, kind := range []dps.EnrollmentKind{dps.EnrollmentGroup, dps.IndividualEnrollment} {
+			place, ok := strings.CutPrefix(read, "/"+string(kind)+"/initialTwin/")
+			place, _, _ = strings.Cut(place, "/"+dataflow.AnyMember)
+			if _, there := get(twin, jsontext.Pointer("/"+place)); ok && place != "" && !there {
+				put(twin, jsontext.Pointer("/"+place), "usher-"+strings.ReplaceAll(place, "/", "-"))
+			}
+		}
+	}
+	return twin
 }
 
 // memberOf returns the value at a JSON pointer, and removed{} if there is none.

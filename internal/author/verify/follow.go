@@ -100,13 +100,14 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 	var list []wishOf
 	for _, fact := range facts {
 		home := f.isHome(fact.expr)
-		wishes := s.wishes(fact)
-		for i := 0; i < len(wishes); i++ {
-			one := wishOf{fact.met(), wishes[i], home}
+		for _, wish := range s.unwound(facts, s.wishes(fact)) {
+			one := wishOf{fact.met(), wish, home}
 			if !slices.ContainsFunc(list, func(other wishOf) bool { return reflect.DeepEqual(one, other) }) {
 				list = append(list, one)
-				wishes = append(wishes, s.unwind(facts, wishes[i])...)
 			}
+		}
+		if limited.Err() != nil {
+			break
 		}
 	}
 	return list, s.clues

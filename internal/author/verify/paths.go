@@ -18,6 +18,8 @@ const (
 	// maxCloser is how many requests that reached nothing new are taken up for an expression of which one side is not
 	// reached, in case they are closer to it.
 	maxCloser = 24
+	// maxNear is how many requests next to where an order turns are tried in any case.
+	maxNear = 60
 	// maxReal is how many real requests the search starts from, evenly chosen.
 	maxReal = 200
 	// pathShare is the share of the budget, in percent, that the search by paths may use before the others.
@@ -53,6 +55,8 @@ type reached struct {
 type paths struct {
 	*explorer
 	space  *space
+	real   []*draft // requests that were really made
+	near   []*draft // requests next to where an order turns
 	corpus []reached
 	// closer are requests that reached nothing new, with the facts of which the other side is not reached.
 	closer []reached
@@ -103,6 +107,13 @@ func (e *explorer) search(s *space) *paths {
 		one := p.closer[0]
 		p.closer = p.closer[1:]
 		p.expand(one)
+	}
+	// What is left may get there by chance.
+	for p.left > 0 && len(p.corpus) < maxReached && len(p.branches.report(p.sides).Missed) > 0 {
+		p.left--
+		d := s.mixed(p.corpus[e.random.IntN(len(p.corpus))].draft, p.corpus, e.random)
+		d.hubs, d.current = e.some(candidates), e.some(append(candidates, ""))[0]
+		p.try(d)
 	}
 	return p
 }
@@ -190,6 +201,9 @@ func (p *paths) expand(from reached) {
 				d := from.draft.clone()
 				if leaf.set(d, clone(value)) {
 					p.try(d)
+					if w.near && len(p.near) < maxNear {
+						p.near = append(p.near, d)
+					}
 				}
 			}
 		}

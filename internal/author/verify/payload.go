@@ -102,8 +102,8 @@ func (r *schemaReader) field(pointer string, schema map[string]any, depth int) e
 		}
 	}
 	if pattern, ok := schema["pattern"].(string); ok {
-		if match, ok := matchOf(pattern, 0); ok {
-			field.Values = append(field.Values, match)
+		if matches := matchesOf(pattern); len(matches) > 0 {
+			field.Values = append(field.Values, matches[0])
 		}
 	}
 	if len(field.Values) == 0 {

@@ -55,6 +55,11 @@ func planOf(s *space, paths *paths, budget int, random *rand.Rand) *plan {
 		tried[key] = true
 		return !known
 	}
+	for _, d := range slices.Concat(paths.real, paths.near) {
+		if len(p.drafts) < budget/2 && isNew(d) {
+			p.drafts = append(p.drafts, d)
+		}
+	}
 	for _, one := range paths.corpus {
 		if len(p.drafts) < budget/2 && isNew(one.draft) {
 			p.drafts = append(p.drafts, one.draft)

@@ -16,7 +16,8 @@ func (p *paths) startFromReal(requests []map[string]any) {
 		}
 	}
 	p.space.note("started from %d of %d given requests, which this rule serves", min(len(real), maxReal), len(requests))
-	for _, d := range spread(real, maxReal) {
+	p.real = spread(real, maxReal)
+	for _, d := range p.real {
 		p.try(d)
 	}
 }
@@ -55,10 +56,13 @@ func draftOf(document map[string]any, serves func(dps.EnrollmentKind, string) bo
 		d.policy = policy{true, update || !hasUpdate, migrate || !hasMigrate}
 	}
 	if described, ok := d.record["attestation"].(map[string]any); ok {
-		d.attestation.kind = text(described, "type")
+		d.attestation.kind, d.attestation.described = text(described, "type"), clone(described).(map[string]any)
 	}
 	if x509, ok := device["x509"].(map[string]any); ok {
-		d.attestation.certificate = text(x509, "clientCertificate")
+		d.attestation.kind, d.attestation.certificate = "x509", text(x509, "clientCertificate")
+		if d.attestation.described == nil {
+			d.attestation.described = map[string]any{"type": "x509"}
+		}
 	}
 	if usher, ok := document["usher"].(map[string]any); ok {
 		d.service = text(usher, "service")

@@ -17,7 +17,10 @@ import (
 )
 
 // wish is a value that a part of an expression had, and one with which the expression may go the other way.
-type wish struct{ got, want any }
+type wish struct {
+	got, want any
+	near      bool // want is next to what something is compared with
+}
 
 // solver finds wishes for the facts of one evaluation.
 type solver struct {
@@ -42,7 +45,7 @@ func (s *solver) wishes(f fact) []wish {
 	add := func(got any, wanted ...any) {
 		for _, want := range spread(wanted, maxWishes) {
 			if !reflect.DeepEqual(got, want) {
-				list = append(list, wish{got, want})
+				list = append(list, wish{got: got, want: want})
 			}
 		}
 	}
@@ -56,7 +59,10 @@ func (s *solver) wishes(f fact) []wish {
 		operands[i] = s.value(term)
 	}
 	s.noteHubs(operator, operands)
-	if text, ok := formats[operator]; ok && len(operands) > 0 && !f.held {
+	if text, ok := formats[operator]; ok && len(operands) > 0 {
+		if f.held {
+			text = "xyz"
+		}
 		add(operands[0], text)
 	}
 	if len(operands) < 2 {
@@ -82,6 +88,9 @@ func (s *solver) wishes(f fact) []wish {
 		}
 	case "lt", "lte", "gt", "gte", "semver.compare":
 		both(near)
+		for i := range list {
+			list[i].near = true
+		}
 	case "startswith", "endswith", "contains", "strings.any_prefix_match", "strings.any_suffix_match":
 		for _, part := range textsIn(b) {
 			add(a, around(operator, part, f.held)...)
@@ -94,6 +103,11 @@ func (s *solver) wishes(f fact) []wish {
 	case "regex.match":
 		if pattern, ok := a.(string); ok {
 			add(b, aroundMatches(pattern)...)
+		}
+	case "net.cidr_contains":
+		if network, ok := a.(string); ok {
+			address, _, _ := strings.Cut(network, "/")
+			add(b, address, "198.51.100.7") // one of those that are reserved for documentation
 		}
 	case "glob.match":
 		if pattern, ok := a.(string); ok && len(operands) > 2 {
@@ -108,6 +122,9 @@ func (s *solver) wishes(f fact) []wish {
 		} else {
 			add(member, elementsOf(in)...)
 			add(in, []any{member})
+			for _, element := range spread(elementsOf(in), maxWishes) {
+				add(element, member)
+			}
 		}
 	}
 	return list
@@ -291,7 +308,7 @@ func around(operator, part string, held bool) []any {
 	case "startswith", "strings.any_prefix_match":
 		return []any{part + "1", part, part + otherText}
 	case "endswith", "strings.any_suffix_match":
-		return []any{"a" + part, part, otherText + part}
+		return []any{"a" + part, part, otherText + part, "usher.other" + part}
 	default:
 		return []any{"a" + part + "1", part}
 	}
@@ -300,12 +317,10 @@ func around(operator, part string, held bool) []any {
 // aroundMatches returns texts that match a regular expression, and texts that contain such a match.
 func aroundMatches(pattern string) []any {
 	var list []any
-	for n := range 4 {
-		if match, ok := matchOf(pattern, n); ok {
-			for _, text := range []string{match, "usher-" + match, match + "-usher"} {
-				if !slices.Contains(list, any(text)) {
-					list = append(list, text)
-				}
+	for _, match := range matchesOf(pattern) {
+		for _, text := range []string{match, "usher-" + match, match + "-usher"} {
+			if !slices.Contains(list, any(text)) {
+				list = append(list, text)
 			}
 		}
 	}
@@ -382,10 +397,14 @@ func inverses(leaf any, w wish, c clues) []any {
 			return []any{w.want}
 		}
 	case []any:
-		if n, ok := lengthWanted(len(v), w); ok && len(v) > 0 {
+		if n, ok := lengthWanted(len(v), w); ok {
 			longer := slices.Clone(v)
 			for len(longer) < n {
-				longer = append(longer, clone(v[len(v)-1]))
+				var one any = fmt.Sprint("usher-", len(longer))
+				if len(v) > 0 && len(textsIn(v)) != len(v) {
+					one = clone(v[len(v)-1])
+				}
+				longer = append(longer, one)
 			}
 			return []any{longer[:n]}
 		}

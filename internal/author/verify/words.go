@@ -38,11 +38,7 @@ func texts(literals []dataflow.Literal, separators []string) []string {
 			middles = append(middles, text)
 			add("a" + text + "1")
 		case strings.HasPrefix(use, "regex."):
-			for n := range 4 {
-				if match, ok := matchOf(text, n); ok {
-					add(match)
-				}
-			}
+			add(matchesOf(text)...)
 		case use == "glob.match", strings.HasSuffix(use, "matching"):
 			add(globExamples(text)...)
 		case use == "split":
@@ -105,38 +101,67 @@ func moreExamples(glob string) []string {
 	return list
 }
 
-// matchOf returns a text that matches a regular expression. Where the expression has alternatives, each number chooses
-// others.
-func matchOf(expression string, number int) (string, bool) {
+// Limits of the texts that match a regular expression: how many are found, how many are tried for that, and their length.
+const (
+	maxMatches = 8
+	maxChoices = 256
+	maxMatch   = 300
+)
+
+// matchesOf returns texts that match a regular expression, if it is not too hard to find some.
+func matchesOf(expression string) []string {
 	parsed, err := syntax.Parse(expression, syntax.Perl)
 	if err != nil {
-		return "", false
+		return nil
 	}
-	var text strings.Builder
-	matchInto(&text, parsed.Simplify(), number)
-	checked, err := regexp.Compile(expression)
-	return text.String(), err == nil && checked.MatchString(text.String())
+	compiled, err := regexp.Compile(expression)
+	if err != nil {
+		return nil
+	}
+	parsed = parsed.Simplify()
+	var found []string
+	for choices := range maxChoices {
+		m := matcher{choices: choices * 97 % maxChoices} // so that the first ones differ in many places
+		if m.write(parsed); compiled.MatchString(m.String()) {
+			found = addNew(found, m.String())
+		}
+		if len(found) == maxMatches || m.made == 0 {
+			break
+		}
+	}
+	return found
 }
 
-func matchInto(text *strings.Builder, e *syntax.Regexp, number int) {
+// matcher writes a text for a regular expression. Its bits choose among alternatives, one after the other.
+type matcher struct {
+	strings.Builder
+	choices, made int
+}
+
+func (m *matcher) write(e *syntax.Regexp) {
+	if m.Len() > maxMatch {
+		return
+	}
 	switch e.Op {
 	case syntax.OpLiteral:
-		text.WriteString(string(e.Rune))
+		m.WriteString(string(e.Rune))
 	case syntax.OpCharClass:
-		text.WriteRune(runeOf(e.Rune))
+		m.WriteRune(runeOf(e.Rune))
 	case syntax.OpAnyChar, syntax.OpAnyCharNotNL:
-		text.WriteByte('a')
+		m.WriteByte('a')
 	case syntax.OpAlternate:
-		matchInto(text, e.Sub[number%len(e.Sub)], number)
+		chosen := m.choices >> (m.made % 8) % len(e.Sub)
+		m.made++
+		m.write(e.Sub[chosen])
 	case syntax.OpCapture, syntax.OpPlus, syntax.OpQuest:
-		matchInto(text, e.Sub[0], number)
+		m.write(e.Sub[0])
 	case syntax.OpRepeat:
 		for range max(e.Min, 1) {
-			matchInto(text, e.Sub[0], number)
+			m.write(e.Sub[0])
 		}
 	case syntax.OpConcat:
 		for _, part := range e.Sub {
-			matchInto(text, part, number)
+			m.write(part)
 		}
 	}
 }
