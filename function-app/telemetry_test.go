@@ -360,9 +360,9 @@ func TestMetricsForPrometheus(t *testing.T) {
 	s.post(t, "", "{}", nil)
 	text := get(t, scrape+"/metrics", http.StatusOK)
 	for _, want := range []string{
-		`usher_allocations_total{dps_enrollment="g",dps_enrollment_kind="enrollmentGroup",dps_hub="a.azure-devices.net",dps_result="assigned"} 1`,
-		`usher_allocations_total{dps_result="invalid_request"} 1`,
-		`usher_allocation_duration_seconds_bucket{dps_result="assigned",le="4"} 1`,
+		`usher_allocations_total{dps_enrollment="g",dps_enrollment_kind="enrollmentGroup",dps_hub="a.azure-devices.net",dps_result="assigned",usher_rules_source="current"} 1`,
+		`usher_allocations_total{dps_result="invalid_request",usher_rules_source="current"} 1`,
+		`usher_allocation_duration_seconds_bucket{dps_result="assigned",usher_rules_source="current",le="4"} 1`,
 		"go_goroutine_count ",
 		"target_info{",
 	} {
