@@ -49,6 +49,7 @@ type explorer struct {
 	branches *branches
 	random   *rand.Rand
 	decide   func(*draft) brief
+	verdict  func(*draft) string // the brief answer and the invariants that it breaks
 	// follow evaluates a request for the search by paths.
 	follow func(*draft) evaluated
 	// isHome reports whether an expression is outside the library.
@@ -124,7 +125,7 @@ func (e *explorer) thin(s *space, i int) {
 			request := s.draft(context)
 			request.hubs = hubs[m]
 			request.policy = policy{}
-			answer.WriteString(e.decide(request).String() + "\n")
+			answer.WriteString(e.verdict(request) + "\n")
 		}
 		if answers[answer.String()]++; answers[answer.String()] <= sameAnswer {
 			kept = append(kept, value)

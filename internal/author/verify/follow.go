@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -50,6 +51,20 @@ func (f *follower) brief(ctx context.Context, d *draft) brief {
 		f.timeouts++
 	}
 	return briefOf(&a.Answer)
+}
+
+// verdict is a brief answer with the invariants that it breaks.
+func (f *follower) verdict(ctx context.Context, d *draft) string {
+	if f.timeouts >= maxTimeouts {
+		return ""
+	}
+	a := f.checker.at(d).decide(ctx, d.body())
+	text := briefOf(&a.Answer).String()
+	if f.checker.judges() && a.Result.IsOutcome() {
+		messages, _ := f.checker.invariants.Broken(ctx, f.checker.rule.Package, judged(&a), d.lookups()...)
+		text += "\n" + strings.Join(messages, "\n")
+	}
+	return text
 }
 
 // follow evaluates all entry rules for a request, and the invariants for its decision, and notes each expression.

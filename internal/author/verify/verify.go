@@ -401,9 +401,10 @@ func (s *search) explore(ctx context.Context, options Options) error {
 	}
 	s.branches = newBranches(f.syntax, s.checker.rule.RestrictedCalls(), func(file string) bool { return s.checker.analysis.Home[file] })
 	e := explorer{options: options, set: s.checker.set, rule: s.checker.rule, analysis: s.checker.analyze(), branches: s.branches, random: random,
-		decide: func(d *draft) brief { return f.brief(ctx, d) },
-		follow: func(d *draft) evaluated { return f.follow(ctx, d) },
-		isHome: f.isHome,
+		decide:  func(d *draft) brief { return f.brief(ctx, d) },
+		verdict: func(d *draft) string { return f.verdict(ctx, d) },
+		follow:  func(d *draft) evaluated { return f.follow(ctx, d) },
+		isHome:  f.isHome,
 	}
 	space, paths := e.space()
 	if space == nil {
