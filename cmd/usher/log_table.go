@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/usher-dps/usher/answer"
@@ -100,7 +101,12 @@ func shortHub(name string) string { return strings.TrimSuffix(name, ".azure-devi
 // printableCell makes a text fit for a terminal and a column. What a record quotes can come from a device, and must not
 // control the terminal.
 func printableCell(text string) string {
-	text = printable(text)
+	text = strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return '?'
+		}
+		return c
+	}, text)
 	if utf8.RuneCountInString(text) > 80 {
 		text = string([]rune(text)[:79]) + "…"
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/usher-dps/usher/internal/author/explain"
 	"github.com/usher-dps/usher/internal/author/report"
 	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -114,7 +115,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		if d.Values == 1 && d.Single != "" {
 			single = append(single, d.Name)
 		} else {
-			dimensions = append(dimensions, fmt.Sprintf("%s (%d)", printable(d.Name), d.Values))
+			dimensions = append(dimensions, fmt.Sprintf("%s (%d)", explain.Printable(d.Name), d.Values))
 		}
 	}
 	faintly(wrap(strings.Join(dimensions, " × ")))
@@ -122,7 +123,7 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		faintly("one value each, because the rule does not read them: " + strings.Join(single, ", "))
 	}
 	for _, note := range space.Notes {
-		faintly(printable(note))
+		faintly(explain.Printable(note))
 	}
 	switch {
 	case space.Exhaustive:
@@ -162,15 +163,13 @@ const maxReasons = 5
 
 // reasons says why requests were not assigned, the most frequent reason first.
 func (t *verifyText) reasons(reasons verify.Counts) {
-	keys := slices.SortedFunc(maps.Keys(reasons), func(a, b string) int {
-		return cmp.Or(reasons[b]-reasons[a], strings.Compare(a, b))
-	})
+	keys := reasons.MostFirst()
 	for i, reason := range keys {
 		if i == maxReasons {
 			t.printf("    and for %d other reasons\n", len(keys)-i)
 			break
 		}
-		t.printf("    %d %s\n", reasons[reason], printable(reason))
+		t.printf("    %d %s\n", reasons[reason], explain.Printable(reason))
 	}
 }
 
@@ -196,7 +195,7 @@ func (t *verifyText) branches(space verify.Space) {
 }
 
 func (t *verifyText) finding(finding verify.Finding, rules string) {
-	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, printable(finding.Message))
+	t.printf("\n  %s %s: %s\n", t.paint(red, "BROKEN"), finding.Promise, explain.Printable(finding.Message))
 	t.printf("    %s\n", t.paint(faint, wrap(finding.Statement)))
 	if !finding.At.IsZero() {
 		t.printf("    decided at %s, which the rule reads\n", finding.At.Format(time.RFC3339Nano))

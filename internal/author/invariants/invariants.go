@@ -208,8 +208,23 @@ func ofRequest(read string) (string, bool) {
 	return read, !strings.HasPrefix(read, "/decision")
 }
 
-// Broken returns the messages of the invariants that a decision of the rule breaks. input has the members request and
-// decision, with values as for [ruleset.Rule.Evaluate], and known are the look-ups of the decision. Every error is a
+// Input is what invariants see of a request and its answer, with values as for [ruleset.Rule.Evaluate].
+func Input(request map[string]any, a *answer.Answer) map[string]any {
+	decision := map[string]any{}
+	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
+		decision[member.Name] = member.Value
+	}
+	if len(a.Overrides) > 0 {
+		overrides := make([]any, len(a.Overrides))
+		for i, override := range a.Overrides {
+			overrides[i] = string(override)
+		}
+		decision["overrides"] = overrides
+	}
+	return map[string]any{"request": request, "decision": decision}
+}
+
+// Broken returns the messages of the invariants that a decision of the rule breaks. input is an [Input], and known are the look-ups of the decision. Every error is a
 // *ruleset.EvalError.
 func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any, known ...answer.Lookup) ([]string, error) {
 	return i.Trace(ctx, rule, input, nil, known...)

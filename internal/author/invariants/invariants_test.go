@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -36,5 +37,18 @@ one if input.request.x == 1
 	broken, err := loaded.Broken(t.Context(), "allocation.a", map[string]any{"request": map[string]any{"x": json.Number("2")}, "decision": map[string]any{}})
 	if diff := cmp.Diff([]string{"first"}, broken); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+// Invariants see that a constraint prevailed over the rule, in the same form whoever asks them.
+func TestInput(t *testing.T) {
+	t.Parallel()
+	request := map[string]any{"linkedHubs": []any{"a.azure-devices.net"}}
+	a := answer.Answer{Result: answer.Assigned, Overrides: []answer.Override{answer.NeverReprovision}}
+	a.Response.IotHubHostName = "a.azure-devices.net"
+	want := map[string]any{"request": request, "decision": map[string]any{
+		"outcome": "assigned", "hub": "a.azure-devices.net", "overrides": []any{"never_reprovision"}}}
+	if diff := cmp.Diff(want, invariants.Input(request, &a)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -170,7 +170,7 @@ func (s *subject) samples(enrollment Enrollment) []sample {
 	if enrollment.Kind == dps.IndividualEnrollment {
 		ids = []string{enrollment.ID}
 	}
-	organizations := append([]string{"Contoso"}, s.textsAt("/deviceRuntimeContext/x509/clientCertificate")...)
+	organizations := append([]string{"Contoso"}, s.textsAt(dataflow.CertificatePointer)...)
 	payloads := []map[string]any{nil}
 	for _, read := range s.analysis.Reads {
 		below, found := strings.CutPrefix(read, "/deviceRuntimeContext/payload/")

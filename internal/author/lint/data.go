@@ -36,7 +36,7 @@ func unreadFiles(fsys fs.FS) []string {
 		refs = append(refs, dataRefs(name, text)...)
 	}
 	return slices.DeleteFunc(data, func(name string) bool {
-		at := dataPath(name)
+		at := ruleset.DataRef(name)
 		return slices.ContainsFunc(refs, func(ref ast.Ref) bool { return at.HasPrefix(ref) || ref.HasPrefix(at) })
 	})
 }
@@ -76,25 +76,14 @@ func dataRefs(name string, text []byte) []ast.Ref {
 	return refs
 }
 
-// dataPath is where a data file is found: data.json in the folder plants is data.plants.
-func dataPath(name string) ast.Ref {
-	at := ast.DefaultRootRef.Copy()
-	for step := range strings.SplitSeq(path.Dir(name), "/") {
-		if step != "." {
-			at = at.Append(ast.StringTerm(step))
-		}
-	}
-	return at
-}
-
 func unreadData(_ context.Context, s *subject, add report) {
 	for _, name := range s.unreadFiles {
-		at := dataPath(name)
+		at := ruleset.DataRef(name)
 		if len(at) == 1 {
 			continue // the folder of all rules
 		}
 		if at.HasPrefix(s.rule.Path()) || slices.ContainsFunc(s.modules, func(m *ast.Module) bool {
-			folder := dataPath(strings.TrimPrefix(m.Package.Location.File, s.set.Options().Name+"/"))
+			folder := ruleset.DataRef(strings.TrimPrefix(m.Package.Location.File, s.set.Options().Name+"/"))
 			return len(folder) > 1 && at.HasPrefix(folder)
 		}) {
 			add(ast.NewLocation(nil, path.Join(s.set.Options().Name, name), 1, 1),

@@ -66,21 +66,13 @@ func isCollection(in dataflow.Alternatives) bool {
 }
 
 func keysOf(in dataflow.Alternatives) dataflow.Alternatives {
-	var all dataflow.Alternatives
-	for _, v := range in {
-		keys, _ := v.Inside()
-		all = append(all, keys...)
-	}
-	return all
+	keys, _ := in.Inside()
+	return keys
 }
 
 func valuesOf(in dataflow.Alternatives) dataflow.Alternatives {
-	var all dataflow.Alternatives
-	for _, v := range in {
-		_, values := v.Inside()
-		all = append(all, values...)
-	}
-	return all
+	_, values := in.Inside()
+	return values
 }
 
 // weights finds tables by which usher.choose fails, or chooses nothing.

@@ -179,19 +179,9 @@ func readFile(set *ruleset.Ruleset, place, name string, text []byte) (*file, err
 		if err != nil {
 			return nil, nil // what Rego cannot read is not changed
 		}
-		f.data, f.target = data, dataRef(name)
+		f.data, f.target = data, ruleset.DataRef(name)
 	default:
 		return nil, nil // YAML
 	}
 	return f, nil
-}
-
-// dataRef is where rules find a data file: data.tenants for tenants/data.json.
-func dataRef(name string) ast.Ref {
-	ref := ast.DefaultRootRef
-	folders := strings.Split(name, "/")
-	for _, folder := range folders[:len(folders)-1] {
-		ref = ref.Append(ast.StringTerm(folder))
-	}
-	return ref
 }

@@ -246,11 +246,7 @@ func (s *search) broken(ctx context.Context, rule string, request *dps.Allocatio
 	if !a.Result.IsOutcome() {
 		return nil
 	}
-	decision := map[string]any{}
-	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
-		decision[member.Name] = member.Value
-	}
-	messages, err := s.judges.Broken(ctx, rule, map[string]any{"request": request.Document, "decision": decision})
+	messages, err := s.judges.Broken(ctx, rule, invariants.Input(request.Document, a))
 	if err != nil {
 		return append(messages, err.Error())
 	}

@@ -32,7 +32,7 @@ const (
 	registrationPlace = "/deviceRuntimeContext/registrationId"
 	currentHubPlace   = "/deviceRuntimeContext/currentIotHubHostName"
 	currentIDPlace    = "/deviceRuntimeContext/currentDeviceId"
-	certificatePlace  = "/deviceRuntimeContext/x509/clientCertificate"
+	certificatePlace  = dataflow.CertificatePointer
 	payloadPlace      = "/deviceRuntimeContext/payload"
 	servicePlace      = "/usher/service"
 )
@@ -74,7 +74,7 @@ func (e *explorer) texts(place string) []string {
 // space returns the space of the rule, and the requests by which the search by paths reached something new. It returns
 // nil if no request reaches the rule.
 func (e *explorer) space() (*space, *paths) {
-	s := &space{rule: e.rule}
+	s := &space{}
 	if e.addEnrollments(s); len(s.dimensions[0].values) == 0 {
 		return nil, nil
 	}

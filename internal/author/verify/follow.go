@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -33,7 +34,7 @@ func newFollower(c *checker, timeout time.Duration) (*follower, error) {
 	}
 	f := &follower{checker: c, syntax: syntax, timeout: timeout, library: map[string]bool{}}
 	for _, module := range syntax.Compiler.Modules {
-		f.library[module.Package.Location.File] = ruleset.PackageName(module) == "dps"
+		f.library[module.Package.Location.File] = ruleset.IsLibrary(module)
 	}
 	return f, nil
 }
@@ -41,27 +42,36 @@ func newFollower(c *checker, timeout time.Duration) (*follower, error) {
 // isHome reports whether an expression is outside the library.
 func (f *follower) isHome(expr *ast.Expr) bool { return !f.library[expr.Location.File] }
 
-// brief decides a request.
-func (f *follower) brief(ctx context.Context, d *draft) brief {
+// decide decides a request; false stands for one of too many timeouts.
+func (f *follower) decide(ctx context.Context, d *draft) (decided, bool) {
 	if f.timeouts >= maxTimeouts {
-		return brief{result: answer.Timeout}
+		return decided{}, false
 	}
 	a := f.checker.at(d).decide(ctx, d.body())
 	if a.Result == answer.Timeout {
 		f.timeouts++
+	}
+	return a, true
+}
+
+// brief is the brief answer to a request.
+func (f *follower) brief(ctx context.Context, d *draft) brief {
+	a, ok := f.decide(ctx, d)
+	if !ok {
+		return brief{result: answer.Timeout}
 	}
 	return briefOf(&a.Answer)
 }
 
 // verdict is a brief answer with the invariants that it breaks.
 func (f *follower) verdict(ctx context.Context, d *draft) string {
-	if f.timeouts >= maxTimeouts {
+	a, ok := f.decide(ctx, d)
+	if !ok {
 		return ""
 	}
-	a := f.checker.at(d).decide(ctx, d.body())
 	text := briefOf(&a.Answer).String()
 	if f.checker.judges() && a.Result.IsOutcome() {
-		messages, _ := f.checker.invariants.Broken(ctx, f.checker.rule.Package, judged(&a), d.lookups()...)
+		messages, _ := f.checker.invariants.Broken(ctx, f.checker.rule.Package, a.input(), d.lookups()...)
 		text += "\n" + strings.Join(messages, "\n")
 	}
 	return text
@@ -91,7 +101,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	decided := f.checker.at(d).decide(limited, d.body())
 	input := document // for the rule and, with further members, for its invariants
 	if f.checker.judges() && decided.Result.IsOutcome() {
-		input = judged(&decided)
+		input = decided.input()
 		// What it breaks is found when the request is checked.
 		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, input, tracer, d.lookups()...)
 		maps.Copy(input, document)
@@ -131,21 +141,8 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 // judges reports whether invariants are asked about the rule.
 func (c *checker) judges() bool { return c.wanted[Invariant] && c.invariants.Has(c.rule.Package) }
 
-// judged is what the invariants see of a decision.
-func judged(a *decided) map[string]any {
-	decision := map[string]any{}
-	for _, member := range a.Document("outcome", "hub", "initialTwin", "payload", "reasons") {
-		decision[member.Name] = member.Value
-	}
-	if len(a.Overrides) > 0 {
-		overrides := make([]any, len(a.Overrides))
-		for i, override := range a.Overrides {
-			overrides[i] = string(override)
-		}
-		decision["overrides"] = overrides
-	}
-	return map[string]any{"request": a.request.Document, "decision": decision}
-}
+// input is what the invariants see of a decision.
+func (d *decided) input() map[string]any { return invariants.Input(d.request.Document, &d.Answer) }
 
 // analyze returns what is known of the rule without a request, with what its invariants read and compare.
 func (c *checker) analyze() *dataflow.Analysis {
@@ -154,20 +151,12 @@ func (c *checker) analyze() *dataflow.Analysis {
 	}
 	of := c.invariants.Analyze(c.rule.Package)
 	both := *c.analysis
-	both.Reads = slices.Sorted(maps.Keys(union(c.analysis.Reads, of.Reads)))
+	both.Reads = slices.Concat(c.analysis.Reads, of.Reads)
+	slices.Sort(both.Reads)
+	both.Reads = slices.Compact(both.Reads)
 	both.Compared = maps.Clone(c.analysis.Compared)
 	for place, literals := range of.Compared {
 		both.Compared[place] = append(slices.Clip(both.Compared[place]), literals...)
 	}
 	return &both
-}
-
-func union(lists ...[]string) map[string]bool {
-	all := map[string]bool{}
-	for _, list := range lists {
-		for _, one := range list {
-			all[one] = true
-		}
-	}
-	return all
 }

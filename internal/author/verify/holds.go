@@ -58,7 +58,7 @@ func (s *search) checkAssigns() {
 	}
 	const most = 3
 	var reasons []string
-	for _, reason := range byCount(s.reasons) {
+	for _, reason := range s.reasons.MostFirst() {
 		if len(reasons) == most {
 			reasons = append(reasons, "...")
 			break
@@ -69,13 +69,6 @@ func (s *search) checkAssigns() {
 		"none of %d requests of new devices was assigned (%s): give requests of your devices with --requests, or your hubs with --hubs",
 		s.newcomers.all, strings.Join(reasons, "; "))}
 	s.found[b.key()] = &tally{broken: b, count: s.newcomers.all}
-}
-
-// byCount returns the keys of counts, the most frequent first.
-func byCount(counts map[string]int) []string {
-	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
-		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
-	})
 }
 
 // Stuck is a hold that does not end, whatever the device sends and whichever hubs are linked.

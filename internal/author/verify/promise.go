@@ -248,7 +248,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 		}
 	}
 	if c.judges() {
-		messages, err := c.invariants.Broken(ctx, c.rule.Package, judged(a), c.known...)
+		messages, err := c.invariants.Broken(ctx, c.rule.Package, a.input(), c.known...)
 		if err != nil && ctx.Err() == nil {
 			b := brokenBy(err)
 			b.promise, b.message = Invariant, "the invariants fail: "+err.Error()

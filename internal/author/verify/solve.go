@@ -3,6 +3,7 @@ package verify
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/big"
 	"reflect"
 	"regexp"
@@ -257,10 +258,8 @@ func elementsOf(value any) []any {
 		return slices.Clone(v)
 	case map[string]any:
 		var list []any
-		for _, place := range placesOf(v) {
-			if len(place) == 1 {
-				list = append(list, v[place[0]])
-			}
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			list = append(list, v[name])
 		}
 		return list
 	}

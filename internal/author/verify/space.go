@@ -6,13 +6,10 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
-
-	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // space is all requests that a rule can be tried with: the product of its dimensions.
 type space struct {
-	rule       *ruleset.Rule
 	dimensions []dimension
 	notes      []string
 }

@@ -138,6 +138,11 @@ func (c Counts) MarshalJSON() ([]byte, error) {
 	return json.Marshal(list)
 }
 
+// MostFirst returns the names, the most frequent first.
+func (c Counts) MostFirst() []string {
+	return slices.SortedFunc(maps.Keys(c), func(a, b string) int { return cmp.Or(c[b]-c[a], strings.Compare(a, b)) })
+}
+
 // Space says what the search covered.
 type Space struct {
 	Dimensions []Dimension `json:"dimensions"`
@@ -250,9 +255,9 @@ type search struct {
 	timeouts  int
 	giveUp    context.CancelFunc
 	complete  bool // the whole plan was tried
-	outcomes  map[string]int
-	overrides map[string]int
-	reasons   map[string]int
+	outcomes  Counts
+	overrides Counts
+	reasons   Counts
 	newcomers newcomers
 	holds     map[[16]byte]*hold
 	stuck     []Stuck
@@ -298,8 +303,8 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		searches = append(searches, &search{
 			checker: checker{decider: decides, set: set, rule: rule, analysis: analysis, invariants: loaded, wanted: wanted,
 				memo: new(memo), nondeterministic: len(rule.RestrictedCalls()) > 0},
-			skips: skips, found: map[string]*tally{}, outcomes: map[string]int{}, overrides: map[string]int{},
-			reasons: map[string]int{}, holds: map[[16]byte]*hold{},
+			skips: skips, found: map[string]*tally{}, outcomes: Counts{}, overrides: Counts{},
+			reasons: Counts{}, holds: map[[16]byte]*hold{},
 		})
 	}
 	if len(problems) > 0 {

@@ -64,11 +64,9 @@ func run(t testing.TB, o verify.Options) *verify.Report {
 	return report
 }
 
-// Each archive in testdata is a rule with a bug. Its first lines say which promises it breaks; all others must hold.
-// The file want has the findings: each message, with the smallest request.
-func TestPlantedBugs(t *testing.T) {
-	t.Parallel()
-	archives, err := filepath.Glob("testdata/*.txtar")
+// eachArchive runs a test for each archive of rules that a pattern matches.
+func eachArchive(t *testing.T, pattern string, test func(t *testing.T, path string, archive *txtar.Archive, files map[string]string)) {
+	archives, err := filepath.Glob(pattern)
 	if err != nil || len(archives) < 12 {
 		t.Fatalf("%d archives, %v", len(archives), err)
 	}
@@ -79,91 +77,86 @@ func TestPlantedBugs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			breaks := headerOf(archive, "breaks")
-			if len(breaks) == 0 {
-				t.Fatal("the archive does not say which promises it breaks")
-			}
 			files := map[string]string{}
 			for _, file := range archive.Files {
 				files[file.Name] = string(file.Data)
 			}
-			delete(files, "want")
-			fsys := ruleFiles(t, files)
-			o := options(t, fsys, headerOf(archive, "builtins")...)
-			o.Hubs = headerOf(archive, "hubs")
-			if budget := headerOf(archive, "budget"); budget != nil {
-				if o.Budget, err = strconv.Atoi(budget[0]); err != nil {
-					t.Fatal(err)
-				}
-			}
-			report := run(t, o)
-			var promises []string
-			for _, finding := range report.Rules[0].Broken {
-				if !slices.Contains(promises, finding.Promise) {
-					promises = append(promises, finding.Promise)
-				}
-				isRequest(t, o.Rules, finding.Request)
-				couldBeSent(t, finding.Request)
-				if finding.Then != nil {
-					couldBeSent(t, finding.Then)
-				}
-			}
-			slices.Sort(breaks)
-			slices.Sort(promises)
-			if diff := cmp.Diff(breaks, promises); diff != "" {
-				t.Errorf("other promises are broken (-planted +found):\n%s", diff)
-			}
-			got := brief(t, report)
-			if *update {
-				archive.Files = slices.DeleteFunc(archive.Files, func(f txtar.File) bool { return f.Name == "want" })
-				archive.Files = append(archive.Files, txtar.File{Name: "want", Data: []byte(got)})
-				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want := archive.Files[len(archive.Files)-1]
-			if headerOf(archive, "builtins") != nil {
-				return // the findings of these rules are random
-			}
-			if diff := cmp.Diff(string(want.Data), got); want.Name != "want" || diff != "" {
-				t.Errorf("other findings (-want +got), rewrite with -update:\n%s", diff)
-			}
+			test(t, path, archive, files)
 		})
 	}
+}
+
+// Each archive in testdata is a rule with a bug. Its first lines say which promises it breaks; all others must hold.
+// The file want has the findings: each message, with the smallest request.
+func TestPlantedBugs(t *testing.T) {
+	t.Parallel()
+	eachArchive(t, "testdata/*.txtar", func(t *testing.T, path string, archive *txtar.Archive, files map[string]string) {
+		breaks := headerOf(archive, "breaks")
+		if len(breaks) == 0 {
+			t.Fatal("the archive does not say which promises it breaks")
+		}
+		delete(files, "want")
+		fsys := ruleFiles(t, files)
+		o := options(t, fsys, headerOf(archive, "builtins")...)
+		o.Hubs = headerOf(archive, "hubs")
+		if budget := headerOf(archive, "budget"); budget != nil {
+			var err error
+			if o.Budget, err = strconv.Atoi(budget[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		report := run(t, o)
+		var promises []string
+		for _, finding := range report.Rules[0].Broken {
+			if !slices.Contains(promises, finding.Promise) {
+				promises = append(promises, finding.Promise)
+			}
+			isRequest(t, o.Rules, finding.Request)
+			couldBeSent(t, finding.Request)
+			if finding.Then != nil {
+				couldBeSent(t, finding.Then)
+			}
+		}
+		slices.Sort(breaks)
+		slices.Sort(promises)
+		if diff := cmp.Diff(breaks, promises); diff != "" {
+			t.Errorf("other promises are broken (-planted +found):\n%s", diff)
+		}
+		got := brief(t, report)
+		if *update {
+			archive.Files = slices.DeleteFunc(archive.Files, func(f txtar.File) bool { return f.Name == "want" })
+			archive.Files = append(archive.Files, txtar.File{Name: "want", Data: []byte(got)})
+			if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		want := archive.Files[len(archive.Files)-1]
+		if headerOf(archive, "builtins") != nil {
+			return // the findings of these rules are random
+		}
+		if diff := cmp.Diff(string(want.Data), got); want.Name != "want" || diff != "" {
+			t.Errorf("other findings (-want +got), rewrite with -update:\n%s", diff)
+		}
+	})
 }
 
 // Correct rules of the same shapes as the planted bugs keep every promise, and the search reaches all of them.
 func TestCorrectRules(t *testing.T) {
 	t.Parallel()
-	archives, err := filepath.Glob("testdata/correct/*.txtar")
-	if err != nil || len(archives) < 12 {
-		t.Fatalf("%d archives, %v", len(archives), err)
-	}
-	for _, path := range archives {
-		t.Run(strings.TrimSuffix(filepath.Base(path), ".txtar"), func(t *testing.T) {
-			t.Parallel()
-			archive, err := txtar.ParseFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files := map[string]string{}
-			for _, file := range archive.Files {
-				files[file.Name] = string(file.Data)
-			}
-			o := options(t, ruleFiles(t, files))
-			o.Budget = 1500
-			report := run(t, o)
-			if found := brief(t, report); found != "" {
-				t.Errorf("found:\n%s", found)
-			}
-			if rule := report.Rules[0]; rule.Outcomes["assigned"] == 0 {
-				t.Errorf("nothing was assigned: %v", rule.Reasons)
-			} else if missed := rule.Space.Branches.Missed; len(missed) > 0 {
-				t.Errorf("not reached: %v", missed)
-			}
-		})
-	}
+	eachArchive(t, "testdata/correct/*.txtar", func(t *testing.T, _ string, _ *txtar.Archive, files map[string]string) {
+		o := options(t, ruleFiles(t, files))
+		o.Budget = 1500
+		report := run(t, o)
+		if found := brief(t, report); found != "" {
+			t.Errorf("found:\n%s", found)
+		}
+		if rule := report.Rules[0]; rule.Outcomes["assigned"] == 0 {
+			t.Errorf("nothing was assigned: %v", rule.Reasons)
+		} else if missed := rule.Space.Branches.Missed; len(missed) > 0 {
+			t.Errorf("not reached: %v", missed)
+		}
+	})
 }
 
 // headerOf reads a line such as "breaks: case order" before the files.

@@ -50,7 +50,7 @@ func (f *flow) builtin(name string, args []*ast.Term, values []Alternatives, ass
 		f.read(found)
 		return append(found, values[2]...)
 	case "object.keys":
-		keys, _ := iterate(values[0])
+		keys, _ := values[0].Inside()
 		return Alternatives{weighed(Value{Kind: List, set: true, Rest: keys})}
 	case "object.union":
 		return union(values[0], values[1])

@@ -404,7 +404,7 @@ func join(to *Value, from Value) {
 // enter notes in which rule of a module the analysis is.
 func (f *flow) enter(rule *ast.Rule, module *ast.Module) {
 	f.away = rule.Location == nil || !f.Home[rule.Location.File]
-	f.library = module != nil && ruleset.PackageName(module) == "dps"
+	f.library = module != nil && ruleset.IsLibrary(module)
 	f.at(rule.Location)
 }
 
@@ -526,7 +526,7 @@ func (f *flow) expr(expr *ast.Expr, s *scope) bool {
 	case *ast.Every:
 		child := s.clone()
 		domain := f.term(t.Domain, s)
-		keys, values := iterate(domain)
+		keys, values := domain.Inside()
 		if t.Key != nil {
 			f.bindPattern(t.Key, bounded(keys), t.Domain, child)
 		}
@@ -1049,7 +1049,7 @@ func (f *flow) document(t *ast.Term, ref ast.Ref, s *scope) (Alternatives, []*as
 func (f *flow) index(in Alternatives, key *ast.Term, s *scope) Alternatives {
 	s.known.add(in, notEmpty) // else it is undefined
 	if v, free := s.unbound(key); free {
-		keys, values := iterate(in)
+		keys, values := in.Inside()
 		s.bind(v, bounded(keys))
 		return bounded(values)
 	}

@@ -400,7 +400,7 @@ func withChecked(in Alternatives, checked map[string]bool) Alternatives {
 
 // elements are what is in the sets, arrays and objects among the alternatives.
 func elements(in Alternatives) Alternatives {
-	_, values := iterate(in)
+	_, values := in.Inside()
 	return values
 }
 
@@ -427,8 +427,8 @@ func (v Value) Items() []Alternatives {
 	return items
 }
 
-// iterate lists the keys and values in what the alternatives may be.
-func iterate(in Alternatives) (keys, values Alternatives) {
+// Inside lists the keys and values in what the alternatives may be.
+func (in Alternatives) Inside() (keys, values Alternatives) {
 	for _, v := range in {
 		k, inside := v.Inside()
 		keys, values = append(keys, k...), append(values, inside...)

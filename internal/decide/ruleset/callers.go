@@ -15,7 +15,7 @@ func (e *evaluation) callers(compiler *ast.Compiler, queries []entryQuery) map[s
 			return false
 		}
 		module := compiler.Modules[location.File]
-		return module != nil && PackageName(module) == library
+		return module != nil && IsLibrary(module)
 	}
 	if !slices.ContainsFunc(e.builtinErrors, func(failure topdown.Error) bool { return inLibrary(failure.Location) }) {
 		return nil

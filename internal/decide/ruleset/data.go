@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // checkData finds what is wrong with data files in JSON. OPA's own reader does not say where, and takes the last of
@@ -36,7 +37,7 @@ func (rs *Ruleset) checkData(files []file) []Problem {
 }
 
 func (rs *Ruleset) dataProblem(f file, err error) Problem {
-	problem := Problem{Place: path.Join(rs.options.Name, f.path), Message: err.Error()}
+	problem := Problem{Place: rs.place(f), Message: err.Error()}
 	offset := int64(len(bytes.TrimRight(f.text, " \t\r\n")))
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		offset, err = syntactic.ByteOffset, syntactic.Err
@@ -56,6 +57,17 @@ func (rs *Ruleset) dataProblem(f file, err error) Problem {
 	}
 	problem.Place += lineAndColumn(before)
 	return problem
+}
+
+// DataRef is where rules find the content of a data file: data.plants for plants/data.json.
+func DataRef(name string) ast.Ref {
+	ref := ast.DefaultRootRef.Copy()
+	for folder := range strings.SplitSeq(path.Dir(name), "/") {
+		if folder != "." {
+			ref = ref.Append(ast.StringTerm(folder))
+		}
+	}
+	return ref
 }
 
 // lineAndColumn is the place after the start of a file, such as ":2:7".

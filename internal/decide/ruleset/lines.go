@@ -13,8 +13,8 @@ import (
 )
 
 // Knowing which definitions gave a value costs next to nothing this way: after compiling, each body of an entry rule, and
-// of a rule in an author's library, gets one more expression, a call that notes a number and always holds. OPA evaluates it if all expressions before it
-// hold. A trace by OPA would cost a multiple of the decision.
+// of a rule in an author's library, gets one more expression, a call that notes a number and always holds. OPA evaluates
+// it if all expressions before it hold. A trace by OPA would cost a multiple of the decision.
 
 // notedBuiltin is the function that is called. No rule can call it: it is not in the capabilities, so the compiler does
 // not know it, and its name is not a reference that can be written.

@@ -126,7 +126,10 @@ func (r *Rule) Custom(name string) (value any, place string, ok bool) {
 const library = "dps"
 
 // InLibrary reports whether a rule belongs to the library that ships with Usher, data.dps.
-func InLibrary(rule *ast.Rule) bool { return rule.Module != nil && PackageName(rule.Module) == library }
+func InLibrary(rule *ast.Rule) bool { return rule.Module != nil && IsLibrary(rule.Module) }
+
+// IsLibrary reports whether a file is of that library.
+func IsLibrary(module *ast.Module) bool { return PackageName(module) == library }
 
 // PlaceOf writes a location as file:line; empty if it is nil.
 func PlaceOf(location *ast.Location) string {
