@@ -13,7 +13,7 @@ import (
 func TestImportableAPI(t *testing.T) {
 	t.Parallel()
 	loaded, err := packages.Load(&packages.Config{Context: t.Context(), Mode: packages.NeedName | packages.NeedTypes | packages.NeedImports | packages.NeedDeps | packages.NeedSyntax | packages.NeedTypesInfo},
-		module+"dps", module+"answer", module+"allocation", module+"handler")
+		module+"dps", module+"answer", module+"lookup", module+"allocation", module+"handler")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,12 +2,16 @@ package allocation
 
 import (
 	"context"
+	"errors"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/lookup"
 )
 
 // DefaultTimeout is how long a rule may take unless [Options] say otherwise.
@@ -49,6 +53,11 @@ type Options struct {
 	Rules *Rules
 	// Timeout is how long a rule may take; 0 means [DefaultTimeout].
 	Timeout time.Duration
+	// Lookups are the sources of what rules look up, by the names that lookups.yaml declares. Each is asked once for a key
+	// in a decision, under the time limit that is declared. Keeping rows for longer, as ttl and on_fault: stale declare
+	// it for the webhook, is up to the source. nil means the fixtures next to the rules, for
+	// development.
+	Lookups map[string]lookup.Source
 }
 
 // Allocator answers AllocationRequests. It is safe for concurrent use.
@@ -60,18 +69,37 @@ func New(options Options) (*Allocator, error) {
 	if options.Rules != nil {
 		rules = options.Rules.rules
 	}
-	d, err := decider.New(decider.Options{Rules: rules, Timeout: options.Timeout})
+	forDecider := decider.Options{Rules: rules, Timeout: options.Timeout}
+	if options.Lookups != nil {
+		forDecider.Lookups = sources(maps.Clone(options.Lookups))
+	}
+	d, err := decider.New(forDecider)
 	if err != nil {
 		return nil, err
 	}
 	return &Allocator{d}, nil
 }
 
+// sources are those of a service that embeds the webhook.
+type sources map[string]lookup.Source
+
+// Find implements [lookups.Sources].
+func (s sources) Find(ctx context.Context, d *lookups.Declaration, key string) (lookups.Found, error) {
+	source := s[d.Name]
+	if source == nil {
+		return lookups.Found{}, errors.New("there is no source for it in allocation.Options.Lookups")
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	a, err := source.Find(ctx, key)
+	return lookups.Found{Answer: a, Source: d.Name}, err
+}
+
 // Use replaces the rules. A request that is being decided continues with the rules that it started with.
 func (a *Allocator) Use(rules *Rules) { a.decider.Use(rules.rules) }
 
-// Allocate answers one request. The answer depends only on the request and the rules, unless the rules are allowed
-// built-ins that depend on more. A request made in Go whose texts are not all valid UTF-8 is an InvalidRequest.
+// Allocate answers one request. The answer depends only on the request and the rules, unless the rules look something
+// up or are allowed built-ins that depend on more. A request made in Go whose texts are not all valid UTF-8 is an InvalidRequest.
 func (a *Allocator) Allocate(ctx context.Context, request *dps.AllocationRequest) answer.Answer {
 	return a.decider.Allocate(ctx, request)
 }

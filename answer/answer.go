@@ -49,8 +49,8 @@ type Answer struct {
 	Rule *Rule
 	// Lines are the definitions that produced what the rule says.
 	Lines []Line
-	// Lookups are what the answer depends on besides the request and the rules; only rules that are allowed the
-	// built-ins for it have any.
+	// Lookups are what the answer depends on besides the request and the rules: rows that were looked up, and calls of
+	// built-ins, which only rules have that are allowed such built-ins.
 	Lookups []Lookup
 }
 
@@ -81,12 +81,23 @@ type Line struct {
 	Place string `json:"place"` // file:line
 }
 
-// Lookup is a call of a built-in function whose result depends on more than its arguments, such as the clock or the
-// network. Values have the types of [dps.AllocationRequest.Document].
+// Lookup is a call of a function whose result depends on more than its arguments: a row that was looked up, or a built-in
+// of OPA that reads the clock or the network. Values have the types of [dps.AllocationRequest.Document].
 type Lookup struct {
-	Builtin   string
+	Builtin   string // such as lookup.device
 	Arguments []any
 	Result    any
+
+	// The rest is about rows, whose Builtin starts with "lookup.".
+
+	// Undefined is set if there is no such row, or if the source failed and the rules take that as no row.
+	Undefined bool
+	// Source is where the row is from, for people; Version identifies the source's state, if it has a name.
+	Source, Version string
+	// AsOf is when the source knew it.
+	AsOf time.Time
+	// Fault is why the source failed; empty if it did not. Result is then an older row, if there is any.
+	Fault string
 }
 
 // Override is a constraint that prevailed over the rule.

@@ -20,6 +20,7 @@ const (
 	InvalidRequest Result = "invalid_request" // it is not an AllocationRequest
 	Undecided      Result = "undecided"       // no rule serves the enrollment, or its rule names no hub
 	BadVerdict     Result = "bad_verdict"     // what the rule says may not be sent to DPS
+	LookupFailed   Result = "lookup_failed"   // what the rule looks up is not available
 	Timeout        Result = "timeout"         // the rule took too long
 	Canceled       Result = "canceled"        // the caller went away
 	NotReady       Result = "not_ready"       // no rules are loaded yet
@@ -49,6 +50,7 @@ var meanings = map[Result]Meaning{
 	InvalidRequest: {Status: http.StatusBadRequest, Title: "The body is not an AllocationRequest"},
 	Undecided:      {Status: http.StatusServiceUnavailable, Title: "No rule decides about the device", NeedsAttention: true},
 	BadVerdict:     {Status: http.StatusServiceUnavailable, Title: "The rule's verdict may not be sent", NeedsAttention: true},
+	LookupFailed:   {Status: http.StatusServiceUnavailable, Title: "A look-up failed", NeedsAttention: true},
 	Timeout:        {Status: http.StatusServiceUnavailable, Title: "The rule took too long", NeedsAttention: true},
 	Canceled:       {Status: http.StatusServiceUnavailable, Title: "The request did not arrive whole"},
 	NotReady:       {Status: http.StatusServiceUnavailable, Title: "The service is starting", NeedsAttention: true},
@@ -59,7 +61,7 @@ var meanings = map[Result]Meaning{
 // Results lists all results.
 func Results() []Result {
 	return []Result{Assigned, Rejected, Held,
-		Malformed, InvalidRequest, Undecided, BadVerdict, Timeout, Canceled, NotReady, RulesStale, Internal}
+		Malformed, InvalidRequest, Undecided, BadVerdict, LookupFailed, Timeout, Canceled, NotReady, RulesStale, Internal}
 }
 
 // Meaning looks the result up. A result that is not in the table, the empty one included, means Internal.

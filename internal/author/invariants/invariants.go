@@ -235,7 +235,7 @@ func (i *Invariants) Trace(ctx context.Context, rule string, input map[string]an
 	if !i.Has(rule) {
 		return nil, nil
 	}
-	inspection := i.syntax.Inspect(ctx, input, known...)
+	inspection := i.syntax.Inspect(ctx, input, ruleset.Outside{Known: known})
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	var messages []string

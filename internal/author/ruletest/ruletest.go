@@ -274,6 +274,9 @@ func builtinsOf(added []*topdown.Builtin) []*tester.Builtin {
 			Func: rego.FunctionDyn(&rego.Function{Name: b.Decl.Name, Decl: b.Decl.Decl}, rego.BuiltinDyn(
 				func(bctx rego.BuiltinContext, terms []*ast.Term) (result *ast.Term, err error) {
 					err = b.Func(bctx, terms, func(term *ast.Term) error { result = term; return nil })
+					if halt, ok := errors.AsType[topdown.Halt](err); ok {
+						err = rego.NewHaltError(halt.Err)
+					}
 					return result, err
 				})),
 		})

@@ -86,7 +86,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	defer cancel()
 	document := d.document()
 	tracer := newTracer()
-	inspection := f.syntax.Inspect(limited, document, d.lookups()...)
+	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups()})
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
@@ -119,7 +119,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, facts []fact) ([]wishOf, clues) {
 	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	inspection := f.syntax.Inspect(limited, input, d.lookups()...)
+	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups()})
 	defer inspection.Close()
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
 	var list []wishOf

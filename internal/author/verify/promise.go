@@ -227,7 +227,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 	undecided := slices.Contains(a.Overrides, answer.OnUndecided)
 	if undecided {
 		// The METADATA says what to do if the rule is silent, but not if it fails.
-		if _, err := c.rule.Evaluate(ctx, a.request.Document, c.known...); err != nil && ctx.Err() == nil {
+		if _, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known}); err != nil && ctx.Err() == nil {
 			found = append(found, brokenBy(err))
 		}
 	}
@@ -240,7 +240,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 			if !missing || c.analysis.Entries[entry] == nil || undecided {
 				continue
 			}
-			verdict, err := c.rule.Evaluate(ctx, a.request.Document, c.known...)
+			verdict, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known})
 			if err == nil && len(verdict.BuiltinErrors) > 0 {
 				found = append(found, broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
 					"%s is left out: a built-in function failed at %s", entry, strings.Join(verdict.BuiltinErrors, ", "))})

@@ -47,6 +47,10 @@ func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.
 	if a, held := holding(verdict); held {
 		return a
 	}
+	if failed, ok := errors.AsType[*ruleset.LookupError](err); ok {
+		// It may pass, so on_undecided does not apply, and a device that keeps its hub waits for the rest of its answer.
+		return answer.Answer{Result: answer.LookupFailed, Detail: "the look-up " + failed.Lookup + " failed", Cause: err}
+	}
 	if failed, ok := errors.AsType[*ruleset.EvalError](err); ok {
 		if guards := failed.Entry == "reject" || failed.Entry == "hold"; stays && !guards {
 			return assign(request, answer.Answer{Response: dps.AllocationResponse{IotHubHostName: current}, Alarm: true, Cause: failed,

@@ -16,6 +16,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
@@ -31,6 +32,8 @@ type Options struct {
 	Rules *Rules
 	// Timeout is how long a rule may take; 0 means [DefaultTimeout].
 	Timeout time.Duration
+	// Lookups answer look-ups; nil means the fixtures next to the rules.
+	Lookups lookups.Sources
 }
 
 // Decider answers AllocationRequests. It is safe for concurrent use.
@@ -38,6 +41,7 @@ type Decider struct {
 	request *schema.Schema
 	state   atomic.Pointer[state]
 	timeout time.Duration
+	lookups lookups.Sources
 	strays  atomic.Int32 // rules that still run after their time limit
 }
 
@@ -52,7 +56,7 @@ func New(options Options) (*Decider, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Decider{request: request, timeout: cmp.Or(options.Timeout, DefaultTimeout)}
+	d := &Decider{request: request, timeout: cmp.Or(options.Timeout, DefaultTimeout), lookups: options.Lookups}
 	d.state.Store(&state{rules: options.Rules})
 	return d, nil
 }
@@ -78,15 +82,14 @@ func (d *Decider) AllocateFrom(ctx context.Context, service string, body []byte)
 	return request, d.answer(ctx, request, nil)
 }
 
-// Allocate answers one request. The answer depends only on the request and the rules, unless the rules are allowed
-// built-ins that depend on more. A request that was not parsed can have texts that are not valid UTF-8; it is an
+// Allocate answers one request. The answer depends only on the request and the rules, unless the rules look something
+// up or are allowed built-ins that depend on more. A request that was not parsed can have texts that are not valid UTF-8; it is an
 // InvalidRequest.
 func (d *Decider) Allocate(ctx context.Context, request *dps.AllocationRequest) answer.Answer {
 	return d.Repeat(ctx, request, nil)
 }
 
-// Repeat answers a request again: calls of built-ins that are among the look-ups of the first answer get the results
-// that they got then.
+// Repeat answers a request again: what is among the look-ups of the first answer gets the result that it got then.
 func (d *Decider) Repeat(ctx context.Context, request *dps.AllocationRequest, known []answer.Lookup) answer.Answer {
 	if violations := notUTF8(request); len(violations) > 0 {
 		return invalid(violations)
@@ -158,11 +161,12 @@ func invalid(violations []schema.Violation) answer.Answer {
 func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, request *dps.AllocationRequest, known []answer.Lookup) (ruleset.Verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
+	outside := ruleset.Outside{Sources: d.lookups, Known: known}
 	if rules.interruptible {
-		return rule.Evaluate(ctx, request.Document, known...)
+		return rule.Evaluate(ctx, request.Document, outside)
 	}
 	return apart(ctx, &d.strays, func() (ruleset.Verdict, error) {
-		return rule.Evaluate(ctx, request.Document, known...)
+		return rule.Evaluate(ctx, request.Document, outside)
 	})
 }
 

@@ -3,6 +3,7 @@ package decider
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/usher-dps/usher/answer"
@@ -43,7 +44,7 @@ func (d *Decider) Explain(ctx context.Context, request *dps.AllocationRequest, k
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
 	explained, err := apart(ctx, &d.strays, func() (*explanation.Explanation, error) {
-		return explanation.Explain(ctx, e.Candidates[0].Rule, request.Document, known...)
+		return explanation.Explain(ctx, e.Candidates[0].Rule, request.Document, ruleset.Outside{Sources: d.lookups, Known: slices.Concat(e.Answer.Lookups, known)})
 	})
 	if err != nil {
 		e.CutShort = err.Error()

@@ -13,7 +13,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
-	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/keymaterial"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -125,14 +124,13 @@ var (
 // Explain evaluates the rule for a request as [ruleset.Rule.Evaluate] does, and then its parts: for every definition it
 // evaluates how much of the body holds. It does not trace the evaluation of the whole, because OPA skips what an index
 // or an equal value makes superfluous, and authors want to see that too. Every error is a *ruleset.EvalError.
-func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, known ...answer.Lookup) (*Explanation, error) {
+func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, outside ruleset.Outside) (*Explanation, error) {
 	syntax, err := rule.Syntax()
 	if err != nil {
 		return nil, &ruleset.EvalError{Problem: "the rule does not compile: " + err.Error(), Cause: err}
 	}
 	x := &explainer{
-		Inspection: syntax.Inspect(ctx, input, known...),
-		ctx:        ctx,
+		Inspection: syntax.Inspect(ctx, input, outside),
 		compiler:   syntax.Compiler,
 		rule:       rule,
 		document:   input,
@@ -140,6 +138,7 @@ func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, know
 		left:       maxDefinitions,
 	}
 	defer x.Close()
+	x.ctx = x.Context()
 
 	explanation := &Explanation{Entries: x.entries()}
 	for i := range explanation.Entries {

@@ -379,7 +379,7 @@ hub = null
 			t.Parallel()
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules), "a/data.json", `{"eu": {"hub": "h"}}`, "fleet.rego", fleet), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
-				e, err := explanation.Explain(t.Context(), rule, input)
+				e, err := explanation.Explain(t.Context(), rule, input, ruleset.Outside{})
 				if err != nil || e.CutShort != nil {
 					t.Fatal(err, e)
 				}
@@ -399,7 +399,7 @@ func TestExplainErrors(t *testing.T) {
 	t.Parallel()
 	rule := mustLoad(t, folder("a.rego", serving("allocation.a", "g",
 		"hub := both\n\nboth := input.a\n\nboth := input.b\n\npayload := {\"ok\": true}")), ruleset.Options{Name: "rules"}).Serving(group("g"))
-	e, err := explanation.Explain(t.Context(), rule, decode(t, `{"a": "1", "b": "2"}`))
+	e, err := explanation.Explain(t.Context(), rule, decode(t, `{"a": "1", "b": "2"}`), ruleset.Outside{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +418,7 @@ payload = {"ok":true}
 	// A guard that cannot be told has the last word.
 	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\n\nreject contains \"old\" if to_number(input.x) < 2")),
 		ruleset.Options{Name: "rules"}).Serving(group("g"))
-	if e, err = explanation.Explain(t.Context(), rule, decode(t, `{"x": "one"}`)); err != nil {
+	if e, err = explanation.Explain(t.Context(), rule, decode(t, `{"x": "one"}`), ruleset.Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	want = `reject = null
@@ -436,7 +436,7 @@ hub = "h"
 	}
 
 	broken := mustLoad(t, folder("a.rego", serving("allocation.a", "g", "hub := nothing")), ruleset.Options{Name: "rules", Lazy: true}).Serving(group("g"))
-	if _, err := explanation.Explain(t.Context(), broken, nil); err == nil || !strings.Contains(err.Error(), "does not compile") {
+	if _, err := explanation.Explain(t.Context(), broken, nil, ruleset.Outside{}); err == nil || !strings.Contains(err.Error(), "does not compile") {
 		t.Errorf("of a rule that does not compile: %v", err)
 	}
 }
@@ -448,7 +448,7 @@ func TestExplainEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	e, err := explanation.Explain(ctx, rule, map[string]any{})
+	e, err := explanation.Explain(ctx, rule, map[string]any{}, ruleset.Outside{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,7 +477,7 @@ func TestExplainEnds(t *testing.T) {
 		fmt.Fprintf(&many, "\nr%d := %d\n", i, i+1)
 	}
 	rule = mustLoad(t, folder("a.rego", serving("allocation.a", "g", many.String())), ruleset.Options{Name: "rules"}).Serving(group("g"))
-	e, err = explanation.Explain(t.Context(), rule, map[string]any{})
+	e, err = explanation.Explain(t.Context(), rule, map[string]any{}, ruleset.Outside{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -497,7 +497,7 @@ weights := {"a": 1, "b": 2, "c": 0, "elsewhere": 5}`)), ruleset.Options{Name: "r
 	seen := map[string]bool{}
 	for i := range 50 {
 		key := fmt.Sprint("dev-", i)
-		e, err := explanation.Explain(t.Context(), rule, map[string]any{"id": key, "linkedHubs": []any{"A.azure-devices.net", "b.azure-devices.net", "c.azure-devices.net"}})
+		e, err := explanation.Explain(t.Context(), rule, map[string]any{"id": key, "linkedHubs": []any{"A.azure-devices.net", "b.azure-devices.net", "c.azure-devices.net"}}, ruleset.Outside{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -527,7 +527,7 @@ payload := {}
 # scope: document
 # title: For all
 payload := {} if input.x`)), ruleset.Options{Name: "rules"}).Serving(group("g"))
-	e, err := explanation.Explain(t.Context(), rule, map[string]any{})
+	e, err := explanation.Explain(t.Context(), rule, map[string]any{}, ruleset.Outside{})
 	if err != nil {
 		t.Fatal(err)
 	}

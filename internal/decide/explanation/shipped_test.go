@@ -136,7 +136,7 @@ func inspect(t *testing.T, rule *ruleset.Rule, document map[string]any) *ruleset
 	if err != nil {
 		t.Fatal(err)
 	}
-	return syntax.Inspect(t.Context(), document)
+	return syntax.Inspect(t.Context(), document, ruleset.Outside{})
 }
 
 // The explanation of every shipped rule on every example request, also those meant for another one, is right: what
@@ -161,11 +161,11 @@ func TestExplainShippedRules(t *testing.T) {
 					t.Parallel()
 					request := exampleRequest(t, filepath.Base(file))
 					document := request.Document
-					verdict, err := rule.Evaluate(t.Context(), document)
+					verdict, err := rule.Evaluate(t.Context(), document, ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					e, err := Explain(t.Context(), rule, document)
+					e, err := Explain(t.Context(), rule, document, ruleset.Outside{})
 					if err != nil || e.CutShort != nil {
 						t.Fatal(err, e.CutShort)
 					}
@@ -358,7 +358,7 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 	for _, rule := range rules.Rules() {
 		for _, file := range files {
 			request := exampleRequest(t, filepath.Base(file))
-			e, err := Explain(t.Context(), rule, request.Document)
+			e, err := Explain(t.Context(), rule, request.Document, ruleset.Outside{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -382,7 +382,7 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 						if r.Package != rule.Package {
 							continue
 						}
-						again, err := Explain(t.Context(), r, request.Document)
+						again, err := Explain(t.Context(), r, request.Document, ruleset.Outside{})
 						if err != nil {
 							t.Fatal(err)
 						}

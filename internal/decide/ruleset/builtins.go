@@ -56,8 +56,9 @@ func customBuiltins() []*topdown.Builtin {
 }
 
 func custom(name, description string, impl topdown.BuiltinFunc, result types.Type, args ...types.Type) *topdown.Builtin {
+	_, isLookup := LookupName(name)
 	return &topdown.Builtin{
-		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: name != CertificateBuiltin},
+		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: name != CertificateBuiltin && !isLookup},
 		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them
 		// OPA drops the error.
 		Func: func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {

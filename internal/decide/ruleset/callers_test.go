@@ -50,7 +50,7 @@ func TestLinesThatFailInTheLibrary(t *testing.T) {
 				verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{
 					"n": json.Number("1"), "t": "x", "linkedHubs": []any{"a.azure-devices.net"},
 					"deviceRuntimeContext": map[string]any{"registrationId": "d"},
-				})
+				}, ruleset.Outside{})
 				problem := ""
 				if err != nil {
 					problem = err.Error()
@@ -80,7 +80,7 @@ func TestPercentagesThatAreNotNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"deviceRuntimeContext": map[string]any{"registrationId": "d"}})
+		verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"deviceRuntimeContext": map[string]any{"registrationId": "d"}}, ruleset.Outside{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -50,7 +50,11 @@ func (rs *Ruleset) buildEnvironment() error {
 		}
 	}
 	rs.builtins = map[string]*topdown.Builtin{}
-	for _, custom := range customBuiltins() {
+	added := customBuiltins()
+	for _, d := range rs.lookups {
+		added = append(added, rs.lookupFunction(d))
+	}
+	for _, custom := range added {
 		allowed = append(allowed, custom.Decl)
 		rs.builtins[custom.Decl.Name] = custom
 	}
@@ -271,6 +275,9 @@ func (rs *Ruleset) compileProblems(compiler *ast.Compiler) []Problem {
 			name := "data." + strings.ReplaceAll(found, "/", ".")
 			p.Message = fmt.Sprintf("%s is a rule, but %s claims the same path", name, cmp.Or(rs.dataFileOf(found), "a data file"))
 			p.Fix = "rename one of them: the folder of a data file is part of the path of its data"
+		}
+		if _, called, ok := strings.Cut(p.Message, "undefined function "+lookupPrefix); ok && p.Fix == "" {
+			p.Fix = rs.declaredLookups(called)
 		}
 		if name, ok := between(p.Message, "conflicting rules ", " found"); ok {
 			p.Message = fmt.Sprintf("definitions of %s are of different kinds: %s", name, kindsOf(compiler, name))

@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
 // Verdict is what the entry rules say about one request. Values have the types map[string]any, []any, string,
@@ -34,8 +35,8 @@ type Verdict struct {
 	// first. The lines of an entry rule that another rule evaluates on
 	// a supposition, by with, are left out.
 	Lines []answer.Line
-	// Lookups are the calls of built-in functions whose results depend on more than their arguments; only rules that
-	// are allowed such functions have any.
+	// Lookups are the rows that were looked up, and the calls of built-in functions whose results depend on more than
+	// their arguments, which only rules have that are allowed such functions.
 	Lookups []answer.Lookup
 }
 
@@ -48,7 +49,8 @@ type EvalError struct {
 	Problem string
 	// Conflict is set if definitions give two different values for one request.
 	Conflict bool
-	// Cause is the context's error if evaluation was cut short, or the *LoadError of a rule that does not compile.
+	// Cause is the context's error if evaluation was cut short, the *LoadError of a rule that does not compile, or a
+	// *LookupError.
 	Cause error
 }
 
@@ -175,9 +177,7 @@ func (r *Rule) prepare() *preparedRule {
 // entry rules before the one that failed say.
 //
 // Evaluate keeps no part of input.
-//
-// To repeat an evaluation, pass the lookups of the first one: each of these calls gets the same result again.
-func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answer.Lookup) (Verdict, error) {
+func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outside) (Verdict, error) {
 	prepared := r.prepare()
 	if prepared.err != nil {
 		return Verdict{}, doesNotCompile(prepared.err)
@@ -185,12 +185,11 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answ
 	if err := ctx.Err(); err != nil {
 		return Verdict{}, interrupted(err)
 	}
-	evaluation := r.set.begin(ctx, input, prepared.replacesInput)
+	evaluation := r.set.begin(ctx, input, prepared.replacesInput, outside)
 	notes := r.set.notes.Get().(*notes)
 	defer r.set.notes.Put(notes)
 	notes.held = notes.held[:0]
 	evaluation.notes = notes
-	evaluation.lookups = r.set.newLookups(known)
 	defer context.AfterFunc(ctx, evaluation.cancel.Cancel)()
 	verdict, ok, err := evaluation.together(prepared)
 	if !ok && err == nil {
@@ -209,7 +208,7 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, known ...answ
 		failed.Place = callers[failed.Place][0]
 	}
 	verdict.Lines = notes.lines(prepared, verdict.has)
-	verdict.Lookups = lookupsIn(evaluation.lookups)
+	verdict.Lookups = append(evaluation.asking.calls(), lookupsIn(evaluation.lookups)...)
 	return verdict, err
 }
 
@@ -225,22 +224,38 @@ type evaluation struct {
 	builtinErrors []topdown.Error
 	// notes collect which definitions hold; may be nil.
 	notes *notes
-	// lookups are nil unless the rules may look anything up.
+	// asking is nil if the rules declare no look-ups.
+	asking *asking
+	// lookups are nil unless the rules may call built-ins that depend on more than their arguments.
 	lookups builtins.NDBCache
 	// tracer sees every expression that is evaluated; nil if no one wants to.
 	tracer topdown.QueryTracer
 }
 
+// Outside is what an evaluation can see besides the request and the rules.
+type Outside struct {
+	// Sources answer look-ups; nil means the fixtures next to the rules.
+	Sources lookups.Sources
+	// Known are the look-ups of an earlier evaluation, which is repeated: each gets the same result again.
+	Known []answer.Lookup
+}
+
 // begin prepares an evaluation for one request; inputOf explains replacesInput.
-func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput bool) evaluation {
-	return evaluation{
-		set:    rs,
-		ctx:    ctx,
-		cancel: topdown.NewCancel(),
-		input:  inputOf(input, replacesInput),
-		cache:  topdown.NewVirtualCache(),
-		now:    time.Now(),
+func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput bool, outside Outside) evaluation {
+	e := evaluation{
+		set:     rs,
+		ctx:     ctx,
+		cancel:  topdown.NewCancel(),
+		input:   inputOf(input, replacesInput),
+		cache:   topdown.NewVirtualCache(),
+		now:     time.Now(),
+		lookups: rs.newLookups(outside.Known),
 	}
+	if len(rs.lookups) > 0 {
+		e.asking = &asking{set: rs, outside: outside}
+		e.ctx = context.WithValue(ctx, askingKey{}, e.asking)
+	}
+	return e
 }
 
 // query is the only way in which this package queries OPA.
@@ -379,6 +394,12 @@ func interrupted(cause error) *EvalError {
 func (e *evaluation) failed(entry string, err error) error {
 	if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
 		return interrupted(cause)
+	}
+	if failed, ok := errors.AsType[*LookupError](err); ok {
+		if cause := e.ctx.Err(); cause != nil {
+			return interrupted(cause)
+		}
+		return &EvalError{Entry: entry, Place: failed.Place, Problem: fmt.Sprintf("look-up %s failed: %v", failed.Lookup, failed.Cause), Cause: failed}
 	}
 	failure := &EvalError{Entry: entry, Problem: entry + " failed"}
 	if te, ok := errors.AsType[*topdown.Error](err); ok {

@@ -43,7 +43,7 @@ func evaluate(t testing.TB, rule *ruleset.Rule, input string) ruleset.Verdict {
 	if rule == nil {
 		t.Fatal("no rule")
 	}
-	verdict, err := rule.Evaluate(t.Context(), decode(t, input))
+	verdict, err := rule.Evaluate(t.Context(), decode(t, input), ruleset.Outside{})
 	if err != nil {
 		t.Fatalf("%s: %v", rule.Package, err)
 	}
@@ -120,7 +120,7 @@ hold contains "not now" if input.hold`,
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", strings.TrimPrefix(test.rules, "\n"))), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
 				for range 2 { // the second by what the first has prepared
-					got, err := rule.Evaluate(t.Context(), input)
+					got, err := rule.Evaluate(t.Context(), input, ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -156,7 +156,7 @@ func TestEvaluateErrors(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules)), func(t *testing.T, rule *ruleset.Rule) {
-				verdict, err := rule.Evaluate(t.Context(), decode(t, `{"secret":"`+canary+`"}`))
+				verdict, err := rule.Evaluate(t.Context(), decode(t, `{"secret":"`+canary+`"}`), ruleset.Outside{})
 				evalError, ok := errors.AsType[*ruleset.EvalError](err)
 				if !ok {
 					t.Fatalf("verdict %+v, error %v; want an *EvalError", verdict, err)
@@ -199,7 +199,7 @@ func TestEvaluateDeadline(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			verdict, err := rs.Serving(forGroup(group)).Evaluate(ctx, map[string]any{})
+			verdict, err := rs.Serving(forGroup(group)).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("took %s with a deadline of 50 ms", took)
 			}
@@ -226,7 +226,7 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := rs.Serving(forGroup("quick")).Evaluate(ctx, map[string]any{})
+		_, err := rs.Serving(forGroup("quick")).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
 		check(t, err)
 		// The first request's end is not the rule's.
 		if got := evaluate(t, rs.Serving(forGroup("quick")), `{}`).Hub; got != "h" {
@@ -237,7 +237,7 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
-		_, err := rs.Serving(forGroup("g")).Evaluate(ctx, map[string]any{})
+		_, err := rs.Serving(forGroup("g")).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
 		check(t, err)
 	})
 }
@@ -337,7 +337,7 @@ func TestLazyWithABrokenRule(t *testing.T) {
 			t.Errorf("good: hub %v", got)
 		}
 		for group, place := range map[string]string{"broken": "rules/broken.rego:6: ", "unparsable": "rules/unparsable.rego:6: ", "user": "rules/brokenlib.rego:2: "} {
-			_, err := rs.Serving(forGroup(group)).Evaluate(t.Context(), map[string]any{})
+			_, err := rs.Serving(forGroup(group)).Evaluate(t.Context(), map[string]any{}, ruleset.Outside{})
 			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !strings.HasPrefix(err.Error(), "the rule does not compile: "+place) {
 				t.Errorf("%s: error %v, want one at %s", group, err, place)
 			}
@@ -427,7 +427,7 @@ func TestConcurrentUse(t *testing.T) {
 			group.Go(func() {
 				for i := range 24 {
 					n := (worker + i) % 8
-					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), input)
+					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), input, ruleset.Outside{})
 					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub != want {
 						t.Errorf("rule %d: hub %v, error %v; want %s", n, verdict.Hub, err, want)
 					}
@@ -498,7 +498,7 @@ func TestHTTPSendEndsWithTheDeadline(t *testing.T) {
 		ruleset.Options{AllowBuiltins: []string{"http.send"}, AllowNet: []string{"127.0.0.1"}})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	verdict, err := rs.Serving(forGroup("g")).Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`))
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`), ruleset.Outside{})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("verdict %+v, error %v", verdict, err)
 	}

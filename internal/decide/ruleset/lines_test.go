@@ -20,7 +20,7 @@ import (
 // gave lists the lines that an explanation says gave what the entry rules say.
 func gave(t *testing.T, rule *ruleset.Rule, document map[string]any) []answer.Line {
 	t.Helper()
-	explained, err := explanation.Explain(t.Context(), rule, document)
+	explained, err := explanation.Explain(t.Context(), rule, document, ruleset.Outside{})
 	if err != nil || explained.CutShort != nil {
 		t.Fatal(err, explained)
 	}
@@ -68,7 +68,7 @@ func TestLinesAreExplained(t *testing.T) {
 		}
 		// Every rule is asked about every request, also those that it does not serve.
 		for _, asked := range rs.Rules() {
-			verdict, err := asked.Evaluate(t.Context(), request.Document)
+			verdict, err := asked.Evaluate(t.Context(), request.Document, ruleset.Outside{})
 			if err != nil {
 				continue
 			}
@@ -129,7 +129,7 @@ func TestLines(t *testing.T) {
 				}
 				rule := rs.Serving(forGroup("g"))
 				for range 2 { // what one evaluation notes is not of the next
-					verdict, err := rule.Evaluate(t.Context(), input)
+					verdict, err := rule.Evaluate(t.Context(), input, ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -237,7 +237,7 @@ other := h if h := hub with input.n as 2
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"n": json.Number("1")})
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"n": json.Number("1")}, ruleset.Outside{})
 	if err != nil || verdict.Hub != "h" {
 		t.Fatal(verdict, err)
 	}

@@ -18,7 +18,7 @@ func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 	}
 	cache := builtins.NDBCache{}
 	for _, call := range known {
-		if len(rs.options.AllowBuiltins) == 0 && call.Builtin != CertificateBuiltin {
+		if _, isRow := LookupName(call.Builtin); isRow || len(rs.options.AllowBuiltins) == 0 && call.Builtin != CertificateBuiltin {
 			continue
 		}
 		arguments, err := ast.InterfaceToValue(call.Arguments)

@@ -21,6 +21,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
 // Options control how rules are loaded. The zero value is usable.
@@ -57,6 +58,8 @@ type Ruleset struct {
 	txn          storage.Transaction
 	data         ast.Value // all that the store contains
 	dataFiles    []string  // relative to the folder
+	lookups      []*lookups.Declaration
+	fixtures     lookups.Fixtures
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
@@ -68,6 +71,9 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	files, err := readFiles(fsys)
 	if err != nil {
 		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")
+	}
+	if err := rs.declareLookups(fsys, files.lookups); err != nil {
+		return nil, err
 	}
 	if err := rs.buildEnvironment(); err != nil {
 		return nil, err
@@ -86,7 +92,7 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		return nil, err
 	}
 	hash := sha256.New()
-	for _, file := range slices.Concat(files.rego, files.data) {
+	for _, file := range slices.Concat(files.rego, files.data, files.lookups) {
 		fmt.Fprintf(hash, "%d\n%s%d\n%s", len(file.path), file.path, len(file.text), file.text)
 	}
 	rs.digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
@@ -96,8 +102,9 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	return rs, rs.CompileAll(ctx)
 }
 
-// Digest identifies what decides, the content of all Rego and data: "sha256:" and 64 hex digits. A schema of data is not
-// part of it, because the same data is served with the schema and without.
+// Digest identifies what decides, the content of all Rego, data and declarations of look-ups: "sha256:" and 64 hex
+// digits. A schema of data is not part of it, because the same data is served with the schema and without; nor are
+// fixtures, which stand for what is elsewhere.
 func (rs *Ruleset) Digest() string { return rs.digest }
 
 // Rules lists the rules in the order of their packages.

@@ -165,7 +165,7 @@ func served(t *testing.T, rules *Ruleset, name string) (*dps.AllocationRequest, 
 	if rule == nil {
 		t.Fatalf("%s: no rule serves %s", name, request.Enrollment.ID)
 	}
-	verdict, err := rule.Evaluate(t.Context(), request.Document)
+	verdict, err := rule.Evaluate(t.Context(), request.Document, Outside{})
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -257,7 +257,7 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 		seen[rule.Package] = true
 		for _, file := range files {
 			request, _, _ := served(t, rules, filepath.Base(file))
-			verdict, err := rule.Evaluate(t.Context(), request.Document)
+			verdict, err := rule.Evaluate(t.Context(), request.Document, Outside{})
 			if err != nil {
 				t.Errorf("%s on %s: %v", rule.Package, file, err)
 				continue
@@ -272,7 +272,7 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 			case !slices.Contains(request.LinkedHubs, hub):
 				t.Errorf("%s on %s: %s is not linked", rule.Package, file, hub)
 			}
-			again, err := rule.Evaluate(t.Context(), request.Document)
+			again, err := rule.Evaluate(t.Context(), request.Document, Outside{})
 			if diff := cmp.Diff(verdict, again); diff != "" || err != nil {
 				t.Errorf("%s on %s says something else the second time (%v):\n%s", rule.Package, file, err, diff)
 			}
@@ -301,7 +301,7 @@ func TestShippedRulesDoNotFlap(t *testing.T) {
 		device := request.Document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = verdict.Hub
 		device["currentDeviceId"] = device["registrationId"]
-		again, err := rule.Evaluate(t.Context(), request.Document)
+		again, err := rule.Evaluate(t.Context(), request.Document, Outside{})
 		if err != nil || again.Hub != verdict.Hub {
 			t.Errorf("%s: went to %v, and from there to %v (%v)", file, verdict.Hub, again.Hub, err)
 		}
@@ -337,7 +337,7 @@ func BenchmarkShippedRules(b *testing.B) {
 		b.Run(strings.TrimPrefix(rule.Package, "allocation."), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := rule.Evaluate(b.Context(), request.Document); err != nil {
+				if _, err := rule.Evaluate(b.Context(), request.Document, Outside{}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -22,6 +22,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
+
+	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
 // file is one file of a ruleset.
@@ -31,7 +33,7 @@ type file struct {
 }
 
 // sources are the files of a ruleset by kind, each in lexical order.
-type sources struct{ rego, data, schemas []file }
+type sources struct{ rego, data, schemas, lookups []file }
 
 func readFiles(fsys fs.FS) (s sources, err error) {
 	names, err := Files(fsys, false)
@@ -49,6 +51,8 @@ func readFiles(fsys fs.FS) (s sources, err error) {
 			s.rego = append(s.rego, f)
 		case IsDataSchema(name):
 			s.schemas = append(s.schemas, f)
+		case lookups.IsDeclaration(name):
+			s.lookups = append(s.lookups, f)
 		default:
 			s.data = append(s.data, f)
 		}
@@ -66,8 +70,9 @@ func decode(text []byte) []byte {
 	return decoded
 }
 
-// Files lists the files under fsys that belong to rules, in lexical order: Rego, data and the schemas of data, and with
-// tests set also tests and invariants. Hidden files and folders are left out.
+// Files lists the files under fsys that belong to rules, in lexical order: Rego, data, the schemas of data and
+// declarations of look-ups, and with tests set also tests, invariants and fixtures. Hidden files and folders are left
+// out.
 func Files(fsys fs.FS, tests bool) ([]string, error) {
 	var names []string
 	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -78,7 +83,8 @@ func Files(fsys fs.FS, tests bool) ([]string, error) {
 		case entry.IsDir() && isHidden:
 			return fs.SkipDir // such as .git or an editor's folder
 		case entry.IsDir() || isHidden:
-		case isRego(name), isData(name), IsDataSchema(name), tests && (IsTest(name) || IsInvariants(name)):
+		case isRego(name), isData(name), IsDataSchema(name), lookups.IsDeclaration(name),
+			tests && (IsTest(name) || IsInvariants(name) || lookups.IsFixture(name)):
 			names = append(names, name)
 		}
 		return nil

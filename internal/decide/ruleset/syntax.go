@@ -12,8 +12,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
-
-	"github.com/usher-dps/usher/answer"
 )
 
 // This file is for packages that read rules, such as to explain or to test them. Serving uses none of it.
@@ -176,11 +174,10 @@ type Inspection struct {
 	stop     func() bool
 }
 
-// Inspect prepares to evaluate parts of the rules for one request; input and known are those of [Rule.Evaluate]. The
+// Inspect prepares to evaluate parts of the rules for one request; input and outside are those of [Rule.Evaluate]. The
 // caller closes the Inspection.
-func (s Syntax) Inspect(ctx context.Context, input map[string]any, known ...answer.Lookup) *Inspection {
-	i := &Inspection{evaluation: s.set.begin(ctx, input, true), compiler: s.Compiler}
-	i.lookups = s.set.newLookups(known)
+func (s Syntax) Inspect(ctx context.Context, input map[string]any, outside Outside) *Inspection {
+	i := &Inspection{evaluation: s.set.begin(ctx, input, true, outside), compiler: s.Compiler}
 	i.stop = context.AfterFunc(ctx, i.cancel.Cancel)
 	return i
 }
@@ -192,7 +189,10 @@ func (i *Inspection) Close() { i.stop() }
 // cannot change the result.
 func (i *Inspection) Trace(tracer topdown.QueryTracer) { i.tracer = tracer }
 
-// Query returns a query for a body of the rules. If it fails, [Inspection.Reset] must be called before the next query.
+// Context is the one to evaluate a query with.
+func (i *Inspection) Context() context.Context { return i.ctx }
+
+// Query returns a query for a body of the rules, to evaluate with [Inspection.Context]. If it fails, [Inspection.Reset] must be called before the next query.
 func (i *Inspection) Query(body ast.Body) *topdown.Query { return i.query(i.compiler, body) }
 
 // Reset drops the cache of what was evaluated. An error leaves partial results in it, such as the first of two

@@ -29,7 +29,7 @@ func TestWithLeavesTheRequestAlone(t *testing.T) {
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", of+"\n\none if input.x.y == 1\n\npayload := input.x")), func(t *testing.T, rule *ruleset.Rule) {
 				document := decode(t, `{"x": {"y": 2, "z": 3}}`)
 				for range 2 {
-					verdict, err := rule.Evaluate(t.Context(), document)
+					verdict, err := rule.Evaluate(t.Context(), document, ruleset.Outside{})
 					if err != nil || verdict.Hub != "h" {
 						t.Fatalf("%+v, %v", verdict, err)
 					}
@@ -37,7 +37,7 @@ func TestWithLeavesTheRequestAlone(t *testing.T) {
 						t.Errorf("payload (-want +got):\n%s", diff)
 					}
 				}
-				explained, err := explanation.Explain(t.Context(), rule, document)
+				explained, err := explanation.Explain(t.Context(), rule, document, ruleset.Outside{})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -22,9 +22,9 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v5"
 )
 
-// draftURL is the only dialect that is accepted. Older ones differ in the meaning of $ref, items and format, and the
-// fast check implements one.
-const draftURL = "https://json-schema.org/draft/2020-12/schema"
+// Draft is the only dialect that is accepted. Older ones differ in the meaning of $ref, items and format, and the fast
+// check implements one.
+const Draft = "https://json-schema.org/draft/2020-12/schema"
 
 // A Schema is a compiled JSON Schema. It is immutable and safe for concurrent use.
 type Schema struct {
@@ -65,8 +65,8 @@ func Compile(name string, source []byte) (*Schema, error) {
 		return invalid(bad[0])
 	}
 	// The draft is required: without it the library asserts formats, contrary to the draft and to the fast check.
-	if root, ok := doc.(map[string]any); !ok || root["$schema"] != draftURL {
-		return fail(fmt.Errorf("want a JSON object with the property \"$schema\": %q", draftURL))
+	if root, ok := doc.(map[string]any); !ok || root["$schema"] != Draft {
+		return fail(fmt.Errorf("want a JSON object with the property \"$schema\": %q", Draft))
 	}
 
 	compiler := jsonschema.NewCompiler()

@@ -1,0 +1,45 @@
+package lookups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// Fixtures answer look-ups from the files that come with the rules, by name of the look-up. They stand for the sources
+// while rules are written and tested.
+type Fixtures map[string]*Table
+
+// LoadFixtures reads the fixtures of the declarations. A file that does not exist is left out: rules are served without
+// fixtures. The folder is put before the names of files in places.
+func LoadFixtures(fsys fs.FS, folder string, declarations []*Declaration) (Fixtures, []Problem) {
+	fixtures := Fixtures{}
+	var problems []Problem
+	for _, d := range declarations {
+		if d.Fixture == "" {
+			continue
+		}
+		table, err := LoadFixture(fsys, d)
+		switch wrong, ok := errors.AsType[*TableError](err); {
+		case errors.Is(err, fs.ErrNotExist):
+		case ok:
+			problems = append(problems, wrong.problems(folder)...)
+		case err != nil:
+			problems = append(problems, Problem{Place: d.Place, Message: err.Error()})
+		default:
+			fixtures[d.Name] = table
+		}
+	}
+	return fixtures, problems
+}
+
+// Find implements [Sources].
+func (f Fixtures) Find(ctx context.Context, d *Declaration, key string) (Found, error) {
+	table := f[d.Name]
+	if table == nil {
+		return Found{}, fmt.Errorf("there is no source, and no fixture (declare one at %s)", d.Place)
+	}
+	a, err := table.Find(ctx, key)
+	return Found{Answer: a, Source: "fixture"}, err
+}

@@ -1,0 +1,289 @@
+package ruleset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/agnivade/levenshtein"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/decide/lookups"
+)
+
+// Rows are looked up by functions that the declarations in lookups.yaml add to Rego: lookup.device(key) for the look-up
+// device. They differ from other functions in one way: a source that fails ends the evaluation, because Rego would take
+// the error as undefined, and undefined means that there is no such row.
+
+// lookupPrefix starts the names of these functions.
+const lookupPrefix = "lookup."
+
+// LookupBuiltin is the function that asks for rows of a look-up.
+func LookupBuiltin(name string) string { return lookupPrefix + name }
+
+// LookupName is the look-up that a function asks for rows of; ok is false for other functions.
+func LookupName(builtin string) (name string, ok bool) {
+	return strings.CutPrefix(builtin, lookupPrefix)
+}
+
+// maxKey bounds a key, in bytes. Nothing that names a device is longer.
+const maxKey = 1024
+
+// Lookups lists the look-ups that the rules declare, in the order of their names.
+func (rs *Ruleset) Lookups() []*lookups.Declaration { return rs.lookups }
+
+// declareLookups reads the declarations of look-ups, and those fixtures that come with the rules.
+func (rs *Ruleset) declareLookups(fsys fs.FS, files []file) error {
+	declarations := make([]lookups.File, len(files))
+	for i, f := range files {
+		declarations[i] = lookups.File{Name: f.path, Text: f.text}
+	}
+	var found []lookups.Problem
+	rs.lookups, found = lookups.Declare(rs.options.Name, declarations)
+	if len(found) == 0 {
+		rs.fixtures, found = lookups.LoadFixtures(fsys, rs.options.Name, rs.lookups)
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	problems := make([]Problem, len(found))
+	for i, p := range found {
+		problems[i] = Problem(p)
+	}
+	return NewLoadError(problems)
+}
+
+// declaredLookups names the look-ups there are, for one that there is not.
+func (rs *Ruleset) declaredLookups(unknown string) string {
+	if len(rs.lookups) == 0 {
+		return "no look-up is declared: declare it in lookups.yaml"
+	}
+	names := make([]string, len(rs.lookups))
+	for i, d := range rs.lookups {
+		names[i] = d.Name
+	}
+	distance := func(name string) int { return levenshtein.ComputeDistance(name, unknown) }
+	nearest := slices.MinFunc(names, func(a, b string) int { return distance(a) - distance(b) })
+	if distance(nearest) <= max(1, len(nearest)/3) {
+		return fmt.Sprintf("did you mean %s? The declared look-ups are %s", LookupBuiltin(nearest), strings.Join(names, ", "))
+	}
+	return "the declared look-ups are " + strings.Join(names, ", ")
+}
+
+// LookupError is why a look-up failed. Its text contains nothing of the key or of the row.
+type LookupError struct {
+	Lookup string // its name
+	Place  string // file:line of the rule that asked
+	Cause  error
+}
+
+func (e *LookupError) Error() string {
+	text := fmt.Sprintf("look-up %s failed: %v", e.Lookup, e.Cause)
+	if e.Place != "" {
+		text += " at " + e.Place
+	}
+	return text
+}
+
+func (e *LookupError) Unwrap() error { return e.Cause }
+
+// lookupFunction makes the function for a declaration.
+func (rs *Ruleset) lookupFunction(d *lookups.Declaration) *topdown.Builtin {
+	name := LookupBuiltin(d.Name)
+	description := d.Description
+	if description == "" {
+		description = "Looks up a row by its key."
+	}
+	return custom(name, description+" Undefined if there is no such row. If the source cannot say, the decision is the fault lookup_failed, unless lookups.yaml says otherwise.",
+		func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+			key, err := builtins.StringOperand(operands[0].Value, 1)
+			if err != nil {
+				return err
+			}
+			a, _ := bctx.Context.Value(askingKey{}).(*asking)
+			if a == nil {
+				a = &asking{set: rs} // a test
+			}
+			row, err := a.row(bctx.Context, d, string(key))
+			switch {
+			case err != nil:
+				return topdown.Halt{Err: &LookupError{Lookup: d.Name, Place: PlaceOf(bctx.Location), Cause: err}}
+			case row == nil:
+				return nil
+			}
+			return iter(row)
+		},
+		types.Named("row", typeOf(d.RowSchema)).Description("with the members that lookups.yaml declares"),
+		types.Named("key", types.S).Description("at most 1024 bytes"))
+}
+
+// asking answers the look-ups of one evaluation: each key is asked for once, so that all lines of a rule see the same
+// row.
+type asking struct {
+	set     *Ruleset
+	outside Outside
+	asked   []asked
+}
+
+type asked struct {
+	declaration *lookups.Declaration
+	call        answer.Lookup
+	row         *ast.Term // nil if there is none
+	err         error
+}
+
+type askingKey struct{}
+
+// row returns the row of a key; nil if there is none.
+func (a *asking) row(ctx context.Context, d *lookups.Declaration, key string) (*ast.Term, error) {
+	if !d.CaseSensitive {
+		key = strings.ToLower(key)
+	}
+	for i := range a.asked {
+		if a.asked[i].declaration == d && a.asked[i].call.Arguments[0] == key {
+			return a.asked[i].row, a.asked[i].err
+		}
+	}
+	one := a.ask(ctx, d, key)
+	if one.err != nil && ctx.Err() == nil && d.OnFault == lookups.Absent {
+		one.call.Undefined, one.err = true, nil
+	}
+	a.asked = append(a.asked, one)
+	return one.row, one.err
+}
+
+func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) asked {
+	one := asked{declaration: d, call: answer.Lookup{Builtin: LookupBuiltin(d.Name), Arguments: []any{key}}}
+	if call := a.known(one.call.Builtin, key); call != nil {
+		one.call = *call
+		switch {
+		case call.Undefined:
+		case call.Result != nil:
+			one.row, one.err = rowTerm(call.Result)
+		default:
+			one.err = errors.New(call.Fault)
+		}
+		return one
+	}
+	if len(key) > maxKey || !utf8.ValidString(key) {
+		one.call.Undefined = true // no source can have it
+		return one
+	}
+	var found lookups.Found
+	if one.err = ctx.Err(); one.err == nil {
+		found, one.err = a.sources().Find(ctx, d, key)
+	}
+	one.call.Source, one.call.Version, one.call.AsOf = found.Source, found.Version, found.AsOf
+	if one.call.AsOf.IsZero() {
+		one.call.AsOf = time.Now()
+	}
+	if found.Fault != nil {
+		one.call.Fault = found.Fault.Error()
+	}
+	switch {
+	case one.err != nil:
+	case found.Row == nil:
+		one.call.Undefined = true
+	default:
+		if violations := d.Row.Validate(found.Row); len(violations) > 0 {
+			one.err = fmt.Errorf("a row of %s is not as %s declares: %s", found.Source, d.Place, violations[0])
+			break
+		}
+		row := d.Declared(found.Row)
+		one.call.Result = row
+		one.row, one.err = rowTerm(row)
+	}
+	if one.err != nil {
+		one.call.Fault = one.err.Error()
+	}
+	return one
+}
+
+func rowTerm(row any) (*ast.Term, error) {
+	value, err := ast.InterfaceToValue(row)
+	if err != nil {
+		return nil, fmt.Errorf("the row is not JSON: %w", err)
+	}
+	return ast.NewTerm(value), nil
+}
+
+func (a *asking) sources() lookups.Sources {
+	if a.outside.Sources != nil {
+		return a.outside.Sources
+	}
+	return a.set.fixtures
+}
+
+func (a *asking) known(builtin, key string) *answer.Lookup {
+	for i, call := range a.outside.Known {
+		if call.Builtin == builtin && len(call.Arguments) == 1 && call.Arguments[0] == key {
+			return &a.outside.Known[i]
+		}
+	}
+	return nil
+}
+
+// calls lists what was asked, in this order.
+func (a *asking) calls() []answer.Lookup {
+	if a == nil || len(a.asked) == 0 {
+		return nil
+	}
+	list := make([]answer.Lookup, len(a.asked))
+	for i := range a.asked {
+		list[i] = a.asked[i].call
+	}
+	return list
+}
+
+// typeOf is the type of what a JSON Schema describes, so that OPA's compiler refuses a member that it does not. What it
+// cannot express is any value.
+func typeOf(s any) types.Type {
+	described, ok := s.(map[string]any)
+	if !ok {
+		return types.A
+	}
+	if list, ok := described["type"].([]any); ok {
+		var alternatives []types.Type
+		for _, name := range list {
+			alternatives = append(alternatives, typeNamed(name, described))
+		}
+		return types.NewAny(alternatives...)
+	}
+	return typeNamed(described["type"], described)
+}
+
+func typeNamed(name any, described map[string]any) types.Type {
+	switch name {
+	case "string":
+		return types.S
+	case "integer", "number":
+		return types.N
+	case "boolean":
+		return types.B
+	case "null":
+		return types.Nl
+	case "array":
+		return types.NewArray(nil, typeOf(described["items"]))
+	case "object":
+		properties, _ := described["properties"].(map[string]any)
+		if len(properties) == 0 {
+			return types.NewObject(nil, types.NewDynamicProperty(types.S, typeOf(described["additionalProperties"])))
+		}
+		var static []*types.StaticProperty
+		for name, member := range properties {
+			static = append(static, types.NewStaticProperty(name, typeOf(member)))
+		}
+		return types.NewObject(static, nil)
+	default:
+		return types.A
+	}
+}
