@@ -35,6 +35,7 @@ func TestMeanings(t *testing.T) {
 		answer.InvalidRequest: "400 failed 400207",
 		answer.Undecided:      "503 assigning 0 look",
 		answer.BadVerdict:     "503 assigning 0 look",
+		answer.LookupFailed:   "503 assigning 0 look",
 		answer.Timeout:        "503 assigning 0 look",
 		answer.Canceled:       "503 assigning 0",
 		answer.NotReady:       "503 assigning 0 look",

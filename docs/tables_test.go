@@ -314,6 +314,7 @@ func TestSettingsTable(t *testing.T) {
 // exchangeCase brings about one outcome or fault.
 type exchangeCase struct {
 	rule    string // the body of package allocation.default; empty: no rules at all
+	lookups string // declarations of look-ups, which have no source
 	request string // empty: one that is valid
 	broken  bool   // the body ends in an error
 	bare    bool   // the handler has no allocator
@@ -329,6 +330,8 @@ var exchangeCases = map[string]exchangeCase{
 	"invalid_request": {rule: "hub := input.linkedHubs[0]", request: "{}"},
 	"undecided":       {rule: "hub := input.linkedHubs[to_number(input.deviceRuntimeContext.registrationId)]"},
 	"bad_verdict":     {rule: "hub := 1"},
+	"lookup_failed": {rule: "hub := lookup.device(input.deviceRuntimeContext.registrationId).hub",
+		lookups: "device: {row: {type: object, properties: {hub: {type: string}}}}"},
 	"timeout": {rule: "hub := input.linkedHubs[0] if count([1 | some a in numbers.range(1, 9999); some b in numbers.range(1, 9999); " +
 		"a * b == 0]) == 0"},
 	"canceled":    {rule: "hub := input.linkedHubs[0]", broken: true},
@@ -352,7 +355,8 @@ func (c exchangeCase) exchange(t *testing.T, fallback string) (status int, code 
 	options := decider.Options{Timeout: 20 * time.Millisecond}
 	if c.rule != "" {
 		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{
-			"rule.rego": {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, decider.RulesOptions{Revision: "v1"})
+			"lookups.yaml": {Data: []byte(c.lookups)},
+			"rule.rego":    {Data: []byte("package allocation.default\n\n" + c.rule + "\n")}}, decider.RulesOptions{Revision: "v1"})
 		if err != nil {
 			t.Fatal(err)
 		}
