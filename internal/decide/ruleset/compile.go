@@ -50,11 +50,11 @@ func (rs *Ruleset) buildEnvironment() error {
 		}
 	}
 	rs.builtins = map[string]*topdown.Builtin{}
-	added := customBuiltins()
+	rs.added = customBuiltins()
 	for _, d := range rs.lookups {
-		added = append(added, rs.lookupFunction(d))
+		rs.added = append(rs.added, rs.lookupFunction(d))
 	}
-	for _, custom := range added {
+	for _, custom := range rs.added {
 		allowed = append(allowed, custom.Decl)
 		rs.builtins[custom.Decl.Name] = custom
 	}

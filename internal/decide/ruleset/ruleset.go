@@ -51,6 +51,7 @@ type Ruleset struct {
 	index    index
 
 	capabilities *ast.Capabilities
+	added        []*topdown.Builtin // the functions that Usher adds to Rego
 	builtins     map[string]*topdown.Builtin
 	notes        *sync.Pool // of *notes
 	schemas      *ast.SchemaSet

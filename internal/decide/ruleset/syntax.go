@@ -54,7 +54,7 @@ func (rs *Ruleset) Options() Options { return rs.options }
 func (rs *Ruleset) Store() storage.Store { return rs.store }
 
 // Builtins are the functions that Usher adds to Rego.
-func (rs *Ruleset) Builtins() []*topdown.Builtin { return customBuiltins() }
+func (rs *Ruleset) Builtins() []*topdown.Builtin { return rs.added }
 
 // NewCompiler returns a compiler with the capabilities and the schema for rules. It has compiled nothing yet.
 func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
