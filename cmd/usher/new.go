@@ -180,6 +180,9 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 	if files[flags.name+"/data.json"] != nil {
 		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
 	}
+	if files[flags.name+"/lookups.yaml"] != nil {
+		fmt.Fprintf(w, "  edit %s: what a row is; the setting USHER_LOOKUP_%s says where rows come from\n", path.Join(dir, flags.name, "lookups.yaml"), strings.ToUpper(flags.name))
+	}
 	fmt.Fprintf(w, "  edit %s: the rule\n", path.Join(dir, flags.name, flags.name+".rego"))
 	argument := ""
 	if flags.dir != "rules" {
@@ -249,11 +252,16 @@ func (flags *newFlags) files() (map[string][]byte, error) {
 		}
 		files[flags.name+"/"+flags.name+suffix] = text
 	}
-	switch text, err := fs.ReadFile(rules.Files(), flags.from+"/data.json"); {
-	case err == nil:
-		files[flags.name+"/data.json"] = text
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+	for _, name := range []string{"data.json", "data.schema.json", "lookups.yaml", flags.from + "_fixture.csv"} {
+		switch text, err := fs.ReadFile(rules.Files(), flags.from+"/"+name); {
+		case err == nil:
+			if name == "lookups.yaml" {
+				text = flags.renameLookup(text)
+			}
+			files[flags.name+"/"+strings.Replace(name, flags.from+"_fixture", flags.name+"_fixture", 1)] = text
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, err
+		}
 	}
 	return files, nil
 }
@@ -288,12 +296,22 @@ func (flags *newFlags) rename(module []byte) []byte {
 		{`(?m)^package allocation\.` + from + `(_test)?$`, "package allocation." + flags.name + "$1"},
 		{`(?m)^import data\.allocation(?:\.` + from + `|\["` + from + `"\])(?: as (\w+))?$`, "import data.allocation." + flags.name},
 		{`\bdata(?:\.` + from + `\b|\["` + from + `"\])`, "data." + flags.name},
+		{`\blookup\.` + from + `\b`, "lookup." + flags.name},
 		// Not after a dot, as in data.tenants, nor within a text.
 		{`(^|[^.\w"])` + imported + `\.`, "${1}" + flags.name + "."},
 	} {
 		module = regexp.MustCompile(change.pattern).ReplaceAll(module, []byte(change.to))
 	}
 	return module
+}
+
+// renameLookup gives the look-up that a scenario declares the name of the rule, as its data has: each rule has its own.
+func (flags *newFlags) renameLookup(declaration []byte) []byte {
+	return []byte(strings.NewReplacer(
+		"\n"+flags.from+":\n", "\n"+flags.name+":\n",
+		"USHER_LOOKUP_"+strings.ToUpper(flags.from), "USHER_LOOKUP_"+strings.ToUpper(flags.name),
+		flags.from+"_fixture", flags.name+"_fixture",
+	).Replace(string(declaration)))
 }
 
 var (
