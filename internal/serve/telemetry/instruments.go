@@ -47,12 +47,31 @@ type Comparisons struct {
 	Count      uint64
 }
 
+// Lookup is the state of the source of a look-up.
+type Lookup struct {
+	Name string
+	// Polled is set for a source that is read from time to time; Age is that of what it knows.
+	Polled bool
+	Age    time.Duration
+	// Failing is set if the source failed the last time.
+	Failing bool
+}
+
+// Hub is the state of a hub, as rules look it up.
+type Hub struct {
+	Name    string
+	Devices int64
+	Full    bool
+}
+
 // Watched returns the state of other parts whenever metrics are collected. Each function may be nil. They must be quick
 // and safe for concurrent use.
 type Watched struct {
 	Rules       func() []Rules
 	Records     func() []Records
 	Comparisons func() []Comparisons
+	Lookups     func() []Lookup
+	Hubs        func() []Hub
 }
 
 // Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from
@@ -74,6 +93,8 @@ type instruments struct {
 	allocations metric.Int64Counter
 	duration    metric.Float64Histogram
 	overrides   metric.Int64Counter
+	lookups     metric.Int64Counter
+	lookupTimes metric.Float64Histogram
 	enrollments names
 	hubs        names
 	services    names
@@ -116,6 +137,10 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 			i.overrides, err = meter.Int64Counter(m.Name, unit, what)
 		case metricDuration:
 			i.duration, err = meter.Float64Histogram(m.Name, unit, what, metric.WithExplicitBucketBoundaries(DurationBuckets()...))
+		case metricLookups:
+			i.lookups, err = meter.Int64Counter(m.Name, unit, what)
+		case metricLookupDuration:
+			i.lookupTimes, err = meter.Float64Histogram(m.Name, unit, what, metric.WithExplicitBucketBoundaries(DurationBuckets()...))
 		}
 		if err != nil {
 			return nil, err
@@ -153,6 +178,20 @@ func (i *instruments) count(ctx context.Context, call *answer.Call) {
 	i.duration.Record(ctx, call.Duration.Seconds(), duration...)
 	for _, override := range a.Overrides {
 		i.overrides.Add(ctx, 1, metric.WithAttributes(attribute.String(attributeOverride, string(override)), attribute.String(attributeSource, string(key.source))))
+	}
+}
+
+// LookedUp counts a look-up: outcome is hit, row, absent, stale or fault. Unless the answer was at hand (hit), took is how
+// long the source took. It needs no bound, because names of look-ups come from the rules.
+func (t *Telemetry) LookedUp(name, outcome string, took time.Duration) {
+	i := t.instruments
+	if i == nil {
+		return
+	}
+	lookup := attribute.String(attributeLookup, name)
+	i.lookups.Add(context.Background(), 1, metric.WithAttributes(lookup, attribute.String(attributeLookupOutcome, outcome)))
+	if outcome != "hit" {
+		i.lookupTimes.Record(context.Background(), took.Seconds(), metric.WithAttributes(lookup))
 	}
 }
 

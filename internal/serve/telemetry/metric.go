@@ -14,7 +14,11 @@ type Metric struct {
 
 // watched reports whether the metric shows the state of another part.
 func (m Metric) watched() bool {
-	return m.Name != metricAllocations && m.Name != metricDuration && m.Name != metricOverrides
+	switch m.Name {
+	case metricAllocations, metricDuration, metricOverrides, metricLookups, metricLookupDuration:
+		return false
+	}
+	return true
 }
 
 // Kind is the kind of a metric.
@@ -45,6 +49,12 @@ const (
 	metricRecordsFailures   = "usher.records.failures"
 	metricRecordsOldest     = "usher.records.oldest"
 	metricShadowComparisons = "usher.shadow.comparisons"
+	metricLookups           = "usher.lookups"
+	metricLookupDuration    = "usher.lookup.duration"
+	metricLookupAge         = "usher.lookup.age"
+	metricLookupFailing     = "usher.lookup.failing"
+	metricHubDevices        = "usher.hub.devices"
+	metricHubFull           = "usher.hub.full"
 )
 
 // Attributes of metrics and spans. Those about DPS begin with dps, those about the program with usher.
@@ -67,12 +77,17 @@ const (
 	attributeDigest         = "usher.rules.digest"
 	attributeSink           = "usher.record.sink"
 	attributeComparison     = "usher.shadow.comparison"
+	attributeLookup         = "usher.lookup"
+	attributeLookupOutcome  = "usher.lookup.outcome"
+	attributeHub            = "usher.hub"
 )
 
 // Metrics lists all of Usher's own metrics, in the order of the documents.
 func Metrics() []Metric {
 	source := []string{attributeSource}
 	sink := []string{attributeSink}
+	lookup := []string{attributeLookup}
+	hub := []string{attributeHub}
 	return []Metric{
 		{metricAllocations, Counter, "{allocation}", "calls of the webhook that were answered",
 			[]string{AttributeService, AttributeEnrollmentKind, AttributeEnrollment, AttributeHub, AttributeResult, attributeSource}},
@@ -92,6 +107,12 @@ func Metrics() []Metric {
 		{metricRecordsOldest, Gauge, "s", "age of the oldest record that waits on disk", sink},
 		{metricShadowComparisons, Counter, "{comparison}", "decisions of shadow or canary rules, by how they compare with those of the rules in use",
 			[]string{AttributeEnrollmentKind, AttributeEnrollment, attributeComparison}},
+		{metricLookups, Counter, "{lookup}", "look-ups by what came of them: hit, row, absent, stale or fault", []string{attributeLookup, attributeLookupOutcome}},
+		{metricLookupDuration, Histogram, "s", "time that the source of a look-up took", lookup},
+		{metricLookupAge, Gauge, "s", "age of what a source that is polled knows: a snapshot, or the state of hubs", lookup},
+		{metricLookupFailing, Gauge, "", "1 while the source of a look-up fails, else 0", lookup},
+		{metricHubDevices, Gauge, "{device}", "devices of a hub, as last counted", hub},
+		{metricHubFull, Gauge, "", "1 while a hub counts as full, else 0", hub},
 	}
 }
 

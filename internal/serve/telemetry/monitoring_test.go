@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -35,6 +36,7 @@ func exposed(t *testing.T) map[string][]string {
 		Answer: answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "h"},
 			Overrides: []answer.Override{answer.OnUndecided}},
 	})
+	metrics.LookedUp("device", "row", time.Millisecond)
 	series := map[string][]string{}
 	for name, family := range scrape(t, metrics) {
 		if !strings.HasPrefix(name, "usher_") {
@@ -175,12 +177,11 @@ func prometheusProblems(series map[string][]string, expression string) []string 
 
 // results are the values that dps.result and dps.override can have.
 func results() []string {
-	return []string{
-		string(answer.Assigned), string(answer.Rejected), string(answer.Held),
-		string(answer.Malformed), string(answer.InvalidRequest), string(answer.Undecided), string(answer.BadVerdict),
-		string(answer.Timeout), string(answer.Canceled), string(answer.NotReady), string(answer.RulesStale), string(answer.Internal),
-		string(answer.NeverReprovision), string(answer.CurrentHubNotLinked), string(answer.OnUndecided),
+	values := []string{string(answer.NeverReprovision), string(answer.CurrentHubNotLinked), string(answer.OnUndecided)}
+	for _, result := range answer.Results() {
+		values = append(values, string(result))
 	}
+	return values
 }
 
 // kql finds the queries in a JSON document.

@@ -317,6 +317,12 @@ func watched() telemetry.Watched {
 				{Kind: dps.IndividualEnrollment, Enrollment: "press-0002", Comparison: "hub", Count: 2},
 			}
 		},
+		Lookups: func() []telemetry.Lookup {
+			return []telemetry.Lookup{{Name: "device", Failing: true}, {Name: "hub", Polled: true, Age: time.Minute}}
+		},
+		Hubs: func() []telemetry.Hub {
+			return []telemetry.Hub{{Name: "a.azure-devices.net", Devices: 1_000_000, Full: true}, {Name: "b.azure-devices.net"}}
+		},
 	}
 }
 
@@ -326,8 +332,23 @@ func TestWatch(t *testing.T) {
 	if err := metrics.Watch(watched()); err != nil {
 		t.Fatal(err)
 	}
+	for range 3 {
+		metrics.LookedUp("device", "hit", 0)
+	}
+	metrics.LookedUp("device", "row", time.Second)
 	families := scrape(t, metrics)
+	if took := families["usher_lookup_duration_seconds"].GetMetric()[0].GetHistogram(); took.GetSampleCount() != 1 || took.GetSampleSum() != 1 {
+		t.Errorf("durations of look-ups: %v", took)
+	}
 	for name, want := range map[string]map[string]float64{
+		"usher_lookups_total": {
+			"usher_lookup=device,usher_lookup_outcome=hit": 3,
+			"usher_lookup=device,usher_lookup_outcome=row": 1,
+		},
+		"usher_lookup_age_seconds":         {"usher_lookup=hub": 60},
+		"usher_lookup_failing":             {"usher_lookup=device": 1, "usher_lookup=hub": 0},
+		"usher_hub_devices":                {"usher_hub=a.azure-devices.net": 1e6, "usher_hub=b.azure-devices.net": 0},
+		"usher_hub_full":                   {"usher_hub=a.azure-devices.net": 1, "usher_hub=b.azure-devices.net": 0},
 		"usher_rules_age_seconds":          {"usher_rules_source=current": 90, "usher_rules_source=shadow": 0},
 		"usher_rules_stale":                {"usher_rules_source=current": 1, "usher_rules_source=shadow": 0},
 		"usher_rules_info":                 {"usher_rules_digest=sha256:1,usher_rules_revision=r1,usher_rules_source=current": 1},

@@ -52,6 +52,12 @@ func (i *instruments) watch(watched Watched) error {
 		if watched.Comparisons != nil {
 			i.observeComparisons(watched.Comparisons(), observe)
 		}
+		if watched.Lookups != nil {
+			observeLookups(watched.Lookups(), observe)
+		}
+		if watched.Hubs != nil {
+			observeHubs(watched.Hubs(), observe)
+		}
 		return nil
 	}, all...)
 	return err
@@ -63,11 +69,7 @@ func observeRules(states []Rules, observe observe) {
 	for _, state := range states {
 		source := attribute.String(attributeSource, state.Source)
 		observe(metricRulesAge, state.Age.Seconds(), source)
-		stale := 0.0
-		if state.Stale {
-			stale = 1
-		}
-		observe(metricRulesStale, stale, source)
+		observe(metricRulesStale, number(state.Stale), source)
 		if !state.Refreshed.IsZero() {
 			observe(metricRulesRefreshed, float64(state.Refreshed.UnixNano())/float64(time.Second), source)
 		}
@@ -89,6 +91,32 @@ func observeRecords(states []Records, observe observe) {
 		observe(metricRecordsFailures, float64(state.Failures), sink)
 		observe(metricRecordsOldest, state.Oldest.Seconds(), sink)
 	}
+}
+
+func observeLookups(states []Lookup, observe observe) {
+	for _, state := range states {
+		lookup := attribute.String(attributeLookup, state.Name)
+		if state.Polled {
+			observe(metricLookupAge, state.Age.Seconds(), lookup)
+		}
+		observe(metricLookupFailing, number(state.Failing), lookup)
+	}
+}
+
+func observeHubs(states []Hub, observe observe) {
+	for _, state := range states {
+		hub := attribute.String(attributeHub, state.Name)
+		observe(metricHubDevices, float64(state.Devices), hub)
+		observe(metricHubFull, number(state.Full), hub)
+	}
+}
+
+// number is the value of a metric that says whether something is so.
+func number(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // observeComparisons adds up what has the same name: a callback may observe one value of a series.
