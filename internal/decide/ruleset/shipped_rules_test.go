@@ -17,6 +17,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/schemas"
@@ -38,6 +39,16 @@ func shippedBundle(t *testing.T) *bundle.Bundle {
 	return &b
 }
 
+// shippedBuiltins are the functions that the rules may call, with those for their look-ups.
+func shippedBuiltins(t *testing.T) []*topdown.Builtin {
+	t.Helper()
+	rs, err := Load(t.Context(), os.DirFS("../../../rules"), Options{Lazy: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs.Builtins()
+}
+
 // shippedCompiler knows the built-ins and the schema that rules are served with.
 func shippedCompiler(t *testing.T) *ast.Compiler {
 	t.Helper()
@@ -48,7 +59,7 @@ func shippedCompiler(t *testing.T) *ast.Compiler {
 	set := ast.NewSchemaSet()
 	set.Put(ast.SchemaRootRef, schema)
 	capabilities := ast.CapabilitiesForThisVersion()
-	for _, custom := range customBuiltins() {
+	for _, custom := range shippedBuiltins(t) {
 		capabilities.Builtins = append(capabilities.Builtins, custom.Decl)
 	}
 	return ast.NewCompiler().
@@ -68,7 +79,7 @@ func TestShippedRules(t *testing.T) {
 		modules[file.Path] = file.Parsed
 	}
 	var custom []*tester.Builtin
-	for _, c := range customBuiltins() {
+	for _, c := range shippedBuiltins(t) {
 		custom = append(custom, &tester.Builtin{
 			Decl: c.Decl,
 			Func: rego.FunctionDyn(&rego.Function{Name: c.Decl.Name, Decl: c.Decl.Decl}, rego.BuiltinDyn(
