@@ -94,7 +94,7 @@ type Lookup struct {
 	Undefined bool
 	// Source is where the row is from, for people; Version identifies the source's state, if it has a name.
 	Source, Version string
-	// AsOf is when the source knew it.
+	// AsOf is when the source knew it; zero if that was at the time of the decision.
 	AsOf time.Time
 	// Fault is why the source failed; empty if it did not. Result is then an older row, if there is any.
 	Fault string

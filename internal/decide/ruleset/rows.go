@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/agnivade/levenshtein"
@@ -183,9 +182,6 @@ func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) as
 		found, one.err = a.sources().Find(ctx, d, key)
 	}
 	one.call.Source, one.call.Version, one.call.AsOf = found.Source, found.Version, found.AsOf
-	if one.call.AsOf.IsZero() {
-		one.call.AsOf = time.Now()
-	}
 	if found.Fault != nil {
 		one.call.Fault = found.Fault.Error()
 	}
