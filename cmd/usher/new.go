@@ -29,6 +29,7 @@ type newFlags struct {
 	groups      []string
 	individuals []string
 	dir         string
+	argument    string // dir, if it is on the command line
 	list        bool
 }
 
@@ -63,7 +64,14 @@ example because another rule already serves the enrollment.`,
 			if flags.list {
 				return listScenarios(cmd.Context(), cmd.OutOrStdout())
 			}
-			flags.name = args[0]
+			given := ""
+			if cmd.Flags().Changed("dir") {
+				given = flags.dir
+			}
+			if err := useProject(cmd, given); err != nil {
+				return err
+			}
+			flags.name, flags.argument = args[0], given
 			return flags.write(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
@@ -71,7 +79,8 @@ example because another rule already serves the enrollment.`,
 	f.StringArrayVar(&flags.groups, "group", nil, "enrollment group that the rule serves, by name or glob; may be repeated")
 	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment that the rule serves, or a glob; may be repeated")
 	f.StringVar(&flags.from, "from", "default", "scenario to start from")
-	f.StringVar(&flags.dir, "dir", "rules", "folder of the rules")
+	f.StringVar(&flags.dir, "dir", "rules", "folder of the rules; --rules, as for other commands, is the same")
+	renameFlag(cmd, "rules", "dir")
 	f.BoolVar(&flags.list, "list", false, "list the scenarios")
 	completeWith(cmd, "from", scenarios()...)
 	return cmd
@@ -182,8 +191,8 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 	}
 	fmt.Fprintf(w, "  edit %s: the rule\n", path.Join(dir, flags.name, flags.name+".rego"))
 	argument := ""
-	if flags.dir != "rules" {
-		argument = " " + flags.dir
+	if flags.argument != "" && flags.argument != "rules" {
+		argument = " " + flags.argument
 	}
 	fmt.Fprintf(w, "  usher test%s --run %s\n  usher check%s\n", argument, flags.name, argument)
 	return nil
