@@ -141,52 +141,21 @@ func (flags *newFlags) check() error {
 	return nil
 }
 
+// libraryFiles are the files of the library, below a folder of rules.
+var libraryFiles = []string{"lib/dps.rego", "lib/dps_test.rego"}
+
+// write writes the rule, and the library if there is none, and prints the files and what to do next.
 func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
-	if err := flags.check(); err != nil {
-		return usageError(err)
-	}
-	files, err := flags.files()
+	files, err := flags.add(ctx)
 	if err != nil {
-		return err
-	}
-	existing, err := readFolder(flags.dir)
-	if err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join(flags.dir, flags.name)); err == nil {
-		return fmt.Errorf("%s already exists: choose another name, or remove it", filepath.Join(flags.dir, flags.name))
-	}
-	if !hasLibrary(existing) {
-		for _, name := range []string{"lib/dps.rego", "lib/dps_test.rego"} {
-			if existing[name] != nil {
-				return fmt.Errorf("%s is not the library of Usher, which the rule needs: move it elsewhere", filepath.Join(flags.dir, filepath.FromSlash(name)))
-			}
-			if files[name], err = fs.ReadFile(rules.Files(), name); err != nil {
-				return err
-			}
-		}
-	}
-	maps.Copy(existing, files)
-	together, err := inMemory(existing)
-	if err != nil {
-		return err
-	}
-	if _, err := decider.LoadRules(ctx, together, decider.RulesOptions{Name: flags.dir}); err != nil {
-		return rulesError(fmt.Errorf("the rules would not load with the new rule, so nothing was written:\n%w", err))
-	}
-	added, err := inMemory(files)
-	if err != nil {
-		return err
-	}
-	if err := os.CopyFS(flags.dir, added); err != nil { // which overwrites nothing
 		return err
 	}
 	dir := filepath.ToSlash(flags.dir)
-	for _, name := range slices.Sorted(maps.Keys(files)) {
+	for _, name := range files {
 		fmt.Fprintf(w, "wrote %s\n", path.Join(dir, name))
 	}
 	fmt.Fprintf(w, "\nNext:\n")
-	if files[flags.name+"/data.json"] != nil {
+	if slices.Contains(files, flags.name+"/data.json") {
 		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
 	}
 	fmt.Fprintf(w, "  edit %s: the rule\n", path.Join(dir, flags.name, flags.name+".rego"))
@@ -196,6 +165,47 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 	}
 	fmt.Fprintf(w, "  usher test%s --run %s\n  usher check%s\n", argument, flags.name, argument)
 	return nil
+}
+
+// add writes the rule, and the library if there is none. It returns the files below the folder of the rules.
+func (flags *newFlags) add(ctx context.Context) ([]string, error) {
+	if err := flags.check(); err != nil {
+		return nil, usageError(err)
+	}
+	files, err := flags.files()
+	if err != nil {
+		return nil, err
+	}
+	existing, err := readFolder(flags.dir)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(flags.dir, flags.name)); err == nil {
+		return nil, fmt.Errorf("%s already exists: choose another name, or remove it", filepath.Join(flags.dir, flags.name))
+	}
+	if !hasLibrary(existing) {
+		for _, name := range libraryFiles {
+			if existing[name] != nil {
+				return nil, fmt.Errorf("%s is not the library of Usher, which the rule needs: move it elsewhere", filepath.Join(flags.dir, filepath.FromSlash(name)))
+			}
+			if files[name], err = fs.ReadFile(rules.Files(), name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	maps.Copy(existing, files)
+	together, err := inMemory(existing)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := decider.LoadRules(ctx, together, decider.RulesOptions{Name: flags.dir}); err != nil {
+		return nil, rulesError(fmt.Errorf("the rules would not load with the new rule, so nothing was written:\n%w", err))
+	}
+	added, err := inMemory(files)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(files)), os.CopyFS(flags.dir, added) // which overwrites nothing
 }
 
 // readFolder reads the files of a folder, by their paths with slashes. There are none if the folder does not exist.
