@@ -72,7 +72,7 @@ var mayUse = map[string][]string{
 	"github.com/mochi-mqtt/server/v2/packets":          {"internal/standin/dpssim/mqtt"},
 	"github.com/eclipse/paho.mqtt.golang":              {"internal/standin/dpssim/fleet"},
 	"github.com/coder/websocket":                       {"internal/standin/dpssim/mqtt"},
-	"github.com/goccy/go-yaml":                         {"internal/standin/dpssim/configfile"},
+	"github.com/goccy/go-yaml":                         {"internal/standin/dpssim/configfile", "internal/author/project"},
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
 	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},

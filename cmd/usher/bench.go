@@ -126,7 +126,7 @@ func (flags *benchFlags) check(cmd *cobra.Command, args []string) error {
 			return usageError(fmt.Errorf("--metrics has %q: use typical, p95, p99, allocs", name))
 		}
 	}
-	return flags.rules.setPath(cmd, args)
+	return flags.rules.complete(cmd, args...)
 }
 
 func (flags *benchFlags) limits() rulebench.Limits {

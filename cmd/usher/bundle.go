@@ -39,7 +39,7 @@ commands require the signature.`,
   usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := rules.setPath(cmd, args); err != nil {
+			if err := rules.complete(cmd, args...); err != nil {
 				return err
 			}
 			ctx, stop := interruptible(cmd.Context())

@@ -15,6 +15,9 @@ func completeWith(cmd *cobra.Command, flag string, values ...string) {
 // completeRules completes a flag with the packages of the rules that the command works with.
 func completeRules(cmd *cobra.Command, flag string, rules *rulesFlags) {
 	complete(cmd, flag, func() []string {
+		if err := rules.complete(cmd); err != nil {
+			return nil
+		}
 		options := rules.options()
 		options.Lazy = true // because someone is waiting at the keyboard
 		loaded, _, err := loadRules(cmd.Context(), *rules, options)

@@ -60,6 +60,26 @@ func TestFromZero(t *testing.T) {
 	}
 }
 
+// TestOwnRepository follows the page as someone would who lays out a repository and has the handler of a release.
+func TestOwnRepository(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("sh"); err != nil {
+		t.Skip("there is no shell")
+	}
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "own-repository.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	buildHandler(t, folder)
+	if err := os.Rename(filepath.Join(folder, "bin", "handler"), filepath.Join(folder, "handler")); err != nil {
+		t.Fatal(err)
+	}
+	if ran := (shell{folder: folder, env: plainUsher(t)}).run(t, string(text)); ran < 7 {
+		t.Errorf("it shows %d commands with their output", ran)
+	}
+}
+
 var fence = regexp.MustCompile("(?ms)^```(\\w*) ?([^\\n]*)\\n(.*?)^```$")
 
 // runSection returns how many outputs it compared.

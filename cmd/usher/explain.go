@@ -42,6 +42,9 @@ Values of the request are shown; keys and certificates are masked.`,
 			if number < 0 {
 				return usageError(errors.New("--number counts from 1"))
 			}
+			if err := rules.complete(cmd); err != nil {
+				return err
+			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			name, item, err := chooseRequest(ctx, args[0], number, cmd.InOrStdin())

@@ -33,6 +33,13 @@ exits with 1 if there are any. It exits with 3 if a file does not parse.`,
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			switch {
 			case len(paths) == 0:
+				given := ""
+				if cmd.Flags().Changed("rules") {
+					given = rules
+				}
+				if err := useProject(cmd, given); err != nil {
+					return err
+				}
 				paths = []string{rules}
 			case cmd.Flags().Changed("rules"):
 				return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", strings.Join(paths, " "), rules))

@@ -18,11 +18,15 @@ type hubList []string
 
 // addHubs adds the flag --hubs to a command, which may also be spelt --hub.
 func addHubs(cmd *cobra.Command, hubs *hubList, usage string) {
-	flags := cmd.Flags()
-	flags.Var(hubs, "hubs", usage+"; by host name or first label, with commas between them or repeated")
-	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if name == "hub" {
-			name = "hubs"
+	cmd.Flags().Var(hubs, "hubs", usage+"; by host name or first label, with commas between them or repeated")
+	renameFlag(cmd, "hub", "hubs")
+}
+
+// renameFlag lets a command accept another name of a flag.
+func renameFlag(cmd *cobra.Command, other, flag string) {
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == other {
+			name = flag
 		}
 		return pflag.NormalizedName(name)
 	})

@@ -29,6 +29,7 @@ type newFlags struct {
 	groups      []string
 	individuals []string
 	dir         string
+	argument    string // dir, if it is on the command line
 	list        bool
 }
 
@@ -63,7 +64,14 @@ example because another rule already serves the enrollment.`,
 			if flags.list {
 				return listScenarios(cmd.Context(), cmd.OutOrStdout())
 			}
-			flags.name = args[0]
+			given := ""
+			if cmd.Flags().Changed("dir") {
+				given = flags.dir
+			}
+			if err := useProject(cmd, given); err != nil {
+				return err
+			}
+			flags.name, flags.argument = args[0], given
 			return flags.write(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
@@ -71,7 +79,8 @@ example because another rule already serves the enrollment.`,
 	f.StringArrayVar(&flags.groups, "group", nil, "enrollment group that the rule serves, by name or glob; may be repeated")
 	f.StringArrayVar(&flags.individuals, "individual", nil, "registration ID of an individual enrollment that the rule serves, or a glob; may be repeated")
 	f.StringVar(&flags.from, "from", "default", "scenario to start from")
-	f.StringVar(&flags.dir, "dir", "rules", "folder of the rules")
+	f.StringVar(&flags.dir, "dir", "rules", "folder of the rules; --rules, as for other commands, is the same")
+	renameFlag(cmd, "rules", "dir")
 	f.BoolVar(&flags.list, "list", false, "list the scenarios")
 	completeWith(cmd, "from", scenarios()...)
 	return cmd
@@ -132,64 +141,74 @@ func (flags *newFlags) check() error {
 	return nil
 }
 
+// libraryFiles are the files of the library, below a folder of rules.
+var libraryFiles = []string{"lib/dps.rego", "lib/dps_test.rego"}
+
+// write writes the rule, and the library if there is none, and prints the files and what to do next.
 func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
+	files, err := flags.add(ctx)
+	if err != nil {
+		return err
+	}
+	dir := filepath.ToSlash(flags.dir)
+	for _, name := range files {
+		fmt.Fprintf(w, "wrote %s\n", path.Join(dir, name))
+	}
+	fmt.Fprintf(w, "\nNext:\n")
+	if slices.Contains(files, flags.name+"/data.json") {
+		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
+	}
+	if slices.Contains(files, flags.name+"/lookups.yaml") {
+		fmt.Fprintf(w, "  edit %s: what a row is; the setting USHER_LOOKUP_%s says where rows come from\n", path.Join(dir, flags.name, "lookups.yaml"), strings.ToUpper(flags.name))
+	}
+	fmt.Fprintf(w, "  edit %s: the rule\n", path.Join(dir, flags.name, flags.name+".rego"))
+	argument := ""
+	if flags.argument != "" && flags.argument != "rules" {
+		argument = " " + flags.argument
+	}
+	fmt.Fprintf(w, "  usher test%s --run %s\n  usher check%s\n", argument, flags.name, argument)
+	return nil
+}
+
+// add writes the rule, and the library if there is none. It returns the files below the folder of the rules.
+func (flags *newFlags) add(ctx context.Context) ([]string, error) {
 	if err := flags.check(); err != nil {
-		return usageError(err)
+		return nil, usageError(err)
 	}
 	files, err := flags.files()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	existing, err := readFolder(flags.dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := os.Stat(filepath.Join(flags.dir, flags.name)); err == nil {
-		return fmt.Errorf("%s already exists: choose another name, or remove it", filepath.Join(flags.dir, flags.name))
+		return nil, fmt.Errorf("%s already exists: choose another name, or remove it", filepath.Join(flags.dir, flags.name))
 	}
 	if !hasLibrary(existing) {
-		for _, name := range []string{"lib/dps.rego", "lib/dps_test.rego"} {
+		for _, name := range libraryFiles {
 			if existing[name] != nil {
-				return fmt.Errorf("%s is not the library of Usher, which the rule needs: move it elsewhere", filepath.Join(flags.dir, filepath.FromSlash(name)))
+				return nil, fmt.Errorf("%s is not the library of Usher, which the rule needs: move it elsewhere", filepath.Join(flags.dir, filepath.FromSlash(name)))
 			}
 			if files[name], err = fs.ReadFile(rules.Files(), name); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	maps.Copy(existing, files)
 	together, err := inMemory(existing)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := decider.LoadRules(ctx, together, decider.RulesOptions{Name: flags.dir}); err != nil {
-		return rulesError(fmt.Errorf("the rules would not load with the new rule, so nothing was written:\n%w", err))
+		return nil, rulesError(fmt.Errorf("the rules would not load with the new rule, so nothing was written:\n%w", err))
 	}
 	added, err := inMemory(files)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := os.CopyFS(flags.dir, added); err != nil { // which overwrites nothing
-		return err
-	}
-	dir := filepath.ToSlash(flags.dir)
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		fmt.Fprintf(w, "wrote %s\n", path.Join(dir, name))
-	}
-	fmt.Fprintf(w, "\nNext:\n")
-	if files[flags.name+"/data.json"] != nil {
-		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
-	}
-	if files[flags.name+"/lookups.yaml"] != nil {
-		fmt.Fprintf(w, "  edit %s: what a row is; the setting USHER_LOOKUP_%s says where rows come from\n", path.Join(dir, flags.name, "lookups.yaml"), strings.ToUpper(flags.name))
-	}
-	fmt.Fprintf(w, "  edit %s: the rule\n", path.Join(dir, flags.name, flags.name+".rego"))
-	argument := ""
-	if flags.dir != "rules" {
-		argument = " " + flags.dir
-	}
-	fmt.Fprintf(w, "  usher test%s --run %s\n  usher check%s\n", argument, flags.name, argument)
-	return nil
+	return slices.Sorted(maps.Keys(files)), os.CopyFS(flags.dir, added) // which overwrites nothing
 }
 
 // readFolder reads the files of a folder, by their paths with slashes. There are none if the folder does not exist.

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,6 +83,13 @@ func TestPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	usher(t, exitOK, "package", "--root", other, "-o", second)
+	// The same from a release of the handler, and from rules that have a repository of their own.
+	third := filepath.Join(t.TempDir(), "usher.zip")
+	released, rules := filepath.Join(t.TempDir(), "handler"), filepath.Join(t.TempDir(), "fleet")
+	if err := errors.Join(os.Rename(filepath.Join(other, "bin", "handler"), released), os.Rename(filepath.Join(other, "rules"), rules)); err != nil {
+		t.Fatal(err)
+	}
+	usher(t, exitOK, "package", "--root", other, "--handler", released, "--rules", rules, "-o", third)
 	packed, err := os.ReadFile(first)
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +98,11 @@ func TestPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(packed, again) {
+	elsewhere, err := os.ReadFile(third)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(packed, again) || !bytes.Equal(packed, elsewhere) {
 		t.Error("the same content gave other bytes")
 	}
 	if err := functionshost.CheckPackage(first); err != nil {
@@ -159,7 +171,8 @@ func TestPackageThatWouldNotRun(t *testing.T) {
 	refused(exitFailure, filepath.Join("bin", "handler"))
 	put(t, root, "bin/handler", "#!/bin/sh\n")
 	refused(exitFailure, "CGO_ENABLED=0 GOOS=linux GOARCH=amd64")
-	refused(exitUsage, "not below --root", "--rules", t.TempDir())
+	refused(exitFailure, "no-such-handler", "--handler", filepath.Join(root, "no-such-handler"))
+	refused(exitUsage, "the folder of the rules is that of host.json", "--rules", root)
 	put(t, root, "rules/broken/broken.rego", "package allocation.broken\nhub :=")
 	refused(exitRules, "broken.rego:2")
 }
@@ -171,7 +184,7 @@ func TestPackageOfBundle(t *testing.T) {
 	buildHandler(t, root)
 	usher(t, exitOK, "bundle", "--rules", filepath.Join(root, "rules"), "-o", filepath.Join(root, "rules.tar.gz"))
 	output := filepath.Join(t.TempDir(), "usher.zip")
-	usher(t, exitOK, "package", "--root", root, "--rules", "rules.tar.gz", "-o", output)
+	usher(t, exitOK, "package", "--root", root, "--rules", filepath.Join(root, "rules.tar.gz"), "-o", output)
 	archive, err := zip.OpenReader(output)
 	if err != nil {
 		t.Fatal(err)

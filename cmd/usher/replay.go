@@ -84,6 +84,9 @@ or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 			if err := flags.check(args); err != nil {
 				return err
 			}
+			if err := flags.rules.complete(cmd); err != nil {
+				return err
+			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			return flags.run(ctx, args, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())

@@ -40,16 +40,20 @@ func (f *rulesFlags) registerCapabilities(cmd *cobra.Command) {
 		"host that http.send may call; default from USHER_RULES_ALLOW_NET")
 }
 
-// setPath takes the path of the rules from the argument of a command, if there is one.
-func (f *rulesFlags) setPath(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
+// complete takes the path of the rules from the argument of a command, if there is one, and sets the flags that are not on
+// the command line as the project file says.
+func (f *rulesFlags) complete(cmd *cobra.Command, args ...string) error {
+	given := ""
+	if cmd.Flags().Changed("rules") {
+		given = f.path
 	}
-	if cmd.Flags().Changed("rules") && f.path != args[0] {
-		return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], f.path))
+	if len(args) > 0 {
+		if given != "" && given != args[0] {
+			return usageError(fmt.Errorf("the rules are given twice: %s and --rules %s", args[0], given))
+		}
+		f.path, given = args[0], args[0]
 	}
-	f.path = args[0]
-	return nil
+	return useProject(cmd, given)
 }
 
 // isFolder reports whether the rules are a folder rather than a bundle.

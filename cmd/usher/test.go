@@ -114,7 +114,7 @@ func (flags *testFlags) check(cmd *cobra.Command, args []string) error {
 	}
 	flags.coverage = flags.coverage || flags.threshold > 0
 	flags.mutate = flags.mutate || flags.mutateMin > 0
-	return flags.rules.setPath(cmd, args)
+	return flags.rules.complete(cmd, args...)
 }
 
 // runOnce runs everything and reports it. It returns an error if a test fails, or something else that the flags require

@@ -75,7 +75,7 @@ has found so far.`,
   usher verify --list`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.rules.setPath(cmd, args); err != nil {
+			if err := flags.rules.complete(cmd, args...); err != nil {
 				return err
 			}
 			return runVerify(cmd, flags)

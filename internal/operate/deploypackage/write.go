@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -19,12 +20,26 @@ import (
 // modified is the time of all entries, so that the same content gives the same bytes. Zip files have no earlier year.
 var modified = time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// Source is a file somewhere.
+type Source struct {
+	FS   fs.FS
+	Name string
+}
+
+// Content is what a package consists of.
+type Content struct {
+	Root    fs.FS             // that of the Function App
+	Handler *Source           // the program; nil for the one in Root that host.json names
+	Rules   map[string]Source // by the path in the package
+}
+
 // Write writes what the host and the handler read from the root of a Function App: host.json, the function.json of each
-// function, the program that host.json names, and the given files of the rules. It returns the paths of the files,
-// below root, with forward slashes and sorted. The same content gives the same bytes.
+// function, the program, at the path that host.json names, and the files of the rules. It returns the paths of the files,
+// with forward slashes and sorted. The same content gives the same bytes.
 //
-// Only the program is executable, whatever its mode in root is: Windows has no such mode.
-func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
+// Only the program is executable, whatever its mode was: Windows has no such mode.
+func Write(w io.Writer, content Content) ([]string, error) {
+	root := content.Root
 	program, err := findProgram(root)
 	if err != nil {
 		return nil, err
@@ -39,9 +54,17 @@ func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
 	if _, err := scriptroot.Routes(root, func(string) string { return "" }); err != nil {
 		return nil, err
 	}
-	files := slices.Concat([]string{scriptroot.HostFile, program}, functions, rules)
-	slices.Sort(files)
-	files = slices.Compact(files)
+	sources := maps.Clone(content.Rules)
+	if sources == nil {
+		sources = map[string]Source{}
+	}
+	for _, name := range slices.Concat([]string{scriptroot.HostFile, program}, functions) {
+		sources[name] = Source{root, name}
+	}
+	if content.Handler != nil {
+		sources[program] = *content.Handler
+	}
+	files := slices.Sorted(maps.Keys(sources))
 	archive := zip.NewWriter(w)
 	for _, name := range files {
 		header := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: modified}
@@ -49,7 +72,7 @@ func Write(w io.Writer, root fs.FS, rules []string) ([]string, error) {
 		if name == program {
 			header.SetMode(0o755)
 		}
-		if err := add(archive, header, root); err != nil {
+		if err := add(archive, header, sources[name]); err != nil {
 			return nil, err
 		}
 	}
@@ -72,8 +95,8 @@ func findProgram(root fs.FS) (string, error) {
 	return program, nil
 }
 
-func add(archive *zip.Writer, header *zip.FileHeader, root fs.FS) error {
-	file, err := root.Open(header.Name)
+func add(archive *zip.Writer, header *zip.FileHeader, source Source) error {
+	file, err := source.FS.Open(source.Name)
 	if err != nil {
 		return err
 	}
@@ -81,7 +104,7 @@ func add(archive *zip.Writer, header *zip.FileHeader, root fs.FS) error {
 	if info, err := file.Stat(); err != nil {
 		return err
 	} else if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", header.Name)
+		return fmt.Errorf("%s is not a regular file", source.Name)
 	}
 	entry, err := archive.CreateHeader(header)
 	if err != nil {

@@ -33,7 +33,9 @@ func TestPackage(t *testing.T) {
 	var packed [2]bytes.Buffer
 	for i := range packed {
 		root := app() // written at another time
-		files, err := deploypackage.Write(&packed[i], root, []string{"rules/a/a.rego"})
+		files, err := deploypackage.Write(&packed[i], deploypackage.Content{
+			Root: root, Rules: map[string]deploypackage.Source{"rules/a/a.rego": {FS: root, Name: "rules/a/a.rego"}},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,6 +66,38 @@ func TestPackage(t *testing.T) {
 	}
 }
 
+// The program and the rules can be elsewhere.
+func TestPackageFromElsewhere(t *testing.T) {
+	t.Parallel()
+	root := app()
+	delete(root, "bin/handler")
+	elsewhere := fstest.MapFS{"function-app": {Data: []byte("released")}, "a/a.rego": {Data: []byte("package allocation.a")}}
+	var packed bytes.Buffer
+	files, err := deploypackage.Write(&packed, deploypackage.Content{
+		Root:    root,
+		Handler: &deploypackage.Source{FS: elsewhere, Name: "function-app"},
+		Rules:   map[string]deploypackage.Source{"rules/b/a.rego": {FS: elsewhere, Name: "a/a.rego"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"allocate/function.json", "bin/handler", "host.json", "rules/b/a.rego"}; !slices.Equal(files, want) {
+		t.Fatalf("files %q, want %q", files, want)
+	}
+	archive, err := zip.NewReader(bytes.NewReader(packed.Bytes()), int64(packed.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"bin/handler": "released", "rules/b/a.rego": "package allocation.a"} {
+		if content, err := fs.ReadFile(archive, name); err != nil || string(content) != want {
+			t.Errorf("%s = %q, %v", name, content, err)
+		}
+	}
+	if mode := archive.File[1].Mode(); mode != 0o755 {
+		t.Errorf("the program has mode %v", mode)
+	}
+}
+
 func TestInvalidFunctionApps(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -89,7 +123,7 @@ func TestInvalidFunctionApps(t *testing.T) {
 			t.Parallel()
 			root := app()
 			test.edit(root)
-			_, err := deploypackage.Write(new(bytes.Buffer), root, nil)
+			_, err := deploypackage.Write(new(bytes.Buffer), deploypackage.Content{Root: root})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want an error with %q", err, test.want)
 			}
