@@ -31,9 +31,11 @@ var mayImport = map[string][]string{
 	"internal/decide/":  {"answer", "dps", "lookup", "schemas"},
 	"allocation":        {"answer", "dps", "lookup", "internal/decide/decider", "internal/decide/lookups"},
 	"handler":           {"answer", "dps"},
-	"internal/serve/":   {"answer", "dps", "lookup", "schemas", "examples/requests", "internal/decide/"},
+	"internal/serve/":   {"answer", "dps", "lookup", "schemas", "examples/requests", "internal/decide/", "internal/sharedaccess"},
 	"internal/author/":  {"answer", "dps", "schemas", "internal/decide/", "internal/serve/decisionlog"},
-	"internal/operate/": {"answer", "dps", "internal/decide/"},
+	"internal/operate/": {"answer", "dps", "internal/decide/", "internal/sharedaccess"},
+	// Signs requests to DPS and to hubs.
+	"internal/sharedaccess": nil,
 	// A stand-in that shared code with the product would share its bugs.
 	"internal/standin/dpssim/":        nil,
 	"internal/standin/functionshost/": nil,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/operate/azureauth"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
+	"github.com/usher-dps/usher/internal/sharedaccess"
 )
 
 // provisioningFlags say which DPS instance a command uses, and how it signs in.
@@ -55,13 +56,13 @@ func (f *provisioningFlags) client(cmd *cobra.Command) (*enrollment.Client, erro
 		}
 	}
 	if text != "" {
-		host, key, err := enrollment.ParseConnectionString(text)
+		connection, err := sharedaccess.Parse(text)
 		if err != nil {
 			return nil, usageError(err)
 		}
-		options.Key = key
+		options.Key = connection.Key
 		if options.Host == "" {
-			options.Host = host
+			options.Host = connection.Host
 		}
 	}
 	if options.Host == "" {

@@ -19,6 +19,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/usher-dps/usher/internal/sharedaccess"
 )
 
 const (
@@ -48,7 +50,7 @@ type Options struct {
 	// read). If it is nil, Key is used.
 	Credential azcore.TokenCredential
 	// Key is the key of a shared access policy.
-	Key SharedAccessKey
+	Key sharedaccess.Key
 	// Version is the version of the service API; empty means the newest stable version that DPS takes.
 	Version string
 	// Transport sends requests; nil means Go's default.
@@ -75,7 +77,7 @@ func NewClient(options Options) (*Client, error) {
 	var authenticate policy.Policy = options.Key
 	if options.Credential != nil {
 		authenticate = runtime.NewBearerTokenPolicy(options.Credential, []string{scope}, nil)
-	} else if err := options.Key.check(); err != nil {
+	} else if err := options.Key.Check(); err != nil {
 		return nil, err
 	}
 	versions := stableVersions
