@@ -36,7 +36,6 @@ const (
 )
 
 const (
-	hubLookup     = "hub" // built in
 	querySuffix   = "_query"
 	fixtureSuffix = "_fixture"
 )
@@ -148,7 +147,7 @@ func (r *reader) declaration(key, body *yaml.Node) {
 	case !validName.MatchString(d.Name):
 		r.wrong(key, "write it in lower case, starting with a letter, with digits and _, and with at most 41 characters", "%q cannot be the name of a look-up", d.Name)
 		return
-	case d.Name == hubLookup:
+	case d.Name == HubName:
 		r.wrong(key, "give the look-up another name", "lookup.hub is built in: the state of a hub")
 		return
 	case strings.HasSuffix(d.Name, querySuffix):
