@@ -72,6 +72,9 @@ func (e *TableError) problems(folder string) []Problem {
 	return list
 }
 
+// IsTable reports whether ReadTable reads files with such a name.
+func IsTable(name string) bool { return slices.Contains(tableExtensions, path.Ext(name)) }
+
 // ReadTable reads the rows of a table, which the end of its name says is CSV, NDJSON or YAML, and yields those that are
 // as d declares. Except for YAML, it holds one row in memory. If something is wrong with the table, the error is a
 // *TableError, and what was yielded is not the whole table. An error of yield ends the reading, unless it is

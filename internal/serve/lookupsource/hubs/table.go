@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/csv"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,8 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,9 +20,10 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
@@ -35,174 +34,60 @@ type Entry struct {
 	Note  string
 }
 
-// row is a row of the table.
-type row struct {
-	line int
-	hub  string
-	Entry
-}
-
-const (
-	maxTable = 1 << 20 // bytes
-	maxNote  = 1 << 10
-)
-
-// columns of the table.
-var columns = []string{"hub", "state", "limit", "note"}
-
-// parseTable reads the operator's table: CSV with a header line, or a list of objects in YAML or JSON. The name of the
-// file says which.
-func parseTable(name string, text []byte) ([]row, error) {
-	parse := parseYAML
-	if strings.EqualFold(path.Ext(name), ".csv") {
-		parse = parseCSV
+// tableSchema is that of a row.
+const tableSchema = `{
+	"$schema": "https://json-schema.org/draft/2020-12/schema",
+	"type": "object",
+	"additionalProperties": false,
+	"properties": {
+		"state": {"type": "string", "enum": ["open", "drain", "down"]},
+		"limit": {"type": "integer", "minimum": 0, "maximum": 1000000000000},
+		"note": {"type": "string", "maxLength": 1000}
 	}
-	all, err := parse(text)
-	if err != nil {
+}`
+
+const maxTable = 1 << 20 // bytes
+
+// tableDeclaration describes the operator's table as it describes those of look-ups.
+func tableDeclaration() (*lookups.Declaration, error) {
+	d := &lookups.Declaration{Name: lookups.HubName, Place: "the table of hubs", Key: "hub"}
+	var err error
+	if d.Row, err = schema.Compile("table of hubs", []byte(tableSchema)); err != nil {
 		return nil, err
 	}
-	rows := make([]row, 0, len(all))
-	for _, fields := range all {
-		r, err := parseRow(fields)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", fields.line, err)
-		}
-		rows = append(rows, r)
-	}
-	return rows, nil
+	return d, json.Unmarshal([]byte(tableSchema), &d.RowSchema)
 }
 
-// record is a row as text.
-type record struct {
-	line   int
-	values map[string]string
-}
-
-func parseRow(r record) (row, error) {
-	parsed := row{r.line, r.values["hub"], Entry{State: State(strings.ToLower(r.values["state"])), Note: r.values["note"]}}
-	switch parsed.State {
-	case "", Open, Drain, Down:
-	default:
-		return row{}, fmt.Errorf("the state is none of %s, %s and %s", Open, Drain, Down)
+// parseTable reads the operator's table, and sorts its entries by the names of hubs. It also returns how many rows are
+// about other hubs.
+func parseTable(name string, text []byte, d *lookups.Declaration, hubs map[string]*hub) (table map[string]Entry, others int, err error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, 0, errors.New("it is empty: a table without rows is [] in YAML, and has the line hub,state,limit,note in CSV")
 	}
-	if text := r.values["limit"]; text != "" {
-		limit, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || limit < 0 || limit > maxDevices {
-			return row{}, errors.New("the limit is not a number of devices")
-		}
-		parsed.Limit = &limit
-	}
-	switch {
-	case parsed.hub == "":
-		return row{}, errors.New("it names no hub")
-	case len(parsed.Note) > maxNote:
-		return row{}, fmt.Errorf("the note has more than %d bytes", maxNote)
-	}
-	return parsed, nil
-}
-
-func checkColumn(name string) error {
-	if !slices.Contains(columns, name) {
-		return fmt.Errorf("there is a column besides %s", strings.Join(columns, ", "))
-	}
-	return nil
-}
-
-func parseCSV(text []byte) ([]record, error) {
-	reader := csv.NewReader(bytes.NewReader(bytes.TrimPrefix(text, []byte("\ufeff")))) // Excel writes a byte order mark
-	reader.TrimLeadingSpace = true
-	header, err := reader.Read()
-	if err == io.EOF {
-		return nil, errors.New("it is empty: a table without rows has a header")
-	}
-	if err != nil {
-		return nil, err
-	}
-	for i, name := range header {
-		header[i] = strings.ToLower(strings.TrimSpace(name))
-		if err := checkColumn(header[i]); err != nil {
-			return nil, fmt.Errorf("line 1: %w", err)
-		}
-		if slices.Contains(header[:i], header[i]) {
-			return nil, fmt.Errorf("line 1: the column %s is there twice", header[i])
-		}
-	}
-	if !slices.Contains(header, "hub") {
-		return nil, errors.New("line 1: there is no column hub")
-	}
-	var records []record
-	for {
-		fields, err := reader.Read()
-		if err == io.EOF {
-			return records, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		line, _ := reader.FieldPos(0)
-		r := record{line, map[string]string{}}
-		for i, value := range fields {
-			r.values[header[i]] = strings.TrimSpace(value)
-		}
-		records = append(records, r)
-	}
-}
-
-func parseYAML(text []byte) ([]record, error) {
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	var document yaml.Node
-	err := decoder.Decode(&document)
-	if err == nil && decoder.Decode(new(yaml.Node)) != io.EOF {
-		err = errors.New("something follows the list")
-	}
-	if err == io.EOF || err == nil && document.Content[0].Kind != yaml.SequenceNode {
-		err = errors.New("it is not a list of hubs, which without hubs is []")
-	}
-	if err != nil {
-		return nil, err
-	}
-	var records []record
-	for _, item := range document.Content[0].Content {
-		r := record{item.Line, map[string]string{}}
-		problem := func(text string) ([]record, error) { return nil, fmt.Errorf("line %d: %s", item.Line, text) }
-		if item.Kind != yaml.MappingNode {
-			return problem("it is not an object with " + strings.Join(columns, ", "))
-		}
-		for i := 0; i < len(item.Content); i += 2 {
-			name, value := item.Content[i].Value, item.Content[i+1]
-			if err := checkColumn(name); err != nil {
-				return problem(err.Error())
-			}
-			if _, twice := r.values[name]; twice {
-				return problem(name + " is there twice")
-			}
-			if value.Kind != yaml.ScalarNode {
-				return problem(name + " is not a text or a number")
-			}
-			if r.values[name] = ""; value.Tag != "!!null" {
-				r.values[name] = strings.TrimSpace(value.Value)
-			}
-		}
-		records = append(records, r)
-	}
-	return records, nil
-}
-
-// byHub sorts rows by the names of the hubs, and returns those that name none of them.
-func byHub(rows []row, hubs map[string]*hub) (table map[string]Entry, others []string, err error) {
 	table = map[string]Entry{}
-	for _, r := range rows {
-		h := hubs[dps.HubName(r.hub)]
+	err = lookups.ReadTable(bytes.NewReader(text), path.Base(name), d, func(r lookups.Row) error {
+		h := hubs[dps.HubName(strings.TrimSpace(r.Key))]
 		if h == nil {
-			others = append(others, fmt.Sprintf("line %d", r.line))
-			continue
+			others++
+			return nil
 		}
 		if _, twice := table[h.name]; twice {
-			return nil, nil, fmt.Errorf("line %d: %s is there twice", r.line, h.name)
+			return lookups.ErrDuplicate
 		}
-		table[h.name] = r.Entry
-	}
-	return table, others, nil
+		state, _ := r.Members["state"].(string)
+		note, _ := r.Members["note"].(string)
+		entry := Entry{State: State(state), Note: note}
+		if number, ok := r.Members["limit"].(json.Number); ok {
+			limit, err := number.Int64()
+			if err != nil {
+				return fmt.Errorf("line %d: write the limit in digits", r.Line) // JSON Schema takes 1.0 and 1e6 for integers
+			}
+			entry.Limit = &limit
+		}
+		table[h.name] = entry
+		return nil
+	})
+	return table, others, err
 }
 
 const (
@@ -215,6 +100,8 @@ type keeper struct {
 	location rulesource.Location
 	log      *slog.Logger
 	blob     *blob.Client // nil for a file
+
+	declaration *lookups.Declaration
 
 	// Used by one goroutine at a time.
 	etag    azcore.ETag
@@ -232,6 +119,12 @@ func newKeeper(options Options, log *slog.Logger) (*keeper, error) {
 		return nil, fmt.Errorf("the table of hubs: %w", err)
 	}
 	k := &keeper{location: location, log: log.With("table", location.String()), stat: TableStatus{Location: location.String()}}
+	if !lookups.IsTable(location.String()) {
+		return nil, errors.New("the table of hubs is not a file of CSV, NDJSON or YAML, such as hubs.csv")
+	}
+	if k.declaration, err = tableDeclaration(); err != nil {
+		return nil, err
+	}
 	client := blob.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Retry: policy.RetryOptions{MaxRetries: -1}, Telemetry: policy.TelemetryOptions{Disabled: true},
 		Transport: &http.Client{Transport: options.Transport},
@@ -277,12 +170,7 @@ func (k *keeper) read(ctx context.Context, hubs map[string]*hub) (map[string]Ent
 		return nil, false
 	}
 	k.seen, k.refusal = text, ""
-	rows, err := parseTable(k.location.String(), text)
-	var table map[string]Entry
-	var others []string
-	if err == nil {
-		table, others, err = byHub(rows, hubs)
-	}
+	table, others, err := parseTable(k.location.String(), text, k.declaration, hubs)
 	if err != nil {
 		k.refusal = shown(err)
 		k.fail(ctx, slog.LevelError, "table of hubs refused", err)
@@ -293,8 +181,8 @@ func (k *keeper) read(ctx context.Context, hubs map[string]*hub) (map[string]Ent
 	k.stat.Version, k.stat.Failure = "sha256:"+hex.EncodeToString(sum[:]), ""
 	k.mu.Unlock()
 	k.log.InfoContext(ctx, "table of hubs in effect", "version", k.version(), "hubs", len(table))
-	if len(others) > 0 {
-		k.log.WarnContext(ctx, "table of hubs names hubs that the settings do not", "rows", strings.Join(others, ", "))
+	if others > 0 {
+		k.log.WarnContext(ctx, "table of hubs names hubs that the settings do not", "rows", others)
 	}
 	return table, true
 }
