@@ -117,6 +117,8 @@ type preparedRule struct {
 	err      error    // *LoadError: the rule does not compile
 	// replacesInput is set if a `with` replaces a part of the request: see inputOf.
 	replacesInput bool
+	// looksUp is set if what the entry rules say can depend on a look-up.
+	looksUp bool
 	// notable are the definitions that note their numbers; those of the rule's own entry rules are first to end-1.
 	notable    []notable
 	first, end int
@@ -155,6 +157,7 @@ func (r *Rule) prepare() *preparedRule {
 			// With the prefix, because payload.greeting := "hello" is a rule below payload.
 			if rules := u.compiler.GetRulesWithPrefix(ref); len(rules) > 0 {
 				prepared.replacesInput = prepared.replacesInput || replacesInput(u.compiler, rules)
+				prepared.looksUp = prepared.looksUp || looksUp(u.compiler, rules, "")
 				prepared.queries = append(prepared.queries, queryFor(entry, ref))
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(entry)), ast.NewTerm(ref)))
 			}
@@ -185,7 +188,7 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outsi
 	if err := ctx.Err(); err != nil {
 		return Verdict{}, interrupted(err)
 	}
-	evaluation := r.set.begin(ctx, input, prepared.replacesInput, outside)
+	evaluation := r.set.begin(ctx, input, prepared.replacesInput, prepared.looksUp, outside)
 	notes := r.set.notes.Get().(*notes)
 	defer r.set.notes.Put(notes)
 	notes.held = notes.held[:0]
@@ -224,7 +227,7 @@ type evaluation struct {
 	builtinErrors []topdown.Error
 	// notes collect which definitions hold; may be nil.
 	notes *notes
-	// asking is nil if the rules declare no look-ups.
+	// asking is nil if the rule looks nothing up.
 	asking *asking
 	// lookups are nil unless the rules may call built-ins that depend on more than their arguments.
 	lookups builtins.NDBCache
@@ -241,7 +244,7 @@ type Outside struct {
 }
 
 // begin prepares an evaluation for one request; inputOf explains replacesInput.
-func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput bool, outside Outside) evaluation {
+func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput, looksUp bool, outside Outside) evaluation {
 	e := evaluation{
 		set:     rs,
 		ctx:     ctx,
@@ -251,7 +254,7 @@ func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInpu
 		now:     time.Now(),
 		lookups: rs.newLookups(outside.Known),
 	}
-	if len(rs.lookups) > 0 {
+	if looksUp {
 		e.asking = &asking{set: rs, outside: outside}
 		e.ctx = context.WithValue(ctx, askingKey{}, e.asking)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/agnivade/levenshtein"
@@ -37,8 +38,47 @@ func LookupName(builtin string) (name string, ok bool) {
 // maxKey bounds a key, in bytes. Nothing that names a device is longer.
 const maxKey = 1024
 
-// Lookups lists the look-ups that the rules declare, in the order of their names.
+// Lookups lists the look-ups that rules may use: those that they declare, in the order of their names, and then the one
+// that is built in, lookup.hub.
 func (rs *Ruleset) Lookups() []*lookups.Declaration { return rs.lookups }
+
+// Fixtures answer look-ups from the files next to the rules.
+func (rs *Ruleset) Fixtures() lookups.Sources { return rs.fixtures }
+
+// hubDeclaration is read once.
+var hubDeclaration = sync.OnceValue(lookups.HubDeclaration)
+
+// looksUp reports whether what rules say can depend on a look-up of this name; "" means any.
+func looksUp(compiler *ast.Compiler, rules []*ast.Rule, name string) bool {
+	found := false
+	for rule := range reachable(compiler, rules) {
+		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
+			if expr.IsCall() {
+				called, ok := LookupName(expr.Operator().String())
+				found = found || ok && (name == "" || called == name)
+			}
+			return found
+		})
+	}
+	return found
+}
+
+// UsesLookup reports whether some rule can look up by this name. Rules that are not compiled yet are taken to use what
+// they declare.
+func (rs *Ruleset) UsesLookup(name string) bool {
+	whole := rs.whole.Load()
+	if whole == nil {
+		return name != lookups.HubName
+	}
+	for _, rule := range rs.rules {
+		for _, entry := range entries {
+			if looksUp(whole.compiler, whole.compiler.GetRulesWithPrefix(rule.Entry(entry)), name) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // declareLookups reads the declarations of look-ups, and those fixtures that come with the rules.
 func (rs *Ruleset) declareLookups(fsys fs.FS, files []file) error {
@@ -51,6 +91,7 @@ func (rs *Ruleset) declareLookups(fsys fs.FS, files []file) error {
 	if len(found) == 0 {
 		rs.fixtures, found = lookups.LoadFixtures(fsys, rs.options.Name, rs.lookups)
 	}
+	rs.lookups = append(rs.lookups, hubDeclaration())
 	if len(found) == 0 {
 		return nil
 	}
@@ -63,7 +104,7 @@ func (rs *Ruleset) declareLookups(fsys fs.FS, files []file) error {
 
 // declaredLookups names the look-ups there are, for one that there is not.
 func (rs *Ruleset) declaredLookups(unknown string) string {
-	if len(rs.lookups) == 0 {
+	if len(rs.lookups) == 1 {
 		return "no look-up is declared: declare it in lookups.yaml"
 	}
 	names := make([]string, len(rs.lookups))

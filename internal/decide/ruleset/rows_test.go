@@ -222,8 +222,8 @@ func TestWrongRow(t *testing.T) {
 func TestLookupNames(t *testing.T) {
 	t.Parallel()
 	for rules, want := range map[string]string{
-		`hub := lookup.devise("x").hub`:                "rules/a.rego:6: rego_type_error: undefined function lookup.devise (did you mean lookup.device? The declared look-ups are device, tenant)",
-		`hub := lookup.sensor("x").hub`:                "rules/a.rego:6: rego_type_error: undefined function lookup.sensor (the declared look-ups are device, tenant)",
+		`hub := lookup.devise("x").hub`:                "rules/a.rego:6: rego_type_error: undefined function lookup.devise (did you mean lookup.device? The declared look-ups are device, tenant, hub)",
+		`hub := lookup.sensor("x").hub`:                "rules/a.rego:6: rego_type_error: undefined function lookup.sensor (the declared look-ups are device, tenant, hub)",
 		`hub := lookup.device("x").hubb`:               `want (one of): ["hub" "lot" "tags" "tenant"]`,
 		"hub := d.hubb if d := lookup.device(\"x\")":   `want (one of): ["hub" "lot" "tags" "tenant"]`,
 		`hub := lookup.device(1).hub`:                  "invalid argument(s)",
@@ -250,5 +250,31 @@ func TestLookupsAreInTheDigest(t *testing.T) {
 	other["lookups.yaml"].Data = []byte(strings.Replace(declared, "device:", "device:\n  on_fault: absent", 1))
 	if two := mustLoad(t, other, ruleset.Options{}); one.Digest() == two.Digest() {
 		t.Error("the digest is the same")
+	}
+}
+
+// Which look-ups a rule can need is known before it is asked: directly, by way of helpers, functions and the library.
+func TestUsesLookup(t *testing.T) {
+	t.Parallel()
+	for rules, want := range map[string]string{
+		`hub := "h"`:                    "",
+		`hub := lookup.device("x").hub`: "device",
+		"hub := h\n\nh := f(\"x\").hub\n\nf(x) := lookup.device(x)":           "device",
+		"hub := \"h\"\n\nunused := lookup.device(\"x\")":                      "",
+		"hub := \"h\"\n\nreject contains \"no\" if not lookup.tenant(\"x\")":  "tenant",
+		"hub := \"h\" if not lookup.hub(\"h\").full":                          "hub",
+		"hub := \"h\"\n\npayload := {\"n\": [x | x := lookup.device(\"x\")]}": "device",
+		"hub := \"h\" if { every x in [\"a\"] { lookup.tenant(x).open } }":    "tenant",
+	} {
+		rs := mustLoad(t, withLookups(rules), ruleset.Options{})
+		var used []string
+		for _, d := range rs.Lookups() {
+			if rs.UsesLookup(d.Name) {
+				used = append(used, d.Name)
+			}
+		}
+		if got := strings.Join(used, " "); got != want {
+			t.Errorf("%s uses %q, want %q", rules, got, want)
+		}
 	}
 }

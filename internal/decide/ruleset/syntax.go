@@ -177,7 +177,7 @@ type Inspection struct {
 // Inspect prepares to evaluate parts of the rules for one request; input and outside are those of [Rule.Evaluate]. The
 // caller closes the Inspection.
 func (s Syntax) Inspect(ctx context.Context, input map[string]any, outside Outside) *Inspection {
-	i := &Inspection{evaluation: s.set.begin(ctx, input, true, outside), compiler: s.Compiler}
+	i := &Inspection{evaluation: s.set.begin(ctx, input, true, true, outside), compiler: s.Compiler}
 	i.stop = context.AfterFunc(ctx, i.cancel.Cancel)
 	return i
 }
