@@ -7,6 +7,9 @@ import (
 	"io/fs"
 )
 
+// ErrUseFixture is what [Sources] return for a look-up that the fixture next to the rules is to answer.
+var ErrUseFixture = errors.New("the fixture answers")
+
 // Fixtures answer look-ups from the files that come with the rules, by name of the look-up. They stand for the sources
 // while rules are written and tested.
 type Fixtures map[string]*Table

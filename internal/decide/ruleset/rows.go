@@ -220,7 +220,7 @@ func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) as
 	}
 	var found lookups.Found
 	if one.err = ctx.Err(); one.err == nil {
-		found, one.err = a.sources().Find(ctx, d, key)
+		found, one.err = a.find(ctx, d, key)
 	}
 	one.call.Source, one.call.Version, one.call.AsOf = found.Source, found.Version, found.AsOf
 	if found.Fault != nil {
@@ -253,11 +253,13 @@ func rowTerm(row any) (*ast.Term, error) {
 	return ast.NewTerm(value), nil
 }
 
-func (a *asking) sources() lookups.Sources {
+func (a *asking) find(ctx context.Context, d *lookups.Declaration, key string) (lookups.Found, error) {
 	if a.outside.Sources != nil {
-		return a.outside.Sources
+		if found, err := a.outside.Sources.Find(ctx, d, key); !errors.Is(err, lookups.ErrUseFixture) {
+			return found, err
+		}
 	}
-	return a.set.fixtures
+	return a.set.fixtures.Find(ctx, d, key)
 }
 
 func (a *asking) known(builtin, key string) *answer.Lookup {

@@ -202,7 +202,7 @@ func (b *bundle) load(ctx context.Context, p packed, lazy, isNew bool) (rules *d
 	}
 	options := b.options.Rules
 	options.Name, options.Revision, options.Lazy = "", opened.Revision, lazy
-	rules, err = decider.LoadRules(ctx, opened.Files, options)
+	rules, err = b.loadRules(ctx, opened.Files, options)
 	if err == nil && isNew && !b.options.NoSelfTest {
 		err = selfTest(ctx, b.rules, rules, opened.Files, b.options.Timeout)
 	}

@@ -106,7 +106,7 @@ func (f *folder) load(ctx context.Context, lazy bool) (*decider.Rules, fs.FS, er
 		}
 		files, options.Revision = opened.Files, opened.Revision
 	}
-	rules, err := decider.LoadRules(ctx, files, options)
+	rules, err := f.loadRules(ctx, files, options)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the rules in %s cannot be loaded:\n%w", path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -37,6 +38,8 @@ type Options struct {
 	Rules decider.RulesOptions
 	// Use puts rules into use. Required.
 	Use func(*decider.Rules)
+	// Prepare gets ready what rules look up, before they are used; may be nil. After an error they are refused.
+	Prepare func(context.Context, *decider.Rules) error
 	// CheckAfter serves the first rules before all of them are compiled.
 	CheckAfter bool
 	// NoSelfTest puts rules into use without a self-test. The first rules of a folder never have one: they were deployed
@@ -227,6 +230,15 @@ func (k *Keeper) Stats() Stats {
 		stats.Age = time.Since(k.contact)
 	}
 	return stats
+}
+
+// loadRules loads rules, and gets ready what they look up.
+func (k *Keeper) loadRules(ctx context.Context, files fs.FS, options decider.RulesOptions) (*decider.Rules, error) {
+	rules, err := decider.LoadRules(ctx, files, options)
+	if err != nil || k.options.Prepare == nil {
+		return rules, err
+	}
+	return rules, k.options.Prepare(ctx, rules)
 }
 
 // activate puts rules into use. lazy says that they are not compiled as a whole yet.
