@@ -91,6 +91,10 @@ var mayUse = map[string][]string{
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp":   {"internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp": {"internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp":       {"internal/serve/telemetry/otlp"},
+
+	"github.com/Azure/azure-sdk-for-go/sdk/data/aztables": {"internal/serve/lookupsource/table"},
+	"github.com/maypok86/otter/v2":                        {"internal/serve/lookupsource"},
+	"github.com/sony/gobreaker/v2":                        {"internal/serve/lookupsource"},
 }
 
 // handlerNeverLinks are packages that must not be in the handler's binary, not even indirectly.

@@ -36,9 +36,22 @@ const (
 )
 
 const (
-	querySuffix   = "_query"
 	fixtureSuffix = "_fixture"
 )
+
+// SettingSuffixes end the names of settings besides USHER_LOOKUP_NAME. No name of a look-up ends in one, in lower case,
+// or a setting could be that of two look-ups.
+var SettingSuffixes = []string{"_QUERY", "_TOKEN_AUDIENCE", "_HEADER", "_POLL", "_CACHE"}
+
+// settingSuffix returns the suffix of a setting that a name ends in; empty if there is none.
+func settingSuffix(name string) string {
+	for _, suffix := range SettingSuffixes {
+		if suffix = strings.ToLower(suffix); strings.HasSuffix(name, suffix) {
+			return suffix
+		}
+	}
+	return ""
+}
 
 // tableExtensions are those of tables of text.
 var tableExtensions = []string{".csv", ".ndjson", ".jsonl", ".yaml", ".yml"}
@@ -150,8 +163,8 @@ func (r *reader) declaration(key, body *yaml.Node) {
 	case d.Name == HubName:
 		r.wrong(key, "give the look-up another name", "lookup.hub is built in: the state of a hub")
 		return
-	case strings.HasSuffix(d.Name, querySuffix):
-		r.wrong(key, "give the look-up another name", "a name cannot end in %s, because the settings of another look-up do", querySuffix)
+	case settingSuffix(d.Name) != "":
+		r.wrong(key, "give the look-up another name", "a name cannot end in %s, because the settings of another look-up do", settingSuffix(d.Name))
 		return
 	case other != nil:
 		r.wrong(key, "keep one of the two", "look-up %s is declared twice, first at %s", d.Name, other.Place)

@@ -81,6 +81,7 @@ func TestWrongDeclarations(t *testing.T) {
 		"a-b: {" + row + "}":                                             `"a-b" cannot be the name`,
 		"hub: {" + row + "}":                                             "lookup.hub is built in",
 		"device_query: {" + row + "}":                                    "a name cannot end in _query",
+		"device_token_audience: {" + row + "}":                           "a name cannot end in _token_audience",
 		"device:\n  " + row + "\n  on_falt: hold":                        "lookups.yaml:3: look-up device has no member on_falt (did you mean on_fault? The members are case_sensitive, description,",
 		"device:\n  " + row + "\n  on_fault: wait":                       "lookups.yaml:3: on_fault of look-up device is none of hold, absent, {stale: 1h}",
 		"device:\n  " + row + "\n  on_fault: stale":                      "is none of hold, absent, {stale: 1h}",

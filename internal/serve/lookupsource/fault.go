@@ -1,0 +1,49 @@
+package lookupsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
+)
+
+// Fault is why a source could not say whether there is a row. Its text contains nothing of the key, the row or a
+// credential.
+type Fault struct {
+	Name   string // of the look-up
+	Source string // such as postgres
+	Kind   fault.Kind
+	text   string
+	err    error
+}
+
+func (f *Fault) Error() string {
+	return fmt.Sprintf("look-up %s: the %s source: %s: %s", f.Name, f.Source, f.Kind, f.text)
+}
+
+func (f *Fault) Unwrap() error { return f.err }
+
+// faultOf makes a Fault of a backend's error. The contract of lookup.Source says that its text is safe to log.
+func (s *source) faultOf(d *lookups.Declaration, err error) *Fault {
+	f := &Fault{Name: s.name, Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
+	if known, ok := errors.AsType[*fault.Error](err); ok {
+		f.Kind, f.text = known.Kind, known.Text
+	}
+	switch {
+	case errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests):
+		f.Kind, f.text = fault.Breaker, "not asked, because of repeated faults"
+		if last := s.health.last(); last != "" {
+			f.text += "; the last one: " + last
+		}
+	case f.Kind == fault.Failed && errors.Is(err, context.DeadlineExceeded):
+		f.Kind, f.text = fault.Timeout, "no answer in time"
+	}
+	if f.Kind == fault.Timeout {
+		f.text += fmt.Sprintf(" (timeout is %s at %s)", d.Timeout, d.Place)
+	}
+	return f
+}

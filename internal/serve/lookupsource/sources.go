@@ -1,0 +1,190 @@
+// Package lookupsource answers the look-ups of rules from the sources that settings name. It keeps rows for a time, asks
+// for each key once at a time, and spares a source that has faults.
+package lookupsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
+)
+
+// Options configure [Sources].
+type Options struct {
+	Settings Settings
+	// Backends are sources that no setting opens, by name of the look-up, such as the states of hubs.
+	Backends map[string]Backend
+	// Fixtures answer the look-ups whose setting is fixture; may be nil if there are none.
+	Fixtures lookups.Sources
+	// Credential returns an Azure identity when one is first needed.
+	Credential func() (azcore.TokenCredential, error)
+	// Transport reaches sources over HTTPS; nil means one with Go's own settings for each source.
+	Transport http.RoundTripper
+	// Observe is called after each look-up; may be nil. It must be quick.
+	Observe func(name string, outcome Outcome, took time.Duration)
+	// Log gets a line when a source starts to have faults, and when it is well again; nil discards them.
+	Log *slog.Logger
+}
+
+// Sources answer look-ups. They implement [lookups.Sources].
+type Sources struct {
+	named    map[string]*source
+	fixtures lookups.Sources
+	fixed    map[string]bool // names of look-ups that are answered by fixtures
+	set      []string        // names of look-ups that have a setting
+}
+
+// New opens the sources. It connects to none of them.
+func New(options Options) (*Sources, error) {
+	s := &Sources{named: map[string]*source{}, fixtures: options.Fixtures, fixed: map[string]bool{}}
+	log := options.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	add := func(name string, backend Backend, cache int) {
+		one := newSource(name, backend, cache)
+		one.observe = options.Observe
+		one.health.log = log.With("lookup", name, "source", backend.Kind)
+		s.named[name] = one
+	}
+	for name, backend := range options.Backends {
+		add(name, backend, DefaultCache)
+	}
+	o := opener{credential: &credential{open: options.Credential}, transport: options.Transport}
+	var problems []error
+	for _, setting := range options.Settings {
+		s.set = append(s.set, setting.Name)
+		if setting.Kind == Fixture && options.Fixtures != nil {
+			s.fixed[setting.Name] = true
+			continue
+		}
+		backend, err := o.open(setting)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", SettingName(setting.Name), err))
+			continue
+		}
+		add(setting.Name, backend, setting.Cache)
+	}
+	return s, errors.Join(problems...)
+}
+
+// Find implements [lookups.Sources]. An error is a *Fault, or that of ctx if it ended. An empty key, one of more than
+// 1024 bytes and one with invalid UTF-8 have no row.
+func (s *Sources) Find(ctx context.Context, d *lookups.Declaration, key string) (lookups.Found, error) {
+	if one := s.named[d.Name]; one != nil {
+		return one.find(ctx, d, key)
+	}
+	if s.fixed[d.Name] {
+		return s.fixtures.Find(ctx, d, key)
+	}
+	return lookups.Found{}, &Fault{Name: d.Name, Source: "missing", Kind: fault.Failed, text: fmt.Sprintf("set %s, or remove the look-up at %s", SettingName(d.Name), d.Place)}
+}
+
+// Prepare checks that each declared look-up has a source, and lets the sources check what they can. Rules with these
+// declarations must not be used if it returns an error, which has a line for each problem. A source that is down is none:
+// it is logged, and asked again when a rule needs it. Call it for each set of rules.
+func (s *Sources) Prepare(ctx context.Context, declarations []*lookups.Declaration) error {
+	problems := make([]error, len(declarations))
+	var wait sync.WaitGroup
+	for i, d := range declarations {
+		one := s.named[d.Name]
+		switch {
+		case one == nil && !s.fixed[d.Name]:
+			problems[i] = fmt.Errorf("%s: look-up %s has no source: set %s to where its rows are%s", d.Place, d.Name, SettingName(d.Name), s.unused(declarations))
+		case one != nil && one.backend.Prepare != nil:
+			wait.Go(func() { problems[i] = one.prepare(ctx, d) })
+		}
+	}
+	wait.Wait()
+	return errors.Join(problems...)
+}
+
+func (s *source) prepare(ctx context.Context, d *lookups.Declaration) error {
+	err := s.backend.Prepare(ctx, d)
+	if _, ok := errors.AsType[*fault.Error](err); ok || errors.Is(err, context.DeadlineExceeded) {
+		s.health.faulty(ctx, s.faultOf(d, err))
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: look-up %s, which %s is the source of: %w", d.Place, d.Name, SettingName(d.Name), err)
+	}
+	return nil
+}
+
+// unused is a hint at settings whose look-ups are not declared, because their names can be misspelt.
+func (s *Sources) unused(declarations []*lookups.Declaration) string {
+	var names []string
+	for _, name := range s.set {
+		if !slices.ContainsFunc(declarations, func(d *lookups.Declaration) bool { return d.Name == name }) {
+			names = append(names, SettingName(name))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (no look-up is declared for " + strings.Join(names, ", ") + ")"
+}
+
+// Run keeps the sources up to date until the context ends.
+func (s *Sources) Run(ctx context.Context) {
+	var wait sync.WaitGroup
+	for _, one := range s.named {
+		if one.backend.Run != nil {
+			wait.Go(func() { one.backend.Run(ctx) })
+		}
+	}
+	wait.Wait()
+}
+
+// State is what is known about a source, for metrics and for whether the app is ready.
+type State struct {
+	Name, Source string
+	// Counts are those of look-ups, by outcome.
+	Counts map[Outcome]uint64
+	// Asking is the time that requests to the source took, in sum.
+	Asking time.Duration
+	// Rows is how many answers are in memory, about.
+	Rows int
+	// Breaker is closed, half-open or open; empty if there is none.
+	Breaker string
+	// Version and AsOf are of the data that is in use, if the source knows them.
+	Version string
+	AsOf    time.Time
+	// Fault lasts since FaultSince; empty if the last request had none.
+	Fault      string
+	FaultSince time.Time
+}
+
+// States returns the states of all sources, in the order of their names.
+func (s *Sources) States() []State {
+	var states []State
+	for _, one := range slices.SortedFunc(maps.Values(s.named), func(a, b *source) int { return strings.Compare(a.name, b.name) }) {
+		state := State{Name: one.name, Source: one.backend.Kind, Counts: map[Outcome]uint64{}, Asking: time.Duration(one.nanos.Load())}
+		for outcome, count := range one.counts {
+			state.Counts[outcome] = count.Load()
+		}
+		if one.cache != nil {
+			state.Rows = one.cache.EstimatedSize()
+		}
+		if one.breaker != nil {
+			state.Breaker = one.breaker.State().String()
+		}
+		if one.backend.State != nil {
+			state.Version, state.AsOf = one.backend.State()
+		}
+		state.Fault, state.FaultSince = one.health.state()
+		states = append(states, state)
+	}
+	return states
+}
