@@ -12,6 +12,7 @@ import (
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/azureauth"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 	"github.com/usher-dps/usher/internal/serve/shadow"
 	"github.com/usher-dps/usher/internal/serve/telemetry"
@@ -94,7 +95,7 @@ func (r *liveRules) newSecond(options rulesource.Options, settings settings, rec
 		return err
 	}
 	options.Location, options.Name = settings.rules.Second, "shadow"
-	if first := settings.rules.Source; first.Kind == rulesource.HTTPS && first.Host() != options.Location.Host() {
+	if first := settings.rules.Source; first.Kind == remotefile.HTTPS && first.Host() != options.Location.Host() {
 		options.Token = "" // it belongs to the other host
 	}
 	options.Use = func(rules *decider.Rules) {

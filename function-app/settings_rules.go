@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/environment"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
@@ -50,7 +51,7 @@ func readRules(r *environment.Reader) rulesSettings {
 		Token:     r.Get(settingRulesToken, ""),
 		HoldStale: r.OneOf(settingRulesStale, staleServe, staleServe, staleHold) == staleHold,
 	}
-	if development && s.Source.Kind == rulesource.Folder {
+	if development && s.Source.Kind == remotefile.Path {
 		test = off // who writes a rule wants to see it at work, also if its tests are not written yet
 	}
 	s.NoTest = r.OneOf(settingRulesSelfTest, test, on, off) == off
@@ -72,7 +73,7 @@ func readLocation(r *environment.Reader, name, fallback string) rulesource.Locat
 	if err != nil {
 		r.Wrong(name, "%v", err)
 	}
-	if l.Kind == rulesource.Folder {
+	if l.Kind == remotefile.Path {
 		l.Path = inAppRoot(r, l.Path)
 	}
 	return l
@@ -117,7 +118,7 @@ func (s *rulesSettings) readMaxAge(r *environment.Reader) {
 	switch {
 	case err != nil || s.MaxAge < 2*s.Poll:
 		r.Wrong(settingRulesMaxAge, "not a duration of at least twice %s, such as 1h", settingRulesPoll)
-	case s.Source.Kind == rulesource.Folder:
+	case s.Source.Kind == remotefile.Path:
 		r.Wrong(settingRulesMaxAge, "%s is a folder, which has no age: leave it empty", settingRules)
 	}
 }

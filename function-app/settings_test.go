@@ -12,6 +12,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulesource"
 )
 
@@ -21,7 +22,7 @@ func variables(values map[string]string) func(string) string {
 
 // rulesIn are the defaults for rules in a folder.
 func rulesIn(folder string) rulesSettings {
-	return rulesSettings{Source: rulesource.Location{Kind: rulesource.Folder, Path: folder}, Poll: time.Minute, Cache: "/tmp/usher-rules"}
+	return rulesSettings{Source: rulesource.Location{Location: remotefile.Location{Kind: remotefile.Path, Path: folder}}, Poll: time.Minute, Cache: "/tmp/usher-rules"}
 }
 
 // defaultRecords are the defaults for records.

@@ -74,6 +74,9 @@ func IsFixture(name string) bool {
 	return slices.Contains(tableExtensions, extension) && strings.HasSuffix(strings.TrimSuffix(name, extension), fixtureSuffix)
 }
 
+// IsTable reports whether the end of a name is that of a table of text.
+func IsTable(name string) bool { return slices.Contains(tableExtensions, path.Ext(name)) }
+
 // validName matches names of look-ups. They are part of a Rego reference and, in upper case, of a setting.
 var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
 

@@ -5,15 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"time"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
 const (
+	// fetchTimeout bounds a download as a whole.
+	fetchTimeout = 30 * time.Second
 	// startTimeout is how long a start waits for the source before it uses what is on disk. The Functions host gives a
 	// handler 30 s to listen.
 	startTimeout = 5 * time.Second
@@ -27,7 +31,7 @@ const (
 // bundle fetches rules as a bundle, and keeps the last good one on disk.
 type bundle struct {
 	*Keeper
-	fetcher *fetcher
+	fetcher *remotefile.Fetcher
 	cache   *cache
 
 	last    seen
@@ -104,20 +108,20 @@ func spread(d time.Duration) time.Duration {
 func (b *bundle) fetch(ctx context.Context, timeout time.Duration) error {
 	b.count(func(s *Stats) { s.Attempts++; s.LastAttempt = time.Now() })
 	within, cancel := context.WithTimeout(ctx, timeout)
-	got, err := b.fetcher.get(within, b.last.etag)
+	got, content, err := b.get(within)
 	cancel()
 	if err != nil {
 		return b.fail(ctx, err)
 	}
 	b.failing, b.retry, b.asked = false, firstRetry, 0
 	b.count(func(s *Stats) { s.Failure = "" })
-	if !got.unchanged {
+	if !got.Unchanged {
 		b.count(func(s *Stats) { s.Downloads++ })
-		sum := digestOf(got.packed)
-		b.last.etag = got.etag
+		sum := digestOf(content)
+		b.last.etag = got.ETag
 		if sum != b.last.sum {
 			b.last.sum = sum
-			return b.use(ctx, packed{got.packed, got.etag, sum})
+			return b.use(ctx, packed{content, got.ETag, sum})
 		}
 	}
 	if b.last.genuine {
@@ -126,14 +130,25 @@ func (b *bundle) fetch(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
+// get reads a bundle that is not the last one.
+func (b *bundle) get(ctx context.Context) (got remotefile.Response, content []byte, err error) {
+	got, err = b.fetcher.Get(ctx, b.last.etag)
+	if err != nil || got.Unchanged {
+		return got, nil, err
+	}
+	defer got.Body.Close()
+	content, err = io.ReadAll(got.Body)
+	return got, content, err
+}
+
 // fail notes that the source could not be read.
 func (b *bundle) fail(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return err // we are stopping
 	}
 	b.failing, b.asked = true, 0
-	if status, ok := errors.AsType[*statusError](err); ok {
-		b.asked = status.retryAfter
+	if status, ok := errors.AsType[*remotefile.StatusError](err); ok {
+		b.asked = status.RetryAfter
 	}
 	level := slog.LevelWarn
 	b.count(func(s *Stats) {
@@ -163,7 +178,7 @@ func (b *bundle) use(ctx context.Context, p packed) error {
 	rules, genuine, err := b.load(ctx, p, lazy, true)
 	if ctx.Err() != nil && err != nil {
 		b.last.forget()
-		return b.fail(ctx, withoutQuery(err))
+		return b.fail(ctx, remotefile.Presentable(err))
 	}
 	b.last.genuine = genuine
 	if err != nil {

@@ -2,18 +2,17 @@ package rulesource
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
@@ -51,7 +50,7 @@ type cached struct {
 
 // newCache returns nil if nothing is to be kept.
 func newCache(folder string, location Location) *cache {
-	if folder == "" || location.Kind == Folder {
+	if folder == "" || location.Kind == remotefile.Path {
 		return nil
 	}
 	// Several sources, and several handlers on one machine, can share the folder.
@@ -73,7 +72,7 @@ func (c *cache) read(now time.Time) (*cached, error) {
 		return nil, err
 	}
 	defer file.Close()
-	if err := c.trust(); err != nil {
+	if err := remotefile.Trust(c.folder); err != nil {
 		return nil, err
 	}
 	info, err := file.Stat()
@@ -105,10 +104,7 @@ func (c *cache) write(packed []byte, etag string) (err error) {
 	if c == nil {
 		return nil
 	}
-	if err := os.MkdirAll(c.folder, 0o700); err != nil {
-		return err
-	}
-	if err := c.trust(); err != nil {
+	if err := remotefile.MakeFolder(c.folder); err != nil {
 		return err
 	}
 	header, err := json.Marshal(cacheHeader{cacheVersion, c.source, etag, digestOf(packed), len(packed)})
@@ -131,22 +127,11 @@ func (c *cache) write(packed []byte, etag string) (err error) {
 	if err == nil {
 		_, err = file.Write(packed)
 	}
-	if err == nil {
-		err = file.Sync() // else a crash could leave a file without its content
-	}
-	if err = cmp.Or(err, file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), c.file); err != nil {
-		return err
-	}
-	folder, err := os.Open(c.folder)
 	if err != nil {
+		_ = file.Close()
 		return err
 	}
-	defer folder.Close()
-	_ = folder.Sync() // not every system can; the old file would be good enough
-	return nil
+	return remotefile.Keep(file, c.file)
 }
 
 // confirm notes that the source still has the bundle that is kept.
@@ -154,22 +139,6 @@ func (c *cache) confirm(now time.Time) {
 	if c != nil {
 		_ = os.Chtimes(c.file, now, now) // if this fails, it looks older than it is, which is safe
 	}
-}
-
-// trust refuses a folder that someone else may have made where everyone can make folders, such as /tmp.
-func (c *cache) trust() error {
-	above, err := os.Stat(filepath.Dir(c.folder))
-	if err != nil {
-		return err
-	}
-	info, err := os.Lstat(c.folder) // a link could lead elsewhere later
-	if err != nil {
-		return err
-	}
-	if above.Mode()&fs.ModeSticky != 0 && (info.Mode().Perm()&0o022 != 0 || !isOwn(info)) {
-		return fmt.Errorf("others can write into %s: name another folder", c.folder)
-	}
-	return nil
 }
 
 func digestOf(packed []byte) string {

@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
 
@@ -169,7 +170,13 @@ func New(options Options) *Keeper {
 	return k
 }
 
-func (k *Keeper) isFolder() bool { return k.options.Location.Kind == Folder }
+func newFetcher(options Options) *remotefile.Fetcher {
+	return remotefile.NewFetcher(remotefile.Options{Location: options.Location.Location, What: "bundle", MaxBytes: rulebundle.MaxSize,
+		Accept: "application/vnd.openpolicyagent.bundles, application/gzip, */*",
+		Token:  options.Token, Credential: options.Credential, Transport: options.Transport})
+}
+
+func (k *Keeper) isFolder() bool { return k.options.Location.Kind == remotefile.Path }
 
 // Start puts the first rules into use. If they come from a folder and are not good, that is the error. A bundle comes
 // from its source, or from disk if the source does not answer or has no good one; if neither has one, Start returns nil
@@ -284,7 +291,7 @@ func (k *Keeper) digest() string {
 
 // refuse notes that rules arrived that are not good. sum is the digest of what arrived.
 func (k *Keeper) refuse(ctx context.Context, sum string, err error) {
-	text := cut(err.Error(), maxRefusal)
+	text := remotefile.Cut(err.Error(), maxRefusal)
 	k.count(func(s *Stats) { s.Refusals++; s.Refused = text })
 	k.log.ErrorContext(ctx, "rules refused", "error", text, "bundle", sum, "in_use", k.digest())
 	k.notify(Refused, err)

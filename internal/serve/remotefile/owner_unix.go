@@ -1,6 +1,6 @@
 //go:build unix
 
-package rulesource
+package remotefile
 
 import (
 	"io/fs"
