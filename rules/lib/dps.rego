@@ -120,6 +120,22 @@ weighted(weights) := usher.choose(registration_id, weights, input.linkedHubs)
 spread(hubs) := usher.choose(registration_id, hubs, input.linkedHubs)
 
 # METADATA
+# title: The hubs with room for the device
+# description: >-
+#   Takes weights as weighted does, and returns an object of host names to weights for it:
+#   the linked hubs that are open and not full, by lookup.hub. A device that is on one of
+#   the hubs stays there, even if that hub is full; only a hub that is drained or down gives
+#   its devices up, each when it registers again. Empty if no hub has room. A hub that
+#   lookup.hub does not know has no room.
+with_room(weights) := {current_hub: weight} if {
+	weight := _weights(weights)[current_hub]
+	not _gives_up(current_hub)
+} else := {hub: weight |
+	some hub, weight in _weights(weights)
+	_has_room(hub)
+}
+
+# METADATA
 # title: Whether the device is among a percentage of all
 # description: >-
 #   A device is always on the same side, and a device that is in at 10 percent is in at 20.
@@ -204,6 +220,23 @@ _certificates := input.individualEnrollment.attestation.x509.clientCertificates
 _certificates := input.enrollmentGroup.attestation.x509.signingCertificates
 
 _linked := usher.linked(input.linkedHubs)
+
+# What is not a weight is left to weighted, which fails for it.
+_weights(weights) := {hub: max([weight | some [other, weight] in named; other == hub]) | some [hub, _] in named} if {
+	named := {[hub, weight] |
+		some name, weight in weights
+		weight != 0
+		some hub in usher.matching(usher.hub_name(name), input.linkedHubs)
+	}
+}
+
+_gives_up(hub) if lookup.hub(usher.hub_name(hub)).state in {"drain", "down"}
+
+_has_room(hub) if {
+	state := lookup.hub(usher.hub_name(hub))
+	state.state == "open"
+	not state.full
+}
 
 _twin_noise := [
 	"additional_properties",

@@ -195,6 +195,54 @@ test_spread_reaches_every_linked_hub if {
 	not dps.spread([]) with input as group({})
 }
 
+state(name) := {"name": name, "limit": 10, "state": "open", "full": false} if name == "contoso-us.azure-devices.net"
+
+state(name) := {"name": name, "limit": 10, "state": "open", "full": true} if name == "contoso-eu-1.azure-devices.net"
+
+state(name) := {"name": name, "limit": 10, "state": "drain"} if name == "contoso-eu-2.azure-devices.net"
+
+room(hub, weights) := found if {
+	found := dps.with_room(weights) with input as device({"currentIotHubHostName": hub}) with lookup.hub as state
+}
+
+test_with_room_takes_open_hubs if {
+	room("", {"contoso-us": 2, "contoso-eu-1": 1, "CONTOSO-EU-2.azure-devices.net": 1, "unlinked": 1}) == {hubs[2]: 2}
+	room("", {"contoso-us": 0, "contoso-eu-*": 1}) == {}
+	room("", {"contoso-*": 1, "contoso-us.device.azure-devices.net": 3}) == {hubs[2]: 3}
+	room("", {}) == {}
+}
+
+test_with_room_takes_only_hubs_that_are_known_and_open if {
+	every row in [{"state": "unknown"}, {"state": "down"}, {"state": "open", "full": true}] {
+		dps.with_room({"contoso-us": 1}) == {} with input as group({}) with lookup.hub as row
+	}
+	dps.with_room({"contoso-us": 1}) == {hubs[2]: 1} with input as group({}) with lookup.hub as {"state": "open", "full": false}
+	dps.with_room({"contoso-*": 1}) == {hubs[2]: 1} with input as group({}) with lookup.hub as only_us
+}
+
+only_us(name) := state(name) if name == "contoso-us.azure-devices.net"
+
+test_with_room_keeps_a_device_unless_its_hub_is_drained_or_down if {
+	all_three := {"contoso-us": 1, "contoso-eu-*": 2}
+	room(hubs[0], all_three) == {hubs[0]: 2}
+	room(hubs[1], all_three) == {hubs[2]: 1}
+	room(hubs[2], all_three) == {hubs[2]: 1}
+	room(hubs[0], {"contoso-us": 1}) == {hubs[2]: 1}
+	room(hubs[0], {"contoso-us": 1, "contoso-eu-1": 0}) == {hubs[2]: 1}
+	room("unlinked.azure-devices.net", all_three) == {hubs[2]: 1}
+	request := device({"currentIotHubHostName": hubs[0]})
+	every kept in ["open", "unknown"] {
+		dps.with_room({"contoso-*": 1}) == {hubs[0]: 1} with input as request with lookup.hub as {"state": kept}
+	}
+	dps.with_room({"contoso-*": 1}) == {} with input as request with lookup.hub as {"state": "down"}
+}
+
+test_with_room_leaves_wrong_weights_to_weighted if {
+	every weight in [-1, "1", null, [1]] {
+		not dps.weighted(dps.with_room({"contoso-us": weight, "contoso-eu-1": 1})) with input as group({}) with lookup.hub as {"state": "open"}
+	}
+}
+
 devices_in(salt, percent) := {i |
 	some i in numbers.range(1, 250)
 	dps.in_percentage(salt, percent) with input as device({"registrationId": sprintf("dev-%d", [i])})

@@ -41,6 +41,9 @@ func LoadFixtures(fsys fs.FS, folder string, declarations []*Declaration) (Fixtu
 func (f Fixtures) Find(ctx context.Context, d *Declaration, key string) (Found, error) {
 	table := f[d.Name]
 	if table == nil {
+		if d.Fixture != "" {
+			return Found{}, fmt.Errorf("there is no source, and no fixture %s", d.Fixture)
+		}
 		return Found{}, fmt.Errorf("there is no source, and no fixture (declare one at %s)", d.Place)
 	}
 	a, err := table.Find(ctx, key)

@@ -20,13 +20,15 @@ const HubStaleFor = 15 * time.Minute
 var hubSchema string
 
 // HubDeclaration returns the declaration of lookup.hub(name), the state of a hub by its host name or first label. Its
-// rows are not kept, because its source has them in memory.
+// rows are not kept, because its source has them in memory. Its fixture is in the folder of the rules itself, because
+// all rules have the same hubs.
 func HubDeclaration() *Declaration {
 	d := &Declaration{
 		Name:        HubName,
 		Description: "The state of a hub: how many devices it has, whether there is room for more, and whether the operator drains it.",
 		Place:       "built in",
 		Key:         "hub",
+		Fixture:     "hub_fixture.csv",
 		OnFault:     Stale,
 		StaleFor:    HubStaleFor,
 		Timeout:     500 * time.Millisecond,

@@ -88,10 +88,10 @@ func (rs *Ruleset) declareLookups(fsys fs.FS, files []file) error {
 	}
 	var found []lookups.Problem
 	rs.lookups, found = lookups.Declare(rs.options.Name, declarations)
+	rs.lookups = append(rs.lookups, hubDeclaration())
 	if len(found) == 0 {
 		rs.fixtures, found = lookups.LoadFixtures(fsys, rs.options.Name, rs.lookups)
 	}
-	rs.lookups = append(rs.lookups, hubDeclaration())
 	if len(found) == 0 {
 		return nil
 	}
