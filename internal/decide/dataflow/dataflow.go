@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
 
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -30,6 +31,9 @@ type Analysis struct {
 	// It also stands for any member of an object, if the rule iterates over an object or computes the name. linkedHubs is
 	// always read as a whole. Of what a rule computes from a place, only the place is read, with one exception: members of
 	// the certificate are those below /deviceRuntimeContext/x509/clientCertificate, though that is a text.
+	//
+	// What it reads of the rows that it looks up is at /lookups/NAME/MEMBER, and /lookups/NAME is whether there is a row:
+	// see [LookupPointer].
 	Reads []string
 	// Compared are the constants that the rule compares, or otherwise uses together, with a place of the request, by its
 	// pointer, which has the form of Reads.
@@ -65,9 +69,10 @@ type HubName struct {
 // Case is a comparison that letter case can spoil.
 type Case struct {
 	Constant string
-	Pattern  bool // the constant is a regular expression
-	Never    bool // the other side never has the constant's case
-	Linked   bool // it is no comparison with a constant, but of the current hub with the linked hubs
+	Pattern  bool   // the constant is a regular expression
+	Never    bool   // the other side never has the constant's case
+	Linked   bool   // it is no comparison with a constant, but of the current hub with the linked hubs
+	Lookup   string // it is the key of this look-up, which compares keys with case
 	Location *ast.Location
 }
 
@@ -92,7 +97,7 @@ func Analyze(rule *ruleset.Rule, entries ...string) (*Analysis, error) {
 // those of Analysis.Home; it may be nil.
 func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *Analysis {
 	f := &flow{Analysis: Analysis{Entries: map[string]Alternatives{}, Compared: map[string][]Literal{}, Uses: map[string][]Use{}, Home: map[string]bool{}},
-		compiler: syntax.Compiler, data: syntax.Data, compared: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
+		compiler: syntax.Compiler, data: syntax.Data, lookups: syntax.Lookups(), compared: map[string]map[Literal]bool{}, stored: map[ast.Value][]any{},
 		memo: map[*ast.TreeNode]outcome{}, active: map[*ast.TreeNode]bool{}}
 	for _, module := range syntax.Compiler.Modules {
 		if home != nil && module.Package.Path.HasPrefix(home) {
@@ -108,6 +113,7 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 		}
 		f.frame, f.uses = newFrame(), uses{}
 		says[name] = f.node(node)
+		f.readWhole(says[name].alternatives)
 		f.Entries[name] = says[name].alternatives
 		maps.Copy(reads, f.frame.reads)
 		if name == "hub" {
@@ -166,6 +172,7 @@ type flow struct {
 	Analysis
 	compiler *ast.Compiler
 	data     ast.Value
+	lookups  []*lookups.Declaration
 	compared map[string]map[Literal]bool
 	stored   map[ast.Value][]any // scalars in composite constants
 
@@ -626,6 +633,7 @@ func (f *flow) bindPattern(t *ast.Term, to Alternatives, from *ast.Term, s *scop
 // equal notes that two values are equal. What equals something that the device did not write is no longer the device's
 // choice.
 func (f *flow) equal(left, right Alternatives, s *scope) {
+	f.readWhole(left, right)
 	f.use("equal", left, right)
 	s.known.merge(ifTrue("equal", []Alternatives{left, right}))
 	f.meet("eq", left, right)
@@ -995,11 +1003,12 @@ func (f *flow) read(in Alternatives) {
 // the attributes that it uses.
 const CertificatePointer = "/deviceRuntimeContext/x509/clientCertificate"
 
-// readWhole notes that a function or a look-up gets all of a certificate, not only whether there is one.
+// readWhole notes that a function, a comparison or an entry rule gets all of a certificate or of a row, not only whether
+// there is one.
 func (f *flow) readWhole(arguments ...Alternatives) {
 	for _, s := range sourcesOf(slices.Concat(arguments...)) {
-		if s.place() == CertificatePointer {
-			f.frame.reads[CertificatePointer+"/"+AnyMember] = true
+		if place := s.place(); place == CertificatePointer || isRow(place) {
+			f.frame.reads[place+"/"+AnyMember] = true
 		}
 	}
 }
@@ -1217,7 +1226,11 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 		}
 		f.use(name, values...)
 		s.known.merge(accepted(signature, values))
-		out = f.builtin(name, args, values, result == nil, s)
+		if declared, isLookup := ruleset.LookupName(name); isLookup {
+			out = f.row(declared, values[0])
+		} else {
+			out = f.builtin(name, args, values, result == nil, s)
+		}
 		if result == nil {
 			s.known.merge(ifTrue(name, values))
 			s.refuted = ifFalse(name, values)

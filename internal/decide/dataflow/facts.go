@@ -335,7 +335,7 @@ func (s Source) isList() bool {
 
 // isFree reports whether the schema of the request allows a value of any type at the place.
 func (s Source) isFree() bool {
-	return s.isWord() || strings.Contains(s.Pointer, "/initialTwin/") || strings.Contains(s.Pointer, "/registrationState/payload/")
+	return s.isWord() && !s.isPick() || strings.Contains(s.Pointer, "/initialTwin/") || strings.Contains(s.Pointer, "/registrationState/payload/")
 }
 
 // Unbounded are the device's words anywhere in what a term may be of which nothing bounds the size, one for each place
@@ -352,7 +352,7 @@ func Unbounded(in Alternatives) []Source {
 			return
 		}
 		for _, s := range v.Sources {
-			if s.isWord() && !s.checked && !s.isCut() && !(s.known | v.scalar()).isBounded() {
+			if s.isWord() && !s.isPick() && !s.checked && !s.isCut() && !(s.known | v.scalar()).isBounded() {
 				add(s)
 			}
 		}

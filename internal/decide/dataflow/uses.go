@@ -7,12 +7,14 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Use is a place where a rule compares values, or calls a function with them.
 type Use struct {
 	// Name is the function or operator, such as gte or regex.match; equal for any comparison for equality, lookup for
-	// container[key], and every for every.
+	// container[key], every for every, and lookup.NAME for a look-up, whose arguments are the key and the row.
 	Name string
 	Args []Alternatives
 	// Location is the place in the rule's own files.
@@ -143,6 +145,9 @@ func (u uses) list() []Use {
 }
 
 func isNotable(name string, args []Alternatives) bool {
+	if _, isLookup := ruleset.LookupName(name); isLookup {
+		return true
+	}
 	switch name {
 	case "gt", "gte", "lt", "lte", "internal.member_2", "regex.match", "sprintf", "usher.choose", "usher.fraction", "every":
 		return true

@@ -8,6 +8,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Alternatives are what a term may be, one for each way to get there. If there are none, it is undefined.
@@ -102,8 +104,11 @@ func (s Source) place() string {
 	return place
 }
 
-// Name is how an author knows the source, such as payload.model or payload.hubs[_].
+// Name is how an author knows the source, such as payload.model, payload.hubs[_] or lookup.device(_).hub.
 func (s Source) Name() string {
+	if name, below, ok := CutLookup(s.place()); ok {
+		return ruleset.LookupBuiltin(name) + "(_)" + strings.ReplaceAll(strings.ReplaceAll(below, "/", "."), "."+AnyMember, "[_]")
+	}
 	name := strings.ReplaceAll(strings.TrimPrefix(s.place(), "/deviceRuntimeContext/"), "/", ".")
 	return strings.ReplaceAll(name, "."+AnyMember, "[_]")
 }
@@ -348,7 +353,8 @@ func keepsMembers(function string) bool {
 		"usher.certificate": // as if the text had members: what is read of a certificate matters
 		return true
 	}
-	return false
+	_, isLookup := ruleset.LookupName(function)
+	return isLookup
 }
 
 // mapped returns the alternatives with f applied to every value in them.

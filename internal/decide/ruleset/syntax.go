@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
 // This file is for packages that read rules, such as to explain or to test them. Serving uses none of it.
@@ -32,6 +34,9 @@ func (r *Rule) Syntax() (Syntax, error) {
 	prepared := r.prepare()
 	return Syntax{Compiler: prepared.compiler, Data: r.set.data, set: r.set}, prepared.err
 }
+
+// Lookups lists the look-ups that the rules declare, in the order of their names.
+func (s Syntax) Lookups() []*lookups.Declaration { return s.set.lookups }
 
 // Extend compiles all packages together with further modules, by their places. The error is a *LoadError.
 func (rs *Ruleset) Extend(ctx context.Context, more map[string]*ast.Module, schemas *ast.SchemaSet) (Syntax, error) {
