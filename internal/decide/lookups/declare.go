@@ -41,7 +41,7 @@ const (
 
 // SettingSuffixes end the names of settings besides USHER_LOOKUP_NAME. No name of a look-up ends in one, in lower case,
 // or a setting could be that of two look-ups.
-var SettingSuffixes = []string{"_QUERY", "_TOKEN_AUDIENCE", "_HEADER", "_POLL", "_CACHE"}
+var SettingSuffixes = []string{"_QUERY", "_TOKEN_AUDIENCE", "_HEADER", "_POLL", "_CACHE", "_TABLE", "_LIMIT"}
 
 // settingSuffix returns the suffix of a setting that a name ends in; empty if there is none.
 func settingSuffix(name string) string {
@@ -73,9 +73,6 @@ func IsFixture(name string) bool {
 	extension := path.Ext(name)
 	return slices.Contains(tableExtensions, extension) && strings.HasSuffix(strings.TrimSuffix(name, extension), fixtureSuffix)
 }
-
-// IsTable reports whether the end of a name is that of a table of text.
-func IsTable(name string) bool { return slices.Contains(tableExtensions, path.Ext(name)) }
 
 // validName matches names of look-ups. They are part of a Rego reference and, in upper case, of a setting.
 var validName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)

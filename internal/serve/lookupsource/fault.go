@@ -14,7 +14,6 @@ import (
 // Fault is why a source could not say whether there is a row. Its text contains nothing of the key, the row or a
 // credential.
 type Fault struct {
-	Name   string // of the look-up
 	Source string // such as postgres
 	Kind   fault.Kind
 	text   string
@@ -22,14 +21,17 @@ type Fault struct {
 }
 
 func (f *Fault) Error() string {
-	return fmt.Sprintf("look-up %s: the %s source: %s: %s", f.Name, f.Source, f.Kind, f.text)
+	if f.Kind == fault.Missing {
+		return "it has no source: " + f.text
+	}
+	return fmt.Sprintf("the %s source: %s: %s", f.Source, f.Kind, f.text)
 }
 
 func (f *Fault) Unwrap() error { return f.err }
 
 // faultOf makes a Fault of a backend's error. The contract of lookup.Source says that its text is safe to log.
 func (s *source) faultOf(d *lookups.Declaration, err error) *Fault {
-	f := &Fault{Name: s.name, Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
+	f := &Fault{Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
 	if known, ok := errors.AsType[*fault.Error](err); ok {
 		f.Kind, f.text = known.Kind, known.Text
 	}

@@ -2,15 +2,21 @@ package lookupsource
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/snapshot"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/table"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/web"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/lookup"
 )
 
@@ -34,8 +40,8 @@ type Backend struct {
 
 // opener opens the sources that settings name.
 type opener struct {
-	credential azcore.TokenCredential
-	transport  http.RoundTripper
+	Options
+	identity azcore.TokenCredential
 }
 
 func (o opener) open(s Setting) (Backend, error) {
@@ -45,7 +51,7 @@ func (o opener) open(s Setting) (Backend, error) {
 		if err != nil {
 			return Backend{}, err
 		}
-		source, err := table.New(table.Options{Location: location, Credential: o.credential, Transport: o.transport})
+		source, err := table.New(table.Options{Location: location, Credential: o.identity, Transport: o.Transport})
 		if err != nil {
 			return Backend{}, err
 		}
@@ -55,11 +61,74 @@ func (o opener) open(s Setting) (Backend, error) {
 		if err != nil {
 			return Backend{}, err
 		}
-		source := web.New(web.Options{Template: template, Audience: s.Audience, Credential: o.credential, Header: s.Header, Transport: o.transport})
+		source := web.New(web.Options{Template: template, Audience: s.Audience, Credential: o.identity, Header: s.Header, Transport: o.Transport})
 		return Backend{Source: source, Kind: string(s.Kind), Prepare: briefly(source.Prepare)}, nil
+	case Snapshot:
+		return o.openSnapshot(s)
+	case Hubs:
+		options := s.Hubs
+		options.Credential, options.Transport, options.Log = o.Credential, o.Transport, o.Log
+		if table, err := remotefile.ParseLocation(options.Table); err == nil && table.Kind == remotefile.Path {
+			options.Table = o.inRoot(options.Table)
+		}
+		source, err := hubs.New(options)
+		if err != nil {
+			return Backend{}, err
+		}
+		var started sync.Once
+		prepare := func(ctx context.Context, _ *lookups.Declaration) error {
+			started.Do(func() { source.Start(ctx) })
+			return nil
+		}
+		return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: prepare, Run: source.Run}, nil
 	}
 	return Backend{}, fmt.Errorf("a %s source is not supported", s.Kind)
 }
+
+// inRoot lets a relative path start at the root. An empty one stays empty.
+func (o opener) inRoot(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(o.Root, filepath.FromSlash(name))
+}
+
+// openSnapshot opens a snapshot. Nothing is kept of it in memory.
+func (o opener) openSnapshot(s Setting) (Backend, error) {
+	location, err := remotefile.ParseLocation(s.Address)
+	if err != nil {
+		return Backend{}, err
+	}
+	location.Path = o.inRoot(location.Path)
+	source, err := snapshot.New(snapshot.Options{Name: s.Name, Location: location, Folder: o.Folder, Poll: s.Poll, Credential: o.Credential,
+		Transport: o.Transport, Log: o.Log})
+	if err != nil {
+		return Backend{}, err
+	}
+	return Backend{
+		Source: source, Kind: string(s.Kind), Local: true, Run: source.Run,
+		Prepare: func(ctx context.Context, d *lookups.Declaration) error {
+			limited, cancel := context.WithTimeout(ctx, snapshotTimeout)
+			defer cancel()
+			err := source.Prepare(limited, d)
+			if _, refused := errors.AsType[*snapshot.RefusedError](err); err == nil || refused && source.Stats().Digest != "" {
+				return err // the rows in use are not as these rules declare them
+			}
+			return &fault.Error{Kind: fault.Failed, Text: fault.Plain(err.Error()), Err: err}
+		},
+		State: func() (string, time.Time) {
+			stats := source.Stats()
+			if stats.Digest == "" {
+				return "", time.Time{}
+			}
+			return stats.Digest, time.Now().Add(-stats.Age)
+		},
+	}, nil
+}
+
+// snapshotTimeout bounds how long a start waits for a snapshot. A larger one arrives later, and until then a decision
+// that needs it is a fault.
+const snapshotTimeout = 20 * time.Second
 
 // prepareTimeout bounds how long a start waits for a source that is asked over the network.
 const prepareTimeout = 2 * time.Second

@@ -1,6 +1,7 @@
 package lookupsource_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -107,30 +108,32 @@ func TestNoIdentity(t *testing.T) {
 	}
 }
 
-type fixtures struct{}
-
-func (fixtures) Find(context.Context, *lookups.Declaration, string) (lookups.Found, error) {
-	return lookups.Found{Source: "fixture", Answer: row("h")}, nil
-}
-
-// A look-up whose setting is fixture is answered by the fixtures, and one without a source by no one.
-func TestFixture(t *testing.T) {
+// A look-up without a source, or whose setting is fixture, is answered by the fixture next to the rules while they are
+// developed, and by no one elsewhere. An operator is told once.
+func TestNoSource(t *testing.T) {
 	t.Parallel()
-	s, err := lookupsource.New(lookupsource.Options{Settings: lookupsource.Settings{{Name: "device", Kind: lookupsource.Fixture}}, Fixtures: fixtures{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := declared(t, "")
-	if err := s.Prepare(t.Context(), []*lookups.Declaration{d}); err != nil {
-		t.Error(err)
-	}
-	if found, err := s.Find(t.Context(), d, "press-1"); err != nil || found.Source != "fixture" {
-		t.Errorf("got %v, %v", found, err)
-	}
-	other := *d
-	other.Name = "lot"
-	if _, err := s.Find(t.Context(), &other, "1"); kindOf(err) != fault.Failed || !strings.Contains(err.Error(), "set USHER_LOOKUP_LOT") {
-		t.Errorf("got %v", err)
+	for _, fixtures := range []bool{true, false} {
+		var log bytes.Buffer
+		s, err := lookupsource.New(lookupsource.Options{Settings: lookupsource.Settings{{Name: "device", Kind: lookupsource.Fixture}}, Fixtures: fixtures, Log: logger(&log)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"device", "lot"} {
+			d := *declared(t, "")
+			d.Name = name
+			for range 2 {
+				if err := s.Prepare(t.Context(), []*lookups.Declaration{&d}); err != nil {
+					t.Error(err)
+				}
+			}
+			_, err := s.Find(t.Context(), &d, "press-1")
+			if fixtures && !errors.Is(err, lookups.ErrUseFixture) || !fixtures && (kindOf(err) != fault.Missing || !strings.Contains(err.Error(), "set USHER_LOOKUP_"+strings.ToUpper(name))) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if got, want := strings.Count(log.String(), "look-up has no source"), 2; (got == want) == fixtures {
+			t.Errorf("logged %s", &log)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/serve/environment"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/table"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/web"
 )
@@ -23,6 +24,7 @@ const (
 	Postgres Kind = "postgres"
 	Table    Kind = "table" // in Azure Table Storage
 	Web      Kind = "https"
+	Hubs     Kind = "hubs"    // the state of hubs, of lookup.hub
 	Fixture  Kind = "fixture" // of the rules, for development
 )
 
@@ -39,10 +41,9 @@ const (
 	suffixHeader   = "_HEADER"
 	suffixPoll     = "_POLL"
 	suffixCache    = "_CACHE"
+	suffixTable    = "_TABLE"
+	suffixLimit    = "_LIMIT"
 )
-
-// hubSetting would be the setting of lookup.hub, whose source is built in.
-const hubSetting = settingPrefix + "HUB"
 
 // Bounds of the settings.
 const (
@@ -68,6 +69,8 @@ type Setting struct {
 	Header   web.Header
 	// Poll is how often a snapshot is requested.
 	Poll time.Duration
+	// Hubs are those of lookup.hub.
+	Hubs hubs.Options
 	// Cache is how many rows are kept in memory.
 	Cache int
 }
@@ -95,8 +98,6 @@ func Read(r *environment.Reader, environ []string) Settings {
 	var settings Settings
 	for name := range set {
 		switch suffix := suffixOf(name); {
-		case name == hubSetting:
-			r.Wrong(name, "lookup.hub is built in and has no such source: remove the setting")
 		case !settingSuffix.MatchString(strings.TrimPrefix(name, settingPrefix)):
 			r.Wrong(name, "not the setting of a look-up: write %s and the look-up's name in upper case", settingPrefix)
 		case suffix == "":
@@ -124,6 +125,7 @@ var uses = map[Kind][]string{
 	Postgres: {suffixQuery, suffixCache},
 	Table:    {suffixCache},
 	Web:      {suffixAudience, suffixHeader, suffixCache},
+	Hubs:     {suffixTable, suffixLimit, suffixPoll},
 	Fixture:  nil,
 }
 
@@ -136,7 +138,9 @@ func readOne(r *environment.Reader, name string) Setting {
 		Poll:     r.Duration(name+suffixPoll, DefaultPoll, MinPoll, MaxPoll),
 		Cache:    int(r.Int(name+suffixCache, "number of rows", DefaultCache, 0, maxCache)),
 	}
-	s.Kind = kindOf(s.Address)
+	if s.Kind = kindOf(s.Address); s.Name == lookups.HubName {
+		s.Kind = Hubs
+	}
 	for _, suffix := range lookups.SettingSuffixes {
 		if s.Kind != "" && r.Get(name+suffix, "") != "" && !slices.Contains(uses[s.Kind], suffix) {
 			r.Wrong(name+suffix, "a %s source, which %s names, has no use for it: remove the setting", s.Kind, name)
@@ -144,6 +148,8 @@ func readOne(r *environment.Reader, name string) Setting {
 	}
 	var err error
 	switch s.Kind {
+	case Hubs:
+		s.Hubs, err = readHubs(r, name, s)
 	case "":
 		r.Wrong(name, "not the place of rows: give a file that ends in %s, or a URL such as postgres://HOST/DATABASE, "+
 			"https://ACCOUNT.table.core.windows.net/TABLE?partition=device&row={key} or https://HOST/devices/{key}", strings.Join(snapshotExtensions, ", "))
@@ -165,6 +171,18 @@ func readOne(r *environment.Reader, name string) Setting {
 		r.Wrong(name, "%v", err)
 	}
 	return s
+}
+
+// readHubs reads the hubs whose state rules can look up.
+func readHubs(r *environment.Reader, name string, s Setting) (hubs.Options, error) {
+	o := hubs.Options{
+		Table: r.Get(name+suffixTable, ""),
+		Limit: r.Int(name+suffixLimit, "number of devices", hubs.DefaultLimit, 1, hubs.DefaultLimit),
+		Poll:  r.Duration(name+suffixPoll, hubs.DefaultPoll, hubs.MinPoll, hubs.MaxPoll),
+	}
+	var err error
+	o.Hubs, err = hubs.ParseHubs(s.Address)
+	return o, err
 }
 
 func readCredential(r *environment.Reader, name string, s *Setting) {
@@ -192,10 +210,6 @@ func readCredential(r *environment.Reader, name string, s *Setting) {
 // snapshotExtensions end the names of files with rows.
 var snapshotExtensions = []string{".csv", ".ndjson", ".jsonl", ".sqlite", ".db"}
 
-// blobHosts end the host names of Blob Storage in the clouds of Azure. Source:
-// https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-endpoints
-var blobHosts = []string{".blob.core.windows.net", ".blob.storage.azure.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn"}
-
 // kindOf returns the kind of source that a place of rows belongs to; empty if there is none.
 func kindOf(address string) Kind {
 	u, err := url.Parse(address)
@@ -209,7 +223,7 @@ func kindOf(address string) Kind {
 	case strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://"):
 		return Postgres
 	case strings.HasPrefix(address, "https://") || strings.HasPrefix(address, "http://"):
-		if err == nil && slices.ContainsFunc(blobHosts, func(end string) bool { return strings.HasSuffix(strings.ToLower(u.Hostname()), end) }) {
+		if err == nil && slices.Contains(snapshotExtensions, path.Ext(u.Path)) {
 			return Snapshot
 		}
 		return Web

@@ -11,7 +11,9 @@ import (
 	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/serve/environment"
 	"github.com/usher-dps/usher/internal/serve/lookupsource"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/web"
+	"github.com/usher-dps/usher/internal/sharedaccess"
 )
 
 func readSettings(variables map[string]string) (lookupsource.Settings, error) {
@@ -38,6 +40,9 @@ func TestRead(t *testing.T) {
 		"USHER_LOOKUP_OWNER":                "https://owners.example.com/{key}",
 		"USHER_LOOKUP_OWNER_TOKEN_AUDIENCE": "api://owners",
 		"USHER_LOOKUP_SITE":                 "fixture",
+		"USHER_LOOKUP_HUB":                  "contoso-eu.azure-devices.net",
+		"USHER_LOOKUP_HUB_TABLE":            "hubs.csv",
+		"USHER_LOOKUP_HUB_LIMIT":            "900000",
 		"USHER_LOOKUP_EMPTY":                " ",
 		"USHER_LOOKUP":                      "another setting",
 		"AZURE_FUNCTIONS_ENVIRONMENT":       "Development",
@@ -58,12 +63,15 @@ func TestRead(t *testing.T) {
 		one("device", lookupsource.Web, "https://devices.example.com/v1/devices/{key}?view=usher", func(s *lookupsource.Setting) {
 			s.Header, s.Cache = web.Header{Name: "X-Api-Key", Value: "SECRET"}, 200_000
 		}),
+		one("hub", lookupsource.Hubs, "contoso-eu.azure-devices.net", func(s *lookupsource.Setting) {
+			s.Hubs = hubs.Options{Hubs: []hubs.Hub{{Host: "contoso-eu.azure-devices.net"}}, Limit: 900_000, Poll: time.Minute, Table: "hubs.csv"}
+		}),
 		one("lot_2", lookupsource.Postgres, "postgres://usher@db.example.com/fleet", func(s *lookupsource.Setting) { s.Query = "SELECT hub FROM lots WHERE lot = $1" }),
 		one("owner", lookupsource.Web, "https://owners.example.com/{key}", func(s *lookupsource.Setting) { s.Audience = "api://owners" }),
 		one("site", lookupsource.Fixture, "fixture", nil),
 		one("tenant", lookupsource.Table, "https://contoso.table.core.windows.net/tenants?partition=tenant&row={key}", nil),
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(sharedaccess.Key{})); diff != "" {
 		t.Error(diff)
 	}
 	if text := fmt.Sprint(got); strings.Contains(text, "SECRET") {
@@ -104,8 +112,15 @@ func TestWrongSettings(t *testing.T) {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}
 	}
-	if _, err := readSettings(map[string]string{"USHER_LOOKUP_HUB": web}); err == nil || !strings.Contains(err.Error(), "lookup.hub is built in") {
-		t.Errorf("got %v", err)
+	for want, variables := range map[string]map[string]string{
+		"USHER_LOOKUP_HUB: hub 1: not the host name of a hub":                             {"USHER_LOOKUP_HUB": "contoso-eu"},
+		"USHER_LOOKUP_HUB_TABLE: set, and USHER_LOOKUP_HUB is empty":                      {"USHER_LOOKUP_HUB_TABLE": "hubs.csv"},
+		"USHER_LOOKUP_HUB_LIMIT: not a number of devices":                                 {"USHER_LOOKUP_HUB": "a.azure-devices.net", "USHER_LOOKUP_HUB_LIMIT": "1000001"},
+		"USHER_LOOKUP_HUB_QUERY: a hubs source, which USHER_LOOKUP_HUB names, has no use": {"USHER_LOOKUP_HUB": "a.azure-devices.net", "USHER_LOOKUP_HUB_QUERY": "SELECT 1"},
+	} {
+		if _, err := readSettings(variables); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
 	}
 }
 

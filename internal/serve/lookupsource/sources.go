@@ -18,15 +18,20 @@ import (
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
 )
 
 // Options configure [Sources].
 type Options struct {
 	Settings Settings
-	// Backends are sources that no setting opens, by name of the look-up, such as the states of hubs.
+	// Backends are sources that no setting opens, by name of the look-up.
 	Backends map[string]Backend
-	// Fixtures answer the look-ups whose setting is fixture; may be nil if there are none.
-	Fixtures lookups.Sources
+	// Root is the folder that relative paths in settings start at; empty means the working directory.
+	Root string
+	// Folder keeps the last good snapshots for a start while their source is away. Required if there are any.
+	Folder string
+	// Fixtures lets the fixtures next to the rules answer look-ups without a source, for development.
+	Fixtures bool
 	// Credential returns an Azure identity when one is first needed.
 	Credential func() (azcore.TokenCredential, error)
 	// Transport reaches sources over HTTPS; nil means one with Go's own settings for each source.
@@ -40,33 +45,33 @@ type Options struct {
 // Sources answer look-ups. They implement [lookups.Sources].
 type Sources struct {
 	named    map[string]*source
-	fixtures lookups.Sources
-	fixed    map[string]bool // names of look-ups that are answered by fixtures
-	set      []string        // names of look-ups that have a setting
+	fixtures bool
+	log      *slog.Logger
+
+	mu   sync.Mutex
+	told map[string]bool // names of look-ups without a source, and of sources without a look-up, that were reported
 }
 
 // New opens the sources. It connects to none of them.
 func New(options Options) (*Sources, error) {
-	s := &Sources{named: map[string]*source{}, fixtures: options.Fixtures, fixed: map[string]bool{}}
-	log := options.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	s := &Sources{named: map[string]*source{}, fixtures: options.Fixtures, log: options.Log, told: map[string]bool{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
 	}
 	add := func(name string, backend Backend, cache int) {
 		one := newSource(name, backend, cache)
 		one.observe = options.Observe
-		one.health.log = log.With("lookup", name, "source", backend.Kind)
+		one.health.log = s.log.With("lookup", name, "source", backend.Kind)
 		s.named[name] = one
 	}
 	for name, backend := range options.Backends {
 		add(name, backend, DefaultCache)
 	}
-	o := opener{credential: &credential{open: options.Credential}, transport: options.Transport}
+	o := opener{Options: options, identity: &credential{open: options.Credential}}
+	o.Log = s.log
 	var problems []error
 	for _, setting := range options.Settings {
-		s.set = append(s.set, setting.Name)
-		if setting.Kind == Fixture && options.Fixtures != nil {
-			s.fixed[setting.Name] = true
+		if setting.Kind == Fixture {
 			continue
 		}
 		backend, err := o.open(setting)
@@ -85,28 +90,25 @@ func (s *Sources) Find(ctx context.Context, d *lookups.Declaration, key string) 
 	if one := s.named[d.Name]; one != nil {
 		return one.find(ctx, d, key)
 	}
-	if s.fixed[d.Name] {
-		return s.fixtures.Find(ctx, d, key)
+	if s.fixtures {
+		return lookups.Found{}, lookups.ErrUseFixture
 	}
-	return lookups.Found{}, &Fault{Name: d.Name, Source: "missing", Kind: fault.Failed, text: fmt.Sprintf("set %s, or remove the look-up at %s", SettingName(d.Name), d.Place)}
+	return lookups.Found{}, &Fault{Kind: fault.Missing, text: "set " + SettingName(d.Name) + " to where its rows are"}
 }
 
-// Prepare checks that each declared look-up has a source, and lets the sources check what they can. Rules with these
-// declarations must not be used if it returns an error, which has a line for each problem. A source that is down is none:
-// it is logged, and asked again when a rule needs it. Call it for each set of rules.
+// Prepare lets the sources of look-ups check what they can. Rules with these declarations must not be used if it returns
+// an error, which has a line for each problem. A source that is down or missing is none: it is logged, because a rule can
+// do without it, and a decision that needs it is a fault. Call it for each set of rules.
 func (s *Sources) Prepare(ctx context.Context, declarations []*lookups.Declaration) error {
 	problems := make([]error, len(declarations))
 	var wait sync.WaitGroup
 	for i, d := range declarations {
-		one := s.named[d.Name]
-		switch {
-		case one == nil && !s.fixed[d.Name]:
-			problems[i] = fmt.Errorf("%s: look-up %s has no source: set %s to where its rows are%s", d.Place, d.Name, SettingName(d.Name), s.unused(declarations))
-		case one != nil && one.backend.Prepare != nil:
+		if one := s.named[d.Name]; one != nil && one.backend.Prepare != nil {
 			wait.Go(func() { problems[i] = one.prepare(ctx, d) })
 		}
 	}
 	wait.Wait()
+	s.compare(ctx, declarations)
 	return errors.Join(problems...)
 }
 
@@ -122,18 +124,26 @@ func (s *source) prepare(ctx context.Context, d *lookups.Declaration) error {
 	return nil
 }
 
-// unused is a hint at settings whose look-ups are not declared, because their names can be misspelt.
-func (s *Sources) unused(declarations []*lookups.Declaration) string {
-	var names []string
-	for _, name := range s.set {
-		if !slices.ContainsFunc(declarations, func(d *lookups.Declaration) bool { return d.Name == name }) {
-			names = append(names, SettingName(name))
+// compare warns once of each look-up that has no source, and of each setting that is for no look-up: its name can be
+// misspelt.
+func (s *Sources) compare(ctx context.Context, declarations []*lookups.Declaration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := func(name string) bool {
+		defer func() { s.told[name] = true }()
+		return !s.told[name]
+	}
+	for _, d := range declarations {
+		if s.named[d.Name] == nil && !s.fixtures && first(d.Name) {
+			s.log.WarnContext(ctx, "look-up has no source", "lookup", d.Name, "declared", d.Place, "fix", "set "+SettingName(d.Name)+" to where its rows are")
 		}
 	}
-	if len(names) == 0 {
-		return ""
+	for name := range s.named {
+		known := slices.ContainsFunc(declarations, func(d *lookups.Declaration) bool { return d.Name == name })
+		if !known && name != lookups.HubName && first(name) {
+			s.log.WarnContext(ctx, "no rule declares this look-up", "lookup", name, "fix", "correct the name of "+SettingName(name)+", or remove it")
+		}
 	}
-	return " (no look-up is declared for " + strings.Join(names, ", ") + ")"
 }
 
 // Run keeps the sources up to date until the context ends.
@@ -164,6 +174,17 @@ type State struct {
 	// Fault lasts since FaultSince; empty if the last request had none.
 	Fault      string
 	FaultSince time.Time
+}
+
+// Hubs describes the hubs of lookup.hub.
+func (s *Sources) Hubs() []hubs.HubStatus {
+	one := s.named[lookups.HubName]
+	if one == nil {
+		return nil
+	}
+	source, _ := one.backend.Source.(*hubs.Source)
+	all, _ := source.Status()
+	return all
 }
 
 // States returns the states of all sources, in the order of their names.

@@ -25,6 +25,7 @@ const (
 	Refused     Kind = "refused"     // the source answers that the request is wrong
 	Schema      Kind = "schema"      // the answer is not a row as it is declared
 	Breaker     Kind = "breaker"     // not asked, because of repeated faults
+	Missing     Kind = "missing"     // no setting names a source
 	Failed      Kind = "failed"      // anything else
 )
 

@@ -353,9 +353,9 @@ func TestTable(t *testing.T) {
 		for text, want := range map[string]string{
 			" ":                                  "it is empty: a table without rows is [] in YAML, and has the line hub,state,limit,note in CSV",
 			"state\nopen\n":                      "hubs.csv:1: no column is named hub, which is the key of look-up hub (name the columns in the first line, separated by commas or semicolons, in UTF-8)",
-			"hub,stat\ncontoso-us,down\n":        "hubs.csv:2: not as the table of hubs declares: /stat: unknown property",
-			"hub,state\ncontoso-us,dwon\n":       "hubs.csv:2: not as the table of hubs declares: /state: must be one of \"open\", \"drain\", \"down\"",
-			"hub,limit\ncontoso-us,-1\n":         "hubs.csv:2: not as the table of hubs declares: /limit: must be at least 0",
+			"hub,stat\ncontoso-us,down\n":        "hubs.csv:2: not as the table of hubs declares: /stat: property is not allowed",
+			"hub,state\ncontoso-us,dwon\n":       "hubs.csv:2: not as the table of hubs declares: /state: value must be one of \"open\", \"drain\", \"down\"",
+			"hub,limit\ncontoso-us,-1\n":         "hubs.csv:2: not as the table of hubs declares: /limit: number is too small: want at least 0",
 			"hub,limit\ncontoso-us,1e6\n":        "line 2: write the limit in digits",
 			"hub\ncontoso-us\n" + us + "\n":      "hubs.csv:3: the key of this row is also that of an earlier one (remove one of the two; keys are compared without case)",
 			"hub,state\n,down\n":                 "hubs.csv:2: the key, hub, is empty (give the row a key, or remove it)",

@@ -24,7 +24,7 @@ import (
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/schema"
-	"github.com/usher-dps/usher/internal/serve/rulesource"
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 )
 
 // Entry is what the operator's table says about a hub.
@@ -97,7 +97,7 @@ const (
 
 // keeper reads the table again and again, and keeps the last good one.
 type keeper struct {
-	location rulesource.Location
+	location remotefile.Location
 	log      *slog.Logger
 	blob     *blob.Client // nil for a file
 
@@ -114,7 +114,7 @@ type keeper struct {
 }
 
 func newKeeper(options Options, log *slog.Logger) (*keeper, error) {
-	location, err := rulesource.ParseLocation(options.Table)
+	location, err := remotefile.ParseLocation(options.Table)
 	if err != nil {
 		return nil, fmt.Errorf("the table of hubs: %w", err)
 	}
@@ -130,9 +130,9 @@ func newKeeper(options Options, log *slog.Logger) (*keeper, error) {
 		Transport: &http.Client{Transport: options.Transport},
 	}}
 	switch location.Kind {
-	case rulesource.Blob:
+	case remotefile.Blob:
 		k.blob, err = blob.NewClient(location.URL, &lateCredential{get: options.Credential}, &client)
-	case rulesource.HTTPS: // with a shared access signature
+	case remotefile.HTTPS: // with a shared access signature
 		k.blob, err = blob.NewClientWithNoCredential(location.URL, &client)
 	}
 	return k, err
