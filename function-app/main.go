@@ -55,7 +55,7 @@ func main() {
 	if os.Getenv(settingHostPort) != "" {
 		go exitWithParent(host, os.Getppid, time.NewTicker(time.Second).C, os.Exit)
 	}
-	err := run(ctx, os.Getenv, os.Stdout)
+	err := run(ctx, os.Getenv, os.Environ(), os.Stdout)
 	if err != nil {
 		// People look at standard error, and the Functions host shows it as an error.
 		fmt.Fprintln(os.Stderr, "usher: "+err.Error())
@@ -88,9 +88,10 @@ func tuneCollector(getenv func(string) string) {
 	}
 }
 
-// run serves until ctx ends. All wiring is here, in order: settings, rules, and the listener last.
-func run(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
-	settings, err := readSettings(getenv)
+// run serves until ctx ends. All wiring is here, in order: settings, rules, and the listener last. environ has the names of
+// all variables, since those of look-ups are the operator's choice.
+func run(ctx context.Context, getenv func(string) string, environ []string, stdout io.Writer) error {
+	settings, err := readSettings(getenv, environ)
 	telemetrySettings, telemetryErr := telemetry.ReadSettings(getenv)
 	if err := errors.Join(err, telemetryErr); err != nil {
 		return err
@@ -109,7 +110,11 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 		return fmt.Errorf("%s: %w", settingRecordSinks, err)
 	}
 	defer records.Close()
-	rules, err := startRules(ctx, settings, getenv, log, records.Observe)
+	lookups, err := openLookups(settings, getenv, log, signals)
+	if err != nil {
+		return err
+	}
+	rules, err := startRules(ctx, settings, getenv, log, records.Observe, lookups)
 	if err != nil {
 		return err
 	}
@@ -120,7 +125,8 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	if observer := signals.Observer(); observer != nil {
 		observers = append(observers, observer)
 	}
-	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.States, Comparisons: rules.comparisons}); err != nil {
+	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.States, Comparisons: rules.comparisons,
+		Lookups: lookups.states, Hubs: lookups.hubStates}); err != nil {
 		return err
 	}
 	if rules.shadow != nil {
@@ -166,6 +172,7 @@ func run(ctx context.Context, getenv func(string) string, stdout io.Writer) erro
 	upkeep, stopUpkeep := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	group.Go(func() { rules.run(upkeep) })
+	group.Go(func() { lookups.Run(upkeep) })
 	defer func() { // before the records are closed, because rules on trial are recorded
 		stopUpkeep()
 		group.Wait()

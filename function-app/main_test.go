@@ -134,7 +134,7 @@ func TestServesAndDrains(t *testing.T) {
 			defer stop()
 			log := newOutput()
 			ended := make(chan error, 1)
-			go func() { ended <- run(ctx, variables(c.environment), log) }()
+			go func() { ended <- run(ctx, variables(c.environment), nil, log) }()
 			address := log.wait(t, "serving")["address"].(string)
 
 			// A request that is half sent when the program is told to stop.
@@ -204,7 +204,7 @@ func TestBadStarts(t *testing.T) {
 			log := newOutput()
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // should it serve after all
 			defer cancel()
-			err := run(ctx, variables(c.environment), log)
+			err := run(ctx, variables(c.environment), nil, log)
 			if err == nil || exitCode(err) == 0 || exitCode(err) == 200 {
 				t.Fatalf("ended with %v", err)
 			}
@@ -236,7 +236,7 @@ func TestRulesCheckedAfterTheStart(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- run(ctx, variables(map[string]string{settingListen: "127.0.0.1:0", settingRules: rulesFolder(t, rule), settingRulesCheck: checkAfter}), log)
+			ended <- run(ctx, variables(map[string]string{settingListen: "127.0.0.1:0", settingRules: rulesFolder(t, rule), settingRulesCheck: checkAfter}), nil, log)
 		}()
 		log.wait(t, "serving")
 		line := log.wait(t, message)

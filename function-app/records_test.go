@@ -30,7 +30,7 @@ func TestRecordSettings(t *testing.T) {
 		"USHER_RECORD_ID_KEY: fewer than 16 characters":                           {settingRecordIDs: "hashed", settingRecordIDKey: key},
 	} {
 		values[settingListen] = "127.0.0.1:0"
-		if _, err := readSettings(variables(values)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET") {
+		if _, err := readSettings(variables(values), nil); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
@@ -125,7 +125,7 @@ func TestRecordsCannotBeOpened(t *testing.T) {
 			settingRecordSinks: "otlp", settingRecordSpool: blocked, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
 	} {
 		settings[settingListen], settings[settingRules] = "127.0.0.1:0", rulesFolder(t, firstHub)
-		if err := run(t.Context(), variables(settings), newOutput()); err == nil || !strings.Contains(err.Error(), want) {
+		if err := run(t.Context(), variables(settings), nil, newOutput()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

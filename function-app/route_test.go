@@ -29,7 +29,7 @@ func TestServesTheRouteOfTheFunction(t *testing.T) {
 	port := freePort(t)
 	log := newOutput()
 	go func() {
-		_ = run(t.Context(), variables(map[string]string{settingHostPort: port, settingAppRoot: root, scriptroot.SettingRoutePrefix: "hooks", settingRules: rulesFolder(t, firstHub)}), log)
+		_ = run(t.Context(), variables(map[string]string{settingHostPort: port, settingAppRoot: root, scriptroot.SettingRoutePrefix: "hooks", settingRules: rulesFolder(t, firstHub)}), nil, log)
 	}()
 	log.wait(t, "serving")
 	for path, want := range map[string]int{"/hooks/place": http.StatusOK, "/HOOKS/Place/": http.StatusOK, "/hooks/allocate": http.StatusNotFound, "/api/allocate": http.StatusNotFound} {

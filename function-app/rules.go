@@ -27,15 +27,17 @@ type liveRules struct {
 	shadow *shadow.Shadow
 	// started is set if second was started, whether it found rules or not.
 	started bool
+	lookups liveLookups
 	log     *slog.Logger
 }
 
 // startRules puts the first rules into use. It compiles them and the schema at the same time: each takes about half of
 // the time from the start to the first answer. record receives what shadow rules decide; it may be nil.
-func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer) (*liveRules, error) {
-	r := &liveRules{log: log}
+func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer, lookups liveLookups) (*liveRules, error) {
+	r := &liveRules{log: log, lookups: lookups}
 	options := rulesource.Options{
 		Rules:      decider.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
+		Prepare:    lookups.prepare,
 		CheckAfter: settings.rulesCheck == checkAfter,
 		NoSelfTest: settings.rules.NoTest,
 		Timeout:    settings.decisionTimeout,
@@ -69,7 +71,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 	group.Go(func() { rulesErr = r.current.Start(ctx) })
 	group.Go(func() {
 		defer close(built)
-		r.allocator, allocatorErr = decider.New(decider.Options{Timeout: settings.decisionTimeout})
+		r.allocator, allocatorErr = decider.New(decider.Options{Timeout: settings.decisionTimeout, Lookups: lookups})
 		if allocatorErr == nil && settings.rules.Second.Kind != "" {
 			allocatorErr = r.newSecond(options, settings, record)
 		}
@@ -90,7 +92,7 @@ func startRules(ctx context.Context, settings settings, getenv func(string) stri
 // newSecond prepares the rules on trial. They have a decider of their own for shadow decisions, so that rules which run
 // on past their time limits take nothing from devices that are answered.
 func (r *liveRules) newSecond(options rulesource.Options, settings settings, record answer.Observer) error {
-	apart, err := decider.New(decider.Options{Timeout: settings.decisionTimeout})
+	apart, err := decider.New(decider.Options{Timeout: settings.decisionTimeout, Lookups: r.lookups})
 	if err != nil {
 		return err
 	}
@@ -157,9 +159,10 @@ type sourceDetails struct {
 // details describes the sources of the rules.
 func (r *liveRules) details() any {
 	details := struct {
-		Rules  sourceDetails  `json:"rules"`
-		Shadow *sourceDetails `json:"shadow,omitempty"`
-	}{Rules: detailsOf(r.current.Stats())}
+		Rules   sourceDetails   `json:"rules"`
+		Shadow  *sourceDetails  `json:"shadow,omitempty"`
+		Lookups []lookupDetails `json:"lookups,omitempty"`
+	}{Rules: detailsOf(r.current.Stats()), Lookups: r.lookups.details()}
 	if r.second != nil {
 		second := detailsOf(r.second.Stats())
 		details.Shadow = &second

@@ -64,7 +64,7 @@ func startProgram(t *testing.T, settings map[string]string) *program {
 	p := &program{t: t, log: newOutput()}
 	p.log.lines = make(chan map[string]any, 10000)
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, variables(settings), p.log) }()
+	go func() { ended <- run(ctx, variables(settings), nil, p.log) }()
 	p.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -291,7 +291,7 @@ func TestRulesSettings(t *testing.T) {
 		"a percentage in the shadow": {map[string]string{settingShadow: "next", settingShadowEnrollment: "a=10"}, "USHER_RULES_SHADOW_ENROLLMENTS: \"a=10\""},
 	} {
 		c.environment[settingListen] = "127.0.0.1:0"
-		got, err := readSettings(variables(c.environment))
+		got, err := readSettings(variables(c.environment), nil)
 		switch {
 		case c.want == "" && err != nil, c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: %v, want %q", name, err, c.want)
@@ -315,7 +315,7 @@ func TestRulesSettings(t *testing.T) {
 		"in development, rules are a bundle": {map[string]string{settingEnvironment: "Development", settingRules: url}, true, true},
 	} {
 		c.environment[settingListen] = "127.0.0.1:0"
-		got, err := readSettings(variables(c.environment))
+		got, err := readSettings(variables(c.environment), nil)
 		if err != nil || got.rules.Watch != c.watch || got.rules.NoTest == c.tests {
 			t.Errorf("%s: %+v, %v", name, got.rules, err)
 		}

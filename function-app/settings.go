@@ -13,6 +13,7 @@ import (
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
 	"github.com/usher-dps/usher/internal/serve/environment"
+	"github.com/usher-dps/usher/internal/serve/lookupsource"
 )
 
 // Names of the settings. local.settings.json.example says what each is for.
@@ -43,12 +44,15 @@ const (
 	settingShadowEnrollment = "USHER_RULES_SHADOW_ENROLLMENTS"
 	settingCanary           = "USHER_RULES_CANARY"
 
+	settingLookupsFolder = "USHER_LOOKUPS_FOLDER"
+
 	// Set by the Functions host.
 	settingHostPort = "FUNCTIONS_CUSTOMHANDLER_PORT"
 	settingAppRoot  = "FUNCTIONS_APP_ROOT_PATH"
 
 	// Set to Development by the Functions Core Tools and by usher host.
 	settingEnvironment = "AZURE_FUNCTIONS_ENVIRONMENT"
+	development        = "Development"
 )
 
 // When rules are compiled, the values of USHER_RULES_CHECK.
@@ -78,6 +82,10 @@ type settings struct {
 	drainTimeout    time.Duration
 	metricsListen   string
 	records         sink.Settings
+	lookups         lookupsource.Settings
+	lookupsFolder   string
+	// development is set under usher host and func start.
+	development bool
 }
 
 // underHost reports whether the Functions host started the process.
@@ -90,7 +98,7 @@ func (s settings) logsCalls() bool {
 }
 
 // readSettings reads and checks all settings. The error names every setting that is wrong, and no value that is secret.
-func readSettings(getenv func(string) string) (settings, error) {
+func readSettings(getenv func(string) string, environ []string) (settings, error) {
 	r := environment.NewReader(getenv)
 	s := settings{
 		rules:           readRules(r),
@@ -102,6 +110,9 @@ func readSettings(getenv func(string) string) (settings, error) {
 		keys:            r.List(settingFunctionKeys),
 		drainTimeout:    r.Duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),
 		records:         readRecords(r),
+		lookups:         lookupsource.Read(r, environ),
+		lookupsFolder:   inAppRoot(r, filepath.FromSlash(r.Get(settingLookupsFolder, "/tmp/usher-lookups"))),
+		development:     r.Get(settingEnvironment, "") == development,
 	}
 	if err := s.logLevel.UnmarshalText([]byte(r.Get(settingLogLevel, "info"))); err != nil {
 		r.Wrong(settingLogLevel, "none of debug, info, warn, error")

@@ -40,13 +40,13 @@ func TestExampleSettingsAreTheDefaults(t *testing.T) {
 	t.Parallel()
 	example := readExample(t)
 	host := map[string]string{settingHostPort: "7071", settingAppRoot: filepath.FromSlash("/home/site/wwwroot")}
-	want, err := readSettings(func(name string) string { return host[name] })
+	want, err := readSettings(func(name string) string { return host[name] }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	shown := maps.Clone(host)
 	maps.Copy(shown, example.Values)
-	got, err := readSettings(func(name string) string { return shown[name] })
+	got, err := readSettings(func(name string) string { return shown[name] }, nil)
 	if err != nil {
 		t.Fatalf("the example's values are refused: %v", err)
 	}
@@ -60,7 +60,7 @@ func TestExampleSettingsAreComplete(t *testing.T) {
 	t.Parallel()
 	example := readExample(t)
 	read := map[string]bool{}
-	if _, err := readSettings(func(name string) string { read[name] = true; return "" }); err == nil {
+	if _, err := readSettings(func(name string) string { read[name] = true; return "" }, nil); err == nil {
 		t.Error("settings without an address are accepted")
 	}
 	delete(read, settingHostPort) // given by the host

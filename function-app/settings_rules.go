@@ -39,8 +39,8 @@ const (
 
 func readRules(r *environment.Reader) rulesSettings {
 	watch, test := off, on
-	development := r.Get(settingEnvironment, "") == "Development"
-	if development {
+	developing := r.Get(settingEnvironment, "") == development
+	if developing {
 		watch = on
 	}
 	s := rulesSettings{
@@ -51,7 +51,7 @@ func readRules(r *environment.Reader) rulesSettings {
 		Token:     r.Get(settingRulesToken, ""),
 		HoldStale: r.OneOf(settingRulesStale, staleServe, staleServe, staleHold) == staleHold,
 	}
-	if development && s.Source.Kind == remotefile.Path {
+	if developing && s.Source.Kind == remotefile.Path {
 		test = off // who writes a rule wants to see it at work, also if its tests are not written yet
 	}
 	s.NoTest = r.OneOf(settingRulesSelfTest, test, on, off) == off

@@ -36,7 +36,7 @@ func TestSettings(t *testing.T) {
 	underHost := settings{
 		rules: rulesIn(filepath.Join("/home/site/wwwroot", "rules")), rulesCheck: checkBefore,
 		decisionTimeout: 2 * time.Second, maxBody: 256 << 10, logLevel: slog.LevelInfo,
-		listen: "127.0.0.1:4711", listenSetting: settingHostPort, drainTimeout: 10 * time.Second, records: defaultRecords(),
+		listen: "127.0.0.1:4711", listenSetting: settingHostPort, drainTimeout: 10 * time.Second, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 	}
 	for name, c := range map[string]struct {
 		environment map[string]string
@@ -55,18 +55,18 @@ func TestSettings(t *testing.T) {
 			settings{
 				rules: rulesIn("/rules"), rulesCheck: checkAfter, builtins: []string{"time.now_ns", "http.send"}, allowNet: []string{"example.com"},
 				decisionTimeout: 1500 * time.Millisecond, maxBody: 65536, logLevel: slog.LevelWarn, listen: ":8080",
-				listenSetting: settingListen, keys: []string{"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"}, records: defaultRecords(),
+				listenSetting: settingListen, keys: []string{"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"}, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 			},
 		},
 		"loopback needs no key": {
 			map[string]string{settingListen: "[::1]:8080"},
 			settings{
 				rules: rulesIn("rules"), rulesCheck: checkBefore, decisionTimeout: 2 * time.Second, maxBody: 256 << 10,
-				listen: "[::1]:8080", listenSetting: settingListen, drainTimeout: 10 * time.Second, records: defaultRecords(),
+				listen: "[::1]:8080", listenSetting: settingListen, drainTimeout: 10 * time.Second, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 			},
 		},
 	} {
-		got, err := readSettings(variables(c.environment))
+		got, err := readSettings(variables(c.environment), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -102,7 +102,7 @@ func TestSettingsNameEveryProblem(t *testing.T) {
 		"three keys":                         {map[string]string{settingListen: "[::1]:1", settingFunctionKeys: strings.Repeat(secret+secret+",", 3)}, []string{"3 keys; at most two"}},
 		"a port of the host that is no port": {map[string]string{settingHostPort: "x"}, []string{"FUNCTIONS_CUSTOMHANDLER_PORT: not a port"}},
 	} {
-		_, err := readSettings(variables(c.environment))
+		_, err := readSettings(variables(c.environment), nil)
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue

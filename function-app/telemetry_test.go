@@ -39,7 +39,7 @@ func start(t *testing.T, settings map[string]string) started {
 	log := newOutput()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, variables(all), log)
+		err := run(ctx, variables(all), nil, log)
 		t.Log("ended:", err) // the clean-up waits for it
 		ended <- err
 	}()
@@ -421,7 +421,7 @@ func TestTelemetrySettingsThatAreWrong(t *testing.T) {
 			all[name] = value
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		err := run(ctx, variables(all), newOutput())
+		err := run(ctx, variables(all), nil, newOutput())
 		cancel()
 		for _, want := range c.want {
 			if err == nil || !strings.Contains(err.Error(), want) {
@@ -453,7 +453,7 @@ func TestGoroutinesOfTelemetry(t *testing.T) {
 
 func printGoroutines() {
 	log := newOutput()
-	go func() { _ = run(context.Background(), os.Getenv, log) }()
+	go func() { _ = run(context.Background(), os.Getenv, nil, log) }()
 	for line := range log.lines {
 		switch line["msg"] {
 		case "serving":

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -74,6 +76,13 @@ func (r *Rules) Revision() string { return r.revision }
 
 // Set returns the rules as package ruleset loaded them, for tools that read rules.
 func (r *Rules) Set() *ruleset.Ruleset { return r.set }
+
+// Lookups lists the look-ups that rules can need: those that they declare, and lookup.hub if some rule uses it.
+func (r *Rules) Lookups() []*lookups.Declaration {
+	return slices.DeleteFunc(slices.Clone(r.set.Lookups()), func(d *lookups.Declaration) bool {
+		return d.Name == lookups.HubName && !r.set.UsesLookup(d.Name)
+	})
+}
 
 // All lists the rules in the order of their packages.
 func (r *Rules) All() []*ruleset.Rule { return r.set.Rules() }
