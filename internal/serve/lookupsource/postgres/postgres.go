@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/lookup"
 )
@@ -64,7 +67,8 @@ type Options struct {
 
 // Source is a [lookup.Source]. It connects when it is first used, and again when a connection is lost.
 type Source struct {
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	query string
 }
 
 // New returns a source. The error says what is wrong with the options; it contains nothing of the URL.
@@ -103,12 +107,13 @@ func New(options Options) (*Source, error) {
 	if entra {
 		config.BeforeConnect = tokenAsPassword(options.Credential)
 	}
-	config.AfterConnect = prepare(options.Query)
+	query := strings.TrimRight(options.Query, "; \t\r\n")
+	config.AfterConnect = prepare(query)
 	pool, err := pgxpool.NewWithConfig(context.Background(), config) // connects to nothing yet
 	if err != nil {
 		return nil, presentable(err)
 	}
-	return &Source{pool}, nil
+	return &Source{pool, query}, nil
 }
 
 // parseURL takes what is ours out of the URL, and adds what is left out.
@@ -157,26 +162,20 @@ func tokenAsPassword(credential func() (azcore.TokenCredential, error)) func(con
 	return func(ctx context.Context, c *pgx.ConnConfig) error {
 		azure, err := credential()
 		if err != nil {
-			return err
+			return fault.Token(entraScope, remotefile.Presentable(err))
 		}
 		// The identity keeps tokens, and renews them in time.
 		token, err := azure.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{entraScope}})
 		if err != nil {
-			return fmt.Errorf("no token for PostgreSQL: %w", err)
+			return fault.Token(entraScope, remotefile.Presentable(err))
 		}
 		c.Password = token.Token
 		return nil
 	}
 }
 
-// queryError is what is wrong with the operator's query.
-type queryError string
-
-func (e queryError) Error() string { return string(e) }
-
 // prepare makes the statement of each connection. PostgreSQL makes JSON of the row, because it knows all its types.
 func prepare(query string) func(context.Context, *pgx.Conn) error {
-	query = strings.TrimRight(query, "; \t\r\n")
 	// The end of a line ends a comment. A second row is an error.
 	text := "SELECT to_jsonb(usher_row) FROM (\n" + query + "\n) AS usher_row LIMIT 2"
 	return func(ctx context.Context, conn *pgx.Conn) error {
@@ -185,18 +184,39 @@ func prepare(query string) func(context.Context, *pgx.Conn) error {
 			return err
 		}
 		if n := len(prepared.ParamOIDs); n != 1 {
-			return queryError(fmt.Sprintf("the query has %d parameters: it needs one, the key, as $1::text", n))
+			return fault.New(fault.Refused, "the query has %d parameters: it needs one, the key, as $1::text", n)
 		}
 		switch prepared.ParamOIDs[0] {
 		case pgtype.TextOID, pgtype.VarcharOID, pgtype.BPCharOID:
 			return nil
 		}
 		// PostgreSQL would refuse keys that are not of the type, and quote them.
-		return queryError("the parameter of the query is not a text: write $1::text, and cast the column if need be")
+		return fault.New(fault.Refused, "the parameter of the query is not a text: write $1::text, and cast the column if need be")
 	}
 }
 
-// Find implements [lookup.Source].
+// Prepare connects, and checks that the query returns the columns that rows must have as d declares. A *fault.Error says
+// why that is not known; any other error is what is wrong with the query.
+func (s *Source) Prepare(ctx context.Context, d *lookups.Declaration) error {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return presentable(err)
+	}
+	defer conn.Release()
+	described, err := conn.Conn().Prepare(ctx, "", s.query)
+	if err != nil {
+		return presentable(err)
+	}
+	required, _ := d.RowSchema["required"].([]any)
+	for _, name := range required {
+		if !slices.ContainsFunc(described.Fields, func(f pgconn.FieldDescription) bool { return f.Name == name }) {
+			return fmt.Errorf("the query returns no column %s, which %s requires: select it, or rename one with AS", name, d.Place)
+		}
+	}
+	return nil
+}
+
+// Find implements [lookup.Source]. An error is a *fault.Error.
 func (s *Source) Find(ctx context.Context, key string) (lookup.Answer, error) {
 	if strings.Contains(key, "\x00") || !utf8.ValidString(key) {
 		return lookup.Answer{}, nil // no text in PostgreSQL can be equal to it
@@ -226,7 +246,7 @@ func (s *Source) read(ctx context.Context, key string) ([]byte, error) {
 	var text []byte
 	for n := 0; rows.Next(); n++ {
 		if n > 0 {
-			return nil, queryError("the query returns more than one row for a key")
+			return nil, fault.New(fault.Schema, "the query returns more than one row for a key")
 		}
 		text = bytes.Clone(rows.RawValues()[0])
 	}
@@ -239,8 +259,8 @@ func lost(err error) bool {
 		return refused.Code == "57P01" || refused.Code == "57P02" // the server, or an administrator, ends the connection
 	}
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
-	_, wrong := errors.AsType[queryError](err)
-	return err != nil && !unreachable && !wrong
+	_, known := errors.AsType[*fault.Error](err)
+	return err != nil && !unreachable && !known
 }
 
 func parseRow(text []byte) (lookup.Answer, error) {
@@ -249,7 +269,7 @@ func parseRow(text []byte) (lookup.Answer, error) {
 	decoder.UseNumber()
 	var row map[string]any
 	if err := decoder.Decode(&row); err != nil || row == nil {
-		return lookup.Answer{}, errors.New("the row is not a JSON object")
+		return lookup.Answer{}, fault.New(fault.Schema, "the row is not a JSON object")
 	}
 	for name, value := range row {
 		if value == nil {
@@ -262,24 +282,30 @@ func parseRow(text []byte) (lookup.Answer, error) {
 // Close closes the connections, after those who use them.
 func (s *Source) Close() { s.pool.Close() }
 
-// quotable are classes of SQLSTATE whose messages name objects, settings or states of the server. Others can quote the
-// key or the row. Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
-const quotable = "08 28 3D 3F 42 53 55 57 58"
+// kinds are those of classes of SQLSTATE whose messages name objects, settings or states of the server. The messages of
+// others can quote the key or the row. Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+var kinds = map[string]fault.Kind{
+	"08": fault.Unreachable, "28": fault.Denied, "3D": fault.Refused, "3F": fault.Refused, "42": fault.Refused,
+	"53": fault.Unavailable, "55": fault.Unavailable, "57": fault.Unavailable, "58": fault.Unavailable,
+}
 
-// presentable makes an error safe to show.
+// presentable makes a fault of an error.
 func presentable(err error) error {
-	if wrong, ok := errors.AsType[queryError](err); ok {
-		return wrong
+	if known, ok := errors.AsType[*fault.Error](err); ok {
+		return known
 	}
-	if refused, ok := errors.AsType[*pgconn.PgError](err); ok {
-		text := "PostgreSQL refuses with SQLSTATE " + refused.Code
-		if len(refused.Code) == 5 && strings.Contains(quotable, refused.Code[:2]) {
-			text += ": " + remotefile.Cut(refused.Message, 500)
-		}
-		return errors.New(text)
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return fault.Transport(err)
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("PostgreSQL did not answer in time: %w", context.DeadlineExceeded)
+	kind, quotable := kinds[refused.Code[:min(2, len(refused.Code))]]
+	switch {
+	case !quotable:
+		return fault.New(fault.Failed, "PostgreSQL refuses with SQLSTATE %s", refused.Code)
+	case refused.Code == "57014":
+		kind = fault.Timeout // the server's own limit
+	case refused.Code == "42501":
+		kind = fault.Denied
 	}
-	return remotefile.Presentable(err)
+	return fault.New(kind, "PostgreSQL refuses with SQLSTATE %s: %s", refused.Code, fault.Plain(refused.Message))
 }

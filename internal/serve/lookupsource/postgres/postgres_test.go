@@ -32,6 +32,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/postgres"
 	"github.com/usher-dps/usher/lookup"
 )
@@ -276,27 +278,31 @@ func TestFaults(t *testing.T) {
 		"CREATE FUNCTION write_it(key text) RETURNS text LANGUAGE sql AS $$INSERT INTO faulty VALUES (key, key) RETURNING hub$$")
 	for name, o := range map[string]struct {
 		url, query, want string
+		kind             fault.Kind
 	}{
-		"two rows":               {c.socket("postgres"), "SELECT * FROM faulty WHERE key = $1::text", "the query returns more than one row"},
-		"no parameter":           {c.socket("postgres"), "SELECT 1 AS a", "the query has 0 parameters"},
-		"two parameters":         {c.socket("postgres"), "SELECT $1::text AS a, $2::text AS b", "the query has 2 parameters"},
-		"parameter not a text":   {c.socket("postgres"), "SELECT 1 AS a WHERE 5 = $1", "the parameter of the query is not a text: write $1::text"},
-		"no table":               {c.socket("postgres"), "SELECT * FROM absent WHERE key = $1::text", `SQLSTATE 42P01: relation "absent" does not exist`},
-		"several statements":     {c.socket("postgres"), "SELECT 1 AS a WHERE $1::text = '') AS x; DROP TABLE faulty; SELECT (1", "SQLSTATE 42601"},
-		"not a query":            {c.socket("postgres"), "INSERT INTO faulty VALUES ($1::text) RETURNING *", "SQLSTATE 42601"},
-		"writes":                 {c.socket("postgres"), "SELECT write_it($1::text) AS hub", "SQLSTATE 25006"},
-		"quotes the key":         {c.socket("postgres"), "SELECT ($1::text)::int AS a", "PostgreSQL refuses with SQLSTATE 22P02"},
-		"too slow at the server": {c.socket("postgres"), "SELECT pg_sleep(3600)::text || $1::text AS a", "SQLSTATE 57014: canceling statement due to statement timeout"},
-		"wrong password":         {strings.Replace(c.tls("faulty"), "faulty@", "faulty:"+password+"@", 1), "SELECT $1::text AS a", "SQLSTATE 28P01: password authentication failed"},
-		"no such database":       {strings.Replace(c.socket("postgres"), "/postgres?", "/absent?", 1), "SELECT $1::text AS a", `SQLSTATE 3D000: database "absent" does not exist`},
-		"unknown authority":      {"postgres://faulty:" + password + "@127.0.0.1:" + c.port + "/postgres?sslmode=verify-full", "SELECT $1::text AS a", "certificate"},
-		"not PostgreSQL's port":  {"postgres://faulty:" + password + "@127.0.0.1:1/postgres", "SELECT $1::text AS a", "refused"},
+		"two rows":               {c.socket("postgres"), "SELECT * FROM faulty WHERE key = $1::text", "the query returns more than one row", fault.Schema},
+		"no parameter":           {c.socket("postgres"), "SELECT 1 AS a", "the query has 0 parameters", fault.Refused},
+		"two parameters":         {c.socket("postgres"), "SELECT $1::text AS a, $2::text AS b", "the query has 2 parameters", fault.Refused},
+		"parameter not a text":   {c.socket("postgres"), "SELECT 1 AS a WHERE 5 = $1", "the parameter of the query is not a text: write $1::text", fault.Refused},
+		"no table":               {c.socket("postgres"), "SELECT * FROM absent WHERE key = $1::text", `SQLSTATE 42P01: relation "absent" does not exist`, fault.Refused},
+		"several statements":     {c.socket("postgres"), "SELECT 1 AS a WHERE $1::text = '') AS x; DROP TABLE faulty; SELECT (1", "SQLSTATE 42601", fault.Refused},
+		"not a query":            {c.socket("postgres"), "INSERT INTO faulty VALUES ($1::text) RETURNING *", "SQLSTATE 42601", fault.Refused},
+		"writes":                 {c.socket("postgres"), "SELECT write_it($1::text) AS hub", "SQLSTATE 25006", fault.Failed},
+		"quotes the key":         {c.socket("postgres"), "SELECT ($1::text)::int AS a", "PostgreSQL refuses with SQLSTATE 22P02", fault.Failed},
+		"too slow at the server": {c.socket("postgres"), "SELECT pg_sleep(3600)::text || $1::text AS a", "SQLSTATE 57014: canceling statement due to statement timeout", fault.Timeout},
+		"wrong password":         {strings.Replace(c.tls("faulty"), "faulty@", "faulty:"+password+"@", 1), "SELECT $1::text AS a", "SQLSTATE 28P01: password authentication failed", fault.Denied},
+		"no such database":       {strings.Replace(c.socket("postgres"), "/postgres?", "/absent?", 1), "SELECT $1::text AS a", `SQLSTATE 3D000: database "absent" does not exist`, fault.Refused},
+		"unknown authority":      {"postgres://faulty:" + password + "@127.0.0.1:" + c.port + "/postgres?sslmode=verify-full", "SELECT $1::text AS a", "certificate", fault.Unreachable},
+		"not PostgreSQL's port":  {"postgres://faulty:" + password + "@127.0.0.1:1/postgres", "SELECT $1::text AS a", "refused", fault.Unreachable},
 	} {
 		s := source(t, postgres.Options{URL: o.url, Query: o.query, Timeout: time.Second})
 		_, err := s.Find(t.Context(), secretKey)
 		if err == nil || !strings.Contains(err.Error(), o.want) {
 			t.Errorf("%s: got %v, want %s", name, err, o.want)
 			continue
+		}
+		if f, ok := errors.AsType[*fault.Error](err); !ok || f.Kind != o.kind {
+			t.Errorf("%s: got %#v, want %s", name, err, o.kind)
 		}
 		if strings.Contains(err.Error(), secretKey) || strings.Contains(err.Error(), password) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v", name, err)
@@ -305,8 +311,35 @@ func TestFaults(t *testing.T) {
 	s := source(t, postgres.Options{URL: c.socket("postgres"), Query: "SELECT pg_sleep(3600)::text || $1::text AS a"})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := s.Find(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+	_, err := s.Find(ctx, "a")
+	if f, ok := errors.AsType[*fault.Error](err); !ok || f.Kind != fault.Timeout {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Prepare notices that the query does not fit the declaration, and that the server cannot be asked.
+func TestPrepare(t *testing.T) {
+	t.Parallel()
+	c := server(t)
+	declared, problems := lookups.Declare("rules", []lookups.File{{Name: "lookups.yaml", Text: []byte(
+		"device: {row: {type: object, properties: {hub: {type: string}, line: {type: integer}}, required: [hub]}}")}})
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	for _, o := range []struct {
+		url, query, want string
+		isFault          bool
+	}{
+		{c.socket("postgres"), "SELECT 'eu' AS hub, $1::text AS x;", "", false},
+		{c.socket("postgres"), "SELECT 'eu' AS site, $1::text AS x", "the query returns no column hub, which rules/lookups.yaml:1 requires", false},
+		{c.socket("postgres"), "SELECT 'eu' AS hub", "the query has 0 parameters", true},
+		{"postgres://a@127.0.0.1:1/postgres", "SELECT 'eu' AS hub, $1::text AS x", "refused", true},
+	} {
+		err := source(t, postgres.Options{URL: o.url, Query: o.query}).Prepare(t.Context(), declared[0])
+		_, isFault := errors.AsType[*fault.Error](err)
+		if (err == nil) != (o.want == "") || isFault != o.isFault || err != nil && !strings.Contains(err.Error(), o.want) {
+			t.Errorf("%s: got %v", o.query, err)
+		}
 	}
 }
 
