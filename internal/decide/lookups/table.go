@@ -81,8 +81,8 @@ func IsTable(name string) bool { return slices.Contains(tableExtensions, path.Ex
 // ErrDuplicate, which is a problem like others.
 //
 // The first line of CSV names the columns, which commas or semicolons separate. A cell becomes what its member is
-// declared to be; an empty one is left out, unless it is a text and the member is required. A line of NDJSON is an object. YAML has a
-// mapping from keys to rows, or a list of rows with their keys.
+// declared to be; an empty one is left out, unless it is a text and the member is required. A line of NDJSON is an
+// object. YAML has a mapping from keys to rows, or a list of rows with their keys.
 func ReadTable(r io.Reader, name string, d *Declaration, yield func(Row) error) error {
 	t := &table{name: name, d: d, yield: yield, source: &rowReader{r: r, left: maxRow}}
 	t.text = bufio.NewReader(t.source)

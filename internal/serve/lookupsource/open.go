@@ -2,7 +2,6 @@ package lookupsource
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -11,8 +10,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
-	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/postgres"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/snapshot"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/table"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/web"
@@ -65,6 +64,16 @@ func (o opener) open(s Setting) (Backend, error) {
 		return Backend{Source: source, Kind: string(s.Kind), Prepare: briefly(source.Prepare)}, nil
 	case Snapshot:
 		return o.openSnapshot(s)
+	case Postgres:
+		source, err := postgres.New(postgres.Options{URL: s.Address, Query: s.Query,
+			Credential: func() (azcore.TokenCredential, error) { return o.identity, nil }})
+		if err != nil {
+			return Backend{}, err
+		}
+		prepare := func(ctx context.Context, d *lookups.Declaration) error {
+			return briefly(func(ctx context.Context) error { return source.Prepare(ctx, d) })(ctx, d)
+		}
+		return Backend{Source: source, Kind: string(s.Kind), Prepare: prepare}, nil
 	case Hubs:
 		options := s.Hubs
 		options.Credential, options.Transport, options.Log = o.Credential, o.Transport, o.Log
@@ -105,30 +114,8 @@ func (o opener) openSnapshot(s Setting) (Backend, error) {
 	if err != nil {
 		return Backend{}, err
 	}
-	return Backend{
-		Source: source, Kind: string(s.Kind), Local: true, Run: source.Run,
-		Prepare: func(ctx context.Context, d *lookups.Declaration) error {
-			limited, cancel := context.WithTimeout(ctx, snapshotTimeout)
-			defer cancel()
-			err := source.Prepare(limited, d)
-			if _, refused := errors.AsType[*snapshot.RefusedError](err); err == nil || refused && source.Stats().Digest != "" {
-				return err // the rows in use are not as these rules declare them
-			}
-			return &fault.Error{Kind: fault.Failed, Text: fault.Plain(err.Error()), Err: err}
-		},
-		State: func() (string, time.Time) {
-			stats := source.Stats()
-			if stats.Digest == "" {
-				return "", time.Time{}
-			}
-			return stats.Digest, time.Now().Add(-stats.Age)
-		},
-	}, nil
+	return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: source.Prepare, Run: source.Run, State: source.State}, nil
 }
-
-// snapshotTimeout bounds how long a start waits for a snapshot. A larger one arrives later, and until then a decision
-// that needs it is a fault.
-const snapshotTimeout = 20 * time.Second
 
 // prepareTimeout bounds how long a start waits for a source that is asked over the network.
 const prepareTimeout = 2 * time.Second

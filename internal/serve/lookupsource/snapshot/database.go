@@ -20,6 +20,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/remotefile"
 )
 
@@ -276,7 +277,7 @@ func (d *database) find(ctx context.Context, key string) (map[string]any, error)
 	case errors.Is(err, sql.ErrNoRows):
 		return nil, nil
 	case err != nil:
-		return nil, fmt.Errorf("the snapshot cannot be read: %w", err)
+		return nil, fault.New(fault.Failed, "the snapshot cannot be read: %v", err)
 	}
 	return parseRow(text)
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/lookup"
 )
@@ -48,6 +49,10 @@ const (
 	watchInterval = time.Second
 	// startTimeout is how long the source may take at a start if there is a snapshot on disk that can serve.
 	startTimeout = 5 * time.Second
+	// firstTimeout is how long it may take if there is none: the Functions host gives a handler 30 s to listen.
+	firstTimeout = 20 * time.Second
+	// changeTimeout is how long other rules wait for rows that are as they declare.
+	changeTimeout = 2 * time.Minute
 	// fetchTimeout bounds a download and the check of what arrived.
 	fetchTimeout = 30 * time.Minute
 	// firstRetry is how long after a failure the source is read again. Each further failure doubles it, up to twice the
@@ -231,69 +236,98 @@ func (s *Snapshot) missing() error {
 	defer s.mu.Unlock()
 	switch {
 	case s.stats.Refused != "":
-		return errors.New("there is no snapshot yet: the one at the source is refused, see the log")
+		return fault.New(fault.Schema, "there is no snapshot yet: the one at the source is refused, see the log")
 	case s.stats.Failure != "":
-		return fmt.Errorf("there is no snapshot yet: %s", s.stats.Failure)
+		return fault.New(fault.Unavailable, "there is no snapshot yet: %s", fault.Plain(s.stats.Failure))
 	}
-	return errors.New("there is no snapshot yet")
+	return fault.New(fault.Unavailable, "there is no snapshot yet")
 }
 
 // Prepare puts a snapshot into use for a declaration, that of rules which are about to be used: from the source, or from
 // disk if the source does not answer in time or has no good one. It does nothing if there is one already.
 //
-// The error says why there is none. A *RefusedError means that the table does not fit the declaration; the snapshot of an
-// earlier declaration then stays in use. After other errors [Snapshot.Run] keeps trying.
+// A *fault.Error says why there is none yet; [Snapshot.Run] keeps trying. A *RefusedError means that there is a
+// snapshot in use, and that the table at the source does not fit this other declaration; the rows in use stay as they
+// are.
 func (s *Snapshot) Prepare(ctx context.Context, d *lookups.Declaration) error {
 	s.working.Lock()
 	defer s.working.Unlock()
 	if s.closed {
 		return errors.New("the snapshot is closed")
 	}
-	s.sweep()
 	form, err := formOf(d)
 	if err != nil {
 		return err
 	}
 	now := s.current.Load()
-	if now != nil && now.form == form {
+	switch {
+	case now == nil:
+		s.d, s.form = d, form
+		return s.start(ctx)
+	case now.form == form:
+		s.d, s.form = d, form
 		return nil
 	}
 	before, beforeForm, beforeSeen, beforeRefused := s.d, s.form, s.last, s.Stats().Refused
-	s.d, s.form, s.last = d, form, seen{} // its rows may have to be made anew
-	timeout := fetchTimeout
-	var onDisk *kept
-	if now == nil {
-		if onDisk, err = s.readKept(); err != nil {
-			s.log.WarnContext(ctx, "snapshot on disk is of no use", "file", s.file, "error", err.Error())
-		}
-		if onDisk != nil {
-			timeout = startTimeout
-			if onDisk.Form == form {
-				s.last = seen{onDisk.ETag, onDisk.Digest}
-			}
-		}
-	}
-	err = s.fetch(ctx, timeout)
-	switch {
-	case s.current.Load() != now:
-		return nil // it is from the source
-	case now != nil:
+	s.d, s.form, s.last = d, form, seen{} // its rows are made anew
+	err = s.fetch(ctx, changeTimeout)
+	if _, ok := errors.AsType[*RefusedError](err); ok {
 		s.d, s.form, s.last = before, beforeForm, beforeSeen
 		s.count(func(c *Stats) { c.Refused = beforeRefused })
 		return err
-	case onDisk != nil:
-		confirmed := err == nil
-		if failed := s.useKept(ctx, onDisk, confirmed); failed != nil {
-			s.last = seen{} // else the source would be told that we have it
-			s.log.WarnContext(ctx, "snapshot on disk is of no use", "file", s.file, "error", failed.Error())
-			if confirmed {
-				return s.fetch(ctx, fetchTimeout)
-			}
-			return err
+	}
+	return faultOf(err)
+}
+
+// start puts the first snapshot into use.
+func (s *Snapshot) start(ctx context.Context) error {
+	s.sweep()
+	timeout := firstTimeout
+	onDisk, err := s.readKept()
+	if err != nil {
+		s.log.WarnContext(ctx, "snapshot on disk is of no use", "file", s.file, "error", err.Error())
+	}
+	s.last = seen{}
+	if onDisk != nil {
+		timeout = startTimeout
+		if onDisk.Form == s.form {
+			s.last = seen{onDisk.ETag, onDisk.Digest}
 		}
+	}
+	err = s.fetch(ctx, timeout)
+	if onDisk == nil || s.current.Load() != nil {
+		return faultOf(err)
+	}
+	confirmed := err == nil
+	failed := s.useKept(ctx, onDisk, confirmed)
+	if failed == nil {
 		return nil
 	}
-	return err
+	s.log.WarnContext(ctx, "snapshot on disk is of no use", "file", s.file, "error", failed.Error())
+	s.last = seen{} // else the source would be told that we have it
+	if confirmed {
+		err = s.fetch(ctx, firstTimeout)
+	}
+	return faultOf(err)
+}
+
+// faultOf says what kind of fault it is that there is no snapshot for a declaration yet.
+func faultOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	f := &fault.Error{Kind: fault.Unavailable, Text: fault.Plain(err.Error()), Err: err}
+	status, answered := errors.AsType[*remotefile.StatusError](err)
+	_, refused := errors.AsType[*RefusedError](err)
+	switch {
+	case answered && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden):
+		f.Kind = fault.Denied
+	case refused:
+		f.Kind = fault.Schema
+	case errors.Is(err, context.DeadlineExceeded):
+		f.Kind = fault.Timeout
+	}
+	return f
 }
 
 // Run reads the source again and again until ctx ends.
@@ -348,6 +382,13 @@ func (s *Snapshot) Stats() Stats {
 		stats.Age = time.Since(s.contact)
 	}
 	return stats
+}
+
+// State is the digest of the table in use, and when the source last confirmed it.
+func (s *Snapshot) State() (version string, asOf time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats.Digest, s.contact
 }
 
 // Close ends the use of the snapshot: look-ups fail from now on. The file stays on disk for the next start.

@@ -26,6 +26,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/snapshot"
 	"github.com/usher-dps/usher/internal/serve/remotefile"
 	"github.com/usher-dps/usher/lookup"
@@ -358,8 +359,15 @@ func TestOtherDeclaration(t *testing.T) {
 		t.Errorf("got %+v, %v", a, err)
 	}
 	s.answer(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) })
-	if err := b.Prepare(t.Context(), declaration(t, ", load: {type: string}")); err == nil || b.hub(t, "a") != "eu" {
-		t.Errorf("got %v", err)
+	if f, ok := errors.AsType[*fault.Error](b.Prepare(t.Context(), declaration(t, ", load: {type: string}"))); !ok || f.Kind != fault.Unavailable || b.hub(t, "a") != "eu" {
+		t.Errorf("got %v", f)
+	}
+	s.offer("serial,hub,line,load\na,us,1,2.5\n")
+	if err := b.Refresh(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if a, err := b.Find(t.Context(), "a"); err != nil || a.Row["load"] != "2.5" || a.Row["hub"] != "us" {
+		t.Errorf("when the source is back: got %+v, %v", a, err)
 	}
 }
 
@@ -629,6 +637,24 @@ func TestSwapUnderLoad(t *testing.T) {
 	readers.Wait()
 	if got := b.Stats(); got.Activations != 31 || b.hub(t, "a") != "v30" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A table that is not good at the first start is a fault, which ends when there is a good one.
+func TestRefusedAtFirst(t *testing.T) {
+	t.Parallel()
+	s := new(store)
+	s.offer("serial\na\n")
+	b := newBench(t, serve(t, s, "devices.csv"), snapshot.Options{})
+	if f, ok := errors.AsType[*fault.Error](b.Prepare(t.Context(), declaration(t, ""))); !ok || f.Kind != fault.Schema || !strings.Contains(f.Text, "devices.csv:2") {
+		t.Errorf("got %v", f)
+	}
+	if got := b.hub(t, "a"); !strings.Contains(got, "is refused, see the log") {
+		t.Errorf("got %s", got)
+	}
+	s.offer(first)
+	if err := b.Refresh(t.Context()); err != nil || b.hub(t, "a") != "eu" {
+		t.Errorf("got %v, hub %s", err, b.hub(t, "a"))
 	}
 }
 
