@@ -208,7 +208,7 @@ func readCredential(r *environment.Reader, name string, s *Setting) {
 }
 
 // snapshotExtensions end the names of files with rows.
-var snapshotExtensions = []string{".csv", ".ndjson", ".jsonl", ".sqlite", ".db"}
+var snapshotExtensions = []string{".csv", ".ndjson", ".jsonl", ".yaml", ".yml", ".sqlite", ".sqlite3", ".db"}
 
 // kindOf returns the kind of source that a place of rows belongs to; empty if there is none.
 func kindOf(address string) Kind {
@@ -223,7 +223,7 @@ func kindOf(address string) Kind {
 	case strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://"):
 		return Postgres
 	case strings.HasPrefix(address, "https://") || strings.HasPrefix(address, "http://"):
-		if err == nil && slices.Contains(snapshotExtensions, path.Ext(u.Path)) {
+		if err == nil && !strings.Contains(address, "{key}") && slices.Contains(snapshotExtensions, path.Ext(u.Path)) {
 			return Snapshot
 		}
 		return Web

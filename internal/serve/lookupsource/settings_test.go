@@ -40,6 +40,8 @@ func TestRead(t *testing.T) {
 		"USHER_LOOKUP_OWNER":                "https://owners.example.com/{key}",
 		"USHER_LOOKUP_OWNER_TOKEN_AUDIENCE": "api://owners",
 		"USHER_LOOKUP_SITE":                 "fixture",
+		"USHER_LOOKUP_PART":                 "https://parts.example.com/{key}.yaml",
+		"USHER_LOOKUP_PLANT":                "https://plants.example.com/plants.yaml?version=1",
 		"USHER_LOOKUP_HUB":                  "contoso-eu.azure-devices.net",
 		"USHER_LOOKUP_HUB_TABLE":            "hubs.csv",
 		"USHER_LOOKUP_HUB_LIMIT":            "900000",
@@ -68,6 +70,8 @@ func TestRead(t *testing.T) {
 		}),
 		one("lot_2", lookupsource.Postgres, "postgres://usher@db.example.com/fleet", func(s *lookupsource.Setting) { s.Query = "SELECT hub FROM lots WHERE lot = $1" }),
 		one("owner", lookupsource.Web, "https://owners.example.com/{key}", func(s *lookupsource.Setting) { s.Audience = "api://owners" }),
+		one("part", lookupsource.Web, "https://parts.example.com/{key}.yaml", nil),
+		one("plant", lookupsource.Snapshot, "https://plants.example.com/plants.yaml?version=1", nil),
 		one("site", lookupsource.Fixture, "fixture", nil),
 		one("tenant", lookupsource.Table, "https://contoso.table.core.windows.net/tenants?partition=tenant&row={key}", nil),
 	}

@@ -32,20 +32,19 @@ const (
 	retryAfter = 20 * time.Millisecond
 )
 
-// Outcome is how a look-up ended, for metrics.
+// Outcome is what came of a look-up, for metrics. One that the decision did not wait for has none.
 type Outcome string
 
 // The outcomes.
 const (
-	Hit     Outcome = "hit"     // answered from memory
-	Found   Outcome = "found"   // the source has a row
-	Absent  Outcome = "absent"  // the source has none, or cannot have one for such a key
-	Stale   Outcome = "stale"   // a fault, and an older answer took its place
-	Faulty  Outcome = "fault"   // a fault
-	Abandon Outcome = "abandon" // the decision ended before the look-up
+	Hit    Outcome = "hit"    // answered from memory
+	Row    Outcome = "row"    // the source has a row
+	Absent Outcome = "absent" // the source has none, or cannot have one for such a key
+	Stale  Outcome = "stale"  // a fault, and an older answer took its place
+	Faulty Outcome = "fault"  // a fault
 )
 
-var outcomes = []Outcome{Hit, Found, Absent, Stale, Faulty, Abandon}
+var outcomes = []Outcome{Hit, Row, Absent, Stale, Faulty}
 
 // kept is an answer in memory. It can be too old for use.
 type kept struct {
@@ -106,6 +105,9 @@ func about(spread float64) float64 { return 1 - spread + 2*spread*rand.Float64()
 func (s *source) find(ctx context.Context, d *lookups.Declaration, key string) (lookups.Found, error) {
 	start := time.Now()
 	found, outcome, err := s.look(ctx, d, key)
+	if outcome == "" {
+		return found, err
+	}
 	s.counts[outcome].Add(1)
 	if s.observe != nil {
 		s.observe(s.name, outcome, time.Since(start))
@@ -131,9 +133,9 @@ func (s *source) look(ctx context.Context, d *lookups.Declaration, key string) (
 		if answer.Row == nil {
 			return found, Absent, nil
 		}
-		return found, Found, nil
+		return found, Row, nil
 	case ctx.Err() != nil:
-		return found, Abandon, ctx.Err()
+		return found, "", ctx.Err()
 	case known && d.OnFault == lookups.Stale && time.Since(last.answer.AsOf) <= d.StaleFor:
 		found.Answer, found.Fault = last.answer, err
 		return found, Stale, nil
@@ -201,11 +203,12 @@ func (s *source) request(ctx context.Context, d *lookups.Declaration, key string
 		return lookup.Answer{}, f
 	}
 	s.health.well(ctx)
-	if answer.AsOf.IsZero() {
-		answer.AsOf = start
-	}
 	if s.cache != nil {
-		s.cache.Set(key, kept{answer, start, about(spread)})
+		k := kept{answer, start, about(spread)}
+		if k.answer.AsOf.IsZero() {
+			k.answer.AsOf = start
+		}
+		s.cache.Set(key, k)
 	}
 	return answer, nil
 }

@@ -245,3 +245,36 @@ func TestParseLocation(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the setting and the key, a request is for one entity of the table.
+func FuzzKey(f *testing.F) {
+	f.Add("https://contoso.table.core.windows.net/devices?partition=d&row={key}", "press-1")
+	f.Add("table:https://127.0.0.1:10002/account/devices?partition={key}&row=r-{key}", "it's")
+	f.Add("https://contoso.table.core.windows.net/devices?partition=d&row={key}", "')/x(PartitionKey='%2f")
+	f.Fuzz(func(t *testing.T, text, key string) {
+		location, err := table.ParseLocation(text)
+		if err != nil {
+			return
+		}
+		s, err := table.New(table.Options{Location: location, Credential: identity{}, Transport: roundTrip(func(r *http.Request) {
+			path := strings.TrimPrefix(r.URL.String(), strings.TrimSuffix(location.Service, "/"))
+			if !strings.HasPrefix(path, "/"+location.Table+"(PartitionKey='") || strings.Count(path, "/") != 1 || strings.ContainsAny(path, "?#") ||
+				strings.Count(strings.ReplaceAll(path, "%27", "'"), "'")%2 != 0 {
+				t.Errorf("asked for %s", r.URL)
+			}
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Find(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type roundTrip func(*http.Request)
+
+func (r roundTrip) RoundTrip(request *http.Request) (*http.Response, error) {
+	r(request)
+	return &http.Response{StatusCode: http.StatusNotFound, Header: http.Header{"X-Ms-Error-Code": {"ResourceNotFound"}}, Body: http.NoBody}, nil
+}

@@ -363,6 +363,29 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
+// Whatever the setting, it is refused without a word of it, or the host of a request does not depend on the key.
+func FuzzTemplate(f *testing.F) {
+	for _, text := range []string{"https://h/{key}", "http://localhost:80/a?b={key}", "https://{key}/", "https://h\\@{key}/x", "//{key}", "https://h:{key}"} {
+		f.Add(text, "evil.example.com")
+	}
+	f.Fuzz(func(t *testing.T, text, key string) {
+		template, err := web.ParseTemplate(text)
+		if err != nil {
+			return
+		}
+		hosts := map[string]bool{}
+		s := web.New(web.Options{Template: template, Transport: roundTrip(func(r *http.Request) { hosts[r.URL.Scheme+"://"+r.URL.Host] = true })})
+		for _, key := range []string{key, "press-1"} {
+			if _, err := s.Find(t.Context(), key); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(hosts) > 1 {
+			t.Errorf("asked %v", hosts)
+		}
+	})
+}
+
 type roundTrip func(*http.Request)
 
 func (r roundTrip) RoundTrip(request *http.Request) (*http.Response, error) {
