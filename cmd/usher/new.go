@@ -161,7 +161,7 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
 	}
 	if hubFixture := lookups.HubDeclaration().Fixture; slices.Contains(files, hubFixture) {
-		fmt.Fprintf(w, "  edit %s: states of the hubs for tests; the setting USHER_HUBS says which hubs are counted\n", path.Join(dir, hubFixture))
+		fmt.Fprintf(w, "  edit %s: states of the hubs for tests; the setting USHER_LOOKUP_HUB says which hubs are counted\n", path.Join(dir, hubFixture))
 	}
 	if slices.Contains(files, flags.name+"/lookups.yaml") {
 		fmt.Fprintf(w, "  edit %s: what a row is; the setting USHER_LOOKUP_%s says where rows come from\n", path.Join(dir, flags.name, "lookups.yaml"), strings.ToUpper(flags.name))
