@@ -62,12 +62,14 @@ func (f *standInFlags) groupKey(name string) ([]byte, error) {
 }
 
 func newDPSConnectionStringCommand(flags *standInFlags) *cobra.Command {
-	return &cobra.Command{
+	gateway := false
+	cmd := &cobra.Command{
 		Use:   "connection-string [HUB]",
 		Short: "Print the connection string of the stand-in, or of one of its hubs",
 		Long: `Connection-string prints what service SDKs need: for the enrollments of the
 stand-in, or with the name of a hub for its devices and twins. Both contain a key of
---config.`,
+--config. With --gateway it also contains the address at which the stand-in runs, for
+the setting USHER_LOOKUP_HUB of the webhook.`,
 		Example: `  usher dps connection-string
   usher dps connection-string contoso-eu-hub`,
 		Args: usageArgs(cobra.MaximumNArgs(1)),
@@ -95,10 +97,20 @@ stand-in, or with the name of a hub for its devices and twins. Both contain a ke
 			if key == "" {
 				return fmt.Errorf("%s has no %s: add one, such as openssl rand -base64 32 makes, and restart the stand-in", flags.config, field)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "HostName=%s;SharedAccessKeyName=%s;SharedAccessKey=%s\n", host, policy, key)
+			at := ""
+			if gateway {
+				running, err := readRunning(flags.folder)
+				if err != nil {
+					return err
+				}
+				at = ";GatewayHostName=" + running.httpsAddress()
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "HostName=%s;SharedAccessKeyName=%s;SharedAccessKey=%s%s\n", host, policy, key, at)
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&gateway, "gateway", false, "add the address at which the stand-in of --folder runs")
+	return cmd
 }
 
 func newDPSCertificateCommand(flags *standInFlags) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/rules"
 )
 
@@ -158,6 +160,9 @@ func (flags *newFlags) write(ctx context.Context, w io.Writer) error {
 	if slices.Contains(files, flags.name+"/data.json") {
 		fmt.Fprintf(w, "  edit %s: the hubs\n", path.Join(dir, flags.name, "data.json"))
 	}
+	if hubFixture := lookups.HubDeclaration().Fixture; slices.Contains(files, hubFixture) {
+		fmt.Fprintf(w, "  edit %s: states of the hubs for tests; the setting USHER_LOOKUP_HUB says which hubs are counted\n", path.Join(dir, hubFixture))
+	}
 	if slices.Contains(files, flags.name+"/lookups.yaml") {
 		fmt.Fprintf(w, "  edit %s: what a row is; the setting USHER_LOOKUP_%s says where rows come from\n", path.Join(dir, flags.name, "lookups.yaml"), strings.ToUpper(flags.name))
 	}
@@ -194,6 +199,11 @@ func (flags *newFlags) add(ctx context.Context) ([]string, error) {
 			if files[name], err = fs.ReadFile(rules.Files(), name); err != nil {
 				return nil, err
 			}
+		}
+	}
+	if hubFixture := lookups.HubDeclaration().Fixture; existing[hubFixture] == nil && looksUpHubs(files[flags.name+"/"+flags.name+".rego"]) {
+		if files[hubFixture], err = fs.ReadFile(rules.Files(), hubFixture); err != nil {
+			return nil, err
 		}
 	}
 	maps.Copy(existing, files)
@@ -247,6 +257,11 @@ func hasLibrary(files map[string][]byte) bool {
 		}
 	}
 	return false
+}
+
+// looksUpHubs reports whether a rule asks for the state of hubs.
+func looksUpHubs(rule []byte) bool {
+	return bytes.Contains(rule, []byte("lookup.hub(")) || bytes.Contains(rule, []byte("dps.with_room("))
 }
 
 // files returns the files of the scenario under the new name.

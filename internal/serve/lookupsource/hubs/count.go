@@ -10,16 +10,16 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+
+	"github.com/usher-dps/usher/internal/serve/remotefile"
 )
 
 // statistics counts the devices of a hub. It needs the permission Microsoft.Devices/IotHubs/statistics/read, which the
@@ -37,7 +37,6 @@ const (
 	maxRetryAfter = 10 * time.Minute
 	maxAnswer     = 64 << 10 // bytes
 	maxDevices    = 1 << 40  // more is nonsense
-	maxError      = 500      // bytes of a text that can quote a server
 	jitter        = 0.1      // spreads instances that started together, either way
 )
 
@@ -136,7 +135,7 @@ func (h *hub) fail(ctx context.Context, err error) {
 	if status, ok := errors.AsType[*statusError](err); ok {
 		h.asked = status.retryAfter
 	}
-	text := shown(err)
+	text := remotefile.Presentable(err).Error()
 	level := slog.LevelWarn
 	if text == h.failure || h.entry.State == Down {
 		level = slog.LevelDebug // it is known, or expected
@@ -167,7 +166,6 @@ type statusError struct {
 	status     int
 	code       string // IoT Hub's own, such as IotHubUnauthorizedAccess
 	retryAfter time.Duration
-	fix        string // of a refusal
 }
 
 func (e *statusError) Error() string {
@@ -176,7 +174,7 @@ func (e *statusError) Error() string {
 		text += " (" + e.code + ")"
 	}
 	if e.status == http.StatusUnauthorized || e.status == http.StatusForbidden {
-		text += ": " + e.fix
+		text += ": the identity needs the role IoT Hub Data Reader, or the policy of the connection string the right RegistryRead"
 	}
 	return text
 }
@@ -194,8 +192,7 @@ func (h *hub) request(ctx context.Context) (int64, error) {
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return 0, &statusError{response.StatusCode, plainCode(response.Header.Get("Iothub-Errorcode")),
-			retryAfter(response.Header.Get("Retry-After"), time.Now()),
-			"the identity needs the role IoT Hub Data Reader, or the policy of the connection string the right RegistryRead"}
+			retryAfter(response.Header.Get("Retry-After"), time.Now())}
 	}
 	var answer struct {
 		Total *int64 `json:"totalDeviceCount"`
@@ -226,22 +223,4 @@ func plainCode(text string) string {
 	return text
 }
 
-var (
-	codes   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
-	queries = regexp.MustCompile(`\?[^\s"']*`)
-)
-
-// shown is the text of an error on one line, without URLs' queries, which can be signatures.
-func shown(err error) string {
-	if inner, ok := errors.AsType[*url.Error](err); ok {
-		err = inner.Err
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return "it took too long"
-	}
-	text := queries.ReplaceAllString(strings.Join(strings.Fields(err.Error()), " "), "")
-	if len(text) > maxError {
-		text = strings.ToValidUTF8(text[:maxError], "") + "…"
-	}
-	return text
-}
+var codes = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)

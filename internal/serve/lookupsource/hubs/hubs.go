@@ -53,7 +53,7 @@ type State string
 // The states of hubs. The operator's table has the first three.
 const (
 	Open    State = "open"
-	Drain   State = "drain" // gets no devices, keeps those that it has
+	Drain   State = "drain" // gets no devices, and gives up its own as they register again
 	Down    State = "down"
 	Unknown State = "unknown" // open, but its devices could not be counted for long
 )

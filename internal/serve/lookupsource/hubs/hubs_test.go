@@ -238,7 +238,7 @@ func TestHubFails(t *testing.T) {
 	for answer, want := range map[string]string{
 		"401":                  "it answers 401 Unauthorized (IotHubUnauthorizedAccess): the identity needs the role IoT Hub Data Reader, or the policy of the connection string the right RegistryRead",
 		"":                     "no such host",
-		"hangs":                "it took too long",
+		"hangs":                "the source took too long",
 		"302":                  "it answers 302 Found",
 		"-1":                   "it answers without a usable totalDeviceCount",
 		`"many"`:               "it answers without a usable totalDeviceCount",
@@ -429,7 +429,7 @@ func TestBlob(t *testing.T) {
 			a.set(eu, "1")
 			a.set(us, "1")
 			r := start(t, a, hubs.Options{Table: url})
-			r.want(t, eu, "fault: the table of hubs was never read: it answers 403 Forbidden (AuthorizationPermissionMismatch): the identity needs the role Storage Blob Data Reader")
+			r.want(t, eu, "fault: the table of hubs was never read: the source answered 403 Forbidden (AuthorizationPermissionMismatch): access to the table of hubs is denied; in Blob Storage the identity needs the role Storage Blob Data Reader")
 			a.mu.Lock()
 			a.blob = `{"hub": "contoso-eu", "state": "drain", "limit": 5}`
 			a.mu.Unlock()

@@ -10,16 +10,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"path"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/lookups"
@@ -99,12 +94,12 @@ const (
 type keeper struct {
 	location remotefile.Location
 	log      *slog.Logger
-	blob     *blob.Client // nil for a file
+	fetcher  *remotefile.Fetcher // nil for a file
 
 	declaration *lookups.Declaration
 
 	// Used by one goroutine at a time.
-	etag    azcore.ETag
+	etag    string
 	seen    []byte // the last text that was taken or refused
 	partial []byte // a text that is perhaps still being written
 	refusal string // why seen was refused; empty if it was taken
@@ -125,21 +120,15 @@ func newKeeper(options Options, log *slog.Logger) (*keeper, error) {
 	if k.declaration, err = tableDeclaration(); err != nil {
 		return nil, err
 	}
-	client := blob.ClientOptions{ClientOptions: azcore.ClientOptions{
-		Retry: policy.RetryOptions{MaxRetries: -1}, Telemetry: policy.TelemetryOptions{Disabled: true},
-		Transport: &http.Client{Transport: options.Transport},
-	}}
-	switch location.Kind {
-	case remotefile.Blob:
-		k.blob, err = blob.NewClient(location.URL, &lateCredential{get: options.Credential}, &client)
-	case remotefile.HTTPS: // with a shared access signature
-		k.blob, err = blob.NewClientWithNoCredential(location.URL, &client)
+	if location.Kind != remotefile.Path {
+		k.fetcher = remotefile.NewFetcher(remotefile.Options{Location: location, What: "table of hubs", MaxBytes: maxTable,
+			Credential: options.Credential, Transport: options.Transport})
 	}
-	return k, err
+	return k, nil
 }
 
 func (k *keeper) wait() time.Duration {
-	if k.blob == nil {
+	if k.fetcher == nil {
 		return filePoll
 	}
 	return spread(blobPoll)
@@ -172,7 +161,7 @@ func (k *keeper) read(ctx context.Context, hubs map[string]*hub) (map[string]Ent
 	k.seen, k.refusal = text, ""
 	table, others, err := parseTable(k.location.String(), text, k.declaration, hubs)
 	if err != nil {
-		k.refusal = shown(err)
+		k.refusal = remotefile.Presentable(err).Error()
 		k.fail(ctx, slog.LevelError, "table of hubs refused", err)
 		return nil, false
 	}
@@ -189,7 +178,7 @@ func (k *keeper) read(ctx context.Context, hubs map[string]*hub) (map[string]Ent
 
 // fail notes why there is no new table. The last one stays in effect.
 func (k *keeper) fail(ctx context.Context, level slog.Level, message string, err error) {
-	text := shown(err)
+	text := remotefile.Presentable(err).Error()
 	k.mu.Lock()
 	if text == k.stat.Failure {
 		level = slog.LevelDebug
@@ -202,7 +191,7 @@ func (k *keeper) fail(ctx context.Context, level slog.Level, message string, err
 
 // fetch returns the text of the table, and whether it is another one than the last.
 func (k *keeper) fetch(ctx context.Context) (text []byte, changed bool, err error) {
-	if k.blob != nil {
+	if k.fetcher != nil {
 		return k.download(ctx)
 	}
 	file, err := os.Open(k.location.Path)
@@ -228,25 +217,15 @@ func (k *keeper) fetch(ctx context.Context) (text []byte, changed bool, err erro
 func (k *keeper) download(ctx context.Context) (text []byte, changed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
-	options := blob.DownloadStreamOptions{}
-	if k.etag != "" {
-		options.AccessConditions = &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: &k.etag}}
-	}
-	response, err := k.blob.DownloadStream(ctx, &options)
-	if refused, ok := errors.AsType[*azcore.ResponseError](err); ok {
-		return nil, false, &statusError{status: refused.StatusCode, code: plainCode(refused.ErrorCode), fix: "the identity needs the role Storage Blob Data Reader"}
-	}
-	if err != nil || response.Body == nil {
-		return nil, false, err // nil if the blob has not changed
+	response, err := k.fetcher.Get(ctx, k.etag)
+	if err != nil || response.Unchanged {
+		return nil, false, err
 	}
 	defer response.Body.Close()
 	if text, err = readAll(response.Body); err != nil {
 		return nil, false, err
 	}
-	k.etag = ""
-	if response.ETag != nil {
-		k.etag = *response.ETag
-	}
+	k.etag = response.ETag
 	return text, k.seen == nil || !bytes.Equal(text, k.seen), nil
 }
 
