@@ -88,9 +88,9 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 	}
 	report := Report{Rules: []string{}, Findings: []Finding{}, Silenced: []Silenced{}, Skipped: []string{}}
 	tested := map[string]bool{}
-	var unread []string
+	var unread, missing []string
 	if !options.NoTestFiles {
-		tested, unread = testedPackages(fsys), unreadFiles(fsys)
+		tested, unread, missing = testedPackages(fsys), unreadFiles(fsys), missingFixtures(fsys, set)
 	}
 	for _, lint := range Lints() {
 		if lint.skip != nil && lint.skip(options) {
@@ -109,7 +109,7 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		if err != nil {
 			return Report{}, err
 		}
-		s.testedPackages, s.unreadFiles = tested, unread
+		s.testedPackages, s.unreadFiles, s.missingFixtures = tested, unread, missing
 		found, silenced := s.lint(ctx, report.Skipped)
 		report.Rules = append(report.Rules, rule.Package)
 		report.Findings = append(report.Findings, found...)
@@ -138,6 +138,9 @@ type subject struct {
 	analysis       *dataflow.Analysis
 	testedPackages map[string]bool
 	unreadFiles    []string
+	// missingFixtures are those that lookups.yaml names and that do not exist.
+	missingFixtures []string
+	bound           map[ast.Var]*ast.Expr // see origins
 
 	found []Finding
 }

@@ -60,7 +60,19 @@ This lint checks hub and everything below tags in initial_twin, also if the valu
 passes through other rules, functions and comprehensions. It also finds a choice
 among input.linkedHubs by the device's value: by name, by position, in a table of all
 linked hubs, or with the value as the key of usher.choose. It does not check your own
-table that leads from a value to another tenant; write an invariant for that.`,
+table that leads from a value to another tenant; write an invariant for that.
+
+A key that the device writes picks the row of a look-up, so it is found if the row
+decides hub, reject, hold or a tag:
+
+	# found: the device can name the serial number of another
+	hub := dps.hub_named(lookup.device(dps.payload_string("serial")).hub)
+
+	# not found: the row is that of the device
+	hub := dps.hub_named(row.hub) if {
+		row := lookup.device(dps.payload_string("serial"))
+		row.registration_id == dps.registration_id_lower
+	}`,
 		},
 		{
 			ID: "unlinked-hub", Level: Error, look: unlinkedHub,
@@ -225,7 +237,8 @@ up, and of regular expressions without (?i). The current hub and the linked hubs
 differ in case as well; dps.current_hub compares them as DPS does.
 
 This lint also finds a text in lower case that is compared with a text that has
-capitals, or looked up in a table whose keys have some: they are never equal.`,
+capitals, or looked up in a table whose keys have some: they are never equal. And it
+finds an identifier that is the key of a look-up with case_sensitive: true.`,
 		},
 		{
 			ID: "negated-undefined", Level: Warning, look: negatedUndefined,
@@ -375,6 +388,65 @@ the rule's twin on top of it. This lint needs the enrollments: --enrollments FIL
 			Explanation: `No rule, test or invariant refers to the data of a file in the rule's folder. Perhaps
 the reference has another name than the folder, or the file is left over from an
 earlier rule. Whoever changes it then changes nothing.`,
+		},
+		{
+			ID: "lookup-loop", Level: Warning, look: lookupLoop,
+			Title: "a look-up is asked for each element of a list",
+			Explanation: `Each element is a request to the source, within the time limit of one decision. A
+device that sends a long list, or data that grows, then exceeds it.
+
+	# found
+	reject contains "a part is recalled" if {
+		some part in dps.payload.parts
+		lookup.device(part)
+	}
+
+	# not found
+	reject contains "the device is recalled" if lookup.device(dps.registration_id)
+
+Look-ups within a function count if the function is called for each element. Literals
+do not count, and neither does lookup.hub, whose rows are in memory.`,
+		},
+		{
+			ID: "optional-member", Level: Warning, look: optionalMember,
+			Title: "an answer or a not lacks a value if a row lacks a member",
+			Explanation: `A member that lookups.yaml does not require, or that may be null, makes what uses it
+undefined. Without it, the device gets no hub, or no twin or payload at all; and a not
+whose operand is undefined does not hold.
+
+	# found: a row may lack model
+	initial_twin := {"tags": {"model": lookup.device(dps.registration_id).model}}
+
+	# not found
+	initial_twin := {"tags": {"model": object.get(lookup.device(dps.registration_id), "model", "unknown")}}
+
+Require the member, give it a default, or write a definition for rows without it. A
+condition about the member in the same body, or a reject or hold for devices whose row
+lacks it, also counts.`,
+		},
+		{
+			ID: "absent-admits", Level: Warning, look: absentAdmits,
+			Title: "a source that fails lets devices pass",
+			Explanation: `on_fault: absent takes a source that fails for one that has no row. If a device is
+refused because of its row, or assigned because it has none, every device passes while
+the source fails. The stand-in for a block list is then an open door.
+
+Declare on_fault: hold, so that devices wait, or stale, so that the last answer counts.
+It is no finding if reject or hold also refuses devices without a row.`,
+		},
+		{
+			ID: "unused-lookup", Level: Warning, look: unusedLookup,
+			Title: "a look-up that no rule uses",
+			Explanation: `lookups.yaml declares a look-up, and no entry rule depends on it. It may be left over
+from an earlier rule, or the rule that should use it may be misspelt. The webhook opens
+its source for nothing.`,
+		},
+		{
+			ID: "missing-fixture", Level: Warning, look: missingFixture,
+			skip:  func(o Options) bool { return o.NoTestFiles },
+			Title: "the fixture of a look-up does not exist",
+			Explanation: `A fixture has the rows that stand for a look-up's source while rules are written and
+tested. Without it, each decision that looks up ends in the fault lookup_failed.`,
 		},
 		{
 			ID: "impure", Level: Warning, look: impure,

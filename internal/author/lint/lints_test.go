@@ -82,7 +82,7 @@ func TestExplanationsAreTrue(t *testing.T) {
 			if !strings.Contains(example, "hub :=") {
 				module += "\nhub := dps.spread(input.linkedHubs)\n"
 			}
-			report := run(t, fstest.MapFS{"default.rego": {Data: []byte(module)}, "lib/dps.rego": {Data: library}}, lint.Options{})
+			report := run(t, fstest.MapFS{"default.rego": {Data: []byte(module)}, "lib/dps.rego": {Data: library}, "lookups.yaml": {Data: []byte(exampleLookups)}}, lint.Options{})
 			found := slices.ContainsFunc(report.Findings, func(f lint.Finding) bool { return f.Lint == l.ID })
 			if found != strings.HasPrefix(example, "# found") {
 				t.Errorf("%s: found is %v in\n%s", l.ID, found, example)
@@ -93,6 +93,8 @@ func TestExplanationsAreTrue(t *testing.T) {
 		t.Errorf("%d examples tried", shown)
 	}
 }
+
+const exampleLookups = "device: {row: {type: object, required: [hub, registration_id], properties: {hub: {type: string}, registration_id: {type: string}, model: {type: string}}}}"
 
 // examplesOf returns the blocks of indented lines, each up to a blank line.
 func examplesOf(explanation string) []string {

@@ -260,7 +260,8 @@ func isPartial(name string) bool {
 		"units.parse", "units.parse_bytes", "semver.compare", "min", "max":
 		return true
 	}
-	return false
+	_, isLookup := ruleset.LookupName(name) // without a row
+	return isLookup
 }
 
 func (s *subject) isTermDefined(t *ast.Term, world string, active map[*ast.Rule]bool) bool {

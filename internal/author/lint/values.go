@@ -24,6 +24,7 @@ func payloadDecides(_ context.Context, s *subject, add report) {
 				"look it up in your data, or compare it with the values that you allow")
 		}
 	}
+	keyPicks(s, add)
 	find("hub", s.analysis.Entries["hub"])
 	for _, twin := range s.analysis.Entries["initial_twin"] {
 		tags := twin.Members["tags"]
@@ -289,6 +290,9 @@ func letterCase(_ context.Context, s *subject, add report) {
 		}
 		seen[line] = true
 		switch {
+		case c.Lookup != "":
+			add(c.Location, fmt.Sprintf("look-up %s compares keys with case, and a device can write its identifier in any case", c.Lookup),
+				"remove case_sensitive from its declaration, or look up registration_id_lower of data.dps if the source has keys in lower case")
 		case c.Linked:
 			add(c.Location, "the current hub is compared with linked hubs, and each can be written in any case and under either host name",
 				"use dps.current_hub, which is undefined if the hub is not linked")

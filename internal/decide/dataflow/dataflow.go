@@ -1224,11 +1224,11 @@ func (f *flow) call(operator *ast.Term, args []*ast.Term, s *scope) (Alternative
 		if name != "usher.certificate" && name != "object.get" {
 			f.readWhole(values...)
 		}
-		f.use(name, values...)
 		s.known.merge(accepted(signature, values))
 		if declared, isLookup := ruleset.LookupName(name); isLookup {
 			out = f.row(declared, values[0])
 		} else {
+			f.use(name, values...)
 			out = f.builtin(name, args, values, result == nil, s)
 		}
 		if result == nil {
