@@ -176,6 +176,9 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	}
 	line := fmt.Sprintf("%s checked: %s, %s", plural(len(found.Rules), "rule"),
 		plural(found.Count(lint.Error), "error"), plural(found.Count(lint.Warning), "warning"))
+	if n := found.Count(lint.Note); n > 0 {
+		line += ", " + plural(n, "note")
+	}
 	if n := len(found.Silenced); n > 0 {
 		line += fmt.Sprintf(", %d silenced", n)
 	}
@@ -252,7 +255,7 @@ func (flags *checkFlags) lintCase(found lint.Report, rule, id string) report.Cas
 	c := report.Case{Name: id}
 	var lines []string
 	for _, f := range found.Findings {
-		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || flags.failOn == string(lint.Warning)) {
+		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || f.Level == lint.Warning && flags.failOn == string(lint.Warning)) {
 			c.File = f.File
 			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Fix))
 		}

@@ -22,10 +22,11 @@ import (
 // Level is the severity of a finding.
 type Level string
 
-// The levels. An error may harm devices; a warning is for the author of the rule.
+// The levels. An error may harm devices; a warning is for the author of the rule; a note is no mistake, but good to know.
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
+	Note    Level = "note"
 )
 
 // Options hold what is known besides the rules. The zero value is useful.

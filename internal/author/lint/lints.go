@@ -415,6 +415,23 @@ devices in the field; test it before they depend on it.
 and when a decision is explained.`,
 		},
 		{
+			ID: "not-replayable", Level: Note, look: notReplayable,
+			Title: "records of the rule's decisions cannot be replayed",
+			Explanation: `Usher records of payloads, twins and certificates only what the METADATA of the rule
+declares recordable. usher replay leaves out a record that lacks what the rule decides
+by, and explain and verify cannot start from it.
+
+Declare what may be recorded:
+
+	# METADATA
+	# custom:
+	#   enrollment_groups: [press-*]
+	#   recordable: [payload.model, certificate.subject.organization]
+
+Do not declare what must not be in a log. If that is what the rule decides by, silence
+this lint, and keep requests of your own for replay. It looks at hub, reject and hold.`,
+		},
+		{
 			ID: silenceLint, Level: Error,
 			Title: "a silence without a reason or without effect",
 			Explanation: `To silence a finding for one rule, name it in the METADATA of its package, with a

@@ -50,7 +50,7 @@ func TestLintsExplainThemselves(t *testing.T) {
 			t.Errorf("ID %q", l.ID)
 		}
 		ids = append(ids, l.ID)
-		if l.Title == "" || len(l.Explanation) < 100 || l.Level != lint.Error && l.Level != lint.Warning {
+		if l.Title == "" || len(l.Explanation) < 100 || !slices.Contains([]lint.Level{lint.Error, lint.Warning, lint.Note}, l.Level) {
 			t.Errorf("%s does not explain itself", l.ID)
 		}
 		for line := range strings.Lines(l.Explanation) {
