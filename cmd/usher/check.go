@@ -151,6 +151,9 @@ func readEnrollments(name string) ([]lint.Enrollment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a list of enrollments: %w", name, err)
 	}
+	for i := range enrollments {
+		enrollments[i].File = name
+	}
 	return enrollments, nil
 }
 
@@ -240,13 +243,18 @@ func (flags *checkFlags) lintSuites(found lint.Report) []report.Suite {
 	for _, rule := range found.Rules {
 		suite := report.Suite{Name: rule}
 		for _, l := range lint.Lints() {
+			if l.ID == lint.Unserved {
+				continue // is about no rule
+			}
 			suite.Cases = append(suite.Cases, flags.lintCase(found, rule, l.ID))
 		}
 		suites = append(suites, suite)
 	}
-	// Rules that do not load have findings without a rule.
-	if c := flags.lintCase(found, "", lint.NotLoaded); c.Failure != nil {
-		suites = append(suites, report.Suite{Cases: []report.Case{c}})
+	// Rules that do not load, and enrollments that no rule serves, are findings without a rule.
+	for _, id := range []string{lint.NotLoaded, lint.Unserved} {
+		if c := flags.lintCase(found, "", id); c.Failure != nil {
+			suites = append(suites, report.Suite{Cases: []report.Case{c}})
+		}
 	}
 	return suites
 }

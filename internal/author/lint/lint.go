@@ -116,6 +116,9 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		report.Findings = append(report.Findings, found...)
 		report.Silenced = append(report.Silenced, silenced...)
 	}
+	if ctx.Err() == nil {
+		report.Findings = append(report.Findings, unserved(set, options.Enrollments)...)
+	}
 	slices.SortStableFunc(report.Findings, compareFindings)
 	report.Findings = slices.CompactFunc(report.Findings, func(a, b Finding) bool { return compareFindings(a, b) == 0 })
 	slices.SortStableFunc(report.Silenced, func(a, b Silenced) int { return compareFindings(a.Finding, b.Finding) })

@@ -17,9 +17,12 @@ type Lint struct {
 	// Explanation describes the consequences and the fix. Lines that begin with a tab are Rego.
 	Explanation string
 
-	look func(context.Context, *subject, report) // nil for silenceLint, which always runs
+	look func(context.Context, *subject, report) // nil for unserved and silence, which are not about one rule
 	skip func(Options) bool                      // reports that information is missing
 }
+
+// Unserved is the ID of the lint that is about no rule.
+const Unserved = "unserved"
 
 // report adds a finding; a nil place stands for the rule's METADATA.
 type report func(at *ast.Location, message, fix string)
@@ -206,6 +209,16 @@ all of them or none, and a choice by weight sends all of them to one hub.
 
 	# not found
 	hub := dps.hub_named("contoso-v2") if dps.in_percentage("v2", 10)`,
+		},
+		{
+			ID: Unserved, Level: Error,
+			skip:  func(o Options) bool { return len(o.Enrollments) == 0 },
+			Title: "no rule serves an enrollment that calls the webhook",
+			Explanation: `Its devices are held: DPS calls again for about seven minutes, and then the
+registration fails. Usually the name in the METADATA is misspelt, or a new enrollment
+has no rule yet. The rule allocation["default"] serves all enrollments that no other
+rule names. This lint needs the enrollments: --enrollments FILE. It leaves out those
+whose allocation policy in the file is not custom.`,
 		},
 		{
 			ID: "letter-case", Level: Warning, look: letterCase,
