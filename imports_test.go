@@ -77,7 +77,7 @@ var mayUse = map[string][]string{
 	"github.com/goccy/go-yaml":                         {"internal/standin/dpssim/configfile", "internal/author/project"},
 	"github.com/google/btree":                          {"internal/standin/dpssim/store"},
 	"go.etcd.io/bbolt":                                 {"internal/standin/dpssim/store"},
-	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest"},
+	"github.com/google/go-tpm/tpm2":                    {"internal/standin/dpssim/attest", "internal/standin/dpssim/softtpm"},
 	"github.com/lestrrat-go/jwx/v3/jwt":                {"internal/standin/dpssim/entra"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are

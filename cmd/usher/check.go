@@ -151,6 +151,9 @@ func readEnrollments(name string) ([]lint.Enrollment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not a list of enrollments: %w", name, err)
 	}
+	for i := range enrollments {
+		enrollments[i].File = name
+	}
 	return enrollments, nil
 }
 
@@ -176,6 +179,9 @@ func (flags *checkFlags) write(w io.Writer, found lint.Report) error {
 	}
 	line := fmt.Sprintf("%s checked: %s, %s", plural(len(found.Rules), "rule"),
 		plural(found.Count(lint.Error), "error"), plural(found.Count(lint.Warning), "warning"))
+	if n := found.Count(lint.Note); n > 0 {
+		line += ", " + plural(n, "note")
+	}
 	if n := len(found.Silenced); n > 0 {
 		line += fmt.Sprintf(", %d silenced", n)
 	}
@@ -237,13 +243,18 @@ func (flags *checkFlags) lintSuites(found lint.Report) []report.Suite {
 	for _, rule := range found.Rules {
 		suite := report.Suite{Name: rule}
 		for _, l := range lint.Lints() {
+			if l.ID == lint.Unserved {
+				continue // is about no rule
+			}
 			suite.Cases = append(suite.Cases, flags.lintCase(found, rule, l.ID))
 		}
 		suites = append(suites, suite)
 	}
-	// Rules that do not load have findings without a rule.
-	if c := flags.lintCase(found, "", lint.NotLoaded); c.Failure != nil {
-		suites = append(suites, report.Suite{Cases: []report.Case{c}})
+	// Rules that do not load, and enrollments that no rule serves, are findings without a rule.
+	for _, id := range []string{lint.NotLoaded, lint.Unserved} {
+		if c := flags.lintCase(found, "", id); c.Failure != nil {
+			suites = append(suites, report.Suite{Cases: []report.Case{c}})
+		}
 	}
 	return suites
 }
@@ -252,7 +263,7 @@ func (flags *checkFlags) lintCase(found lint.Report, rule, id string) report.Cas
 	c := report.Case{Name: id}
 	var lines []string
 	for _, f := range found.Findings {
-		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || flags.failOn == string(lint.Warning)) {
+		if f.Rule == rule && f.Lint == id && (f.Level == lint.Error || f.Level == lint.Warning && flags.failOn == string(lint.Warning)) {
 			c.File = f.File
 			lines = append(lines, fmt.Sprintf("%s:%d: %s (%s)", f.File, f.Line, f.Message, f.Fix))
 		}

@@ -116,7 +116,7 @@ usher replay and usher explain read it.`,
 	f.StringSliceVar(&flags.hosts, "host", nil, "further names or addresses that devices use, for the server's certificate")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "do not show calls")
 	cmd.AddCommand(newDPSFleetCommand(&flags.standInFlags), newDPSKeyCommand(&flags.standInFlags), newDPSCertificateCommand(&flags.standInFlags),
-		newDPSConnectionStringCommand(&flags.standInFlags), newDPSTroubleCommand(&flags.standInFlags))
+		newDPSConnectionStringCommand(&flags.standInFlags), newDPSTPMCommand(), newDPSTroubleCommand(&flags.standInFlags))
 	return cmd
 }
 

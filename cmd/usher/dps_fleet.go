@@ -22,6 +22,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 	"github.com/usher-dps/usher/internal/standin/dpssim/pki"
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 )
 
 // dpsFleetFlags are the flags of usher dps fleet.
@@ -34,7 +35,7 @@ type dpsFleetFlags struct {
 	payloadFile              string
 	payloads                 []string // of either
 	organizations            []string
-	x509, start              bool
+	x509, tpm, start         bool
 	output                   string
 }
 
@@ -53,6 +54,9 @@ times. {n} in --id and in payloads is a device's number, with as many digits as
 --devices; {n:5} has five digits, {n:1} no leading zeros. A device that is told to retry later (429) does so. 429 is caused by --quota of
 usher dps, and by trouble.
 
+With --tpm each device gets an individual enrollment at the stand-in first, with the
+endorsement key of one TPM in software, which all of them have.
+
 It counts devices by hub, failed registrations and refused calls by DPS's code, how
 many devices changed hubs since the round before, and how long each took from when it
 was due until it was done.
@@ -61,6 +65,7 @@ It exits with 1 if a device got no usable answer.`,
 		Example: `  usher dps fleet --devices 200 --id '{n}-contoso-tstrsd-007'
   usher dps fleet --id 'press-{n:6}' --payload '{"serial": "{n:6}"}'
   usher dps fleet --x509 --group tenant-devices --organization contoso --organization fabrikam
+  usher dps fleet --tpm --devices 20 --id 'gateway-{n}'
   usher dps fleet --devices 10000 --rate 1000 --group eu-factory --storm 1
   usher dps fleet --start --devices 10000 --quota --time-scale 60 --transport mqtt -o json`,
 		Args: usageArgs(cobra.NoArgs),
@@ -83,6 +88,7 @@ It exits with 1 if a device got no usable answer.`,
 	f.StringVar(&flags.group, "group", "", "enrollment group of the devices (default: the first of the configuration)")
 	f.StringVar(&flags.groupKey, "group-key", "", "the group's key, if the group is not in the configuration")
 	f.BoolVar(&flags.x509, "x509", false, "give devices certificates of the development device CA in place of keys")
+	f.BoolVar(&flags.tpm, "tpm", false, "give devices a TPM in place of keys, and individual enrollments that are allocated as --group is")
 	f.StringVar(&flags.id, "id", "fleet-"+fleet.Number, "registration ID of a device, with "+fleet.Number+" for its number")
 	f.StringSliceVar(&flags.organizations, "organization", nil, "with --x509: organization in the subject of a certificate; if repeated, devices take one after the other in turn")
 	f.StringVar(&flags.payload, "payload", "", "JSON object that each device sends as its payload, with "+fleet.Number+" for its number")
@@ -112,6 +118,10 @@ func (flags *dpsFleetFlags) check(cmd *cobra.Command) error {
 		return usageError(fmt.Errorf("--parallel is %d: at least one device must be online", flags.parallel))
 	case flags.transport != fleet.HTTP && flags.transport != fleet.MQTT:
 		return usageError(fmt.Errorf("--transport is %s: want http or mqtt", flags.transport))
+	case flags.tpm && (flags.x509 || flags.groupKey != ""):
+		return usageError(errors.New("--tpm: devices have either a TPM, or keys, or certificates: leave out --x509 and --group-key"))
+	case flags.tpm && flags.transport != fleet.HTTP:
+		return usageError(errors.New("--tpm: TPMs register only over HTTP: leave out --transport"))
 	case flags.x509 && flags.groupKey != "":
 		return usageError(errors.New("--group-key and --x509: devices have either keys or certificates"))
 	case len(flags.organizations) > 0 && !flags.x509:
@@ -186,7 +196,11 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 	if flags.transport == fleet.MQTT {
 		options.Address = at.mqttAddress()
 	}
-	if flags.x509 {
+	if flags.tpm {
+		if options.TPM, err = softtpm.New(); err != nil {
+			return err
+		}
+	} else if flags.x509 {
 		if err := flags.checkCertificates(); err != nil {
 			return err
 		}
@@ -197,6 +211,11 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 	devices, err := fleet.New(options)
 	if err != nil {
 		return err
+	}
+	if flags.tpm {
+		if err := flags.enroll(ctx, at, devices, options.TPM.Keys()); err != nil {
+			return err
+		}
 	}
 	var rounds []fleet.Summary
 	for i := range 1 + flags.storm {

@@ -349,8 +349,9 @@ func (flags *newFlags) renameLookup(declaration []byte) []byte {
 }
 
 var (
-	bindingLines = regexp.MustCompile(`(?m)^# custom:\n(?:#   .*\n)+`)
-	packageLine  = regexp.MustCompile(`(?m)^package `)
+	bindingLines   = regexp.MustCompile(`(?m)^# custom:\n(?:#   .*\n)+`)
+	enrollmentLine = regexp.MustCompile(`^#   (enrollment_groups|individual_enrollments):`)
+	packageLine    = regexp.MustCompile(`(?m)^package `)
 )
 
 // setEnrollments writes the enrollments that the rule serves into its METADATA.
@@ -358,7 +359,15 @@ func (flags *newFlags) setEnrollments(module []byte) []byte {
 	if flags.name == "default" {
 		return module
 	}
-	module = bindingLines.ReplaceAll(module, nil)
+	var others []byte // members of custom that are no enrollments, such as recordable
+	module = bindingLines.ReplaceAllFunc(module, func(custom []byte) []byte {
+		for line := range bytes.Lines(custom) {
+			if bytes.HasPrefix(line, []byte("#   ")) && !enrollmentLine.Match(line) {
+				others = append(others, line...)
+			}
+		}
+		return nil
+	})
 	at := packageLine.FindIndex(module)[0]
 	metadata, rest := module[:at:at], module[at:]
 	if flags.from == "default" { // its METADATA describes the rule for all other enrollments
@@ -377,6 +386,9 @@ func (flags *newFlags) setEnrollments(module []byte) []byte {
 			}
 			metadata = fmt.Appendf(metadata, "#   %s: [%s]\n", list.member, strings.Join(quoted, ", "))
 		}
+	}
+	if flags.from != "default" {
+		metadata = append(metadata, others...)
 	}
 	return append(metadata, rest...)
 }

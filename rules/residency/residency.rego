@@ -5,6 +5,7 @@
 #   region, the country that a device reports decides where it starts.
 # custom:
 #   enrollment_groups: ["*-factory"]
+#   recordable: [payload.country, initialTwin]
 package allocation.residency
 
 import data.dps

@@ -1,6 +1,8 @@
 package lint
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Enrollment is what lints need of an enrollment record.
@@ -18,6 +21,11 @@ type Enrollment struct {
 	Hubs []string
 	// Attestation is symmetricKey, x509 or tpm; empty if the record does not say.
 	Attestation string
+	// Policy is its allocation policy; empty if the record does not say. Only custom calls the webhook.
+	Policy string
+	// File and Line are where its record is; empty and 0 if it is in no file.
+	File string
+	Line int
 	// InitialTwin is its own, with tags and properties.desired; nil if it has none.
 	InitialTwin map[string]any
 }
@@ -25,8 +33,12 @@ type Enrollment struct {
 // ReadEnrollments reads enrollment records as DPS returns them: a list, as `az iot dps enrollment-group list` prints
 // it, or one record. Members that lints do not need may be anything.
 func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
+	whole, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
 	var raw json.RawMessage
-	decoder := json.NewDecoder(r)
+	decoder := json.NewDecoder(bytes.NewReader(whole))
 	if err := decoder.Decode(&raw); err != nil {
 		return nil, err
 	}
@@ -43,7 +55,8 @@ func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
 		Attestation       struct {
 			Type string `json:"type"`
 		} `json:"attestation"`
-		InitialTwin map[string]any `json:"initialTwin"`
+		AllocationPolicy string         `json:"allocationPolicy"`
+		InitialTwin      map[string]any `json:"initialTwin"`
 	}
 	if err := json.Unmarshal(raw, &records); err != nil {
 		return nil, err
@@ -57,9 +70,34 @@ func ReadEnrollments(r io.Reader) ([]Enrollment, error) {
 		if r.RegistrationID != "" {
 			e = dps.Enrollment{Kind: dps.IndividualEnrollment, ID: r.RegistrationID}
 		}
-		enrollments[i] = Enrollment{Enrollment: e, Hubs: r.IotHubs, Attestation: r.Attestation.Type, InitialTwin: r.InitialTwin}
+		enrollments[i] = Enrollment{Enrollment: e, Hubs: r.IotHubs, Attestation: r.Attestation.Type, Policy: r.AllocationPolicy,
+			Line: lineOf(whole, e.ID), InitialTwin: r.InitialTwin}
 	}
 	return enrollments, nil
+}
+
+// lineOf is the first line that has the ID of an enrollment as a text of JSON.
+func lineOf(text []byte, id string) int {
+	before, _, _ := bytes.Cut(text, []byte(`"`+id+`"`))
+	return 1 + bytes.Count(before, []byte("\n"))
+}
+
+// unserved finds enrollments that call the webhook and that no rule serves. No rule is to blame, so this is no lint of one.
+func unserved(set *ruleset.Ruleset, enrollments []Enrollment) []Finding {
+	var found []Finding
+	for _, e := range enrollments {
+		if e.Policy != "" && !strings.EqualFold(e.Policy, "custom") || set.Serving(e.Enrollment) != nil {
+			continue
+		}
+		what, member := "enrollment group", "enrollment_groups"
+		if e.Kind == dps.IndividualEnrollment {
+			what, member = "individual enrollment", "individual_enrollments"
+		}
+		found = append(found, Finding{Lint: Unserved, Level: Error, File: cmp.Or(e.File, set.Options().Name, "."), Line: max(e.Line, 1),
+			Message: fmt.Sprintf("no rule serves the %s %s, so its devices are held, and fail after about seven minutes", what, e.ID),
+			Fix:     fmt.Sprintf("name it in %s of a rule, or write the rule allocation[\"default\"], which serves all others", member)})
+	}
+	return found
 }
 
 // served are the enrollments that the rule serves.

@@ -58,7 +58,7 @@ func FuzzRun(f *testing.F) {
 		}
 		start := time.Now()
 		report, err := lint.Run(t.Context(), fsys, rules, lint.Options{Hubs: []string{"a"},
-			Enrollments: []lint.Enrollment{{Enrollment: group("a")}, {Enrollment: individual("b"), Attestation: "tpm"}}})
+			Enrollments: []lint.Enrollment{{Enrollment: group("a"), File: "x.rego"}, {Enrollment: individual("b"), Attestation: "tpm", File: "x.rego"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

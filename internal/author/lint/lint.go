@@ -22,10 +22,11 @@ import (
 // Level is the severity of a finding.
 type Level string
 
-// The levels. An error may harm devices; a warning is for the author of the rule.
+// The levels. An error may harm devices; a warning is for the author of the rule; a note is no mistake, but good to know.
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
+	Note    Level = "note"
 )
 
 // Options hold what is known besides the rules. The zero value is useful.
@@ -114,6 +115,9 @@ func Run(ctx context.Context, fsys fs.FS, rules *decider.Rules, options Options)
 		report.Rules = append(report.Rules, rule.Package)
 		report.Findings = append(report.Findings, found...)
 		report.Silenced = append(report.Silenced, silenced...)
+	}
+	if ctx.Err() == nil {
+		report.Findings = append(report.Findings, unserved(set, options.Enrollments)...)
 	}
 	slices.SortStableFunc(report.Findings, compareFindings)
 	report.Findings = slices.CompactFunc(report.Findings, func(a, b Finding) bool { return compareFindings(a, b) == 0 })

@@ -168,8 +168,10 @@ func testArchive(t *testing.T, archive *txtar.Archive, lints []string) {
 			if options.Enrollments, err = lint.ReadEnrollments(bytes.NewReader(file.Data)); err != nil {
 				t.Fatal(err)
 			}
+			for j := range options.Enrollments {
+				options.Enrollments[j].File = "rules/" + file.Name
+			}
 			archive.Files[i].Name = ".enrollments"
-			continue
 		}
 		for number, line := range strings.Split(string(file.Data), "\n") {
 			for _, match := range found.FindAllStringSubmatch(line, -1) {

@@ -17,9 +17,12 @@ type Lint struct {
 	// Explanation describes the consequences and the fix. Lines that begin with a tab are Rego.
 	Explanation string
 
-	look func(context.Context, *subject, report) // nil for silenceLint, which always runs
+	look func(context.Context, *subject, report) // nil for unserved and silence, which are not about one rule
 	skip func(Options) bool                      // reports that information is missing
 }
+
+// Unserved is the ID of the lint that is about no rule.
+const Unserved = "unserved"
 
 // report adds a finding; a nil place stands for the rule's METADATA.
 type report func(at *ast.Location, message, fix string)
@@ -218,6 +221,16 @@ all of them or none, and a choice by weight sends all of them to one hub.
 
 	# not found
 	hub := dps.hub_named("contoso-v2") if dps.in_percentage("v2", 10)`,
+		},
+		{
+			ID: Unserved, Level: Error,
+			skip:  func(o Options) bool { return len(o.Enrollments) == 0 },
+			Title: "no rule serves an enrollment that calls the webhook",
+			Explanation: `Its devices are held: DPS calls again for about seven minutes, and then the
+registration fails. Usually the name in the METADATA is misspelt, or a new enrollment
+has no rule yet. The rule allocation["default"] serves all enrollments that no other
+rule names. This lint needs the enrollments: --enrollments FILE. It leaves out those
+whose allocation policy in the file is not custom.`,
 		},
 		{
 			ID: "letter-case", Level: Warning, look: letterCase,
@@ -485,6 +498,23 @@ devices in the field; test it before they depend on it.
 			Title: "the METADATA has no title",
 			Explanation: `The title says in one line what the rule is for. It is shown when the webhook starts
 and when a decision is explained.`,
+		},
+		{
+			ID: "not-replayable", Level: Note, look: notReplayable,
+			Title: "records of the rule's decisions cannot be replayed",
+			Explanation: `Usher records of payloads, twins and certificates only what the METADATA of the rule
+declares recordable. usher replay leaves out a record that lacks what the rule decides
+by, and explain and verify cannot start from it.
+
+Declare what may be recorded:
+
+	# METADATA
+	# custom:
+	#   enrollment_groups: [press-*]
+	#   recordable: [payload.model, certificate.subject.organization]
+
+Do not declare what must not be in a log. If that is what the rule decides by, silence
+this lint, and keep requests of your own for replay. It looks at hub, reject and hold.`,
 		},
 		{
 			ID: silenceLint, Level: Error,

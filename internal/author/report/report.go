@@ -19,6 +19,7 @@ type Level string
 const (
 	Error   Level = "error"
 	Warning Level = "warning"
+	Note    Level = "note" // notice on GitHub
 )
 
 // Finding is a problem at a place in a file.
@@ -59,7 +60,11 @@ func WriteGitHub(w io.Writer, findings []Finding) error {
 		if f.Column > 0 {
 			column = fmt.Sprintf(",col=%d", f.Column)
 		}
-		_, err := fmt.Fprintf(w, "::%s file=%s,line=%d%s,title=%s::%s\n", f.Level, property.Replace(slashed(f.File)), f.Line,
+		level := string(f.Level)
+		if f.Level == Note {
+			level = "notice"
+		}
+		_, err := fmt.Fprintf(w, "::%s file=%s,line=%d%s,title=%s::%s\n", level, property.Replace(slashed(f.File)), f.Line,
 			column, property.Replace(cmp.Or(f.Title, f.Check)), text.Replace(f.Message))
 		if err != nil {
 			return err

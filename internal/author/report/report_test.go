@@ -23,6 +23,7 @@ func sample() (checks []report.Check, findings []report.Finding) {
 			{Check: "payload-decides", Level: report.Error, File: `rules\a, b/100%.rego`, Line: 7, Column: 3, Package: "allocation.a",
 				Message: "it says <hub> & \"100%\"\nin two lines"},
 			{Check: "no-title", Level: report.Warning, Title: "check: no-title", File: "rules/b.rego", Line: 1, Message: "no title"},
+			{Check: "no-title", Level: report.Note, File: "rules/d.rego", Line: 2, Message: "to know"},
 			{Check: "no-title", Level: report.Warning, File: "rules/c.rego", Line: 1, Message: "no title", Suppressed: "it is <tried> in the lab"},
 		}
 }
@@ -102,7 +103,8 @@ func TestWriteGitHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "::error file=rules/a%2C b/100%25.rego,line=7,col=3,title=payload-decides::it says <hub> & \"100%25\"%0Ain two lines\n" +
-		"::warning file=rules/b.rego,line=1,title=check%3A no-title::no title\n"
+		"::warning file=rules/b.rego,line=1,title=check%3A no-title::no title\n" +
+		"::notice file=rules/d.rego,line=2,title=no-title::to know\n"
 	if diff := cmp.Diff(want, text.String()); diff != "" {
 		t.Errorf("annotations (-want +got):\n%s", diff)
 	}

@@ -115,7 +115,9 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 		says[name] = f.node(node)
 		f.readWhole(says[name].alternatives)
 		f.Entries[name] = says[name].alternatives
-		maps.Copy(reads, f.frame.reads)
+		for place, own := range f.frame.reads {
+			reads[place] = reads[place] || own
+		}
 		if name == "hub" {
 			f.Hubs = slices.Sorted(maps.Keys(f.frame.texts))
 		}
@@ -124,6 +126,14 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 	if f.incomplete {
 		reads = map[string]bool{"": true}
 	}
+	// Of the payload as a whole, the library only looks whether it is an object. Whoever has the members that a rule reads
+	// knows that.
+	const payload = "/deviceRuntimeContext/payload"
+	maps.DeleteFunc(reads, func(place string, own bool) bool {
+		return place == payload && !own && slices.ContainsFunc(slices.Collect(maps.Keys(reads)), func(other string) bool {
+			return strings.HasPrefix(other, payload+"/")
+		})
+	})
 	f.Reads = slices.Sorted(maps.Keys(reads))
 	for place, literals := range f.compared {
 		f.Compared[place] = slices.SortedFunc(maps.Keys(literals), func(a, b Literal) int {
@@ -214,14 +224,16 @@ type outcome struct {
 
 // frame collects what evaluation reads.
 type frame struct {
-	reads map[string]bool // places of the request
+	reads map[string]bool // places of the request, and whether more than the library reads them
 	texts map[string]bool // constants
 }
 
 func newFrame() *frame { return &frame{reads: map[string]bool{}, texts: map[string]bool{}} }
 
 func (f *frame) add(other *frame) {
-	maps.Copy(f.reads, other.reads)
+	for place, own := range other.reads {
+		f.reads[place] = f.reads[place] || own
+	}
 	maps.Copy(f.texts, other.texts)
 }
 
@@ -968,7 +980,7 @@ func (f *flow) ref(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
 	for _, key := range rest {
 		now = f.index(now, key, s)
 	}
-	if len(rest) > 0 {
+	if len(rest) > 0 || !f.library && ref.HasPrefix(libraryPayload) {
 		f.read(now)
 	}
 	if len(sourcesOf(now)) > 0 || ref[0].Equal(ast.DefaultRootDocument) {
@@ -990,11 +1002,14 @@ func input(t *ast.Term, ref ast.Ref) (Alternatives, []*ast.Term) {
 	return Alternatives{requestValue(path, t.Location)}, rest
 }
 
+// libraryPayload is dps.payload. A rule that uses it as a whole reads the whole payload.
+var libraryPayload = ast.MustParseRef("data.dps.payload")
+
 // read notes the places of the request that a value is made of.
 func (f *flow) read(in Alternatives) {
 	for _, v := range in {
 		for _, s := range v.Sources {
-			f.frame.reads[s.place()] = true
+			f.frame.reads[s.place()] = f.frame.reads[s.place()] || !f.library
 		}
 	}
 }

@@ -7,19 +7,25 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"go.yaml.in/yaml/v3"
 )
 
-// checkData finds what is wrong with data files in JSON. OPA's own reader does not say where, and takes the last of
-// several members with the same name.
+// checkData finds what is wrong with data files. OPA's own reader does not say where in JSON, and takes the last of several
+// members with the same name.
 func (rs *Ruleset) checkData(files []file) []Problem {
 	var problems []Problem
 	for _, f := range files {
 		if path.Ext(f.path) != ".json" {
+			var root yaml.Node
+			if err := yaml.Unmarshal(f.text, &root); err == nil { // else OPA says what is wrong, and where
+				problems = append(problems, rs.twiceNamed(f, &root, "")...)
+			}
 			continue
 		}
 		decoder := jsontext.NewDecoder(bytes.NewReader(f.text))
@@ -36,14 +42,50 @@ func (rs *Ruleset) checkData(files []file) []Problem {
 	return problems
 }
 
+// twiceNamed finds members of YAML that have the same name once they are JSON, in which 1 and "1" are one name.
+func (rs *Ruleset) twiceNamed(f file, node *yaml.Node, at jsontext.Pointer) []Problem {
+	var problems []Problem
+	switch node.Kind {
+	case yaml.DocumentNode:
+		for _, content := range node.Content {
+			problems = append(problems, rs.twiceNamed(f, content, at)...)
+		}
+	case yaml.SequenceNode:
+		for i, item := range node.Content {
+			problems = append(problems, rs.twiceNamed(f, item, at.AppendToken(strconv.Itoa(i)))...)
+		}
+	case yaml.MappingNode:
+		seen := map[string]bool{}
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key := node.Content[i]
+			below := at.AppendToken(key.Value)
+			if key.Kind == yaml.ScalarNode && key.Tag != "!!merge" { // what is merged in may be overridden
+				if seen[key.Value] {
+					problem := twice(below)
+					problem.Place = fmt.Sprintf("%s:%d:%d", rs.place(f), key.Line, key.Column)
+					problems = append(problems, problem)
+				}
+				seen[key.Value] = true
+			}
+			problems = append(problems, rs.twiceNamed(f, node.Content[i+1], below)...)
+		}
+	}
+	return problems
+}
+
+func twice(name jsontext.Pointer) Problem {
+	return Problem{Message: fmt.Sprintf("the name of %s occurs twice in one object", name), Fix: "remove one of them: only one would count"}
+}
+
 func (rs *Ruleset) dataProblem(f file, err error) Problem {
 	problem := Problem{Place: rs.place(f), Message: err.Error()}
 	offset := int64(len(bytes.TrimRight(f.text, " \t\r\n")))
 	if syntactic, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		offset, err = syntactic.ByteOffset, syntactic.Err
 		if errors.Is(err, jsontext.ErrDuplicateName) {
-			problem.Message = fmt.Sprintf("the name of %s occurs twice in one object", syntactic.JSONPointer)
-			problem.Fix = "remove one of them: only one would count"
+			at := problem.Place
+			problem = twice(syntactic.JSONPointer)
+			problem.Place = at
 		} else {
 			problem.Message = "not JSON: " + err.Error()
 		}

@@ -236,6 +236,13 @@ func TestLoadErrors(t *testing.T) {
 			[]string{"rules/sub/data.json:2:1: the name of /x/y occurs twice in one object (remove one of them: only one would count)"}, true},
 		{"two files of data with mistakes", folder("a.rego", serving("allocation.a", "a", hub), "data.json", "{", "sub/data.json", "["),
 			[]string{"rules/data.json:1:2: not JSON: the file ends before the value does", "rules/sub/data.json:1:2: not JSON: the file ends before the value does"}, true},
+		{"YAML with names twice", folder("a.rego", serving("allocation.a", "a", hub), "sub/data.yaml", "x:\n  - {y: 1, z: 2}\n  - y: 1\n    \"y\": 2\n1: a\n'1': b\nx: 3\n"), []string{
+			"rules/sub/data.yaml:4:5: the name of /x/1/y occurs twice in one object (remove one of them: only one would count)",
+			"rules/sub/data.yaml:6:1: the name of /1 occurs twice in one object (remove one of them: only one would count)",
+			"rules/sub/data.yaml:7:1: the name of /x occurs twice in one object (remove one of them: only one would count)",
+		}, true},
+		{"a name twice in data.yml", folder("a.rego", serving("allocation.a", "a", hub), "sub/data.yml", "{\"a\": 1, \"a\": 2}"),
+			[]string{"rules/sub/data.yml:1:10: the name of /a occurs twice in one object (remove one of them: only one would count)"}, true},
 		{"data that is no YAML", folder("a.rego", serving("allocation.a", "a", hub), "sub/data.yaml", "a: 1\nb: [\n"), []string{"rules/sub/data.yaml:2: did not find expected node content"}, true},
 	}
 	for _, test := range tests {
@@ -523,5 +530,15 @@ func TestSplitPlace(t *testing.T) {
 		if file, line := ruleset.SplitPlace(place); file != want.file || line != want.line {
 			t.Errorf("%s: %s, %d", place, file, line)
 		}
+	}
+}
+
+// A member of YAML may override one that is merged in.
+func TestMergedData(t *testing.T) {
+	t.Parallel()
+	_, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "a", "hub := data.sub.x.a"),
+		"sub/data.yaml", "base: &base {a: one, b: two}\nx:\n  <<: *base\n  a: three\n"), ruleset.Options{Name: "rules"})
+	if err != nil {
+		t.Error(err)
 	}
 }

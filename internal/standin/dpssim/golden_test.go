@@ -14,6 +14,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 )
 
 // stamped matches the members whose values the service sets.
@@ -91,7 +92,7 @@ func trueURL(masked string) string {
 }
 
 // requestOf registers a device as often as the wanted request requires and returns what the webhook received last.
-func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softTPM) []byte {
+func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm *softtpm.TPM) []byte {
 	r.t.Helper()
 	current := want.DeviceRuntimeContext.CurrentIotHubHostName
 	if current == "" {
@@ -120,7 +121,7 @@ func (r *rig) requestOf(want model.AllocationRequest, caller dpssim.Caller, tpm 
 }
 
 // answerChallenge makes the TPM's first register call and signs with the key of the challenge.
-func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softTPM) string {
+func (r *rig) answerChallenge(caller dpssim.Caller, request model.RegistrationRequest, tpm *softtpm.TPM) string {
 	r.t.Helper()
 	caller.SAS = ""
 	_, err := r.Register(caller, request)
@@ -164,7 +165,7 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 				c.Certificates = []dpssim.CACertificate{{Name: "contoso-root-ca", Certificate: root.certificate}}
 			})
 			caller := groupDevice(id)
-			var tpm *softTPM
+			var tpm *softtpm.TPM
 			fill := func(e *model.Enrollment) {
 				a := &e.Attestation
 				e.CustomAllocationDefinition.WebhookURL = trueURL(e.CustomAllocationDefinition.WebhookURL)
@@ -173,7 +174,7 @@ func TestAllocationRequestsAsConstructed(t *testing.T) {
 					a.SymmetricKey = &model.SymmetricKey{PrimaryKey: groupKey}
 				case model.AttestationTPM:
 					var err error
-					if tpm, err = newSoftTPM(); err != nil {
+					if tpm, err = softtpm.New(); err != nil {
 						t.Fatal(err)
 					}
 					keys := tpm.Keys()

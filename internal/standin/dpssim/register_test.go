@@ -18,6 +18,7 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 	"github.com/usher-dps/usher/internal/standin/dpssim/store"
 )
 
@@ -323,11 +324,11 @@ func TestDisabledEnrollment(t *testing.T) {
 // TestTPM goes through challenge, activation and registration, and uses the key for the hub.
 func TestTPM(t *testing.T) {
 	t.Parallel()
-	tpm, err := newSoftTPM()
+	tpm, err := softtpm.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newSoftTPM()
+	other, err := softtpm.New()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,11 +11,12 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 )
 
 func TestWrapForTPM(t *testing.T) {
 	t.Parallel()
-	tpm, err := newSoftTPM()
+	tpm, err := softtpm.New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func TestWrapForTPM(t *testing.T) {
 			t.Errorf("byte %d of %d was changed and the TPM accepted it", at, len(blob))
 		}
 	}
-	other, err := newSoftTPM()
+	other, err := softtpm.New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func TestWrapForTPMWithCurves(t *testing.T) {
 
 func TestWrapForTPMRefuses(t *testing.T) {
 	t.Parallel()
-	tpm, err := newSoftTPM()
+	tpm, err := softtpm.New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ func TestWrapForTPMRefuses(t *testing.T) {
 }
 
 func FuzzEndorsementKey(f *testing.F) {
-	tpm, err := newSoftTPM()
+	tpm, err := softtpm.New()
 	if err != nil {
 		f.Fatal(err)
 	}

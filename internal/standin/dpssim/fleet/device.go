@@ -3,14 +3,17 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
 const (
@@ -78,10 +81,16 @@ type device struct {
 
 // register runs a registration to its end. It calls throttled each time DPS tells the device to retry later.
 func (d device) register(ctx context.Context, throttled func()) result {
-	body, err := json.Marshal(struct {
+	request := struct {
 		RegistrationID string          `json:"registrationId"`
+		TPM            *model.TPM      `json:"tpm,omitempty"`
 		Payload        json.RawMessage `json:"payload,omitempty"`
-	}{d.id, d.payload})
+	}{d.id, nil, d.payload}
+	if tpm := d.options.TPM; tpm != nil {
+		keys := tpm.Keys()
+		request.TPM = &keys
+	}
+	body, err := json.Marshal(request)
 	if err != nil {
 		return resultOf(err)
 	}
@@ -90,6 +99,7 @@ func (d device) register(ctx context.Context, throttled func()) result {
 		return resultOf(err)
 	}
 	defer s.close()
+	challenged := false
 	reply, err := s.register(ctx, body)
 	for operation := ""; ; {
 		if err != nil {
@@ -99,6 +109,12 @@ func (d device) register(ctx context.Context, throttled func()) result {
 		switch {
 		case reply.retry():
 			throttled()
+		case reply.status == http.StatusUnauthorized && d.options.TPM != nil && !challenged:
+			challenged = true
+			if err = d.answerChallenge(s, reply.body); err == nil {
+				reply, err = s.register(ctx, body)
+			}
+			continue
 		case reply.status >= 300:
 			return refusalOf(reply)
 		default:
@@ -121,6 +137,28 @@ func (d device) register(ctx context.Context, throttled func()) result {
 	}
 }
 
+// answerChallenge signs the session with the key that the TPM takes out of DPS's challenge.
+func (d device) answerChallenge(s session, body []byte) error {
+	var challenge model.TPMChallenge
+	if err := json.Unmarshal(body, &challenge); err != nil || challenge.AuthenticationKey == "" {
+		return refusalOf(answer{status: http.StatusUnauthorized, body: body})
+	}
+	blob, err := base64.StdEncoding.DecodeString(challenge.AuthenticationKey)
+	if err != nil {
+		return fmt.Errorf("the key of the challenge: %w", err)
+	}
+	key, err := d.options.TPM.Import(blob)
+	if err != nil {
+		return fmt.Errorf("the key of the challenge: %w", err)
+	}
+	s.(*httpSession).token = d.token(key) // New admits no other transport
+	return nil
+}
+
+func (d device) token(key []byte) string {
+	return attest.NewToken(attest.DeviceResource(d.options.IDScope, d.id), key, time.Now().Add(tokenLife), attest.KeyNameRegistration)
+}
+
 // connect opens a session.
 func (d device) connect(ctx context.Context) (session, error) {
 	config := &tls.Config{ServerName: d.options.Host, RootCAs: d.options.RootCAs, MinVersion: tls.VersionTLS12}
@@ -131,10 +169,8 @@ func (d device) connect(ctx context.Context) (session, error) {
 			return nil, err
 		}
 		config.Certificates = []tls.Certificate{certificate}
-	} else {
-		resource := attest.DeviceResource(d.options.IDScope, d.id)
-		key := attest.DeriveKey(d.options.GroupKey, d.id)
-		token = attest.NewToken(resource, key, time.Now().Add(tokenLife), attest.KeyNameRegistration)
+	} else if d.options.TPM == nil {
+		token = d.token(attest.DeriveKey(d.options.GroupKey, d.id))
 	}
 	if d.options.Transport == HTTP {
 		return newHTTPSession(d, config, token), nil

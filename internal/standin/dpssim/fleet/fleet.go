@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 )
 
 // Transports, in [Options].
@@ -69,15 +71,30 @@ type Options struct {
 	IDScope   string
 	RootCAs   *x509.CertPool // what devices trust
 
-	// One of the two: the key of an enrollment group, or a function that issues the certificate of a device, whose number
-	// counts from 1.
+	// One of the three: the key of an enrollment group, a function that issues the certificate of a device, whose number
+	// counts from 1, or the TPM that all devices have. TPMs register only over HTTP.
 	GroupKey    []byte
 	Certificate func(number int, registrationID string) (tls.Certificate, error)
+	TPM         *softtpm.TPM
 
 	Payloads []string      // JSON with [Number], for one device after the other in turn; none for devices without
 	Parallel int           // devices online at the same time; DefaultParallel if 0
 	Timeout  time.Duration // for one registration including waits; DefaultTimeout if 0
 }
+
+// proofs is how many ways devices have to prove who they are.
+func (o Options) proofs() int {
+	n := 0
+	for _, has := range []bool{o.GroupKey != nil, o.Certificate != nil, o.TPM != nil} {
+		if has {
+			n++
+		}
+	}
+	return n
+}
+
+// DeviceID is the registration ID of a device, whose number counts from 1.
+func (f *Fleet) DeviceID(number int) string { return f.device(number - 1).id }
 
 // Fleet is a set of devices, which can register repeatedly.
 type Fleet struct {
@@ -95,8 +112,10 @@ func New(options Options) (*Fleet, error) {
 		return nil, fmt.Errorf("the registration ID %q is the same for all devices: put %s in place of the number", options.ID, Number)
 	case options.Transport != HTTP && options.Transport != MQTT:
 		return nil, fmt.Errorf("transport %q: it is %s or %s", options.Transport, HTTP, MQTT)
-	case (options.GroupKey == nil) == (options.Certificate == nil):
-		return nil, errors.New("a fleet needs either the key of an enrollment group or certificates")
+	case options.TPM != nil && options.Transport != HTTP:
+		return nil, errors.New("devices with a TPM register only over " + HTTP)
+	case options.proofs() != 1:
+		return nil, errors.New("a fleet needs either the key of an enrollment group, or certificates, or a TPM")
 	case options.Parallel < 0:
 		return nil, errors.New("at least one device must be online")
 	}

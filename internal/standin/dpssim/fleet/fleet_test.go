@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/usher-dps/usher/internal/standin/dpssim/attest"
 	"github.com/usher-dps/usher/internal/standin/dpssim/fleet"
+	"github.com/usher-dps/usher/internal/standin/dpssim/model"
+	"github.com/usher-dps/usher/internal/standin/dpssim/softtpm"
 )
 
 var groupKey = []byte("a key of thirty-two bytes, or so")
@@ -146,6 +149,48 @@ func TestNumbers(t *testing.T) {
 	}
 	if got := fleet.WithNumber("{n:999999999999999999999}", 1, 1); len(got) != 20 {
 		t.Errorf("a very wide number is %q", got)
+	}
+}
+
+// A device with a TPM takes the key out of DPS's challenge, and signs with it.
+func TestTPM(t *testing.T) {
+	t.Parallel()
+	tpm, err := softtpm.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := []byte("the key that only the TPM may see")
+	options := service(t, func(w http.ResponseWriter, r *http.Request) {
+		var body struct {
+			RegistrationID string
+			TPM            model.TPM
+		}
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.TPM != tpm.Keys() {
+			t.Errorf("%s sends other keys: %v", body.RegistrationID, err)
+		}
+		blob, err := attest.WrapForTPM(body.TPM, key)
+		if err != nil {
+			t.Error(err)
+		}
+		switch token, err := attest.ParseToken(r.Header.Get("Authorization")); {
+		case r.Header.Get("Authorization") != "":
+			if err != nil || !token.SignedWith(key) || token.Check("0ne00000000/registrations/"+body.RegistrationID, time.Now()) != nil {
+				t.Errorf("%s shows a wrong token: %v", body.RegistrationID, err)
+			}
+			answer(w, http.StatusOK, "", assignedTo("hub-a.azure-devices.net"))
+		case strings.HasSuffix(body.RegistrationID, "1"):
+			answer(w, http.StatusUnauthorized, "", `{"errorCode":401002,"message":"Unauthorized"}`)
+		case strings.HasSuffix(body.RegistrationID, "2"):
+			answer(w, http.StatusUnauthorized, "", `{"authenticationKey":"AAAA"}`)
+		default:
+			text, _ := json.Marshal(model.TPMChallenge{AuthenticationKey: base64.StdEncoding.EncodeToString(blob)})
+			answer(w, http.StatusUnauthorized, "", string(text))
+		}
+	})
+	options.Devices, options.GroupKey, options.TPM = 5, nil, tpm
+	got := register(t, t.Context(), options, 0)
+	if got.Assigned != 3 || got.Refused["401002"] != 1 || got.Lost != 1 || !strings.Contains(got.Examples["lost"], "the key of the challenge") {
+		t.Errorf("got %+v", got)
 	}
 }
 
@@ -286,7 +331,9 @@ func TestOptions(t *testing.T) {
 		{func(o *fleet.Options) { o.Devices = 0 }, "at least one device"},
 		{func(o *fleet.Options) { o.ID = "x" }, "the same for all devices"},
 		{func(o *fleet.Options) { o.Transport = "amqp" }, `transport "amqp"`},
-		{func(o *fleet.Options) { o.GroupKey = nil }, "either the key of an enrollment group or certificates"},
+		{func(o *fleet.Options) { o.GroupKey = nil }, "either the key of an enrollment group, or certificates, or a TPM"},
+		{func(o *fleet.Options) { o.TPM = new(softtpm.TPM) }, "either the key of an enrollment group, or certificates, or a TPM"},
+		{func(o *fleet.Options) { o.TPM, o.Transport = new(softtpm.TPM), fleet.MQTT }, "only over http"},
 		{func(o *fleet.Options) { o.Parallel = -1 }, "online"},
 	} {
 		options := fleet.Options{Devices: 2, ID: "x-{n}", Transport: fleet.HTTP, GroupKey: groupKey}

@@ -1,4 +1,5 @@
-package dpssim_test
+// Package softtpm is a TPM of a made-up device, in software.
+package softtpm
 
 import (
 	"bytes"
@@ -19,17 +20,17 @@ import (
 	"github.com/usher-dps/usher/internal/standin/dpssim/model"
 )
 
-// softTPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its
+// TPM does in software what a device's TPM does with the keys that DPS wraps for it. It undoes each step with its
 // own private keys and makes every check that the TPM specification requires. Its endorsement key and its storage root
 // key are RSA of 2048 bits.
-type softTPM struct {
+type TPM struct {
 	endorsement, storage             *rsa.PrivateKey
 	endorsementPublic, storagePublic tpm2.TPMTPublic
 }
 
-// newSoftTPM makes a TPM with new keys.
-func newSoftTPM() (*softTPM, error) {
-	t := &softTPM{}
+// New makes a TPM with new keys.
+func New() (*TPM, error) {
+	t := &TPM{}
 	var err error
 	if t.endorsement, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func withKey(template tpm2.TPMTPublic, key *rsa.PrivateKey) tpm2.TPMTPublic {
 }
 
 // Keys are the public parts, as the device sends them.
-func (t *softTPM) Keys() model.TPM {
+func (t *TPM) Keys() model.TPM {
 	encode := func(public tpm2.TPMTPublic) string {
 		return base64.StdEncoding.EncodeToString(tpm2.Marshal(tpm2.New2B(public)))
 	}
@@ -56,7 +57,7 @@ func (t *softTPM) Keys() model.TPM {
 }
 
 // Import returns the HMAC key in the blob of a challenge or of a registration.
-func (t *softTPM) Import(blob []byte) ([]byte, error) {
+func (t *TPM) Import(blob []byte) ([]byte, error) {
 	var parts [6][]byte
 	for i := range parts {
 		var err error
@@ -79,7 +80,7 @@ func (t *softTPM) Import(blob []byte) ([]byte, error) {
 }
 
 // activateCredential is TPM2_ActivateCredential of the storage root key with the endorsement key.
-func (t *softTPM) activateCredential(idObject, secret []byte) ([]byte, error) {
+func (t *TPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 	seed, err := decapsulate(t.endorsement, secret, "IDENTITY")
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (t *softTPM) activateCredential(idObject, secret []byte) ([]byte, error) {
 
 // importDuplicate is TPM2_Import under the storage root key, and the check of TPM2_Load that the public and the secret
 // part belong together.
-func (t *softTPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
+func (t *TPM) importDuplicate(innerKey, duplicate, secret, public []byte) ([]byte, error) {
 	parsed, err := tpm2.Unmarshal[tpm2.TPMTPublic](public)
 	if err != nil {
 		return nil, err
