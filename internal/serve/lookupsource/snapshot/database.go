@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,24 +43,20 @@ const (
 // sqliteSuffixes end the names of SQLite files.
 var sqliteSuffixes = []string{".sqlite", ".sqlite3", ".db"}
 
-// openDatabase opens a SQLite file with these parameters of SQLite.
-func openDatabase(file string, parameters url.Values) (*sql.DB, error) {
+// connect returns what opens a SQLite file, with these parameters of SQLite.
+func connect(file string, parameters url.Values) (driver.Connector, error) {
 	absolute, err := filepath.Abs(file)
 	if err != nil {
 		return nil, err
 	}
 	parameters.Add("_pragma", "trusted_schema(0)")
 	u := url.URL{Scheme: "file", Path: filepath.ToSlash(absolute), RawQuery: parameters.Encode()}
-	connector, err := sqlite.NewConnector(u.String())
-	if err != nil {
-		return nil, err
-	}
-	return sql.OpenDB(connector), nil
+	return sqlite.NewConnector(u.String())
 }
 
-// openReadOnly opens a file that never changes.
-func openReadOnly(file string) (*sql.DB, error) {
-	return openDatabase(file, url.Values{"mode": {"ro"}, "immutable": {"1"}, "_pragma": {"query_only(1)", fmt.Sprintf("cache_size(%d)", -readCache)}})
+// readOnly returns what opens a file that never changes.
+func readOnly(file string) (driver.Connector, error) {
+	return connect(file, url.Values{"mode": {"ro"}, "immutable": {"1"}, "_pragma": {"query_only(1)", fmt.Sprintf("cache_size(%d)", -readCache)}})
 }
 
 // Build makes a SQLite file of a table of text, which the end of its name says is CSV, NDJSON or YAML. All rows must be as
@@ -80,10 +77,11 @@ func Build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration
 // build fills an empty file.
 func build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration, file string) (rows int, err error) {
 	// Without a journal: if this fails, the file is thrown away.
-	db, err := openDatabase(file, url.Values{"_pragma": {"journal_mode(off)", "synchronous(off)", "locking_mode(exclusive)", fmt.Sprintf("cache_size(%d)", -buildCache)}})
+	connector, err := connect(file, url.Values{"_pragma": {"journal_mode(off)", "synchronous(off)", "locking_mode(exclusive)", fmt.Sprintf("cache_size(%d)", -buildCache)}})
 	if err != nil {
 		return 0, err
 	}
+	db := sql.OpenDB(connector)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
 	if _, err := db.ExecContext(ctx, createRows); err != nil {
@@ -124,10 +122,11 @@ func check(ctx context.Context, file string, d *lookups.Declaration) (rows int, 
 	if err := checkHeader(file); err != nil {
 		return 0, err
 	}
-	db, err := openReadOnly(file)
+	connector, err := readOnly(file)
 	if err != nil {
 		return 0, err
 	}
+	db := sql.OpenDB(connector)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	var found string
@@ -223,36 +222,57 @@ func damaged(ctx context.Context, err error) error {
 }
 
 // database is an open file that serves rows. It owns a fixed number of connections: one that were opened later, by the
-// name of the file, could see what has taken its place.
+// name of the file, could see what has taken its place. They are those of the driver, because database/sql would double
+// what a read costs besides SQLite itself.
 type database struct {
-	db      *sql.DB
 	readers chan *reader
 	closing chan struct{}
 }
 
 type reader struct {
-	conn      *sql.Conn
-	statement *sql.Stmt
+	conn      driver.Conn
+	statement statement
+}
+
+type statement interface {
+	driver.Stmt
+	driver.StmtQueryContext
+}
+
+func newReader(ctx context.Context, connector driver.Connector) (*reader, error) {
+	conn, err := connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	prepared, err := conn.Prepare(selectRow)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	selecting, ok := prepared.(statement)
+	if !ok {
+		return nil, errors.Join(errors.New("the driver of SQLite is another one"), conn.Close())
+	}
+	return &reader{conn, selecting}, nil
 }
 
 // serveDatabase opens a file that was checked.
 func serveDatabase(ctx context.Context, file string) (*database, error) {
-	db, err := openReadOnly(file)
+	connector, err := readOnly(file)
 	if err != nil {
 		return nil, err
 	}
 	n := max(2, min(runtime.GOMAXPROCS(0), maxReaders))
-	d := &database{db: db, readers: make(chan *reader, n), closing: make(chan struct{})}
+	d := &database{readers: make(chan *reader, n), closing: make(chan struct{})}
 	for range n {
-		conn, err := db.Conn(ctx)
+		r, err := newReader(ctx, connector)
 		if err != nil {
-			return nil, errors.Join(err, db.Close())
+			close(d.readers)
+			for r := range d.readers {
+				err = errors.Join(err, r.conn.Close())
+			}
+			return nil, err
 		}
-		statement, err := conn.PrepareContext(ctx, selectRow)
-		if err != nil {
-			return nil, errors.Join(err, db.Close())
-		}
-		d.readers <- &reader{conn, statement}
+		d.readers <- r
 	}
 	return d, nil
 }
@@ -271,22 +291,45 @@ func (d *database) find(ctx context.Context, key string) (map[string]any, error)
 		return nil, ctx.Err()
 	}
 	defer func() { d.readers <- r }()
-	var text []byte
-	// A read is over in microseconds; to be able to interrupt it would cost more.
-	switch err := r.statement.QueryRowContext(context.WithoutCancel(ctx), key).Scan(&text); {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil, nil
-	case err != nil:
+	text, err := r.read(ctx, key)
+	if err != nil {
 		return nil, fault.New(fault.Failed, "the snapshot cannot be read: %v", err)
 	}
-	return parseRow(text)
+	if text == "" {
+		return nil, nil
+	}
+	return parseRow([]byte(text))
+}
+
+// read returns the text of a row, "" if there is none.
+func (r *reader) read(ctx context.Context, key string) (text string, err error) {
+	// A read is over in microseconds; to be able to interrupt it would cost more.
+	rows, err := r.statement.QueryContext(context.WithoutCancel(ctx), []driver.NamedValue{{Ordinal: 1, Value: key}})
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	columns := make([]driver.Value, 1)
+	switch err := rows.Next(columns); {
+	case err == io.EOF:
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	text, ok := columns[0].(string)
+	if !ok {
+		return "", errors.New("a row is not a text")
+	}
+	return text, nil
 }
 
 // close waits for those who read.
 func (d *database) close() error {
 	close(d.closing)
+	var err error
 	for range cap(d.readers) {
-		<-d.readers
+		r := <-d.readers
+		err = errors.Join(err, r.statement.Close(), r.conn.Close())
 	}
-	return d.db.Close()
+	return err
 }
