@@ -252,6 +252,9 @@ func (s *section) fragment(t *testing.T, text string) {
 	with := section{document: s.document}
 	with.add("fragment.rego", "package fragment\n\nimport data.dps\n\nimport data.fragment_uses\n\n"+text)
 	with.add("uses.rego", "package fragment_uses\n\nuses := data.fragment\n\nlibrary := data.dps\n")
+	if s.document == "docs/lookups.md" {
+		with.add("lookups.yaml", readDocument(t, "rules/inventory/lookups.yaml"))
+	}
 	with.add("serves.rego", "package allocation.default\n\nhub := input.linkedHubs[0]\n")
 	if _, err := with.load(t, false); err != nil {
 		t.Errorf("the fragment does not compile: %v", err)

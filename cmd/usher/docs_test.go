@@ -25,7 +25,7 @@ func TestDocs(t *testing.T) {
 		t.Skip("there is no shell")
 	}
 	env := plainUsher(t)
-	for _, page := range []string{"../editor", "bench", "bundle", "check", "dps", "explain", "fmt", "log", "new", "replay", "test", "verify"} {
+	for _, page := range []string{"../editor", "../lookups", "bench", "bundle", "check", "dps", "explain", "fmt", "log", "new", "replay", "test", "verify"} {
 		t.Run(page, func(t *testing.T) {
 			t.Parallel()
 			name := filepath.Join("..", "..", "docs", "cli", page+".md")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/lint"
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/operate/doctor"
 	"github.com/usher-dps/usher/internal/operate/enrollment"
 )
@@ -20,6 +21,7 @@ func newDoctorCommand() *cobra.Command {
 	var webhook webhookFlags
 	var rules rulesFlags
 	var hubs hubList
+	var sources sourcesFlags
 	var format string
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -31,6 +33,9 @@ about a made-up device. It changes nothing. Each finding says how to fix it.
 Its requests have the header Usher-Probe, so that records tell them from those of
 devices. Without --webhook it calls nothing and compares the enrollments only with one
 another. With --stand-in, it examines the usher dps that runs in a folder.
+
+If there are settings of look-ups, in the environment or in local.settings.json, it asks
+each source of the rules' look-ups.
 
 The service API of DPS does not list linked hubs: give them with --hubs, as
 'az iot dps linked-hub list' prints them, to find rules that name other hubs.
@@ -65,12 +70,18 @@ It exits with 9 if it finds an error.`,
 			if options.Lints, err = lintForDoctor(ctx, files, options); err != nil {
 				return err
 			}
+			asked, err := sources.findings(ctx, loaded)
+			if err != nil {
+				return err
+			}
+			options.Lints = append(options.Lints, asked...)
 			return examine(ctx, cmd, options, format)
 		},
 	}
 	provisioning.register(cmd)
 	webhook.register(cmd)
 	rules.register(cmd)
+	sources.register(cmd)
 	addHubs(cmd, &hubs, "hubs that are linked to the DPS instance")
 	addOutputFlag(cmd, &format, "text", "json")
 	return cmd
@@ -97,6 +108,21 @@ func lintForDoctor(ctx context.Context, files fs.FS, options doctor.Options) ([]
 		switch f.Lint {
 		case "unlinked-hub", "attestation-blind", "no-such-enrollment": // those that are about enrollments
 			findings = append(findings, doctor.Finding{ID: f.Lint, Where: fmt.Sprintf("%s:%d", f.File, f.Line), Message: f.Message, Fix: f.Fix})
+		}
+	}
+	return findings, nil
+}
+
+// findings asks the sources of look-ups, unless the settings name none.
+func (f *sourcesFlags) findings(ctx context.Context, rules *decider.Rules) ([]doctor.Finding, error) {
+	opened, err := f.open()
+	if err != nil || len(opened.States()) == 0 {
+		return nil, err
+	}
+	var findings []doctor.Finding
+	for _, one := range askAll(ctx, rules, opened) {
+		if one.Fault != "" {
+			findings = append(findings, doctor.Finding{ID: "lookup-failed", Where: "look-up " + one.Lookup, Message: one.Fault, Fix: one.Fix})
 		}
 	}
 	return findings, nil

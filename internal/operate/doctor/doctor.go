@@ -50,6 +50,7 @@ func Kinds() []Kind {
 		{"no-such-enrollment", Warning, "a rule names an enrollment that does not exist"},
 		{"unlinked-hub", Error, "a rule names a hub that none of its enrollments can use"},
 		{"attestation-blind", Error, "a rule decides nothing for the attestation type of its enrollment"},
+		{"lookup-failed", Error, "a source of a look-up does not answer, or gives what is not declared"},
 		{"unreachable", Error, "the webhook does not answer"},
 		{"wrong-url", Error, "there is no webhook at the URL"},
 		{"restricted", Warning, "the webhook does not admit calls from this machine, so it was not examined"},

@@ -29,6 +29,9 @@ func (f *Fault) Error() string {
 
 func (f *Fault) Unwrap() error { return f.err }
 
+// Fix says what an operator can do; empty if the text says it.
+func (f *Fault) Fix() string { return fixes[f.Kind] }
+
 // faultOf makes a Fault of a backend's error. The contract of lookup.Source says that its text is safe to log.
 func (s *source) faultOf(d *lookups.Declaration, err error) *Fault {
 	f := &Fault{Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
