@@ -78,7 +78,7 @@ func TestLookups(t *testing.T) {
 		"no row":                  {`hub := lookup.device("other").hub`, ruleset.Verdict{}, []string{"device other"}},
 		"no row, negated":         {`reject contains "not ours" if not lookup.device("other")`, ruleset.Verdict{Reject: []any{"not ours"}}, []string{"device other"}},
 		"a row, negated":          {"reject contains \"not ours\" if not lookup.device(" + id + ")", ruleset.Verdict{Reject: []any{}}, []string{"device press-1"}},
-		"an absent member":        {"hub := \"h\" if not lookup.device(" + id + ").lot", ruleset.Verdict{Hub: "h"}, []string{"device press-1"}},
+		"an absent member":        {"_device := lookup.device(" + id + ")\n\nhub := \"h\" if not _device.lot", ruleset.Verdict{Hub: "h"}, []string{"device press-1"}},
 		"by the first's answer":   {"hub := d.hub if {\n\td := lookup.device(" + id + ")\n\tlookup.tenant(d.tenant).open\n}", ruleset.Verdict{Hub: "h1"}, []string{"device press-1", "tenant t1"}},
 		"asked once":              {"hub := lookup.device(" + id + ").hub\nreject contains \"no\" if lookup.device(lower(" + id + ")).hub == \"h2\"\npayload := {\"x\": lookup.device(upper(" + id + ")).hub}", ruleset.Verdict{Hub: "h1", Reject: []any{}}, []string{"device press-1"}},
 		"asked only if needed":    {"hub := \"h\" if input.deviceRuntimeContext\nelse := lookup.device(" + id + ").hub", ruleset.Verdict{Hub: "h"}, nil},
@@ -262,7 +262,7 @@ func TestUsesLookup(t *testing.T) {
 		"hub := h\n\nh := f(\"x\").hub\n\nf(x) := lookup.device(x)":           "device",
 		"hub := \"h\"\n\nunused := lookup.device(\"x\")":                      "",
 		"hub := \"h\"\n\nreject contains \"no\" if not lookup.tenant(\"x\")":  "tenant",
-		"hub := \"h\" if not lookup.hub(\"h\").full":                          "hub",
+		"hub := \"h\" if lookup.hub(\"h\").full":                          "hub",
 		"hub := \"h\"\n\npayload := {\"n\": [x | x := lookup.device(\"x\")]}": "device",
 		"hub := \"h\" if { every x in [\"a\"] { lookup.tenant(x).open } }":    "tenant",
 	} {
@@ -275,6 +275,48 @@ func TestUsesLookup(t *testing.T) {
 		}
 		if got := strings.Join(used, " "); got != want {
 			t.Errorf("%s uses %q, want %q", rules, got, want)
+		}
+	}
+}
+
+// A negation that would be undefined without a row is refused, because it reads as if it held.
+func TestNegatedLookups(t *testing.T) {
+	t.Parallel()
+	const device = `lookup.device("none")`
+	for rules, refused := range map[string]bool{
+		"reject contains \"x\" if not " + device + ".tenant":                                   true,
+		"reject contains \"x\" if not " + device + ".tenant == \"t\"":                          true,
+		"reject contains \"x\" if not startswith(" + device + ".tenant, \"t\")":                true,
+		"reject contains \"x\" if not is_object(" + device + ")":                               true,
+		"reject contains \"x\" if not lookup.tenant(" + device + ".tenant)":                    true,
+		"reject contains \"x\" if not " + device + ".tenant in {\"t\"}":                        true,
+		"reject contains \"x\" if { every x in [\"a\"] { not lookup.device(x).tenant } }":      true,
+		"reject contains \"x\" if count([1 | not " + device + ".tenant]) == 1":                 true,
+		"reject contains \"x\" if not " + device:                                               false,
+		"reject contains \"x\" if not lookup.device(concat(\"\", [\"n\"]))":                    false,
+		"reject contains \"x\" if not count([1 | " + device + "]) == 1":                        false,
+		"reject contains \"x\" if not d.tenant\n\nd := " + device:                              false,
+		"reject contains \"x\" if not f(\"none\")\n\nf(k) if lookup.device(k).tenant == \"t\"": false,
+		"reject contains \"x\" if { d := " + device + "; not d.tenant }":                       false,
+		"reject contains \"x\" if { " + device + ".tenant != \"t\" }":                          false,
+	} {
+		rs, err := ruleset.Load(t.Context(), withLookups("hub := \"h\"\n\n"+rules), ruleset.Options{Name: "rules"})
+		if !refused {
+			if err != nil {
+				t.Errorf("%s: %v", rules, err)
+				continue
+			}
+			if strings.Contains(rules, "{ ") { // as written, the row comes before the negation
+				continue
+			}
+			got, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{}})
+			if err != nil || !cmp.Equal(got.Reject, any([]any{"x"})) {
+				t.Errorf("%s: says %v, %v", rules, got.Reject, err)
+			}
+			continue
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "rules/a.rego:8: rego_compile_error: without a row, this negation does not hold") || !strings.Contains(err.Error(), "such as not ") {
+			t.Errorf("%s: got %v", rules, err)
 		}
 	}
 }

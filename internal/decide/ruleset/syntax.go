@@ -70,6 +70,7 @@ func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
 		WithStrict(rs.options.Strict).
 		WithPathConflictsCheck(storage.NonEmpty(ctx, rs.store, rs.txn)).
 		WithStageAfterID(ast.StageSetRuleTree, ast.CompilerStageDefinition{Name: "CheckNames", MetricName: "check_names", Stage: rs.checkNames}).
+		WithStageAfterID(ast.StageSetRuleTree, ast.CompilerStageDefinition{Name: "CheckNegatedLookups", MetricName: "check_negated_lookups", Stage: rs.checkNegatedLookups}).
 		SetErrorLimit(maxProblems)
 }
 
