@@ -262,7 +262,7 @@ func TestUsesLookup(t *testing.T) {
 		"hub := h\n\nh := f(\"x\").hub\n\nf(x) := lookup.device(x)":           "device",
 		"hub := \"h\"\n\nunused := lookup.device(\"x\")":                      "",
 		"hub := \"h\"\n\nreject contains \"no\" if not lookup.tenant(\"x\")":  "tenant",
-		"hub := \"h\" if lookup.hub(\"h\").full":                          "hub",
+		"hub := \"h\" if lookup.hub(\"h\").full":                              "hub",
 		"hub := \"h\"\n\npayload := {\"n\": [x | x := lookup.device(\"x\")]}": "device",
 		"hub := \"h\" if { every x in [\"a\"] { lookup.tenant(x).open } }":    "tenant",
 	} {
