@@ -138,6 +138,9 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 		t.printf("  tried %d different requests of %s: %d of %d pairs of values, the rest at random (--seed %d)\n",
 			space.Asked, of, space.Paired, space.Pairs, seed)
 	}
+	if space.Failing > 0 {
+		t.printf("  tried %d times again while the source of a look-up failed\n", space.Failing)
+	}
 	t.branches(space)
 	var outcomes []string
 	for _, outcome := range slices.Sorted(maps.Keys(rule.Outcomes)) {
@@ -202,6 +205,12 @@ func (t *verifyText) finding(finding verify.Finding, rules string) {
 	}
 	t.printf("    %s; %s. The smallest found:\n\n", finding.Place, count(finding.Count, "request breaks it", "requests break it"))
 	t.printf("    %s\n\n", strings.ReplaceAll(string(finding.Request), "\n", "\n    "))
+	for _, row := range finding.Rows {
+		t.printf("    %s\n", explain.Printable(row.String()))
+	}
+	if len(finding.Rows) > 0 {
+		t.printf("\n")
+	}
 	for _, file := range []string{finding.File, finding.ThenFile} {
 		if file != "" {
 			t.printf("    usher explain --rules %s %s\n", shellWord(rules), shellWord(file))
@@ -233,7 +242,11 @@ func wrap(text string) string {
 
 // findingText describes a finding for CI.
 func findingText(rule string, finding verify.Finding) string {
-	return fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Statement, finding.Request)
+	text := fmt.Sprintf("%s: %s\n%s\nThe smallest request found:\n%s", rule, finding.Message, finding.Statement, finding.Request)
+	for _, row := range finding.Rows {
+		text += "\n" + row.String()
+	}
+	return text
 }
 
 // verifyFindings returns the broken promises, each at its line.

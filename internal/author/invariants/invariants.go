@@ -18,6 +18,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -27,6 +28,7 @@ type Invariants struct {
 	// entries are the references to the invariants, by the package of the rule that they judge; "" stands for all
 	// rules.
 	entries map[string][]ast.Ref
+	sources lookups.Sources // nil for the fixtures
 }
 
 // Names that make a package one of invariants.
@@ -224,6 +226,13 @@ func Input(request map[string]any, a *answer.Answer) map[string]any {
 	return map[string]any{"request": request, "decision": decision}
 }
 
+// With returns the same invariants, which look up in these sources what is not known.
+func (i *Invariants) With(sources lookups.Sources) *Invariants {
+	copied := *i
+	copied.sources = sources
+	return &copied
+}
+
 // Broken returns the messages of the invariants that a decision of the rule breaks. input is an [Input], and known are the look-ups of the decision. Every error is a
 // *ruleset.EvalError.
 func (i *Invariants) Broken(ctx context.Context, rule string, input map[string]any, known ...answer.Lookup) ([]string, error) {
@@ -235,7 +244,7 @@ func (i *Invariants) Trace(ctx context.Context, rule string, input map[string]an
 	if !i.Has(rule) {
 		return nil, nil
 	}
-	inspection := i.syntax.Inspect(ctx, input, ruleset.Outside{Known: known})
+	inspection := i.syntax.Inspect(ctx, input, ruleset.Outside{Known: known, Sources: i.sources})
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	var messages []string

@@ -27,6 +27,7 @@ type draft struct {
 	record       map[string]any // further members of the enrollment
 	payload      map[string]any // nil if the device sends none
 	now          int64          // the time of the decision in ns since 1970; 0 if the rule cannot read it
+	rows         rows           // what the rule's look-ups find
 }
 
 // lookups are what a rule that reads the time gets.
@@ -45,14 +46,23 @@ func (d *draft) key() [16]byte {
 	if d.now != 0 {
 		body = strconv.AppendInt(body, d.now, 10)
 	}
+	body = append(body, d.world().salt()...)
 	return memoKey(body)
+}
+
+// world is what is outside of the request; nil if the rule looks nothing up.
+func (d *draft) world() *world {
+	if d.rows == nil {
+		return nil
+	}
+	return &world{rows: d.rows}
 }
 
 // clone returns a copy that shares no part that is modified in place.
 func (d *draft) clone() *draft {
 	copied := *d
 	copied.hubs = slices.Clone(d.hubs)
-	copied.record = clone(d.record).(map[string]any)
+	copied.record, copied.rows = clone(d.record).(map[string]any), d.rows.clone()
 	if d.payload != nil {
 		copied.payload = clone(d.payload).(map[string]any)
 	}

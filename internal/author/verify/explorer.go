@@ -54,6 +54,8 @@ type explorer struct {
 	follow func(*draft) evaluated
 	// isHome reports whether an expression is outside the library.
 	isHome func(*ast.Expr) bool
+	// looksUp are the look-ups that the rule uses, once tables has made them.
+	looksUp []*table
 }
 
 func (e *explorer) reads(pointers ...string) bool {
@@ -85,6 +87,7 @@ func (e *explorer) space() (*space, *paths) {
 	e.addPayload(s)
 	e.addDevices(s)
 	e.addTimes(s)
+	e.addRows(s)
 	paths := e.search(s)
 	paths.teach(s)
 	for i := range s.dimensions {

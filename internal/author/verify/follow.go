@@ -71,7 +71,7 @@ func (f *follower) verdict(ctx context.Context, d *draft) string {
 	}
 	text := briefOf(&a.Answer).String()
 	if f.checker.judges() && a.Result.IsOutcome() {
-		messages, _ := f.checker.invariants.Broken(ctx, f.checker.rule.Package, a.input(), d.lookups()...)
+		messages, _ := f.checker.invariants.Broken(d.world().in(ctx), f.checker.rule.Package, a.input(), d.lookups()...)
 		text += "\n" + strings.Join(messages, "\n")
 	}
 	return text
@@ -82,11 +82,11 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	if f.timeouts >= maxTimeouts {
 		return evaluated{solve: func([]fact) ([]wishOf, clues) { return nil, clues{} }}
 	}
-	limited, cancel := context.WithTimeout(ctx, f.timeout)
+	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
 	defer cancel()
 	document := d.document()
 	tracer := newTracer()
-	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups()})
+	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	defer inspection.Close()
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
@@ -110,16 +110,16 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 		f.timeouts++
 	}
 	answered := briefOf(&decided.Answer)
-	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), solve: func(facts []fact) ([]wishOf, clues) {
+	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), asked: rowsOf(decided.Lookups), solve: func(facts []fact) ([]wishOf, clues) {
 		return f.solve(ctx, d, input, facts)
 	}}
 }
 
 // solve lists the wishes for facts of the evaluation of a draft.
 func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, facts []fact) ([]wishOf, clues) {
-	limited, cancel := context.WithTimeout(ctx, f.timeout)
+	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
 	defer cancel()
-	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups()})
+	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	defer inspection.Close()
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
 	var list []wishOf

@@ -165,5 +165,16 @@ func (s *search) alwaysHeld(ctx context.Context, device *draft) (last decided, s
 			}
 		}
 	}
+	for _, dimension := range space.dimensions { // the row may arrive
+		for _, value := range dimension.values {
+			if d := device.clone(); dimension.row {
+				dimension.set(d, value)
+				last = s.checker.at(d).decide(ctx, d.body())
+				if last.Result != answer.Held {
+					return last, false
+				}
+			}
+		}
+	}
 	return last, true
 }

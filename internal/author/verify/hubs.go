@@ -51,6 +51,7 @@ func (e *explorer) candidates() []string {
 	for _, text := range e.analysis.Hubs {
 		add(globExamples(text))
 	}
+	add(e.hubsInRows())
 	hosts = spread(hosts, 200)
 	if len(hosts) == 0 {
 		hosts = slices.Clone(anyHubs)
@@ -80,6 +81,7 @@ func (e *explorer) hubs(s *space, paths *paths) []string {
 		}
 	}
 	compared := append(texts(e.analysis.At("/linkedHubs"), nil), texts(e.analysis.At(currentHubPlace), nil)...)
+	inRows := e.hubsInRows()
 	score := func(host string) int {
 		isHost := func(text string) bool { named, _ := hostOf(text); return dps.SameHub(named, host) }
 		score := 0
@@ -90,6 +92,9 @@ func (e *explorer) hubs(s *space, paths *paths) []string {
 			score += 4
 		}
 		if slices.ContainsFunc(e.analysis.Hubs, func(text string) bool { return dps.SameHub(text, host) }) {
+			score += 3
+		}
+		if containsHub(inRows, host) {
 			score += 3
 		}
 		if slices.ContainsFunc(compared, isHost) {

@@ -33,6 +33,7 @@ type evaluated struct {
 	solve    func(facts []fact) ([]wishOf, clues)
 	answer   string
 	assigned bool
+	asked    []Row // what was looked up
 }
 
 // wishOf is a wish for one side of an expression.
@@ -181,6 +182,9 @@ func (p *paths) teach(s *space) {
 func (p *paths) expand(from reached) {
 	wishes, clues := from.solve(from.facts)
 	for _, hub := range clues.hubs {
+		if from.draft.rows.name(hub) && !containsHub(p.hubsInRows(), hub) {
+			continue // one of the many names that the search tries in rows
+		}
 		if !containsHub(p.hubs, hub) {
 			p.hubs = append(p.hubs, hub)
 		}
@@ -189,8 +193,9 @@ func (p *paths) expand(from reached) {
 	if from.side {
 		p.addMissing(from.draft)
 		p.tryHub(from.draft, otherHub)
+		p.tryRows(from.draft, from.asked)
 	}
-	leaves := from.draft.leaves(p.serves)
+	leaves := append(from.draft.leaves(p.serves), p.rowLeaves(from.draft, from.asked)...)
 	goals := p.goals(from.facts)
 	for _, w := range wishes {
 		if !p.isWorth(w, goals) {
@@ -244,7 +249,7 @@ func (p *paths) addMissing(from *draft) {
 		}
 		for _, value := range dimension.values[1:min(len(dimension.values), 1+maxRecordValues)] {
 			d := from.clone()
-			if d.payload == nil {
+			if d.payload == nil && dimension.part {
 				d.payload = map[string]any{}
 			}
 			dimension.set(d, value)

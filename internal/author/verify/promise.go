@@ -46,6 +46,7 @@ const (
 	unlinkPromise  = "unlink"
 	stickyPromise  = "sticky"
 	repeatPromise  = "repeat"
+	faultsPromise  = "faults"
 )
 
 // Promises returns all promises.
@@ -65,6 +66,7 @@ func Promises() []Promise {
 		{unlinkPromise, "Unlinking a hub moves only the devices that were on it."},
 		{stickyPromise, "A device does not move because of what changes between registrations, such as an etag, a renewed certificate or an unknown member of the payload."},
 		{repeatPromise, "The same request gets the same answer again."},
+		{faultsPromise, "While the source of a look-up fails, no device is assigned that its row would keep out, and none by that row."},
 		{Invariant, "Your own invariants, in *_invariants.rego, hold."},
 	}
 }
@@ -80,6 +82,9 @@ type broken struct {
 	then []byte // the second request, if the promise is about two
 	// known is what the rule looked up.
 	known []answer.Lookup
+	// world is what it looked up in, and asked what it found there.
+	world *world
+	asked []answer.Lookup
 }
 
 func (b *broken) key() string { return b.promise + "\x00" + b.kind }
@@ -99,15 +104,17 @@ type checker struct {
 	thorough bool
 	// known is what a rule that may read more than the request gets.
 	known []answer.Lookup
+	// world is what a rule that looks up gets; nil for other rules.
+	world *world
 }
 
-// at returns a checker for the time of a draft.
+// at returns a checker for the time and the rows of a draft.
 func (c *checker) at(d *draft) *checker {
-	if d.now == 0 {
+	if d.now == 0 && d.rows == nil {
 		return c
 	}
 	copied := *c
-	copied.known = d.lookups()
+	copied.known, copied.world = d.lookups(), d.world()
 	return &copied
 }
 
@@ -158,6 +165,7 @@ func (b brief) String() string {
 type memo struct {
 	answers sync.Map // [16]byte to brief
 	size    atomic.Int64
+	failing atomic.Int64 // requests that were decided again while a source failed
 }
 
 const maxMemo = 1 << 19 // about 60 MB
@@ -168,6 +176,7 @@ func memoKey(body []byte) [16]byte {
 }
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
+	ctx = c.world.in(ctx)
 	d := decided{body: body}
 	if len(c.known) == 0 {
 		d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
@@ -177,16 +186,24 @@ func (c *checker) decide(ctx context.Context, body []byte) decided {
 		d.Result = answer.Malformed
 	}
 	if !c.nondeterministic && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
-		if _, known := c.memo.answers.LoadOrStore(memoKey(body), briefOf(&d.Answer)); !known {
+		if _, known := c.memo.answers.LoadOrStore(c.memoKey(body), briefOf(&d.Answer)); !known {
 			c.memo.size.Add(1)
 		}
 	}
 	return d
 }
 
+// memoKey tells requests apart, and what their rule looks up in.
+func (c *checker) memoKey(body []byte) [16]byte {
+	if c.world == nil {
+		return memoKey(body)
+	}
+	return memoKey(append(slices.Clip(body), c.world.salt()...))
+}
+
 func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
 	body := dps.AppendValue(nil, document)
-	if known, ok := c.memo.answers.Load(memoKey(body)); ok {
+	if known, ok := c.memo.answers.Load(c.memoKey(body)); ok {
 		return known.(brief), body
 	}
 	d := c.decide(ctx, body)
@@ -195,6 +212,7 @@ func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (b
 
 // check decides a request and its follow-up requests. A request that does not match the schema breaks no promise.
 func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
+	ctx = c.world.in(ctx)
 	a := c.decide(ctx, body)
 	var found []broken
 	if a.Result.IsOutcome() {
@@ -207,7 +225,7 @@ func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
 	}
 	if len(found) == 0 && a.Detail == "" && ctx.Err() == nil {
 		for _, follow := range []func(context.Context, *decided) []broken{
-			c.checkRepeat, c.checkSettles, c.checkCase, c.checkOrder, c.checkUnlink, c.checkSticky,
+			c.checkRepeat, c.checkSettles, c.checkCase, c.checkOrder, c.checkUnlink, c.checkSticky, c.checkFaults,
 		} {
 			found = append(found, follow(ctx, &a)...)
 		}
@@ -216,7 +234,7 @@ func (c *checker) check(ctx context.Context, body []byte) (decided, []broken) {
 		return a, nil // what looks like a timeout may be the end of the search
 	}
 	for i := range found {
-		found[i].known = c.known
+		found[i].known, found[i].world, found[i].asked = c.known, c.world, a.Lookups
 	}
 	return a, slices.DeleteFunc(found, func(b broken) bool { return !c.wanted[b.promise] })
 }
@@ -227,7 +245,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 	undecided := slices.Contains(a.Overrides, answer.OnUndecided)
 	if undecided {
 		// The METADATA says what to do if the rule is silent, but not if it fails.
-		if _, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known}); err != nil && ctx.Err() == nil {
+		if _, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known, Sources: sources{}}); err != nil && ctx.Err() == nil {
 			found = append(found, brokenBy(err))
 		}
 	}
@@ -240,7 +258,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 			if !missing || c.analysis.Entries[entry] == nil || undecided {
 				continue
 			}
-			verdict, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known})
+			verdict, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known, Sources: sources{}})
 			if err == nil && len(verdict.BuiltinErrors) > 0 {
 				found = append(found, broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
 					"%s is left out: a built-in function failed at %s", entry, strings.Join(verdict.BuiltinErrors, ", "))})
@@ -264,8 +282,8 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 // checkFault returns the promise that a fault breaks, if it breaks one.
 func (c *checker) checkFault(a *answer.Answer) []broken {
 	switch a.Result {
-	case answer.Malformed, answer.InvalidRequest, answer.Canceled, answer.NotReady:
-		return nil // there was no request, or no time
+	case answer.Malformed, answer.InvalidRequest, answer.Canceled, answer.NotReady, answer.LookupFailed:
+		return nil // there was no request, or no time, or no row
 	case answer.BadVerdict:
 		promise := map[string]string{"initial_twin": twinPromise, "payload": payloadPromise}[a.Entry]
 		return []broken{{promise: cmp.Or(promise, hubPromise), message: a.Detail}}

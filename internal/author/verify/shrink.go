@@ -25,6 +25,8 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 	thorough.thorough, thorough.wanted = true, map[string]bool{found.promise: true}
 	c = &thorough
 	tries, start := 0, time.Now()
+	found = c.shrinkRows(ctx, found)
+	c.world = found.world
 	for {
 		request, err := dps.ParseAllocationRequest(found.body)
 		if err != nil {

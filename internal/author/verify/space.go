@@ -26,6 +26,8 @@ type dimension struct {
 	fixed, words int
 	// part is set for a member of the payload, which makes no difference if there is no payload.
 	part bool
+	// row is set for the rows of a look-up.
+	row bool
 }
 
 // dimensionOf returns a dimension of values of one type. All values are fixed.

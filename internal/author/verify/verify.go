@@ -160,6 +160,8 @@ type Space struct {
 	// Followed is the number of requests that the search by paths evaluated, and Branches what it reached.
 	Followed int      `json:"followed"`
 	Branches Branches `json:"branches"`
+	// Failing is how often a request was decided again while a source of its look-ups failed.
+	Failing int `json:"failing,omitempty"`
 	// Invalid is the number of bodies that did not match the schema.
 	Invalid int `json:"invalid,omitempty"`
 	// Notes say what was left out of a dimension.
@@ -190,6 +192,8 @@ type Finding struct {
 	// Request breaks the promise. Then is the second request if the promise is about two.
 	Request json.RawMessage `json:"request"`
 	Then    json.RawMessage `json:"then,omitempty"`
+	// Rows are what the rule looked up for the request.
+	Rows []Row `json:"rows,omitempty"`
 	// File and ThenFile are the files in which the caller saved them.
 	File     string `json:"file,omitempty"`
 	ThenFile string `json:"thenFile,omitempty"`
@@ -247,6 +251,7 @@ type search struct {
 	branches *branches
 	reached  sides
 	followed int
+	failing  int // requests that were tried again while a source failed
 
 	mu        sync.Mutex
 	found     map[string]*tally
@@ -276,7 +281,8 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 	if err != nil {
 		return nil, err
 	}
-	decides, err := decider.New(decider.Options{Rules: options.Rules, Timeout: options.Timeout})
+	loaded = loaded.With(sources{})
+	decides, err := decider.New(decider.Options{Rules: options.Rules, Timeout: options.Timeout, Lookups: sources{}})
 	if err != nil {
 		return nil, err
 	}
@@ -455,6 +461,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 		})
 	}
 	group.Wait()
+	s.failing = int(s.checker.memo.failing.Load())
 	if s.complete = ctx.Err() == nil; s.complete {
 		s.stuck = s.findStuck(ctx)
 	}
@@ -524,11 +531,11 @@ func (s *search) report(ctx context.Context) RuleReport {
 		smallest := t.broken
 		if ctx.Err() == nil && t.broken.promise != assignsPromise {
 			c := s.checker
-			c.known = t.broken.known
+			c.known, c.world = t.broken.known, t.broken.world
 			smallest = c.shrink(ctx, t.broken)
 		}
 		r.Broken = append(r.Broken, Finding{Promise: smallest.promise, Statement: promises[index(smallest)].Statement, Message: smallest.message,
-			Place: cmp.Or(smallest.place, rule.Place), At: timeOf(smallest.known), Count: t.count, Request: indented(smallest.body), Then: indented(smallest.then)})
+			Place: cmp.Or(smallest.place, rule.Place), At: timeOf(smallest.known), Rows: rowsOf(smallest.asked), Count: t.count, Request: indented(smallest.body), Then: indented(smallest.then)})
 	}
 	return r
 }
@@ -536,7 +543,7 @@ func (s *search) report(ctx context.Context) RuleReport {
 func (s *search) space() Space {
 	p := s.plan
 	space := Space{Size: p.space.size(), Asked: s.asked, Exhaustive: p.everything && s.complete, Invalid: s.invalid, Notes: p.space.notes,
-		Followed: s.followed, Branches: s.branches.report(s.reached)}
+		Followed: s.followed, Failing: s.failing, Branches: s.branches.report(s.reached)}
 	if s.complete {
 		space.Pairs, space.Paired, space.Random = p.pairs, p.paired, p.random
 	}

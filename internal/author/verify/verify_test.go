@@ -222,6 +222,9 @@ func brief(t *testing.T, report *verify.Report) string {
 				t.Fatal(err)
 			}
 			fmt.Fprintf(&text, "%s at %s: %s\n%s\n", finding.Promise, finding.Place, finding.Message, request.Bytes())
+			for _, row := range finding.Rows {
+				fmt.Fprintln(&text, row)
+			}
 		}
 	}
 	return text.String()

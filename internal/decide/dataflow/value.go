@@ -113,6 +113,9 @@ func (s Source) Name() string {
 	return strings.ReplaceAll(name, "."+AnyMember, "[_]")
 }
 
+// Place is where the source is, with the members of what was made of it, in the form of Analysis.Reads.
+func (s Source) Place() string { return s.place() }
+
 func (s Source) key() string { return s.Pointer + s.made }
 
 // coveredBy reports whether what is known of the source with that key is also known of s.
