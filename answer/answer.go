@@ -98,6 +98,8 @@ type Lookup struct {
 	AsOf time.Time
 	// Fault is why the source failed; empty if it did not. Result is then an older row, if there is any.
 	Fault string
+	// Recordable are the members of the row that may be recorded. It is shared and must not be changed.
+	Recordable []string
 }
 
 // Override is a constraint that prevailed over the rule.

@@ -38,9 +38,12 @@ func (r *Rules) Needs(ctx context.Context, request *dps.AllocationRequest, maske
 	return needed
 }
 
-// onlyExists reports whether a rule looks at whether there is a certificate, of which an attribute is masked. That is
-// known then. A rule that looks at all of a certificate reads its members.
+// onlyExists reports whether a rule looks at whether there is a certificate, of which an attribute is masked, or a row, of
+// which a member is. That is known then. A rule that looks at all of one reads its members.
 func onlyExists(read, masked string) bool {
+	if _, below, ok := dataflow.CutLookup(read); ok {
+		return below == "" && strings.HasPrefix(masked, read+"/")
+	}
 	return read == dataflow.CertificatePointer && strings.HasPrefix(masked, dataflow.CertificatePointer+"/")
 }
 

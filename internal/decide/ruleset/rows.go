@@ -202,9 +202,10 @@ func (a *asking) row(ctx context.Context, d *lookups.Declaration, key string) (*
 }
 
 func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) asked {
-	one := asked{declaration: d, call: answer.Lookup{Builtin: LookupBuiltin(d.Name), Arguments: []any{key}}}
+	one := asked{declaration: d, call: answer.Lookup{Builtin: LookupBuiltin(d.Name), Arguments: []any{key}, Recordable: d.Recordable}}
 	if call := a.known(one.call.Builtin, key); call != nil {
 		one.call = *call
+		one.call.Recordable = d.Recordable // other rules can have asked
 		switch {
 		case call.Undefined:
 		case call.Result != nil:

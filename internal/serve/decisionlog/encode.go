@@ -72,6 +72,18 @@ func (r *Record) AppendJSON(b []byte) []byte {
 		e.text("builtin", call.Builtin)
 		e.raw("arguments", call.Arguments)
 		e.raw("result", call.Result)
+		texts(&e, "masked", call.Masked)
+		if call.Undefined {
+			e.name("undefined")
+			e.b = append(e.b, "true"...)
+		}
+		e.optional("source", call.Source)
+		e.optional("version", call.Version)
+		if !call.AsOf.IsZero() {
+			e.time("asOf", call.AsOf)
+		}
+		e.optional("digest", call.Digest)
+		e.optional("fault", call.Fault)
 		e.close()
 	})
 	e.positive("lookupsDropped", int64(r.LookupsDropped))

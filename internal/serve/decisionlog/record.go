@@ -148,9 +148,23 @@ type Trace struct {
 	SpanID       string `json:"spanId"`
 }
 
-// Call is one call of a built-in function.
+// Call is one call of a built-in function, or a row that was looked up.
 type Call struct {
-	Builtin   string          `json:"builtin"`
-	Arguments json.RawMessage `json:"arguments"`
-	Result    json.RawMessage `json:"result"`
+	Builtin string `json:"builtin"`
+	// Arguments are nil if the key of a row may not be recorded.
+	Arguments json.RawMessage `json:"arguments,omitempty"`
+	// Result is nil if there is no row.
+	Result json.RawMessage `json:"result,omitempty"`
+
+	// The rest is about rows.
+
+	// Masked are the members of the row that are left out of Result or changed in it.
+	Masked    []string  `json:"masked,omitempty"`
+	Undefined bool      `json:"undefined,omitempty"` // there is no such row
+	Source    string    `json:"source,omitempty"`
+	Version   string    `json:"version,omitempty"`
+	AsOf      time.Time `json:"asOf,omitzero"`
+	// Digest shows whether another row is the same, as that of a [Part].
+	Digest string `json:"digest,omitempty"`
+	Fault  string `json:"fault,omitempty"` // why the source failed
 }

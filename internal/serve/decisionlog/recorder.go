@@ -297,14 +297,7 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 		return nil
 	}
 	s.whole = dps.AppendValue(s.whole[:0], value)
-	*part = Part{Bytes: len(s.whole)}
-	switch m := &s.mask; {
-	case m.mac != nil:
-		part.Digest = "hmac-sha256:" + m.digest(s.whole)
-	case m.mode == Plain:
-		part.Digest = plainDigest + m.digest(s.whole)
-		// No digest otherwise: it would confirm a guess of the registration ID.
-	}
+	*part = Part{Bytes: len(s.whole), Digest: s.mask.digestOf(s.whole)}
 	var few [8][]string
 	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
 		start := len(s.parts)
@@ -325,7 +318,17 @@ func (s *scratch) lookups(lookups []answer.Lookup) {
 	m := &s.mask
 	defer func(masked []string) { m.masked = masked }(m.masked) // the record has them
 	size := 0
-	for _, lookup := range lookups {
+	for i := range lookups {
+		lookup := &lookups[i]
+		if _, isRow := ruleset.LookupName(lookup.Builtin); isRow {
+			call := s.row(lookup)
+			if size += call.size(); size <= maxLookups {
+				s.record.Lookups = append(s.record.Lookups, call)
+			} else {
+				s.record.LookupsDropped++
+			}
+			continue
+		}
 		result, may := recordableLookup(lookup)
 		if may {
 			m.masked, m.more = nil, 0
@@ -346,7 +349,7 @@ func (s *scratch) lookups(lookups []answer.Lookup) {
 
 // recordableLookup reports whether a call may be recorded, and which part of its result. Unknown built-ins can return
 // anything, such as the environment.
-func recordableLookup(lookup answer.Lookup) (result any, may bool) {
+func recordableLookup(lookup *answer.Lookup) (result any, may bool) {
 	switch lookup.Builtin {
 	case "time.now_ns", "rand.intn", "uuid.rfc4122", "net.lookup_ip_addr":
 		return lookup.Result, true
@@ -358,7 +361,7 @@ func recordableLookup(lookup answer.Lookup) (result any, may bool) {
 
 // recordableHTTP leaves out calls with anything but a plain URL, and the headers of responses: both can contain
 // credentials.
-func recordableHTTP(lookup answer.Lookup) (result any, may bool) {
+func recordableHTTP(lookup *answer.Lookup) (result any, may bool) {
 	if len(lookup.Arguments) == 0 {
 		return nil, false
 	}

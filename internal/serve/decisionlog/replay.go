@@ -12,6 +12,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Answer is what was answered, as far as the record holds it: of the twin, the payload and the cause nothing.
@@ -60,7 +61,7 @@ type Replay struct {
 	// Lookups are for decider.Repeat. Attributes of the certificate are among them.
 	Lookups []answer.Lookup
 	// Masked are JSON pointers to what Request lacks or has in another form; to attributes below the certificate, if
-	// the record has others. The empty pointer stands for places that the record counts and does not name.
+	// the record has others; and to /lookups/NAME, or a member below it, for rows. The empty pointer stands for places that the record counts and does not name.
 	Masked []string
 }
 
@@ -70,7 +71,8 @@ func (r *Record) Replay() (Replay, error) {
 	if r.MaskedMore > 0 {
 		replay.Masked = append(replay.Masked, "")
 	}
-	lookups, err := knownLookups(r.Lookups)
+	replay.Masked = append(replay.Masked, r.lackingRows()...)
+	lookups, err := r.knownLookups()
 	if err != nil {
 		return replay, err
 	}
@@ -120,14 +122,22 @@ func (r *Record) fill(certificate bool) ([]byte, error) {
 }
 
 // knownLookups are the look-ups of a record.
-func knownLookups(calls []Call) ([]answer.Lookup, error) {
+func (r *Record) knownLookups() ([]answer.Lookup, error) {
 	var lookups []answer.Lookup
-	for _, call := range calls {
-		lookup := answer.Lookup{Builtin: call.Builtin}
+	for i := range r.Lookups {
+		call := &r.Lookups[i]
+		_, isRow := ruleset.LookupName(call.Builtin)
+		if isRow && !r.knowsKey(call) {
+			continue
+		}
+		lookup := answer.Lookup{Builtin: call.Builtin, Undefined: call.Undefined, Source: call.Source, Version: call.Version, AsOf: call.AsOf, Fault: call.Fault}
 		for _, part := range []struct {
 			text json.RawMessage
 			into any
 		}{{call.Arguments, &lookup.Arguments}, {call.Result, &lookup.Result}} {
+			if part.text == nil && isRow {
+				continue
+			}
 			decoder := json.NewDecoder(bytes.NewReader(part.text))
 			decoder.UseNumber()
 			if err := decoder.Decode(part.into); err != nil {

@@ -119,7 +119,7 @@ func (s *Shadow) compare(ctx context.Context, answered *answer.Call) {
 		DecisionID: rand.Text(), Start: time.Now(), ShadowOf: answered.DecisionID,
 		Service: answered.Service, Request: answered.Request, Trace: answered.Trace, InvocationID: answered.InvocationID,
 	}
-	call.Answer = s.options.Decider.Allocate(ctx, call.Request)
+	call.Answer = s.options.Decider.Repeat(ctx, call.Request, answered.Answer.Lookups) // of rows as they were then
 	if ctx.Err() != nil {
 		return // we are stopping: the answer depends on the clock, not on the rules
 	}

@@ -16,7 +16,9 @@ import (
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/handler"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/serve/shadow"
+	"github.com/usher-dps/usher/lookup"
 )
 
 func newAllocator(t testing.TB, rule string) *decider.Decider {
@@ -40,6 +42,53 @@ func request(enrollment, device string) string {
 
 const individual = `{"individualEnrollment": {"registrationId": "press-1"}, "deviceRuntimeContext": {"registrationId": "press-1"},
 	"linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`
+
+// rowFor answers each key with a row that names it, and counts.
+type rowFor struct {
+	hub   string
+	asked []string
+}
+
+func (r *rowFor) Find(_ context.Context, _ *lookups.Declaration, key string) (lookups.Found, error) {
+	r.asked = append(r.asked, key)
+	return lookups.Found{Answer: lookup.Answer{Row: map[string]any{"hub": r.hub}}, Source: "test"}, nil
+}
+
+// What was looked up for the answer is the same for the shadow rules, or a row that changed between the two would count
+// as their difference. They ask only for other keys.
+func TestRowsOfTheAnswer(t *testing.T) {
+	t.Parallel()
+	with := func(rule string, rows *rowFor) *decider.Decider {
+		rules, err := decider.LoadRules(t.Context(), fstest.MapFS{
+			"lookups.yaml": {Data: []byte("device: {row: {type: object, properties: {hub: {type: string}}}, recordable: [hub]}\n")},
+			"default.rego": {Data: []byte("package allocation.default\n\n" + rule + "\n")}}, decider.RulesOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := decider.New(decider.Options{Rules: rules, Lookups: rows})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	const rule = `hub := lookup.device("x").hub`
+	synctest.Test(t, func(t *testing.T) {
+		now, later := &rowFor{hub: "a.azure-devices.net"}, &rowFor{hub: "b.azure-devices.net"}
+		var recorded []answer.Call
+		s := shadow.New(shadow.Options{Decider: with(rule+" if lookup.device(\"y\")", later), Record: func(_ context.Context, a *answer.Call) {
+			recorded = append(recorded, *a)
+		}})
+		go s.Run(t.Context())
+		post(t, with(rule, now), s, individual)
+		synctest.Wait()
+		if len(recorded) != 1 || recorded[0].Diverged != nil || recorded[0].Answer.Response.IotHubHostName != "a.azure-devices.net" {
+			t.Fatalf("recorded %+v", recorded)
+		}
+		if strings.Join(now.asked, " ") != "x" || strings.Join(later.asked, " ") != "y" || len(recorded[0].Answer.Lookups) != 2 {
+			t.Errorf("asked %v and %v", now.asked, later.asked)
+		}
+	})
+}
 
 // post sends a body through a webhook that the shadow observes.
 func post(t testing.TB, answering *decider.Decider, s *shadow.Shadow, body string) *httptest.ResponseRecorder {
