@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
@@ -35,6 +36,7 @@ type Report struct {
 	// Lacks are JSON pointers to what is masked in the record although the rules look at it.
 	Lacks         []string            `json:"-"`
 	WhyNot        *WhyNot             `json:"whyNot,omitempty"`
+	Rows          []Row               `json:"lookups,omitempty"`
 	Entries       []explanation.Entry `json:"entries"`
 	BuiltinErrors []string            `json:"builtinErrors,omitempty"`
 	CutShort      string              `json:"cutShort,omitempty"` // why the explanation is incomplete
@@ -101,6 +103,11 @@ func New(source string, request *dps.AllocationRequest, e decider.Explanation) *
 	}
 	for _, c := range e.Candidates {
 		r.Candidates = append(r.Candidates, Candidate{Package: c.Rule.Package, Title: c.Rule.Title, Place: c.Rule.Place, Why: why(c)})
+	}
+	for i := range e.Answer.Lookups {
+		if lookup := &e.Answer.Lookups[i]; strings.HasPrefix(lookup.Builtin, ruleset.LookupBuiltin("")) {
+			r.Rows = append(r.Rows, rowOf(lookup, mask))
+		}
 	}
 	r.decide(request, e.Answer, mask)
 	return r

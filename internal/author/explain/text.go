@@ -47,6 +47,7 @@ func (r *Report) WriteText(w io.Writer, style Style) error {
 			p.entry(entry, r.Entries[0].Name)
 		}
 	}
+	p.rows(r.Rows)
 	if len(r.BuiltinErrors) > 0 {
 		p.line("", "")
 		p.line("", "Built-in functions that failed, which Rego takes as undefined:")

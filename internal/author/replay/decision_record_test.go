@@ -385,3 +385,37 @@ func TestRecordsDeliveredTwice(t *testing.T) {
 		t.Errorf("%d of %d by the same rules", baseline.SameRules, baseline.Registrations)
 	}
 }
+
+// Rules get the recorded rows. A row that is not recorded is lacking, and not a fault of the rules.
+func TestRecordedRows(t *testing.T) {
+	t.Parallel()
+	files := func(key string) fstest.MapFS {
+		return fstest.MapFS{
+			"lookups.yaml": {Data: []byte("device: {row: {type: object, properties: {hub: {type: string}}}, recordable: [hub], fixture: device_fixture.csv}\n")},
+			"a.rego":       {Data: []byte("package allocation[\"default\"]\n\nhub := lookup.device(" + key + ").hub\n")},
+		}
+	}
+	const id = "input.deviceRuntimeContext.registrationId"
+	with := files(id)
+	with["device_fixture.csv"] = &fstest.MapFile{Data: []byte("key,hub\npress-1,a.azure-devices.net\n")}
+	body := `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "deviceRuntimeContext": {"registrationId": "press-1"}, "linkedHubs": ["a.azure-devices.net"]}`
+	served := recordLog(t, recordRules(t, with, decider.RulesOptions{}), decisionlog.Plain, body)
+	failed := recordLog(t, recordRules(t, files(id), decider.RulesOptions{}), decisionlog.Plain, body)
+	for name, test := range map[string]struct {
+		log, key               string
+		registrations, lacking int64
+		kind                   replay.Kind
+	}{
+		"the same key":     {served, id, 1, 0, replay.Stayed},
+		"another key":      {served, `"x"`, 0, 1, ""},
+		"a recorded fault": {failed, id, 1, 0, replay.StillFaulted},
+	} {
+		var list bytes.Buffer
+		report, err := replay.Run(t.Context(), []requestlog.Log{requestlog.Stream("log", strings.NewReader(test.log))},
+			replay.Options{Rules: recordRules(t, files(test.key), decider.RulesOptions{}), List: &list, Examples: 1})
+		if err != nil || report.Registrations != test.registrations || report.Lacking != test.lacking || list.Len() > 0 ||
+			test.kind == replay.StillFaulted && (len(report.Faults) != 1 || report.Faults[0].Still != 1) {
+			t.Errorf("%s: %v: %+v\n%s", name, err, report, list.String())
+		}
+	}
+}

@@ -327,6 +327,10 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		b.lacking.add(item, "masked, and the rules look at it: "+strings.Join(needed, ", "))
 		return
 	}
+	if name := unknownRow(item.Lookups, &after); name != "" {
+		b.lacking.add(item, "the rules look up a row that is neither recorded nor in a fixture: "+name)
+		return
+	}
 	var before State
 	var then answer.Answer // the baseline's, if there is one
 	switch {
@@ -406,6 +410,22 @@ func (r *run) neededOf(ctx context.Context, request *dps.AllocationRequest, item
 		needed[i] = cmp.Or(name, "one that it does not name")
 	}
 	return needed
+}
+
+// unknownRow is the function whose look-up failed, unless it failed then as well; empty if none did. There is no source in
+// a replay, so its fault is not the rules' decision.
+func unknownRow(recorded []answer.Lookup, after *answer.Answer) string {
+	at := slices.IndexFunc(after.Lookups, func(l answer.Lookup) bool { return l.Fault != "" && !l.Undefined && l.Result == nil })
+	if after.Result != answer.LookupFailed || at < 0 {
+		return ""
+	}
+	failed := &after.Lookups[at]
+	for i := range recorded {
+		if recorded[i].Builtin == failed.Builtin && slices.Equal(recorded[i].Arguments, failed.Arguments) {
+			return ""
+		}
+	}
+	return failed.Builtin
 }
 
 func describeViolations(violations []answer.Violation) string {

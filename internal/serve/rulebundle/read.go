@@ -23,6 +23,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/keys"
 	"golang.org/x/tools/txtar"
 
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -151,10 +152,10 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 // nameOf returns the path of a file below the root of a bundle. Plain tar writes ./line/line.rego.
 func nameOf(raw string) string { return path.Clean(strings.TrimPrefix(raw, "/")) }
 
-// isUnkept reports whether OPA's reader does not keep a file: the schema of data, or half of an exchange, which is a
-// request or the decision expected for it. See package exchange.
+// isUnkept reports whether OPA's reader does not keep a file: the schema of data, declarations of look-ups and their
+// fixtures, or half of an exchange, which is a request or the decision expected for it. See package exchange.
 func isUnkept(name string) bool {
-	return ruleset.IsDataSchema(name) || strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
+	return ruleset.IsDataSchema(name) || lookups.IsDeclaration(name) || lookups.IsFixture(name) || strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
 }
 
 // survey checks the size of the archive before OPA's reader reads it into memory: a few bytes can unpack to many, and a
