@@ -249,7 +249,7 @@ func (p *paths) addMissing(from *draft) {
 		}
 		for _, value := range dimension.values[1:min(len(dimension.values), 1+maxRecordValues)] {
 			d := from.clone()
-			if d.payload == nil && dimension.part {
+			if d.payload == nil && !dimension.row {
 				d.payload = map[string]any{}
 			}
 			dimension.set(d, value)

@@ -420,7 +420,7 @@ func (e *explorer) addRows(s *space) {
 			if values = append(values, m.values...); len(values) <= maxValues {
 				fixed = len(values)
 			}
-			s.add(dimension{name: "values of " + ruleset.LookupBuiltin(t.Name) + strings.ReplaceAll(string(m.pointer), "/", "."), values: values, fixed: fixed, words: len(values) - fixed,
+			s.add(dimension{name: "values of " + ruleset.LookupBuiltin(t.Name) + strings.ReplaceAll(string(m.pointer), "/", "."), values: values, fixed: fixed, words: len(values) - fixed, row: true,
 				set: func(d *draft, value any) { t.change(d, t.Name, m.pointer, value) },
 				get: func(d *draft) any {
 					row, ok := d.rows[t.Name].(map[string]any)

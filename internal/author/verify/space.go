@@ -26,7 +26,7 @@ type dimension struct {
 	fixed, words int
 	// part is set for a member of the payload, which makes no difference if there is no payload.
 	part bool
-	// row is set for the rows of a look-up.
+	// row is set for the rows of a look-up, and members of them.
 	row bool
 }
 
