@@ -110,7 +110,7 @@ func TestNewRefuses(t *testing.T) {
 		says string
 	}{
 		{"no enrollment", []string{"x"}, exitUsage, "name the enrollments that the rule serves"},
-		{"no scenario", []string{"x", "--group", "g", "--from", "nothing"}, exitUsage, "breakroom, default, inventory, quarantine, residency, staged, tenants"},
+		{"no scenario", []string{"x", "--group", "g", "--from", "nothing"}, exitUsage, "breakroom, default, failover, fill, inventory, quarantine, residency, staged, tenants"},
 		{"capital", []string{"Presses", "--group", "g"}, exitUsage, "lower-case letters"},
 		{"path", []string{"../x", "--group", "g"}, exitUsage, "lower-case letters"},
 		{"keyword", []string{"with", "--group", "g"}, exitUsage, "a keyword of Rego"},

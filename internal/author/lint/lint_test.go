@@ -43,7 +43,7 @@ func TestShippedRules(t *testing.T) {
 	t.Parallel()
 	for _, hubs := range [][]string{nil, {
 		"contoso-toasters-hub-1098", "contoso-heatpumps-hub-1098", "contoso-quarantine-hub", "contoso-eu-hub", "contoso-eu-north-hub",
-		"contoso-us-hub", "fabrikam-hub", "contoso-v1-hub", "contoso-v2-hub",
+		"contoso-us-hub", "fabrikam-hub", "contoso-v1-hub", "contoso-v2-hub", "contoso-north-hub", "contoso-reserve-hub",
 	}} {
 		report := run(t, os.DirFS(shipped), lint.Options{Hubs: hubs})
 		for _, finding := range report.Findings {
@@ -64,6 +64,8 @@ func TestShippedRulesNameHubs(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		"allocation.breakroom *-heatpumps-hub*", "allocation.breakroom *-toasters-hub*",
+		"allocation.failover contoso-north-hub",
+		"allocation.fill contoso-reserve-hub", "allocation.fill contoso-us-hub",
 		"allocation.quarantine contoso-quarantine-hub",
 		"allocation.residency contoso-eu-north-hub", "allocation.residency contoso-us-hub",
 		"allocation.staged contoso-v1-hub", "allocation.staged contoso-v2-hub",

@@ -42,7 +42,7 @@ func TestAnalysisReadsRows(t *testing.T) {
 		`hub := object.get(` + rowOf + `, "hub", "")`:                     {"", "/hub"},
 		`hub := object.get(` + rowOf + `, ["site", "hub"], "")`:           {"", "/site/hub"},
 		`reject contains "x" if not ` + rowOf:                             {""},
-		`reject contains "x" if not ` + rowOf + `.lot`:                    {"", "/lot"},
+		"row := " + rowOf + "\n\nreject contains \"x\" if not row.lot":    {"", "/lot"},
 		`hub := "a" if some tag in ` + rowOf + `.tags`:                    {"", "/tags/*"},
 		`hub := "a" if "x" in ` + rowOf + `.tags`:                         {"", "/tags", "/tags/*"},
 		`hub := "a" if json.marshal(` + rowOf + `) == "{}"`:               {"", "/*"},
