@@ -349,6 +349,15 @@ func TestAppSettings(t *testing.T) {
 	}
 }
 
+// An operator's settings of look-ups reach the app, and replace none of the template's own: union keeps the last value.
+func TestLookupSettings(t *testing.T) {
+	t.Parallel()
+	source := templates(t)["modules/webhook.bicep"].resources["app::settings"].body.at("properties").source
+	if !strings.HasPrefix(source, "union(lookups,") {
+		t.Errorf("settings are %.40q", source)
+	}
+}
+
 // Roles are as narrow as possible: each is assigned on only the resource named here.
 func TestRoles(t *testing.T) {
 	t.Parallel()
@@ -356,9 +365,11 @@ func TestRoles(t *testing.T) {
 	want := map[string]string{
 		"modules/webhook.bicep hostStorage":      "blobDataOwner on host",
 		"modules/webhook.bicep readRules":        "blobDataReader on data::blobs::rules",
+		"modules/webhook.bicep readSnapshots":    "blobDataReader on data::blobs::lookups",
 		"modules/webhook.bicep appendRecords":    "appender on data::blobs::records",
 		"modules/webhook.bicep publishTelemetry": "monitoringMetricsPublisher on appInsights",
 		"modules/storage.bicep uploadRules":      "blobDataContributor on data::blobs::rules",
+		"modules/storage.bicep uploadSnapshots":  "blobDataContributor on data::blobs::lookups",
 		"modules/storage.bicep readRecords":      "blobDataReader on data::blobs::records",
 		"modules/provisioning.bicep enroll":      "provisioningDataContributor on dps",
 		"modules/provisioning.bicep link":        "hubDataContributor on hub[i]",

@@ -42,6 +42,9 @@ param updateStrategy string = 'Recreate'
 @allowed(['package', 'storage'])
 param rulesFrom string = 'package'
 
+@description('Settings USHER_LOOKUP_* of look-ups, by name. The deployment keeps them in plain text: write a secret as a reference to Key Vault.')
+param lookups object = {}
+
 @description('Keep decision records in the container records of the data account, in addition to Application Insights.')
 param keepRecords bool = true
 
@@ -126,6 +129,7 @@ module webhook 'modules/webhook.bicep' = {
     zoneRedundant: zoneRedundant
     updateStrategy: updateStrategy
     rulesFrom: rulesFrom
+    lookups: lookups
     keepRecords: keepRecords
     restrictToDps: restrictToDps
     allowedAddresses: empty(allowedAddresses) ? [] : map(split(allowedAddresses, ','), (address) => trim(address))

@@ -1,5 +1,5 @@
 // Two storage accounts without shared keys. The Functions host has wide permissions on its own account; on the other
-// one, the webhook may only read rules and append records.
+// one, the webhook may only read rules and snapshots, and append records.
 param location string
 param suffix string
 param tags object
@@ -56,19 +56,33 @@ resource data 'Microsoft.Storage/storageAccounts@2026-04-01' = {
       name: 'rules'
     }
 
+    resource lookups 'containers' = {
+      name: 'lookups'
+    }
+
     resource records 'containers' = {
       name: 'records'
     }
   }
 }
 
-// For people, who upload rules and read records.
+// For people, who upload rules and snapshots, and read records.
 var blobDataContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 var blobDataReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
 
 resource uploadRules 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
   name: guid(data::blobs::rules.id, principalId, blobDataContributor)
   scope: data::blobs::rules
+  properties: {
+    principalId: principalId
+    principalType: principalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+  }
+}
+
+resource uploadSnapshots 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
+  name: guid(data::blobs::lookups.id, principalId, blobDataContributor)
+  scope: data::blobs::lookups
   properties: {
     principalId: principalId
     principalType: principalType

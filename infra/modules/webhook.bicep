@@ -12,6 +12,7 @@ param perInstanceConcurrency int
 param zoneRedundant bool
 param updateStrategy string
 param rulesFrom string
+param lookups object
 param keepRecords bool
 param restrictToDps bool
 param allowedAddresses string[]
@@ -36,6 +37,10 @@ resource data 'Microsoft.Storage/storageAccounts@2026-04-01' existing = {
 
     resource rules 'containers' existing = {
       name: 'rules'
+    }
+
+    resource lookups 'containers' existing = {
+      name: 'lookups'
     }
 
     resource records 'containers' existing = {
@@ -125,7 +130,8 @@ resource app 'Microsoft.Web/sites@2026-03-15' = {
 
   resource settings 'config' = {
     name: 'appsettings'
-    properties: union({
+    // What comes later wins: no setting of a look-up replaces one of the others.
+    properties: union(lookups, {
       AzureWebJobsStorage__accountName: host.name
       AzureWebJobsStorage__credential: 'managedidentity'
       APPLICATIONINSIGHTS_CONNECTION_STRING: appInsights.properties.ConnectionString
@@ -140,7 +146,7 @@ resource app 'Microsoft.Web/sites@2026-03-15' = {
       USHER_RECORD_SPOOL: '/tmp/usher/records'
     } : {})
     // If the app started before it may read its rules, it would hold devices for a while.
-    dependsOn: [readRules, appendRecords, hostStorage, publishTelemetry]
+    dependsOn: [readRules, readSnapshots, appendRecords, hostStorage, publishTelemetry]
   }
 }
 
@@ -163,6 +169,16 @@ resource hostStorage 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 resource readRules 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(data::blobs::rules.id, app.id, blobDataReader)
   scope: data::blobs::rules
+  properties: {
+    principalId: app.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataReader)
+  }
+}
+
+resource readSnapshots 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(data::blobs::lookups.id, app.id, blobDataReader)
+  scope: data::blobs::lookups
   properties: {
     principalId: app.identity.principalId
     principalType: 'ServicePrincipal'

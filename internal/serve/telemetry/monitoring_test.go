@@ -141,7 +141,7 @@ func TestPrometheusAlerts(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"UsherRulesStale", "UsherUndecided", "UsherHubSkew", "UsherSlow", "UsherRecordsDropped"} {
+	for _, want := range []string{"UsherRulesStale", "UsherUndecided", "UsherHubSkew", "UsherLookupFails", "UsherSlow", "UsherRecordsDropped"} {
 		if !alerts[want] {
 			t.Errorf("there is no alert %s", want)
 		}
@@ -260,7 +260,7 @@ var logMessage = regexp.MustCompile(`\\"msg\\":\\"([^"\\]+)\\"`)
 // logged reports whether the code of the handler contains the message.
 func logged(t *testing.T, message string) bool {
 	t.Helper()
-	for _, folder := range []string{filepath.Join("internal", "serve", "decisionlog", "sink"), filepath.Join("internal", "serve", "rulesource")} {
+	for _, folder := range []string{filepath.Join("internal", "serve", "decisionlog", "sink"), filepath.Join("internal", "serve", "rulesource"), filepath.Join("internal", "serve", "lookupsource")} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "..", folder, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", folder, err)
