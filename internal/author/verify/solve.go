@@ -230,9 +230,6 @@ func (s *solver) value(t *ast.Term) any {
 	if !ref.IsGround() {
 		return nil
 	}
-	if _, isVar := ref[0].Value.(ast.Var); !isVar { // a part of a value, such as a row
-		return s.table(ref)
-	}
 	key := ref.String()
 	if known, ok := s.known[key]; ok {
 		return known
