@@ -7,6 +7,7 @@ import (
 
 	"github.com/usher-dps/usher/allocation"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/lookup"
 )
 
 const body = `{
@@ -110,4 +111,43 @@ func ExampleAllocator_Ready() {
 	_, fault := allocator.Ready()
 	fmt.Println(fault, fault.Meaning().Status)
 	// Output: not_ready 503
+}
+
+// owners stands for a database of the service.
+type owners map[string]string
+
+func (o owners) Find(_ context.Context, key string) (lookup.Answer, error) {
+	hub, known := o[key]
+	if !known {
+		return lookup.Answer{}, nil // no row, which is not an error
+	}
+	return lookup.Answer{Row: map[string]any{"hub": hub}}, nil
+}
+
+func ExampleOptions() {
+	rules, err := allocation.LoadRules(context.Background(), fstest.MapFS{
+		"lookups.yaml": {Data: []byte("owner: {row: {type: object, properties: {hub: {type: string}}}}")},
+		"owner.rego": {Data: []byte(`package allocation.default
+
+owner := lookup.owner(input.deviceRuntimeContext.registrationId)
+
+hub := owner.hub
+
+reject contains "no one owns the device" if not owner
+`)}}, allocation.RulesOptions{Name: "rules"})
+	if err != nil {
+		panic(err)
+	}
+	allocator, err := allocation.New(allocation.Options{Rules: rules, Lookups: map[string]lookup.Source{
+		"owner": owners{"press-0001": "contoso-us.azure-devices.net"},
+	}})
+	if err != nil {
+		panic(err)
+	}
+	_, a := allocator.AllocateJSON(context.Background(), []byte(body))
+	fmt.Println(a.Summary())
+	fmt.Println(a.Lookups[0].Builtin, a.Lookups[0].Arguments, a.Lookups[0].Result)
+	// Output:
+	// assigned contoso-us.azure-devices.net
+	// lookup.owner [press-0001] map[hub:contoso-us.azure-devices.net]
 }
