@@ -155,8 +155,8 @@ func (f *Fetcher) Get(ctx context.Context, etag string) (Response, error) {
 		response.Body.Close()
 		return Response{}, &StatusError{
 			Status:     response.StatusCode,
-			RetryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
-			code:       plainCode(response.Header.Get("X-Ms-Error-Code")),
+			RetryAfter: RetryAfter(response.Header.Get("Retry-After"), time.Now()),
+			code:       PlainCode(response.Header.Get("X-Ms-Error-Code")),
 			what:       f.options.What,
 		}
 	}
@@ -205,8 +205,8 @@ func (f *Fetcher) authorize(request *http.Request) error {
 	return nil
 }
 
-// retryAfter reads a number of seconds or a date.
-func retryAfter(text string, now time.Time) time.Duration {
+// RetryAfter reads how long a server asks us to wait, from a header with a number of seconds or a date. It is bounded.
+func RetryAfter(text string, now time.Time) time.Duration {
 	var wait time.Duration
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		wait = time.Duration(seconds) * time.Second
@@ -216,8 +216,8 @@ func retryAfter(text string, now time.Time) time.Duration {
 	return min(max(wait, 0), maxRetryAfter)
 }
 
-// plainCode limits what a server can write into our log to one word.
-func plainCode(text string) string {
+// PlainCode limits what a server can write into our log to one word.
+func PlainCode(text string) string {
 	if len(text) > 64 || strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != "" {
 		return ""
 	}

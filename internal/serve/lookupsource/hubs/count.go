@@ -10,8 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"regexp"
-	"strconv"
 	"sync"
 	"time"
 
@@ -191,8 +189,8 @@ func (h *hub) request(ctx context.Context) (int64, error) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return 0, &statusError{response.StatusCode, plainCode(response.Header.Get("Iothub-Errorcode")),
-			retryAfter(response.Header.Get("Retry-After"), time.Now())}
+		return 0, &statusError{response.StatusCode, remotefile.PlainCode(response.Header.Get("Iothub-Errorcode")),
+			remotefile.RetryAfter(response.Header.Get("Retry-After"), time.Now())}
 	}
 	var answer struct {
 		Total *int64 `json:"totalDeviceCount"`
@@ -203,24 +201,3 @@ func (h *hub) request(ctx context.Context) (int64, error) {
 	}
 	return *answer.Total, nil
 }
-
-// retryAfter reads a number of seconds or a date.
-func retryAfter(text string, now time.Time) time.Duration {
-	var wait time.Duration
-	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(text); err == nil {
-		wait = at.Sub(now)
-	}
-	return min(max(wait, 0), maxRetryAfter)
-}
-
-// plainCode limits what a server can write into our log to one word.
-func plainCode(text string) string {
-	if !codes.MatchString(text) {
-		return ""
-	}
-	return text
-}
-
-var codes = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
