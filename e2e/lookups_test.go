@@ -4,16 +4,26 @@ package e2e_test
 
 import (
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/data/aztables"
 )
 
 // inventoryRules decide by a row of the look-up device, whose key the device sends.
@@ -219,4 +229,155 @@ func TestLookupSnapshot(t *testing.T) {
 	w.storage.upload("device.csv", []byte(whole))
 	until(t, "the storage is read again", func() bool { return w.ask(r, "serial-7", hubs...).version == last+1 })
 	w.checkSecrets(100_000)
+}
+
+// entries is a proxy over TLS in front of a service. It notes what reaches it.
+type entries struct {
+	*httptest.Server
+	mu    sync.Mutex
+	asked []string
+}
+
+func (e *entries) all() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.asked)
+}
+
+// serveTLS starts a server with a certificate of the authority.
+func (a *authority) serveTLS(t *testing.T, handle http.Handler) *httptest.Server {
+	t.Helper()
+	certificate, key := a.issue(t, "127.0.0.1")
+	private, err := parseKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(handle)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// hostile are keys that would do harm in SQL, a filter, a path or a log.
+var hostile = []string{"'", `"`, "' or '1'='1", "serial-1' or RowKey eq 'serial-1", "serial-1')?$filter=(RowKey eq 'serial-1'", "'; DROP TABLE devices; --", "a\x00b", "\x00",
+	strings.Repeat("k", 128), strings.Repeat("ü", 128), strings.Repeat("'", 600), "\u202eserial-1", "ｓｅｒｉａｌ-1", "..", "../serial-1", "%2e%2e", "%2f", "a%2fserial-1", "a/b", `a\b`,
+	"?", "#", "*", "%", "$1", "serial-1 ", " serial-1", "serial-1\n", "serial-1,rowkey='serial-1", "{key}", "${jndi:ldap://a}", "()"}
+
+// The webhook decides by an entity of Table Storage. A key is never more than the key of one entity.
+func TestLookupTable(t *testing.T) {
+	t.Parallel()
+	needStorage(t)
+	w := newInventory(t, "  ttl: 0s\n  negative_ttl: 0s\n")
+	tables := runStorage(t, w.ca, "table", freePort(t))
+	w.fleet.secrets["the key of the account with tables"] = tables.key
+	client, err := aztables.NewServiceClient(tables.url(""), w.identity, &aztables.ClientOptions{ClientOptions: policy.ClientOptions{Transport: tables.plain}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.CreateTable(t.Context(), "devices", nil); err != nil {
+		t.Fatal(err)
+	}
+	table := client.NewClient("devices")
+	for i, row := range []string{"serial-0", "serial-1", "o'neil"} {
+		if _, err := table.AddEntity(t.Context(), asJSON(t, map[string]any{"PartitionKey": "device", "RowKey": row, "hub": hubOf(i), "version": i, "owner": secret()}), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := table.AddEntity(t.Context(), asJSON(t, map[string]any{"PartitionKey": "device", "RowKey": "of-another-type", "hub": hubOf(0), "version": "0"}), nil); err != nil {
+		t.Fatal(err)
+	}
+	target, err := url.Parse("https://127.0.0.1:" + tables.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := new(entries)
+	forward := httputil.NewSingleHostReverseProxy(target)
+	forward.Transport = tables.plain.Transport
+	front.Server = w.ca.serveTLS(t, http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+		front.mu.Lock()
+		front.asked = append(front.asked, r.Method+" "+r.RequestURI)
+		front.mu.Unlock()
+		forward.ServeHTTP(answer, r)
+	}))
+	w.settings["USHER_LOOKUP_DEVICE"] = "table:" + front.URL + "/" + account + "/devices?partition=device&row={key}"
+	r := w.launch()
+	for i, serial := range []string{"SERIAL-0", "serial-1", "O'Neil"} {
+		if c := w.ask(r, serial, hubOf(i)); c.version != i {
+			t.Errorf("%s: version %d", serial, c.version)
+		}
+	}
+	w.ask(r, "serial-2", "rejected")
+	for _, key := range hostile {
+		w.ask(r, key, "rejected")
+	}
+	if c := w.ask(r, "of-another-type", "lookup_failed"); c.status != http.StatusServiceUnavailable {
+		t.Errorf("status %d", c.status)
+	}
+	point := regexp.MustCompile(`^GET /` + account + `/devices\(PartitionKey=(%27|')device(%27|'),RowKey=(%27|')([^'/?#]|'')*(%27|')\)(\?\$format=[^&]*|\?%24format=[^&]*)?$`)
+	asked := front.all()
+	for _, one := range asked {
+		if !point.MatchString(one) {
+			t.Errorf("the service was asked %s", one)
+		}
+	}
+	if len(asked) < 10 {
+		t.Errorf("the service was asked only %q", asked)
+	}
+	w.checkSecrets(10_000)
+}
+
+// The webhook gets a token for the audience of an API, and sends it only there.
+func TestLookupHTTPS(t *testing.T) {
+	t.Parallel()
+	needStorage(t)
+	w := newInventory(t, "  ttl: 0s\n  negative_ttl: 0s\n")
+	header := secret()
+	w.fleet.secrets["a row's other members"] = secret()
+	var asked, strange atomic.Int64
+	service := w.ca.serveTLS(t, http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if r.Method != http.MethodGet || r.Header.Get("Authorization") != "Bearer "+w.identity.api || r.Header.Get("X-Tenant") != header {
+			http.Error(answer, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		switch r.URL.EscapedPath() {
+		case "/devices/serial-1":
+			_, _ = answer.Write(asJSON(t, map[string]any{"hub": hubOf(1), "version": 1, "owner": w.fleet.secrets["a row's other members"]}))
+		case "/devices/moved":
+			http.Redirect(answer, r, "/devices/serial-1", http.StatusFound)
+		default:
+			if !strings.HasPrefix(r.URL.EscapedPath(), "/devices/") || strings.Count(r.URL.EscapedPath(), "/") != 2 || r.URL.RawQuery != "expand=hub" {
+				strange.Add(1)
+			}
+			http.NotFound(answer, r)
+		}
+	}))
+	w.settings["USHER_LOOKUP_DEVICE"] = service.URL + "/devices/{key}?expand=hub"
+	w.settings["USHER_LOOKUP_DEVICE_TOKEN_AUDIENCE"] = audience
+	w.settings["USHER_LOOKUP_DEVICE_HEADER"] = "X-Tenant: " + header
+	r := w.launch()
+	if c := w.ask(r, "Serial-1", hubOf(1)); c.version != 1 {
+		t.Errorf("version %d", c.version)
+	}
+	for _, key := range hostile {
+		w.ask(r, key, "rejected")
+	}
+	w.ask(r, "moved", "lookup_failed")
+	if asked.Load() < 10 || strange.Load() > 0 {
+		t.Errorf("asked %d times, %d of them elsewhere", asked.Load(), strange.Load())
+	}
+	w.checkSecrets(10_000)
+}
+
+// freePort returns a port that is free now, for servers that do not say which one they took.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
 }
