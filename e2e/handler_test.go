@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
@@ -221,6 +222,7 @@ type call struct {
 	trace, parent string // of the caller's traceparent
 	status        int
 	hub, code     string
+	version       int    // of the row, if the rule says it in the payload
 	id            string // of the decision
 	took          time.Duration
 }
@@ -246,15 +248,15 @@ func newFleet(t *testing.T, ca *authority) *fleet {
 // hubs are the linked hubs, one for each set of rules.
 var hubs = []string{"first.azure-devices.net", "second.azure-devices.net", "trial.azure-devices.net"}
 
-// body returns an AllocationRequest of a new device.
-func (f *fleet) body(t *testing.T, group string) (device string, body []byte) {
+// body returns an AllocationRequest of a new device. Without a serial number in its payload, that is the device's name.
+func (f *fleet) body(t *testing.T, group, serial string) (device string, body []byte) {
 	t.Helper()
 	f.mu.Lock()
 	f.number++
 	n := f.number
 	f.mu.Unlock()
 	device = fmt.Sprintf("press-%04d", n)
-	runtime := map[string]any{"registrationId": device, "payload": map[string]any{"model": "HeatPump", "wifi": f.secrets["a payload"]}}
+	runtime := map[string]any{"registrationId": device, "payload": map[string]any{"model": "HeatPump", "serial": cmp.Or(serial, device), "wifi": f.secrets["a payload"]}}
 	attestation := map[string]any{"type": "symmetricKey", "symmetricKey": map[string]any{"primaryKey": f.secrets["a device key"], "secondaryKey": f.secrets["a device key"]}}
 	switch n % 3 {
 	case 0:
@@ -281,7 +283,13 @@ func (f *fleet) body(t *testing.T, group string) (device string, body []byte) {
 // sampled.
 func (r *running) allocate(f *fleet, group string) (call, error) {
 	r.t.Helper()
-	device, body := f.body(r.t, group)
+	return r.ask(f, group, "")
+}
+
+// ask calls the webhook for a new device with this serial number in its payload.
+func (r *running) ask(f *fleet, group, serial string) (call, error) {
+	r.t.Helper()
+	device, body := f.body(r.t, group, serial)
 	var ids [24]byte
 	rand.Read(ids[:])
 	c := call{device: device, group: group, trace: hex.EncodeToString(ids[:16]), parent: hex.EncodeToString(ids[16:])}
@@ -305,10 +313,14 @@ func (r *running) allocate(f *fleet, group string) (call, error) {
 	r.mu.Lock()
 	fmt.Fprintln(&r.seen, response.Header, string(read))
 	r.mu.Unlock()
-	var answer struct{ IotHubHostName, Code string }
+	var answer struct {
+		IotHubHostName, Code string
+		Payload              struct{ Version int }
+	}
 	if err := json.Unmarshal(read, &answer); err != nil {
 		return c, fmt.Errorf("%q: %w", read, err)
 	}
 	c.status, c.hub, c.code, c.id = response.StatusCode, answer.IotHubHostName, answer.Code, response.Header.Get(handler.DecisionIDHeader)
+	c.version = answer.Payload.Version
 	return c, nil
 }

@@ -116,13 +116,18 @@ type identity struct {
 	*httptest.Server
 	header string // that a caller must send; a secret
 	asked  atomic.Int64
-	token  string // a secret
+	token  string // for storage; a secret
+	api    string // the token for the audience of an API; a secret
 }
+
+// audience is that of an API that is not Azure's.
+const audience = "api://inventory"
 
 func startIdentity(t *testing.T) *identity {
 	t.Helper()
 	i := &identity{header: secret()}
 	now := time.Now()
+	i.api = secret()
 	part := func(value any) string { return base64.RawURLEncoding.EncodeToString(asJSON(t, value)) }
 	// Azurite reads the claims, but checks neither the signature nor roles.
 	i.token = part(map[string]any{"alg": "none", "typ": "JWT"}) + "." + part(map[string]any{
@@ -132,12 +137,13 @@ func startIdentity(t *testing.T) *identity {
 	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.asked.Add(1)
 		resource := r.URL.Query().Get("resource")
-		if r.Header.Get("X-Identity-Header") != i.header || r.URL.Query().Get("api-version") != "2019-08-01" || strings.TrimSuffix(resource, "/") != "https://storage.azure.com" {
+		token := map[string]string{"https://storage.azure.com": i.token, audience: i.api}[strings.TrimSuffix(resource, "/")]
+		if r.Header.Get("X-Identity-Header") != i.header || r.URL.Query().Get("api-version") != "2019-08-01" || token == "" {
 			http.Error(w, "not a caller of this app", http.StatusBadRequest)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(asJSON(t, map[string]any{"access_token": i.token, "expires_on": strconv.FormatInt(now.Unix()+3600, 10),
+		_, _ = w.Write(asJSON(t, map[string]any{"access_token": token, "expires_on": strconv.FormatInt(now.Unix()+3600, 10),
 			"resource": resource, "token_type": "Bearer", "client_id": "00000000-0000-0000-0000-000000000002"}))
 	}))
 	t.Cleanup(i.Close)
@@ -154,6 +160,7 @@ const account = "usherstore"
 // storage is Azurite. Its data survives a stop.
 type storage struct {
 	t        *testing.T
+	service  string // blob or table
 	folder   string
 	accounts string // contains the account's key, a secret
 	key      string
@@ -163,11 +170,12 @@ type storage struct {
 	plain    *http.Client
 }
 
-func startStorage(t *testing.T, ca *authority, as *identity) *storage {
+// runStorage starts one of Azurite's services.
+func runStorage(t *testing.T, ca *authority, service, port string) *storage {
 	t.Helper()
 	key := make([]byte, 32)
 	rand.Read(key)
-	s := &storage{t: t, folder: t.TempDir(), port: "0", key: base64.StdEncoding.EncodeToString(key)}
+	s := &storage{t: t, service: service, folder: t.TempDir(), port: port, key: base64.StdEncoding.EncodeToString(key)}
 	s.accounts = account + ":" + s.key
 	certificate, private := ca.issue(t, "127.0.0.1")
 	for name, block := range map[string]*pem.Block{"server.pem": {Type: "CERTIFICATE", Bytes: certificate}, "server.key": {Type: "PRIVATE KEY", Bytes: private}} {
@@ -178,6 +186,12 @@ func startStorage(t *testing.T, ca *authority, as *identity) *storage {
 	s.start()
 	t.Cleanup(s.stop)
 	s.plain = &http.Client{Transport: &http.Transport{TLSClientConfig: ca.tls()}}
+	return s
+}
+
+func startStorage(t *testing.T, ca *authority, as *identity) *storage {
+	t.Helper()
+	s := runStorage(t, ca, "blob", "0")
 	client, err := azblob.NewClient(s.url(""), as, &azblob.ClientOptions{ClientOptions: policy.ClientOptions{Transport: s.plain}})
 	if err != nil {
 		t.Fatal(err)
@@ -191,16 +205,16 @@ func startStorage(t *testing.T, ca *authority, as *identity) *storage {
 	return s
 }
 
-var listens = regexp.MustCompile(`listens on https://127\.0\.0\.1:(\d+)`)
+var listens = regexp.MustCompile(`(?:listens on https://|successfully started on )127\.0\.0\.1:(\d+)`)
 
 // start starts Azurite, on the same port as before.
 func (s *storage) start() {
 	s.t.Helper()
-	program, err := filepath.Abs(azurite)
+	program, err := filepath.Abs(filepath.FromSlash("node_modules/azurite/dist/src/" + s.service + "/main.js"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	command := exec.Command("node", program, "--blobHost", "127.0.0.1", "--blobPort", s.port, "--oauth", "basic", "--cert", "server.pem", "--key", "server.key",
+	command := exec.Command("node", program, "--"+s.service+"Host", "127.0.0.1", "--"+s.service+"Port", s.port, "--oauth", "basic", "--cert", "server.pem", "--key", "server.key",
 		"--location", "data", "--disableTelemetry", "--skipApiVersionCheck")
 	command.Dir = s.folder
 	command.Env = append(os.Environ(), "AZURITE_ACCOUNTS="+s.accounts)

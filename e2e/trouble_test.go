@@ -221,5 +221,5 @@ func TestStorageInTrouble(t *testing.T) {
 			t.Errorf("the record of %+v is %+v", c, records[c.id])
 		}
 	}
-	w.checkSecrets()
+	w.checkSecrets(100_000)
 }
