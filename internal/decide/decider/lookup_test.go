@@ -120,3 +120,44 @@ func (c *counting) Find(context.Context, *lookups.Declaration, string) (lookups.
 	c.asked++
 	return lookups.Found{Answer: lookup.Answer{Row: map[string]any{"n": json.Number(strconv.Itoa(c.asked - 1))}}}, nil
 }
+
+// Whatever a source answers: an assigned hub is linked, a fault is lookup_failed, and a device without a row has no hub.
+func FuzzLookup(f *testing.F) {
+	f.Add("contoso-toasters-hub-1098.azure-devices.net", "press-1", byte(0))
+	f.Add("../%2f' --", "\x00", byte(1))
+	f.Add("", "\xff", byte(2))
+	rules := load(f, map[string]string{
+		"lookups.yaml": "device: {row: {type: object, required: [hub], properties: {hub: {type: string}}}}",
+		"default.rego": "package allocation[\"default\"]\n\nhub := lookup.device(input.deviceRuntimeContext.payload.key).hub\n",
+	})
+	f.Fuzz(func(t *testing.T, hub, key string, kind byte) {
+		source := oneRow{row: map[string]any{"hub": hub}}
+		switch kind % 4 {
+		case 1:
+			source.err = errors.New("away")
+		case 2:
+			source.row = nil
+		case 3:
+			source.row["hub"] = json.Number("1")
+		}
+		d, err := decider.New(decider.Options{Rules: rules, Lookups: source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := request(t)
+		r.Document["deviceRuntimeContext"].(map[string]any)["payload"] = map[string]any{"key": key}
+		a := d.Allocate(t.Context(), r)
+		_, linked := r.LinkedHub(a.Response.IotHubHostName)
+		asked := len(a.Lookups) == 1 && len(key) <= 1024
+		switch {
+		case a.Result == answer.Assigned && (!linked || kind%4 != 0):
+			t.Errorf("assigned to %q by the row %q", a.Response.IotHubHostName, hub)
+		case asked && kind%2 == 1 && a.Result != answer.LookupFailed:
+			t.Errorf("a fault is %s", a.Result)
+		case asked && kind%4 == 2 && a.Result != answer.Undecided:
+			t.Errorf("no row is %s", a.Result)
+		case a.Result == answer.Internal:
+			t.Errorf("%s: %v", a.Detail, a.Cause)
+		}
+	})
+}
