@@ -83,7 +83,7 @@ var mayUse = map[string][]string{
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"modernc.org/sqlite":                               {"internal/serve/lookupsource/snapshot"},
-	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres"},
+	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres", "bench"},
 	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog"},
 	"go.opentelemetry.io/otel":                         {"internal/serve/telemetry"}, // its globals; whoever traces asks the span in the context
 	"go.opentelemetry.io/otel/sdk/trace":               {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},

@@ -54,6 +54,7 @@ func run(ctx context.Context) error {
 		{"enrollments", enrollments},
 		{"server", servers},
 		{"latency", latencies},
+		{"lookups", lookupsSection},
 		{"records", records},
 		{"start", starts},
 		{"swap", swaps},
