@@ -1,21 +1,16 @@
-//go:build unix
-
 package e2e_test
 
 import (
 	"cmp"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,34 +226,6 @@ func TestLookupSnapshot(t *testing.T) {
 	w.checkSecrets(100_000)
 }
 
-// entries is a proxy over TLS in front of a service. It notes what reaches it.
-type entries struct {
-	*httptest.Server
-	mu    sync.Mutex
-	asked []string
-}
-
-func (e *entries) all() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.asked)
-}
-
-// serveTLS starts a server with a certificate of the authority.
-func (a *authority) serveTLS(t *testing.T, handle http.Handler) *httptest.Server {
-	t.Helper()
-	certificate, key := a.issue(t, "127.0.0.1")
-	private, err := parseKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(handle)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server
-}
-
 // hostile are keys that would do harm in SQL, a filter, a path or a log.
 var hostile = []string{"'", `"`, "' or '1'='1", "serial-1' or RowKey eq 'serial-1", "serial-1')?$filter=(RowKey eq 'serial-1'", "'; DROP TABLE devices; --", "a\x00b", "\x00",
 	strings.Repeat("k", 128), strings.Repeat("ü", 128), strings.Repeat("'", 600), "\u202eserial-1", "ｓｅｒｉａｌ-1", "..", "../serial-1", "%2e%2e", "%2f", "a%2fserial-1", "a/b", `a\b`,
@@ -291,13 +258,14 @@ func TestLookupTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	front := new(entries)
+	var mu sync.Mutex
+	var asked []string
 	forward := httputil.NewSingleHostReverseProxy(target)
 	forward.Transport = tables.plain.Transport
-	front.Server = w.ca.serveTLS(t, http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
-		front.mu.Lock()
-		front.asked = append(front.asked, r.Method+" "+r.RequestURI)
-		front.mu.Unlock()
+	front := w.ca.serveTLS(t, http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, r.Method+" "+r.RequestURI)
+		mu.Unlock()
 		forward.ServeHTTP(answer, r)
 	}))
 	w.settings["USHER_LOOKUP_DEVICE"] = "table:" + front.URL + "/" + account + "/devices?partition=device&row={key}"
@@ -315,7 +283,8 @@ func TestLookupTable(t *testing.T) {
 		t.Errorf("status %d", c.status)
 	}
 	point := regexp.MustCompile(`^GET /` + account + `/devices\(PartitionKey=(%27|')device(%27|'),RowKey=(%27|')([^'/?#]|'')*(%27|')\)(\?\$format=[^&]*|\?%24format=[^&]*)?$`)
-	asked := front.all()
+	mu.Lock()
+	defer mu.Unlock()
 	for _, one := range asked {
 		if !point.MatchString(one) {
 			t.Errorf("the service was asked %s", one)

@@ -100,8 +100,20 @@ func (a *authority) issue(t *testing.T, name string) (certificate, key []byte) {
 	return certificate, key
 }
 
-// parseKey parses a key that issue returned.
-func parseKey(der []byte) (any, error) { return x509.ParsePKCS8PrivateKey(der) }
+// serveTLS starts a server with a certificate of the authority.
+func (a *authority) serveTLS(t *testing.T, handle http.Handler) *httptest.Server {
+	t.Helper()
+	certificate, key := a.issue(t, "127.0.0.1")
+	private, err := x509.ParsePKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(handle)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
 
 // tls returns the configuration of clients that trust the authority.
 func (a *authority) tls() *tls.Config {

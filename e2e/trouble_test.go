@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log"
@@ -57,7 +56,7 @@ func startTrouble(t *testing.T, w *world) *trouble {
 		}
 		return nil
 	}
-	p.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+	p.Server = w.ca.serveTLS(t, http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
 		of := decisions
 		if strings.HasSuffix(r.URL.Path, "/rules.tar.gz") {
 			of = rules
@@ -99,17 +98,7 @@ func startTrouble(t *testing.T, w *world) *trouble {
 		}
 		panic(http.ErrAbortHandler)
 	}))
-	certificate, key := w.ca.issue(t, "127.0.0.1")
-	private, err := parseKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: private}}}
-	p.StartTLS()
-	t.Cleanup(func() {
-		p.set("")
-		p.Close()
-	})
+	t.Cleanup(func() { p.set("") }) // before the server closes
 	return p
 }
 
