@@ -27,6 +27,7 @@ type replayFlags struct {
 	examples, parallel int
 	byDevice           bool
 	limits             hubLimits
+	tables             tableFiles
 	failOn             []string
 	failures           []failure // failOn, parsed
 }
@@ -63,6 +64,10 @@ get another answer, it counts as diverted.
 Each registration counts, so memory does not grow with the log. With --by-device each
 device counts once, by its last registration. That takes about 40 bytes of memory for
 each, or 40 MB for a million.
+
+With --lookup NAME=FILE the rules ask the table in FILE, in place of the rows that the log
+records of this look-up. So it shows what another list would change. --baseline looks up
+what is recorded.
 
 With --hub-limit it says which hubs would get more devices than that, and counts each
 device once.
@@ -101,6 +106,7 @@ or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
 	f.Var(&flags.limits, "hub-limit", "how many devices a hub may get, by host name or first label; may be repeated, and turns on --by-device")
+	f.Var(&flags.tables, "lookup", "table to ask for the rows of a look-up, as NAME=FILE (CSV, NDJSON or YAML), in place of what is recorded; may be repeated")
 	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: "+strings.Join(failNames, ", ")+"; with > and a number or a percentage, only more than that")
 	addOutputFlag(cmd, &flags.format, "text", "json")
 	completeWith(cmd, "fail-on", failNames...)
@@ -132,11 +138,11 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice, HubLimits: flags.limits,
 	}
 	var err error
-	if options.Rules, err = flags.allocator(ctx, flags.rules.path); err != nil {
+	if options.Rules, options.Tables, err = flags.allocator(ctx, flags.rules.path, flags.tables); err != nil {
 		return err
 	}
 	if flags.baseline != "" {
-		if options.Baseline, err = flags.allocator(ctx, flags.baseline); err != nil {
+		if options.Baseline, _, err = flags.allocator(ctx, flags.baseline, nil); err != nil {
 			return err
 		}
 	}
@@ -174,14 +180,20 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 	return flags.judge(report)
 }
 
-func (flags *replayFlags) allocator(ctx context.Context, path string) (*decider.Decider, error) {
+// allocator loads rules, and the tables that they ask.
+func (flags *replayFlags) allocator(ctx context.Context, path string, files tableFiles) (*decider.Decider, replay.Tables, error) {
 	from := flags.rules
 	from.path = path
 	rules, _, err := loadRules(ctx, from, from.options())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return decider.New(decider.Options{Rules: rules})
+	tables, err := files.load(rules)
+	if err != nil {
+		return nil, nil, err
+	}
+	allocator, err := decider.New(decider.Options{Rules: rules, Lookups: tables})
+	return allocator, tables, err
 }
 
 // openReplayLogs returns the logs and their size in bytes; 0 if that is unknown.

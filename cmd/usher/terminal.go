@@ -166,7 +166,7 @@ func describeFlagError(err error) error {
 		return err
 	}
 	switch invalid.GetFlag().Value.(type) {
-	case choice, *hubList, *hubLimits:
+	case choice, *hubList, *hubLimits, *tableFiles:
 	default:
 		return err
 	}

@@ -172,15 +172,15 @@ type comparison struct {
 
 // compare compares the answer of the new rules with what was before. If that assigned the device to another hub than
 // its request names, the request is of an earlier time. What differs is then decided for the device's next
-// registration, because a rule may leave devices where they are.
-func compare(ctx context.Context, rules *decider.Decider, request *dps.AllocationRequest, before State, after answer.Answer) comparison {
+// registration, because a rule may leave devices where they are. It looks up what is known, as the first answer did.
+func compare(ctx context.Context, rules *decider.Decider, request *dps.AllocationRequest, known []answer.Lookup, before State, after answer.Answer) comparison {
 	c := comparison{kind: kindOf(before, stateOf(&after)), before: before, after: after, on: request.Device.CurrentIotHubHostName}
 	effective := after
 	if before.assigned() && !dps.SameHub(c.on, before.Hub) {
 		c.on = before.Hub
 		request = registeredOn(request, c.on)
 		if c.kind != Stayed {
-			effective = rules.Allocate(ctx, request)
+			effective = rules.Repeat(ctx, request, known)
 			if c.kind = kindOf(before, stateOf(&effective)); c.kind == Stayed {
 				c.kind = Diverted // and c.after is what a new device gets
 			} else {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -17,6 +18,7 @@ import (
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/requestlog"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
@@ -416,6 +418,72 @@ func TestRecordedRows(t *testing.T) {
 		if err != nil || report.Registrations != test.registrations || report.Lacking != test.lacking || list.Len() > 0 ||
 			test.kind == replay.StillFaulted && (len(report.Faults) != 1 || report.Faults[0].Still != 1) {
 			t.Errorf("%s: %v: %+v\n%s", name, err, report, list.String())
+		}
+	}
+}
+
+// A table stands for what was recorded of its look-up, masked or not; other rows are those of the record. The baseline
+// has the recorded rows.
+func TestTables(t *testing.T) {
+	t.Parallel()
+	files := func(recordable string) fstest.MapFS {
+		row := ": {row: {type: object, properties: {hub: {type: string}, blocked: {type: boolean}}}, recordable: [" + recordable + "], fixture: "
+		return fstest.MapFS{
+			"lookups.yaml":       {Data: []byte("device" + row + "device_fixture.csv}\nblocks" + row + "blocks_fixture.csv}\n")},
+			"device_fixture.csv": {Data: []byte("key,hub\npress-1,a.azure-devices.net\n")},
+			"blocks_fixture.csv": {Data: []byte("key,blocked\npress-1,false\n")},
+			"a.rego": {Data: []byte(`package allocation["default"]
+
+id := input.deviceRuntimeContext.registrationId
+
+hub := lookup.device(id).hub
+
+reject contains "blocked" if lookup.blocks(id).blocked
+`)},
+		}
+	}
+	body := `{"enrollmentGroup": {"enrollmentGroupId": "g"}, "deviceRuntimeContext": {"registrationId": "Press-1"}, "linkedHubs": ["a.azure-devices.net", "b.azure-devices.net"]}`
+	for name, test := range map[string]struct {
+		recordable, table, lookup string
+		mode                      decisionlog.IDMode
+		baseline                  bool
+		want                      replay.Kind // empty if the record is lacking
+	}{
+		"another hub":                        {"hub, blocked", "key,hub\nPRESS-1,b.azure-devices.net\n", "device", decisionlog.Plain, false, replay.Moved},
+		"the same hub":                       {"hub, blocked", "key,hub\npress-1,a.azure-devices.net\n", "device", decisionlog.Plain, false, replay.Stayed},
+		"a row that is not there":            {"hub, blocked", "key,hub\npress-2,a.azure-devices.net\n", "device", decisionlog.Plain, false, replay.NewlyFaulted},
+		"another hub than the baseline says": {"hub, blocked", "key,hub\npress-1,b.azure-devices.net\n", "device", decisionlog.Plain, true, replay.Moved},
+		"what is masked is in the table":     {"blocked", "key,hub\npress-1,b.azure-devices.net\n", "device", decisionlog.Plain, false, replay.Moved},
+		"what is masked is in the other":     {"blocked", "key,blocked\npress-1,true\n", "blocks", decisionlog.Plain, false, ""},
+		"masked, and the baseline needs it":  {"blocked", "key,hub\npress-1,b.azure-devices.net\n", "device", decisionlog.Plain, true, ""},
+		"no key to ask the table for":        {"hub, blocked", "key,hub\npress-1,a.azure-devices.net\n", "device", decisionlog.Hashed, false, ""},
+	} {
+		log := recordLog(t, recordRules(t, files(test.recordable), decider.RulesOptions{}), test.mode, body)
+		without := files(test.recordable)
+		delete(without, "device_fixture.csv")
+		delete(without, "blocks_fixture.csv")
+		recorded := recordRules(t, without, decider.RulesOptions{})
+		declared := recorded.Rules().Lookups()
+		at := slices.IndexFunc(declared, func(d *lookups.Declaration) bool { return d.Name == test.lookup })
+		rows, err := lookups.LoadTable(strings.NewReader(test.table), "new.csv", declared[at])
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables := replay.Tables{test.lookup: {File: "new.csv", Rows: rows}}
+		allocator, err := decider.New(decider.Options{Rules: recorded.Rules(), Lookups: tables})
+		if err != nil {
+			t.Fatal(err)
+		}
+		options := replay.Options{Rules: allocator, Tables: tables}
+		if test.baseline {
+			options.Baseline = recorded
+		}
+		report := replayed(t, log, options)
+		if test.want == "" && report.Lacking != 1 || test.want != "" && report.Counts[test.want] != 1 {
+			t.Errorf("%s: %+v", name, report)
+		}
+		if want := (replay.TableSummary{Lookup: test.lookup, File: "new.csv", Rows: 1}); !slices.Equal(report.Lookups, []replay.TableSummary{want}) {
+			t.Errorf("%s: %+v", name, report.Lookups)
 		}
 	}
 }

@@ -42,6 +42,8 @@ type Options struct {
 	// ByDevice counts each device once, by its last registration in the log. It keeps about 40 bytes for each device;
 	// without it every registration counts.
 	ByDevice bool
+	// Tables are asked in place of the rows that the log records of their look-ups. Rules has them as its sources.
+	Tables Tables
 	// HubLimits are how many devices hubs may get; After is not used.
 	HubLimits []HubLimit
 	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be
@@ -318,7 +320,8 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		b.malformed.add(item, err.Error())
 		return
 	}
-	after := r.Rules.Repeat(ctx, request, item.Lookups)
+	known := r.Tables.others(item.Lookups)
+	after := r.Rules.Repeat(ctx, request, known)
 	if after.Result == answer.InvalidRequest {
 		b.malformed.add(item, describeViolations(after.Violations))
 		return
@@ -327,22 +330,23 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		b.lacking.add(item, "masked, and the rules look at it: "+strings.Join(needed, ", "))
 		return
 	}
-	if name := unknownRow(item.Lookups, &after); name != "" {
-		b.lacking.add(item, "the rules look up a row that is neither recorded nor in a fixture: "+name)
-		return
-	}
 	var before State
 	var then answer.Answer // the baseline's, if there is one
 	switch {
 	case r.Baseline != nil:
-		then = r.Baseline.Allocate(ctx, request)
+		then = r.Baseline.Repeat(ctx, request, item.Lookups)
 		before = stateOf(&then)
 	case item.Then != nil:
 		before = stateOf(item.Then)
 	case !request.FirstAssignment():
 		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
-	c := compare(ctx, r.Rules, request, before, after)
+	c := compare(ctx, r.Rules, request, known, before, after)
+	name := cmp.Or(unknownRow(known, &after), unknownRow(known, &c.after), unknownRow(item.Lookups, &then))
+	if name != "" && ctx.Err() == nil {
+		b.lacking.add(item, "the rules look up a row that is neither recorded nor in a fixture: "+name)
+		return
+	}
 	switch {
 	case c.kind != Stayed: // what a device that moves is sent is not compared
 	case r.Baseline != nil:
@@ -399,10 +403,10 @@ func (r *run) neededOf(ctx context.Context, request *dps.AllocationRequest, item
 		return nil
 	}
 	rules := r.Rules.Rules()
-	if r.Baseline == nil && item.Then.Rules == rules.Digest() && kindOf(stateOf(item.Then), stateOf(after)).same() {
+	if r.Baseline == nil && len(r.Tables) == 0 && item.Then.Rules == rules.Digest() && kindOf(stateOf(item.Then), stateOf(after)).same() {
 		return nil
 	}
-	needed := rules.Needs(ctx, request, item.Masked)
+	needed := rules.Needs(ctx, request, r.Tables.unanswered(item.Masked))
 	if len(needed) == 0 && r.Baseline != nil && r.Baseline.Rules() != nil {
 		needed = r.Baseline.Rules().Needs(ctx, request, item.Masked)
 	}

@@ -19,6 +19,8 @@ type Report struct {
 	// Rules is the digest of the new rules, Baseline that of the old ones; empty if the log itself is the baseline.
 	Rules    string `json:"rules"`
 	Baseline string `json:"baseline,omitempty"`
+	// Lookups are those that were asked of a table, in the order of their names.
+	Lookups []TableSummary `json:"lookups"`
 	// Interrupted is set if the replay was stopped before the end of the logs.
 	Interrupted bool         `json:"interrupted"`
 	Logs        []LogSummary `json:"logs"`
@@ -68,6 +70,13 @@ type LogSummary struct {
 	Name string `json:"name"`
 	// Lines counts the lines that are not blank; rows and JSON texts over several lines count as one each.
 	Lines int64 `json:"lines"`
+}
+
+// TableSummary is a table that a look-up was asked of, and how many rows it has.
+type TableSummary struct {
+	Lookup string `json:"lookup"`
+	File   string `json:"file"`
+	Rows   int    `json:"rows"`
 }
 
 // Flow counts what had one state before and has one after.
@@ -153,7 +162,7 @@ func (r *Report) Changed() int64 {
 
 func (m *merger) report(interrupted bool) *Report {
 	r := &Report{
-		Rules: m.Rules.Rules().Digest(), Interrupted: interrupted, Logs: m.logs, Unread: neverNil(m.unread),
+		Rules: m.Rules.Rules().Digest(), Lookups: m.Tables.summaries(), Interrupted: interrupted, Logs: m.logs, Unread: neverNil(m.unread),
 		Malformed: m.malformed.count, MalformedFirst: neverNil(m.malformed.first),
 		Lacking: m.lacking.count, LackingFirst: neverNil(m.lacking.first),
 		PassedOver: m.passedOver, Skipped: m.skipped, Duplicates: m.duplicates,

@@ -507,10 +507,15 @@ func LoadFixture(fsys fs.FS, d *Declaration) (*Table, error) {
 	if len(text) > maxWhole {
 		return nil, &TableError{[]Problem{{Place: d.Fixture, Message: fmt.Sprintf("a fixture has at most %d MiB", maxWhole>>20), Fix: "keep the rows that tests need"}}}
 	}
-	sum := sha256.Sum256(text)
-	t := &Table{rows: map[string]map[string]any{}, version: "sha256:" + hex.EncodeToString(sum[:])}
+	return LoadTable(bytes.NewReader(text), d.Fixture, d)
+}
+
+// LoadTable reads a table with as many rows as there is memory for. Its errors are those of [ReadTable].
+func LoadTable(r io.Reader, name string, d *Declaration) (*Table, error) {
+	sum := sha256.New()
+	t := &Table{rows: map[string]map[string]any{}}
 	lines := map[string]int{}
-	err = ReadTable(bytes.NewReader(text), d.Fixture, d, func(r Row) error {
+	err := ReadTable(io.TeeReader(r, sum), name, d, func(r Row) error {
 		if line, taken := lines[r.Key]; taken {
 			return fmt.Errorf("%w, in line %d", ErrDuplicate, line)
 		}
@@ -520,6 +525,7 @@ func LoadFixture(fsys fs.FS, d *Declaration) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.version = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	return t, nil
 }
 
@@ -527,6 +533,9 @@ func LoadFixture(fsys fs.FS, d *Declaration) (*Table, error) {
 func (t *Table) Find(_ context.Context, key string) (lookup.Answer, error) {
 	return lookup.Answer{Row: t.rows[key], Version: t.version}, nil
 }
+
+// Len is how many rows there are.
+func (t *Table) Len() int { return len(t.keys) }
 
 // Keys are those of the rows, in the order of the file.
 func (t *Table) Keys() []string { return slices.Clone(t.keys) }

@@ -36,8 +36,9 @@ func Page(w io.Writer, r Report) error {
 type pageView struct {
 	Report
 	LogNames, Baseline, TimeNeeded, AllNeeded string
-	LeftOut, Copies, ComparesSelf             string // empty if there is nothing to say
-	Unit, UnitTitle                           string // what is counted, and the same as a heading
+	Tables                                    []string // which look-ups were asked of them
+	LeftOut, Copies, ComparesSelf             string   // empty if there is nothing to say
+	Unit, UnitTitle                           string   // what is counted, and the same as a heading
 	Tiles                                     []tile
 	Kinds                                     []kindRow
 	Matrix                                    matrixView
@@ -110,7 +111,7 @@ type exampleRow struct {
 
 func newPage(r Report) pageView {
 	labels := r.labels()
-	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
+	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
 	p.LeftOut, p.Copies, p.ComparesSelf = r.leftOut(), r.copies(), r.sameRules()

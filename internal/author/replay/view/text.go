@@ -61,6 +61,9 @@ func (t *textWriter) head() {
 		t.printf("Counted are %s, each by its last registration.\n", count(t.Counted, "device", "devices"))
 	}
 	t.printf("Baseline: %s.\n", t.baseline())
+	for _, line := range t.tables() {
+		t.printf("%s\n", line)
+	}
 	if line := t.sameRules(); line != "" {
 		t.printf("%s\n", line)
 	}

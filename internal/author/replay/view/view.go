@@ -107,7 +107,7 @@ func (r Report) copies() string {
 // sameRules says how far the comparison is one of rules with themselves.
 func (r Report) sameRules() string {
 	switch {
-	case r.SameRules == 0:
+	case r.SameRules == 0, len(r.Lookups) > 0: // then the rows may differ
 		return ""
 	case r.BaselineName != "":
 		return "Both are the same rules, so the comparison says nothing about a change."
@@ -116,6 +116,15 @@ func (r Report) sameRules() string {
 	}
 	return fmt.Sprintf("These same rules made %s of the decisions that are compared (%s): of these, the comparison says little.",
 		grouped(r.SameRules), percent(r.SameRules, r.Registrations))
+}
+
+// tables says which look-ups were asked of a table, on a line each.
+func (r Report) tables() []string {
+	var lines []string
+	for _, table := range r.Lookups {
+		lines = append(lines, fmt.Sprintf("Look-up %s asked of %s (%s).", table.Lookup, printable(table.File), count(int64(table.Rows), "row", "rows")))
+	}
+	return lines
 }
 
 // unit is what is counted.
