@@ -10,12 +10,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/decide/exchange"
+	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
@@ -60,7 +62,8 @@ commands require the signature.`,
 				if err := tryExchanges(ctx, loaded, fsys, rules.path, found); err != nil {
 					return err
 				}
-				names = append(names, found...)
+				// With tests, the fixtures are among the names already.
+				names = slices.Compact(slices.Sorted(slices.Values(slices.Concat(names, found))))
 			}
 			options := rulebundle.WriteOptions{Revision: revision}
 			if key.File != "" {
@@ -89,14 +92,14 @@ commands require the signature.`,
 	flags.StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write, - for standard output")
 	flags.StringVar(&revision, "revision", "", "name of this state of the rules in the manifest, such as a tag or a commit")
 	flags.BoolVar(&tests, "with-tests", false, "also pack *_test.rego and *_invariants.rego")
-	flags.BoolVar(&exchanges, "with-exchanges", false, "also pack *.request.json and *.decision.json, if the rules decide as they say: the webhook tries them too before it uses the bundle")
+	flags.BoolVar(&exchanges, "with-exchanges", false, "also pack *.request.json and *.decision.json, and the fixtures of look-ups, if the rules decide as they say: the webhook tries them too before it uses the bundle")
 	flags.StringVar(&key.File, "signing-key", "", "file with the private key (PEM) or, for an HS algorithm, the secret")
 	flags.StringVar(&key.Algorithm, "signing-alg", "RS256", "algorithm of the signature, such as RS256, ES256 or HS256")
 	completeWith(cmd, "signing-alg", signatureAlgorithms()...)
 	return cmd
 }
 
-// exchangesOf lists the files of the exchanges in a folder of rules.
+// exchangesOf lists the files of the exchanges in a folder of rules, and the fixtures that they are decided with.
 func exchangesOf(fsys fs.FS) ([]string, error) {
 	var names []string
 	err := fs.WalkDir(fsys, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -105,7 +108,7 @@ func exchangesOf(fsys fs.FS) ([]string, error) {
 			return err
 		case entry.IsDir() && name != "." && strings.HasPrefix(entry.Name(), "."):
 			return fs.SkipDir
-		case strings.HasSuffix(name, exchange.RequestSuffix), strings.HasSuffix(name, exchange.DecisionSuffix):
+		case strings.HasSuffix(name, exchange.RequestSuffix), strings.HasSuffix(name, exchange.DecisionSuffix), lookups.IsFixture(name):
 			names = append(names, name)
 		}
 		return nil

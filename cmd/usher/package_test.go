@@ -41,6 +41,9 @@ func functionApp(t *testing.T) string {
 	put(t, root, "bin/usher", "canary-of-the-tool")
 	put(t, root, "rules/.draft.rego.swp", "canary-of-an-editor")
 	put(t, root, "rules/new/new_invariants.rego", "# canary-of-a-promise\npackage invariants.new\n")
+	for _, extension := range []string{"csv", "ndjson", "jsonl", "yaml", "yml"} {
+		put(t, root, "rules/new/rows_fixture."+extension, "canary-of-a-fixture")
+	}
 	put(t, root, "rules/new/new.request.json", `{"canary-of-a-request":1}`)
 	return root
 }

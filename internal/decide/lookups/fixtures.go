@@ -2,9 +2,13 @@ package lookups
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 )
 
 // ErrUseFixture is what [Sources] return for a look-up that the fixture next to the rules is to answer.
@@ -35,6 +39,15 @@ func LoadFixtures(fsys fs.FS, folder string, declarations []*Declaration) (Fixtu
 		}
 	}
 	return fixtures, problems
+}
+
+// Digest changes with the rows.
+func (f Fixtures) Digest() string {
+	hash := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		fmt.Fprintf(hash, "%s %s\n", name, f[name].version)
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil))
 }
 
 // Find implements [Sources].

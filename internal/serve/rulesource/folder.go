@@ -71,7 +71,7 @@ func (f *folder) refresh(ctx context.Context) error {
 		f.refuse(ctx, now, err)
 		return err
 	}
-	if rules.Digest() == f.digest() { // such as after the edit of a test
+	if f.inUse(rules) { // such as after the edit of a test
 		f.accept(ctx)
 		return nil
 	}
@@ -84,10 +84,15 @@ func (f *folder) refresh(ctx context.Context) error {
 func (f *folder) loadTested(ctx context.Context) (rules *decider.Rules, err error) {
 	defer guard(&err)
 	rules, files, err := f.load(ctx, false)
-	if err != nil || f.options.NoSelfTest || rules.Digest() == f.digest() {
+	if err != nil || f.options.NoSelfTest || f.inUse(rules) {
 		return rules, err
 	}
 	return rules, selfTest(ctx, f.rules, rules, files, f.options.Timeout)
+}
+
+// inUse reports whether rules are those in use, with the rows that stand for the sources of their look-ups.
+func (f *folder) inUse(rules *decider.Rules) bool {
+	return rules.Digest() == f.digest() && rules.Set().FixturesDigest() == f.rules.Set().FixturesDigest()
 }
 
 func (f *folder) load(ctx context.Context, lazy bool) (*decider.Rules, fs.FS, error) {

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -805,6 +806,11 @@ func TestSelfTest(t *testing.T) {
 	const decision = `{"outcome": "assigned", "rule": "allocation.default", "hub": "hub-0.azure-devices.net"}`
 	request := []string{"default/a.request.json", requestBody}
 	expecting := func(decision string) []string { return append(request[:2:2], "default/a.decision.json", decision) }
+	const byRow = allocationDefault + "hub := input.linkedHubs[lookup.device(\"d\").index]\n"
+	declared := []string{"lookups.yaml", "device: {row: {type: object, properties: {index: {type: integer}}}, fixture: device_fixture.csv}\n"}
+	fixture := func(index string) []string {
+		return slices.Concat(declared, []string{"device_fixture.csv", "key,index\nd," + index + "\n"}, expecting(decision))
+	}
 	for name, c := range map[string]struct {
 		rule   string
 		others []string
@@ -821,6 +827,10 @@ func TestSelfTest(t *testing.T) {
 		"no longer decides its own":         {rule: picky, others: request, want: []string{"default/a.request.json", "undecided"}},
 		"as expected":                       {rule: first, others: expecting(decision)},
 		"otherwise than expected":           {rule: second, others: expecting(decision), want: []string{"default/a.request.json", "/hub: want"}},
+		"by the row of a fixture":           {rule: byRow, others: fixture("0")},
+		"by another row than expected":      {rule: byRow, others: fixture("1"), want: []string{"default/a.request.json", "/hub: want"}},
+		"by a row without a fixture":        {rule: byRow, others: slices.Concat(declared, expecting(decision))},
+		"by no row, and without a fixture":  {rule: byRow, others: slices.Concat(declared, request)},
 		"expecting what is no JSON":         {rule: first, others: expecting("{"), want: []string{"is not JSON"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -1020,6 +1030,49 @@ func TestSelfTestOfAFolder(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The rows of a fixture are no part of the digest, and yet new ones take effect.
+func TestFixtureOfAFolder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		folder := t.TempDir()
+		save := func(name, text string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const declaration = "device: {row: {type: object, properties: {index: {type: integer}}}, fixture: device_fixture.csv}\n"
+		save("default.rego", "package allocation.default\n\nhub := input.linkedHubs[lookup.device(\"d\").index]\n")
+		save("lookups.yaml", declaration)
+		save("device_fixture.csv", "key,index\nd,0\n")
+		b := newBench(t, folder, rulesource.Options{Watch: true})
+		b.start(t)
+		digest := b.Stats().Digest
+		go b.Run(t.Context())
+		for i, step := range []struct {
+			name, text  string
+			hub         int
+			activations uint64
+			refused     string
+		}{
+			{"device_fixture.csv", "key,index\nd,one\n", 0, 1, "device_fixture.csv:2"},
+			{"device_fixture.csv", "key,index\nd,1\n\n\n", 1, 2, ""},
+			{"notes.txt", "x", 1, 2, ""},
+			{"lookups.yaml", declaration + "# more\n", 1, 3, ""},
+		} {
+			save(step.name, step.text)
+			time.Sleep(5 * time.Second)
+			got := b.Stats()
+			if b.hub(t) != step.hub || got.Activations != step.activations || !strings.Contains(got.Refused, step.refused) || step.refused == "" && got.Refused != "" {
+				t.Errorf("step %d: hub %d, %+v", i, b.hub(t), got)
+			}
+			if same := got.Digest == digest; same != (step.name != "lookups.yaml") {
+				t.Errorf("step %d: the digest is the same: %t", i, same)
+			}
+		}
+	})
 }
 
 // A machine that is busy once does not refuse a folder for ever, and is not kept busy by trying.
