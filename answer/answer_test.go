@@ -101,23 +101,30 @@ func TestDocument(t *testing.T) {
 // A line has the level that the call deserves, and its fields once.
 func TestLogCalls(t *testing.T) {
 	t.Parallel()
+	failed := []answer.Lookup{{Builtin: "lookup.hub", Arguments: []any{"SECRET"}}, {Builtin: "lookup.device", Fault: "no answer"}}
 	for name, c := range map[string]struct {
 		call  answer.Call
 		level string
 	}{
-		"outcome":    {answer.Call{Answer: answer.Answer{Result: answer.Rejected}}, "INFO"},
-		"alarm":      {answer.Call{Answer: full()}, "ERROR"},
-		"probe":      {answer.Call{Answer: full(), Probe: true}, "INFO"},
-		"fault":      {answer.Call{Answer: answer.Answer{Result: answer.Malformed}}, "WARN"},
-		"our fault":  {answer.Call{Answer: answer.Answer{Result: answer.Timeout}}, "ERROR"},
-		"no result":  {answer.Call{}, "ERROR"},
-		"with a key": {answer.Call{Request: &dps.AllocationRequest{Document: map[string]any{"k": "SECRET"}}, Answer: answer.Answer{Result: answer.Held}}, "INFO"},
+		"outcome":                 {answer.Call{Answer: answer.Answer{Result: answer.Rejected}}, "INFO"},
+		"alarm":                   {answer.Call{Answer: full()}, "ERROR"},
+		"probe":                   {answer.Call{Answer: full(), Probe: true}, "INFO"},
+		"fault":                   {answer.Call{Answer: answer.Answer{Result: answer.Malformed}}, "WARN"},
+		"our fault":               {answer.Call{Answer: answer.Answer{Result: answer.Timeout}}, "ERROR"},
+		"look-up that failed":     {answer.Call{Answer: answer.Answer{Result: answer.LookupFailed, Lookups: failed[:]}}, "ERROR"},
+		"look-up of an older row": {answer.Call{Answer: answer.Answer{Result: answer.Held, Lookups: failed[:]}}, "INFO"},
+		"rows without faults":     {answer.Call{Answer: answer.Answer{Result: answer.Held, Lookups: failed[:1]}}, "INFO"},
+		"no result":               {answer.Call{}, "ERROR"},
+		"with a key":              {answer.Call{Request: &dps.AllocationRequest{Document: map[string]any{"k": "SECRET"}}, Answer: answer.Answer{Result: answer.Held}}, "INFO"},
 	} {
 		var log bytes.Buffer
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		answer.LogCalls(slog.New(slog.NewJSONHandler(&log, nil)))(gone, &c.call)
 		if !strings.Contains(log.String(), `"level":"`+c.level+`"`) || strings.Contains(log.String(), "SECRET") {
+			t.Errorf("%s: %s", name, &log)
+		}
+		if fault := strings.Contains(log.String(), `"lookup_fault":"device"`); fault != strings.HasPrefix(name, "look-up") {
 			t.Errorf("%s: %s", name, &log)
 		}
 		if first, last := strings.Index(log.String(), `"rules"`), strings.LastIndex(log.String(), `"rules"`); first != last {

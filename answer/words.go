@@ -27,7 +27,7 @@ func LogCalls(log *slog.Logger) Observer {
 		level := c.Level()
 		ctx = context.WithoutCancel(ctx) // a call that was given up gets a line as well
 		if log.Enabled(ctx, level) {
-			var few [29]slog.Attr
+			var few [30]slog.Attr
 			log.LogAttrs(ctx, level, "allocation", c.appendAttrs(few[:0])...)
 		}
 	}
@@ -79,6 +79,7 @@ func (c *Call) appendAttrs(attrs []slog.Attr) []slog.Attr {
 	if a.Result.IsOutcome() { // else the cause names them
 		attrs = appendList(attrs, "builtin_errors", a.BuiltinErrors)
 	}
+	text("lookup_fault", a.lookupFault())
 	attrs = appendList(attrs, "overrides", a.Overrides)
 	attrs = appendList(attrs, "violations", a.Violations)
 	text("trace_id", c.Trace.TraceID)
@@ -89,6 +90,16 @@ func (c *Call) appendAttrs(attrs []slog.Attr) []slog.Attr {
 		attrs = append(attrs, slog.Bool("probe", true))
 	}
 	return attrs
+}
+
+// lookupFault is the first look-up whose source failed, whether the decision ended there or not; empty if none did.
+func (a *Answer) lookupFault() string {
+	for i := range a.Lookups {
+		if a.Lookups[i].Fault != "" {
+			return strings.TrimPrefix(a.Lookups[i].Builtin, "lookup.")
+		}
+	}
+	return ""
 }
 
 func appendList[T any](attrs []slog.Attr, name string, list []T) []slog.Attr {

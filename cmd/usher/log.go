@@ -46,6 +46,7 @@ named by its registration ID; if records hold hashed ones, give the key in a fil
 Probes, behind which no device stands, are left out without --probes or --id.
 Times are RFC 3339, a day such as 2026-11-22, or how long ago, such as 2h.
 
+With --id, the rows that the decision looked up follow, as far as they are recorded.
 With -o json, records are printed as they were written, so they can be replayed. With
 --summary, they are counted by result, hub and reason.`,
 		Example: `  usher log records/ --id 5XGQZ3JT5YJ6FOQ4DKVMZ2A7PE
@@ -106,11 +107,17 @@ func (flags *logFlags) run(ctx context.Context, args []string, filter recordFilt
 	}
 	search := logSearch{filter: filter, show: table.add, probes: flags.probes || flags.id != "", limit: flags.limit}
 	summary := newRecordSummary()
+	var rows bytes.Buffer // of the look-ups of one decision
 	switch {
 	case flags.summary:
 		search.show = summary.add
 	case flags.format == "json":
 		search.show = func(item *requestlog.Item) error { return writeRecord(out, item.Text) }
+	case flags.id != "" && !flags.follow:
+		search.show = func(item *requestlog.Item) error {
+			writeRows(&rows, item.Record)
+			return table.add(item)
+		}
 	}
 	if err == nil {
 		err = search.read(ctx, logs)
@@ -119,6 +126,9 @@ func (flags *logFlags) run(ctx context.Context, args []string, filter recordFilt
 		err = errors.Join(err, summary.write(out, flags.format))
 	}
 	err = errors.Join(err, flush())
+	if _, rowsErr := rows.WriteTo(stdout); rowsErr != nil {
+		err = errors.Join(err, rowsErr)
+	}
 	search.report(stderr, flags.id == "" && err == nil)
 	switch {
 	case ctx.Err() != nil && flags.follow:
