@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -29,7 +31,8 @@ func newEditorCommand() *cobra.Command {
 		Long: `Editor writes two files that OPA, Regal and the editors built on them read:
 
   ` + capabilitiesFile + `                 the built-in functions that rules may call: those
-                                    of OPA that are on, and Usher's own
+                                    of OPA that are on, Usher's own, and one for each
+                                    look-up that the rules declare
   ` + schemaFile + `    the shape of input, so that a misspelt property is
                                     an error
 
@@ -40,8 +43,19 @@ from what this version would write.`,
   usher editor --dir .usher --check      in CI`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			capabilities, err := decider.Capabilities(rules.options())
-			if err != nil {
+			if err := rules.complete(cmd); err != nil {
+				return err
+			}
+			var fsys fs.FS
+			if _, err := os.Stat(rules.path); err == nil || cmd.Flags().Changed("rules") {
+				if fsys, err = openRules(rules); err != nil {
+					return err
+				}
+			}
+			capabilities, err := decider.Capabilities(fsys, rules.options())
+			if wrong, ok := errors.AsType[*ruleset.LoadError](err); ok && wrong.Problems[0].Place != "" {
+				return rulesError(err)
+			} else if err != nil {
 				return usageError(err)
 			}
 			var outdated []error
@@ -68,7 +82,7 @@ from what this version would write.`,
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", ".usher", "folder to write to")
-	rules.registerCapabilities(cmd)
+	rules.register(cmd)
 	cmd.Flags().BoolVar(&check, "check", false, "write nothing; exit with 1 if a file is not up to date")
 	return cmd
 }

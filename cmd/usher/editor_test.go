@@ -36,7 +36,7 @@ func editorCompiler(t *testing.T, dir string) (*ast.Compiler, ast.ParserOptions)
 func TestEditorFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	usher(t, exitOK, "editor", "--dir", dir)
+	usher(t, exitOK, "editor", "--dir", dir, "--rules", "../../rules")
 	modules := map[string]string{}
 	err := fs.WalkDir(os.DirFS("../../rules"), ".", func(name string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(name, ".rego") {

@@ -2,14 +2,27 @@ package ruleset
 
 import (
 	"encoding/json"
+	"io/fs"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
-// Capabilities returns what rules may call, including Usher's own functions, in the form of OPA's capabilities files:
-// indented JSON, the same bytes for the same options.
-func Capabilities(options Options) ([]byte, error) {
-	rs := &Ruleset{options: options}
+// Capabilities returns what the rules under fsys may call, including Usher's own functions and those of the look-ups that
+// are declared there, in the form of OPA's capabilities files: indented JSON, the same bytes for the same options and
+// declarations. If fsys is nil, no look-up is declared.
+func Capabilities(fsys fs.FS, options Options) ([]byte, error) {
+	rs := &Ruleset{options: options, lookups: []*lookups.Declaration{hubDeclaration()}}
+	if fsys != nil {
+		files, err := readFiles(fsys)
+		if err != nil {
+			return nil, err
+		}
+		if err := rs.declareLookups(fsys, files.lookups); err != nil {
+			return nil, err
+		}
+	}
 	if err := rs.buildEnvironment(); err != nil {
 		return nil, err
 	}

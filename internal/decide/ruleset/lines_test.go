@@ -255,7 +255,7 @@ func TestNotesAreNotForRules(t *testing.T) {
 			t.Errorf("%s compiles", call)
 		}
 	}
-	text, err := ruleset.Capabilities(ruleset.Options{})
+	text, err := ruleset.Capabilities(nil, ruleset.Options{})
 	if err != nil || strings.Contains(string(text), "noted") {
 		t.Error(err, string(text))
 	}
