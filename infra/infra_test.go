@@ -366,6 +366,8 @@ func TestRoles(t *testing.T) {
 		"modules/webhook.bicep hostStorage":      "blobDataOwner on host",
 		"modules/webhook.bicep readRules":        "blobDataReader on data::blobs::rules",
 		"modules/webhook.bicep readSnapshots":    "blobDataReader on data::blobs::lookups",
+		"modules/webhook.bicep readRows":         "tableDataReader on data::tables::lookups",
+		"modules/storage.bicep writeRows":        "tableDataContributor on data::tables::lookups",
 		"modules/webhook.bicep appendRecords":    "appender on data::blobs::records",
 		"modules/webhook.bicep publishTelemetry": "monitoringMetricsPublisher on appInsights",
 		"modules/storage.bicep uploadRules":      "blobDataContributor on data::blobs::rules",
@@ -396,6 +398,7 @@ func TestRoles(t *testing.T) {
 	// Source: https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 	ids := map[string]string{
 		"blobDataOwner": "b7e6dc6d-f1e8-4753-8033-0f276bb0955b", "blobDataContributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
+		"tableDataReader": "76199698-9eea-4c19-bc75-cec21354c6b6", "tableDataContributor": "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3",
 		"blobDataReader": "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1", "monitoringMetricsPublisher": "3913510d-42f4-4e42-8a64-420c390055eb",
 		"provisioningDataContributor": "dfce44e4-17b7-4bd1-a6d1-04996ec95633", "hubDataContributor": "4fc6c259-987e-4a07-842e-c321cc9d413f",
 	}

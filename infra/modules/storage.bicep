@@ -64,11 +64,20 @@ resource data 'Microsoft.Storage/storageAccounts@2026-04-01' = {
       name: 'records'
     }
   }
+
+  resource tables 'tableServices' = {
+    name: 'default'
+
+    resource lookups 'tables' = {
+      name: 'lookups'
+    }
+  }
 }
 
 // For people, who upload rules and snapshots, and read records.
 var blobDataContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
 var blobDataReader = '2a2b9908-6ea1-4ae2-8e65-a410df84e7d1'
+var tableDataContributor = '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3'
 
 resource uploadRules 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
   name: guid(data::blobs::rules.id, principalId, blobDataContributor)
@@ -87,6 +96,16 @@ resource uploadSnapshots 'Microsoft.Authorization/roleAssignments@2022-04-01' = 
     principalId: principalId
     principalType: principalType
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+  }
+}
+
+resource writeRows 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(principalId)) {
+  name: guid(data::tables::lookups.id, principalId, tableDataContributor)
+  scope: data::tables::lookups
+  properties: {
+    principalId: principalId
+    principalType: principalType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', tableDataContributor)
   }
 }
 

@@ -47,6 +47,14 @@ resource data 'Microsoft.Storage/storageAccounts@2026-04-01' existing = {
       name: 'records'
     }
   }
+
+  resource tables 'tableServices' existing = {
+    name: 'default'
+
+    resource lookups 'tables' existing = {
+      name: 'lookups'
+    }
+  }
 }
 
 resource appInsights 'Microsoft.Insights/components@2020-02-02' existing = {
@@ -146,7 +154,7 @@ resource app 'Microsoft.Web/sites@2026-03-15' = {
       USHER_RECORD_SPOOL: '/tmp/usher/records'
     } : {})
     // If the app started before it may read its rules, it would hold devices for a while.
-    dependsOn: [readRules, readSnapshots, appendRecords, hostStorage, publishTelemetry]
+    dependsOn: [readRules, readSnapshots, readRows, appendRecords, hostStorage, publishTelemetry]
   }
 }
 
@@ -183,6 +191,18 @@ resource readSnapshots 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
     principalId: app.identity.principalId
     principalType: 'ServicePrincipal'
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataReader)
+  }
+}
+
+var tableDataReader = '76199698-9eea-4c19-bc75-cec21354c6b6'
+
+resource readRows 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(data::tables::lookups.id, app.id, tableDataReader)
+  scope: data::tables::lookups
+  properties: {
+    principalId: app.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', tableDataReader)
   }
 }
 
