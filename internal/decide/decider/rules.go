@@ -90,9 +90,9 @@ func (r *Rules) All() []*ruleset.Rule { return r.set.Rules() }
 // Serving returns the rule that serves an enrollment; nil if none does, not even a default.
 func (r *Rules) Serving(enrollment dps.Enrollment) *ruleset.Rule { return r.set.Serving(enrollment) }
 
-// Capabilities returns what rules that are loaded from fsys with these options may call, in the form of OPA's capabilities
-// files, for tools and editors. Without rules, fsys is nil. It fails if the options allow a built-in that OPA does not have,
-// or if look-ups are declared wrongly.
+// Capabilities returns what rules that are loaded from fsys with these options may call, in the form of OPA's
+// capabilities files, for tools and editors. Without rules, fsys is nil. It fails if the options allow a built-in that
+// OPA does not have, or if look-ups are declared wrongly.
 func Capabilities(fsys fs.FS, options RulesOptions) ([]byte, error) {
 	return ruleset.Capabilities(fsys, ruleset.Options{Name: options.Name, AllowBuiltins: options.AllowBuiltins, AllowNet: options.AllowNet})
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
-// Capabilities returns what the rules under fsys may call, including Usher's own functions and those of the look-ups that
-// are declared there, in the form of OPA's capabilities files: indented JSON, the same bytes for the same options and
-// declarations. If fsys is nil, no look-up is declared.
+// Capabilities returns what the rules under fsys may call, including Usher's own functions and those of the look-ups
+// that are declared there, in the form of OPA's capabilities files: indented JSON, the same bytes for the same options
+// and declarations. If fsys is nil, no look-up is declared.
 func Capabilities(fsys fs.FS, options Options) ([]byte, error) {
 	rs := &Ruleset{options: options, lookups: []*lookups.Declaration{hubDeclaration()}}
 	if fsys != nil {

@@ -24,8 +24,8 @@ import (
 //   - none of the shipped requests is decided, although the current rules decide some. Single ones may be lost: they
 //     belong to no real enrollment, and good rules may know only their own hubs.
 //
-// Look-ups are answered by fixtures, not by sources: a source that is down refuses no rules. A request that needs a row and
-// has no fixture says nothing.
+// Look-ups are answered by fixtures, not by sources: a source that is down refuses no rules. A request that needs a row
+// and has no fixture says nothing.
 //
 // Each set of rules gets a decider of its own, so that rules which run on past their time limits take nothing from the
 // devices that register meanwhile.
