@@ -89,7 +89,7 @@ func (o opener) open(s Setting) (Backend, error) {
 			started.Do(func() { source.Start(ctx) })
 			return nil
 		}
-		return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: prepare, Run: source.Run}, nil
+		return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: prepare, Run: source.Run, State: source.State}, nil
 	}
 	return Backend{}, fmt.Errorf("a %s source is not supported", s.Kind)
 }

@@ -265,6 +265,18 @@ func (s *Source) Status() ([]HubStatus, TableStatus) {
 	return hubs, s.table.status()
 }
 
+// State returns the version of the table in effect, and the time of the oldest count that rules get; zero if there is
+// none.
+func (s *Source) State() (version string, asOf time.Time) {
+	hubs, table := s.Status()
+	for _, h := range hubs {
+		if h.State != Down && !h.Counted.IsZero() && (asOf.IsZero() || h.Counted.Before(asOf)) {
+			asOf = h.Counted
+		}
+	}
+	return table.Version, asOf
+}
+
 // A hub is full until its devices fall below openBelow percent of its limit.
 const openBelow = 98
 

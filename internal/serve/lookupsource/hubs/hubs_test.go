@@ -217,6 +217,10 @@ func TestCounts(t *testing.T) {
 		if n := len(a.calls(eu)); n != before {
 			t.Errorf("rows caused %d requests", n-before)
 		}
+		statuses, _ := r.Status()
+		if version, asOf := r.State(); version != "" || asOf.IsZero() || asOf.After(statuses[0].Counted) || asOf.After(statuses[1].Counted) {
+			t.Errorf("state %q as of %v: %+v", version, asOf, statuses)
+		}
 		for i, call := range a.calls(us)[1:] {
 			if apart := call.Sub(a.calls(us)[i]); apart < 54*time.Second || apart > 66*time.Second {
 				t.Errorf("counted %v apart", apart)
