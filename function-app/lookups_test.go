@@ -175,7 +175,7 @@ func TestLookupsAreShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`usher_lookups_total{usher_lookup="device",usher_lookup_outcome="found"} 1`, `usher_lookup_failing{usher_lookup="device"} 0`, "usher_lookup_age_seconds{"} {
+	for _, want := range []string{`usher_lookups_total{usher_lookup="device",usher_lookup_outcome="row"} 1`, `usher_lookup_failing{usher_lookup="device"} 0`, "usher_lookup_age_seconds{"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %s in\n%s", want, text)
 		}
