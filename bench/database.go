@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // nobody runs the server if this process is root's, which PostgreSQL refuses to be.
@@ -28,6 +30,19 @@ func startDatabase(ctx context.Context) (address string, stop func(), err error)
 	if err != nil {
 		return "", nil, err
 	}
+	running := (*exec.Cmd)(nil)
+	stop = func() {
+		if running != nil {
+			_ = running.Process.Signal(syscall.SIGQUIT) // ends it at once, with its children
+			_ = running.Wait()
+		}
+		_ = os.RemoveAll(folder)
+	}
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
 	command := func(name string, arguments ...string) *exec.Cmd {
 		command := exec.CommandContext(ctx, filepath.Join(filepath.Dir(found[len(found)-1]), name), arguments...)
 		command.Dir, command.Env = folder, append(os.Environ(), "LC_ALL=C")
@@ -45,22 +60,19 @@ func startDatabase(ctx context.Context) (address string, stop func(), err error)
 		return "", nil, fmt.Errorf("initdb: %w\n%s", err, output)
 	}
 	const port = 5432 // of the socket's name
-	running := command("postgres", "-D", "data", "-c", fmt.Sprint("port=", port), "-c", "listen_addresses=", "-c", "unix_socket_directories="+folder)
+	running = command("postgres", "-D", "data", "-c", fmt.Sprint("port=", port), "-c", "listen_addresses=", "-c", "unix_socket_directories="+folder)
 	if err := running.Start(); err != nil {
+		running = nil
 		return "", nil, err
-	}
-	stop = func() {
-		_ = running.Process.Signal(syscall.SIGQUIT) // ends it at once, with its children
-		_ = running.Wait()
-		_ = os.RemoveAll(folder)
 	}
 	address = socketAddress(folder, port)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if err = fillDatabase(ctx, address); err == nil {
-			return address, stop, nil
+		connection, err := pgx.Connect(ctx, address)
+		if err == nil {
+			defer connection.Close(ctx)
+			return address, stop, fillDatabase(ctx, connection)
 		}
 		if time.Now().After(deadline) {
-			stop()
 			return "", nil, err
 		}
 	}

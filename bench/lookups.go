@@ -48,6 +48,7 @@ func lookupsSection(ctx context.Context, b bench) error {
 	}
 	switch address, stop, err := startDatabase(ctx); {
 	case errors.Is(err, errNoDatabase):
+		fmt.Println("\nPostgreSQL is not installed: its row is left out")
 	case err != nil:
 		return err
 	default:
@@ -183,12 +184,7 @@ func (b bench) lookedUpStart(ctx context.Context, table string, made time.Durati
 }
 
 // fillDatabase makes the table that the benchmark looks up.
-func fillDatabase(ctx context.Context, address string) error {
-	connection, err := pgx.Connect(ctx, address)
-	if err != nil {
-		return err
-	}
-	defer connection.Close(ctx)
+func fillDatabase(ctx context.Context, connection *pgx.Conn) error {
 	for _, statement := range []string{
 		"CREATE TABLE devices (id text PRIMARY KEY, open boolean NOT NULL, tenant text, lot integer)",
 		"INSERT INTO devices SELECT 'device-' || i, i % 10 > 0, 'tenant-' || i % 1000, i / 100 FROM generate_series(1, 100000) AS i",
