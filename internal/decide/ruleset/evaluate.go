@@ -156,12 +156,12 @@ func (r *Rule) prepare() *preparedRule {
 			ref := r.Entry(entry)
 			// With the prefix, because payload.greeting := "hello" is a rule below payload.
 			if rules := u.compiler.GetRulesWithPrefix(ref); len(rules) > 0 {
-				prepared.replacesInput = prepared.replacesInput || replacesInput(u.compiler, rules)
-				prepared.looksUp = prepared.looksUp || looksUp(u.compiler, rules, "")
 				prepared.queries = append(prepared.queries, queryFor(entry, ref))
 				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(entry)), ast.NewTerm(ref)))
 			}
 		}
+		definitions := reachable(u.compiler, r.entryRules(u.compiler))
+		prepared.replacesInput, prepared.looksUp = replacesInput(definitions), looksUp(definitions, "")
 		prepared.notable = u.notable
 		if first := slices.IndexFunc(u.notable, func(n notable) bool { return n.pkg == r.Package }); first >= 0 {
 			prepared.first, prepared.end = first, len(u.notable)

@@ -35,6 +35,11 @@ func (rs *Ruleset) checkNames(compiler *ast.Compiler) *ast.Error {
 			visitor.Walk(rule)
 		}
 	}
+	return report(compiler, found)
+}
+
+// report is how a compiler stage reports several errors: it returns the last one.
+func report(compiler *ast.Compiler, found ast.Errors) *ast.Error {
 	if len(found) == 0 {
 		return nil
 	}

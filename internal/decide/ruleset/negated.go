@@ -23,12 +23,7 @@ func (rs *Ruleset) checkNegatedLookups(compiler *ast.Compiler) *ast.Error {
 			return false
 		})
 	}
-	if len(found) == 0 {
-		return nil
-	}
-	last := len(found) - 1
-	compiler.Errors = append(compiler.Errors, found[:last]...)
-	return found[last]
+	return report(compiler, found)
 }
 
 // lookupWithin is the function of a look-up that an expression calls for its operands; empty if there is none. What is in

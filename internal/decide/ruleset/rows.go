@@ -51,10 +51,10 @@ func (rs *Ruleset) FixturesDigest() string { return rs.fixtures.Digest() }
 // hubDeclaration is read once.
 var hubDeclaration = sync.OnceValue(lookups.HubDeclaration)
 
-// looksUp reports whether what rules say can depend on a look-up of this name; "" means any.
-func looksUp(compiler *ast.Compiler, rules []*ast.Rule, name string) bool {
+// looksUp reports whether one of these definitions looks up by this name; "" means any.
+func looksUp(definitions map[*ast.Rule]bool, name string) bool {
 	found := false
-	for rule := range reachable(compiler, rules) {
+	for rule := range definitions {
 		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
 			if expr.IsCall() {
 				called, ok := LookupName(expr.Operator().String())
@@ -73,14 +73,11 @@ func (rs *Ruleset) UsesLookup(name string) bool {
 	if whole == nil {
 		return name != lookups.HubName
 	}
+	var rules []*ast.Rule
 	for _, rule := range rs.rules {
-		for _, entry := range entries {
-			if looksUp(whole.compiler, whole.compiler.GetRulesWithPrefix(rule.Entry(entry)), name) {
-				return true
-			}
-		}
+		rules = append(rules, rule.entryRules(whole.compiler)...)
 	}
-	return false
+	return looksUp(reachable(whole.compiler, rules), name)
 }
 
 // declareLookups reads the declarations of look-ups, and those fixtures that come with the rules.

@@ -92,6 +92,15 @@ func (r *Rule) Entry(name string) ast.Ref { return r.Path().Append(ast.StringTer
 // EntryNames are the names of the entry rules, in the order in which they are evaluated.
 func EntryNames() []string { return slices.Clone(entries) }
 
+// entryRules are the definitions of all entry rules.
+func (r *Rule) entryRules(compiler *ast.Compiler) []*ast.Rule {
+	var rules []*ast.Rule
+	for _, e := range entries {
+		rules = append(rules, compiler.GetRulesWithPrefix(r.Entry(e))...) // as payload.greeting is a rule below payload
+	}
+	return rules
+}
+
 // RestrictedCalls are the calls of [Restricted] functions that the answer of the rule can depend on, in the order of
 // their places. There are none if the rule does not compile.
 func (r *Rule) RestrictedCalls() []*ast.Expr {
@@ -99,12 +108,8 @@ func (r *Rule) RestrictedCalls() []*ast.Expr {
 	if compiler == nil {
 		return nil
 	}
-	var rules []*ast.Rule
-	for _, e := range entries {
-		rules = append(rules, compiler.GetRulesWithPrefix(r.Entry(e))...)
-	}
 	var calls []*ast.Expr
-	for rule := range reachable(compiler, rules) {
+	for rule := range reachable(compiler, r.entryRules(compiler)) {
 		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
 			if expr.IsCall() && isRestricted(expr.Operator().String()) {
 				calls = append(calls, expr)

@@ -18,11 +18,11 @@ func inputOf(request map[string]any, replaced bool) *ast.Term {
 	return ast.NewTerm(ast.LazyObject(request))
 }
 
-// replacesInput reports whether rules, or what they refer to, replace a part of the input. Replacing the whole writes
+// replacesInput reports whether one of these definitions replaces a part of the input. Replacing the whole writes
 // nothing.
-func replacesInput(compiler *ast.Compiler, rules []*ast.Rule) bool {
+func replacesInput(definitions map[*ast.Rule]bool) bool {
 	found := false
-	for rule := range reachable(compiler, rules) {
+	for rule := range definitions {
 		ast.WalkExprs(rule, func(expr *ast.Expr) bool {
 			for _, with := range expr.With {
 				target, ok := with.Target.Value.(ast.Ref)

@@ -103,6 +103,13 @@ type instruments struct {
 	mu        sync.Mutex
 	counted   map[series][]metric.AddOption
 	durations map[duration][]metric.RecordOption
+	lookedUp  map[[2]string]lookedUp // by name of the look-up and outcome
+}
+
+// lookedUp are the attributes of a look-up.
+type lookedUp struct {
+	counted []metric.AddOption
+	took    []metric.RecordOption
 }
 
 type series struct {
@@ -126,6 +133,7 @@ func newInstruments(meter metric.Meter) (*instruments, error) {
 		services:    names{limit: MaxServices, seen: map[string]bool{}},
 		counted:     map[series][]metric.AddOption{},
 		durations:   map[duration][]metric.RecordOption{},
+		lookedUp:    map[[2]string]lookedUp{},
 	}
 	var err error
 	for _, m := range Metrics() {
@@ -188,10 +196,20 @@ func (t *Telemetry) LookedUp(name, outcome string, took time.Duration) {
 	if i == nil {
 		return
 	}
-	lookup := attribute.String(attributeLookup, name)
-	i.lookups.Add(context.Background(), 1, metric.WithAttributes(lookup, attribute.String(attributeLookupOutcome, outcome)))
+	i.mu.Lock()
+	options, ok := i.lookedUp[[2]string{name, outcome}]
+	if !ok {
+		lookup := attribute.String(attributeLookup, name)
+		options = lookedUp{
+			[]metric.AddOption{metric.WithAttributeSet(attribute.NewSet(lookup, attribute.String(attributeLookupOutcome, outcome)))},
+			[]metric.RecordOption{metric.WithAttributeSet(attribute.NewSet(lookup))},
+		}
+		i.lookedUp[[2]string{name, outcome}] = options
+	}
+	i.mu.Unlock()
+	i.lookups.Add(context.Background(), 1, options.counted...)
 	if outcome != "hit" {
-		i.lookupTimes.Record(context.Background(), took.Seconds(), metric.WithAttributes(lookup))
+		i.lookupTimes.Record(context.Background(), took.Seconds(), options.took...)
 	}
 }
 
