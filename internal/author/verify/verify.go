@@ -272,6 +272,7 @@ type search struct {
 // tally is a finding during the search.
 type tally struct {
 	broken broken
+	key    [16]byte // of the request's draft, which has more than the request: the rows and the time
 	count  int
 }
 
@@ -490,13 +491,14 @@ func (s *search) count(d *draft, a *decided, found []broken) {
 	for _, b := range found {
 		t := s.found[b.key()]
 		if t == nil {
-			t = &tally{broken: b}
+			t = &tally{broken: b, key: d.key()}
 			s.found[b.key()] = t
 		}
 		t.count++
 		// Keep the smallest, and among equals always the same, whichever worker was first.
-		if c := cmp.Or(len(b.body)-len(t.broken.body), strings.Compare(string(b.body), string(t.broken.body))); c < 0 {
-			t.broken = b
+		key := d.key()
+		if cmp.Or(len(b.body)-len(t.broken.body), bytes.Compare(b.body, t.broken.body), bytes.Compare(key[:], t.key[:])) < 0 {
+			t.broken, t.key = b, key
 		}
 	}
 }

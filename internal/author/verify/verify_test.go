@@ -261,22 +261,32 @@ func TestShippedRules(t *testing.T) {
 // The same seed gives the same search, for any number of workers.
 func TestReproducible(t *testing.T) {
 	t.Parallel()
-	archive, err := txtar.ParseFile("testdata/missing_default.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := options(t, ruleFiles(t, map[string]string{"line.rego": string(archive.Files[0].Data)}))
-	o.Budget = 200 // so that some requests are random
-	reports := map[int]*verify.Report{}
-	for _, workers := range []int{1, 7} {
-		o.Workers = workers
-		reports[workers] = run(t, o)
-	}
-	if reports[1].Rules[0].Space.Random == 0 {
-		t.Error("no request was random")
-	}
-	if diff := cmp.Diff(reports[1], reports[7]); diff != "" {
-		t.Errorf("-one worker +seven:\n%s", diff)
+	for _, name := range []string{"missing_default", "lookup_hub_unlinked", "lookup_drained_hub", "freeze_window"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			archive, err := txtar.ParseFile("testdata/" + name + ".txtar")
+			if err != nil {
+				t.Fatal(err)
+			}
+			files := map[string]string{}
+			for _, file := range archive.Files {
+				files[file.Name] = string(file.Data)
+			}
+			delete(files, "want")
+			o := options(t, ruleFiles(t, files), headerOf(archive, "builtins")...)
+			o.Budget = 200 // so that not all requests of missing_default can be tried, and some are random
+			reports := map[int]*verify.Report{}
+			for _, workers := range []int{1, 7} {
+				o.Workers = workers
+				reports[workers] = run(t, o)
+			}
+			if name == "missing_default" && reports[1].Rules[0].Space.Random == 0 {
+				t.Error("no request was random")
+			}
+			if diff := cmp.Diff(reports[1], reports[7]); diff != "" {
+				t.Errorf("-one worker +seven:\n%s", diff)
+			}
+		})
 	}
 }
 
