@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"handler":           {"answer", "dps"},
 	"internal/serve/":   {"answer", "dps", "lookup", "schemas", "examples/requests", "internal/decide/", "internal/sharedaccess"},
 	"internal/author/":  {"answer", "dps", "schemas", "internal/decide/", "internal/serve/decisionlog"},
+	"internal/play/":    {"answer", "dps", "schemas", "handler", "internal/decide/", "internal/author/"},
 	"internal/operate/": {"answer", "dps", "internal/decide/", "internal/sharedaccess"},
 	// Signs requests to DPS and to hubs.
 	"internal/sharedaccess": nil,
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"internal/standin/functionshost/": nil,
 	"internal/standin/collector":      nil,
 	"function-app":                    {"answer", "handler", "internal/decide/decider", "internal/serve/", "internal/operate/azureauth", "internal/operate/scriptroot"},
-	"cmd/usher":                       {"answer", "dps", "rules", "schemas", "internal/"},
+	"cmd/usher":                       {"answer", "dps", "rules", "schemas", "examples/requests", "internal/"},
 	"bench":                           {"answer", "dps", "schemas", "internal/"},
 }
 
@@ -69,8 +70,9 @@ var mayUse = map[string][]string{
 	"github.com/open-policy-agent/opa/v1/rego":         {"internal/author/ruletest", "bench"},
 	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},
 	"github.com/santhosh-tekuri/jsonschema/v5":         {"internal/decide/schema", "bench"},
-	"github.com/labstack/echo/v4":                      {"handler", "bench"},
+	"github.com/labstack/echo/v4":                      {"handler", "internal/play", "bench"},
 	"github.com/spf13/cobra":                           {"cmd/usher"},
+	"github.com/pkg/browser":                           {"cmd/usher"},
 	"github.com/mochi-mqtt/server/v2/packets":          {"internal/standin/dpssim/mqtt"},
 	"github.com/eclipse/paho.mqtt.golang":              {"internal/standin/dpssim/fleet"},
 	"github.com/coder/websocket":                       {"internal/standin/dpssim/mqtt"},
@@ -104,6 +106,7 @@ var handlerNeverLinks = []string{
 	module + "internal/standin/functionshost",
 	module + "internal/standin/dpssim",
 	module + "internal/standin/collector",
+	module + "internal/play",
 	"github.com/spf13/cobra",
 	"github.com/open-policy-agent/opa/v1/rego",
 	"github.com/open-policy-agent/opa/v1/server",
