@@ -177,7 +177,7 @@ func respond(a *answer.Answer) (status int, body string, wait int) {
 	}
 	handler.New(handler.Options{Allocator: fixed{a}}).ServeHTTP(r, call)
 	if id := r.header.Get(handler.DecisionIDHeader); id != "" {
-		body = strings.Replace(r.body.String(), id, "…", 1) // else the text would change with each key that is pressed
+		body = strings.Replace(r.body.String(), id, "...", 1) // else the text would change with each key that is pressed
 	}
 	if a.RetryAfter > 0 {
 		wait = int(a.RetryAfter.Seconds())

@@ -75,6 +75,8 @@ func New(options Options) (http.Handler, error) {
 func (s *server) routes(api *echo.Group) {
 	api.Any("/*", func(echo.Context) error { return echo.ErrNotFound }) // not a file of the page
 	s.fileRoutes(api)
+	s.checkRoutes(api)
+	s.requestRoutes(api)
 	s.decideRoutes(api)
 	s.proveRoutes(api)
 	s.fleetRoutes(api)
