@@ -78,6 +78,9 @@ func (s *server) routes(api *echo.Group) {
 	s.checkRoutes(api)
 	s.requestRoutes(api)
 	s.decideRoutes(api)
+	s.keepRoutes(api)
+	s.shareRoutes(api)
+	s.eventRoutes(api)
 	s.proveRoutes(api)
 	s.fleetRoutes(api)
 }

@@ -12,7 +12,7 @@ import (
 // Format returns the text of a Rego file as usher fmt writes it, and that of any other file as it is. The error is a
 // *ruleset.LoadError if the text does not parse.
 func Format(name, text string) (string, error) {
-	if err := checkPath(name); err != nil || path.Ext(name) != ".rego" {
+	if err := CheckPath(name); err != nil || path.Ext(name) != ".rego" {
 		return text, err
 	}
 	formatted, err := format.SourceWithOpts(name, []byte(text), format.Opts{RegoVersion: ast.RegoV1})

@@ -33,7 +33,7 @@ func (w *Workspace) Overlay(edits Edits) (fsys fs.FS, key string, err error) {
 		texts[name] = f.text
 	}
 	for name, text := range edits {
-		if err := checkPath(name); err != nil {
+		if err := CheckPath(name); err != nil {
 			return nil, "", err
 		}
 		if delete(texts, name); text != nil {

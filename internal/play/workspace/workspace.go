@@ -119,8 +119,8 @@ func (w *Workspace) Folder() string { return w.options.Folder }
 // ReadOnly reports whether Save fails.
 func (w *Workspace) ReadOnly() bool { return w.options.ReadOnly }
 
-// checkPath refuses a path that cannot be that of a file in the workspace, whether there is one or not.
-func checkPath(name string) error {
+// CheckPath refuses, with a *PathError, a path that cannot be that of a file in the workspace, whether there is one or not.
+func CheckPath(name string) error {
 	problem := ""
 	switch {
 	case len(name) > maxPath:
@@ -168,7 +168,7 @@ func (w *Workspace) scan() (map[string]known, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case checkPath(name) != nil:
+		case CheckPath(name) != nil:
 			return nil
 		}
 		if f, ok := w.look(fsys, name); ok {
@@ -253,7 +253,7 @@ func kindOf(name string, text []byte) Kind {
 
 // Read returns the text of a file and its digest. The error is a *PathError or one of the file system.
 func (w *Workspace) Read(name string) (text, digest string, err error) {
-	if err := checkPath(name); err != nil {
+	if err := CheckPath(name); err != nil {
 		return "", "", err
 	}
 	info, err := w.root.Stat(name)
@@ -274,7 +274,7 @@ func (w *Workspace) Save(name string, text *string, began string) (string, error
 	if w.options.ReadOnly {
 		return "", ErrReadOnly
 	}
-	if err := checkPath(name); err != nil {
+	if err := CheckPath(name); err != nil {
 		return "", err
 	}
 	w.saving.Lock()
