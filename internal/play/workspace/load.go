@@ -13,28 +13,38 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // Edits are files as they are edited, by their paths: their text, or nil if the file is removed.
 type Edits map[string]*string
 
 // Overlay returns the files of the folder with edits over them, as they are now, in memory. The key is another one
-// whenever the files differ. The error is a *PathError if an edit has no path of a file.
+// whenever the files differ. What cannot be read, such as a link out of the folder, is left out. The error is a
+// *PathError if an edit has no path of a file.
 func (w *Workspace) Overlay(edits Edits) (fsys fs.FS, key string, err error) {
+	fsys, key, _, err = w.overlay(edits)
+	return fsys, key, err
+}
+
+// overlay also returns the files of rules that cannot be read.
+func (w *Workspace) overlay(edits Edits) (fsys fs.FS, key string, unread []ruleset.Problem, err error) {
 	all, err := w.scan()
 	if err != nil {
-		return nil, "", err
+		return nil, "", nil, err
 	}
 	texts := make(map[string][]byte, len(all))
 	for name, f := range all {
-		if _, edited := edits[name]; f.err != nil && !edited {
-			return nil, "", fmt.Errorf("%w (usher play reads only what is in the folder itself)", f.err)
+		switch _, edited := edits[name]; {
+		case f.err == nil || edited:
+			texts[name] = f.text
+		case kindOf(name, nil) != Other && kindOf(name, nil) != Exchange:
+			unread = append(unread, ruleset.Problem{Place: name, Message: f.err.Error(), Fix: "usher play reads only what is in the folder itself"})
 		}
-		texts[name] = f.text
 	}
 	for name, text := range edits {
 		if err := CheckPath(name); err != nil {
-			return nil, "", err
+			return nil, "", nil, err
 		}
 		if delete(texts, name); text != nil {
 			texts[name] = []byte(*text)
@@ -45,7 +55,7 @@ func (w *Workspace) Overlay(edits Edits) (fsys fs.FS, key string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		for folder := path.Dir(name); folder != "."; folder = path.Dir(folder) {
 			if _, isFile := texts[folder]; isFile {
-				return nil, "", &PathError{name, "is below " + folder + ", which is a file"}
+				return nil, "", nil, &PathError{name, "is below " + folder + ", which is a file"}
 			}
 		}
 		digest := all[name].digest
@@ -56,7 +66,7 @@ func (w *Workspace) Overlay(edits Edits) (fsys fs.FS, key string, err error) {
 		archive.Files = append(archive.Files, txtar.File{Name: name, Data: texts[name]})
 	}
 	fsys, err = txtar.FS(archive)
-	return fsys, string(hash.Sum(nil)), err
+	return fsys, string(hash.Sum(nil)), unread, err
 }
 
 // Loaded are rules that are loaded from a workspace. They never change.
@@ -85,9 +95,12 @@ func (w *Workspace) LoadAll(edits Edits) (*Loaded, error) {
 }
 
 func (w *Workspace) load(edits Edits, options decider.RulesOptions) (*Loaded, error) {
-	fsys, key, err := w.Overlay(edits)
+	fsys, key, unread, err := w.overlay(edits)
 	if err != nil {
 		return nil, err
+	}
+	if len(unread) > 0 {
+		return nil, ruleset.NewLoadError(unread)
 	}
 	return w.loads.get(fmt.Sprintf("%t %s", options.Lazy, key), func() (*Loaded, error) {
 		// It is shared, so that the context of the first who needs it must not end it.

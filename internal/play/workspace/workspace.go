@@ -190,7 +190,7 @@ func (w *Workspace) look(fsys fs.FS, name string) (known, bool) {
 	case errors.Is(err, fs.ErrNotExist):
 		return known{}, false
 	case err != nil:
-		return known{err: fmt.Errorf("%s cannot be read: %w", name, err)}, true
+		return known{err: fmt.Errorf("it cannot be read: %w", err)}, true
 	case !info.Mode().IsRegular():
 		return known{}, false
 	}
