@@ -3,12 +3,13 @@ import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap } 
 import { defaultKeymap, history, historyField, historyKeymap, indentWithTab, toggleComment } from '@codemirror/commands'
 import { json } from '@codemirror/lang-json'
 import { HighlightStyle, bracketMatching, indentOnInput, indentUnit, syntaxHighlighting } from '@codemirror/language'
-import { lintGutter, lintKeymap, setDiagnostics } from '@codemirror/lint'
+import { lintKeymap, setDiagnostics } from '@codemirror/lint'
 import { unifiedMergeView } from '@codemirror/merge'
 import { highlightSelectionMatches, search, searchKeymap } from '@codemirror/search'
 import { Annotation, Compartment, EditorState } from '@codemirror/state'
 import { EditorView, drawSelection, highlightActiveLine, highlightActiveLineGutter, keymap, lineNumbers } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
+import { useSignalEffect } from '@preact/signals'
 import { useEffect, useRef } from 'preact/hooks'
 import { completeRego } from './complete.js'
 import { lineMarks, setCoverage, setLines } from './marks.js'
@@ -81,25 +82,26 @@ function wordEnd (line, from) {
 // states keep the history and the cursor of files that are not shown.
 const states = new Map()
 
-// FileEditor edits one file. It gets a new instance for each path.
-export function FileEditor ({ path, text, readOnly, problems, lines, coverage, compareWith, jump, onChange }) {
+// FileEditor edits one file. It gets a new instance for each path. textOf reads the signal with the text: what a component
+// gets as a property can be older than what was typed meanwhile.
+export function FileEditor ({ path, textOf, problems, lines, coverage, compareWith, jump, onChange }) {
   const parent = useRef()
   const editor = useRef()
   const merging = useRef(new Compartment())
-  const locked = useRef(new Compartment())
   const change = useRef(onChange)
   change.current = onChange
 
   useEffect(() => {
     const extensions = [
-      lineNumbers(), lineMarks, lintGutter(), highlightActiveLineGutter(), usual, languageOf(path),
-      locked.current.of([]), merging.current.of([]),
+      lineNumbers(), lineMarks, highlightActiveLineGutter(), usual, languageOf(path),
+      merging.current.of([]),
       EditorView.contentAttributes.of({ 'aria-label': path, spellcheck: 'false' }),
       EditorView.updateListener.of((update) => {
         if (update.docChanged && !update.transactions.some((transaction) => transaction.annotation(ours))) change.current(update.state.doc.toString())
       })
     ]
     const kept = states.get(path)
+    const text = textOf()
     const state = kept?.text === text
       ? EditorState.fromJSON(kept.json, { extensions }, { history: historyField })
       : EditorState.create({ doc: text, extensions })
@@ -112,10 +114,7 @@ export function FileEditor ({ path, text, readOnly, problems, lines, coverage, c
     }
   }, [path])
 
-  useEffect(() => setText(editor.current, text), [path, text])
-  useEffect(() => {
-    editor.current.dispatch({ effects: locked.current.reconfigure([EditorState.readOnly.of(readOnly)]) })
-  }, [path, readOnly])
+  useSignalEffect(() => setText(editor.current, textOf() ?? ''))
   useEffect(() => {
     editor.current.dispatch({
       effects: merging.current.reconfigure(compareWith == null ? [] : unifiedMergeView({ original: compareWith, mergeControls: true, gutter: true }))
@@ -138,7 +137,7 @@ export function FileEditor ({ path, text, readOnly, problems, lines, coverage, c
 }
 
 // JSONEditor edits a JSON text.
-export function JSONEditor ({ label, text, problems = [], onChange, readOnly = false }) {
+export function JSONEditor ({ label, textOf, problems, onChange }) {
   const parent = useRef()
   const editor = useRef()
   const change = useRef(onChange)
@@ -147,9 +146,9 @@ export function JSONEditor ({ label, text, problems = [], onChange, readOnly = f
     editor.current = new EditorView({
       parent: parent.current,
       state: EditorState.create({
-        doc: text,
+        doc: textOf(),
         extensions: [
-          usual, json(), indentUnit.of('  '), EditorView.lineWrapping, EditorState.readOnly.of(readOnly),
+          usual, json(), indentUnit.of('  '), EditorView.lineWrapping,
           EditorView.contentAttributes.of({ 'aria-label': label, spellcheck: 'false' }),
           EditorView.updateListener.of((update) => {
             if (update.docChanged && !update.transactions.some((transaction) => transaction.annotation(ours))) change.current(update.state.doc.toString())
@@ -159,7 +158,7 @@ export function JSONEditor ({ label, text, problems = [], onChange, readOnly = f
     })
     return () => editor.current.destroy()
   }, [])
-  useEffect(() => setText(editor.current, text), [text])
+  useSignalEffect(() => setText(editor.current, textOf()))
   useEffect(() => {
     editor.current.dispatch(setDiagnostics(editor.current.state, diagnosticsOf(editor.current.state.doc, problems)))
   }, [problems])

@@ -44,7 +44,7 @@ async function replayEdits () {
   }
 }
 
-const show = (id) => get(`/api/fleet/requests/${encodeURIComponent(id)}`).then(showRequest).catch(report)
+const show = (id) => get(`/api/fleet/requests/${encodeURIComponent(id)}`).then(({ name, text, rows }) => showRequest({ name, text, rows })).catch(report)
 
 const outcomeOf = (state) => state?.result === 'assigned' ? shortHub(state.hub) : state?.result || 'unknown'
 

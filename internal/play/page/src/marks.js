@@ -3,8 +3,8 @@
 import { RangeSet, StateEffect, StateField } from '@codemirror/state'
 import { Decoration, EditorView, GutterMarker, WidgetType, gutter } from '@codemirror/view'
 
-const words = { gave: 'gave', not_held: 'failed', unreached: 'not reached', erred: 'error' }
-const signs = { gave: '●', not_held: '✕', unreached: '·', erred: '!' }
+const words = { gave: 'gave', not_held: 'failed', unreached: 'not reached', erred: 'error', warned: 'note' }
+const signs = { gave: '●', not_held: '✕', unreached: '·', erred: '!', warned: '!' }
 
 class StateMarker extends GutterMarker {
   constructor (state, why) {

@@ -314,7 +314,7 @@ export function Request () {
           <button onClick={() => setRequest(JSON.stringify(request.value.then, null, 2) + '\n')}>Show the second</button>
         </div>)}
       {wrong.value.length > 0 && <ul class='banner bad' role='status'>{wrong.value.map(({ line, message }, i) => <li key={i}>line {line}: {message}</li>)}</ul>}
-      {side.value === 'form' ? <Form /> : <JSONEditor label='Request as JSON' text={request.value.text} problems={wrong.value} onChange={setRequest} />}
+      {side.value === 'form' ? <Form /> : <JSONEditor label='Request as JSON' textOf={() => request.value.text} problems={wrong.value} onChange={setRequest} />}
     </Pane>
   )
 }

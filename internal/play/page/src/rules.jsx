@@ -128,18 +128,18 @@ export function Editor () {
   const path = open.value
   const doc = docs.value[path]
   const shown = useComputed(() => {
-    const decision = answer.value?.edited
-    return {
-      lines: (decision?.lines ?? []).filter(({ file }) => file === open.value),
-      problems: problems.value.filter(({ file }) => file === open.value)
-    }
+    const found = problems.value.filter(({ file }) => file === open.value)
+    const lines = (answer.value?.edited.lines ?? []).filter(({ file }) => file === open.value)
+    const wrong = found.filter(({ line }, i) => found.findIndex((one) => one.line === line) === i)
+      .map(({ line, level, message }) => ({ line, state: level === 'error' ? 'erred' : 'warned', why: message }))
+    return { lines: [...wrong, ...lines.filter(({ line }) => !wrong.some((one) => one.line === line))], problems: found }
   })
   const isEdited = doc && doc.text !== doc.base
   const tool = doc && !isReadOnly() && (
     <>
       {isEdited && <button class='quiet' onClick={() => discard(path)}>Revert</button>}
-      {doc.text !== null && <button class='quiet' onClick={() => remove(path).catch(report)}>Remove</button>}
-      {edited.value.length > 1 && <button class='quiet' onClick={() => saveAll().catch(report)}>Save all</button>}
+      {doc.text !== null && <button class='quiet wide-only' onClick={() => remove(path).catch(report)}>Remove</button>}
+      {edited.value.length > 1 && <button class='quiet wide-only' onClick={() => saveAll().catch(report)}>Save all</button>}
       <button class={isEdited ? 'primary' : ''} disabled={!isEdited} title='Format and write the file (Ctrl-S or ⌘S)' onClick={() => save(path).catch(report)}>Save</button>
     </>)
   return (
@@ -150,7 +150,7 @@ export function Editor () {
       {path && <Banner path={path} />}
       {doc && doc.text !== null && (
         <FileEditor
-          key={path} path={path} text={doc.text} readOnly={false} problems={shown.value.problems} lines={shown.value.lines} coverage={coverage.value[path] ?? none}
+          key={path} path={path} textOf={() => docs.value[path]?.text} problems={shown.value.problems} lines={shown.value.lines} coverage={coverage.value[path] ?? none}
           compareWith={doc.theirs?.text} jump={jump.value} onChange={(text) => edit(path, text)}
         />)}
       {doc?.text === null && <p class='empty'>Saving removes this file. <button onClick={() => discard(path)}>Keep it</button></p>}

@@ -25,7 +25,8 @@ export const edits = computed(() => {
 })
 export const edited = computed(() => Object.keys(edits.value))
 
-export const request = signal({ name: '', text: '', then: null })
+// then is a second request, for a counterexample of two; expected is what an exchange says is decided.
+export const request = signal({ name: '', text: '', then: null, expected: null })
 export const rows = signal([])
 export const whyNot = signal('')
 export const answer = signal(null)
@@ -166,18 +167,21 @@ async function follow (files) {
 
 // ---- the request
 
-export const setRequest = (text) => { request.value = { ...request.value, text, then: null } }
+export const setRequest = (text) => { request.value = { ...request.value, text, then: null, expected: null } }
 
-export function showRequest ({ name, text, rows: found, then }) {
+export function showRequest ({ name, text, rows: found, then, expected }) {
   batch(() => {
-    request.value = { name, text: typeof text === 'string' ? text : JSON.stringify(text, null, 2) + '\n', then: then ?? null }
+    request.value = { name, text: typeof text === 'string' ? text : JSON.stringify(text, null, 2) + '\n', then: then ?? null, expected: expected ?? null }
     rows.value = found ?? []
     whyNot.value = ''
     if (pane.value === 'fleet' || pane.value === 'prove' || narrow.value) pane.value = narrow.value ? 'answer' : 'request'
   })
 }
 
-export const chooseRequest = async (id) => showRequest(await get(`/api/requests/${encodeURIComponent(id)}`))
+export async function chooseRequest (id) {
+  const { then, ...chosen } = await get(`/api/requests/${encodeURIComponent(id)}`)
+  showRequest({ ...chosen, expected: then })
+}
 
 // ---- what follows the edits
 
