@@ -2,13 +2,14 @@
 // them. If Node's packages cannot be installed, it says so and exits with 0; with USHER_E2E=required, it fails.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createServer as createTcpServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { install } from './packages.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = resolve(here, '..')
@@ -16,29 +17,9 @@ const usher = join(root, 'bin', process.platform === 'win32' ? 'usher.exe' : 'us
 const timeScale = 20 // DPS waits 1 s, 10 s, 19 s ... between calls of a webhook
 const children = []
 
-function skip(why) {
-  console.log(`e2e: skipped, ${why}`)
-  process.exit(process.env.USHER_E2E === 'required' ? 1 : 0)
-}
-
 function fail(why) {
   console.error(`e2e: ${why}`)
   process.exitCode = 1
-}
-
-// Errors of npm if the network is missing.
-const offline = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ENOTCACHED|ERR_SOCKET_TIMEOUT|network/i
-
-function install() {
-  const installed = join(here, 'node_modules', '.package-lock.json')
-  const lock = join(here, 'package-lock.json')
-  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(lock).mtimeMs) return
-  console.log('e2e: npm ci')
-  const npm = spawnSync('npm', ['ci', '--no-progress', '--loglevel=error', '--prefer-offline', '--fetch-retries=1', '--fetch-timeout=60000'], { cwd: here, encoding: 'utf8', shell: process.platform === 'win32' })
-  if (npm.error?.code === 'ENOENT') skip('npm is not installed')
-  if (npm.status === 0) return
-  if (offline.test(npm.stderr)) skip(`the packages cannot be fetched: ${npm.stderr.trim().split('\n')[0]}`)
-  throw new Error(`npm ci failed:\n${npm.stderr}`)
 }
 
 // start runs a program and resolves to the match of the line that it prints when it serves.
