@@ -85,7 +85,7 @@ func (t *textWriter) counts() {
 }
 
 func (t *textWriter) matrix() {
-	m := t.Matrix(textHubs)
+	m := t.Report.Report.Matrix(textHubs)
 	if len(m.Rows) == 0 {
 		return
 	}
