@@ -25,8 +25,12 @@ type decided struct {
 // Decide decides the registrations that have no answer in the log, or one of other rules from an earlier call. It returns
 // an error if the rules take too long, or ctx ends; what is decided by then stays.
 func (f *Fleet) Decide(ctx context.Context, rules *decider.Decider) error {
-	f.deciding.Lock()
-	defer f.deciding.Unlock()
+	select {
+	case f.deciding <- struct{}{}:
+		defer func() { <-f.deciding }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	digest := rules.Rules().Digest()
 	todo := f.reopen(digest)
 	var timeouts atomic.Int32

@@ -44,7 +44,7 @@ type Fleet struct {
 	sources []Source
 	broken  map[int]string // what a source said last, so that it is told once
 
-	deciding sync.Mutex // one Decide at a time
+	deciding chan struct{} // holds a value while Decide works
 
 	mu                  sync.RWMutex // guards what follows
 	rows                []row
@@ -103,7 +103,7 @@ func New(sources ...Source) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{encoder: encoder, decoder: decoder, seed: maphash.MakeSeed(), sources: sources, broken: map[int]string{},
-		numbers: map[string]uint32{}, devices: map[key]int32{}, records: map[key]struct{}{}, changed: make(chan struct{})}
+		numbers: map[string]uint32{}, devices: map[key]int32{}, records: map[key]struct{}{}, changed: make(chan struct{}), deciding: make(chan struct{}, 1)}
 	for _, source := range sources {
 		f.read = append(f.read, Log{Name: source.Name()})
 	}

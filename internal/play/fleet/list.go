@@ -46,6 +46,7 @@ type Count struct {
 type State struct {
 	Registrations int  `json:"registrations"`
 	Devices       int  `json:"devices"`
+	Recorded      int  `json:"recorded"`
 	Undecided     int  `json:"undecided"`
 	Reading       bool `json:"reading"`
 	Problems      int  `json:"problems"`
@@ -55,7 +56,7 @@ type State struct {
 func (f *Fleet) State() State {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return State{len(f.rows), len(f.devices), f.undecided, !f.begun, f.count}
+	return State{len(f.rows), len(f.devices), f.recorded, f.undecided, !f.begun, f.count}
 }
 
 // Summarize counts all devices.

@@ -116,7 +116,7 @@ type exampleRow struct {
 
 func newPage(r Report) pageView {
 	labels := r.labels()
-	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
+	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.TimeNeeded(), Unit: r.unit(r.Counted)}
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
 	p.LeftOut, p.Copies, p.ComparesSelf = r.leftOut(), r.copies(), r.sameRules()
