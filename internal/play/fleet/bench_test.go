@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/usher-dps/usher/internal/author/replay"
-	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/play/fleet"
 )
 
@@ -90,5 +89,3 @@ func open(t testing.TB, names ...string) *fleet.Fleet {
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
-
-var _ = decider.Options{}

@@ -34,14 +34,14 @@ func (f *Fleet) Decide(ctx context.Context, rules *decider.Decider) error {
 	digest := rules.Rules().Digest()
 	todo := f.reopen(digest)
 	var timeouts atomic.Int32
-	group, ctx := errgroup.WithContext(ctx)
+	group, working := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, part := range todo {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
 		group.Go(func() error {
-			list, err := f.decidePart(ctx, rules, part, &timeouts)
+			list, err := f.decidePart(working, rules, part, &timeouts)
 			f.settle(list, digest)
 			return err
 		})
