@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 
@@ -34,8 +35,24 @@ type enrollment struct {
 // maxAnalyzed bounds for how many rules it is found out which hubs they name, which compiles each.
 const maxAnalyzed = 100
 
+// known are the enrollments of rules that were loaded: to analyze all rules takes longer than a decision.
+type known struct {
+	mu   sync.Mutex
+	of   *workspace.Loaded
+	list []enrollment
+}
+
 // enrollments lists those that rules name, and one that only the default rule serves.
 func (s *server) enrollments(loaded *workspace.Loaded) []enrollment {
+	s.known.mu.Lock()
+	defer s.known.mu.Unlock()
+	if s.known.of != loaded {
+		s.known.of, s.known.list = loaded, enrollmentsOf(loaded)
+	}
+	return s.known.list
+}
+
+func enrollmentsOf(loaded *workspace.Loaded) []enrollment {
 	list := []enrollment{}
 	for i, rule := range loaded.Rules.All() {
 		hubs := []string{}

@@ -58,6 +58,7 @@ type server struct {
 	Options
 	page  fs.FS
 	index *template.Template
+	known known
 }
 
 // New returns the handler of the page and its API, which docs/play.md describes.

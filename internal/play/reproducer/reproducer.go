@@ -38,16 +38,13 @@ type Reproducer struct {
 // Format writes the archive.
 func (r Reproducer) Format() (string, error) {
 	archive := &txtar.Archive{Comment: []byte(r.Comment)}
-	add := func(name, text string) {
-		if text != "" {
-			archive.Files = append(archive.Files, txtar.File{Name: name, Data: []byte(text)})
+	for _, f := range []struct{ name, text string }{{requestName, r.Request}, {rowsName, r.Rows}, {answerName, r.Answer}} {
+		if f.text != "" {
+			archive.Files = append(archive.Files, txtar.File{Name: f.name, Data: []byte(f.text)})
 		}
 	}
-	add(requestName, r.Request)
-	add(rowsName, r.Rows)
-	add(answerName, r.Answer)
 	for _, name := range slices.Sorted(maps.Keys(r.Files)) {
-		add(rulesFolder+name, r.Files[name])
+		archive.Files = append(archive.Files, txtar.File{Name: rulesFolder + name, Data: []byte(r.Files[name])})
 	}
 	text := txtar.Format(archive)
 	for i, f := range txtar.Parse(text).Files {
