@@ -120,8 +120,7 @@ func (f *Fleet) Close() error {
 		problems = append(problems, source.Close())
 	}
 	f.sources = nil
-	f.decoder.Close()
-	return errors.Join(append(problems, f.encoder.Close())...)
+	return errors.Join(problems...)
 }
 
 // Follow reads what there is, and again whenever it gets a tick, until ctx ends.
