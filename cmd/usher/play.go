@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/usher-dps/usher/examples/requests"
+	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/play"
 	"github.com/usher-dps/usher/internal/play/workspace"
 )
@@ -96,6 +97,9 @@ func (flags *playFlags) serve(ctx context.Context, stdout, stderr io.Writer) err
 	if flags.payloadSchema != "" {
 		if options.PayloadSchema, err = os.ReadFile(flags.payloadSchema); err != nil {
 			return err
+		}
+		if _, err := verify.ParsePayloadSchema(options.PayloadSchema); err != nil {
+			return fmt.Errorf("%s: %w", flags.payloadSchema, err)
 		}
 	}
 	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(flags.port))))
