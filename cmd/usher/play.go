@@ -121,9 +121,11 @@ func (flags *playFlags) serve(ctx context.Context, stdout, stderr io.Writer) err
 	fmt.Fprintf(stdout, "%s\nThe rules in %s are on this page. Press Ctrl-C to stop.\n", address, flags.rules.path)
 	if !flags.noOpen {
 		browser.Stdout, browser.Stderr = io.Discard, io.Discard
-		if err := browser.OpenURL(address); err != nil {
-			fmt.Fprintf(stderr, "usher: no browser opens (%v): open the address above\n", err)
-		}
+		go func() { // some browsers keep their caller waiting
+			if err := browser.OpenURL(address); err != nil {
+				fmt.Fprintf(stderr, "usher: no browser opens (%v): open the address above\n", err)
+			}
+		}()
 	}
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
