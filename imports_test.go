@@ -64,11 +64,11 @@ func covers(listed, name string) bool {
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "internal/play/workspace", "internal/play/vocabulary", "bench", "cmd/usher"},
 	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/explanation", "internal/author/invariants", "internal/author/ruletest", "internal/author/verify"},
 	"github.com/open-policy-agent/opa/v1/tester":       {"internal/author/ruletest"},
 	"github.com/open-policy-agent/opa/v1/rego":         {"internal/author/ruletest", "bench"},
-	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher", "internal/play/workspace"},
 	"github.com/santhosh-tekuri/jsonschema/v5":         {"internal/decide/schema", "bench"},
 	"github.com/labstack/echo/v4":                      {"handler", "internal/play", "bench"},
 	"github.com/spf13/cobra":                           {"cmd/usher"},
@@ -83,6 +83,7 @@ var mayUse = map[string][]string{
 	"github.com/lestrrat-go/jwx/v3/jwt":                {"internal/standin/dpssim/entra"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
+	"github.com/fsnotify/fsnotify":                     {"internal/author/folderwatch"},
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"modernc.org/sqlite":                               {"internal/serve/lookupsource/snapshot"},
 	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres", "bench"},

@@ -19,6 +19,7 @@ import (
 
 	"github.com/usher-dps/usher/examples/requests"
 	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/author/verify"
 	"github.com/usher-dps/usher/internal/play"
 	"github.com/usher-dps/usher/internal/play/fleet"
 	"github.com/usher-dps/usher/internal/play/workspace"
@@ -112,6 +113,9 @@ func (flags *playFlags) serve(ctx context.Context, stdout, stderr io.Writer) err
 		if options.PayloadSchema, err = os.ReadFile(flags.payloadSchema); err != nil {
 			return err
 		}
+		if _, err := verify.ParsePayloadSchema(options.PayloadSchema); err != nil {
+			return fmt.Errorf("%s: %w", flags.payloadSchema, err)
+		}
 	}
 	if options.Fleet, err = flags.openFleet(); err != nil {
 		return err
@@ -145,9 +149,11 @@ func (flags *playFlags) serve(ctx context.Context, stdout, stderr io.Writer) err
 	fmt.Fprintf(stdout, "%s\nThe rules in %s are on this page. Press Ctrl-C to stop.\n", address, flags.rules.path)
 	if !flags.noOpen {
 		browser.Stdout, browser.Stderr = io.Discard, io.Discard
-		if err := browser.OpenURL(address); err != nil {
-			fmt.Fprintf(stderr, "usher: no browser opens (%v): open the address above\n", err)
-		}
+		go func() { // some browsers keep their caller waiting
+			if err := browser.OpenURL(address); err != nil {
+				fmt.Fprintf(stderr, "usher: no browser opens (%v): open the address above\n", err)
+			}
+		}()
 	}
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
