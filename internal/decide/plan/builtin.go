@@ -29,16 +29,21 @@ func builtinFor(b *ir.BuiltinFunc, functions map[string]*topdown.Builtin) (*buil
 	return &builtin{b.Name, f, declared.Decl.Result() == nil, declared.Relation}, nil
 }
 
+// place is where a statement comes from.
+func (l *linker) place(at *ir.Location) *ast.Location {
+	place := &ast.Location{Row: at.Row, Col: at.Col}
+	if files := l.policy.Static.Files; at.File < len(files) {
+		place.File = files[at.File].Value
+	}
+	return place
+}
+
 // callBuiltin calls a function of OPA, or one that Usher adds to it.
 func (l *linker) callBuiltin(called *builtin, arguments []operand, target int, at ir.Location) step {
 	if called.name == l.options.Noted {
 		return l.note(arguments[0])
 	}
-	file := ""
-	if at.File < len(l.policy.Static.Files) {
-		file = l.policy.Static.Files[at.File].Value
-	}
-	place := &ast.Location{File: file, Row: at.Row, Col: at.Col}
+	place := l.place(&at)
 	return func(f *frame) jump {
 		operands := make([]*ast.Term, len(arguments))
 		for i := range arguments {
@@ -65,7 +70,7 @@ func (l *linker) callBuiltin(called *builtin, arguments []operand, target int, a
 					result = list
 				}
 				list.elements = append(list.elements, output.Value)
-				if f.made(elementBytes) != next {
+				if f.made(elementBytes, place) != next {
 					return f.err
 				}
 			default:
@@ -94,7 +99,7 @@ func (l *linker) callBuiltin(called *builtin, arguments []operand, target int, a
 			result = &array{}
 		}
 		f.registers[target] = result
-		return f.made(size(result))
+		return f.made(size(result), place)
 	}
 }
 

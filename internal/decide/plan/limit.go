@@ -15,8 +15,7 @@ const (
 type LimitError struct {
 	What  Quantity
 	Limit int64
-	File  string
-	Line  int
+	Place string // file:line
 }
 
 func (e *LimitError) Error() string {

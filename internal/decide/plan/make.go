@@ -1,30 +1,33 @@
 package plan
 
 import (
+	"fmt"
+
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
 )
 
 // making makes the closure of a statement that builds a collection; nil if it is another one.
 func (l *linker) making(statement ir.Stmt) step {
+	at := l.place(statement.GetLocation())
 	switch s := statement.(type) {
 	case *ir.MakeArrayStmt:
 		target, capacity := l.use(s.Target), int(s.Capacity)
 		return func(f *frame) jump {
 			f.registers[target] = &array{elements: make([]value, 0, capacity)}
-			return f.made(arrayBytes + valueBytes*capacity)
+			return f.made(arrayBytes+valueBytes*capacity, at)
 		}
 	case *ir.MakeObjectStmt:
 		target := l.use(s.Target)
 		return func(f *frame) jump {
 			f.registers[target] = &object{members: map[string]value{}}
-			return f.made(objectBytes)
+			return f.made(objectBytes, at)
 		}
 	case *ir.MakeSetStmt:
 		target := l.use(s.Target)
 		return func(f *frame) jump {
 			f.registers[target] = ast.NewSet()
-			return f.made(objectBytes)
+			return f.made(objectBytes, at)
 		}
 	case *ir.ArrayAppendStmt:
 		element, target := l.operand(s.Value), l.use(s.Array)
@@ -35,7 +38,7 @@ func (l *linker) making(statement ir.Stmt) step {
 				return leave
 			}
 			a.elements, a.term = append(a.elements, v), nil
-			return f.made(valueBytes)
+			return f.made(valueBytes, at)
 		}
 	case *ir.SetAddStmt:
 		element, target := l.operand(s.Value), l.use(s.Set)
@@ -46,7 +49,7 @@ func (l *linker) making(statement ir.Stmt) step {
 				return leave
 			}
 			set.Add(f.term(v))
-			return f.made(elementBytes)
+			return f.made(elementBytes, at)
 		}
 	case *ir.ObjectInsertStmt:
 		key, member, target := l.operand(s.Key), l.operand(s.Value), l.use(s.Object)
@@ -56,7 +59,7 @@ func (l *linker) making(statement ir.Stmt) step {
 				return leave
 			}
 			f.registers[target] = f.insert(f.registers[target], k, v)
-			return f.made(elementBytes)
+			return f.made(elementBytes, at)
 		}
 	case *ir.ObjectInsertOnceStmt:
 		key, member, target := l.operand(s.Key), l.operand(s.Value), l.use(s.Object)
@@ -69,7 +72,7 @@ func (l *linker) making(statement ir.Stmt) step {
 				return f.unclear() // one key gets different values
 			}
 			f.registers[target] = f.insert(f.registers[target], k, v)
-			return f.made(elementBytes)
+			return f.made(elementBytes, at)
 		}
 	case *ir.ObjectMergeStmt:
 		a, b, target := l.use(s.A), l.use(s.B), l.use(s.Target)
@@ -132,10 +135,10 @@ const (
 	elementBytes = 96
 )
 
-// made counts what was made.
-func (m *machine) made(bytes int) jump {
+// made counts what was made at a place.
+func (m *machine) made(bytes int, at *ast.Location) jump {
 	if m.bytes += int64(bytes); m.options.MaxBytes > 0 && m.bytes > m.options.MaxBytes {
-		m.err = &LimitError{What: Bytes, Limit: m.options.MaxBytes}
+		m.err = &LimitError{What: Bytes, Limit: m.options.MaxBytes, Place: fmt.Sprintf("%s:%d", at.File, at.Row)}
 		return halted
 	}
 	return next

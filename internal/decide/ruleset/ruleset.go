@@ -40,6 +40,10 @@ type Options struct {
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
+	// Evaluator evaluates the rules; the default is [ByPlan].
+	Evaluator Evaluator
+	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory].
+	Memory int64
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -63,6 +67,8 @@ type Ruleset struct {
 	fixtures     lookups.Fixtures
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
+
+	evaluations, different atomic.Int64 // see Compared
 }
 
 // Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
