@@ -27,6 +27,10 @@ type RulesOptions struct {
 	Lazy bool
 	// Strict refuses unused variables and imports.
 	Strict bool
+	// Evaluator evaluates the rules; the default is [ruleset.ByPlan].
+	Evaluator ruleset.Evaluator
+	// Memory bounds what the values take that a rule makes for one decision, in bytes; 0 means [ruleset.DefaultMemory].
+	Memory int64
 	// Revision is the name that those who shipped the rules gave to this state of them, such as a tag or a commit; may
 	// be empty.
 	Revision string
@@ -38,7 +42,7 @@ func (o RulesOptions) forRuleset() (ruleset.Options, error) {
 		return ruleset.Options{}, fmt.Errorf("schemas: %w", err)
 	}
 	return ruleset.Options{Name: o.Name, InputSchema: inputSchema, AllowBuiltins: o.AllowBuiltins, AllowNet: o.AllowNet,
-		Lazy: o.Lazy, Strict: o.Strict}, nil
+		Lazy: o.Lazy, Strict: o.Strict, Evaluator: o.Evaluator, Memory: o.Memory}, nil
 }
 
 // Rules are loaded rules. They never change and are safe for concurrent use.

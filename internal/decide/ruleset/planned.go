@@ -78,7 +78,7 @@ func (r *Rule) Unplanned() error {
 func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (verdict Verdict, ok bool, err error) {
 	result, err := program.Run(plan.Evaluation{
 		Input: e.request,
-		Context: topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{},
+		Context: topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups,
 			Time: ast.NumberTerm(json.Number(strconv.FormatInt(e.now.UnixNano(), 10)))},
 		MaxBytes: e.set.memory(),
 	})
