@@ -10,12 +10,16 @@ import (
 	"github.com/open-policy-agent/opa/v1/ir"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // policyOf has OPA's planner make the policy of a query over compiled modules. The planner is internal to OPA; package
 // rego hands its result to the plugin of a target, and this target only keeps it.
 func policyOf(ctx context.Context, compiler *ast.Compiler, functions map[string]*topdown.Builtin, query ast.Body) (policy *ir.Policy, err error) {
 	register()
+	if at := ignored(compiler); at != nil {
+		return nil, fmt.Errorf("%s:%d: the expression is a comprehension alone, which OPA's planner leaves out", at.File, at.Row)
+	}
 	defer func() {
 		if r := recover(); r != nil { // a planner's mistake must cost no more than the plan
 			policy, err = nil, fmt.Errorf("OPA's planner failed: %v", r)
@@ -51,4 +55,23 @@ func (target) PrepareForEval(ctx context.Context, policy *ir.Policy, _ ...rego.P
 		*into = policy
 	}
 	return nil, nil
+}
+
+// ignored finds an expression that is no more than a comprehension, such as a set that nobody looks at. It holds
+// whatever it contains, so the planner leaves it out, and with it the functions that fail in it.
+func ignored(compiler *ast.Compiler) (at *ast.Location) {
+	for _, name := range util.KeysSorted(compiler.Modules) {
+		ast.WalkExprs(compiler.Modules[name], func(expr *ast.Expr) bool {
+			term, ok := expr.Terms.(*ast.Term)
+			if !ok || at != nil {
+				return at != nil
+			}
+			ast.WalkClosures(term, func(any) bool {
+				at = expr.Location
+				return true
+			})
+			return at != nil
+		})
+	}
+	return at
 }
