@@ -44,68 +44,97 @@ func (l *linker) callBuiltin(called *builtin, arguments []operand, target int, a
 		return l.note(arguments[0])
 	}
 	place := l.place(&at)
-	return func(f *frame) jump {
-		operands := make([]*ast.Term, len(arguments))
-		for i := range arguments {
-			if operands[i] = arguments[i].term; operands[i] != nil {
-				continue
-			}
+	if native := natives[called.name]; native != nil {
+		return l.callNative(native, called, arguments, target, place)
+	}
+	return func(f *frame) jump { return f.callTopdown(called, arguments, target, place) }
+}
+
+// call is a call of a function of OPA.
+type call struct {
+	machine  *machine
+	operands []*ast.Term
+	of       *builtin
+	at       *ast.Location
+	result   value
+	receive  func(*ast.Term) error // output, made once
+}
+
+func (c *call) release() {
+	clear(c.operands[:cap(c.operands)])
+	c.operands, c.result = c.operands[:0], nil
+}
+
+// output receives a result.
+func (c *call) output(output *ast.Term) error {
+	switch {
+	case c.of.void:
+		c.result = null
+	case c.of.relation:
+		list, ok := c.result.(*array)
+		if !ok {
+			list = &array{}
+			c.result = list
+		}
+		list.elements = append(list.elements, output.Value)
+		if c.machine.made(elementBytes, c.at) != next {
+			return c.machine.err
+		}
+	default:
+		c.result = output.Value
+	}
+	return nil
+}
+
+func (f *frame) callTopdown(called *builtin, arguments []operand, target int, at *ast.Location) jump {
+	c := &f.call
+	c.operands, c.of, c.at, c.result = c.operands[:0], called, at, nil
+	for i := range arguments {
+		term := arguments[i].term
+		if term == nil {
 			v := f.registers[arguments[i].register]
 			if v == nil {
 				return leave
 			}
-			operands[i] = f.term(v)
+			term = f.term(v)
 		}
-		context := f.context
-		context.Location = place
-		var result value
-		err := called.function(context, operands, func(output *ast.Term) error {
-			switch {
-			case called.void:
-				result = null
-			case called.relation:
-				list, ok := result.(*array)
-				if !ok {
-					list = &array{}
-					result = list
-				}
-				list.elements = append(list.elements, output.Value)
-				if f.made(elementBytes, place) != next {
-					return f.err
-				}
-			default:
-				result = output.Value
-			}
-			return nil
-		})
-		if err != nil {
-			if f.err != nil {
-				return halted
-			}
-			if topdown.IsCancel(err) {
-				f.err = err
-				return halted
-			}
-			if halt, ok := errors.AsType[topdown.Halt](err); ok && topdown.IsCancel(halt.Err) {
-				f.err = halt.Err
-				return halted
-			}
-			return f.unclear()
-		}
-		if result == nil {
-			if !called.relation {
-				return leave
-			}
-			result = &array{}
-		}
-		f.registers[target] = result
-		return f.made(size(result), place)
+		c.operands = append(c.operands, term)
 	}
+	f.context.Location = at
+	if err := called.function(f.context, c.operands, c.receive); err != nil {
+		return f.failed(err)
+	}
+	result := c.result
+	if result == nil {
+		if !called.relation {
+			return leave
+		}
+		result = &array{}
+	}
+	f.registers[target] = result
+	return f.made(size(result), at)
+}
+
+// failed ends the evaluation after an error of a function.
+func (m *machine) failed(err error) jump {
+	if m.err != nil {
+		return halted
+	}
+	if halt, ok := errors.AsType[topdown.Halt](err); ok {
+		err = halt.Err
+	}
+	if topdown.IsCancel(err) {
+		m.err = err
+		return halted
+	}
+	return m.unclear()
 }
 
 // size is about how many bytes what a function returned takes, without what it contains.
 func size(v value) int {
 	switch v := v.(type) {
+	case string:
+		return len(v)
 	case ast.String:
 		return len(v)
 	case *ast.Array:

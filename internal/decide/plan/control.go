@@ -2,10 +2,30 @@ package plan
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
 )
+
+// shared is more than any count of statements.
+const shared = math.MaxInt
+
+// definitions links the blocks of a rule or of a plan. Each has registers of its own, besides those of the whole.
+func (l *linker) definitions(list []*ir.Block) ([]block, error) {
+	blocks := make([]block, len(list))
+	for i, b := range list {
+		l.added = additions(b)
+		if l.current != nil {
+			l.added[l.current.result] = shared // all definitions of a partial rule add to it
+		}
+		var err error
+		if blocks[i], err = l.block(b); err != nil {
+			return nil, err
+		}
+	}
+	return blocks, nil
+}
 
 func (l *linker) blocks(list []*ir.Block) ([]block, error) {
 	blocks := make([]block, len(list))
@@ -20,8 +40,13 @@ func (l *linker) blocks(list []*ir.Block) ([]block, error) {
 
 func (l *linker) block(b *ir.Block) (block, error) {
 	steps := make(block, 0, len(b.Stmts))
-	for _, statement := range b.Stmts {
-		s, err := l.statement(statement)
+	for i := 0; i < len(b.Stmts); i++ {
+		if s, taken := l.folded(b.Stmts[i:]); taken > 0 {
+			steps = append(steps, s)
+			i += taken - 1
+			continue
+		}
+		s, err := l.statement(b.Stmts[i])
 		if err != nil {
 			return nil, err
 		}
@@ -136,20 +161,20 @@ func (t *terms) replaced(v value, path []string, by value) value {
 	if len(path) == 0 {
 		return by
 	}
-	copied := &object{members: map[string]value{}}
+	copied := &object{}
 	other := false
 	if isObject(v) {
 		t.each(v, func(key, member value) bool {
 			name, ok := text(key)
 			if ok {
-				copied.members[name] = member
+				copied.set(name, member)
 			} else {
 				other = true
 			}
 			return true
 		})
 	}
-	inner := t.replaced(copied.members[path[0]], path[1:], by)
+	inner := t.replaced(copied.get(path[0]), path[1:], by)
 	if other {
 		whole, _ := t.value(v).(ast.Object)
 		changed := ast.NewObject()
@@ -157,7 +182,7 @@ func (t *terms) replaced(v value, path []string, by value) value {
 		changed.Insert(ast.StringTerm(path[0]), t.term(inner))
 		return changed
 	}
-	copied.members[path[0]] = inner
+	copied.set(path[0], inner)
 	return copied
 }
 
@@ -189,11 +214,9 @@ func (l *linker) callFunction(called *function, arguments []operand, target int)
 		for i := range arguments {
 			inner.registers[called.parameters[i]] = arguments[i].of(f)
 		}
-		f.depth++
-		to := runAll(called.blocks, &inner)
-		f.depth--
+		to := runAll(called.blocks, inner)
 		result := inner.registers[called.result]
-		f.pop(&inner)
+		f.pop(inner)
 		if to == halted {
 			return halted
 		}
@@ -219,11 +242,9 @@ func (f *frame) rule(called *function, input, data *operand, target int) jump {
 		inner := f.push(called.registers)
 		inner.registers[called.parameters[0]] = input.of(f)
 		inner.registers[called.parameters[1]] = data.of(f)
-		f.depth++
-		to := runAll(called.blocks, &inner)
-		f.depth--
+		to := runAll(called.blocks, inner)
 		*known = memo{known: true, value: inner.registers[called.result]}
-		f.pop(&inner)
+		f.pop(inner)
 		if to == halted {
 			return halted
 		}

@@ -71,7 +71,9 @@ type machine struct {
 	poll    int // when to look whether to go on
 	bytes   int64
 	depth   int
+	frames  []*frame // by depth; those from depth on are free
 	freed   [][]memo
+	call    call
 }
 
 // memo is what a rule says.
@@ -106,7 +108,10 @@ type pool struct{ machines *sync.Pool }
 
 func newPool(p *Program) pool {
 	return pool{&sync.Pool{New: func() any {
-		return &machine{program: p, stack: make([]value, 0, 256)}
+		m := &machine{program: p, stack: make([]value, 0, 256)}
+		m.call.machine = m
+		m.call.receive = m.call.output
+		return m
 	}}}
 }
 
@@ -125,19 +130,26 @@ func (m *machine) goesOn() bool {
 }
 
 // push returns a frame with empty registers.
-func (m *machine) push(size int) frame {
+func (m *machine) push(size int) *frame {
 	from := len(m.stack)
 	if from+size > cap(m.stack) {
 		// The frames that are open keep the old piece.
 		m.stack = append(make([]value, 0, 2*cap(m.stack)+size), m.stack...)
 	}
 	m.stack = m.stack[:from+size]
-	return frame{machine: m, registers: m.stack[from : from+size : from+size]}
+	if m.depth == len(m.frames) {
+		m.frames = append(m.frames, &frame{machine: m})
+	}
+	f := m.frames[m.depth]
+	m.depth++
+	f.registers, f.noted = m.stack[from:from+size:from+size], 0
+	return f
 }
 
 func (m *machine) pop(f *frame) {
 	clear(f.registers)
 	m.stack = m.stack[:len(m.stack)-len(f.registers)]
+	m.depth--
 }
 
 // memos returns an empty memory for what rules say.
@@ -162,15 +174,7 @@ func (m *machine) restore() {
 // Run evaluates the program's query.
 func (p *Program) Run(e Evaluation) (Result, error) {
 	m := p.pool.machines.Get().(*machine)
-	defer func() {
-		freed := append(m.freed, m.memo...)
-		for _, list := range m.memo {
-			clear(list)
-		}
-		clear(m.stack[:cap(m.stack)])
-		*m = machine{program: p, stack: m.stack[:0], freed: freed, memo: m.memo[:0], held: m.held[:0]}
-		p.pool.machines.Put(m)
-	}()
+	defer m.release()
 	m.options, m.context = e, e.Context
 	m.suppose()
 	f := m.push(p.registers)
@@ -180,7 +184,7 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 		f.registers[0] = e.Value
 	}
 	f.registers[1] = p.data
-	if runAll(p.plan, &f) == halted {
+	if runAll(p.plan, f) == halted {
 		return Result{}, m.err
 	}
 	result := Result{Held: append([]int(nil), m.held...)}
@@ -192,6 +196,20 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 		result.Bindings = append(result.Bindings, bindings.(map[string]any))
 	}
 	return result, nil
+}
+
+// release forgets the evaluation and keeps what it needed for the next one.
+func (m *machine) release() {
+	for len(m.memo) > 0 {
+		m.restore()
+	}
+	clear(m.stack[:cap(m.stack)])
+	clear(m.request)
+	clear(m.results)
+	m.stack, m.held, m.results = m.stack[:0], m.held[:0], m.results[:0]
+	m.err, m.options, m.context, m.steps, m.poll, m.bytes, m.depth = nil, Evaluation{}, topdown.BuiltinContext{}, 0, 0, 0, 0
+	m.call.release()
+	m.program.pool.machines.Put(m)
 }
 
 // unclear ends the evaluation without a result that counts.

@@ -18,9 +18,9 @@ func (l *linker) making(statement ir.Stmt) step {
 			return f.made(arrayBytes+valueBytes*capacity, at)
 		}
 	case *ir.MakeObjectStmt:
-		target := l.use(s.Target)
+		target, members := l.use(s.Target), min(l.added[s.Target], many)
 		return func(f *frame) jump {
-			f.registers[target] = &object{members: map[string]value{}}
+			f.registers[target] = &object{members: make([]member, 0, members)}
 			return f.made(objectBytes, at)
 		}
 	case *ir.MakeSetStmt:
@@ -89,12 +89,12 @@ func (t *terms) insert(into, key, member value) value {
 	switch into := into.(type) {
 	case *object:
 		if name, ok := text(key); ok {
-			into.members[name], into.term = member, nil
+			into.set(name, member)
 			return into
 		}
 		changed := ast.NewObject()
-		for name, member := range into.members {
-			changed.Insert(ast.StringTerm(name), t.term(member))
+		for _, m := range into.members {
+			changed.Insert(ast.StringTerm(m.name), t.term(m.value))
 		}
 		changed.Insert(t.term(key), t.term(member))
 		return changed
@@ -110,7 +110,7 @@ func (t *terms) merge(a, b value) value {
 	if !isObject(a) || !isObject(b) {
 		return a
 	}
-	var merged value = &object{members: map[string]value{}}
+	var merged value = &object{}
 	t.each(a, func(key, member value) bool {
 		if other := t.member(b, key); other != nil {
 			member = t.merge(member, other)

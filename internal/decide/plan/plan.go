@@ -75,6 +75,7 @@ type linker struct {
 	builtins  map[string]*builtin
 	registers int // of what is linked now
 	current   *function
+	added     map[ir.Local]int // how many statements of the current definition add to a collection
 }
 
 func link(policy *ir.Policy, options Options) (*Program, error) {
@@ -100,7 +101,7 @@ func link(policy *ir.Policy, options Options) (*Program, error) {
 	}
 	for i, f := range policy.Funcs.Funcs {
 		l.current, l.registers = l.program.functions[i], 0
-		blocks, err := l.blocks(f.Blocks)
+		blocks, err := l.definitions(f.Blocks)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Name, err)
 		}
@@ -111,7 +112,7 @@ func link(policy *ir.Policy, options Options) (*Program, error) {
 	}
 	l.current, l.registers = nil, int(ir.Unused)
 	for _, p := range policy.Plans.Plans {
-		blocks, err := l.blocks(p.Blocks)
+		blocks, err := l.definitions(p.Blocks)
 		if err != nil {
 			return nil, err
 		}

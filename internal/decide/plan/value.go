@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -31,8 +32,64 @@ type array struct {
 
 // object is an object that the plan made, all keys of which are strings. Others are an [ast.Object].
 type object struct {
-	members map[string]value
+	members []member
+	index   map[string]int // of members by name, if there are many
 	term    ast.Value
+}
+
+type member struct {
+	name  string
+	value value
+}
+
+// many is the number of members from which an index is faster than comparing names.
+const many = 12
+
+func (o *object) find(name string) int {
+	if o.index != nil {
+		if i, ok := o.index[name]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range o.members {
+		if o.members[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (o *object) get(name string) value {
+	if i := o.find(name); i >= 0 {
+		return o.members[i].value
+	}
+	return nil
+}
+
+func (o *object) set(name string, v value) {
+	o.term = nil
+	if i := o.find(name); i >= 0 {
+		o.members[i].value = v
+		return
+	}
+	if o.members = append(o.members, member{name, v}); o.index != nil {
+		o.index[name] = len(o.members) - 1
+	} else if len(o.members) == many {
+		o.index = make(map[string]int, 2*many)
+		for i, m := range o.members {
+			o.index[m.name] = i
+		}
+	}
+}
+
+// inOrder returns the members by name.
+func (o *object) inOrder() []member {
+	byName := func(a, b member) int { return strings.Compare(a.name, b.name) }
+	if slices.IsSortedFunc(o.members, byName) {
+		return o.members
+	}
+	return slices.SortedFunc(slices.Values(o.members), byName)
 }
 
 // text returns a string.
@@ -114,8 +171,8 @@ func (t *terms) value(v value) ast.Value {
 	case *object:
 		if v.term == nil {
 			pairs := make([][2]*ast.Term, 0, len(v.members))
-			for name, member := range v.members {
-				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(name)}, t.term(member)})
+			for _, m := range v.members {
+				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(m.name)}, t.term(m.value)})
 			}
 			v.term = ast.NewObject(pairs...)
 		}
@@ -232,7 +289,7 @@ func (t *terms) member(of, key value) value {
 		}
 	case *object:
 		if name, ok := text(key); ok {
-			return of.members[name]
+			return of.get(name)
 		}
 	case []any:
 		if i := index(key, len(of)); i >= 0 {
@@ -292,8 +349,8 @@ func (t *terms) each(of value, visit func(key, value value) bool) {
 			}
 		}
 	case *object:
-		for _, name := range slices.Sorted(maps.Keys(of.members)) {
-			if !visit(name, of.members[name]) {
+		for _, m := range of.inOrder() {
+			if !visit(m.name, m.value) {
 				return
 			}
 		}
@@ -348,9 +405,9 @@ func (t *terms) json(v value) (any, error) {
 		return list, nil
 	case *object:
 		members := make(map[string]any, len(v.members))
-		for name, member := range v.members {
+		for _, m := range v.members {
 			var err error
-			if members[name], err = t.json(member); err != nil {
+			if members[m.name], err = t.json(m.value); err != nil {
 				return nil, err
 			}
 		}
