@@ -100,6 +100,9 @@ func (f *frame) callTopdown(called *builtin, arguments []operand, target int, at
 		}
 		c.operands = append(c.operands, term)
 	}
+	if !f.allows(called.name, c.operands, at) {
+		return halted
+	}
 	f.context.Location = at
 	if err := called.function(f.context, c.operands, c.receive); err != nil {
 		return f.failed(err)
@@ -137,8 +140,10 @@ func size(v value) int {
 		return len(v)
 	case ast.String:
 		return len(v)
+	case ast.Number:
+		return len(v)
 	case *ast.Array:
-		return v.Len() * elementBytes / 2
+		return v.Len() * termBytes
 	case ast.Object:
 		return v.Len() * elementBytes
 	case ast.Set:

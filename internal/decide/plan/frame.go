@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -191,7 +192,7 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 	for _, r := range m.results {
 		bindings, err := m.json(r)
 		if err != nil {
-			return Result{}, ErrUnclear
+			return Result{}, cmp.Or(m.err, ErrUnclear)
 		}
 		result.Bindings = append(result.Bindings, bindings.(map[string]any))
 	}

@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"fmt"
-
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
 )
@@ -125,21 +123,4 @@ func (t *terms) merge(a, b value) value {
 		return true
 	})
 	return merged
-}
-
-// What a collection takes, in bytes, roughly.
-const (
-	arrayBytes   = 64
-	objectBytes  = 128
-	valueBytes   = 16
-	elementBytes = 96
-)
-
-// made counts what was made at a place.
-func (m *machine) made(bytes int, at *ast.Location) jump {
-	if m.bytes += int64(bytes); m.options.MaxBytes > 0 && m.bytes > m.options.MaxBytes {
-		m.err = &LimitError{What: Bytes, Limit: m.options.MaxBytes, Place: fmt.Sprintf("%s:%d", at.File, at.Row)}
-		return halted
-	}
-	return next
 }

@@ -381,8 +381,12 @@ func (t *terms) each(of value, visit func(key, value value) bool) {
 
 func integer(i int) value { return ast.InternedTerm(i).Value }
 
-// json returns a value in the types of encoding/json, with json.Number, and shares nothing with the request.
-func (t *terms) json(v value) (any, error) {
+// json returns a value in the types of encoding/json, with json.Number, and shares nothing with the request. A set is a
+// sorted list.
+func (m *machine) json(v value) (any, error) {
+	if m.made(termBytes, &noPlace) != next { // a value can contain another one many times
+		return nil, m.err
+	}
 	switch v := v.(type) {
 	case ast.Null:
 		return nil, nil
@@ -392,38 +396,40 @@ func (t *terms) json(v value) (any, error) {
 		return bool(v), nil
 	case ast.Number:
 		return json.Number(v), nil
-	case ast.Value:
-		return ast.JSON(v)
-	case *array:
-		list := make([]any, len(v.elements))
-		for i, element := range v.elements {
-			var err error
-			if list[i], err = t.json(element); err != nil {
-				return nil, err
+	case []any, *array, *ast.Array, ast.Set:
+		list := make([]any, 0, length(v))
+		var err error
+		m.each(v, func(_, element value) bool {
+			var one any
+			one, err = m.json(element)
+			list = append(list, one)
+			return err == nil
+		})
+		return list, err
+	case map[string]any, *object, ast.Object:
+		members := make(map[string]any, length(v))
+		var err error
+		m.each(v, func(key, element value) bool {
+			name, ok := text(key)
+			if !ok {
+				name, err = nameOf(key)
 			}
-		}
-		return list, nil
-	case *object:
-		members := make(map[string]any, len(v.members))
-		for _, m := range v.members {
-			var err error
-			if members[m.name], err = t.json(m.value); err != nil {
-				return nil, err
+			if err == nil {
+				members[name], err = m.json(element)
 			}
-		}
-		return members, nil
-	case []any:
-		list := make([]any, len(v))
-		for i, element := range v {
-			list[i], _ = t.json(element)
-		}
-		return list, nil
-	case map[string]any:
-		members := make(map[string]any, len(v))
-		for name, member := range v {
-			members[name], _ = t.json(member)
-		}
-		return members, nil
+			return err == nil
+		})
+		return members, err
 	}
-	return v, nil
+	return v, nil // string, json.Number, bool
+}
+
+// nameOf is the name that OPA gives a member of which the key is no string: its JSON text.
+func nameOf(key value) (string, error) {
+	v, err := ast.JSON(key.(ast.Value))
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(v)
+	return string(text), err
 }
