@@ -62,8 +62,8 @@ func run(t testing.TB, o verify.Options) *verify.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if evaluations, different := o.Rules.Set().Compared(); different > 0 {
-		t.Errorf("%d of %d verdicts of the plan differ from those of topdown", different, evaluations)
+	if count := o.Rules.Set().Evaluations(); count.Different.Load() > 0 {
+		t.Errorf("%d of %d verdicts of the plan differ from those of topdown", count.Different.Load(), count.Compared.Load())
 	}
 	return report
 }

@@ -202,7 +202,10 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outsi
 	if program != nil && r.set.options.Evaluator != Compare {
 		verdict, decided, err = evaluation.planned(program, prepared)
 	}
-	if !decided {
+	if decided {
+		r.set.options.Evaluations.ByPlan.Add(1)
+	} else {
+		r.set.options.Evaluations.ByTopdown.Add(1)
 		verdict, decided, err = evaluation.together(prepared)
 	}
 	if !decided && err == nil {

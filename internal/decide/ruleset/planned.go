@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
@@ -25,12 +26,15 @@ const (
 	ByPlan Evaluator = "plan"
 	// ByTopdown asks topdown alone.
 	ByTopdown Evaluator = "topdown"
-	// Compare answers by topdown, and counts what a plan would have answered otherwise: see [Ruleset.Compared].
+	// Compare answers by topdown, and counts what a plan would have answered otherwise: see [Evaluations].
 	Compare Evaluator = "compare"
 )
 
 // DefaultMemory is how much the values that a rule makes for one decision may take, in bytes.
 const DefaultMemory = 64 << 20
+
+// ErrTooLarge is the cause of an [EvalError]: the rule made values that take more than [Options.Memory].
+var ErrTooLarge = errors.New("the values of the rule are too large")
 
 // planned is the plan of a rule, made when it is first needed.
 type planned struct {
@@ -83,7 +87,7 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		MaxBytes: e.set.memory(),
 	})
 	if exceeded, is := errors.AsType[*plan.LimitError](err); is {
-		return verdict, true, &EvalError{Place: exceeded.Place, Problem: exceeded.Error(), Cause: exceeded}
+		return verdict, true, &EvalError{Place: exceeded.Place, Problem: exceeded.Error(), Cause: ErrTooLarge}
 	}
 	if err != nil {
 		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
@@ -108,11 +112,16 @@ func (rs *Ruleset) memory() int64 {
 	return rs.options.Memory
 }
 
-// Compared counts the evaluations that the evaluator [Compare] has done, and those of them in which the plan had
-// another verdict than topdown.
-func (rs *Ruleset) Compared() (evaluations, different int64) {
-	return rs.evaluations.Load(), rs.different.Load()
+// Evaluations count what evaluated rules. They are safe for concurrent use, and several rulesets can share them.
+type Evaluations struct {
+	// ByPlan are verdicts of a plan, ByTopdown those of topdown.
+	ByPlan, ByTopdown atomic.Int64
+	// Compared are those to which both came by the evaluator [Compare], Different those on which they disagreed.
+	Compared, Different atomic.Int64
 }
+
+// Evaluations returns the counts of this ruleset, which are those of [Options.Evaluations].
+func (rs *Ruleset) Evaluations() *Evaluations { return rs.options.Evaluations }
 
 // compare notes whether a plan gives the verdict that topdown gave.
 func (e *evaluation) compare(program *plan.Program, prepared *preparedRule, verdict Verdict) {
@@ -123,7 +132,8 @@ func (e *evaluation) compare(program *plan.Program, prepared *preparedRule, verd
 		return // topdown decides then
 	}
 	got.Lines, got.Lookups = again.notes.lines(prepared, got.has), verdict.Lookups
-	if e.set.evaluations.Add(1); !reflect.DeepEqual(got, verdict) {
-		e.set.different.Add(1)
+	count := e.set.options.Evaluations
+	if count.Compared.Add(1); !reflect.DeepEqual(got, verdict) {
+		count.Different.Add(1)
 	}
 }

@@ -44,6 +44,8 @@ type Options struct {
 	Evaluator Evaluator
 	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory].
 	Memory int64
+	// Evaluations count what evaluates the rules; may be nil.
+	Evaluations *Evaluations
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -67,13 +69,14 @@ type Ruleset struct {
 	fixtures     lookups.Fixtures
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
-
-	evaluations, different atomic.Int64 // see Compared
 }
 
 // Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
 // data.yaml, laid out as in an OPA bundle. Each data file is checked by the data.schema.json next to it, if any. It returns a *LoadError that lists every problem found.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
+	if options.Evaluations == nil {
+		options.Evaluations = &Evaluations{}
+	}
 	rs := &Ruleset{options: options}
 	files, err := readFiles(fsys)
 	if err != nil {
