@@ -17,6 +17,7 @@ import (
 // rego hands its result to the plugin of a target, and this target only keeps it.
 func policyOf(ctx context.Context, compiler *ast.Compiler, functions map[string]*topdown.Builtin, query ast.Body) (policy *ir.Policy, err error) {
 	register()
+	compiler = alone(compiler, query)
 	if at := ignored(compiler); at != nil {
 		return nil, fmt.Errorf("%s:%d: the expression is a comprehension alone, which OPA's planner leaves out", at.File, at.Row)
 	}
@@ -74,4 +75,32 @@ func ignored(compiler *ast.Compiler) (at *ast.Location) {
 		})
 	}
 	return at
+}
+
+// alone returns a compiler with only the modules that a query can reach: OPA's planner looks at all of them for each
+// query.
+func alone(compiler *ast.Compiler, query ast.Body) *ast.Compiler {
+	reached := map[*ast.Module]bool{}
+	seen := map[*ast.Rule]bool{}
+	var follow func(x any)
+	follow = func(x any) {
+		ast.WalkRefs(x, func(ref ast.Ref) bool {
+			for _, rule := range compiler.GetRulesDynamicWithOpts(ref, ast.RulesOptions{IncludeHiddenModules: true}) {
+				if reached[rule.Module] = true; !seen[rule] {
+					seen[rule] = true
+					follow(rule)
+				}
+			}
+			return false
+		})
+	}
+	follow(query)
+	few := *compiler
+	few.Modules = map[string]*ast.Module{}
+	for name, module := range compiler.Modules {
+		if reached[module] || len(module.Rules) == 0 {
+			few.Modules[name] = module
+		}
+	}
+	return &few
 }
