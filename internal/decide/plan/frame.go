@@ -134,8 +134,7 @@ func (m *machine) goesOn() bool {
 func (m *machine) push(size int) *frame {
 	from := len(m.stack)
 	if from+size > cap(m.stack) {
-		// The frames that are open keep the old piece.
-		m.stack = append(make([]value, 0, 2*cap(m.stack)+size), m.stack...)
+		m.stack = make([]value, from, 2*cap(m.stack)+size) // the frames that are open keep their pieces of the old one
 	}
 	m.stack = m.stack[:from+size]
 	if m.depth == len(m.frames) {
@@ -204,7 +203,7 @@ func (m *machine) release() {
 	for len(m.memo) > 0 {
 		m.restore()
 	}
-	clear(m.stack[:cap(m.stack)])
+	clear(m.stack) // what pop has not cleared
 	clear(m.request)
 	clear(m.results)
 	m.stack, m.held, m.results = m.stack[:0], m.held[:0], m.results[:0]

@@ -396,7 +396,29 @@ func (m *machine) json(v value) (any, error) {
 		return bool(v), nil
 	case ast.Number:
 		return json.Number(v), nil
-	case []any, *array, *ast.Array, ast.Set:
+	case []any:
+		return listOf(m, v, func(element any) value { return inside(element) })
+	case *array:
+		return listOf(m, v.elements, func(element value) value { return element })
+	case map[string]any:
+		members := make(map[string]any, len(v))
+		for name, member := range v {
+			var err error
+			if members[name], err = m.json(inside(member)); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
+	case *object:
+		members := make(map[string]any, len(v.members))
+		for i := range v.members {
+			var err error
+			if members[v.members[i].name], err = m.json(v.members[i].value); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
+	case *ast.Array, ast.Set:
 		list := make([]any, 0, length(v))
 		var err error
 		m.each(v, func(_, element value) bool {
@@ -406,27 +428,40 @@ func (m *machine) json(v value) (any, error) {
 			return err == nil
 		})
 		return list, err
-	case map[string]any, *object, ast.Object:
-		members := make(map[string]any, length(v))
-		var err error
-		m.each(v, func(key, element value) bool {
-			name, ok := text(key)
+	case ast.Object:
+		members := make(map[string]any, v.Len())
+		err := v.Iter(func(key, member *ast.Term) error {
+			name, ok := key.Value.(ast.String)
 			if !ok {
-				name, err = nameOf(key)
+				text, err := nameOf(key.Value)
+				if err != nil {
+					return err
+				}
+				name = ast.String(text)
 			}
-			if err == nil {
-				members[name], err = m.json(element)
-			}
-			return err == nil
+			one, err := m.json(member.Value)
+			members[string(name)] = one
+			return err
 		})
 		return members, err
 	}
 	return v, nil // string, json.Number, bool
 }
 
+func listOf[E any](m *machine, elements []E, of func(E) value) (any, error) {
+	list := make([]any, len(elements))
+	for i, element := range elements {
+		var err error
+		if list[i], err = m.json(of(element)); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
 // nameOf is the name that OPA gives a member of which the key is no string: its JSON text.
-func nameOf(key value) (string, error) {
-	v, err := ast.JSON(key.(ast.Value))
+func nameOf(key ast.Value) (string, error) {
+	v, err := ast.JSON(key)
 	if err != nil {
 		return "", err
 	}
