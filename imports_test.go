@@ -64,11 +64,12 @@ func covers(listed, name string) bool {
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
-	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/explanation", "internal/author/invariants", "internal/author/ruletest", "internal/author/verify"},
+	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/plan", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "internal/play/workspace", "internal/play/vocabulary", "bench", "cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/plan", "internal/decide/explanation", "internal/author/invariants", "internal/author/ruletest", "internal/author/verify"},
 	"github.com/open-policy-agent/opa/v1/tester":       {"internal/author/ruletest"},
-	"github.com/open-policy-agent/opa/v1/rego":         {"internal/author/ruletest", "bench"},
-	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/rego":         {"internal/decide/plan", "internal/author/ruletest", "bench"}, // its planner
+	"github.com/open-policy-agent/opa/v1/ir":           {"internal/decide/plan"},
+	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher", "internal/play/workspace"},
 	"github.com/santhosh-tekuri/jsonschema/v5":         {"internal/decide/schema", "bench"},
 	"github.com/labstack/echo/v4":                      {"handler", "internal/play", "bench"},
 	"github.com/spf13/cobra":                           {"cmd/usher"},
@@ -83,10 +84,11 @@ var mayUse = map[string][]string{
 	"github.com/lestrrat-go/jwx/v3/jwt":                {"internal/standin/dpssim/entra"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
+	"github.com/fsnotify/fsnotify":                     {"internal/author/folderwatch"},
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"modernc.org/sqlite":                               {"internal/serve/lookupsource/snapshot"},
 	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres", "bench"},
-	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog"},
+	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog", "internal/play/fleet"},
 	"go.opentelemetry.io/otel":                         {"internal/serve/telemetry"}, // its globals; whoever traces asks the span in the context
 	"go.opentelemetry.io/otel/sdk/trace":               {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/sdk/metric":              {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},
@@ -108,7 +110,6 @@ var handlerNeverLinks = []string{
 	module + "internal/standin/collector",
 	module + "internal/play",
 	"github.com/spf13/cobra",
-	"github.com/open-policy-agent/opa/v1/rego",
 	"github.com/open-policy-agent/opa/v1/server",
 	// gRPC is linked by the exporters of OpenTelemetry and never called. With these packages of its own for debugging
 	// it would add 6 MB more; the build tag leaves them out. See docs/adr/0012-otlp-exporters.md.

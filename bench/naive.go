@@ -42,19 +42,32 @@ func newNaive(rules string) (*naive, error) {
 		}
 		n.queries[group], err = rego.New(
 			rego.Query("data.allocation."+packageName),
-			rego.Load([]string{rules}, func(file string, info os.FileInfo, _ int) bool { return strings.HasSuffix(file, "_test.rego") }),
+			rego.Load([]string{rules}, func(file string, info os.FileInfo, _ int) bool {
+				return strings.HasSuffix(file, "_test.rego") || info.Mode().IsRegular() && path.Ext(file) == ".json" && path.Base(file) != "data.json"
+			}),
 			rego.Function1(&rego.Function{Name: "usher.certificate", Decl: types.NewFunction(types.Args(types.S), types.A)}, naiveCertificate),
 			rego.Function1(&rego.Function{Name: "usher.linked", Decl: types.NewFunction(types.Args(types.A), types.NewObject(nil, types.NewDynamicProperty(types.S, types.S)))}, naiveLinked),
 			rego.Function2(&rego.Function{Name: "usher.matching", Decl: types.NewFunction(types.Args(types.S, types.A), types.NewSet(types.S))}, naiveMatching),
 			rego.Function3(&rego.Function{Name: "usher.choose", Decl: types.NewFunction(types.Args(types.S, types.A, types.A), types.S)}, naiveChoose),
-			rego.Function1(&rego.Function{Name: "usher.fraction", Decl: types.NewFunction(types.Args(types.S), types.N)},
-				func(rego.BuiltinContext, *ast.Term) (*ast.Term, error) { return nil, errors.New("not used here") }),
+			rego.Function1(&rego.Function{Name: "usher.hub_name", Decl: types.NewFunction(types.Args(types.S), types.S)}, naiveHubName),
+			rego.Function1(&rego.Function{Name: "usher.fraction", Decl: types.NewFunction(types.Args(types.S), types.N)}, notUsed),
+			rego.Function1(&rego.Function{Name: "lookup.hub", Decl: types.NewFunction(types.Args(types.S), types.A)}, notUsed),
+			rego.Function1(&rego.Function{Name: "lookup.inventory", Decl: types.NewFunction(types.Args(types.S), types.A)}, notUsed),
 		).PrepareForEval(context.Background())
 		if err != nil {
 			return nil, err
 		}
 	}
 	return n, nil
+}
+
+// notUsed is a function of rules that the benchmark loads and does not ask.
+func notUsed(rego.BuiltinContext, *ast.Term) (*ast.Term, error) {
+	return nil, errors.New("not used here")
+}
+
+func naiveHubName(_ rego.BuiltinContext, host *ast.Term) (*ast.Term, error) {
+	return ast.StringTerm(strings.Replace(strings.ToLower(string(host.Value.(ast.String))), ".device.", ".", 1)), nil
 }
 
 func naiveCertificate(_ rego.BuiltinContext, text *ast.Term) (*ast.Term, error) {

@@ -126,7 +126,7 @@ func run(ctx context.Context, getenv func(string) string, environ []string, stdo
 		observers = append(observers, observer)
 	}
 	if err := signals.Watch(telemetry.Watched{Rules: rules.states, Records: records.States, Comparisons: rules.comparisons,
-		Lookups: lookups.states, Hubs: lookups.hubStates}); err != nil {
+		Lookups: lookups.states, Hubs: lookups.hubStates, Evaluations: rules.evaluated}); err != nil {
 		return err
 	}
 	if rules.shadow != nil {

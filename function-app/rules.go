@@ -29,6 +29,8 @@ type liveRules struct {
 	started bool
 	lookups liveLookups
 	log     *slog.Logger
+	// evaluations count what evaluated rules, those on trial included.
+	evaluations decider.Evaluations
 }
 
 // startRules puts the first rules into use. It compiles them and the schema at the same time: each takes about half of
@@ -36,7 +38,8 @@ type liveRules struct {
 func startRules(ctx context.Context, settings settings, getenv func(string) string, log *slog.Logger, record answer.Observer, lookups liveLookups) (*liveRules, error) {
 	r := &liveRules{log: log, lookups: lookups}
 	options := rulesource.Options{
-		Rules:      decider.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet},
+		Rules: decider.RulesOptions{AllowBuiltins: settings.builtins, AllowNet: settings.allowNet,
+			Evaluator: settings.evaluator, Memory: settings.decisionMemory, Evaluations: &r.evaluations},
 		Prepare:    lookups.prepare,
 		CheckAfter: settings.rulesCheck == checkAfter,
 		NoSelfTest: settings.rules.NoTest,
@@ -205,4 +208,10 @@ func (r *liveRules) comparisons() []telemetry.Comparisons {
 		}
 	}
 	return list
+}
+
+// evaluated counts what evaluated the rules.
+func (r *liveRules) evaluated() telemetry.Evaluations {
+	e := &r.evaluations
+	return telemetry.Evaluations{ByPlan: e.ByPlan.Load(), ByTopdown: e.ByTopdown.Load(), Different: e.Different.Load()}
 }

@@ -23,6 +23,8 @@ const (
 	settingRulesBuiltins   = "USHER_RULES_BUILTINS"
 	settingRulesAllowNet   = "USHER_RULES_ALLOW_NET"
 	settingDecisionTimeout = "USHER_DECISION_TIMEOUT"
+	settingDecisionMemory  = "USHER_DECISION_MEMORY"
+	settingEvaluator       = "USHER_EVALUATOR"
 	settingMaxBody         = "USHER_MAX_BODY_BYTES"
 	settingLogLevel        = "USHER_LOG_LEVEL"
 	settingListen          = "USHER_LISTEN"
@@ -74,6 +76,8 @@ type settings struct {
 	builtins        []string
 	allowNet        []string
 	decisionTimeout time.Duration
+	decisionMemory  int64 // in bytes
+	evaluator       decider.Evaluator
 	maxBody         int64
 	logLevel        slog.Level
 	listen          string
@@ -106,6 +110,8 @@ func readSettings(getenv func(string) string, environ []string) (settings, error
 		builtins:        r.List(settingRulesBuiltins),
 		allowNet:        r.List(settingRulesAllowNet),
 		decisionTimeout: r.Duration(settingDecisionTimeout, decider.DefaultTimeout, minDecisionTimeout, maxDecisionTimeout),
+		decisionMemory:  r.Int(settingDecisionMemory, "number of bytes", decider.DefaultMemory, 1<<20, 1<<30),
+		evaluator:       decider.Evaluator(r.OneOf(settingEvaluator, string(decider.ByPlan), string(decider.ByPlan), string(decider.ByTopdown), string(decider.Compare))),
 		maxBody:         r.Int(settingMaxBody, "number of bytes", handler.DefaultMaxBody, 1<<10, 16<<20),
 		keys:            r.List(settingFunctionKeys),
 		drainTimeout:    r.Duration(settingDrainTimeout, 10*time.Second, 0, 5*time.Minute),

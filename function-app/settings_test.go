@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/appender"
 	"github.com/usher-dps/usher/internal/serve/decisionlog/sink"
@@ -35,7 +36,7 @@ func TestSettings(t *testing.T) {
 	t.Parallel()
 	underHost := settings{
 		rules: rulesIn(filepath.Join("/home/site/wwwroot", "rules")), rulesCheck: checkBefore,
-		decisionTimeout: 2 * time.Second, maxBody: 256 << 10, logLevel: slog.LevelInfo,
+		decisionTimeout: 2 * time.Second, decisionMemory: 64 << 20, evaluator: decider.ByPlan, maxBody: 256 << 10, logLevel: slog.LevelInfo,
 		listen: "127.0.0.1:4711", listenSetting: settingHostPort, drainTimeout: 10 * time.Second, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 	}
 	for name, c := range map[string]struct {
@@ -50,18 +51,18 @@ func TestSettings(t *testing.T) {
 			map[string]string{
 				settingListen: ":8080", settingFunctionKeys: "aaaaaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbb", settingRules: "/rules",
 				settingRulesCheck: checkAfter, settingRulesBuiltins: "time.now_ns, http.send", settingRulesAllowNet: "example.com",
-				settingDecisionTimeout: "1500ms", settingMaxBody: "65536", settingLogLevel: "WARN", settingDrainTimeout: "0s",
+				settingDecisionTimeout: "1500ms", settingDecisionMemory: "1048576", settingEvaluator: "topdown", settingMaxBody: "65536", settingLogLevel: "WARN", settingDrainTimeout: "0s",
 			},
 			settings{
 				rules: rulesIn("/rules"), rulesCheck: checkAfter, builtins: []string{"time.now_ns", "http.send"}, allowNet: []string{"example.com"},
-				decisionTimeout: 1500 * time.Millisecond, maxBody: 65536, logLevel: slog.LevelWarn, listen: ":8080",
+				decisionTimeout: 1500 * time.Millisecond, decisionMemory: 1 << 20, evaluator: decider.ByTopdown, maxBody: 65536, logLevel: slog.LevelWarn, listen: ":8080",
 				listenSetting: settingListen, keys: []string{"aaaaaaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbbbbb"}, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 			},
 		},
 		"loopback needs no key": {
 			map[string]string{settingListen: "[::1]:8080"},
 			settings{
-				rules: rulesIn("rules"), rulesCheck: checkBefore, decisionTimeout: 2 * time.Second, maxBody: 256 << 10,
+				rules: rulesIn("rules"), rulesCheck: checkBefore, decisionTimeout: 2 * time.Second, decisionMemory: 64 << 20, evaluator: decider.ByPlan, maxBody: 256 << 10,
 				listen: "[::1]:8080", listenSetting: settingListen, drainTimeout: 10 * time.Second, records: defaultRecords(), lookupsFolder: "/tmp/usher-lookups",
 			},
 		},

@@ -24,6 +24,7 @@ type checkFlags struct {
 	format      string
 	explain     string
 	list        bool
+	verbose     bool
 }
 
 var checkFormats = []string{"text", "json", "sarif", "github", "junit"}
@@ -77,6 +78,7 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
 	addChoice(cmd, &flags.failOn, "fail-on", "", "level that makes the exit code 7: error or warning", string(lint.Error), string(lint.Warning))
 	addOutputFlag(cmd, &flags.format, checkFormats...)
 	f.BoolVar(&flags.list, "list", false, "list the lints")
+	f.BoolVarP(&flags.verbose, "verbose", "v", false, "also list the rules that OPA's own evaluator evaluates, which is slower, and why")
 	f.StringVar(&flags.explain, "explain", "", "explain the lint with this ID")
 	var ids []string
 	for _, l := range lint.Lints() {
@@ -130,6 +132,13 @@ func (flags *checkFlags) runCheck(ctx context.Context, stdout, stderr io.Writer)
 	}
 	if err := flags.write(stdout, found); err != nil {
 		return err
+	}
+	if flags.verbose && flags.format == "text" {
+		for _, rule := range rules.All() {
+			if reason := rule.Unplanned(); reason != nil {
+				fmt.Fprintf(stdout, "%s: topdown evaluates %s: %v\n", rule.Place, rule.Package, reason)
+			}
+		}
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("stopped: %d of %s checked", len(found.Rules), plural(len(rules.All()), "rule"))

@@ -115,10 +115,10 @@ it shows is what devices get.`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"write", "Write rules:", []*cobra.Command{newInitCommand(), newNewCommand(), newCheckCommand(), newFmtCommand(), newEditorCommand()}},
+		{"write", "Write rules:", []*cobra.Command{newInitCommand(), newNewCommand(), newPlayCommand(), newCheckCommand(), newFmtCommand(), newEditorCommand()}},
 		{"prove", "Test rules:", []*cobra.Command{newTestCommand(), newExplainCommand(), newVerifyCommand(), newReplayCommand(), newBenchCommand()}},
 		{"ship", "Deploy rules:", []*cobra.Command{newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand()}},
-		{"run", "Run the webhook:", []*cobra.Command{newPlayCommand(), newHostCommand(), newDPSCommand(), newLookupCommand(), newLogCommand()}},
+		{"run", "Run the webhook:", []*cobra.Command{newHostCommand(), newDPSCommand(), newLookupCommand(), newLogCommand()}},
 		{"about", "About usher:", []*cobra.Command{newVersionCommand()}},
 	} {
 		cmd.AddGroup(&cobra.Group{ID: group.id, Title: group.title})

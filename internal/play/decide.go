@@ -2,6 +2,7 @@ package play
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -125,13 +126,27 @@ func (s *server) explain(ctx context.Context, loaded *workspace.Loaded, q questi
 	}
 	explained := decider.Explanation{Answer: a, CutShort: "the rule exceeded its time limit"}
 	if a.Result != answer.Timeout { // whose explanation would take even longer
-		explained = d.Explain(ctx, request, a.Lookups)
+		explained = s.explanation(ctx, d, request, a)
 	}
 	report := explain.New("the request", request, explained)
 	if whyNot != "" {
 		report.ExplainWhyNot(request, whyNot)
 	}
 	return report, nil, ctx.Err()
+}
+
+// explanation explains an answer, within the time that a rule may take: an explanation looks also at lines that the
+// decision did not need.
+func (s *server) explanation(ctx context.Context, d *decider.Decider, request *dps.AllocationRequest, a answer.Answer) decider.Explanation {
+	limit := cmp.Or(s.Timeout, decider.DefaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	explained := d.Explain(ctx, request, a.Lookups)
+	explained.Answer = a
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		explained.CutShort = "it took longer than " + limit.String()
+	}
+	return explained
 }
 
 // malformed says why a text is not a request.

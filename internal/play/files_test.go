@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -225,7 +226,9 @@ func (c *client) events(ctx context.Context, method, path string, body any) <-ch
 		defer close(found)
 		defer response.Body.Close()
 		var e event
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, 16<<20)
+		for lines.Scan() {
 			name, value, _ := strings.Cut(lines.Text(), ": ")
 			switch name {
 			case "event":
@@ -274,6 +277,37 @@ func TestEvents(t *testing.T) {
 	for path := range c.ended {
 		if path == "/api/events" {
 			return
+		}
+	}
+}
+
+// The page of the docs lists calls that there are.
+func TestDocumentedCalls(t *testing.T) {
+	t.Parallel()
+	c := start(t, map[string]string{"line/line.rego": lineRule}, nil)
+	text, err := os.ReadFile("../../docs/play.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := regexp.MustCompile("(?m)^\\| ([A-Z]+) `(/api/[^`]+)` \\|").FindAllStringSubmatch(string(text), -1)
+	if len(calls) < 14 {
+		t.Fatalf("there are %v", calls)
+	}
+	for _, call := range calls {
+		if strings.HasSuffix(call[2], "/ID") || strings.HasPrefix(call[2], "/api/fleet") { // 404 is right
+			continue
+		}
+		var body any
+		if call[1] != "GET" {
+			body = object{}
+		}
+		response, err := http.DefaultClient.Do(c.request(t.Context(), call[1], call[2], body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode == 404 || response.StatusCode >= 500 {
+			t.Errorf("%s %s: %s", call[1], call[2], response.Status)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/play/fleet"
 	"github.com/usher-dps/usher/internal/play/page"
 	"github.com/usher-dps/usher/internal/play/workspace"
 )
@@ -44,6 +45,10 @@ type Options struct {
 	Enrollments []lint.Enrollment
 	// PayloadSchema is the JSON Schema of what devices send; may be nil.
 	PayloadSchema []byte
+	// Fleet has the registrations of logs; nil if there is none. Live is set if one of these is a stand-in for DPS that
+	// runs.
+	Fleet *fleet.Fleet
+	Live  bool
 	// Timeout is how long a rule may take; 0 means that of the webhook.
 	Timeout time.Duration
 }
@@ -101,6 +106,12 @@ func (s *server) serveAsset(c echo.Context) error {
 	if info, err := fs.Stat(s.page, name); err != nil || info.IsDir() || name == "index.html" {
 		return echo.ErrNotFound
 	}
+	switch path.Ext(name) { // Windows can have other types for these, which browsers refuse
+	case ".js":
+		c.Response().Header().Set(echo.HeaderContentType, "text/javascript; charset=utf-8")
+	case ".css":
+		c.Response().Header().Set(echo.HeaderContentType, "text/css; charset=utf-8")
+	}
 	http.ServeFileFS(c.Response(), c.Request(), s.page, name)
 	return nil
 }
@@ -118,8 +129,12 @@ func fail(status int, err error) error { return &statusError{status, err} }
 
 // refuse answers an error as the page expects it.
 func refuse(err error, c echo.Context) {
-	if c.Response().Committed || c.Request().Context().Err() != nil {
-		return // the page is gone, or has got a part of the answer
+	if c.Response().Committed {
+		return // the page has got a part of the answer
+	}
+	if c.Request().Context().Err() != nil { // the page is gone, or usher play stops
+		_ = c.NoContent(http.StatusServiceUnavailable)
+		return
 	}
 	status, text := http.StatusInternalServerError, err.Error()
 	invalid, isPath := errors.AsType[*workspace.PathError](err)

@@ -47,7 +47,7 @@ func ruleFiles(t testing.TB, files map[string]string) fstest.MapFS {
 // options returns the options of a search of the rules in fsys.
 func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	t.Helper()
-	loading := decider.RulesOptions{Name: "rules", AllowBuiltins: builtins}
+	loading := decider.RulesOptions{Name: "rules", AllowBuiltins: builtins, Evaluator: ruleset.Compare}
 	rules, err := decider.LoadRules(t.Context(), fsys, loading)
 	if err != nil {
 		t.Fatal(err)
@@ -55,11 +55,15 @@ func options(t testing.TB, fsys fs.FS, builtins ...string) verify.Options {
 	return verify.Options{Rules: rules, Files: fsys, Seed: 1, Budget: 300, Timeout: time.Minute} // on a busy machine, too
 }
 
+// run searches. Both evaluators answer each request: what the search tries is what they are most likely to disagree on.
 func run(t testing.TB, o verify.Options) *verify.Report {
 	t.Helper()
 	report, err := verify.Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if count := o.Rules.Set().Evaluations(); count.Different.Load() > 0 {
+		t.Errorf("%d of %d verdicts of the plan differ from those of topdown", count.Different.Load(), count.Compared.Load())
 	}
 	return report
 }

@@ -14,6 +14,22 @@ import (
 	"github.com/usher-dps/usher/schemas"
 )
 
+// Evaluator says what evaluates rules; see package ruleset.
+type Evaluator = ruleset.Evaluator
+
+// The evaluators.
+const (
+	ByPlan    = ruleset.ByPlan
+	ByTopdown = ruleset.ByTopdown
+	Compare   = ruleset.Compare
+)
+
+// DefaultMemory is how much the values that a rule makes for one decision may take, in bytes.
+const DefaultMemory = ruleset.DefaultMemory
+
+// Evaluations count what evaluated rules.
+type Evaluations = ruleset.Evaluations
+
 // RulesOptions say how rules are loaded. The zero value is usable.
 type RulesOptions struct {
 	// Name is put before each file's path in errors and logs, such as "rules".
@@ -27,6 +43,12 @@ type RulesOptions struct {
 	Lazy bool
 	// Strict refuses unused variables and imports.
 	Strict bool
+	// Evaluator evaluates the rules; the default is [ByPlan].
+	Evaluator Evaluator
+	// Memory bounds what the values take that a rule makes for one decision, in bytes; 0 means [DefaultMemory].
+	Memory int64
+	// Evaluations count what evaluates the rules; may be nil.
+	Evaluations *Evaluations
 	// Revision is the name that those who shipped the rules gave to this state of them, such as a tag or a commit; may
 	// be empty.
 	Revision string
@@ -38,7 +60,7 @@ func (o RulesOptions) forRuleset() (ruleset.Options, error) {
 		return ruleset.Options{}, fmt.Errorf("schemas: %w", err)
 	}
 	return ruleset.Options{Name: o.Name, InputSchema: inputSchema, AllowBuiltins: o.AllowBuiltins, AllowNet: o.AllowNet,
-		Lazy: o.Lazy, Strict: o.Strict}, nil
+		Lazy: o.Lazy, Strict: o.Strict, Evaluator: o.Evaluator, Memory: o.Memory, Evaluations: o.Evaluations}, nil
 }
 
 // Rules are loaded rules. They never change and are safe for concurrent use.

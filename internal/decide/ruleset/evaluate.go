@@ -122,6 +122,7 @@ type preparedRule struct {
 	// notable are the definitions that note their numbers; those of the rule's own entry rules are first to end-1.
 	notable    []notable
 	first, end int
+	planned    planned
 }
 
 type entryQuery struct {
@@ -194,8 +195,20 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outsi
 	notes.held = notes.held[:0]
 	evaluation.notes = notes
 	defer context.AfterFunc(ctx, evaluation.cancel.Cancel)()
-	verdict, ok, err := evaluation.together(prepared)
-	if !ok && err == nil {
+	program := r.plan(prepared)
+	var verdict Verdict
+	var decided bool
+	var err error
+	if program != nil && r.set.options.Evaluator != Compare {
+		verdict, decided, err = evaluation.planned(program, prepared)
+	}
+	if decided {
+		r.set.options.Evaluations.ByPlan.Add(1)
+	} else {
+		r.set.options.Evaluations.ByTopdown.Add(1)
+		verdict, decided, err = evaluation.together(prepared)
+	}
+	if !decided && err == nil {
 		verdict, err = evaluation.separately(prepared)
 	}
 	callers := evaluation.callers(prepared.compiler, prepared.queries)
@@ -212,6 +225,9 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outsi
 	}
 	verdict.Lines = notes.lines(prepared, verdict.has)
 	verdict.Lookups = append(evaluation.asking.calls(), lookupsIn(evaluation.lookups)...)
+	if program != nil && err == nil && r.set.options.Evaluator == Compare {
+		evaluation.compare(program, prepared, verdict)
+	}
 	return verdict, err
 }
 
@@ -220,7 +236,10 @@ type evaluation struct {
 	set    *Ruleset
 	ctx    context.Context
 	cancel topdown.Cancel
-	input  *ast.Term
+	// request is the input as it was parsed, and input what OPA sees of it.
+	request       map[string]any
+	replacesInput bool
+	input         *ast.Term // nil until it is needed
 	// cache is shared by the entry rules of one request, which often refer to the same rules.
 	cache         topdown.VirtualCache
 	now           time.Time
@@ -249,7 +268,7 @@ func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInpu
 		set:     rs,
 		ctx:     ctx,
 		cancel:  topdown.NewCancel(),
-		input:   inputOf(input, replacesInput),
+		request: input, replacesInput: replacesInput,
 		cache:   topdown.NewVirtualCache(),
 		now:     time.Now(),
 		lookups: rs.newLookups(outside.Known),
@@ -266,6 +285,9 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 	builtins := e.set.builtins
 	if e.notes != nil {
 		builtins = e.notes.builtins
+	}
+	if e.input == nil {
+		e.input = inputOf(e.request, e.replacesInput)
 	}
 	query := topdown.NewQuery(body).
 		WithCompiler(compiler).

@@ -186,16 +186,36 @@ func TestEvaluateErrors(t *testing.T) {
 // endless runs for hours unless it is stopped.
 const endless = `hub := "h" if count([1 | some i in numbers.range(1, 100000); some j in numbers.range(1, 100000); i * j == -1]) == 0`
 
+// A plan ends a rule that makes too much, and says where.
+func TestEvaluateMemory(t *testing.T) {
+	t.Parallel()
+	files := folder("a.rego", serving("allocation.a", "g", `hub := "h"`+"\npayload := numbers.range(1, 1000000)"))
+	rule := mustLoad(t, files, ruleset.Options{Name: "rules", Memory: 1 << 20}).Serving(forGroup("g"))
+	verdict, err := rule.Evaluate(t.Context(), map[string]any{}, ruleset.Outside{})
+	if !errors.Is(err, ruleset.ErrTooLarge) || err.Error() != "the rule made values of more than 1 MiB at rules/a.rego:7" {
+		t.Errorf("verdict %+v, error %v", verdict, err)
+	}
+	rule = mustLoad(t, files, ruleset.Options{Name: "rules", Memory: 1 << 30}).Serving(forGroup("g"))
+	if verdict, err := rule.Evaluate(t.Context(), map[string]any{}, ruleset.Outside{}); err != nil || verdict.Hub != "h" {
+		t.Errorf("with enough memory: %v", err)
+	}
+}
+
 func TestEvaluateDeadline(t *testing.T) {
 	t.Parallel()
-	rs := mustLoad(t, folder(
+	files := folder(
 		"a.rego", serving("allocation.a", "g", endless),
 		"b.rego", serving("allocation.b", "one_call", `hub := "h" if count(numbers.range(1, 1000000000)) == 0`),
 		"c.rego", serving("allocation.c", "twin", "hub := \"h\"\ninitial_twin := {\"x\": 1} if "+strings.TrimPrefix(endless, `hub := "h" if `)),
-	), ruleset.Options{Name: "rules"})
-	for _, group := range []string{"g", "one_call", "twin"} {
-		t.Run(group, func(t *testing.T) {
+	)
+	for _, test := range []struct {
+		evaluator ruleset.Evaluator
+		group     string
+	}{{ruleset.ByPlan, "g"}, {ruleset.ByPlan, "twin"}, {ruleset.ByTopdown, "g"}, {ruleset.ByTopdown, "twin"}, {ruleset.ByTopdown, "one_call"}} {
+		group := test.group
+		t.Run(string(test.evaluator)+" "+group, func(t *testing.T) {
 			t.Parallel()
+			rs := mustLoad(t, files, ruleset.Options{Name: "rules", Evaluator: test.evaluator, Memory: 1 << 40})
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()

@@ -40,6 +40,12 @@ type Options struct {
 	Lazy bool
 	// Strict refuses unused variables and imports, as `opa check --strict` does.
 	Strict bool
+	// Evaluator evaluates the rules; the default is [ByPlan].
+	Evaluator Evaluator
+	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory].
+	Memory int64
+	// Evaluations count what evaluates the rules; may be nil.
+	Evaluations *Evaluations
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -68,6 +74,9 @@ type Ruleset struct {
 // Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
 // data.yaml, laid out as in an OPA bundle. Each data file is checked by the data.schema.json next to it, if any. It returns a *LoadError that lists every problem found.
 func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
+	if options.Evaluations == nil {
+		options.Evaluations = &Evaluations{}
+	}
 	rs := &Ruleset{options: options}
 	files, err := readFiles(fsys)
 	if err != nil {

@@ -64,6 +64,9 @@ type Hub struct {
 	Full    bool
 }
 
+// Evaluations count what evaluated rules since the start, and on how many evaluations a plan and topdown disagreed.
+type Evaluations struct{ ByPlan, ByTopdown, Different int64 }
+
 // Watched returns the state of other parts whenever metrics are collected. Each function may be nil. They must be quick
 // and safe for concurrent use.
 type Watched struct {
@@ -72,6 +75,7 @@ type Watched struct {
 	Comparisons func() []Comparisons
 	Lookups     func() []Lookup
 	Hubs        func() []Hub
+	Evaluations func() Evaluations
 }
 
 // Bounds of what metrics distinguish. A series costs memory here and money in the backend, and the names come from

@@ -55,6 +55,8 @@ const (
 	metricLookupFailing     = "usher.lookup.failing"
 	metricHubDevices        = "usher.hub.devices"
 	metricHubFull           = "usher.hub.full"
+	metricEvaluations       = "usher.evaluations"
+	metricDifferent         = "usher.evaluations.different"
 )
 
 // Attributes of metrics and spans. Those about DPS begin with dps, those about the program with usher.
@@ -80,6 +82,7 @@ const (
 	attributeLookup         = "usher.lookup"
 	attributeLookupOutcome  = "usher.lookup.outcome"
 	attributeHub            = "usher.hub"
+	attributeEvaluator      = "usher.evaluator"
 )
 
 // Metrics lists all of Usher's own metrics, in the order of the documents.
@@ -113,6 +116,8 @@ func Metrics() []Metric {
 		{metricLookupFailing, Gauge, "", "1 while the source of a look-up fails, else 0", lookup},
 		{metricHubDevices, Gauge, "{device}", "devices of a hub, as last counted", hub},
 		{metricHubFull, Gauge, "", "1 while a hub counts as full, else 0", hub},
+		{metricEvaluations, Counter, "{evaluation}", "evaluations of rules, by what evaluated them: plan or topdown", []string{attributeEvaluator}},
+		{metricDifferent, Counter, "{evaluation}", "evaluations on which a plan and topdown disagreed, while both evaluate", []string{attributeEvaluator}},
 	}
 }
 

@@ -58,6 +58,12 @@ func (i *instruments) watch(watched Watched) error {
 		if watched.Hubs != nil {
 			observeHubs(watched.Hubs(), observe)
 		}
+		if watched.Evaluations != nil {
+			counted := watched.Evaluations()
+			observe(metricEvaluations, float64(counted.ByPlan), attribute.String(attributeEvaluator, "plan"))
+			observe(metricEvaluations, float64(counted.ByTopdown), attribute.String(attributeEvaluator, "topdown"))
+			observe(metricDifferent, float64(counted.Different), attribute.String(attributeEvaluator, "plan"))
+		}
 		return nil
 	}, all...)
 	return err

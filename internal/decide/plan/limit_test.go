@@ -1,0 +1,105 @@
+package plan_test
+
+import (
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+
+	"github.com/usher-dps/usher/internal/decide/plan"
+)
+
+// Rules that make much of little end with the line, and before they have made it.
+func TestLimits(t *testing.T) {
+	for name, body := range map[string]string{
+		"texts that are joined": `
+	a := concat("", [input.s, input.s, input.s, input.s, input.s, input.s, input.s, input.s])
+	b := concat("", [a, a, a, a, a, a, a, a])
+	c := concat("", [b, b, b, b, b, b, b, b])
+	d := concat("", [c, c, c, c, c, c, c, c])
+	e := concat("", [d, d, d, d, d, d, d, d])
+	f := concat("", [e, e, e, e, e, e, e, e])
+	x := concat("", [f, f, f, f, f, f, f, f])`,
+		"a range":               `x := numbers.range(1, 1000000000)`,
+		"a range in steps":      `x := numbers.range_step(1, 1000000000, 2)`,
+		"a range backwards":     `x := numbers.range(0, -1000000000)`,
+		"a comprehension":       `x := [[i, j] | some i in numbers.range(1, 100000); some j in numbers.range(1, 100000)]`,
+		"a set":                 `x := {sprintf("%d-%d", [i, j]) | some i in numbers.range(1, 10000); some j in numbers.range(1, 10000)}`,
+		"an object":             `x := {sprintf("%d-%d", [i, j]): 1 | some i in numbers.range(1, 10000); some j in numbers.range(1, 10000)}`,
+		"a width":               `x := sprintf("%999999999d", [1])`,
+		"a precision":           `x := sprintf("%.999999999f", [1.5])`,
+		"a replacement":         "a := concat(\"\", [\"x\" | some i in numbers.range(1, 20000)])\n\tx := replace(a, \"x\", a)",
+		"replacements":          "a := concat(\"\", [\"x\" | some i in numbers.range(1, 20000)])\n\tx := strings.replace_n({\"x\": a}, a)",
+		"a pattern":             "a := concat(\"\", [\"x\" | some i in numbers.range(1, 20000)])\n\tx := regex.replace(a, \"x\", a)",
+		"a text that is split":  "a := sprintf(\"%9000000d\", [1])\n\tx := split(a, \"\")",
+		"addresses":             `x := net.cidr_expand("10.0.0.0/8")`,
+		"addresses of IPv6":     `x := net.cidr_expand("fe80::/64")`,
+		"arrays of each other":  doubling("a%d := [a%d, a%d, a%d, a%d, a%d, a%d, a%d, a%d]", 12, "x := json.marshal(a12)"),
+		"YAML":                  doubling("a%d := [a%d, a%d, a%d, a%d, a%d, a%d, a%d, a%d]", 12, "x := yaml.marshal(a12)"),
+		"the answer":            doubling("a%d := [a%d, a%d, a%d, a%d, a%d, a%d, a%d, a%d]", 12, "x := a12"),
+		"the answer of objects": doubling(`a%d := {"a": a%d, "b": a%d, "c": a%d, "d": a%d, "e": a%d, "f": a%d, "g": a%d, "h": a%d}`, 12, "x := a12"),
+		"the arguments":         doubling("a%d := [a%d, a%d, a%d, a%d, a%d, a%d, a%d, a%d]", 12, `x := sprintf("%v", [a12])`),
+		"arrays":                doubling("a%d := array.concat(array.concat(array.concat(a%d, a%d), array.concat(a%d, a%d)), array.concat(array.concat(a%d, a%d), array.concat(a%d, a%d)))", 12, "x := a12"),
+		"paths":                 doubling("a%d := [a%d, a%d, a%d, a%d, a%d, a%d, a%d, a%d]", 12, "x := [path | walk(a12, [path, _])]"),
+		"a number":              doubling("a%d := a%d * a%d * a%d * a%d * a%d * a%d * a%d * a%d", 9, "x := a9"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := "[input.s]"
+			if name == "a number" {
+				first = "99999999999999999999"
+			}
+			module, err := ast.ParseModuleWithOpts("bomb.rego", "package r\n\np := x if {\n\ta0 := "+first+"\n\t"+body+"\n}\n", ast.ParserOptions{RegoVersion: ast.RegoV1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			compiler := ast.NewCompiler()
+			if compiler.Compile(map[string]*ast.Module{"bomb.rego": module}); compiler.Failed() {
+				t.Fatal(compiler.Errors)
+			}
+			program, err := plan.Compile(t.Context(), compiler, ast.MustParseBody("x = data.r.p"), plan.Options{Data: ast.NewObject()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err = program.Run(plan.Evaluation{Input: map[string]any{"s": strings.Repeat("s", 1000)}, MaxBytes: 16 << 20, Context: topdown.BuiltinContext{
+				Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel()}})
+			runtime.ReadMemStats(&after)
+			exceeded, ok := errors.AsType[*plan.LimitError](err)
+			if !ok || exceeded.What != plan.Bytes || exceeded.Error() != "the rule made values of more than 16 MiB" {
+				t.Fatalf("got %v", err)
+			}
+			if !strings.HasPrefix(exceeded.Place, "bomb.rego:") && !strings.HasPrefix(name, "the answer") {
+				t.Errorf("at %q", exceeded.Place)
+			}
+			if made := after.TotalAlloc - before.TotalAlloc; made > 200<<20 {
+				t.Errorf("made %d MiB", made>>20)
+			}
+		})
+	}
+}
+
+// doubling repeats a line that makes one value of several of the value before.
+func doubling(line string, times int, end string) string {
+	var text strings.Builder
+	for n := range times {
+		words := strings.Split(line, "a%d")
+		for i, word := range words {
+			text.WriteString(word)
+			if i < len(words)-1 {
+				number := n
+				if i == 0 {
+					number = n + 1
+				}
+				text.WriteString("a" + string(rune('0'+number/10)) + string(rune('0'+number%10)))
+			}
+		}
+		text.WriteString("\n\t")
+	}
+	return strings.NewReplacer("a00", "a0", "a01", "a1", "a02", "a2", "a03", "a3", "a04", "a4", "a05", "a5", "a06", "a6", "a07", "a7", "a08", "a8", "a09", "a9").Replace(text.String()) + end
+}

@@ -1,0 +1,470 @@
+package plan
+
+import (
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// A value in a register is one of
+//
+//   - nil: undefined,
+//   - a part of the request as it was parsed: string, json.Number, bool, map[string]any or []any, of which nil is null
+//     only inside,
+//   - *array and *object, which the plan makes,
+//   - an [ast.Value]: data, sets, what built-in functions return, and null.
+//
+// So what a rule only looks at or passes on never becomes a term of OPA.
+type value = any
+
+var null value = ast.Null{}
+
+// array is an array that the plan made.
+type array struct {
+	elements []value
+	term     ast.Value // the same for OPA, once it was needed
+}
+
+// object is an object that the plan made, all keys of which are strings. Others are an [ast.Object].
+type object struct {
+	members []member
+	index   map[string]int // of members by name, if there are many
+	term    ast.Value
+}
+
+type member struct {
+	name  string
+	value value
+}
+
+// many is the number of members from which an index is faster than comparing names.
+const many = 12
+
+func (o *object) find(name string) int {
+	if o.index != nil {
+		if i, ok := o.index[name]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range o.members {
+		if o.members[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (o *object) get(name string) value {
+	if i := o.find(name); i >= 0 {
+		return o.members[i].value
+	}
+	return nil
+}
+
+func (o *object) set(name string, v value) {
+	o.term = nil
+	if i := o.find(name); i >= 0 {
+		o.members[i].value = v
+		return
+	}
+	if o.members = append(o.members, member{name, v}); o.index != nil {
+		o.index[name] = len(o.members) - 1
+	} else if len(o.members) == many {
+		o.index = make(map[string]int, 2*many)
+		for i, m := range o.members {
+			o.index[m.name] = i
+		}
+	}
+}
+
+// inOrder returns the members by name.
+func (o *object) inOrder() []member {
+	byName := func(a, b member) int { return strings.Compare(a.name, b.name) }
+	if slices.IsSortedFunc(o.members, byName) {
+		return o.members
+	}
+	return slices.SortedFunc(slices.Values(o.members), byName)
+}
+
+// text returns a string.
+func text(v value) (string, bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case ast.String:
+		return string(v), true
+	}
+	return "", false
+}
+
+// number returns a number as it is written.
+func number(v value) (ast.Number, bool) {
+	switch v := v.(type) {
+	case json.Number:
+		return ast.Number(v), true
+	case ast.Number:
+		return v, true
+	}
+	return "", false
+}
+
+func boolean(v value) (value, ok bool) {
+	switch v := v.(type) {
+	case bool:
+		return v, true
+	case ast.Boolean:
+		return bool(v), true
+	}
+	return false, false
+}
+
+// inside is a value out of the request, where null is nil.
+func inside(v any) value {
+	if v == nil {
+		return null
+	}
+	return v
+}
+
+// terms turns values into those of OPA. It keeps the terms of parts of the request for one evaluation, since rules pass
+// the same ones to several functions.
+type terms struct {
+	request map[uintptr]ast.Value
+}
+
+func (t *terms) term(v value) *ast.Term { return &ast.Term{Value: t.value(v)} }
+
+// value returns a value for OPA.
+func (t *terms) value(v value) ast.Value {
+	switch v := v.(type) {
+	case ast.Value:
+		return v
+	case string:
+		return ast.String(v)
+	case json.Number:
+		return ast.Number(v)
+	case bool:
+		return ast.Boolean(v)
+	case nil:
+		return ast.Null{}
+	case map[string]any:
+		return t.kept(reflect.ValueOf(v).Pointer(), len(v), func() ast.Value {
+			pairs := make([][2]*ast.Term, 0, len(v))
+			for name, member := range v {
+				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(name)}, t.term(member)})
+			}
+			return ast.NewObject(pairs...)
+		})
+	case []any:
+		return t.kept(reflect.ValueOf(v).Pointer(), len(v), func() ast.Value { return t.array(v) })
+	case *array:
+		if v.term == nil {
+			v.term = t.array(v.elements)
+		}
+		return v.term
+	case *object:
+		if v.term == nil {
+			pairs := make([][2]*ast.Term, 0, len(v.members))
+			for _, m := range v.members {
+				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(m.name)}, t.term(m.value)})
+			}
+			v.term = ast.NewObject(pairs...)
+		}
+		return v.term
+	}
+	panic("plan: no value") // not reached: the list above is that of value
+}
+
+func (t *terms) array(elements []value) ast.Value {
+	list := make([]*ast.Term, len(elements))
+	for i, element := range elements {
+		list[i] = t.term(element)
+	}
+	return ast.NewArray(list...)
+}
+
+func (t *terms) kept(at uintptr, size int, made func() ast.Value) ast.Value {
+	if size == 0 {
+		return made() // empty ones have no place of their own
+	}
+	if known, ok := t.request[at]; ok {
+		return known
+	}
+	v := made()
+	if t.request == nil {
+		t.request = map[uintptr]ast.Value{}
+	}
+	t.request[at] = v
+	return v
+}
+
+// equal compares two values that are defined.
+func (t *terms) equal(a, b value) bool {
+	if x, ok := text(a); ok {
+		y, ok := text(b)
+		return ok && x == y
+	}
+	if x, ok := boolean(a); ok {
+		y, ok := boolean(b)
+		return ok && x == y
+	}
+	if x, ok := number(a); ok {
+		y, ok := number(b)
+		return ok && (x == y || x.Compare(y) == 0)
+	}
+	switch x := a.(type) {
+	case ast.Null:
+		_, ok := b.(ast.Null)
+		return ok
+	case ast.Set:
+		y, ok := b.(ast.Set)
+		return ok && x.Compare(y) == 0
+	}
+	if isArray(a) != isArray(b) || isObject(a) != isObject(b) || length(a) != length(b) {
+		return false
+	}
+	return t.value(a).Compare(t.value(b)) == 0
+}
+
+func isArray(v value) bool {
+	switch v.(type) {
+	case []any, *array, *ast.Array:
+		return true
+	}
+	return false
+}
+
+func isObject(v value) bool {
+	switch v.(type) {
+	case map[string]any, *object, ast.Object:
+		return true
+	}
+	return false
+}
+
+func isSet(v value) bool {
+	_, ok := v.(ast.Set)
+	return ok
+}
+
+// length is the number of elements of a collection and of characters of a string; -1 if a value has no length.
+func length(v value) int {
+	switch v := v.(type) {
+	case []any:
+		return len(v)
+	case map[string]any:
+		return len(v)
+	case *array:
+		return len(v.elements)
+	case *object:
+		return len(v.members)
+	case *ast.Array:
+		return v.Len()
+	case ast.Object:
+		return v.Len()
+	case ast.Set:
+		return v.Len()
+	case string:
+		return len([]rune(v))
+	case ast.String:
+		return len([]rune(string(v)))
+	}
+	return -1
+}
+
+// member returns what a collection has at a key; nil if it has nothing there.
+func (t *terms) member(of, key value) value {
+	switch of := of.(type) {
+	case map[string]any:
+		if name, ok := text(key); ok {
+			if found, ok := of[name]; ok {
+				return inside(found)
+			}
+		}
+	case *object:
+		if name, ok := text(key); ok {
+			return of.get(name)
+		}
+	case []any:
+		if i := index(key, len(of)); i >= 0 {
+			return inside(of[i])
+		}
+	case *array:
+		if i := index(key, len(of.elements)); i >= 0 {
+			return of.elements[i]
+		}
+	case ast.Object:
+		return valueOf(of.Get(t.term(key)))
+	case *ast.Array:
+		if i := index(key, of.Len()); i >= 0 {
+			return of.Elem(i).Value
+		}
+	case ast.Set:
+		if of.Contains(t.term(key)) {
+			return key
+		}
+	}
+	return nil
+}
+
+func valueOf(term *ast.Term) value {
+	if term == nil {
+		return nil
+	}
+	return term.Value
+}
+
+// index is the index in an array that a key stands for; -1 if it is none.
+func index(key value, size int) int {
+	n, ok := number(key)
+	if !ok {
+		return -1
+	}
+	i, err := strconv.Atoi(string(n))
+	if err != nil {
+		var isInt bool
+		if i, isInt = n.Int(); !isInt { // such as 1.0
+			return -1
+		}
+	}
+	if i < 0 || i >= size {
+		return -1
+	}
+	return i
+}
+
+// each yields the keys and values of a collection in OPA's order, until visit returns false.
+func (t *terms) each(of value, visit func(key, value value) bool) {
+	switch of := of.(type) {
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(of)) {
+			if !visit(name, inside(of[name])) {
+				return
+			}
+		}
+	case *object:
+		for _, m := range of.inOrder() {
+			if !visit(m.name, m.value) {
+				return
+			}
+		}
+	case []any:
+		for i, element := range of {
+			if !visit(integer(i), inside(element)) {
+				return
+			}
+		}
+	case *array:
+		for i, element := range of.elements {
+			if !visit(integer(i), element) {
+				return
+			}
+		}
+	case *ast.Array:
+		for i := range of.Len() {
+			if !visit(integer(i), of.Elem(i).Value) {
+				return
+			}
+		}
+	case ast.Object:
+		of.Until(func(key, element *ast.Term) bool { return !visit(key.Value, element.Value) })
+	case ast.Set:
+		of.Until(func(element *ast.Term) bool { return !visit(element.Value, element.Value) })
+	}
+}
+
+func integer(i int) value { return ast.InternedTerm(i).Value }
+
+// json returns a value in the types of encoding/json, with json.Number, and shares nothing with the request. A set is a
+// sorted list.
+func (m *machine) json(v value) (any, error) {
+	if m.made(termBytes, &noPlace) != next { // a value can contain another one many times
+		return nil, m.err
+	}
+	switch v := v.(type) {
+	case ast.Null:
+		return nil, nil
+	case ast.String:
+		return string(v), nil
+	case ast.Boolean:
+		return bool(v), nil
+	case ast.Number:
+		return json.Number(v), nil
+	case []any:
+		return listOf(m, v, func(element any) value { return inside(element) })
+	case *array:
+		return listOf(m, v.elements, func(element value) value { return element })
+	case map[string]any:
+		members := make(map[string]any, len(v))
+		for name, member := range v {
+			var err error
+			if members[name], err = m.json(inside(member)); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
+	case *object:
+		members := make(map[string]any, len(v.members))
+		for i := range v.members {
+			var err error
+			if members[v.members[i].name], err = m.json(v.members[i].value); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
+	case *ast.Array, ast.Set:
+		list := make([]any, 0, length(v))
+		var err error
+		m.each(v, func(_, element value) bool {
+			var one any
+			one, err = m.json(element)
+			list = append(list, one)
+			return err == nil
+		})
+		return list, err
+	case ast.Object:
+		members := make(map[string]any, v.Len())
+		err := v.Iter(func(key, member *ast.Term) error {
+			name, ok := key.Value.(ast.String)
+			if !ok {
+				text, err := nameOf(key.Value)
+				if err != nil {
+					return err
+				}
+				name = ast.String(text)
+			}
+			one, err := m.json(member.Value)
+			members[string(name)] = one
+			return err
+		})
+		return members, err
+	}
+	return v, nil // string, json.Number, bool
+}
+
+func listOf[E any](m *machine, elements []E, of func(E) value) (any, error) {
+	list := make([]any, len(elements))
+	for i, element := range elements {
+		var err error
+		if list[i], err = m.json(of(element)); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// nameOf is the name that OPA gives a member of which the key is no string: its JSON text.
+func nameOf(key ast.Value) (string, error) {
+	v, err := ast.JSON(key)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(v)
+	return string(text), err
+}

@@ -1,0 +1,139 @@
+package ruleset
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/builtins"
+
+	"github.com/usher-dps/usher/internal/decide/plan"
+)
+
+// Evaluator says what evaluates rules.
+type Evaluator string
+
+// The evaluators. All give the same verdicts.
+const (
+	// ByPlan runs OPA's plan of the rules (package plan), and asks topdown, OPA's own evaluator, where that is unclear.
+	ByPlan Evaluator = "plan"
+	// ByTopdown asks topdown alone.
+	ByTopdown Evaluator = "topdown"
+	// Compare answers by topdown, and counts what a plan would have answered otherwise: see [Evaluations].
+	Compare Evaluator = "compare"
+)
+
+// DefaultMemory is how much the values that a rule makes for one decision may take, in bytes.
+const DefaultMemory = 64 << 20
+
+// ErrTooLarge is the cause of an [EvalError]: the rule made values that take more than [Options.Memory].
+var ErrTooLarge = errors.New("the values of the rule are too large")
+
+// planned is the plan of a rule, made when it is first needed.
+type planned struct {
+	once    sync.Once
+	program *plan.Program
+	without error // why there is no program
+}
+
+// plan returns the rule's plan; nil if topdown evaluates the rule.
+func (r *Rule) plan(prepared *preparedRule) *plan.Program {
+	if r.set.options.Evaluator == ByTopdown {
+		return nil
+	}
+	p := &prepared.planned
+	p.once.Do(func() {
+		if len(r.set.options.AllowBuiltins) > 0 {
+			p.without = errors.New("the setting USHER_RULES_BUILTINS allows built-in functions that depend on more than the request")
+			return
+		}
+		// An entry rule that is undefined must not end the others, so each is in a list, which may be empty.
+		var query ast.Body
+		for _, q := range prepared.queries {
+			query.Append(ast.Equality.Expr(ast.VarTerm(q.entry), ast.ArrayComprehensionTerm(ast.VarTerm(string(answerVar)), q.body)))
+		}
+		p.program, p.without = plan.Compile(context.Background(), prepared.compiler, query, plan.Options{
+			Functions: r.set.builtins, Noted: notedBuiltin, Data: r.set.data,
+		})
+	})
+	return p.program
+}
+
+// Unplanned is why topdown evaluates the rule; nil if a plan does. The rule must compile.
+func (r *Rule) Unplanned() error {
+	prepared := r.prepare()
+	if r.set.options.Evaluator == ByTopdown {
+		return errors.New("the evaluator is topdown")
+	}
+	if prepared.err != nil || r.plan(prepared) != nil {
+		return nil
+	}
+	return prepared.planned.without
+}
+
+// planned evaluates all entry rules by the rule's plan. Unless ok is set, topdown decides.
+func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (verdict Verdict, ok bool, err error) {
+	result, err := program.Run(plan.Evaluation{
+		Input: e.request,
+		Context: topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups,
+			Time: ast.NumberTerm(json.Number(strconv.FormatInt(e.now.UnixNano(), 10)))},
+		MaxBytes: e.set.memory(),
+	})
+	if exceeded, is := errors.AsType[*plan.LimitError](err); is {
+		return verdict, true, &EvalError{Place: exceeded.Place, Problem: exceeded.Error(), Cause: ErrTooLarge}
+	}
+	if err != nil {
+		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
+			return verdict, true, interrupted(cause)
+		}
+		return verdict, false, nil
+	}
+	e.notes.held = append(e.notes.held[:0], result.Held...)
+	for _, query := range prepared.queries {
+		list, _ := result.Bindings[0][query.entry].([]any)
+		if len(list) > 0 && verdict.set(query.entry, list[0]) {
+			break
+		}
+	}
+	return verdict, true, nil
+}
+
+func (rs *Ruleset) memory() int64 {
+	if rs.options.Memory == 0 {
+		return DefaultMemory
+	}
+	return rs.options.Memory
+}
+
+// Evaluations count what evaluated rules. They are safe for concurrent use, and several rulesets can share them.
+type Evaluations struct {
+	// ByPlan are verdicts of a plan, ByTopdown those of topdown.
+	ByPlan, ByTopdown atomic.Int64
+	// Compared are those to which both came by the evaluator [Compare], Different those on which they disagreed.
+	Compared, Different atomic.Int64
+}
+
+// Evaluations returns the counts of this ruleset, which are those of [Options.Evaluations].
+func (rs *Ruleset) Evaluations() *Evaluations { return rs.options.Evaluations }
+
+// compare notes whether a plan gives the verdict that topdown gave.
+func (e *evaluation) compare(program *plan.Program, prepared *preparedRule, verdict Verdict) {
+	again := *e
+	again.notes = &notes{}
+	got, ok, err := again.planned(program, prepared)
+	if err != nil || !ok {
+		return // topdown decides then
+	}
+	got.Lines, got.Lookups = again.notes.lines(prepared, got.has), verdict.Lookups
+	count := e.set.options.Evaluations
+	if count.Compared.Add(1); !reflect.DeepEqual(got, verdict) {
+		count.Different.Add(1)
+	}
+}
