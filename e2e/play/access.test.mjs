@@ -49,7 +49,7 @@ test('axe finds nothing serious, at both widths, in light and dark', async (t) =
 })
 
 test('the keyboard is enough', async (t) => {
-  const { page, server } = await play(t, { files: { 'line/line.rego': rule('hub := dps.first_linked') } })
+  const { page, server } = await play(t, { files: { 'line/line.rego': rule('hub := input.linkedHubs[0]') } })
   const focused = () => page.evaluate(() => document.activeElement.closest('.pane')?.id)
   for (const [key, id] of [['Alt+1', 'pane-files'], ['Alt+2', 'pane-editor'], ['Alt+3', 'pane-request'], ['Alt+4', 'pane-answer'], ['Alt+5', 'pane-prove'], ['Alt+2', 'pane-editor']]) {
     await page.keyboard.press(key)

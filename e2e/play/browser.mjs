@@ -67,8 +67,8 @@ export async function open(t, context, { address }) {
   const errors = []
   page.on('pageerror', (err) => errors.push(err.stack))
   page.on('console', (message) => {
-    // Answers that the page shows, and the end of usher play.
-    const refused = /Failed to load resource: (?:the server responded with a status of 4(?:04|09|22)|net::ERR_)/
+    // Answers that the page shows, calls that it gave up, and the end of usher play.
+    const refused = /Failed to load resource: (?:the server responded with a status of (?:404|409|422|503)|net::ERR_)/
     if (message.type() === 'error' && !refused.test(message.text())) errors.push(message.text())
   })
   t.after(() => assert.deepEqual(errors, []))

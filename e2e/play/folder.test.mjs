@@ -2,16 +2,16 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { browse, chooseRequest, editor, has, open, openFile, pane, picture, play, rule, serve, type } from './browser.mjs'
 
-const files = { 'line/line.rego': rule('hub := dps.first_linked') }
+const files = { 'line/line.rego': rule('hub := input.linkedHubs[0]') }
 
 test('what another program changes is shown, and an edit is never written over it', async (t) => {
   const { page, server } = await play(t, { files })
   await openFile(page, 'line/line.rego')
-  const theirs = rule('hub := dps.first_linked\n\npayload := {"by": "another program"}')
+  const theirs = rule('hub := input.linkedHubs[0]\n\npayload := {"by": "another program"}')
   server.write('line/line.rego', theirs)
   await has(editor(page), 'another program') // taken over: there was no edit
-  await type(page, rule('hub := dps.first_linked\n\npayload := {"by": "me"}'))
-  server.write('line/line.rego', rule('hub := dps.first_linked\n\npayload := {"by": "somebody else"}'))
+  await type(page, rule('hub := input.linkedHubs[0]\n\npayload := {"by": "me"}'))
+  server.write('line/line.rego', rule('hub := input.linkedHubs[0]\n\npayload := {"by": "somebody else"}'))
   await has(page.locator('.banner'), 'Another program changed this file')
   await page.locator('.cm-deletedChunk').first().waitFor()
   await picture(page, 'merge')
@@ -26,7 +26,7 @@ test('what another program changes is shown, and an edit is never written over i
 
 test('a file that appears is listed and decides', async (t) => {
   const { page, server } = await play(t, { files })
-  server.write('press/press.rego', rule('hub := dps.first_linked', { group: 'press-*', name: 'press' }))
+  server.write('press/press.rego', rule('hub := input.linkedHubs[0]', { group: 'press-*', name: 'press' }))
   await page.locator('.file[title^="press/press.rego"]').waitFor()
   await page.getByLabel('Choose a request').locator('option', { hasText: 'a new device of press-*' }).waitFor({ state: 'attached' })
 })

@@ -137,9 +137,9 @@ function Expected ({ decided }) {
   const { expected } = request.value
   if (!expected) return null
   const same = (name) => JSON.stringify(expected[name] ?? null) === JSON.stringify(decided[name] ?? null)
-  const differ = ['outcome', 'fault', 'hub', 'initialTwin', 'payload', 'reasons'].filter((name) => !same(name))
+  const differ = ['outcome', 'fault', 'hub', 'initialTwin', 'payload', 'reasons'].filter((name) => expected[name] !== undefined && !same(name))
   if (differ.length === 0) return null
-  return <p class='card' role='status'><Pill kind='warn'>not as kept</Pill> The exchange has {differ.map((name, i) => <span key={name}>{i > 0 && ', '}{name} {shown(name, expected[name])}</span>)}.</p>
+  return <p class='card' role='status'><Pill kind='warn'>not as before</Pill> The {expected.by ?? 'exchange'} has {differ.map((name, i) => <span key={name}>{i > 0 && ', '}{name} {shown(name, expected[name])}</span>)}.</p>
 }
 
 function Keep ({ onClose }) {
@@ -183,7 +183,7 @@ function Decision ({ decision }) {
       </div>
       <p class='effect'>{effect.message[0].toUpperCase() + effect.message.slice(1)}{wait > 0 && `, and is asked to wait ${wait} s`}.</p>
       {reasons.length > 1 && <ul class='reasons'>{reasons.map((reason, i) => <li key={i}>{reason}</li>)}</ul>}
-      {!decided.outcome && decided.detail && decided.detail !== effect.message && <p class='text-bad'>{decided.detail}</p>}
+      {reasons.length > 0 && decided.detail && <p class='text-bad'>{decided.detail}</p>}
       {decided.cause && <p class='muted'>{decided.cause}</p>}
       {explain.overrides?.map(({ name, text }) => <p key={name} class='override'><Pill kind='warn'>constraint</Pill> {text}</p>)}
       <Expected decided={decided} />

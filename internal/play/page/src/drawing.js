@@ -3,12 +3,12 @@ const elements = new Set(['svg', 'g', 'path', 'rect', 'circle', 'line', 'polylin
 const attributes = new Set([
   'class', 'd', 'x', 'y', 'x1', 'x2', 'y1', 'y2', 'dx', 'dy', 'cx', 'cy', 'r', 'rx', 'ry', 'width', 'height', 'points', 'viewBox', 'transform', 'fill', 'fill-opacity',
   'stroke', 'stroke-width', 'stroke-opacity', 'opacity', 'text-anchor', 'dominant-baseline', 'font-size', 'font-weight', 'offset', 'stop-color', 'preserveAspectRatio',
-  'role', 'aria-label', 'aria-hidden'
+  'role', 'id', 'aria-label', 'aria-labelledby', 'aria-hidden'
 ])
 const namespace = 'http://www.w3.org/2000/svg'
 
 function adopt (from) {
-  if (from.namespaceURI !== namespace || !elements.has(from.localName)) return null
+  if (!elements.has(from.localName)) return null
   const to = document.createElementNS(namespace, from.localName)
   for (const { name, value } of from.attributes) {
     if (attributes.has(name) && !/url\s*\(/i.test(value)) to.setAttribute(name, value)

@@ -95,7 +95,7 @@ export function FileEditor ({ path, textOf, problems, lines, coverage, compareWi
     const extensions = [
       lineNumbers(), lineMarks, highlightActiveLineGutter(), usual, languageOf(path),
       merging.current.of([]),
-      EditorView.contentAttributes.of({ 'aria-label': path, spellcheck: 'false' }),
+      EditorView.contentAttributes.of({ 'aria-label': path, spellcheck: 'false', tabindex: '0' }),
       EditorView.updateListener.of((update) => {
         if (update.docChanged && !update.transactions.some((transaction) => transaction.annotation(ours))) change.current(update.state.doc.toString())
       })
@@ -149,7 +149,7 @@ export function JSONEditor ({ label, textOf, problems, onChange }) {
         doc: textOf(),
         extensions: [
           usual, json(), indentUnit.of('  '), EditorView.lineWrapping,
-          EditorView.contentAttributes.of({ 'aria-label': label, spellcheck: 'false' }),
+          EditorView.contentAttributes.of({ 'aria-label': label, spellcheck: 'false', tabindex: '0' }),
           EditorView.updateListener.of((update) => {
             if (update.docChanged && !update.transactions.some((transaction) => transaction.annotation(ours))) change.current(update.state.doc.toString())
           })

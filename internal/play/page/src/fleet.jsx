@@ -4,7 +4,7 @@ import { useEffect, useRef } from 'preact/hooks'
 import { aborted, get, stream } from './api.js'
 import { drawingOf } from './drawing.js'
 import { Pane, Pill, Scroll, count, shortHub, tone } from './parts.jsx'
-import { edited, edits, narrow, onFleet, openPlace, report, showRequest, workspace } from './state.js'
+import { edited, edits, notify, onFleet, openPlace, report, showRequest, workspace } from './state.js'
 
 const fleet = signal(null)
 const replay = signal(null) // {running, done, total, report, flow, matrix, who}
@@ -28,11 +28,11 @@ const load = async () => {
   }
 }
 
-async function replayEdits () {
+async function replayEdits (baseline) {
   replaying = new AbortController()
   replay.value = { running: true, done: 0 }
   try {
-    await stream('/api/fleet/replay', { edits: edits.value }, replaying.signal, (event, data) => {
+    await stream('/api/fleet/replay', { edits: edits.value, baseline }, replaying.signal, (event, data) => {
       if (event === 'progress') replay.value = { ...replay.value, ...data }
       if (event === 'report') replay.value = { ...replay.value, ...data, running: false }
       if (event === 'problem') replay.value = { ...replay.value, problem: data, running: false }
@@ -44,7 +44,10 @@ async function replayEdits () {
   }
 }
 
-const show = (id) => get(`/api/fleet/requests/${encodeURIComponent(id)}`).then(({ name, text, rows }) => showRequest({ name, text, rows })).catch(report)
+const show = (id) => get(`/api/fleet/requests/${encodeURIComponent(id)}`).then(({ name, text, rows, then, masked }) => {
+  showRequest({ name, text, rows, expected: then && { ...then, by: 'log' } })
+  if (masked?.length) notify(`The log lacks ${masked.join(', ')} of this request.`)
+}).catch(report)
 
 const outcomeOf = (state) => state?.result === 'assigned' ? shortHub(state.hub) : state?.result || 'unknown'
 
@@ -99,9 +102,9 @@ function Devices () {
             {rows.map((row) => (
               <tr key={row.id}>
                 <td><button class='place' title='Show its request' onClick={() => show(row.id)}>{row.registrationId}</button></td>
-                <td>{row.result && <Pill kind={tone(row.result)}>{row.result}</Pill>}</td>
+                <td>{row.result ? <Pill kind={tone(row.result)}>{row.result}</Pill> : <span class='muted'>not known</span>}</td>
                 <td title={row.hub}>{shortHub(row.hub)}{row.before && row.before !== row.hub && <small class='muted'> was {shortHub(row.before)}</small>}</td>
-                <td>{row.enrollment}</td><td>{row.rule?.replace(/^allocation\./, '')}</td><td class='muted'>{row.place}</td>
+                <td>{row.enrollment}</td><td>{row.rule?.replace(/^allocation\./, '')}</td><td class='muted' title={row.place}>{row.place?.replace(/^.*[/\\]/, '')}</td>
               </tr>))}
           </tbody>
         </table>
@@ -110,43 +113,33 @@ function Devices () {
   )
 }
 
-const kindNames = { stayed: 'stay', moved: 'move', first: 'first registrations', accepted: 'newly accepted', rejected: 'newly rejected', refused: 'newly refused', diverted: 'diverted', held: 'newly held', faulted: 'newly failing' }
-
-function duration (seconds) {
-  if (seconds < 120) return `${count(seconds)} s`
-  if (seconds < 7200) return `${count(Math.ceil(seconds / 60))} min`
-  return `${count(Math.ceil(seconds / 3600))} h`
+const kindNames = {
+  stayed: 'stay', moved: 'move', diverted: 'stay, but a new one would not', twinChanged: 'another twin', payloadChanged: 'another payload',
+  twinAndPayloadChanged: 'another twin and payload', newlyAccepted: 'newly accepted', newlyRejected: 'newly rejected', newlyHeld: 'newly held',
+  newlyFaulted: 'newly failing', stillRejected: 'still rejected', stillHeld: 'still held', stillFaulted: 'still failing', firstAssigned: 'first: assigned',
+  firstRejected: 'first: rejected', firstHeld: 'first: held', firstFaulted: 'first: failing'
 }
+const kindTones = { moved: 'move', diverted: 'move', newlyAccepted: 'good', newlyRejected: 'bad', newlyHeld: 'hold', newlyFaulted: 'bad' }
 
-function Matrix ({ flows }) {
-  const name = (state) => outcomeOf(state)
-  const from = [...new Set(flows.map(({ before }) => name(before)))].sort()
-  const to = [...new Set(flows.map(({ after }) => name(after)))].sort()
-  const sums = new Map()
-  for (const { before, after, count: n } of flows) sums.set(`${name(before)}\n${name(after)}`, (sums.get(`${name(before)}\n${name(after)}`) ?? 0) + n)
-  return (
-    <table class='table matrix'>
-      <caption>From the row to the column</caption>
-      <thead><tr><td />{to.map((one) => <th key={one} scope='col'>{one}</th>)}</tr></thead>
-      <tbody>
-        {from.map((row) => <tr key={row}><th scope='row'>{row}</th>{to.map((column) => {
-          const n = sums.get(`${row}\n${column}`)
-          return <td key={column} class={`number ${n && row !== column ? 'moves' : ''}`}>{n ? count(n) : <span class='muted'>·</span>}</td>
-        })}</tr>)}
-      </tbody>
-    </table>
-  )
-}
+const Matrix = ({ matrix }) => (
+  <table class='table matrix'>
+    <caption>From the row to the column</caption>
+    <thead><tr><td />{matrix.columns.map((name, i) => <th key={i} scope='col'>{name}</th>)}</tr></thead>
+    <tbody>
+      {matrix.rows.map(({ name, cells }, i) => <tr key={i}><th scope='row'>{name}</th>{cells.map(({ count: n, class: kind, title }, j) => (
+        <td key={j} class={`number cell-${n ? kind : 'none'}`} title={title}>{n ? count(n) : <span class='muted'>·</span>}</td>))}</tr>)}
+    </tbody>
+  </table>
+)
 
 function Replayed ({ run }) {
   const found = run.report
-  const changed = found.counted - (found.counts.stayed ?? 0)
   return (
     <>
       <p class='tiles'>
-        {Object.entries(found.counts).filter(([, n]) => n > 0).map(([kind, n]) => <span key={kind} class='tile'><b>{count(n)}</b> {kindNames[kind] ?? kind}</span>)}
-        {changed > 0 && <span class='tile' title={`DPS registers ${count(found.reprovision.perMinute)} devices a minute`}><b>{duration(found.reprovision.seconds)}</b> at least, for {count(found.reprovision.registrations)} registrations</span>}
+        {Object.entries(found.counts).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]).map(([kind, n]) => <span key={kind} class={`tile tile-${kindTones[kind] ?? 'plain'}`}><b>{count(n)}</b> {kindNames[kind] ?? kind}</span>)}
       </p>
+      {run.time && <p>{run.time[0].toUpperCase() + run.time.slice(1)}</p>}
       {run.flow && <Drawing svg={run.flow} label='Flow of devices between hubs' />}
       <div class='pair'>
         <div><h4>Hubs</h4>
@@ -155,7 +148,7 @@ function Replayed ({ run }) {
             <tbody>{found.hubs.map((hub) => <tr key={hub.name}><td>{shortHub(hub.name)}</td><td class='number'>{count(hub.before)}</td><td class='number'>{count(hub.arrive)}</td><td class='number'>{count(hub.leave)}</td><td class='number'>{count(hub.after)}</td></tr>)}</tbody>
           </table>
         </div>
-        <div><h4>Matrix</h4><div class='sideways' tabIndex={0} role='region' aria-label='Matrix'><Matrix flows={found.flows} /></div></div>
+        <div><h4>Matrix</h4><div class='sideways' tabIndex={0} role='region' aria-label='Matrix'><Matrix matrix={run.matrix} /></div></div>
         {found.twins?.length > 0 && (
           <div><h4>Twins</h4>
             <table class='table'>
@@ -164,35 +157,42 @@ function Replayed ({ run }) {
             </table>
           </div>)}
       </div>
-      <h4>Who</h4>
-      <table class='table'>
+      <h4>Who moves</h4>
+      {run.who.length === 0 && <p class='muted'>No one: the rules change nothing for the devices of the log.</p>}
+      {run.who.length > 0 && <div class='sideways' tabIndex={0} role='region' aria-label='Who moves'><table class='table'>
         <thead><tr><th scope='col'>registration ID</th><th scope='col'>what</th><th scope='col'>before</th><th scope='col'>after</th><th scope='col'>line</th></tr></thead>
         <tbody>
-          {(run.who ?? found.examples).map((one, i) => (
+          {run.who.map((one, i) => (
             <tr key={i}>
               <td>{one.id ? <button class='place' onClick={() => show(one.id)}>{one.registrationId}</button> : one.registrationId}</td>
               <td>{kindNames[one.kind] ?? one.kind}</td><td>{outcomeOf(one.before)}</td><td>{outcomeOf(one.after)}</td>
               <td>{one.lines?.slice(0, 2).map(({ place }, j) => <button key={j} class='place' onClick={() => openPlace(place)}>{place}</button>)}</td>
             </tr>))}
         </tbody>
-      </table>
+      </table></div>}
     </>
   )
 }
 
 function Replay () {
   const run = replay.value
+  const chosen = useSignal('')
+  const baseline = chosen.value || (fleet.value.recorded > 0 ? 'log' : 'saved')
   return (
     <section class='block' aria-label='Replay'>
       <div class='row wrap'>
         <h3>Replay</h3>
-        <span class='muted'>{edited.value.length > 0 ? `the edited rules (${edited.value.length} ${edited.value.length === 1 ? 'file' : 'files'}) against the log` : 'the rules as saved against the log'}</span>
+        <span class='muted'>{edited.value.length > 0 ? `the edited rules (${edited.value.length} ${edited.value.length === 1 ? 'file' : 'files'}) for each device of the log` : 'the saved rules for each device of the log'}</span>
         <span class='spacer' />
-        {run?.running ? <button onClick={() => replaying.abort()}>Stop</button> : <button class='primary' onClick={replayEdits}>Who moves?</button>}
+        <select aria-label='Compare with' value={baseline} onChange={(event) => { chosen.value = event.target.value }}>
+          <option value='log' disabled={fleet.value.recorded === 0}>compared with what the log says</option>
+          <option value='saved'>compared with the saved rules</option>
+        </select>
+        {run?.running ? <button onClick={() => replaying.abort()}>Stop</button> : <button class='primary' onClick={() => replayEdits(baseline)}>Who moves?</button>}
       </div>
       {run?.running && <progress aria-label='Progress' value={run.total ? run.done : undefined} max={run.total || 1} />}
       <p role='status' class={run?.running || run?.stopped ? 'muted' : 'visually-hidden'}>{run?.running ? `${count(run.done)} registrations…` : run?.stopped ? 'Stopped.' : run?.report ? 'The replay is done.' : ''}</p>
-      {run?.problem && <p class='text-bad'>{run.problem.message ?? run.problem.error ?? JSON.stringify(run.problem)}</p>}
+      {run?.problem && <p class='text-bad'>{run.problem.error}</p>}
       {run?.report && <Replayed run={run} />}
     </section>
   )
@@ -217,7 +217,7 @@ export function Fleet () {
   }
   const found = fleet.value
   return (
-    <Pane id='fleet' title='Fleet' actions={found && <span class='muted'>{found.logs?.map((log) => log.name ?? log).join(', ')}{workspace.value?.dps && ' · live'}</span>}>
+    <Pane id='fleet' title='Fleet' actions={found && <span class='muted'>{found.logs.map(({ name }) => name.replace(/^.*[/\\]/, '')).join(', ')}{workspace.value?.dps && ' · live'}</span>}>
       <Scroll label='Fleet' class='fleet'>
         {!found && <p class='empty'>The log is read…</p>}
         {found && (
@@ -225,12 +225,12 @@ export function Fleet () {
             <p class='tiles'>
               <span class='tile'><b>{count(found.registrations)}</b> registrations</span>
               <span class='tile'><b>{count(found.devices)}</b> devices</span>
-              {found.hubs?.slice(0, narrow.value ? 3 : 6).map(({ name, count: n }) => <span key={name} class='tile'><b>{count(n)}</b> {shortHub(name) || 'no hub'}</span>)}
+              {found.outcomes.map(({ name, count: n }) => <span key={name} class={`tile tile-${tone(name)}`}><b>{count(n)}</b> {name}</span>)}
             </p>
-            {found.problems?.length > 0 && <details class='banner warn'><summary>{count(found.problems.length)} lines could not be read</summary><ul>{found.problems.slice(0, 20).map((problem, i) => <li key={i}>{typeof problem === 'string' ? problem : `${problem.place}: ${problem.problem}`}</li>)}</ul></details>}
-            {found.flow && <Drawing svg={found.flow} label='Devices by enrollment and hub' />}
+            {found.problems > 0 && <details class='banner warn'><summary>{count(found.problems)} {found.problems === 1 ? 'line' : 'lines'} could not be used</summary><ul>{found.firstProblems.map(({ place, problem }, i) => <li key={i}><code>{place}</code> {problem}</li>)}</ul></details>}
+            {(found.reading || found.undecided > 0) && <p class='muted' role='status'>{found.reading ? 'The log is being read…' : `${count(found.undecided)} registrations are still to be decided…`}</p>}
+            <div class='overview'>{found.flow && <Drawing svg={found.flow} label='Devices by enrollment and hub' />}<Devices /></div>
             <Replay />
-            <Devices />
           </>)}
       </Scroll>
     </Pane>

@@ -23,13 +23,19 @@ effect(() => {
   localStorage.setItem('usher-play-theme', theme.value)
 })
 
-// go shows a pane and moves the focus into it.
+const targets = ['.cm-content', '[aria-current=true]', '.scroll', 'select:not(:disabled)', 'button:not(:disabled)']
+
+// focusIn moves the focus into a pane once it is drawn.
+function focusIn (name, frames = 30) {
+  const shown = document.getElementById(`pane-${name}`)
+  const target = targets.map((selector) => shown?.querySelector(selector)).find(Boolean)
+  if (target) target.focus()
+  else if (frames > 0) requestAnimationFrame(() => focusIn(name, frames - 1))
+}
+
 function go (name) {
   pane.value = name
-  requestAnimationFrame(() => {
-    const target = document.querySelector(`#pane-${name} :is(.cm-content, [aria-current=true], .scroll, select, button)`)
-    target?.focus()
-  })
+  requestAnimationFrame(() => focusIn(name))
 }
 
 function step (back) {

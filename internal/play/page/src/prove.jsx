@@ -20,11 +20,12 @@ export async function runTests () {
       if (event === 'case') {
         cases.push(data)
         const passed = cases.filter(({ outcome }) => outcome === 'passed').length
-        tests.value = { running: true, cases: [...cases], passed, failed: cases.length - passed }
+        const skipped = cases.filter(({ outcome }) => outcome === 'skipped').length
+        tests.value = { running: true, cases: [...cases], passed, failed: cases.length - passed - skipped }
       }
       if (event === 'coverage') coverage.value = data
       if (event === 'problem') tests.value = { ...tests.value, problem: data }
-      if (event === 'done') tests.value = { ...tests.value, ...data, cases, running: false }
+      if (event === 'done') tests.value = { ...tests.value, running: false }
     })
     if (testing === own && tests.value.running) tests.value = { ...tests.value, running: false }
   } catch (err) {
@@ -39,7 +40,7 @@ async function verify (options) {
   try {
     await stream('/api/verify', { edits: edits.value, ...options }, searching.signal, (event, data) => {
       if (event === 'progress') search.value = { ...search.value, ...data }
-      if (event === 'report') search.value = { ...search.value, report: data.report ?? data, running: false }
+      if (event === 'report') search.value = { ...search.value, report: data, running: false }
       if (event === 'problem') search.value = { ...search.value, problem: data, running: false }
     })
     search.value = { ...search.value, running: false }
@@ -49,9 +50,7 @@ async function verify (options) {
   }
 }
 
-const messageOf = (problem) => typeof problem === 'string' ? problem
-  : problem.problems ? problem.problems.map(({ file, line, message }) => `${file}:${line} ${message}`).join('\n')
-    : [problem.file && `${problem.file}:${problem.line}`, problem.message ?? problem.error].filter(Boolean).join(' ')
+const messageOf = ({ problems, error }) => problems.length ? problems.map(({ file, line, message }) => `${file}:${line} ${message}`).join('\n') : error
 
 function percent (files) {
   let covered = 0
@@ -63,10 +62,27 @@ function percent (files) {
   return all ? Math.floor(100 * covered / all) : 100
 }
 
+const marks = { passed: 'gave', skipped: 'unreached', failed: 'not_held', errored: 'erred' }
+const signs = { passed: '●', skipped: '·', failed: '✕', errored: '!' }
+
+const Cases = ({ list }) => (
+  <ul class='cases'>
+    {list.map(({ name, file, line, outcome, message, printed, failedAt }, i) => (
+      <li key={i}>
+        <span class={`mark mark-${marks[outcome]}`} aria-hidden='true'>{signs[outcome]}</span>
+        <span class='visually-hidden'>{outcome}: </span>
+        {file ? <button class='place' title={name} onClick={() => openFile(file, line).catch(report)}>{name.replace(/^data\.(?:allocation\.)?/, '')}</button> : name}
+        {failedAt && <> <Place place={`${failedAt.file}:${failedAt.line}`} /></>}
+        {message && <pre>{message}</pre>}
+        {printed && <pre class='printed'>{printed}</pre>}
+      </li>
+    ))}
+  </ul>
+)
+
 function Tests () {
   const run = tests.value
   const files = Object.entries(coverage.value)
-  const order = { failed: 0, errored: 0, passed: 1 }
   return (
     <section class='block' aria-label='Tests'>
       <div class='row'>
@@ -78,18 +94,10 @@ function Tests () {
         {!run && <span class='muted'>The tests of the edited rules, with the lines that they cover in the margin of the editor.</span>}
         {run && <>{run.failed > 0 ? <Pill kind='bad'>{count(run.failed)} failed</Pill> : !run.running && !run.problem && <Pill kind='good'>all passed</Pill>} {count(run.passed)} of {count(run.passed + run.failed)} passed{run.running && '…'}{run.stopped && ', stopped'}</>}
       </p>
-      {run?.problem && <p class='text-bad'>{messageOf(run.problem)}</p>}
-      {run && (
-        <ul class='cases'>
-          {[...run.cases].sort((a, b) => order[a.outcome] - order[b.outcome]).filter(({ outcome }, i) => outcome !== 'passed' || i < 200).map(({ name, file, line, outcome, message }, i) => (
-            <li key={i}>
-              <span class={`mark mark-${outcome === 'passed' ? 'gave' : 'not_held'}`} aria-hidden='true'>{outcome === 'passed' ? '●' : '✕'}</span>
-              <span class='visually-hidden'>{outcome}: </span>
-              {file ? <button class='place' onClick={() => openFile(file, line).catch(report)}>{name}</button> : name}
-              {message && <pre>{message}</pre>}
-            </li>
-          ))}
-        </ul>)}
+      {run?.problem && <p class='text-bad lines'>{messageOf(run.problem)}</p>}
+      {run && <Cases list={run.cases.filter(({ outcome }) => ['failed', 'errored'].includes(outcome))} />}
+      {run && run.passed > 0 && <details><summary>{count(run.passed)} passed</summary><Cases list={run.cases.filter(({ outcome }) => outcome === 'passed').slice(0, 500)} /></details>}
+      {run && run.cases.some(({ outcome }) => outcome === 'skipped') && <details><summary>skipped</summary><Cases list={run.cases.filter(({ outcome }) => outcome === 'skipped')} /></details>}
       {files.length > 0 && (
         <details class='entry'>
           <summary><b>Coverage</b> {percent(files.map(([, file]) => file))} % of the lines</summary>
@@ -122,8 +130,8 @@ function RuleReport ({ rule }) {
   const { space } = rule
   return (
     <section class='card' aria-label={rule.title || rule.rule}>
-      <p class='row'><b>{rule.title || rule.rule}</b> <Place place={rule.place} /><span class='spacer' />{rule.broken.length === 0 ? <Pill kind='good'>no counterexample</Pill> : <Pill kind='bad'>{rule.broken.length} broken</Pill>}</p>
-      <p class='muted'>{count(space.asked)} requests{space.exhaustive ? ', all that there are' : ''}: {rule.outcomes.map(({ name, count: n }) => `${count(n)} ${name}`).join(', ')}. {space.branches && `${count(space.branches.reached)} of ${count(space.branches.outcomes)} ways through the rule were taken.`}</p>
+      <p class='row'><b>{rule.title || rule.rule}</b><span class='spacer' />{rule.broken.length === 0 ? <Pill kind='good'>no counterexample</Pill> : <Pill kind='bad'>{rule.broken.length} broken</Pill>}</p>
+      <p class='muted'><Place place={rule.place} /> {count(space.asked)} requests{space.exhaustive ? ', all that there are' : ''}: {rule.outcomes.map(({ name, count: n }) => `${count(n)} ${name}`).join(', ')}. {space.branches && `${count(space.branches.reached)} of ${count(space.branches.outcomes)} ways through the rule were taken.`}</p>
       {rule.broken.length > 0 && <ul class='findings'>{rule.broken.map((finding, i) => <Finding key={i} finding={finding} />)}</ul>}
       {space.branches?.missed?.map(({ place, text, never }, i) => <p key={i}><Pill kind='warn'>{never === 'impossible' ? 'impossible' : 'not reached'}</Pill> <code>{text}</code> <Place place={place} /> <span class='muted'>{never}</span></p>)}
       {rule.stuck?.map(({ reason, place, request }, i) => (
@@ -166,7 +174,7 @@ function Verify () {
       {!run && <p class='muted'>Searches for a request that breaks a promise of the rules: a hub that is not linked, a device that moves each time, an invariant of yours.</p>}
       {run?.running && <progress aria-label='Progress' value={run.total ? run.done : undefined} max={run.total || 1} />}
       {run && <p role='status' class='muted'>{run.running ? `${count(run.done)} requests tried…` : run.stopped ? 'Stopped.' : run.report && (run.report.rules.every(({ broken }) => broken.length === 0) ? 'No counterexample.' : 'There are counterexamples.')}</p>}
-      {run?.problem && <p class='text-bad'>{messageOf(run.problem)}</p>}
+      {run?.problem && <p class='text-bad lines'>{messageOf(run.problem)}</p>}
       {run?.report && [...run.report.rules].sort((a, b) => b.broken.length - a.broken.length).map((one) => <RuleReport key={one.rule} rule={one} />)}
     </section>
   )

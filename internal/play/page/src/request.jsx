@@ -180,19 +180,28 @@ function JSONField ({ label, value, onChange, empty }) {
 function Payload ({ document }) {
   const schema = choices.value.payloadSchema
   const payload = document.deviceRuntimeContext?.payload
-  const set = (value) => change((next) => {
+  const update = (make) => change((next) => {
     next.deviceRuntimeContext = { ...next.deviceRuntimeContext }
+    const value = make(next.deviceRuntimeContext.payload)
     if (value === undefined) delete next.deviceRuntimeContext.payload
     else next.deviceRuntimeContext.payload = value
   })
-  if (!schema) return <JSONField label='Payload of the device' value={payload} onChange={set} empty='{"model": "press-2"}' />
+  if (!schema) return <JSONField label='Payload of the device' value={payload} onChange={(value) => update(() => value)} empty='{"model": "press-2"}' />
   return (
     <fieldset>
       <legend>Payload of the device</legend>
-      <SchemaForm schema={schema} value={payload} onChange={set} />
+      <SchemaForm schema={schema} value={payload} onChange={update} />
     </fieldset>
   )
 }
+
+// sample is a row to start from: its members have the types that the schema asks for.
+const sample = ({ schema }) => Object.fromEntries((schema?.required ?? []).map((name) => {
+  const { type, minimum } = schema.properties?.[name] ?? {}
+  return [name, { integer: minimum ?? 0, number: minimum ?? 0, boolean: false, array: [], object: {} }[type] ?? '']
+}))
+
+const seen = new Map() // the rows of the fixture, by look-up and key
 
 // Rows are what look-ups find. Those that the rule asked for are listed from the answer.
 function Rows () {
@@ -223,9 +232,10 @@ function Rows () {
         const set = rows.value.find((other) => other.lookup === one.lookup && other.key === one.key)
         const state = !set ? 'fixture' : set.fails ? 'fails' : set.row ? 'present' : 'absent'
         const choose = (next) => put(one, {
-          fixture: null, absent: { row: null }, fails: { row: null, fails: true }, present: { row: one.found?.row ?? set?.row ?? {} }
+          fixture: null, absent: { row: null }, fails: { row: null, fails: true }, present: { row: seen.get(name) ?? sample(tables.find(({ name: table }) => table === one.lookup) ?? {}) }
         }[next])
         const name = `${one.lookup} ${one.key}`
+        if (state === 'fixture' && one.found?.row) seen.set(name, one.found.row)
         return (
           <div class='lookup' key={name}>
             <div class='row'>

@@ -1,5 +1,5 @@
-// A form from a JSON Schema: objects, strings, numbers, booleans, enumerations and lists of them. What it does not know
-// is a field for JSON.
+// A form from a JSON Schema: objects, strings, numbers, booleans and enumerations. What it does not know is a field for
+// JSON. onChange gets a function of the value, which can have changed since the form was drawn.
 import { useState } from 'preact/hooks'
 
 const follow = (schema, root) => {
@@ -7,7 +7,7 @@ const follow = (schema, root) => {
   return schema.$ref.slice(2).split('/').reduce((at, name) => at?.[name.replaceAll('~1', '/').replaceAll('~0', '~')], root) ?? {}
 }
 
-// without removes a member; an object without members is none.
+// withMember sets or removes a member; an object without members is none.
 function withMember (value, name, member) {
   const next = { ...value }
   if (member === undefined) delete next[name]
@@ -36,11 +36,11 @@ export function SchemaForm ({ schema: given, root = given, value, onChange, name
   const label = schema.title || name || 'value'
   const hint = schema.description
   if (schema.properties && depth < 6) {
-    const object = value && typeof value === 'object' && !Array.isArray(value) ? value : {}
+    const objectOf = (value) => value && typeof value === 'object' && !Array.isArray(value) ? value : {}
     const members = Object.entries(schema.properties).map(([member, below]) => (
       <SchemaForm
         key={member} schema={below} root={root} name={member} depth={depth + 1} required={schema.required?.includes(member)}
-        value={object[member]} onChange={(next) => onChange(withMember(object, member, next))}
+        value={objectOf(value)[member]} onChange={(update) => onChange((old) => withMember(objectOf(old), member, update(objectOf(old)[member])))}
       />))
     return depth === 0 ? <div class='columns'>{members}</div> : <fieldset><legend>{label}</legend>{members}</fieldset>
   }
@@ -50,7 +50,7 @@ export function SchemaForm ({ schema: given, root = given, value, onChange, name
     const index = offered.findIndex((one) => JSON.stringify(one) === JSON.stringify(value))
     return (
       <label class='field'>{caption}
-        <select value={index} onChange={(event) => onChange(offered[Number(event.target.value)])}>
+        <select value={index} onChange={(event) => onChange(() => offered[Number(event.target.value)])}>
           <option value={-1}>not sent</option>
           {offered.map((one, i) => <option key={i} value={i}>{typeof one === 'string' ? one : JSON.stringify(one)}</option>)}
         </select>
@@ -62,7 +62,7 @@ export function SchemaForm ({ schema: given, root = given, value, onChange, name
       <label class='field'>{caption}
         <input
           type='number' step={schema.type === 'integer' ? 1 : 'any'} min={schema.minimum} max={schema.maximum} value={value ?? ''}
-          onInput={(event) => onChange(event.target.value === '' ? undefined : Number(event.target.value))}
+          onInput={(event) => onChange(() => event.target.value === '' ? undefined : Number(event.target.value))}
         />
       </label>
     )
@@ -70,9 +70,9 @@ export function SchemaForm ({ schema: given, root = given, value, onChange, name
   if (schema.type === 'string') {
     return (
       <label class='field'>{caption}
-        <input value={value ?? ''} maxLength={schema.maxLength} placeholder={schema.examples?.[0]} onInput={(event) => onChange(event.target.value === '' ? undefined : event.target.value)} />
+        <input value={value ?? ''} maxLength={schema.maxLength} placeholder={schema.examples?.[0]} onInput={(event) => onChange(() => event.target.value === '' ? undefined : event.target.value)} />
       </label>
     )
   }
-  return <label class='field'>{caption}<Raw value={value} onChange={onChange} label={label} /></label>
+  return <label class='field'>{caption}<Raw value={value} onChange={(next) => onChange(() => next)} label={label} /></label>
 }
