@@ -37,12 +37,13 @@ test: ## run all tests, with the race detector where cgo is there
 	USHER_E2E= $(GO) test -timeout 30m $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race) ./...
 
 .PHONY: e2e
-e2e: build-local ## run unmodified Azure SDKs against usher dps and usher host, and the handler with Azurite (needs Node 20 and npm)
+e2e: build-local ## run unmodified Azure SDKs against usher dps and usher host, the handler with Azurite, and usher play in a browser (needs Node 20 and npm)
 	@if command -v node >/dev/null; then node e2e/run.mjs; else echo "e2e: skipped, node is not installed"; [ "$(USHER_E2E)" != required ]; fi
+	@if command -v node >/dev/null; then node e2e/play/run.mjs; fi
 	USHER_E2E=$(or $(USHER_E2E),on) USHER_E2E_PROGRAMS=$(CURDIR)/bin $(GO) test -count=1 -v ./e2e
 
 .PHONY: check
-check: ## formatting, vet, linter, rules, editor files, import table, go.mod
+check: ## formatting, vet, linter, rules, editor files, import table, page of usher play, go.mod
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
@@ -52,6 +53,7 @@ check: ## formatting, vet, linter, rules, editor files, import table, go.mod
 	$(GO) run ./cmd/usher test --mutate-threshold 90 --exchanges rules/lib rules
 	$(GO) run ./cmd/usher editor --check
 	$(GO) test -run '^TestImports' .
+	@if command -v node >/dev/null; then node internal/play/page/check.mjs; else echo "page: skipped, node is not installed"; [ "$(USHER_E2E)" != required ]; fi
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 
@@ -62,6 +64,10 @@ vulnerabilities: ## look for known vulnerabilities in what is linked (needs the 
 .PHONY: editor
 editor: ## write .usher, by which editors check rules
 	$(GO) run ./cmd/usher editor
+
+.PHONY: page
+page: ## build the page of usher play from its sources (needs Node 20 and npm)
+	cd internal/play/page && npm ci --no-progress --loglevel=error && node build.mjs
 
 .PHONY: fmt
 fmt: ## format Go and Rego

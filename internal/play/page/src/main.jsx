@@ -83,6 +83,7 @@ addEventListener('keydown', (event) => {
 const Keys = () => (
   <Modal title='Keys' onClose={() => { dialog.value = '' }}>
     <table class='keys'><tbody>{keys.map(([key, what]) => <tr key={key}><th scope='row'><kbd>{key}</kbd></th><td>{what}</td></tr>)}</tbody></table>
+    <p class='muted'>usher {workspace.value?.version}. <a href='/licences.txt' target='_blank'>Licences of what the page is made of</a></p>
   </Modal>
 )
 
