@@ -94,7 +94,14 @@ export async function openFile(page, path) {
   await has(page.locator('#pane-editor .path'), path)
 }
 
-export const chooseRequest = (page, label) => page.getByLabel('Choose a request').selectOption({ label })
+// chooseRequest chooses one, and waits until the page shows it.
+export async function chooseRequest(page, label) {
+  const [response] = await Promise.all([page.waitForResponse(/\/api\/requests\/./), page.getByLabel('Choose a request').selectOption({ label })])
+  await response.finished()
+  const { name } = await response.json()
+  await page.waitForFunction((name) => JSON.parse(Object.entries(sessionStorage).find(([key]) => key.startsWith('usher-play:'))?.[1] ?? '{}').request?.name === name, name)
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))))
+}
 
 export const editor = (page) => page.locator('#pane-editor .cm-content')
 

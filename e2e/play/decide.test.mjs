@@ -141,7 +141,7 @@ test('saving formats and writes; a new file is written when it is saved', async 
   await type(page, rule('hub   :=   input.linkedHubs[0]\n\npayload := {  "a":1}'))
   await page.keyboard.press('ControlOrMeta+s')
   await has(page.locator('.notice'), 'line/line.rego is saved')
-  assert.match(server.read('line/line.rego'), /^hub := input.linkedHubs[0]$/m)
+  assert.match(server.read('line/line.rego'), /^hub := input\.linkedHubs\[0\]$/m)
   assert.match(server.read('line/line.rego'), /^payload := \{"a": 1\}$/m)
   await page.getByRole('button', { name: 'New', exact: true }).click()
   await page.getByLabel('Path below the folder of rules').fill('press/press.rego')

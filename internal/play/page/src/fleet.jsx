@@ -140,8 +140,9 @@ function Replayed ({ run }) {
         {Object.entries(found.counts).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]).map(([kind, n]) => <span key={kind} class={`tile tile-${kindTones[kind] ?? 'plain'}`}><b>{count(n)}</b> {kindNames[kind] ?? kind}</span>)}
       </p>
       {run.time && <p>{run.time[0].toUpperCase() + run.time.slice(1)}</p>}
+      <div class='overview'>
       {run.flow && <Drawing svg={run.flow} label='Flow of devices between hubs' />}
-      <div class='pair'>
+      <div class='stack'>
         <div><h4>Hubs</h4>
           <table class='table'>
             <thead><tr><th scope='col'>hub</th><th scope='col' class='number'>before</th><th scope='col' class='number'>arrive</th><th scope='col' class='number'>leave</th><th scope='col' class='number'>after</th></tr></thead>
@@ -156,6 +157,7 @@ function Replayed ({ run }) {
               <tbody>{found.twins.map((twin, i) => <tr key={i}><td>{twin.reprovision}</td><td>{twin.twin}</td><td class='number'>{count(twin.count)}</td></tr>)}</tbody>
             </table>
           </div>)}
+      </div>
       </div>
       <h4>Who moves</h4>
       {run.who.length === 0 && <p class='muted'>No one: the rules change nothing for the devices of the log.</p>}

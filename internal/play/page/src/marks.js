@@ -42,19 +42,20 @@ class Why extends WidgetType {
   }
 }
 
+const parts = { yes: 'covered by tests', part: 'covered by tests in part', no: 'no test reaches this line' }
+
 class CoverageMarker extends GutterMarker {
-  constructor (covered) {
+  constructor (part) {
     super()
-    this.covered = covered
+    this.part = part
   }
 
-  eq (other) { return this.covered === other.covered }
+  eq (other) { return this.part === other.part }
 
   toDOM () {
     const bar = document.createElement('span')
-    bar.className = this.covered ? 'cover cover-yes' : 'cover cover-no'
-    bar.title = this.covered ? 'covered by tests' : 'no test reaches this line'
-    bar.textContent = this.covered ? ' ' : '–'
+    bar.className = `cover cover-${this.part}`
+    bar.title = parts[this.part]
     return bar
   }
 }
@@ -83,8 +84,12 @@ const marks = StateField.define({
           Decoration.widget({ widget: new Why(state, why), side: 1 }).range(line.to))
       }
       if (effect.is(setCoverage)) {
-        const list = [...effect.value.covered.map((line) => ({ line, covered: true })), ...effect.value.missed.map((line) => ({ line, covered: false }))]
-        cover = ranges(doc, list, ({ covered }, line) => new CoverageMarker(covered).range(line.from))
+        const { covered, missed } = effect.value
+        const list = [
+          ...covered.map((line) => ({ line, part: missed.includes(line) ? 'part' : 'yes' })),
+          ...missed.filter((line) => !covered.includes(line)).map((line) => ({ line, part: 'no' }))
+        ]
+        cover = ranges(doc, list, ({ part }, line) => new CoverageMarker(part).range(line.from))
       }
     }
     return { gutter, whys, cover }

@@ -56,8 +56,8 @@ function percent (files) {
   let covered = 0
   let all = 0
   for (const { covered: yes, missed } of files) {
-    covered += yes.length
-    all += yes.length + missed.length
+    covered += yes.filter((line) => !missed.includes(line)).length
+    all += new Set([...yes, ...missed]).size
   }
   return all ? Math.floor(100 * covered / all) : 100
 }
