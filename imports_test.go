@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"handler":           {"answer", "dps"},
 	"internal/serve/":   {"answer", "dps", "lookup", "schemas", "examples/requests", "internal/decide/", "internal/sharedaccess"},
 	"internal/author/":  {"answer", "dps", "schemas", "internal/decide/", "internal/serve/decisionlog"},
+	"internal/play/":    {"answer", "dps", "schemas", "handler", "internal/decide/", "internal/author/"},
 	"internal/operate/": {"answer", "dps", "internal/decide/", "internal/sharedaccess"},
 	// Signs requests to DPS and to hubs.
 	"internal/sharedaccess": nil,
@@ -41,7 +42,7 @@ var mayImport = map[string][]string{
 	"internal/standin/functionshost/": nil,
 	"internal/standin/collector":      nil,
 	"function-app":                    {"answer", "handler", "internal/decide/decider", "internal/serve/", "internal/operate/azureauth", "internal/operate/scriptroot"},
-	"cmd/usher":                       {"answer", "dps", "rules", "schemas", "internal/"},
+	"cmd/usher":                       {"answer", "dps", "rules", "schemas", "examples/requests", "internal/"},
 	"bench":                           {"answer", "dps", "schemas", "internal/"},
 }
 
@@ -63,15 +64,16 @@ func covers(listed, name string) bool {
 
 // mayUse are the packages that may import a library directly; nobody else may.
 var mayUse = map[string][]string{
-	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/plan", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "bench", "cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/ast":          {"internal/decide/ruleset", "internal/decide/plan", "internal/decide/explanation", "internal/decide/dataflow", "internal/author/invariants", "internal/author/lint", "internal/author/mutate", "internal/author/verify", "internal/serve/rulebundle", "internal/author/ruletest", "internal/play/workspace", "internal/play/vocabulary", "bench", "cmd/usher"},
 	"github.com/open-policy-agent/opa/v1/topdown":      {"internal/decide/ruleset", "internal/decide/plan", "internal/decide/explanation", "internal/author/invariants", "internal/author/ruletest", "internal/author/verify"},
 	"github.com/open-policy-agent/opa/v1/tester":       {"internal/author/ruletest"},
 	"github.com/open-policy-agent/opa/v1/rego":         {"internal/decide/plan", "internal/author/ruletest", "bench"}, // its planner
 	"github.com/open-policy-agent/opa/v1/ir":           {"internal/decide/plan"},
-	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher"},
+	"github.com/open-policy-agent/opa/v1/format":       {"cmd/usher", "internal/play/workspace"},
 	"github.com/santhosh-tekuri/jsonschema/v5":         {"internal/decide/schema", "bench"},
-	"github.com/labstack/echo/v4":                      {"handler", "bench"},
+	"github.com/labstack/echo/v4":                      {"handler", "internal/play", "bench"},
 	"github.com/spf13/cobra":                           {"cmd/usher"},
+	"github.com/pkg/browser":                           {"cmd/usher"},
 	"github.com/mochi-mqtt/server/v2/packets":          {"internal/standin/dpssim/mqtt"},
 	"github.com/eclipse/paho.mqtt.golang":              {"internal/standin/dpssim/fleet"},
 	"github.com/coder/websocket":                       {"internal/standin/dpssim/mqtt"},
@@ -82,6 +84,7 @@ var mayUse = map[string][]string{
 	"github.com/lestrrat-go/jwx/v3/jwt":                {"internal/standin/dpssim/entra"},
 	"github.com/klauspost/compress/gzip":               {"internal/author/requestlog"},
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity": {"internal/operate/azureauth"}, // one place says who we are
+	"github.com/fsnotify/fsnotify":                     {"internal/author/folderwatch"},
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"modernc.org/sqlite":                               {"internal/serve/lookupsource/snapshot"},
 	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres", "bench"},
@@ -105,6 +108,7 @@ var handlerNeverLinks = []string{
 	module + "internal/standin/functionshost",
 	module + "internal/standin/dpssim",
 	module + "internal/standin/collector",
+	module + "internal/play",
 	"github.com/spf13/cobra",
 	"github.com/open-policy-agent/opa/v1/server",
 	// gRPC is linked by the exporters of OpenTelemetry and never called. With these packages of its own for debugging

@@ -115,7 +115,7 @@ it shows is what devices get.`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{"write", "Write rules:", []*cobra.Command{newInitCommand(), newNewCommand(), newCheckCommand(), newFmtCommand(), newEditorCommand()}},
+		{"write", "Write rules:", []*cobra.Command{newInitCommand(), newNewCommand(), newPlayCommand(), newCheckCommand(), newFmtCommand(), newEditorCommand()}},
 		{"prove", "Test rules:", []*cobra.Command{newTestCommand(), newExplainCommand(), newVerifyCommand(), newReplayCommand(), newBenchCommand()}},
 		{"ship", "Deploy rules:", []*cobra.Command{newBundleCommand(), newPackageCommand(), newEnrollCommand(), newDoctorCommand()}},
 		{"run", "Run the webhook:", []*cobra.Command{newHostCommand(), newDPSCommand(), newLookupCommand(), newLogCommand()}},
