@@ -245,7 +245,6 @@ func (i *Invariants) Trace(ctx context.Context, rule string, input map[string]an
 		return nil, nil
 	}
 	inspection := i.syntax.Inspect(ctx, input, ruleset.Outside{Known: known, Sources: i.sources})
-	defer inspection.Close()
 	inspection.Trace(tracer)
 	var messages []string
 	for _, ref := range slices.Concat(i.entries[rule], i.entries[""]) {

@@ -87,7 +87,6 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	document := d.document()
 	tracer := newTracer()
 	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
-	defer inspection.Close()
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
 		ref := f.checker.rule.Entry(name)
@@ -120,7 +119,6 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
 	defer cancel()
 	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
-	defer inspection.Close()
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
 	var list []wishOf
 	for _, fact := range facts {

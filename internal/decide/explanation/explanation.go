@@ -137,7 +137,6 @@ func Explain(ctx context.Context, rule *ruleset.Rule, input map[string]any, outs
 		seen:       map[string]bool{},
 		left:       maxDefinitions,
 	}
-	defer x.Close()
 	x.ctx = x.Context()
 
 	explanation := &Explanation{Entries: x.entries()}

@@ -119,7 +119,6 @@ func said(t *testing.T, rs *ruleset.Ruleset, rule *ruleset.Rule, document map[st
 			continue
 		}
 		inspection := inspect(t, r, document)
-		defer inspection.Close()
 		value, err := inspection.Value(name, r.Entry(name))
 		if err != nil {
 			t.Fatal(err)
@@ -286,7 +285,6 @@ func traced(t *testing.T, rule *ruleset.Rule, document map[string]any) failures 
 	found := failures{map[string]bool{}, map[string]bool{}}
 	for _, name := range ruleset.EntryNames() {
 		inspection := inspect(t, rule, document)
-		defer inspection.Close()
 		tracer := topdown.NewBufferTracer()
 		body := ast.NewBody(ast.Equality.Expr(ast.VarTerm("answer"), ast.NewTerm(rule.Entry(name))))
 		err := inspection.Query(body).WithIndexing(false).WithEarlyExit(false).WithQueryTracer(tracer).

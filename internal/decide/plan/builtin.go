@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
@@ -15,18 +17,19 @@ type builtin struct {
 	function topdown.BuiltinFunc
 	void     bool // it has no result
 	relation bool // it can have several results
+	pure     bool // it needs nothing of the context
 }
 
 func builtinFor(b *ir.BuiltinFunc, functions map[string]*topdown.Builtin) (*builtin, error) {
 	if own, ok := functions[b.Name]; ok {
-		return &builtin{b.Name, own.Func, own.Decl.Decl.Result() == nil, own.Decl.Relation}, nil
+		return &builtin{b.Name, own.Func, own.Decl.Decl.Result() == nil, own.Decl.Relation, own.Decl.CanSkipBctx}, nil
 	}
 	declared, ok := ast.BuiltinMap[b.Name]
 	f := topdown.GetBuiltin(b.Name)
 	if !ok || f == nil {
 		return nil, fmt.Errorf("there is no built-in function %s", b.Name)
 	}
-	return &builtin{b.Name, f, declared.Decl.Result() == nil, declared.Relation}, nil
+	return &builtin{b.Name, f, declared.Decl.Result() == nil, declared.Relation, declared.CanSkipBctx}, nil
 }
 
 // place is where a statement comes from.
@@ -102,6 +105,9 @@ func (f *frame) callTopdown(called *builtin, arguments []operand, target int, at
 	}
 	if !f.allows(called.name, c.operands, at) {
 		return halted
+	}
+	if f.context.Time == nil && !called.pure {
+		f.context.Time = ast.NumberTerm(json.Number(strconv.FormatInt(f.options.Now.UnixNano(), 10)))
 	}
 	f.context.Location = at
 	if err := called.function(f.context, c.operands, c.receive); err != nil {

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"sync"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -89,8 +90,10 @@ type Evaluation struct {
 	// Input is the request as it was parsed, or Value is the input as OPA has it. Without both there is no input.
 	Input map[string]any
 	Value ast.Value
-	// Context is what functions get, such as the context and the time.
+	// Context is what functions get, besides the time.
 	Context topdown.BuiltinContext
+	// Now is the time of the evaluation.
+	Now time.Time
 	// MaxSteps and MaxBytes bound how many statements are executed, and how much they make; 0 means no bound.
 	MaxSteps int
 	MaxBytes int64

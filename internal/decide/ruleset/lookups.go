@@ -39,6 +39,9 @@ func (rs *Ruleset) newLookups(known []answer.Lookup) builtins.NDBCache {
 
 // lookupsIn lists the calls in a fixed order.
 func lookupsIn(cache builtins.NDBCache) []answer.Lookup {
+	if len(cache) == 0 {
+		return nil
+	}
 	var list []answer.Lookup
 	for _, name := range slices.Sorted(maps.Keys(cache)) {
 		if name == CertificateBuiltin {

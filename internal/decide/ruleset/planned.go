@@ -2,10 +2,8 @@ package ruleset
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"reflect"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -81,9 +79,9 @@ func (r *Rule) Unplanned() error {
 // planned evaluates all entry rules by the rule's plan. Unless ok is set, topdown decides.
 func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (verdict Verdict, ok bool, err error) {
 	result, err := program.Run(plan.Evaluation{
-		Input: e.request,
-		Context: topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups,
-			Time: ast.NumberTerm(json.Number(strconv.FormatInt(e.now.UnixNano(), 10)))},
+		Input:    e.request,
+		Context:  topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups},
+		Now:      e.now,
 		MaxBytes: e.set.memory(),
 	})
 	if exceeded, is := errors.AsType[*plan.LimitError](err); is {

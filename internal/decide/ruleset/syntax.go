@@ -182,19 +182,12 @@ func CompileError(err error) error {
 type Inspection struct {
 	evaluation
 	compiler *ast.Compiler
-	stop     func() bool
 }
 
-// Inspect prepares to evaluate parts of the rules for one request; input and outside are those of [Rule.Evaluate]. The
-// caller closes the Inspection.
+// Inspect prepares to evaluate parts of the rules for one request; input and outside are those of [Rule.Evaluate].
 func (s Syntax) Inspect(ctx context.Context, input map[string]any, outside Outside) *Inspection {
-	i := &Inspection{evaluation: s.set.begin(ctx, input, true, true, outside), compiler: s.Compiler}
-	i.stop = context.AfterFunc(ctx, i.cancel.Cancel)
-	return i
+	return &Inspection{evaluation: s.set.begin(ctx, input, true, true, outside), compiler: s.Compiler}
 }
-
-// Close frees what the Inspection holds.
-func (i *Inspection) Close() { i.stop() }
 
 // Trace shows every expression that is evaluated from now on to a tracer, also those that OPA would skip because they
 // cannot change the result.

@@ -272,6 +272,9 @@ func unjudgeable(doc any) []Violation {
 // NotUTF8 lists the texts in doc that are not valid UTF-8. A parser refuses such a document; one that is made in Go can
 // have them.
 func NotUTF8(doc any) []Violation {
+	if isAllUTF8(doc) { // as nearly always, and without a list of places
+		return nil
+	}
 	var list []Violation
 	(*place)(nil).walk(doc, func(at *place, value any) {
 		switch {
@@ -282,6 +285,24 @@ func NotUTF8(doc any) []Violation {
 		}
 	})
 	return limit(list)
+}
+
+func isAllUTF8(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, member := range v {
+			if !utf8.ValidString(name) || !isAllUTF8(member) {
+				return false
+			}
+		}
+	case []any:
+		for _, element := range v {
+			if !isAllUTF8(element) {
+				return false
+			}
+		}
+	}
+	return isUTF8(value)
 }
 
 func isUTF8(value any) bool {
