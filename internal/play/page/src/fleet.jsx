@@ -104,7 +104,7 @@ function Devices () {
                 <td><button class='place' title='Show its request' onClick={() => show(row.id)}>{row.registrationId}</button></td>
                 <td>{row.result ? <Pill kind={tone(row.result)}>{row.result}</Pill> : <span class='muted'>not known</span>}</td>
                 <td title={row.hub}>{shortHub(row.hub)}{row.before && row.before !== row.hub && <small class='muted'> was {shortHub(row.before)}</small>}</td>
-                <td>{row.enrollment}</td><td>{row.rule?.replace(/^allocation\./, '')}</td><td class='muted' title={row.place}>{row.place?.replace(/^.*[/\\]/, '')}</td>
+                <td>{row.enrollment}</td><td>{row.rule?.replace(/^allocation\./, '')}</td><td class='muted' title={row.place}>{fleet.value?.logs.length === 1 ? row.place.replace(/^.*:/, 'line ') : row.place.replace(/^.*[/\\]/, '')}</td>
               </tr>))}
           </tbody>
         </table>
@@ -179,9 +179,13 @@ function Replayed ({ run }) {
 function Replay () {
   const run = replay.value
   const chosen = useSignal('')
+  const section = useRef()
+  useEffect(() => { // what was asked for is below the table
+    if (run?.report) section.current.scrollIntoView({ block: 'start' })
+  }, [run?.report])
   const baseline = chosen.value || (fleet.value.recorded > 0 ? 'log' : 'saved')
   return (
-    <section class='block' aria-label='Replay'>
+    <section class='block' aria-label='Replay' ref={section}>
       <div class='row wrap'>
         <h3>Replay</h3>
         <span class='muted'>{edited.value.length > 0 ? `the edited rules (${edited.value.length} ${edited.value.length === 1 ? 'file' : 'files'}) for each device of the log` : 'the saved rules for each device of the log'}</span>

@@ -121,7 +121,9 @@ export async function save (path) {
     notify(text === null ? `${path} is removed` : `${path} is saved`)
   } catch (err) {
     if (!(err instanceof Failed) || err.status !== 409) throw err
-    setDoc(path, { theirs: { text: err.body.digest ? err.body.text : null, digest: err.body.digest } })
+    const theirs = { text: err.body.digest ? err.body.text : null, digest: err.body.digest }
+    // The same text is that of another save, of this tab or of the next one.
+    setDoc(path, theirs.text === text ? { base: text, digest: theirs.digest } : { theirs })
   }
 }
 
