@@ -131,8 +131,6 @@ export const rule = (body, { group = 'line-*', name = 'line' } = {}) => `# METAD
 # custom:
 #   enrollment_groups: [${group}]
 package allocation.${name}
-
-import data.dps
-
+${body.includes('dps.') ? '\nimport data.dps\n' : ''}
 ${body}
 `

@@ -41,7 +41,7 @@ test('a counterexample is one click from the request, and is kept as a test', as
   await prove.locator('.broken-promise').first().waitFor({ timeout: 120000 })
   await picture(page, 'counterexample')
   await prove.getByRole('button', { name: 'Show the counterexample' }).first().click()
-  await has(page.locator('#pane-request .choose option').first(), 'counterexample of')
+  await page.locator('#pane-request .choose option', { hasText: 'counterexample of' }).waitFor({ state: 'attached' })
   await pane(page, 'answer').locator('.headline').waitFor()
   await page.getByRole('button', { name: 'Keep as test' }).click()
   const dialog = page.getByRole('dialog')

@@ -35,7 +35,7 @@ const ours = Annotation.define() // changes that the page makes, not the person
 const usual = [
   history(), drawSelection(), indentOnInput(), bracketMatching(), closeBrackets(), highlightActiveLine(),
   highlightSelectionMatches(), search({ top: true }), syntaxHighlighting(colors), EditorState.tabSize.of(4),
-  EditorState.phrases.of({ Accept: 'Keep mine', Reject: 'Take theirs' }),
+  EditorState.phrases.of({ Accept: 'Mine', Reject: 'Theirs' }),
   EditorView.cspNonce.of(nonce),
   keymap.of([...closeBracketsKeymap, ...defaultKeymap, ...historyKeymap, ...searchKeymap, ...completionKeymap, ...lintKeymap])
 ]

@@ -169,7 +169,8 @@ function Verify () {
           {['1000', '5000', '20000', '100000'].map((n) => <option key={n} value={n}>{count(Number(n))} requests</option>)}
         </select>
         <input class='short' aria-label='Seed' placeholder='seed' inputMode='numeric' value={seed.value} onInput={(event) => { seed.value = event.target.value.replace(/\D/g, '') }} />
-        {run?.running ? <button type='button' onClick={() => searching.abort()}>Stop</button> : <button class='primary'>Search</button>}
+        {/* The keys make them two buttons: else the click that stops would submit the form. */}
+        {run?.running ? <button key='stop' type='button' onClick={() => searching.abort()}>Stop</button> : <button key='search' class='primary'>Search</button>}
       </form>
       {!run && <p class='muted'>Searches for a request that breaks a promise of the rules: a hub that is not linked, a device that moves each time, an invariant of yours.</p>}
       {run?.running && <progress aria-label='Progress' value={run.total ? run.done : undefined} max={run.total || 1} />}
