@@ -6,7 +6,7 @@ import { HighlightStyle, bracketMatching, indentOnInput, indentUnit, syntaxHighl
 import { lintKeymap, setDiagnostics } from '@codemirror/lint'
 import { unifiedMergeView } from '@codemirror/merge'
 import { highlightSelectionMatches, search, searchKeymap } from '@codemirror/search'
-import { Annotation, Compartment, EditorState } from '@codemirror/state'
+import { Annotation, Compartment, EditorState, Prec } from '@codemirror/state'
 import { EditorView, drawSelection, highlightActiveLine, highlightActiveLineGutter, keymap, lineNumbers } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
 import { useSignalEffect } from '@preact/signals'
@@ -32,7 +32,17 @@ const colors = HighlightStyle.define([
 
 const ours = Annotation.define() // changes that the page makes, not the person
 
+// leave lets Tab leave the editor after Escape, also after an Escape that closed a list.
+const leave = Prec.highest(keymap.of([{
+  key: 'Escape',
+  run: (view) => {
+    view.setTabFocusMode(2000)
+    return false
+  }
+}]))
+
 const usual = [
+  leave,
   history(), drawSelection(), indentOnInput(), bracketMatching(), closeBrackets(), highlightActiveLine(),
   highlightSelectionMatches(), search({ top: true }), syntaxHighlighting(colors), EditorState.tabSize.of(4),
   EditorState.phrases.of({ Accept: 'Mine', Reject: 'Theirs' }),
