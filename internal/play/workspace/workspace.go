@@ -171,7 +171,7 @@ func (w *Workspace) scan() (map[string]known, error) {
 		case CheckPath(name) != nil:
 			return nil
 		}
-		if f, ok := w.look(fsys, name); ok {
+		if f, ok := w.look(fsys, name, entry); ok {
 			found[name] = f
 		}
 		return nil
@@ -184,8 +184,11 @@ func (w *Workspace) scan() (map[string]known, error) {
 }
 
 // look reads a file if it has changed. It reports false if there is none, or if it is a folder or a device.
-func (w *Workspace) look(fsys fs.FS, name string) (known, bool) {
-	info, err := fs.Stat(fsys, name) // follows links within the folder
+func (w *Workspace) look(fsys fs.FS, name string, entry fs.DirEntry) (known, bool) {
+	info, err := entry.Info()
+	if entry.Type()&fs.ModeSymlink != 0 {
+		info, err = fs.Stat(fsys, name) // if it leads out of the folder, that is an error
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return known{}, false
