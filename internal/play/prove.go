@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,7 +85,7 @@ type place struct {
 	Line int    `json:"line"`
 }
 
-// covered are the lines of a file that tests reached, and those that none did.
+// covered are the lines of a file that tests reached, and those of which they missed something.
 type covered struct {
 	Covered []int `json:"covered"`
 	Missed  []int `json:"missed"`
@@ -135,7 +136,9 @@ func (s *server) runTests(ctx context.Context, edits workspace.Edits, report fun
 	}
 	coverage := map[string]covered{}
 	for _, file := range suite.Coverage().Files {
-		coverage[file.Name] = covered{linesIn(file.Reached), linesIn(file.Missed)}
+		missed := linesIn(file.Missed)
+		reached := slices.DeleteFunc(linesIn(file.Reached), func(line int) bool { return slices.Contains(missed, line) })
+		coverage[file.Name] = covered{reached, missed}
 	}
 	return coverage, s.runExchanges(ctx, loaded, report)
 }

@@ -387,7 +387,7 @@ type File struct {
 	Covered    int     `json:"coveredLines"`
 	NotCovered int     `json:"notCoveredLines"`
 	Percent    float64 `json:"percent"`
-	// Missed are the ranges of lines that no test reached, and Reached the others that can be reached.
+	// Missed are the ranges of lines that no test reached, and Reached those that one did. A line can be in both.
 	Missed  []Lines `json:"missed,omitempty"`
 	Reached []Lines `json:"-"`
 }

@@ -394,6 +394,35 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// Rules that loop must not keep the machine busy for a day.
+func TestDecideGivesUp(t *testing.T) {
+	t.Parallel()
+	var lines []string
+	for i := range 30 {
+		lines = append(lines, request(fmt.Sprint(i), "g", ""))
+	}
+	f := reading(t, lines...)
+	rules, err := decider.LoadRules(t.Context(), fstest.MapFS{"rule.rego": {Data: []byte(`package allocation.default
+
+many := numbers.range(1, 100000)
+
+hub := "a" if count([1 | some a in many; some b in many; a + b == 0]) == 0
+`)}}, decider.RulesOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loops, err := decider.New(decider.Options{Rules: rules, Timeout: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Decide(t.Context(), loops); err == nil || !strings.Contains(err.Error(), "exceeded their time limit") {
+		t.Errorf("got %v", err)
+	}
+	if s := f.State(); s.Undecided != 30-7 {
+		t.Errorf("%d are undecided", s.Undecided)
+	}
+}
+
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	f := reading(t,
