@@ -88,7 +88,7 @@ var mayUse = map[string][]string{
 	"github.com/gofrs/flock":                           {"internal/serve/decisionlog/appender"},
 	"modernc.org/sqlite":                               {"internal/serve/lookupsource/snapshot"},
 	"github.com/jackc/pgx/v5":                          {"internal/serve/lookupsource/postgres", "bench"},
-	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog"},
+	"github.com/klauspost/compress/zstd":               {"internal/author/requestlog", "internal/play/fleet"},
 	"go.opentelemetry.io/otel":                         {"internal/serve/telemetry"}, // its globals; whoever traces asks the span in the context
 	"go.opentelemetry.io/otel/sdk/trace":               {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/sdk/metric":              {"internal/serve/telemetry", "internal/serve/telemetry/otlp"},

@@ -67,6 +67,11 @@ func manage(ctx context.Context, folder, method, path, body string) ([]byte, err
 		return nil, err
 	}
 	defer client.CloseIdleConnections()
+	return manageBy(ctx, client, method, path, body)
+}
+
+// manageBy calls a management endpoint of the stand-in that a client calls.
+func manageBy(ctx context.Context, client *http.Client, method, path, body string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, managementTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "https://localhost"+path, strings.NewReader(body))
@@ -100,6 +105,11 @@ func standInClient(folder string) (*http.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return standInClientAt(folder, at.httpsAddress())
+}
+
+// standInClientAt is standInClient for one at an address, with its certificates in the folder.
+func standInClientAt(folder, address string) (*http.Client, error) {
 	authority, err := pki.Load(folder)
 	if err != nil {
 		return nil, err
@@ -107,7 +117,7 @@ func standInClient(folder string) (*http.Client, error) {
 	return &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: authority.Pool()},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, network, at.httpsAddress())
+			return new(net.Dialer).DialContext(ctx, network, address)
 		},
 	}}, nil
 }

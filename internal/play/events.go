@@ -26,7 +26,8 @@ func (s *server) follow(c echo.Context) error {
 	ctx, cancel := context.WithCancel(c.Request().Context())
 	events := newStream(c)
 	var fleet sync.WaitGroup
-	fleet.Go(func() { s.followFleet(ctx, events) })
+	saved := make(chan struct{}, 1)
+	fleet.Go(func() { s.followFleet(ctx, events, saved) })
 	defer fleet.Wait()
 	defer cancel()
 	for ctx.Err() == nil {
@@ -35,6 +36,10 @@ func (s *server) follow(c echo.Context) error {
 		}
 		if err := watcher.Wait(ctx); err != nil {
 			return err
+		}
+		select {
+		case saved <- struct{}{}:
+		default: // one that was not taken yet says the same
 		}
 		// A folder can go while it is listed; the next change tells.
 		_ = watcher.Watch(s.Workspace.Folder())

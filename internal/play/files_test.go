@@ -226,7 +226,9 @@ func (c *client) events(ctx context.Context, method, path string, body any) <-ch
 		defer close(found)
 		defer response.Body.Close()
 		var e event
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		lines := bufio.NewScanner(response.Body)
+		lines.Buffer(nil, 16<<20)
+		for lines.Scan() {
 			name, value, _ := strings.Cut(lines.Text(), ": ")
 			switch name {
 			case "event":

@@ -20,6 +20,7 @@ import (
 
 	"github.com/usher-dps/usher/internal/author/lint"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/play/fleet"
 	"github.com/usher-dps/usher/internal/play/page"
 	"github.com/usher-dps/usher/internal/play/workspace"
 )
@@ -44,6 +45,10 @@ type Options struct {
 	Enrollments []lint.Enrollment
 	// PayloadSchema is the JSON Schema of what devices send; may be nil.
 	PayloadSchema []byte
+	// Fleet has the registrations of logs; nil if there is none. Live is set if one of these is a stand-in for DPS that
+	// runs.
+	Fleet *fleet.Fleet
+	Live  bool
 	// Timeout is how long a rule may take; 0 means that of the webhook.
 	Timeout time.Duration
 }

@@ -364,11 +364,7 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 	}
 	cell := b.tally.add(r.cell(request, c), 1)
 	if r.ByDevice {
-		name := request.Device.RegistrationID
-		if name == decisionlog.MaskedID { // no one knows which records are of one device
-			name = cmp.Or(item.Record.DecisionID, item.Place())
-		}
-		b.entries = append(b.entries, entry{r.key(strings.ToLower(request.Service + "/" + name)), cell})
+		b.entries = append(b.entries, entry{r.key(item.Device(request)), cell})
 	}
 	r.addChange(b, item, request, c)
 }

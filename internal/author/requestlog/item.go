@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -76,6 +77,33 @@ func (i *Item) InExport() bool { return i.form == rows || i.form == fields }
 // Unanswered reports whether no device got the answer: it is one of shadow rules, or to a probe.
 func (i *Item) Unanswered() bool {
 	return i.Record != nil && (i.Record.Source == answer.SourceShadow || i.Record.Probe)
+}
+
+// Time is when the webhook was called; zero if the log does not say.
+func (i *Item) Time() time.Time {
+	if i.Record != nil {
+		return i.Record.Time
+	}
+	var o struct {
+		Time time.Time `json:"time"`
+	}
+	if i.Kind != Exchange && i.Kind != Call || json.Unmarshal(i.Text, &o) != nil {
+		return time.Time{}
+	}
+	return o.Time
+}
+
+// Device tells one device, whose request was parsed, from all others. If the record does not say which one registered,
+// it is a device of its own.
+func (i *Item) Device(request *dps.AllocationRequest) string {
+	name := request.Device.RegistrationID
+	if name == decisionlog.MaskedID {
+		name = i.Place()
+		if i.Record != nil && i.Record.DecisionID != "" {
+			name = i.Record.DecisionID
+		}
+	}
+	return strings.ToLower(request.Service + "/" + name)
 }
 
 // Parse reads the body. The error says what is wrong with the line, and how to write it if there is a usual way.

@@ -42,6 +42,8 @@ type Log struct {
 	Size int64
 	// Open returns the bytes as stored.
 	Open func() (io.ReadCloser, error)
+	// FirstLine is the number of the first line; 0 means 1.
+	FirstLine int
 }
 
 // File returns the log in a file. It fails if there is no such file, or if it is a folder.

@@ -60,7 +60,7 @@ func (l Log) Reader(ctx context.Context, read *atomic.Int64) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{in: in, close: closeAll, name: l.Name, line: 1}, nil
+	return &Reader{in: in, close: closeAll, name: l.Name, line: max(l.FirstLine, 1)}, nil
 }
 
 // Close closes the log.

@@ -387,8 +387,9 @@ type File struct {
 	Covered    int     `json:"coveredLines"`
 	NotCovered int     `json:"notCoveredLines"`
 	Percent    float64 `json:"percent"`
-	// Missed are the ranges of lines that no test reached.
-	Missed []Lines `json:"missed,omitempty"`
+	// Missed are the ranges of lines that no test reached, and Reached those that one did. A line can be in both.
+	Missed  []Lines `json:"missed,omitempty"`
+	Reached []Lines `json:"-"`
 }
 
 // Lines is a range of lines, both ends included.
@@ -416,6 +417,9 @@ func (s *Suite) Coverage() Coverage {
 		one.Percent = percent(one.Covered, one.NotCovered)
 		for _, missed := range file.NotCovered {
 			one.Missed = appendLines(one.Missed, Lines{missed.Start.Row, missed.End.Row})
+		}
+		for _, reached := range file.Covered {
+			one.Reached = appendLines(one.Reached, Lines{reached.Start.Row, reached.End.Row})
 		}
 		total.Covered += one.Covered
 		total.NotCovered += one.NotCovered

@@ -161,7 +161,8 @@ test_small if rule.payload.size == "small" with input.deviceRuntimeContext.paylo
 `), ruletest.Options{Coverage: true})
 	// Line 7 counts twice, as with opa test: it was begun, and did not hold to its end.
 	want := ruletest.Coverage{Covered: 2, NotCovered: 3, Percent: 40, Files: []ruletest.File{
-		{Name: "rules/default/default.rego", Covered: 2, NotCovered: 2, Percent: 50, Missed: []ruletest.Lines{{From: 5, To: 5}, {From: 7, To: 7}}},
+		{Name: "rules/default/default.rego", Covered: 2, NotCovered: 2, Percent: 50, Missed: []ruletest.Lines{{From: 5, To: 5}, {From: 7, To: 7}},
+			Reached: []ruletest.Lines{{From: 7, To: 7}, {From: 9, To: 9}}},
 		{Name: "rules/lib/dps.rego", NotCovered: 1, Missed: []ruletest.Lines{{From: 3, To: 3}}},
 	}}
 	if diff := gocmp.Diff(want, suite.Coverage()); diff != "" {

@@ -1,7 +1,10 @@
 package view
 
 import (
+	"bytes"
+	_ "embed"
 	"fmt"
+	"html/template"
 	"strconv"
 	"strings"
 	"time"
@@ -9,9 +12,46 @@ import (
 	"github.com/usher-dps/usher/internal/author/replay"
 )
 
-// flowPicture is a Sankey diagram: states before on the left, states after on the right, and bands with a width in
-// proportion to the number of devices.
+// Flow counts what goes from where to where. Its picture is a Sankey diagram: bands from left to right with a width in
+// proportion to the count.
+type Flow struct {
+	// Name starts the IDs in the picture, which must differ on a page; Title says what the picture shows.
+	Name, Title string
+	Left, Right []Node
+	// Counts has a row for each of Left, in it a number for each of Right.
+	Counts [][]int64
+	// Class is that of CSS for the band of a row and a column: stay, move, gain, lose or same.
+	Class func(left, right int) string
+}
+
+// Node is an end of bands.
+type Node struct {
+	Label string
+	// Nowhere is set if what goes there gets no hub.
+	Nowhere bool
+}
+
+// SVG draws the flow as an SVG element, which the style sheet of the page colours. It is empty if nothing is counted.
+func (f Flow) SVG() (string, error) {
+	picture := f.draw()
+	if len(picture.Bands) == 0 {
+		return "", nil
+	}
+	drawing, err := template.New("drawing").Parse(flowSource)
+	if err != nil {
+		return "", err
+	}
+	var text bytes.Buffer
+	err = drawing.ExecuteTemplate(&text, "flow", picture)
+	return text.String(), err
+}
+
+//go:embed flow.html
+var flowSource string
+
+// flowPicture is where everything in the picture of a flow goes.
 type flowPicture struct {
+	Name, Title   string
 	Width, Height int
 	Left, Right   []flowNode
 	Bands         []flowBand
@@ -41,43 +81,62 @@ const (
 	flowHubs   = 12
 	// thinnest is the smallest width of a band, so that one device is visible.
 	thinnest = 1.5
+	// longestLabel is how many characters of a label there is room for.
+	longestLabel = 26
 )
 
-func newFlowPicture(r Report, labels map[string]string) flowPicture {
-	m := r.Matrix(flowHubs)
-	if len(m.Rows) == 0 {
-		return flowPicture{}
+// Flow says where devices were and where they are under the new rules.
+func (r Report) Flow() Flow {
+	m, labels := r.Report.Matrix(flowHubs), r.labels()
+	nodes := func(states []replay.State) []Node {
+		var list []Node
+		for _, s := range states {
+			list = append(list, Node{stateName(s, labels), s.Hub == "" && s.Result != ""})
+		}
+		return list
 	}
-	left, right := make([]flowNode, len(m.Rows)), make([]flowNode, len(m.Columns))
-	leftCounts, rightCounts := make([]int64, len(m.Rows)), make([]int64, len(m.Columns))
-	scale := flowHeight / float64(max(r.Counted, 1))
+	return Flow{Name: "flow", Title: "Where devices were, on the left, and where they are, on the right",
+		Left: nodes(m.Rows), Right: nodes(m.Columns), Counts: m.Counts,
+		Class: func(left, right int) string { return bandClass(m.Rows[left], m.Columns[right]) }}
+}
+
+func (f Flow) draw() flowPicture {
+	picture := flowPicture{Name: f.Name, Title: f.Title, Left: make([]flowNode, len(f.Left)), Right: make([]flowNode, len(f.Right))}
+	leftCounts, rightCounts := make([]int64, len(f.Left)), make([]int64, len(f.Right))
+	total := int64(0)
+	for i := range f.Left {
+		for j, n := range f.Counts[i] {
+			leftCounts[i] += n
+			rightCounts[j] += n
+			total += n
+		}
+	}
+	scale := flowHeight / float64(max(total, 1))
 	wide := func(n int64) float64 {
 		if n == 0 {
 			return 0
 		}
 		return max(thinnest, scale*float64(n))
 	}
-	for i := range m.Rows {
-		for j, n := range m.Counts[i] {
-			left[i].size += wide(n)
-			right[j].size += wide(n)
-			leftCounts[i] += n
-			rightCounts[j] += n
+	for i := range f.Left {
+		for j, n := range f.Counts[i] {
+			picture.Left[i].size += wide(n)
+			picture.Right[j].size += wide(n)
 		}
 	}
 	height := max(
-		place(left, m.Rows, leftCounts, flowLabels, flowLabels-8, labels),
-		place(right, m.Columns, rightCounts, flowWidth-flowLabels-flowNodeW, flowWidth-flowLabels+8, labels))
-	picture := flowPicture{Width: flowWidth, Height: int(height) + 1, Left: left, Right: right}
+		place(picture.Left, f.Left, leftCounts, flowLabels, flowLabels-8),
+		place(picture.Right, f.Right, rightCounts, flowWidth-flowLabels-flowNodeW, flowWidth-flowLabels+8))
+	picture.Width, picture.Height = flowWidth, int(height)+1
 	var told []string
-	for i, before := range m.Rows {
-		for j, n := range m.Counts[i] {
+	for i := range f.Left {
+		for j, n := range f.Counts[i] {
 			if n == 0 {
 				continue
 			}
-			title := fmt.Sprintf("%s from %s to %s", grouped(n), left[i].Label, right[j].Label)
+			title := fmt.Sprintf("%s from %s to %s", grouped(n), printable(f.Left[i].Label), printable(f.Right[j].Label))
 			told = append(told, title)
-			picture.Bands = append(picture.Bands, flowBand{band(&left[i], &right[j], wide(n)), bandClass(before, m.Columns[j]), title})
+			picture.Bands = append(picture.Bands, flowBand{band(&picture.Left[i], &picture.Right[j], wide(n)), f.Class(i, j), title})
 		}
 	}
 	picture.Text = strings.Join(told, "; ")
@@ -85,21 +144,28 @@ func newFlowPicture(r Report, labels map[string]string) flowPicture {
 }
 
 // place puts nodes below each other and returns their height together.
-func place(nodes []flowNode, states []replay.State, counts []int64, x, labelX int, labels map[string]string) float64 {
+func place(placed []flowNode, nodes []Node, counts []int64, x, labelX int) float64 {
 	y := 8.0
-	for i := range nodes {
-		n := &nodes[i]
+	for i := range placed {
+		n := &placed[i]
 		n.top, n.next = y, y
 		n.X, n.Y, n.Height = strconv.Itoa(x), decimal(y), decimal(n.size)
 		n.LabelX, n.LabelY = strconv.Itoa(labelX), decimal(y+n.size/2+4)
-		n.Label, n.Count = stateName(states[i], labels), grouped(counts[i])
+		n.Label, n.Count = shortened(printable(nodes[i].Label)), grouped(counts[i])
 		n.Class = "node"
-		if states[i].Hub == "" && states[i].Result != "" {
+		if nodes[i].Nowhere {
 			n.Class = "node nowhere"
 		}
 		y += max(n.size, 4) + flowGap
 	}
 	return y
+}
+
+func shortened(label string) string {
+	if runes := []rune(label); len(runes) > longestLabel {
+		return string(runes[:longestLabel-1]) + "…"
+	}
+	return label
 }
 
 // band draws a band below the last one of each node.

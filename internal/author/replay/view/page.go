@@ -25,7 +25,7 @@ const (
 func Page(w io.Writer, r Report) error {
 	page, err := template.New("page").Funcs(template.FuncMap{
 		"grouped": grouped, "percent": percent,
-	}).Parse(pageSource)
+	}).Parse(pageSource + flowSource)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ type pageView struct {
 	Unit, UnitTitle                           string   // what is counted, and the same as a heading
 	Tiles                                     []tile
 	Kinds                                     []kindRow
-	Matrix                                    matrixView
+	Matrix                                    Matrix
 	Flow                                      flowPicture
 	HubRows                                   []hubRow
 	MoreHubs                                  int
@@ -60,21 +60,26 @@ type kindRow struct {
 	Count                 int64
 }
 
-type matrixView struct {
-	Columns []string
-	Rows    []matrixRow
+// Matrix is a table of where devices were (row) and where they are under the new rules (column).
+type Matrix struct {
+	Columns []string    `json:"columns"`
+	Rows    []MatrixRow `json:"rows"`
 }
 
-type matrixRow struct {
-	Name  string
-	Cells []matrixCell
+// MatrixRow has a cell for each column.
+type MatrixRow struct {
+	Name  string       `json:"name"`
+	Cells []MatrixCell `json:"cells"`
 }
 
-type matrixCell struct {
-	Count int64
-	Heat  int // percent
-	Class string
-	Title string
+// MatrixCell is a count and how it is shown.
+type MatrixCell struct {
+	Count int64 `json:"count"`
+	// Heat is how strong the colour is, in percent; Class is that of CSS, which has the colour: none, stay, same, move
+	// or lose.
+	Heat  int    `json:"heat"`
+	Class string `json:"class"`
+	Title string `json:"title"`
 }
 
 type hubRow struct {
@@ -111,7 +116,7 @@ type exampleRow struct {
 
 func newPage(r Report) pageView {
 	labels := r.labels()
-	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.timeNeeded(), Unit: r.unit(r.Counted)}
+	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.TimeNeeded(), Unit: r.unit(r.Counted)}
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
 	p.LeftOut, p.Copies, p.ComparesSelf = r.leftOut(), r.copies(), r.sameRules()
@@ -124,8 +129,7 @@ func newPage(r Report) pageView {
 			p.Tiles = append(p.Tiles, tile{shown.class, words(kind), grouped(n), percent(n, r.Counted)})
 		}
 	}
-	p.Matrix = newMatrixView(r, labels)
-	p.Flow = newFlowPicture(r, labels)
+	p.Matrix, p.Flow = r.Matrix(), r.Flow().draw()
 	p.HubRows, p.MoreHubs = newHubRows(r, labels)
 	for _, twin := range r.Twins {
 		p.TwinRows = append(p.TwinRows, twinRow{twin, twinWords[twin.Twin]})
@@ -139,9 +143,10 @@ func newPage(r Report) pageView {
 	return p
 }
 
-func newMatrixView(r Report, labels map[string]string) matrixView {
-	m := r.Matrix(pageHubs)
-	view := matrixView{}
+// Matrix shows the most affected hubs; all others count as one.
+func (r Report) Matrix() Matrix {
+	m, labels := r.Report.Matrix(pageHubs), r.labels()
+	view := Matrix{Columns: []string{}, Rows: []MatrixRow{}}
 	for _, after := range m.Columns {
 		view.Columns = append(view.Columns, stateName(after, labels))
 	}
@@ -154,10 +159,10 @@ func newMatrixView(r Report, labels map[string]string) matrixView {
 		}
 	}
 	for i, before := range m.Rows {
-		row := matrixRow{Name: stateName(before, labels)}
+		row := MatrixRow{Name: stateName(before, labels)}
 		for j, n := range m.Counts[i] {
 			after := m.Columns[j]
-			cell := matrixCell{Count: n, Title: fmt.Sprintf("%s from %s to %s", grouped(n), row.Name, stateName(after, labels))}
+			cell := MatrixCell{Count: n, Title: fmt.Sprintf("%s from %s to %s", grouped(n), row.Name, stateName(after, labels))}
 			switch {
 			case n == 0:
 				cell.Class = "none"

@@ -34,7 +34,7 @@ func Text(w io.Writer, r Report, paint Paint) error {
 		t.breakdown("By rule", "no rule", r.ByRule)
 		t.breakdown("By enrollment", "no enrollment", r.ByEnrollment)
 		t.examples()
-		t.printf("\n%s\n", r.timeNeeded())
+		t.printf("\n%s\n", r.TimeNeeded())
 	}
 	t.problems()
 	_, err := w.Write(t.out.Bytes())
@@ -85,7 +85,7 @@ func (t *textWriter) counts() {
 }
 
 func (t *textWriter) matrix() {
-	m := t.Matrix(textHubs)
+	m := t.Report.Report.Matrix(textHubs)
 	if len(m.Rows) == 0 {
 		return
 	}

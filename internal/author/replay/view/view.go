@@ -227,8 +227,8 @@ var twinWords = map[replay.Twin]string{
 	replay.TwinUntouched: "untouched, DPS assigns nothing",
 }
 
-// timeNeeded says how long the change takes.
-func (r Report) timeNeeded() string {
+// TimeNeeded says how long the change takes.
+func (r Report) TimeNeeded() string {
 	n := r.Reprovision.Registrations
 	if n == 0 {
 		return "No device has to register for this change."

@@ -363,3 +363,28 @@ func TestWhatIsNotCompared(t *testing.T) {
 		})
 	}
 }
+
+// A flow of anything is one picture, whatever its labels hold.
+func TestFlow(t *testing.T) {
+	t.Parallel()
+	class := func(int, int) string { return "stay" }
+	empty := view.Flow{Name: "f", Left: []view.Node{{Label: "a"}}, Right: []view.Node{{Label: "b"}}, Counts: [][]int64{{0}}, Class: class}
+	if text, err := empty.SVG(); text != "" || err != nil {
+		t.Errorf("of nothing: %q, %v", text, err)
+	}
+	hostile := "</svg><script>alert(1)</script>\u001b" + strings.Repeat("x", 300)
+	flow := view.Flow{Name: "f", Title: "</title>", Left: []view.Node{{Label: hostile}}, Right: []view.Node{{Label: hostile, Nowhere: true}, {Label: "b"}},
+		Counts: [][]int64{{1234, 1}}, Class: class}
+	text, err := flow.SVG()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`<svg viewBox="0 0 900 `, `id="f-title"`, `aria-labelledby="f-title f-text"`, "1,234", `class="node nowhere"`, `class="band stay"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the picture lacks %s", want)
+		}
+	}
+	if strings.Count(text, "</svg>") != 1 || strings.Contains(text, "<script") || strings.Contains(text, "\u001b") {
+		t.Errorf("a label is more than text: %s", text)
+	}
+}
