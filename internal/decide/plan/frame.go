@@ -84,7 +84,6 @@ type machine struct {
 type memo struct {
 	known bool
 	value value
-	noted int
 }
 
 // Evaluation is one evaluation of a program.
