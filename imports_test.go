@@ -98,9 +98,11 @@ var mayUse = map[string][]string{
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp": {"internal/serve/telemetry/otlp"},
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp":       {"internal/serve/telemetry/otlp"},
 
-	"github.com/Azure/azure-sdk-for-go/sdk/data/aztables": {"internal/serve/lookupsource/table"},
-	"github.com/maypok86/otter/v2":                        {"internal/serve/lookupsource"},
-	"github.com/sony/gobreaker/v2":                        {"internal/serve/lookupsource"},
+	"github.com/Azure/azure-sdk-for-go/sdk/data/aztables":             {"internal/serve/lookupsource/table"},
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/appendblob": {"internal/serve/decisionlog/sink"},
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container":  {"internal/author/requestlog/blobs"},
+	"github.com/maypok86/otter/v2":                                    {"internal/serve/lookupsource"},
+	"github.com/sony/gobreaker/v2":                                    {"internal/serve/lookupsource"},
 }
 
 // handlerNeverLinks are packages that must not be in the handler's binary, not even indirectly.
@@ -109,6 +111,7 @@ var handlerNeverLinks = []string{
 	module + "internal/standin/dpssim",
 	module + "internal/standin/collector",
 	module + "internal/play",
+	module + "internal/author/requestlog/blobs",
 	"github.com/spf13/cobra",
 	"github.com/open-policy-agent/opa/v1/server",
 	// gRPC is linked by the exporters of OpenTelemetry and never called. With these packages of its own for debugging

@@ -62,6 +62,7 @@ func TestJSONMembersAreCamelCase(t *testing.T) {
 		{"explain", "../../examples/requests/residency-moves-home.json", "--rules", "../../rules", "--why-not", "contoso-us-hub"},
 		{"replay", log, "--rules", "../../rules", "--baseline", folder, "--list", list},
 		{"replay", log, "--rules", "../../rules"},
+		{"replay", log, "--rules", "../../rules", "--shard", "0/1"},
 		{"test", "../../rules", "--coverage", "--run", "breakroom"},
 		{"test", "../../rules", "--mutate", "--run", "breakroom_test.test_toaster"},
 		{"verify", "--rules", folder},

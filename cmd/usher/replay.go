@@ -16,7 +16,9 @@ import (
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/replay/view"
 	"github.com/usher-dps/usher/internal/author/requestlog"
+	"github.com/usher-dps/usher/internal/author/requestlog/blobs"
 	"github.com/usher-dps/usher/internal/decide/decider"
+	"github.com/usher-dps/usher/internal/operate/azureauth"
 )
 
 // replayFlags are the flags of `usher replay`.
@@ -24,6 +26,8 @@ type replayFlags struct {
 	rules              rulesFlags
 	baseline           string
 	format, html, list string
+	report             string
+	shard              shardFlag
 	examples, parallel int
 	byDevice           bool
 	limits             hubLimits
@@ -52,7 +56,9 @@ Analytics exported as CSV or JSON. A record in which something is masked that th
 look at is left out, counted and named, unless the rules are those of then, and decide as
 they did. Records of shadow rules are passed over.
 
-A log can be compressed with gzip or zstd; - is standard input. Lines that cannot be used
+A log can be compressed with gzip or zstd; - is standard input. A URL such as
+https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX stands for all logs in Blob
+Storage whose names start with that; they are read with your Azure identity. Lines that cannot be used
 are counted and named, and left out.
 
 What was before is what the rules of --baseline decide. Without that it is the decision
@@ -69,6 +75,10 @@ With --lookup NAME=FILE the rules ask the table in FILE, in place of the rows th
 records of this look-up. So it shows what another list would change. --baseline looks up
 what is recorded.
 
+With --shard I/N it replays one of N shares of the devices, and prints the JSON that
+'usher replay merge' adds to the others: the report is that of one replay of all. Each
+shard reads all logs.
+
 With --hub-limit it says which hubs would get more devices than that, and counts each
 device once.
 
@@ -78,6 +88,7 @@ or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 		Example: `  usher replay fleet.ndjson.gz --baseline ../main/rules
   usher replay decisions/*.zst --html replay.html --fail-on 'rejected,moved>5%'
   usher replay fleet.ndjson --hub-limit contoso-eu=100000 --fail-on hub-limit
+  usher replay fleet.ndjson --by-device --shard 0/4 --report 0.json
   zstdcat fleet.zst | usher replay - --rules new.tar.gz --by-device -o json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -86,7 +97,7 @@ or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := flags.check(args); err != nil {
+			if err := flags.check(args, cmd.Flags().Changed("output")); err != nil {
 				return err
 			}
 			if err := flags.rules.complete(cmd); err != nil {
@@ -100,26 +111,40 @@ or any for any change. moved>10 allows 10 of them, and moved>5% a part of all.`,
 	flags.rules.register(cmd)
 	f := cmd.Flags()
 	f.StringVar(&flags.baseline, "baseline", "", "folder or bundle of the rules to compare with; default: what the log says")
-	f.StringVar(&flags.html, "html", "", "file to write the report to as one HTML page, as well")
+	f.Var(&flags.shard, "shard", "share of the devices to replay, as I/N with I from 0 to N-1; turns on -o json, for usher replay merge")
 	f.StringVar(&flags.list, "list", "", "file to write every changed registration to, as a line of JSON each")
 	f.IntVar(&flags.examples, "examples", 10, "how many devices of each kind to name")
 	f.IntVar(&flags.parallel, "parallel", 0, "how many requests to decide at the same time; 0 for one on each processor")
 	f.BoolVar(&flags.byDevice, "by-device", false, "count each device once, by its last registration in the log")
 	f.Var(&flags.limits, "hub-limit", "how many devices a hub may get, by host name or first label; may be repeated, and turns on --by-device")
 	f.Var(&flags.tables, "lookup", "table to ask for the rows of a look-up, as NAME=FILE (CSV, NDJSON or YAML), in place of what is recorded; may be repeated")
-	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: "+strings.Join(failNames, ", ")+"; with > and a number or a percentage, only more than that")
-	addOutputFlag(cmd, &flags.format, "text", "json")
-	completeWith(cmd, "fail-on", failNames...)
+	flags.registerOutput(cmd)
+	cmd.AddCommand(newReplayMergeCommand())
 	return cmd
 }
 
-func (flags *replayFlags) check(logs []string) error {
-	for _, text := range flags.failOn {
-		failure, err := parseFailure(text)
-		if err != nil {
-			return usageError(err)
+// registerOutput adds the flags about the report.
+func (flags *replayFlags) registerOutput(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&flags.html, "html", "", "file to write the report to as one HTML page, as well")
+	f.StringVar(&flags.report, "report", "", "file to write the report to as JSON, as well")
+	f.StringSliceVar(&flags.failOn, "fail-on", nil, "what makes the exit code 6: "+strings.Join(failNames, ", ")+"; with > and a number or a percentage, only more than that")
+	addOutputFlag(cmd, &flags.format, "text", "json")
+	completeWith(cmd, "fail-on", failNames...)
+}
+
+func (flags *replayFlags) check(logs []string, formatGiven bool) error {
+	if err := flags.parseFailures(); err != nil {
+		return err
+	}
+	if flags.shard.Of > 0 {
+		switch {
+		case formatGiven && flags.format != "json":
+			return usageError(errors.New("--shard writes JSON: usher replay merge -o text shows the report on all shards"))
+		case flags.html != "" || len(flags.failOn) > 0:
+			return usageError(errors.New("--html and --fail-on are about all devices: give them to usher replay merge"))
 		}
-		flags.failures = append(flags.failures, failure)
+		flags.format = "json"
 	}
 	flags.byDevice = flags.byDevice || len(flags.limits) > 0
 	switch {
@@ -133,9 +158,21 @@ func (flags *replayFlags) check(logs []string) error {
 	return checkStdin(logs)
 }
 
+func (flags *replayFlags) parseFailures() error {
+	for _, text := range flags.failOn {
+		failure, err := parseFailure(text)
+		if err != nil {
+			return usageError(err)
+		}
+		flags.failures = append(flags.failures, failure)
+	}
+	return nil
+}
+
 func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	options := replay.Options{
 		Workers: flags.parallel, Examples: flags.examples, ByDevice: flags.byDevice, HubLimits: flags.limits,
+		Shard: flags.shard.Shard,
 	}
 	var err error
 	if options.Rules, options.Tables, err = flags.allocator(ctx, flags.rules.path, flags.tables); err != nil {
@@ -146,7 +183,7 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 			return err
 		}
 	}
-	logs, size, err := openReplayLogs(paths, stdin)
+	logs, size, err := openReplayLogs(ctx, paths, stdin)
 	if err != nil {
 		return err
 	}
@@ -174,6 +211,9 @@ func (flags *replayFlags) run(ctx context.Context, paths []string, stdin io.Read
 	if err != nil {
 		return fmt.Errorf("write the list: %w", err)
 	}
+	if report.Part != nil {
+		report.Part.RulesName, report.Part.BaselineName = flags.rules.path, flags.baseline
+	}
 	if err := flags.write(stdout, report); err != nil {
 		return err
 	}
@@ -197,24 +237,36 @@ func (flags *replayFlags) allocator(ctx context.Context, path string, files tabl
 }
 
 // openReplayLogs returns the logs and their size in bytes; 0 if that is unknown.
-func openReplayLogs(paths []string, stdin io.Reader) ([]requestlog.Log, int64, error) {
+func openReplayLogs(ctx context.Context, paths []string, stdin io.Reader) ([]requestlog.Log, int64, error) {
 	var logs []requestlog.Log
-	var size int64
-	known := true
 	for _, path := range paths {
-		log := requestlog.Stream("stdin", stdin)
-		if path != "-" {
-			var err error
-			if log, err = requestlog.File(path); err != nil {
+		switch {
+		case path == "-":
+			logs = append(logs, requestlog.Stream("stdin", stdin))
+		case blobs.IsURL(path):
+			credential, err := azureauth.Credential(os.Getenv)
+			if err != nil {
 				return nil, 0, err
 			}
+			found, err := blobs.Logs(ctx, path, blobs.Options{Credential: credential})
+			if err != nil {
+				return nil, 0, err
+			}
+			logs = append(logs, found...)
+		default:
+			log, err := requestlog.File(path)
+			if err != nil {
+				return nil, 0, err
+			}
+			logs = append(logs, log)
 		}
-		logs = append(logs, log)
-		size += log.Size
-		known = known && log.Size > 0
 	}
-	if !known {
-		size = 0
+	var size int64
+	for _, log := range logs {
+		if log.Size == 0 {
+			return logs, 0, nil
+		}
+		size += log.Size
 	}
 	return logs, size, nil
 }
@@ -227,6 +279,15 @@ func (flags *replayFlags) write(stdout io.Writer, report *replay.Report) error {
 			return err
 		}
 		if err := writeFile(flags.html, page.Bytes()); err != nil {
+			return err
+		}
+	}
+	if flags.report != "" {
+		var text bytes.Buffer
+		if err := writeJSON(&text, report); err != nil {
+			return err
+		}
+		if err := writeFile(flags.report, text.Bytes()); err != nil {
 			return err
 		}
 	}
@@ -261,6 +322,7 @@ func (flags *replayFlags) judge(report *replay.Report) error {
 		return &exitError{code: exitChanges, err: fmt.Errorf("found what --fail-on names: %s", strings.Join(found, ", "))}
 	}
 	switch {
+	case report.Part != nil: // a share can have no device
 	case report.Registrations == 0 && report.Lacking > 0:
 		return errors.New("no record in the log can be decided again: the rules look at what is masked in them")
 	case report.Registrations == 0:

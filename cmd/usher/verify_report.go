@@ -153,12 +153,45 @@ func (t *verifyText) space(rule verify.RuleReport, seed uint64) {
 	for _, stuck := range rule.Stuck {
 		t.printf("  held whatever the device sends: %q, %s at %s\n", stuck.Reason, count(stuck.Devices, "device", "devices"), cmp.Or(stuck.Place, rule.Place))
 	}
+	for _, unlisted := range rule.Unlisted {
+		t.printf("  %s\n", explain.Printable(unlistedText(unlisted)))
+	}
 	if n := rule.Overrides["never_reprovision"]; n > 0 {
 		t.printf("  kept by the policy \"never\" although the rule named another hub: %d times\n", n)
 	}
 	if n := rule.Overrides["current_hub_not_linked"]; n > 0 {
 		t.printf("  rejected by the policy \"never\" because the current hub is not linked: %d times\n", n)
 	}
+}
+
+// maxListed is how many listed values the text names.
+const maxListed = 6
+
+// unlistedText says what a device gets whose value is not listed.
+func unlistedText(u verify.Unlisted) string {
+	listed := strings.Join(u.Listed[:min(len(u.Listed), maxListed)], ", ")
+	if n := len(u.Listed) - maxListed; n > 0 {
+		listed += fmt.Sprintf(" and %d more", n)
+	}
+	var gets []string
+	for _, got := range u.Gets {
+		words := string(got.Result)
+		if got.Reason != "" {
+			words += fmt.Sprintf(" %q", got.Reason)
+		} else if len(got.Hubs) > 0 {
+			words += " to " + strings.ReplaceAll(strings.Join(got.Hubs, " or "), ".azure-devices.net", "")
+		}
+		words += " (" + got.Place
+		if got.Default {
+			words += ", default"
+		}
+		gets = append(gets, words+")")
+	}
+	depends := ""
+	if len(gets) > 1 {
+		depends = "it depends: "
+	}
+	return fmt.Sprintf("%s, if it is none of %s: %s%s", u.Member, listed, depends, strings.Join(gets, ", or "))
 }
 
 // maxReasons is how many reasons the text names.

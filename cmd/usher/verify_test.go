@@ -58,6 +58,33 @@ func TestExitCodesOfVerify(t *testing.T) {
 	}
 }
 
+// What devices get whose values no rule lists is in the text and in the JSON, and is no error.
+func TestVerifyUnlisted(t *testing.T) {
+	t.Parallel()
+	folder := writeRules(t, map[string]string{"default.rego": "package allocation.default\n\ndefault hub := \"contoso-eu.azure-devices.net\"\n\n" +
+		"hub := \"contoso-us.azure-devices.net\" if input.deviceRuntimeContext.payload.country in [\"us\", \"ca\"]\n\n" +
+		"reject contains \"not linked\" if not hub in input.linkedHubs\n"})
+	for format, want := range map[string]string{
+		"text": "\n  payload/country, if it is none of ca, us: assigned to contoso-eu (rules/default.rego:3, default)\n",
+		"json": `"unlisted":[{"member":"payload/country","listed":["ca","us"],"gets":[{"result":"assigned","hubs":["contoso-eu.azure-devices.net"],"place":"rules/default.rego:3","default":true,`,
+	} {
+		var stdout, stderr bytes.Buffer
+		if got := run(t.Context(), []string{"verify", folder, "--promise", "twin", "-o", format}, strings.NewReader(""), &stdout, &stderr); got != exitOK {
+			t.Fatalf("-o %s exits with %d: %s", format, got, stderr.String())
+		}
+		output := strings.ReplaceAll(stdout.String(), folder, "rules")
+		if compact := new(bytes.Buffer); format == "json" {
+			if err := json.Compact(compact, []byte(output)); err != nil {
+				t.Fatal(err)
+			}
+			output = compact.String()
+		}
+		if !strings.Contains(output, want) {
+			t.Errorf("-o %s does not contain\n%s\nbut is\n%s", format, want, output)
+		}
+	}
+}
+
 // The formats for machines are well formed and agree with the text.
 func TestVerifyFormats(t *testing.T) {
 	t.Parallel()

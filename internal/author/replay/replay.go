@@ -44,6 +44,8 @@ type Options struct {
 	ByDevice bool
 	// Tables are asked in place of the rows that the log records of their look-ups. Rules has them as its sources.
 	Tables Tables
+	// Shard is the share of the devices to replay. Its report is for [Merge], and has a [Part].
+	Shard Shard
 	// HubLimits are how many devices hubs may get; After is not used.
 	HubLimits []HubLimit
 	// List receives a line of JSON, a [Change], for each registration that changes, in the order of the log; may be
@@ -88,21 +90,25 @@ const maxProblems = 10
 type problems struct {
 	count int64
 	first []Problem
+	at    []int64 // the numbers of their items
 }
 
-func (p *problems) add(item *requestlog.Item, problem string) {
+func (p *problems) add(item *requestlog.Item, number int64, problem string) {
 	p.count++
 	if len(p.first) < maxProblems {
-		p.first = append(p.first, Problem{item.Place(), problem})
+		p.first, p.at = append(p.first, Problem{item.Place(), problem}), append(p.at, number)
 	}
 }
 
-func (p *problems) addAll(more *problems) {
+// addAll adds those of the items that come after a number of others.
+func (p *problems) addAll(more *problems, after int64) {
 	p.count += more.count
-	p.first = append(p.first, more.first[:min(len(more.first), maxProblems-len(p.first))]...)
+	for i := range more.first[:min(len(more.first), maxProblems-len(p.first))] {
+		p.first, p.at = append(p.first, more.first[i]), append(p.at, after+more.at[i])
+	}
 }
 
-func (p *problems) reset() { *p = problems{first: p.first[:0]} }
+func (p *problems) reset() { *p = problems{first: p.first[:0], at: p.at[:0]} }
 
 // counts are what a batch and all batches together count.
 type counts struct {
@@ -110,14 +116,14 @@ type counts struct {
 	malformed, lacking                                        problems
 }
 
-func (c *counts) addAll(more *counts) {
+func (c *counts) addAll(more *counts, after int64) {
 	c.registrations += more.registrations
 	c.sameRules += more.sameRules
 	c.passedOver += more.passedOver
 	c.skipped += more.skipped
 	c.duplicates += more.duplicates
-	c.malformed.addAll(&more.malformed)
-	c.lacking.addAll(&more.lacking)
+	c.malformed.addAll(&more.malformed, after)
+	c.lacking.addAll(&more.lacking, after)
 }
 
 // batch is a block of a log and what was found in it.
@@ -128,12 +134,15 @@ type batch struct {
 	unread *Problem
 
 	counts
-	lines    int64
+	items    int64 // how many it holds
+	lines    int64 // how many of them were replayed
 	tally    tally
 	entries  []entry // in the order of the log, for ByDevice
 	examples []Change
-	list     bytes.Buffer
-	done     chan struct{}
+	// examplesAt are the numbers of their items in the batch.
+	examplesAt []int64
+	list       bytes.Buffer
+	done       chan struct{}
 	// before is closed when the batches before this one have said which records they hold, and said when this one has.
 	before, said chan struct{}
 }
@@ -257,12 +266,12 @@ func (r *run) readLogs(ctx context.Context, logs []requestlog.Log, free <-chan *
 }
 
 func (b *batch) reset(log int) {
-	b.log, b.unread, b.lines = log, nil, 0
+	b.log, b.unread, b.items, b.lines = log, nil, 0, 0
 	b.counts = counts{malformed: b.malformed, lacking: b.lacking}
 	b.malformed.reset()
 	b.lacking.reset()
 	b.tally.reset()
-	b.entries, b.examples = b.entries[:0], b.examples[:0]
+	b.entries, b.examples, b.examplesAt = b.entries[:0], b.examples[:0], b.examplesAt[:0]
 	b.list.Reset()
 }
 
@@ -271,17 +280,18 @@ func (r *run) replay(ctx context.Context, b *batch) {
 	if b.unread == nil {
 		items = slices.Collect(b.Items())
 	}
+	b.items = int64(len(items))
 	again := r.readBefore(b, items)
 	for i := range items {
 		if ctx.Err() != nil {
 			return
 		}
 		b.lines++
-		if again[i] {
+		if !again[i] {
+			r.replayItem(ctx, b, &items[i], int64(i))
+		} else if r.Shard.hasRest() {
 			b.duplicates++
-			continue
 		}
-		r.replayItem(ctx, b, &items[i])
 	}
 }
 
@@ -301,33 +311,31 @@ func (r *run) readBefore(b *batch, items []requestlog.Item) []bool {
 	return again
 }
 
-func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
-	switch {
-	case item.Kind == requestlog.OtherCall:
-		return
-	case item.Kind == requestlog.Other && item.InExport():
-		b.skipped++
-		return
-	case item.Err != nil:
-		b.malformed.add(item, item.Err.Error())
-		return
-	case item.Unanswered():
-		b.passedOver++
+// replayItem replays the item with this number in the batch, if the shard has its device.
+func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item, number int64) {
+	var request *dps.AllocationRequest
+	err := item.Err
+	if item.Kind != requestlog.OtherCall && (item.Kind != requestlog.Other || !item.InExport()) && err == nil && !item.Unanswered() {
+		request, err = item.Parse()
+	}
+	if request == nil {
+		if r.Shard.hasRest() {
+			b.countRest(item, number, err)
+		}
 		return
 	}
-	request, err := item.Parse()
-	if err != nil {
-		b.malformed.add(item, err.Error())
+	device := item.Device(request)
+	if !r.Shard.has(device) {
 		return
 	}
 	known := r.Tables.others(item.Lookups)
 	after := r.Rules.Repeat(ctx, request, known)
 	if after.Result == answer.InvalidRequest {
-		b.malformed.add(item, describeViolations(after.Violations))
+		b.malformed.add(item, number, describeViolations(after.Violations))
 		return
 	}
 	if needed := r.neededOf(ctx, request, item, &after); len(needed) > 0 {
-		b.lacking.add(item, "masked, and the rules look at it: "+strings.Join(needed, ", "))
+		b.lacking.add(item, number, "masked, and the rules look at it: "+strings.Join(needed, ", "))
 		return
 	}
 	var before State
@@ -342,9 +350,9 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 		before = State{answer.Assigned, request.Device.CurrentIotHubHostName}
 	}
 	c := compare(ctx, r.Rules, request, known, before, after)
-	name := cmp.Or(unknownRow(known, &after), unknownRow(known, &c.after), unknownRow(item.Lookups, &then))
-	if name != "" && ctx.Err() == nil {
-		b.lacking.add(item, "the rules look up a row that is neither recorded nor in a fixture: "+name)
+	unknown := cmp.Or(unknownRow(known, &after), unknownRow(known, &c.after), unknownRow(item.Lookups, &then))
+	if unknown != "" && ctx.Err() == nil {
+		b.lacking.add(item, number, "the rules look up a row that is neither recorded nor in a fixture: "+unknown)
 		return
 	}
 	switch {
@@ -364,9 +372,22 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item) {
 	}
 	cell := b.tally.add(r.cell(request, c), 1)
 	if r.ByDevice {
-		b.entries = append(b.entries, entry{r.key(item.Device(request)), cell})
+		b.entries = append(b.entries, entry{r.key(device), cell})
 	}
-	r.addChange(b, item, request, c)
+	r.addChange(b, item, number, request, c)
+}
+
+// countRest counts an item that is not replayed, because it is of no device that is known.
+func (b *batch) countRest(item *requestlog.Item, number int64, err error) {
+	switch {
+	case item.Kind == requestlog.OtherCall:
+	case item.Kind == requestlog.Other && item.InExport():
+		b.skipped++
+	case err != nil:
+		b.malformed.add(item, number, err.Error())
+	default:
+		b.passedOver++
+	}
 }
 
 // bySameRules reports whether what was before is what these same rules decided.
@@ -466,9 +487,9 @@ func (r *run) key(text string) key {
 }
 
 // addChange keeps a registration for the list and the examples.
-func (r *run) addChange(b *batch, item *requestlog.Item, request *dps.AllocationRequest, c comparison) {
+func (r *run) addChange(b *batch, item *requestlog.Item, number int64, request *dps.AllocationRequest, c comparison) {
 	listed := r.List != nil && c.kind.Change()
-	example := c.kind != Stayed && !r.full[kindIndex(c.kind)].Load() && r.wantsExample(b.examples, c.kind, request.Device.RegistrationID)
+	example := c.kind != Stayed && !r.full[kindIndex(c.kind)].Load() && wantsExample(b.examples, c.kind, request.Device.RegistrationID, r.Examples)
 	if !listed && !example {
 		return
 	}
@@ -493,6 +514,6 @@ func (r *run) addChange(b *batch, item *requestlog.Item, request *dps.Allocation
 		_ = encoder.Encode(change) // only strings, into memory
 	}
 	if example {
-		b.examples = append(b.examples, change)
+		b.examples, b.examplesAt = append(b.examples, change), append(b.examplesAt, number)
 	}
 }

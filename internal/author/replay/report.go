@@ -63,6 +63,8 @@ type Report struct {
 	Reprovision  Reprovision `json:"reprovision"`
 	// Examples are the first devices of each kind except stayed, each once for a kind.
 	Examples []Change `json:"examples"`
+	// Part is set in a report on one [Shard] of the devices.
+	Part *Part `json:"part,omitempty"`
 }
 
 // LogSummary describes one log.
@@ -184,16 +186,25 @@ func (m *merger) report(interrupted bool) *Report {
 		}
 	}
 	parts.fill(r)
-	r.HubLimits = compareWith(r.Hubs, m.Options.HubLimits)
 	for _, examples := range m.examples {
 		r.Examples = append(r.Examples, examples...)
 	}
+	if m.Shard.Of > 0 {
+		r.Part = &Part{Shard: m.Shard, Examples: m.Examples, ExamplesAt: neverNil(slices.Concat(m.examplesAt[:]...)),
+			MalformedAt: neverNil(m.malformed.at), LackingAt: neverNil(m.lacking.at)}
+	}
+	r.conclude(m.Options.HubLimits)
+	return r
+}
+
+// conclude fills in what follows from the sums.
+func (r *Report) conclude(limits []HubLimit) {
+	r.HubLimits = compareWith(r.Hubs, limits)
 	registrations := r.Counts[Moved] + r.Counts[NewlyAccepted]
 	r.Reprovision = Reprovision{
 		Registrations: registrations, PerMinute: RegistrationsPerMinute,
 		Seconds: leastSeconds(registrations), AllSeconds: leastSeconds(r.Counted),
 	}
-	return r
 }
 
 // neverNil makes an empty list of nil, for readers of the JSON.

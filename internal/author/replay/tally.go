@@ -83,7 +83,10 @@ type merger struct {
 	total    tally
 	devices  map[key]uint32 // the cell of each device's last registration
 	examples [kindCount][]Change
-	unread   []Problem
+	// examplesAt are the numbers of their items, and items is how many were merged.
+	examplesAt [kindCount][]int64
+	items      int64
+	unread     []Problem
 }
 
 func newMerger(r *run, logs []requestlog.Log) *merger {
@@ -99,7 +102,7 @@ func newMerger(r *run, logs []requestlog.Log) *merger {
 
 func (m *merger) merge(b *batch) error {
 	m.logs[b.log].Lines += b.lines
-	m.counts.addAll(&b.counts)
+	m.counts.addAll(&b.counts, m.items)
 	if b.unread != nil {
 		m.unread = append(m.unread, *b.unread)
 	}
@@ -110,12 +113,14 @@ func (m *merger) merge(b *batch) error {
 			m.total.addBounded(c, b.tally.counts[i])
 		}
 	}
-	for _, example := range b.examples {
-		if kind := kindIndex(example.Kind); m.wantsExample(m.examples[kind], example.Kind, example.RegistrationID) {
+	for i, example := range b.examples {
+		if kind := kindIndex(example.Kind); wantsExample(m.examples[kind], example.Kind, example.RegistrationID, m.Examples) {
 			m.examples[kind] = append(m.examples[kind], example)
+			m.examplesAt[kind] = append(m.examplesAt[kind], m.items+b.examplesAt[i])
 			m.full[kind].Store(len(m.examples[kind]) == m.Examples)
 		}
 	}
+	m.items += b.items
 	if b.list.Len() > 0 {
 		if _, err := m.List.Write(b.list.Bytes()); err != nil {
 			return err
@@ -139,7 +144,7 @@ func (m *merger) mergeDevices(b *batch) {
 }
 
 // wantsExample reports whether a device is to be one of the first examples of a kind, each of which is there once.
-func (r *run) wantsExample(examples []Change, kind Kind, registrationID string) bool {
+func wantsExample(examples []Change, kind Kind, registrationID string, limit int) bool {
 	n := 0
 	for _, e := range examples {
 		if e.Kind == kind {
@@ -149,5 +154,5 @@ func (r *run) wantsExample(examples []Change, kind Kind, registrationID string) 
 			n++
 		}
 	}
-	return n < r.Examples
+	return n < limit
 }

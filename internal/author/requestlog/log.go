@@ -23,6 +23,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,16 +71,27 @@ func Stream(name string, r io.Reader) Log {
 // extensions are those of the files that [Files] finds in folders, also with .gz or .zst after them.
 var extensions = []string{".ndjson", ".jsonl", ".json", ".log", ".csv"}
 
+// IsLog reports whether a file in a folder is a log, by the end of its name.
+func IsLog(name string) bool {
+	base := strings.TrimSuffix(strings.TrimSuffix(name, ".gz"), ".zst")
+	return slices.Contains(extensions, path.Ext(base))
+}
+
+// Extensions lists for people how the names of logs in folders end.
+func Extensions() string {
+	last := len(extensions) - 1
+	return strings.Join(extensions[:last], ", ") + " or " + extensions[last]
+}
+
 // Files returns the logs that a path stands for: the file, or those in the folder and below it, in the order of their
 // names.
-func Files(path string) ([]Log, error) {
+func Files(folder string) ([]Log, error) {
 	var logs []Log
-	err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		base := strings.TrimSuffix(strings.TrimSuffix(entry.Name(), ".gz"), ".zst")
-		if name != path && !slices.Contains(extensions, filepath.Ext(base)) {
+		if name != folder && !IsLog(entry.Name()) {
 			return nil
 		}
 		log, err := File(name)
@@ -87,8 +99,7 @@ func Files(path string) ([]Log, error) {
 		return err
 	})
 	if err == nil && len(logs) == 0 {
-		last := len(extensions) - 1
-		err = fmt.Errorf("%s contains no file whose name ends in %s or %s", path, strings.Join(extensions[:last], ", "), extensions[last])
+		err = fmt.Errorf("%s contains no file whose name ends in %s", folder, Extensions())
 	}
 	return logs, err
 }

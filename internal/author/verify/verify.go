@@ -114,6 +114,8 @@ type RuleReport struct {
 	Reasons Counts `json:"reasons,omitempty"`
 	// Stuck are devices that are held whatever they send.
 	Stuck []Stuck `json:"stuck,omitempty"`
+	// Unlisted says what devices get whose values the rule does not list, those that are assigned first.
+	Unlisted []Unlisted `json:"unlisted,omitempty"`
 	// Invariants is set if there are invariants for the rule.
 	Invariants bool      `json:"invariants"`
 	Broken     []Finding `json:"broken"`
@@ -266,6 +268,7 @@ type search struct {
 	newcomers newcomers
 	holds     map[[16]byte]*hold
 	stuck     []Stuck
+	unlisted  []Unlisted
 	seen      sync.Map // keys of the bodies that were tried
 }
 
@@ -464,7 +467,7 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 	group.Wait()
 	s.failing = int(s.checker.memo.failing.Load())
 	if s.complete = ctx.Err() == nil; s.complete {
-		s.stuck = s.findStuck(ctx)
+		s.stuck, s.unlisted = s.findStuck(ctx), s.findUnlisted(ctx)
 	}
 }
 
@@ -513,7 +516,7 @@ func (s *search) report(ctx context.Context) RuleReport {
 	case ctx.Err() == nil:
 		r.Space.Notes = []string{"no enrollment reaches this rule, because other rules serve them more precisely"}
 	}
-	r.Reasons, r.Stuck = s.reasons, s.stuck
+	r.Reasons, r.Stuck, r.Unlisted = s.reasons, s.stuck, s.unlisted
 	if s.plan != nil && s.complete {
 		s.checkAssigns()
 	}

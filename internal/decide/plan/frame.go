@@ -72,17 +72,18 @@ type machine struct {
 	steps   int // statements so far
 	poll    int // when to look whether to go on
 	bytes   int64
-	depth   int
-	frames  []*frame // by depth; those from depth on are free
-	freed   [][]memo
-	call    call
+	// reserved is how many bytes may be made before the limits are looked at again, taken how many are of the budget.
+	reserved, taken int64
+	depth           int
+	frames          []*frame // by depth; those from depth on are free
+	freed           [][]memo
+	call            call
 }
 
 // memo is what a rule says.
 type memo struct {
 	known bool
 	value value
-	noted int
 }
 
 // Evaluation is one evaluation of a program.
@@ -97,6 +98,8 @@ type Evaluation struct {
 	// MaxSteps and MaxBytes bound how many statements are executed, and how much they make; 0 means no bound.
 	MaxSteps int
 	MaxBytes int64
+	// Budget is shared with other evaluations; may be nil.
+	Budget *Budget
 }
 
 // Result is what an evaluation gave.
@@ -178,7 +181,7 @@ func (m *machine) restore() {
 func (p *Program) Run(e Evaluation) (Result, error) {
 	m := p.pool.machines.Get().(*machine)
 	defer m.release()
-	m.options, m.context = e, e.Context
+	m.options, m.context, m.reserved = e, e.Context, 0
 	m.suppose()
 	f := m.push(p.registers)
 	if e.Input != nil {
@@ -203,6 +206,7 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 
 // release forgets the evaluation and keeps what it needed for the next one.
 func (m *machine) release() {
+	m.giveBack()
 	for len(m.memo) > 0 {
 		m.restore()
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -22,10 +23,15 @@ const (
 type LimitError struct {
 	What  Quantity
 	Limit int64
-	Place string // file:line
+	// Together is set if it is the limit of a [Budget].
+	Together bool
+	Place    string // file:line
 }
 
 func (e *LimitError) Error() string {
+	if e.Together {
+		return fmt.Sprintf("the rules that ran at the same time made values of more than %s", inBytes(e.Limit))
+	}
 	if e.What == Bytes {
 		return fmt.Sprintf("the rule made values of more than %s", inBytes(e.Limit))
 	}
@@ -51,13 +57,56 @@ const (
 // noPlace is that of what comes after the last statement.
 var noPlace ast.Location
 
+// Budget is how much evaluations that run at the same time may make together. It is safe for concurrent use.
+type Budget struct {
+	limit int64
+	taken atomic.Int64
+}
+
+// NewBudget returns a budget of some bytes.
+func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
+
+// share is what an evaluation takes of a budget at a time. Nearly all of them make less, and take nothing.
+const share = 1 << 20
+
 // made counts what was made at a place.
 func (m *machine) made(bytes int, at *ast.Location) jump {
-	if m.bytes += int64(bytes); m.options.MaxBytes > 0 && m.bytes > m.options.MaxBytes {
-		m.err = &LimitError{What: Bytes, Limit: m.options.MaxBytes, Place: placeOf(at)}
+	if m.bytes += int64(bytes); m.bytes > m.reserved && !m.reserve(0, at) {
 		return halted
 	}
 	return next
+}
+
+// reserve makes sure that an evaluation may make, besides what it has made, some bytes more.
+func (m *machine) reserve(more int64, at *ast.Location) bool {
+	needed, most, budget := m.bytes+more, m.options.MaxBytes, m.options.Budget
+	if most > 0 && needed > most {
+		m.err = &LimitError{What: Bytes, Limit: most, Place: placeOf(at)}
+		return false
+	}
+	for budget != nil && needed > share+m.taken {
+		if budget.taken.Add(share) > budget.limit {
+			budget.taken.Add(-share)
+			m.err = &LimitError{What: Bytes, Limit: budget.limit, Together: true, Place: placeOf(at)}
+			return false
+		}
+		m.taken += share
+	}
+	if m.reserved = share + m.taken; budget == nil {
+		m.reserved = needed + share
+	}
+	if most > 0 {
+		m.reserved = min(m.reserved, most)
+	}
+	return true
+}
+
+// giveBack returns to the budget what the evaluation took of it.
+func (m *machine) giveBack() {
+	if m.taken > 0 {
+		m.options.Budget.taken.Add(-m.taken)
+		m.taken = 0
+	}
 }
 
 func placeOf(at *ast.Location) string {
@@ -73,12 +122,7 @@ func (m *machine) allows(function string, operands []*ast.Term, at *ast.Location
 	if estimate == nil || m.options.MaxBytes <= 0 {
 		return true
 	}
-	left := m.options.MaxBytes - m.bytes
-	size := estimate(operands, left)
-	if size <= left {
-		return true
-	}
-	return m.made(int(size), at) == next
+	return m.reserve(estimate(operands, m.options.MaxBytes-m.bytes), at)
 }
 
 // expanding are the functions that can make much more than they get, with an estimate of how many bytes that is. It need

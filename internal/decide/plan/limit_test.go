@@ -84,6 +84,23 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Evaluations that run at the same time share a budget, and give back what they took.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	program := compile(t, "package r\n\nhuge := concat(\"\", [s | some i in numbers.range(1, 100000); s := \"0123456789\"])\n\nlarge := concat(\"\", [s | some i in numbers.range(1, 5000); s := \"0123456789\"])\n\np := huge if input.huge\n\np := large if not input.huge\n", "x = data.r.p")
+	budget := plan.NewBudget(3 << 20)
+	for range 3 {
+		for _, huge := range []bool{true, false} {
+			_, err := program.Run(plan.Evaluation{Input: map[string]any{"huge": huge}, MaxBytes: 1 << 30, Budget: budget, Context: topdown.BuiltinContext{
+				Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel()}})
+			exceeded, ok := errors.AsType[*plan.LimitError](err)
+			if ok != huge || ok && exceeded.Error() != "the rules that ran at the same time made values of more than 3 MiB" {
+				t.Errorf("huge %v: %v", huge, err)
+			}
+		}
+	}
+}
+
 // doubling repeats a line that makes one value of several of the value before.
 func doubling(line string, times int, end string) string {
 	var text strings.Builder

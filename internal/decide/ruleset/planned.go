@@ -82,7 +82,8 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		Input:    e.request,
 		Context:  topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups},
 		Now:      e.now,
-		MaxBytes: e.set.memory(),
+		MaxBytes: e.set.options.Memory,
+		Budget:   e.set.budget,
 	})
 	if exceeded, is := errors.AsType[*plan.LimitError](err); is {
 		return verdict, true, &EvalError{Place: exceeded.Place, Problem: exceeded.Error(), Cause: ErrTooLarge}
@@ -101,13 +102,6 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		}
 	}
 	return verdict, true, nil
-}
-
-func (rs *Ruleset) memory() int64 {
-	if rs.options.Memory == 0 {
-		return DefaultMemory
-	}
-	return rs.options.Memory
 }
 
 // Evaluations count what evaluated rules. They are safe for concurrent use, and several rulesets can share them.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
 // Options control how rules are loaded. The zero value is usable.
@@ -42,7 +43,8 @@ type Options struct {
 	Strict bool
 	// Evaluator evaluates the rules; the default is [ByPlan].
 	Evaluator Evaluator
-	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory].
+	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory]. Decisions
+	// at the same time have as much together, besides the first MiB of each.
 	Memory int64
 	// Evaluations count what evaluates the rules; may be nil.
 	Evaluations *Evaluations
@@ -67,6 +69,7 @@ type Ruleset struct {
 	dataFiles    []string  // relative to the folder
 	lookups      []*lookups.Declaration
 	fixtures     lookups.Fixtures
+	budget       *plan.Budget
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
@@ -77,7 +80,8 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	if options.Evaluations == nil {
 		options.Evaluations = &Evaluations{}
 	}
-	rs := &Ruleset{options: options}
+	options.Memory = cmp.Or(options.Memory, DefaultMemory)
+	rs := &Ruleset{options: options, budget: plan.NewBudget(options.Memory)}
 	files, err := readFiles(fsys)
 	if err != nil {
 		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")
