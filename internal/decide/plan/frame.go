@@ -111,15 +111,14 @@ type Result struct {
 	Held []int
 }
 
-type pool struct{ machines *sync.Pool }
-
-func newPool(p *Program) pool {
-	return pool{&sync.Pool{New: func() any {
+// newMachines returns a pool of machines: each keeps its memory for the next evaluation.
+func newMachines(p *Program) *sync.Pool {
+	return &sync.Pool{New: func() any {
 		m := &machine{program: p, stack: make([]value, 0, 256)}
 		m.call.machine = m
 		m.call.receive = m.call.output
 		return m
-	}}}
+	}}
 }
 
 // enough is how many statements are executed between two looks at whether to go on.
@@ -179,7 +178,7 @@ func (m *machine) restore() {
 
 // Run evaluates the program's query.
 func (p *Program) Run(e Evaluation) (Result, error) {
-	m := p.pool.machines.Get().(*machine)
+	m := p.machines.Get().(*machine)
 	defer m.release()
 	m.options, m.context, m.reserved = e, e.Context, 0
 	m.suppose()
@@ -216,7 +215,7 @@ func (m *machine) release() {
 	m.stack, m.held, m.results = m.stack[:0], m.held[:0], m.results[:0]
 	m.err, m.options, m.context, m.steps, m.poll, m.bytes, m.depth = nil, Evaluation{}, topdown.BuiltinContext{}, 0, 0, 0, 0
 	m.call.release()
-	m.program.pool.machines.Put(m)
+	m.program.machines.Put(m)
 }
 
 // unclear ends the evaluation without a result that counts.

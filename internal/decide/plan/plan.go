@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
@@ -38,7 +39,7 @@ type Program struct {
 	registers int // of the plan
 	data      ast.Value
 	strings   []value
-	pool      pool
+	machines  *sync.Pool // of *machine
 }
 
 // ErrUnclear is why an evaluation has no result that counts: something went wrong in it, and only topdown says what
@@ -56,7 +57,6 @@ func Compile(ctx context.Context, compiler *ast.Compiler, query ast.Body, option
 
 // function is a rule, or a function that rules define.
 type function struct {
-	name       string
 	parameters []ir.Local
 	result     ir.Local
 	registers  int
@@ -84,7 +84,7 @@ func link(policy *ir.Policy, options Options) (*Program, error) {
 		l.program.strings = append(l.program.strings, value(ast.String(s.Value)))
 	}
 	for _, f := range policy.Funcs.Funcs {
-		linked := &function{name: f.Name, parameters: f.Params, result: f.Return, memo: -1, partial: isPartial(f)}
+		linked := &function{parameters: f.Params, result: f.Return, memo: -1, partial: isPartial(f)}
 		if len(f.Params) == 2 {
 			linked.memo = len(l.program.functions)
 		}
@@ -119,7 +119,7 @@ func link(policy *ir.Policy, options Options) (*Program, error) {
 		l.program.plan = append(l.program.plan, blocks...)
 	}
 	l.program.registers = l.registers
-	l.program.pool = newPool(l.program)
+	l.program.machines = newMachines(l.program)
 	return l.program, nil
 }
 
