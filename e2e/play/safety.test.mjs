@@ -22,8 +22,9 @@ payload := {${JSON.stringify(evil)}: input.deviceRuntimeContext.registrationId}
   })
   await openFile(page, 'line/line.rego')
   await chooseRequest(page, 'a new device of line-*')
+  await has(pane(page, 'answer').locator('.where'), '<img src=x') // the reason
   await pane(page, 'request').getByLabel('Registration ID').fill(evil)
-  await has(pane(page, 'answer').locator('.where'), '<img src=x')
+  await has(pane(page, 'answer').locator('.where'), 'This is not a request') // such an ID is none
   assert.equal(await page.locator('img:not(.cm-widgetBuffer), script:not([src])').count(), 0)
   assert.equal(await page.evaluate(() => window.hacked), undefined)
 })
