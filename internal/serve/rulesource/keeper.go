@@ -254,11 +254,14 @@ func (k *Keeper) activate(ctx context.Context, rules *decider.Rules, start time.
 	k.rules, k.lazy = rules, lazy
 	k.options.Use(rules)
 	packages := len(rules.All())
-	k.count(func(s *Stats) {
+	refused := false
+	k.count(func(s *Stats) { // in one step, so that no one sees new rules that are refused
 		s.Activations++
 		s.Activated = time.Now()
 		s.Digest, s.Revision, s.Packages = rules.Digest(), rules.Revision(), packages
-		s.FromCache = fromCache
+		if s.FromCache = fromCache; !fromCache {
+			refused, s.Refused = s.Refused != "", ""
+		}
 	})
 	level := slog.LevelInfo
 	if before == "" && k.isFolder() {
@@ -266,16 +269,19 @@ func (k *Keeper) activate(ctx context.Context, rules *decider.Rules, start time.
 	}
 	k.log.Log(ctx, level, "rules activated", "rules", rules.Digest(), "revision", rules.Revision(), "before", before,
 		"packages", packages, "from_disk", fromCache, "duration_ms", time.Since(start).Milliseconds())
-	if !fromCache {
-		k.accept(ctx)
-	}
+	k.allClear(ctx, refused)
 	k.notify(Activated, nil)
 }
 
-// accept notes that the rules at the source are those in use, and gives the all-clear if they were refused before.
+// accept notes that the rules at the source are those in use.
 func (k *Keeper) accept(ctx context.Context) {
 	refused := false
 	k.count(func(s *Stats) { refused, s.Refused = s.Refused != "", "" })
+	k.allClear(ctx, refused)
+}
+
+// allClear tells that the rules at the source are in use, if they were refused before.
+func (k *Keeper) allClear(ctx context.Context, refused bool) {
 	if refused {
 		k.log.InfoContext(ctx, "rules good again", "in_use", k.digest())
 	}
