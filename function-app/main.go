@@ -84,7 +84,7 @@ func tuneCollector(getenv func(string) string) {
 		debug.SetGCPercent(400)
 	}
 	if getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(256 << 20) // half of the smallest Functions instance
+		debug.SetMemoryLimit(224 << 20) // less than half of the smallest Functions instance
 	}
 }
 
