@@ -3,6 +3,7 @@ package schema_test
 import (
 	"encoding/json"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -489,7 +490,13 @@ func TestAcceptingDoesNotAllocate(t *testing.T) {
 	for _, glob := range []string{"req-*.json", "constructed-*.json"} {
 		for _, name := range samples(t, glob) {
 			doc := readJSON(t, name)
-			if got := testing.AllocsPerRun(10, func() { s.Validate(doc) }); got != 0 {
+			// Pools of regular expressions are emptied now and then, and at random by the race detector: once in so many
+			// runs they are not.
+			got := math.Inf(1)
+			for range 100 {
+				got = min(got, testing.AllocsPerRun(1, func() { s.Validate(doc) }))
+			}
+			if got != 0 {
 				t.Errorf("%s: %v allocations", name, got)
 			}
 		}
