@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,8 +73,10 @@ func decisions(ctx context.Context, b bench) error {
 	if err != nil {
 		return err
 	}
-	goals := map[string]string{"tutorial": "≤ 0.35", "mediumt": "≤ 0.35", "large": "≤ 0.55"}
-	t := newTable("The whole decision, CPU, as a ratio to a naive use of the same libraries", "rule", "naive", "usher", "ratio", "goal")
+	goals := map[string]string{"trivial": "≤ 0.07", "tutorial": "≤ 0.10", "mediumt": "≤ 0.09", "large": "≤ 0.20", "larget": "≤ 0.13"}
+	made := map[string]string{"mediumt": "≤ 60"}
+	t := newTable("The whole decision, CPU, as a ratio to a naive use of the same libraries",
+		"rule", "naive", "usher", "ratio", "goal", "allocations", "goal")
 	for _, name := range workloads {
 		body := b.requests[name]
 		cells, err := b.compare(
@@ -86,7 +89,11 @@ func decisions(ctx context.Context, b bench) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		t.add(name, cells[0], cells[1], cells[2], goals[name])
+		allocations := testing.AllocsPerRun(1000, func() { err = decide(ctx, usher, body) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t.add(name, cells[0], cells[1], cells[2], goals[name], fmt.Sprint(allocations), made[name])
 	}
 	return t.Flush()
 }
@@ -200,7 +207,7 @@ func enrollments(ctx context.Context, b bench) error {
 		case 1:
 			floor = cost
 		case 10000:
-			goal = "flat"
+			goal = "≤ 1.3"
 		}
 		t.add(fmt.Sprint(n), micro(cost), ratio(cost/floor), goal, milli(eagerly), milli(lazily))
 	}

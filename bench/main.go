@@ -51,6 +51,7 @@ func run(ctx context.Context) error {
 		{"decision", decisions},
 		{"library", library},
 		{"replay", replays},
+		{"verify", verifies},
 		{"enrollments", enrollments},
 		{"server", servers},
 		{"latency", latencies},
@@ -110,22 +111,30 @@ func (b bench) median(measure func() (float64, error)) (float64, error) {
 	return median(values), nil
 }
 
-// compare measures a floor and Usher in turn, and returns the cells for the medians and the median of the ratios.
-func (b bench) compare(floor, usher func() (float64, error)) ([]string, error) {
-	var floors, ushers []float64
-	ratios, err := b.median(func() (float64, error) {
+// compare measures a floor and others in turn. It returns cells: the median of the floor, and for each of the others its
+// median and the median of its ratios to the floor.
+func (b bench) compare(floor func() (float64, error), others ...func() (float64, error)) ([]string, error) {
+	var floors []float64
+	values, ratios := make([][]float64, len(others)), make([][]float64, len(others))
+	for range b.rounds {
 		f, err := floor()
 		if err != nil {
-			return 0, fmt.Errorf("floor: %w", err)
+			return nil, fmt.Errorf("floor: %w", err)
 		}
-		u, err := usher()
-		floors, ushers = append(floors, f), append(ushers, u)
-		return u / f, err
-	})
-	if err != nil {
-		return nil, err
+		floors = append(floors, f)
+		for i, other := range others {
+			value, err := other()
+			if err != nil {
+				return nil, err
+			}
+			values[i], ratios[i] = append(values[i], value), append(ratios[i], value/f)
+		}
 	}
-	return []string{micro(median(floors)), micro(median(ushers)), ratio(ratios)}, nil
+	cells := []string{micro(median(floors))}
+	for i := range others {
+		cells = append(cells, micro(median(values[i])), ratio(median(ratios[i])))
+	}
+	return cells, nil
 }
 
 // table aligns its columns when it is flushed.

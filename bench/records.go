@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
 // recording is a way to record decisions, with its measurements.
@@ -114,5 +117,40 @@ func records(ctx context.Context, b bench) error {
 		return fmt.Errorf("of at least %d requests, %d records went to standard output; %d lines without records; %d deliveries to the collector",
 			ways[2].requests, stdout, ways[0].lines.Load(), collected.Load())
 	}
-	return nil
+	return b.recordsAlone(ctx)
+}
+
+// nowhere is a sink that keeps nothing.
+type nowhere struct{}
+
+func (nowhere) Name() string       { return "nowhere" }
+func (nowhere) Write([]byte) error { return nil }
+
+// recordsAlone measures what it takes to make a record and to encode it.
+func (b bench) recordsAlone(ctx context.Context) error {
+	usher, err := newDecider(ctx, b.rules)
+	if err != nil {
+		return err
+	}
+	var failed error
+	recorder, err := decisionlog.New(decisionlog.Options{Sinks: []decisionlog.Sink{nowhere{}}, Failed: func(_ string, err error) { failed = err }})
+	if err != nil {
+		return err
+	}
+	t := newTable("A record, without its sink", "rule", "CPU", "goal")
+	for _, name := range workloads {
+		call := answer.Call{DecisionID: "Z5HIA4GAFA4TITKKBIRXYQWRVI", Start: time.Now()}
+		call.Request, call.Answer = usher.AllocateJSON(ctx, b.requests[name])
+		cost, err := b.median(func() (float64, error) {
+			return perCall(func() error {
+				recorder.Observe(ctx, &call)
+				return failed
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t.add(name, micro(cost), "≤ 6 µs")
+	}
+	return t.Flush()
 }
