@@ -7,6 +7,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // step executes a statement. It says where to go on.
@@ -89,7 +91,7 @@ type memo struct {
 // Evaluation is one evaluation of a program.
 type Evaluation struct {
 	// Input is the request as it was parsed, or Value is the input as OPA has it. Without both there is no input.
-	Input map[string]any
+	Input *dps.Value
 	Value ast.Value
 	// Context is what functions get, besides the time.
 	Context topdown.BuiltinContext
