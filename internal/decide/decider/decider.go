@@ -159,9 +159,14 @@ func invalid(violations []schema.Violation) answer.Answer {
 // in a goroutine of their own, so that the caller is answered in any case. That costs a multiple of the direct call,
 // since OPA's evaluator grows a new stack each time.
 func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, request *dps.AllocationRequest, known []answer.Lookup) (ruleset.Verdict, error) {
+	outside := ruleset.Outside{Sources: d.lookups, Known: known}
+	if rules.interruptible && !rule.LooksUp() {
+		limited := limited{Context: ctx, deadline: time.Now().Add(d.timeout)}
+		defer limited.end()
+		return rule.Evaluate(&limited, request.Body(), outside)
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	outside := ruleset.Outside{Sources: d.lookups, Known: known}
 	if rules.interruptible {
 		return rule.Evaluate(ctx, request.Body(), outside)
 	}
