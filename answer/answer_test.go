@@ -101,6 +101,10 @@ func TestDocument(t *testing.T) {
 // A line has the level that the call deserves, and its fields once.
 func TestLogCalls(t *testing.T) {
 	t.Parallel()
+	withKey, err := dps.ParseAllocationRequest([]byte(`{"k": "SECRET"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	failed := []answer.Lookup{{Builtin: "lookup.hub", Arguments: []any{"SECRET"}}, {Builtin: "lookup.device", Fault: "no answer"}}
 	for name, c := range map[string]struct {
 		call  answer.Call
@@ -115,7 +119,7 @@ func TestLogCalls(t *testing.T) {
 		"look-up of an older row": {answer.Call{Answer: answer.Answer{Result: answer.Held, Lookups: failed[:]}}, "INFO"},
 		"rows without faults":     {answer.Call{Answer: answer.Answer{Result: answer.Held, Lookups: failed[:1]}}, "INFO"},
 		"no result":               {answer.Call{}, "ERROR"},
-		"with a key":              {answer.Call{Request: &dps.AllocationRequest{Document: map[string]any{"k": "SECRET"}}, Answer: answer.Answer{Result: answer.Held}}, "INFO"},
+		"with a key":              {answer.Call{Request: withKey, Answer: answer.Answer{Result: answer.Held}}, "INFO"},
 	} {
 		var log bytes.Buffer
 		gone, cancel := context.WithCancel(t.Context())

@@ -110,7 +110,7 @@ func replays(ctx context.Context, b bench) error {
 		}
 		rule := rules.Serving(request.Enrollment)
 		bare, err := b.median(func() (float64, error) {
-			return perCall(func() error { _, err := rule.Evaluate(ctx, request.Document, ruleset.Outside{}); return err })
+			return perCall(func() error { _, err := rule.Evaluate(ctx, request.Body(), ruleset.Outside{}); return err })
 		})
 		if err != nil {
 			return err

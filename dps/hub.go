@@ -22,7 +22,11 @@ func HubName(host string) string {
 
 // SameHub reports whether two host names are names of one hub. It compares them without case, as DNS does.
 func SameHub(a, b string) bool {
-	return sameHost(a, b) || len(a) != len(b) && HubName(a) == HubName(b)
+	if len(a) == len(b) {
+		return sameHost(a, b)
+	}
+	const label = len(deviceDomain) - len(hubDomain)
+	return (len(a)-len(b) == label || len(b)-len(a) == label) && HubName(a) == HubName(b)
 }
 
 // sameHost is [strings.EqualFold] for ASCII.

@@ -2,10 +2,10 @@ package dps
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,48 +53,56 @@ func ParseAllocationRequest(body []byte) (*AllocationRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	settlePayload(document)
-	request := &AllocationRequest{Document: document}
+	settlePayload(&document)
+	request := &AllocationRequest{body: &document}
 	request.read()
 	return request, nil
 }
 
 // settlePayload replaces a payload that is the JSON text of an object by that object. The Java SDK always sends its
 // payload as such a text (azure-iot-sdk-java, DeviceRegistrationParser). Any other text stays as it is.
-func settlePayload(document map[string]any) {
-	device, _ := document["deviceRuntimeContext"].(map[string]any)
-	text, _ := device["payload"].(string)
-	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "{") {
+func settlePayload(document *Value) {
+	payload := document.Get("deviceRuntimeContext").Get("payload")
+	if !strings.HasPrefix(strings.TrimLeft(payload.Text(), " \t\r\n"), "{") {
 		return
 	}
-	if object, err := parse([]byte(text), nil); err == nil {
-		device["payload"] = object
+	if object, err := parse([]byte(payload.text), nil); err == nil {
+		object.name = payload.name
+		*payload = object
 	}
 }
 
 // parse reads one JSON object, whose members have the shape.
-func parse(body []byte, shape *shape) (map[string]any, error) {
+func parse(body []byte, shape *shape) (Value, error) {
 	p := parsers.Get().(*parser)
 	defer p.release()
 	p.source = *bytes.NewBuffer(body) // the decoder reads it in place
 	p.text = string(body)             // one copy; most strings are parts of it
 	p.decoder.Reset(&p.source, decoderOptions)
+	// A value follows a comma, or opens an object or array. Strings can have commas too, which are no reason for much
+	// memory.
+	p.arena = make([]Value, 0, min(bytes.Count(body, comma)+bytes.Count(body, brace)+bytes.Count(body, bracket), maxArena))
 
 	if p.decoder.PeekKind() != '{' {
 		if _, err := p.decoder.ReadToken(); err != nil {
-			return nil, p.malformed(err)
+			return Value{}, p.malformed(err)
 		}
-		return nil, p.problem("the body is not a JSON object")
+		return Value{}, p.problem("the body is not a JSON object")
 	}
 	document, err := p.object(shape)
 	if err != nil {
-		return nil, err
+		return Value{}, err
 	}
 	if _, err := p.decoder.ReadToken(); err != io.EOF {
-		return nil, p.problem("there is data after the JSON object")
+		return Value{}, p.problem("there is data after the JSON object")
 	}
 	return document, nil
 }
+
+var comma, brace, bracket = []byte(","), []byte("{"), []byte("[")
+
+// maxArena is how many values memory is made for at once.
+const maxArena = 256
 
 // parsers keeps decoders, whose buffers grow to the size of a body.
 var parsers = sync.Pool{New: func() any {
@@ -103,104 +111,165 @@ var parsers = sync.Pool{New: func() any {
 	return p
 }}
 
-// decoderOptions let the parser find duplicate names, since it puts every name into a map anyway.
+// decoderOptions let the parser find duplicate names, since it looks at every name anyway.
 var decoderOptions = jsontext.AllowDuplicateNames(true)
 
 type parser struct {
 	source  bytes.Buffer
 	text    string // the same as source
 	decoder *jsontext.Decoder
+	open    []Value  // the values so far of the objects and arrays that are not closed yet
+	names   []string // the names in those objects, without DPS's own
+	arena   []Value  // memory for the values of those that are closed
 }
 
 func (p *parser) release() {
-	p.source, p.text = bytes.Buffer{}, ""
+	p.source, p.text, p.arena = bytes.Buffer{}, "", nil
+	if clear(p.open[:cap(p.open)]); cap(p.open) > maxArena {
+		p.open = nil
+	}
+	if clear(p.names[:cap(p.names)]); cap(p.names) > maxArena {
+		p.names = nil
+	}
+	p.open, p.names = p.open[:0], p.names[:0]
 	p.decoder.Reset(&p.source, decoderOptions)
 	parsers.Put(p)
 }
 
+// close takes the values from this one on, which are those of one object or array, out of the open ones.
+func (p *parser) close(from int) []Value {
+	values := p.open[from:]
+	if len(values) > cap(p.arena)-len(p.arena) {
+		p.arena = make([]Value, 0, max(len(values), maxArena))
+	}
+	start := len(p.arena)
+	p.arena = append(p.arena, values...)
+	p.open = p.open[:from]
+	return p.arena[start:len(p.arena):len(p.arena)]
+}
+
 // value reads the next value. shape says which of an object's members are DPS's own; it is nil below a member whose
 // content DPS does not define.
-func (p *parser) value(shape *shape) (any, error) {
+func (p *parser) value(shape *shape) (Value, error) {
 	switch p.decoder.PeekKind() {
 	case '{':
 		return p.object(shape)
 	case '[':
 		return p.array()
 	case '"':
-		return p.string()
+		text, err := p.string()
+		return Value{kind: String, text: text}, err
 	case '0':
-		return p.number()
+		text, err := p.number()
+		return Value{kind: Number, text: text}, err
 	}
 	token, err := p.decoder.ReadToken()
 	if err != nil {
-		return nil, p.malformed(err)
+		return Value{}, p.malformed(err)
 	}
 	switch token.Kind() {
-	case 't', 'f':
-		return token.Bool(), nil
+	case 't':
+		return Value{kind: True}, nil
+	case 'f':
+		return Value{kind: False}, nil
 	default:
-		return nil, nil // null: the decoder refuses any other kind here
+		return Value{}, nil // null: the decoder refuses any other kind here
 	}
 }
 
-func (p *parser) object(shape *shape) (map[string]any, error) {
-	if err := p.open(); err != nil {
-		return nil, err
+func (p *parser) object(shape *shape) (Value, error) {
+	if err := p.enter(); err != nil {
+		return Value{}, err
 	}
-	members := make(map[string]any, shape.usualSize())
-	var nulls, variants []string
+	from := len(p.open)
+	seen := names{first: len(p.names)}
+	var variants []string
 	for p.decoder.PeekKind() != '}' {
 		name, own, err := p.name(shape)
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
 		value, err := p.value(own.below)
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		before := len(members)
-		if members[name] = value; len(members) == before {
-			return nil, p.problem("a member name occurs twice in one object")
+		if !seen.add(p, name, own) {
+			return Value{}, p.problem("a member name occurs twice in one object")
 		}
-		if own.name == "" {
-			continue
+		if own.name != "" {
+			if value.kind == Null {
+				continue // a null among DPS's own members means that it is absent
+			}
+			if own.name != name {
+				variants = append(variants, name)
+			}
 		}
-		if value == nil {
-			nulls = append(nulls, name)
-		} else if own.name != name {
-			variants = append(variants, name)
-		}
+		value.name = name
+		p.open = append(p.open, value)
 	}
 	if _, err := p.decoder.ReadToken(); err != nil {
-		return nil, p.malformed(err)
+		return Value{}, p.malformed(err)
 	}
-	for _, name := range nulls {
-		delete(members, name) // a null among DPS's own members means that it is absent
-	}
+	p.names = p.names[:seen.first]
+	members := p.close(from)
 	shape.settle(members, variants)
-	return members, nil
+	return Value{kind: Object, below: ordered(members)}, nil
 }
 
-func (p *parser) array() ([]any, error) {
-	if err := p.open(); err != nil {
-		return nil, err
+// names finds names that occur twice in one object.
+type names struct {
+	own   uint64 // those of DPS, by their numbers
+	first int    // of the others in parser.names
+	index map[string]struct{}
+}
+
+func (n *names) add(p *parser, name string, own shapeMember) bool {
+	if own.name == name && name != "" {
+		before := n.own
+		n.own |= 1 << own.number
+		return n.own != before
 	}
-	elements := []any{}
+	others := p.names[n.first:]
+	if n.index == nil {
+		if slices.Contains(others, name) {
+			return false
+		}
+		if len(others) == many {
+			n.index = make(map[string]struct{}, 2*many)
+			for _, other := range others {
+				n.index[other] = struct{}{}
+			}
+		}
+	}
+	if n.index == nil {
+		p.names = append(p.names, name)
+		return true
+	}
+	before := len(n.index)
+	n.index[name] = struct{}{}
+	return len(n.index) != before
+}
+
+func (p *parser) array() (Value, error) {
+	if err := p.enter(); err != nil {
+		return Value{}, err
+	}
+	from := len(p.open)
 	for p.decoder.PeekKind() != ']' {
 		value, err := p.value(nil)
 		if err != nil {
-			return nil, err
+			return Value{}, err
 		}
-		elements = append(elements, value)
+		p.open = append(p.open, value)
 	}
 	if _, err := p.decoder.ReadToken(); err != nil {
-		return nil, p.malformed(err)
+		return Value{}, p.malformed(err)
 	}
-	return elements, nil
+	return Value{kind: Array, below: p.close(from)}, nil
 }
 
-// open reads the bracket that opens an object or array.
-func (p *parser) open() error {
+// enter reads the bracket that opens an object or array.
+func (p *parser) enter() error {
 	if p.decoder.StackDepth() == MaxDepth {
 		return p.problem("objects and arrays nest deeper than " + strconv.Itoa(MaxDepth))
 	}
@@ -255,7 +324,7 @@ func (p *parser) read(raw jsontext.Value) string {
 	return p.text[end-len(raw) : end]
 }
 
-func (p *parser) number() (json.Number, error) {
+func (p *parser) number() (string, error) {
 	raw, err := p.decoder.ReadValue()
 	if err != nil {
 		return "", p.malformed(err)
@@ -272,7 +341,7 @@ func (p *parser) number() (json.Number, error) {
 			return "", p.problem("a number is beyond the range of a float64")
 		}
 	}
-	return json.Number(p.read(raw)), nil
+	return p.read(raw), nil
 }
 
 // problem is an error at the place that the decoder has reached.

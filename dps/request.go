@@ -3,7 +3,7 @@ package dps
 // AllocationRequest is the body that DPS posts to a custom-allocation webhook.
 //
 // The typed fields are those that a decision needs. They are read leniently: a member of the wrong type leaves its
-// field empty, because the JSON Schema check that follows reports all such members at once. Document is the whole body.
+// field empty, because the JSON Schema check that follows reports all such members at once. Body is the whole.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationRequest struct {
@@ -15,11 +15,20 @@ type AllocationRequest struct {
 	Service string
 	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
-	// Document is the body as DPS sent it, made of map[string]any, []any, string, json.Number, bool and nil. It differs
-	// from the bytes in only three ways: DPS's own properties have one spelling, those that are null are absent, and a
-	// payload that is the JSON text of an object is that object. SetService adds a member. Schemas and rules read it; it
-	// must not be changed otherwise.
-	Document map[string]any
+
+	body *Value // nil unless it was parsed
+}
+
+// Body is the request as DPS sent it; nil if the request was not parsed. It differs from the bytes in only three ways:
+// DPS's own properties have one spelling, those that are null are absent, and a payload that is the JSON text of an
+// object is that object. SetService adds a member. Schemas and rules read it.
+func (r *AllocationRequest) Body() *Value { return r.body }
+
+// Document returns a copy of [AllocationRequest.Body], made of map[string]any, []any, string, json.Number, bool and nil;
+// nil if there is no body.
+func (r *AllocationRequest) Document() map[string]any {
+	document, _ := r.body.Interface().(map[string]any)
+	return document
 }
 
 // EnrollmentKind is one of DPS's two kinds of enrollment.
@@ -68,11 +77,24 @@ func ValidService(name string) bool {
 	return name != "" && len(name) <= maxServiceLength
 }
 
-// SetService names the DPS instance that called, in Service and in Document, where schemas and rules find it as
+// SetService names the DPS instance that called, in Service and in Body, where schemas and rules find it as
 // usher.service. It does not check the name: the schema does.
 func (r *AllocationRequest) SetService(name string) {
-	r.Service = name
-	r.Document["usher"] = map[string]any{"service": name}
+	if r.Service = name; r.body == nil {
+		return
+	}
+	r.body = r.body.with("usher", Value{kind: Object, below: []Value{{name: "service", kind: String, text: name}}})
+}
+
+// RegisteredOn returns the request that DPS would send if the device registered again, now with this identity on this hub.
+func (r *AllocationRequest) RegisteredOn(hub, deviceID string) *AllocationRequest {
+	next := *r
+	next.Device.CurrentIotHubHostName, next.Device.CurrentDeviceID = hub, deviceID
+	if device := r.body.Get("deviceRuntimeContext"); device != nil {
+		device = device.with("currentIotHubHostName", Value{kind: String, text: hub})
+		next.body = r.body.with("deviceRuntimeContext", *device.with("currentDeviceId", Value{kind: String, text: deviceID}))
+	}
+	return &next
 }
 
 // FirstAssignment reports whether the device has no hub yet.
@@ -107,11 +129,11 @@ const (
 	ReprovisionNever   ReprovisionPolicy = "never"   // hub may not change
 )
 
-// read fills the typed fields from r.Document.
+// read fills the typed fields from the body.
 func (r *AllocationRequest) read() {
 	for _, kind := range []EnrollmentKind{EnrollmentGroup, IndividualEnrollment} {
-		record, ok := r.Document[string(kind)].(map[string]any)
-		if !ok {
+		record := r.body.Get(string(kind))
+		if record.Kind() != Object {
 			continue
 		}
 		r.Enrollment.Kind = kind
@@ -119,32 +141,33 @@ func (r *AllocationRequest) read() {
 		if kind == IndividualEnrollment {
 			idMember = "registrationId"
 		}
-		r.Enrollment.ID, _ = record[idMember].(string)
+		r.Enrollment.ID = record.Get(idMember).Text()
 		r.Enrollment.Reprovision = reprovisionPolicy(record)
 	}
-	if device, ok := r.Document["deviceRuntimeContext"].(map[string]any); ok {
-		r.Device.RegistrationID, _ = device["registrationId"].(string)
-		r.Device.CurrentIotHubHostName, _ = device["currentIotHubHostName"].(string)
-		r.Device.CurrentDeviceID, _ = device["currentDeviceId"].(string)
+	device := r.body.Get("deviceRuntimeContext")
+	r.Device.RegistrationID = device.Get("registrationId").Text()
+	r.Device.CurrentIotHubHostName = device.Get("currentIotHubHostName").Text()
+	r.Device.CurrentDeviceID = device.Get("currentDeviceId").Text()
+	r.Service = r.body.Get("usher").Get("service").Text()
+	hubs := r.body.Get("linkedHubs")
+	if hubs.Kind() != Array {
+		hubs = nil
 	}
-	usher, _ := r.Document["usher"].(map[string]any)
-	r.Service, _ = usher["service"].(string)
-	hubs, _ := r.Document["linkedHubs"].([]any)
-	r.LinkedHubs = make([]string, 0, len(hubs))
-	for _, hub := range hubs {
-		if name, ok := hub.(string); ok {
-			r.LinkedHubs = append(r.LinkedHubs, name)
+	r.LinkedHubs = make([]string, 0, hubs.Len())
+	for i := range hubs.Len() {
+		if hub := hubs.At(i); hub.Kind() == String {
+			r.LinkedHubs = append(r.LinkedHubs, hub.text)
 		}
 	}
 }
 
-func reprovisionPolicy(record map[string]any) ReprovisionPolicy {
-	policy, _ := record["reprovisionPolicy"].(map[string]any)
+func reprovisionPolicy(record *Value) ReprovisionPolicy {
+	policy := record.Get("reprovisionPolicy")
 	// An absent member is true: the REST specification's default for both.
-	if update, ok := policy["updateHubAssignment"].(bool); ok && !update {
+	if policy.Get("updateHubAssignment").Kind() == False {
 		return ReprovisionNever
 	}
-	if migrate, ok := policy["migrateDeviceData"].(bool); ok && !migrate {
+	if policy.Get("migrateDeviceData").Kind() == False {
 		return ReprovisionReset
 	}
 	return ReprovisionMigrate

@@ -86,9 +86,9 @@ func TestAppendValueOfLargeObjects(t *testing.T) {
 func TestAppendValueReadsBack(t *testing.T) {
 	t.Parallel()
 	for name, body := range exampleRequests(t) {
-		document := parse(t, string(body)).Document
+		document := parse(t, string(body)).Document()
 		text := dps.AppendValue(nil, document)
-		if diff := cmp.Diff(document, parse(t, string(text)).Document); diff != "" {
+		if diff := cmp.Diff(document, parse(t, string(text)).Document()); diff != "" {
 			t.Errorf("%s: -before +after:\n%s", name, diff)
 		}
 	}

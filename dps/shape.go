@@ -12,22 +12,23 @@ type shape struct {
 }
 
 type shapeMember struct {
-	name  string // as DPS sends it
-	below *shape // nil: a scalar, an array, or JSON that DPS does not define
+	name   string // as DPS sends it
+	number int    // among the members of its shape, which are at most 64
+	below  *shape // nil: a scalar, an array, or JSON that DPS does not define
 }
 
 // object returns a shape of members without objects below them.
 func object(names ...string) shape {
 	s := shape{members: make(map[string]shapeMember, len(names))}
 	for _, name := range names {
-		s.members[name] = shapeMember{name: name}
+		s.members[name] = shapeMember{name: name, number: len(s.members)}
 	}
 	return s
 }
 
 // with adds a member that is an object.
 func (s shape) with(name string, below shape) shape {
-	s.members[name] = shapeMember{name: name, below: &below}
+	s.members[name] = shapeMember{name: name, number: len(s.members), below: &below}
 	return s
 }
 
@@ -67,15 +68,6 @@ var requestShape = func() shape {
 			with("x509", object("clientCertificate")))
 }()
 
-// usualSize is how many members an object of the shape usually has: a map that grows costs a second allocation. Only
-// enrollments outgrow the smallest size.
-func (s *shape) usualSize() int {
-	if s != nil && len(s.members) > 12 {
-		return 14
-	}
-	return 8
-}
-
 // find returns DPS's own member of that name, in any spelling.
 func (s *shape) find(name string) (shapeMember, bool) {
 	if m, ok := s.members[name]; ok {
@@ -92,15 +84,18 @@ func (s *shape) find(name string) (shapeMember, bool) {
 // settle renames members in another spelling to the one that DPS sends, so that schemas and rules find them. DPS's own
 // documentation spells currentIotHubHostName in three ways. If an object also has the right spelling, that one counts,
 // and the other stays as it is.
-func (s *shape) settle(members map[string]any, variants []string) {
+func (s *shape) settle(members []Value, variants []string) {
 	// Of several variants the first in the alphabet counts, not the first in the body: the order of members has no
 	// meaning in JSON.
 	slices.Sort(variants)
 	for _, name := range variants {
-		m, _ := s.find(name)
-		if _, taken := members[m.name]; !taken {
-			members[m.name] = members[name]
-			delete(members, name)
+		own, _ := s.find(name)
+		if at(members, own.name) < 0 {
+			members[at(members, name)].name = own.name
 		}
 	}
+}
+
+func at(members []Value, name string) int {
+	return slices.IndexFunc(members, func(member Value) bool { return member.name == name })
 }

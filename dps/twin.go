@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math/big"
 	"slices"
 	"strconv"
@@ -35,7 +34,8 @@ func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
 // CheckInitialTwin lists what IoT Hub would refuse in an initial twin; nothing if it is good. Problems name keys and
 // limits, never values.
 func CheckInitialTwin(twin map[string]any) []TwinProblem {
-	var c twinCheck
+	var few [16]twinStep // most twins are not that deep: no allocation
+	c := twinCheck{path: few[:0]}
 	c.initialTwin(twin)
 	slices.SortFunc(c.problems, func(a, b TwinProblem) int {
 		return cmp.Or(strings.Compare(a.Pointer, b.Pointer), strings.Compare(a.Problem, b.Problem))
@@ -43,12 +43,15 @@ func CheckInitialTwin(twin map[string]any) []TwinProblem {
 	return c.problems
 }
 
-type twinCheck struct{ problems []TwinProblem }
+type twinCheck struct {
+	problems []TwinProblem
+	path     []twinStep // to the current place
+}
 
 func (c *twinCheck) initialTwin(twin map[string]any) {
 	c.onlyMembers("", twin, "tags", "properties")
 	if tags, ok := c.section("/tags", twin, "tags"); ok {
-		c.sized(&twinPlace{name: "tags"}, tags, MaxTagsSize)
+		c.sized(tags, MaxTagsSize, "tags")
 	}
 	properties, ok := c.section("/properties", twin, "properties")
 	if !ok {
@@ -56,7 +59,7 @@ func (c *twinCheck) initialTwin(twin map[string]any) {
 	}
 	c.onlyMembers("/properties", properties, "desired")
 	if desired, ok := c.section("/properties/desired", properties, "desired"); ok {
-		c.sized(&twinPlace{above: &twinPlace{name: "properties"}, name: "desired"}, desired, MaxDesiredSize)
+		c.sized(desired, MaxDesiredSize, "properties", "desired")
 	}
 }
 
@@ -65,7 +68,7 @@ func (c *twinCheck) add(pointer, format string, args ...any) {
 }
 
 func (c *twinCheck) onlyMembers(at string, object map[string]any, allowed ...string) {
-	for _, name := range slices.Sorted(maps.Keys(object)) {
+	for name := range object { // the problems are sorted in the end
 		if !slices.Contains(allowed, name) {
 			c.add(pointer(jsontext.Pointer(at).AppendToken(name)), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
 		}
@@ -84,80 +87,81 @@ func (c *twinCheck) section(pointer string, object map[string]any, name string) 
 	return section, ok
 }
 
-// twinPlace is a place in a twin. Its pointer is written only for a problem: a rule can copy a device's payload, in which
-// a long name stands above many values.
-type twinPlace struct {
-	above *twinPlace
-	name  string // of a member
-	index int    // of an element, if it has no name
-	item  bool   // it is an element
+// twinStep leads to a member, or to an element of an array.
+type twinStep struct {
+	name      string
+	index     int
+	isElement bool
 }
 
-// pointer is the JSON pointer, of which at most 256 bytes are written.
-func (p *twinPlace) pointer() string {
-	var below []*twinPlace // the innermost first
-	for at := p; at != nil; at = at.above {
-		below = append(below, at)
-	}
+// pointer is the JSON pointer of the current place, of which at most 256 bytes are written. It is written only for a
+// problem: a rule can copy a device's payload, in which a long name stands above many values.
+func (c *twinCheck) pointer() string {
 	var text jsontext.Pointer
-	for _, at := range slices.Backward(below) {
-		name := at.name
-		if at.item {
-			name = strconv.Itoa(at.index)
+	for _, step := range c.path {
+		if step.isElement {
+			step.name = strconv.Itoa(step.index)
 		}
-		if text = text.AppendToken(name[:min(len(name), 2*maxPointer)]); len(text) > maxPointer {
+		if text = text.AppendToken(step.name[:min(len(step.name), 2*maxPointer)]); len(text) > maxPointer {
 			break
 		}
 	}
 	return pointer(text)
 }
 
-func (c *twinCheck) sized(at *twinPlace, section map[string]any, limit int) {
-	if size := c.object(at, section, 0); size > limit {
-		c.add(at.pointer(), "%d bytes as IoT Hub counts them, over its limit of %d", size, limit)
+func (c *twinCheck) sized(section map[string]any, limit int, path ...string) {
+	c.path = c.path[:0]
+	for _, name := range path {
+		c.path = append(c.path, twinStep{name: name})
+	}
+	if size := c.object(section, 0); size > limit {
+		c.add(c.pointer(), "%d bytes as IoT Hub counts them, over its limit of %d", size, limit)
 	}
 }
 
 // object checks an object and returns its size as IoT Hub counts it.
-func (c *twinCheck) object(at *twinPlace, object map[string]any, depth int) int {
+func (c *twinCheck) object(object map[string]any, depth int) int {
 	if depth > MaxTwinDepth {
-		c.add(at.pointer(), "nested deeper than %d objects", MaxTwinDepth)
+		c.add(c.pointer(), "nested deeper than %d objects", MaxTwinDepth)
 		return 0
 	}
-	size := 0
+	size, here := 0, len(c.path)
 	for name, value := range object {
 		if depth == 0 && (name == "$version" || name == "$metadata") {
 			continue // IoT Hub writes them itself, and does not count them
 		}
-		member := twinPlace{above: at, name: name}
+		c.path = append(c.path[:here], twinStep{name: name})
 		if problem := keyProblem(name); problem != "" {
-			c.add(member.pointer(), "%s", problem)
+			c.add(c.pointer(), "%s", problem)
 		}
 		size += textSize(name)
-		size += c.value(&member, value, depth)
+		size += c.value(value, depth)
 	}
+	c.path = c.path[:here]
 	return size
 }
 
-// value checks the value at a place, and returns its size.
-func (c *twinCheck) value(at *twinPlace, value any, depth int) int {
+// value checks the value at the current place, and returns its size.
+func (c *twinCheck) value(value any, depth int) int {
 	switch v := value.(type) {
 	case map[string]any:
-		return c.object(at, v, depth+1)
+		return c.object(v, depth+1)
 	case []any:
-		size := 0
+		size, here := 0, len(c.path)
 		for i, element := range v {
-			size += c.value(&twinPlace{above: at, index: i, item: true}, element, depth)
+			c.path = append(c.path[:here], twinStep{index: i, isElement: true})
+			size += c.value(element, depth)
 		}
+		c.path = c.path[:here]
 		return size
 	case string:
 		if len(v) > MaxTwinStringBytes {
-			c.add(at.pointer(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
+			c.add(c.pointer(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
 		}
 		return textSize(v)
 	case json.Number:
 		if !twinNumber(v) {
-			c.add(at.pointer(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
+			c.add(c.pointer(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
 		}
 		return 8
 	case bool:

@@ -432,7 +432,7 @@ func FuzzBody(f *testing.F) {
 		webhook.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodPost, handler.AllocatePath, bytes.NewReader(body)))
 		want := http.StatusBadRequest
 		request, err := dps.ParseAllocationRequest(body)
-		if err == nil && len(check.Validate(request.Document)) == 0 {
+		if err == nil && len(check.Validate(request.Body())) == 0 {
 			want = http.StatusOK
 			if _, linked := request.LinkedHub(request.Device.CurrentIotHubHostName); !linked && !request.FirstAssignment() &&
 				request.Enrollment.Reprovision == dps.ReprovisionNever {

@@ -94,7 +94,7 @@ func TestSetService(t *testing.T) {
 		t.Fatal(request, err)
 	}
 	request.SetService("b")
-	if got := fmt.Sprint(request.Document["usher"]); request.Service != "b" || got != "map[service:b]" {
+	if got := fmt.Sprint(request.Document()["usher"]); request.Service != "b" || got != "map[service:b]" {
 		t.Errorf("%s, %s", request.Service, got)
 	}
 }

@@ -180,7 +180,7 @@ func readDocuments(ctx context.Context, args []string, stdin io.Reader) ([]map[s
 			continue
 		}
 		if request, err := item.Parse(); err == nil && request.Enrollment.ID != "" {
-			documents = append(documents, request.Document)
+			documents = append(documents, request.Document())
 		}
 	}
 	if len(documents) == 0 && len(args) > 0 {

@@ -136,14 +136,13 @@ func (s *server) attestations() []attestation {
 		if err != nil {
 			continue
 		}
-		record, _ := request.Document[string(request.Enrollment.Kind)].(map[string]any)
-		described, _ := record["attestation"].(map[string]any)
+		described, _ := request.Body().Get(string(request.Enrollment.Kind)).Get("attestation").Interface().(map[string]any)
 		kind, _ := described["type"].(string)
-		device, _ := request.Document["deviceRuntimeContext"].(map[string]any)
-		if device[kind] == nil || slices.ContainsFunc(list, func(a attestation) bool { return a.Name == kind }) {
+		shown := request.Body().Get("deviceRuntimeContext").Get(kind)
+		if shown == nil || slices.ContainsFunc(list, func(a attestation) bool { return a.Name == kind }) {
 			continue
 		}
-		list = append(list, attestation{kind, map[string]any{kind: device[kind]}, described})
+		list = append(list, attestation{kind, map[string]any{kind: shown.Interface()}, described})
 	}
 	return list
 }

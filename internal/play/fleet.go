@@ -134,9 +134,10 @@ func requestText(item *requestlog.Item) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	masked, _ := keymaterial.Of(request.Document).Value(request.Document).(map[string]any)
+	document := request.Document()
+	masked, _ := keymaterial.Of(document).Value(document).(map[string]any)
 	device, _ := masked["deviceRuntimeContext"].(map[string]any)
-	whole, _ := request.Document["deviceRuntimeContext"].(map[string]any)
+	whole, _ := document["deviceRuntimeContext"].(map[string]any)
 	for _, public := range []string{"x509", "tpm"} {
 		if whole[public] != nil {
 			device[public] = whole[public]
@@ -146,7 +147,7 @@ func requestText(item *requestlog.Item) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if original, err := indented(request.Document); err != nil || original != text {
+	if original, err := indented(document); err != nil || original != text {
 		return text, err
 	}
 	var sent bytes.Buffer // without keys, it stays in the order in which it was sent

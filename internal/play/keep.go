@@ -118,13 +118,14 @@ func (s *server) publishable(ctx context.Context, d *decided) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	mask := masker{keymaterial.Of(d.request.Document)}
+	mask := masker{keymaterial.Of(d.request.Body())}
 	text := mask.request(d.request, d.Request)
 	for _, restore := range []bool{false, true} {
 		if restore {
-			masked, _ := mask.Value(d.request.Document).(map[string]any)
+			document := d.request.Document()
+			masked, _ := mask.Value(document).(map[string]any)
 			device, _ := masked["deviceRuntimeContext"].(map[string]any)
-			whole, _ := d.request.Document["deviceRuntimeContext"].(map[string]any)
+			whole, _ := document["deviceRuntimeContext"].(map[string]any)
 			if whole["x509"] == nil {
 				break
 			}

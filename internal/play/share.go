@@ -40,7 +40,7 @@ func (s *server) share(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	mask := masker{keymaterial.Of(d.request.Document)}
+	mask := masker{keymaterial.Of(d.request.Body())}
 	r := reproducer.Reproducer{Files: map[string]string{}, Request: mask.request(d.request, q.Request),
 		Comment: fmt.Sprintf("A decision of usher %s, to open in usher play. Keys and certificates are masked.\n\n", s.Version)}
 	answer, err := exchange.JSON(&d.report.Answer)
@@ -155,7 +155,8 @@ func (m masker) text(text string) string {
 
 // request returns the text of a request without them. A text without any stays as it was written.
 func (m masker) request(request *dps.AllocationRequest, text string) string {
-	if masked := m.Value(request.Document); !reflect.DeepEqual(masked, any(request.Document)) {
+	document := request.Document()
+	if masked := m.Value(document); !reflect.DeepEqual(masked, any(document)) {
 		if written, err := indented(masked); err == nil {
 			text = written
 		}

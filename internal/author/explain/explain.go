@@ -83,7 +83,7 @@ type Constraint struct {
 
 // New reports on a request that was explained.
 func New(source string, request *dps.AllocationRequest, e decider.Explanation) *Report {
-	mask := keymaterial.Of(request.Document)
+	mask := keymaterial.Of(request.Body())
 	_, linked := request.LinkedHub(request.Device.CurrentIotHubHostName)
 	r := &Report{
 		Source: source,

@@ -246,7 +246,7 @@ func (s *search) broken(ctx context.Context, rule string, request *dps.Allocatio
 	if !a.Result.IsOutcome() {
 		return nil
 	}
-	messages, err := s.judges.Broken(ctx, rule, invariants.Input(request.Document, a))
+	messages, err := s.judges.Broken(ctx, rule, invariants.Input(request.Document(), a))
 	if err != nil {
 		return append(messages, err.Error())
 	}

@@ -3,7 +3,6 @@ package replay
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 
 	"github.com/usher-dps/usher/answer"
@@ -194,23 +193,12 @@ func compare(ctx context.Context, rules *decider.Decider, request *dps.Allocatio
 
 // registeredOn is the request that DPS would send if the device registered again, now on that hub.
 func registeredOn(request *dps.AllocationRequest, hub string) *dps.AllocationRequest {
-	next := *request
-	next.Device.CurrentIotHubHostName = hub
-	if next.Device.CurrentDeviceID == "" {
-		next.Device.CurrentDeviceID = request.Device.RegistrationID
-		if record, ok := request.Document[string(dps.IndividualEnrollment)].(map[string]any); ok {
-			if id, ok := record["deviceId"].(string); ok {
-				next.Device.CurrentDeviceID = id
-			}
-		}
+	id := request.Device.CurrentDeviceID
+	if id == "" {
+		individual := request.Body().Get(string(dps.IndividualEnrollment))
+		id = cmp.Or(individual.Get("deviceId").Text(), request.Device.RegistrationID)
 	}
-	next.Document = maps.Clone(request.Document)
-	device, _ := request.Document["deviceRuntimeContext"].(map[string]any)
-	device = maps.Clone(device) // never nil: the request is valid
-	device["currentIotHubHostName"] = hub
-	device["currentDeviceId"] = next.Device.CurrentDeviceID
-	next.Document["deviceRuntimeContext"] = device
-	return &next
+	return request.RegisteredOn(hub, id)
 }
 
 func twinOf(request *dps.AllocationRequest, a *answer.Answer) (Twin, dps.InitialTwinUse) {

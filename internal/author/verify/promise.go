@@ -245,7 +245,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 	undecided := slices.Contains(a.Overrides, answer.OnUndecided)
 	if undecided {
 		// The METADATA says what to do if the rule is silent, but not if it fails.
-		if _, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known, Sources: sources{}}); err != nil && ctx.Err() == nil {
+		if _, err := c.rule.Evaluate(ctx, a.request.Body(), ruleset.Outside{Known: c.known, Sources: sources{}}); err != nil && ctx.Err() == nil {
 			found = append(found, brokenBy(err))
 		}
 	}
@@ -258,7 +258,7 @@ func (c *checker) checkOutcome(ctx context.Context, a *decided) []broken {
 			if !missing || c.analysis.Entries[entry] == nil || undecided {
 				continue
 			}
-			verdict, err := c.rule.Evaluate(ctx, a.request.Document, ruleset.Outside{Known: c.known, Sources: sources{}})
+			verdict, err := c.rule.Evaluate(ctx, a.request.Body(), ruleset.Outside{Known: c.known, Sources: sources{}})
 			if err == nil && len(verdict.BuiltinErrors) > 0 {
 				found = append(found, broken{promise: errorPromise, place: verdict.BuiltinErrors[0], kind: entry, message: fmt.Sprintf(
 					"%s is left out: a built-in function failed at %s", entry, strings.Join(verdict.BuiltinErrors, ", "))})
@@ -348,7 +348,7 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 	path := []string{hub}
 	var then []byte
 	for range 3 {
-		document := clone(a.request.Document).(map[string]any)
+		document := a.request.Document()
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
@@ -390,7 +390,7 @@ type change struct {
 func (c *checker) compare(ctx context.Context, promise string, a *decided, moves bool, changes ...change) []broken {
 	now := briefOf(&a.Answer)
 	for _, one := range changes {
-		document := clone(a.request.Document).(map[string]any)
+		document := a.request.Document()
 		if !one.apply(document) {
 			continue
 		}

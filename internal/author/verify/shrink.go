@@ -33,7 +33,7 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 			return found
 		}
 		shrunk := false
-		for candidate := range simplifications(request.Document) {
+		for candidate := range simplifications(request.Document()) {
 			if tries++; tries > maxShrinking || ctx.Err() != nil || time.Since(start) > maxShrinkingTime {
 				return found
 			}

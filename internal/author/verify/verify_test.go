@@ -205,11 +205,10 @@ func couldBeSent(t *testing.T, body []byte) {
 	if stays && (len(request.LinkedHubs) != 1 || !dps.SameHub(request.LinkedHubs[0], device.CurrentIotHubHostName)) {
 		t.Errorf("a device that must stay has a choice: %s", body)
 	}
-	record, _ := request.Document[string(request.Enrollment.Kind)].(map[string]any)
+	record := request.Body().Get(string(request.Enrollment.Kind))
 	for _, name := range []string{"createdDateTimeUtc", "lastUpdatedDateTimeUtc"} {
-		if value, ok := record[name]; ok {
-			text, _ := value.(string)
-			if _, err := time.Parse(time.RFC3339, text); err != nil {
+		if value := record.Get(name); value != nil {
+			if _, err := time.Parse(time.RFC3339, value.Text()); err != nil {
 				t.Errorf("%s is no date: %s", name, body)
 			}
 		}

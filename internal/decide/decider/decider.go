@@ -107,7 +107,7 @@ func (d *Decider) answer(ctx context.Context, request *dps.AllocationRequest, kn
 	a = d.decide(ctx, rules, request, known)
 	a.Source, a.Rules, a.Revision = source, rules.Digest(), rules.Revision()
 	if a.Detail != "" || len(a.Reasons) > 0 { // a rule's own words can quote the request
-		mask := keymaterial.Of(request.Document)
+		mask := keymaterial.Of(request.Body())
 		a.Detail = mask.Text(a.Detail)
 		for i, reason := range a.Reasons {
 			a.Reasons[i] = shorten(mask.Text(reason)) // in this order: a part of a key would not be recognized
@@ -127,7 +127,7 @@ func catch(a *answer.Answer) {
 func (d *Decider) decide(ctx context.Context, rules *Rules, request *dps.AllocationRequest, known []answer.Lookup) answer.Answer {
 	stages := stagesOf(ctx)
 	span := stages.begin(stageCheck)
-	violations := d.request.Validate(request.Document)
+	violations := d.request.Validate(request.Body())
 	span.End()
 	if len(violations) > 0 {
 		return invalid(violations)
@@ -159,14 +159,19 @@ func invalid(violations []schema.Violation) answer.Answer {
 // in a goroutine of their own, so that the caller is answered in any case. That costs a multiple of the direct call,
 // since OPA's evaluator grows a new stack each time.
 func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, request *dps.AllocationRequest, known []answer.Lookup) (ruleset.Verdict, error) {
+	outside := ruleset.Outside{Sources: d.lookups, Known: known}
+	if rules.interruptible && !rule.LooksUp() {
+		limited := limited{Context: ctx, deadline: time.Now().Add(d.timeout)}
+		defer limited.end()
+		return rule.Evaluate(&limited, request.Body(), outside)
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	outside := ruleset.Outside{Sources: d.lookups, Known: known}
 	if rules.interruptible {
-		return rule.Evaluate(ctx, request.Document, outside)
+		return rule.Evaluate(ctx, request.Body(), outside)
 	}
 	return apart(ctx, &d.strays, func() (ruleset.Verdict, error) {
-		return rule.Evaluate(ctx, request.Document, outside)
+		return rule.Evaluate(ctx, request.Body(), outside)
 	})
 }
 

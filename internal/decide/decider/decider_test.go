@@ -43,6 +43,18 @@ func request(t testing.TB) *dps.AllocationRequest {
 	return request
 }
 
+// edited is the same request with a change to its body.
+func edited(t testing.TB, edit func(document map[string]any)) *dps.AllocationRequest {
+	t.Helper()
+	document := request(t).Document()
+	edit(document)
+	request, err := dps.ParseAllocationRequest(dps.AppendValue(nil, document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
+
 func TestNotReadyUntilThereAreRules(t *testing.T) {
 	t.Parallel()
 	allocator, err := decider.New(decider.Options{})

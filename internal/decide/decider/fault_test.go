@@ -70,9 +70,7 @@ func TestBadVerdictsNameTheFix(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		asked := request(t)
-		asked.LinkedHubs[0] = "sky.azure-devices.net"
-		asked.Document["linkedHubs"].([]any)[0] = asked.LinkedHubs[0]
+		asked := edited(t, func(document map[string]any) { document["linkedHubs"] = []any{"sky.azure-devices.net"} })
 		if got := allocator.Allocate(t.Context(), asked); got.Result != answer.BadVerdict || got.Detail != want {
 			t.Errorf("%s: %s, %q; want %q", rules, got.Result, got.Detail, want)
 		}

@@ -58,11 +58,11 @@ func TestLookupFailed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := request(t)
-			if test.never {
-				r.Enrollment.Reprovision = "never"
-				r.Document["enrollmentGroup"].(map[string]any)["reprovisionPolicy"] = map[string]any{"updateHubAssignment": false, "migrateDeviceData": false}
-			}
+			r := edited(t, func(document map[string]any) {
+				if test.never {
+					document["enrollmentGroup"].(map[string]any)["reprovisionPolicy"] = map[string]any{"updateHubAssignment": false, "migrateDeviceData": false}
+				}
+			})
 			got := d.Allocate(t.Context(), r)
 			if got.Result != test.want {
 				t.Fatalf("got %s: %s, want %s", got.Result, got.Detail, test.want)
@@ -144,8 +144,9 @@ func FuzzLookup(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := request(t)
-		r.Document["deviceRuntimeContext"].(map[string]any)["payload"] = map[string]any{"key": key}
+		r := edited(t, func(document map[string]any) {
+			document["deviceRuntimeContext"].(map[string]any)["payload"] = map[string]any{"key": key}
+		})
 		a := d.Allocate(t.Context(), r)
 		_, linked := r.LinkedHub(a.Response.IotHubHostName)
 		asked := len(a.Lookups) == 1 && len(key) <= 1024

@@ -10,10 +10,10 @@ import (
 	"github.com/usher-dps/usher/internal/decide/schema"
 )
 
-// notUTF8 lists the texts of a request that are not valid UTF-8. The parser refuses such a body, but a request can also
-// be made in Go. Go and OPA write such a text in different ways, so a hub would not be the one that is linked.
+// notUTF8 lists the fields of a request that are not valid UTF-8. The parser refuses such a body, but fields can also be
+// set in Go. Go and OPA write such a text in different ways, so a hub would not be the one that is linked.
 func notUTF8(request *dps.AllocationRequest) []schema.Violation {
-	found := schema.NotUTF8(request.Document)
+	var found []schema.Violation
 	check := func(pointer, text string) {
 		if !utf8.ValidString(text) {
 			found = append(found, schema.Violation{Pointer: pointer, Message: "is not valid UTF-8"})
@@ -34,5 +34,5 @@ func notUTF8(request *dps.AllocationRequest) []schema.Violation {
 		}
 	}
 	slices.SortFunc(found, func(a, b schema.Violation) int { return cmp.Compare(a.Pointer, b.Pointer) })
-	return slices.Compact(found)
+	return found
 }

@@ -159,8 +159,8 @@ func TestExplainShippedRules(t *testing.T) {
 				t.Run(rule.Package+"/"+filepath.Base(file), func(t *testing.T) {
 					t.Parallel()
 					request := exampleRequest(t, filepath.Base(file))
-					document := request.Document
-					verdict, err := rule.Evaluate(t.Context(), document, ruleset.Outside{})
+					document := request.Document()
+					verdict, err := rule.Evaluate(t.Context(), request.Body(), ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -356,7 +356,7 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 	for _, rule := range rules.Rules() {
 		for _, file := range files {
 			request := exampleRequest(t, filepath.Base(file))
-			e, err := Explain(t.Context(), rule, request.Document, ruleset.Outside{})
+			e, err := Explain(t.Context(), rule, request.Document(), ruleset.Outside{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -380,7 +380,7 @@ func TestExplainShippedRulesNameTheFirstFailure(t *testing.T) {
 						if r.Package != rule.Package {
 							continue
 						}
-						again, err := Explain(t.Context(), r, request.Document, ruleset.Outside{})
+						again, err := Explain(t.Context(), r, request.Document(), ruleset.Outside{})
 						if err != nil {
 							t.Fatal(err)
 						}

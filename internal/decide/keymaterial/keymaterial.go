@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Masked replaces what is hidden.
@@ -24,6 +26,14 @@ var members = []string{
 	"sastoken", "sharedaccesskey", "sharedaccesssignature",
 }
 
+// lengths has a bit for the length of each of them: most names are told apart by that.
+var lengths = func() (set uint64) {
+	for _, member := range members {
+		set |= 1 << len(member)
+	}
+	return set
+}()
+
 const (
 	// minWithin is the shortest text that is hidden inside another one. A key of a few letters would hide parts of
 	// words.
@@ -34,23 +44,29 @@ const (
 
 // Mask hides the key material of one request. The zero value only hides members by their names.
 type Mask struct {
-	texts  []string // the key material
-	lower  []string // the same in lower case
-	ascii  bool     // all texts are ASCII
+	texts  []string  // the key material, the longest first
+	lower  []string  // the same in lower case
+	ascii  bool      // all texts are ASCII
+	bytes  [4]uint64 // those that occur in lower
 	within func() *regexp.Regexp
 }
 
-// Of returns a mask for the key material in a request's document.
-func Of(document map[string]any) Mask {
+// Of returns a mask for the key material in a request, given as a [dps.Value] or made of map[string]any and what else
+// encoding/json decodes to.
+func Of(request any) Mask {
 	var m Mask
-	m.collect(document, false)
+	m.collect(request, false)
 	// The longest text comes first, so that it is hidden before a part of it.
 	slices.SortFunc(m.texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	m.texts = slices.Compact(m.texts)
 	m.ascii = true
 	for _, text := range m.texts {
-		m.lower = append(m.lower, strings.ToLower(text))
+		lower := strings.ToLower(text)
+		m.lower = append(m.lower, lower)
 		m.ascii = m.ascii && isASCII(text)
+		for i := range len(lower) {
+			m.bytes[lower[i]/64] |= 1 << (lower[i] % 64)
+		}
 	}
 	if len(m.texts) > 0 && len(m.texts[0]) >= minWithin {
 		m.within = sync.OnceValue(m.pattern) // most masks do not need it
@@ -81,20 +97,32 @@ func (m *Mask) collect(value any, secret bool) {
 		for _, element := range v {
 			m.collect(element, secret)
 		}
+	case *dps.Value:
+		if v.Kind() == dps.String {
+			m.found(v.Text(), secret)
+		}
+		for i := range v.Len() {
+			m.collect(v.At(i), secret || IsName(v.At(i).Name()))
+		}
 	case string:
-		if !secret {
-			m.collectText(v)
-			return
-		}
-		if v == "" {
-			return
-		}
-		m.texts = append(m.texts, v)
-		if strings.Contains(v, "\n") { // for example PEM, whose line ends can be escaped where it is shown
-			for line := range strings.Lines(v) {
-				if line = strings.TrimSpace(line); len(line) >= minWithin {
-					m.texts = append(m.texts, line)
-				}
+		m.found(v, secret)
+	}
+}
+
+// found collects a text, which is key material if secret is set.
+func (m *Mask) found(text string, secret bool) {
+	if !secret {
+		m.collectText(text)
+		return
+	}
+	if text == "" {
+		return
+	}
+	m.texts = append(m.texts, text)
+	if strings.Contains(text, "\n") { // for example PEM, whose line ends can be escaped where it is shown
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); len(line) >= minWithin {
+				m.texts = append(m.texts, line)
 			}
 		}
 	}
@@ -133,7 +161,7 @@ func (m *Mask) collectText(text string) {
 			secret = IsName(token.String())
 			continue
 		default:
-			m.collect(token.String(), secret || below > 0) // it ends: each is shorter than the text that it is in
+			m.found(token.String(), secret || below > 0) // it ends: each is shorter than the text that it is in
 		}
 		secret = false
 	}
@@ -141,12 +169,15 @@ func (m *Mask) collectText(text string) {
 
 // IsName reports whether a member with this name contains key material. It ignores case.
 func IsName(name string) bool {
+	if isASCII(name) && (len(name) >= 64 || lengths&(1<<len(name)) == 0) {
+		return false
+	}
 	return slices.ContainsFunc(members, func(member string) bool { return strings.EqualFold(member, name) })
 }
 
 // Text returns a text without the key material in it.
 func (m Mask) Text(text string) string {
-	if len(m.texts) == 0 {
+	if len(m.texts) == 0 || m.isClean(text) {
 		return text
 	}
 	lower := strings.ToLower(text)
@@ -164,6 +195,26 @@ func (m Mask) Text(text string) string {
 		return pattern.ReplaceAllLiteralString(text, Masked)
 	}
 	return text
+}
+
+// isClean reports whether there can be no key material in a text, as in nearly every one: the text is too short for that, and
+// has a character that no key has.
+func (m *Mask) isClean(text string) bool {
+	if !m.ascii || len(text) >= len(m.texts[len(m.texts)-1]) {
+		return false
+	}
+	foreign := len(text) < minPart // then it is no part either
+	for i := range len(text) {
+		c := text[i]
+		if c >= utf8.RuneSelf {
+			return false
+		}
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		foreign = foreign || m.bytes[c/64]&(1<<(c%64)) == 0
+	}
+	return foreign
 }
 
 func isASCII(text string) bool {

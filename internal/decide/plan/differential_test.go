@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
@@ -316,7 +317,7 @@ func differential(t *testing.T, a, b uint64) (compared int) {
 	}
 	for range 4 {
 		input := w.input()
-		got, err := program.Run(plan.Evaluation{Input: input, MaxBytes: 1 << 28, MaxSteps: 1e7, Context: topdown.BuiltinContext{
+		got, err := program.Run(plan.Evaluation{Input: dps.ValueOf(input), MaxBytes: 1 << 28, MaxSteps: 1e7, Context: topdown.BuiltinContext{
 			Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel(), Time: ast.NumberTerm("0")}})
 		if _, ok := errors.AsType[*plan.LimitError](err); ok || errors.Is(err, plan.ErrUnclear) {
 			continue

@@ -7,6 +7,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // step executes a statement. It says where to go on.
@@ -78,6 +80,7 @@ type machine struct {
 	frames          []*frame // by depth; those from depth on are free
 	freed           [][]memo
 	call            call
+	arguments       [3]value // of a native
 }
 
 // memo is what a rule says.
@@ -89,7 +92,7 @@ type memo struct {
 // Evaluation is one evaluation of a program.
 type Evaluation struct {
 	// Input is the request as it was parsed, or Value is the input as OPA has it. Without both there is no input.
-	Input map[string]any
+	Input *dps.Value
 	Value ast.Value
 	// Context is what functions get, besides the time.
 	Context topdown.BuiltinContext
@@ -105,8 +108,11 @@ type Evaluation struct {
 // Result is what an evaluation gave.
 type Result struct {
 	// Bindings are the values of the query's variables, once for each way in which it holds, in the types of
-	// encoding/json. A set is a sorted list.
+	// encoding/json. A set is a sorted list. It is nil with [Options.Lists].
 	Bindings []map[string]any
+	// Firsts are the first elements of the arrays that are bound to [Options.Lists], in the same types; nil for an empty
+	// one.
+	Firsts []any
 	// Held are the numbers that [Options.Noted] was called with.
 	Held []int
 }
@@ -193,6 +199,11 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 		return Result{}, m.err
 	}
 	result := Result{Held: append([]int(nil), m.held...)}
+	if p.lists != nil {
+		var err error
+		result.Firsts, err = m.firsts()
+		return result, err
+	}
 	for _, r := range m.results {
 		bindings, err := m.json(r)
 		if err != nil {
@@ -201,6 +212,25 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 		result.Bindings = append(result.Bindings, bindings.(map[string]any))
 	}
 	return result, nil
+}
+
+// firsts returns the first elements of the arrays that the query has bound.
+func (m *machine) firsts() ([]any, error) {
+	if len(m.results) != 1 {
+		return nil, ErrUnclear
+	}
+	firsts := make([]any, len(m.program.lists))
+	for i, name := range m.program.lists {
+		list := m.member(m.results[0], name)
+		if list == nil || length(list) == 0 {
+			continue
+		}
+		var err error
+		if firsts[i], err = m.json(m.member(list, integer(0))); err != nil {
+			return nil, cmp.Or(m.err, ErrUnclear)
+		}
+	}
+	return firsts, nil
 }
 
 // release forgets the evaluation and keeps what it needed for the next one.
@@ -215,6 +245,7 @@ func (m *machine) release() {
 	m.stack, m.held, m.results = m.stack[:0], m.held[:0], m.results[:0]
 	m.err, m.options, m.context, m.steps, m.poll, m.bytes, m.depth = nil, Evaluation{}, topdown.BuiltinContext{}, 0, 0, 0, 0
 	m.call.release()
+	m.arguments = [3]value{}
 	m.program.machines.Put(m)
 }
 

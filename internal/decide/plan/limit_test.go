@@ -11,6 +11,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
@@ -67,7 +68,7 @@ func TestLimits(t *testing.T) {
 			}
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err = program.Run(plan.Evaluation{Input: map[string]any{"s": strings.Repeat("s", 1000)}, MaxBytes: 16 << 20, Context: topdown.BuiltinContext{
+			_, err = program.Run(plan.Evaluation{Input: dps.ValueOf(map[string]any{"s": strings.Repeat("s", 1000)}), MaxBytes: 16 << 20, Context: topdown.BuiltinContext{
 				Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel()}})
 			runtime.ReadMemStats(&after)
 			exceeded, ok := errors.AsType[*plan.LimitError](err)
@@ -91,7 +92,7 @@ func TestBudget(t *testing.T) {
 	budget := plan.NewBudget(3 << 20)
 	for range 3 {
 		for _, huge := range []bool{true, false} {
-			_, err := program.Run(plan.Evaluation{Input: map[string]any{"huge": huge}, MaxBytes: 1 << 30, Budget: budget, Context: topdown.BuiltinContext{
+			_, err := program.Run(plan.Evaluation{Input: dps.ValueOf(map[string]any{"huge": huge}), MaxBytes: 1 << 30, Budget: budget, Context: topdown.BuiltinContext{
 				Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel()}})
 			exceeded, ok := errors.AsType[*plan.LimitError](err)
 			if ok != huge || ok && exceeded.Error() != "the rules that ran at the same time made values of more than 3 MiB" {

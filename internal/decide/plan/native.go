@@ -159,8 +159,7 @@ func isMember(t *terms, a []value) value {
 // callNative calls a native, and OPA's own function if that declines.
 func (l *linker) callNative(native native, called *builtin, arguments []operand, target int, at *ast.Location) step {
 	return func(f *frame) jump {
-		var few [3]value
-		values := few[:len(arguments)]
+		values := f.arguments[:len(arguments)]
 		for i := range arguments {
 			if values[i] = arguments[i].of(f); values[i] == nil {
 				return leave

@@ -30,6 +30,8 @@ type Options struct {
 	Noted string
 	// Data is the data that the rules see, besides what rules define.
 	Data ast.Value
+	// Lists are variables of a query that holds exactly once and binds each to an array; see [Result.Firsts].
+	Lists []string
 }
 
 // Program is what rules say, in a form that can be run. It never changes and is safe for concurrent use.
@@ -38,6 +40,7 @@ type Program struct {
 	plan      []block
 	registers int // of the plan
 	data      ast.Value
+	lists     []string
 	strings   []value
 	machines  *sync.Pool // of *machine
 }
@@ -79,7 +82,7 @@ type linker struct {
 }
 
 func link(policy *ir.Policy, options Options) (*Program, error) {
-	l := &linker{options: options, policy: policy, program: &Program{data: options.Data}, byName: map[string]*function{}, byPath: map[string]*function{}, builtins: map[string]*builtin{}}
+	l := &linker{options: options, policy: policy, program: &Program{data: options.Data, lists: options.Lists}, byName: map[string]*function{}, byPath: map[string]*function{}, builtins: map[string]*builtin{}}
 	for _, s := range policy.Static.Strings {
 		l.program.strings = append(l.program.strings, value(ast.String(s.Value)))
 	}

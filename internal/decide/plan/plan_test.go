@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
@@ -84,7 +85,7 @@ func run(t testing.TB, program *plan.Program, input string) plan.Result {
 	if err := decoder.Decode(&document); err != nil {
 		t.Fatal(err)
 	}
-	result, err := program.Run(plan.Evaluation{Input: document, Context: topdown.BuiltinContext{
+	result, err := program.Run(plan.Evaluation{Input: dps.ValueOf(document), Context: topdown.BuiltinContext{
 		Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel(), Time: ast.NumberTerm("0")}})
 	if err != nil {
 		t.Fatal(err)

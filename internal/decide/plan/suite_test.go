@@ -20,6 +20,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 	"github.com/open-policy-agent/opa/v1/util"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
@@ -77,7 +78,7 @@ func decide(t *testing.T, c cases.TestCase) (outcome string) {
 			t.Fatal(err)
 		}
 		if object, ok := input.(map[string]any); ok {
-			e.Input = object
+			e.Input = dps.ValueOf(object)
 		} else {
 			e.Value = ast.MustInterfaceToValue(input)
 		}

@@ -2,21 +2,21 @@ package plan
 
 import (
 	"encoding/json"
-	"maps"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // A value in a register is one of
 //
 //   - nil: undefined,
-//   - a part of the request as it was parsed: string, json.Number, bool, map[string]any or []any, of which nil is null
-//     only inside,
-//   - *array and *object, which the plan makes,
+//   - a [dps.Value]: a part of the request as it was parsed, unless that is null,
+//   - *array, *object and string, which the plan makes,
 //   - an [ast.Value]: data, sets, what built-in functions return, and null.
 //
 // So what a rule only looks at or passes on never becomes a term of OPA.
@@ -95,6 +95,8 @@ func (o *object) inOrder() []member {
 // text returns a string.
 func text(v value) (string, bool) {
 	switch v := v.(type) {
+	case *dps.Value:
+		return v.Text(), v.Kind() == dps.String
 	case string:
 		return v, true
 	case ast.String:
@@ -106,8 +108,8 @@ func text(v value) (string, bool) {
 // number returns a number as it is written.
 func number(v value) (ast.Number, bool) {
 	switch v := v.(type) {
-	case json.Number:
-		return ast.Number(v), true
+	case *dps.Value:
+		return ast.Number(v.Number()), v.Kind() == dps.Number
 	case ast.Number:
 		return v, true
 	}
@@ -116,17 +118,20 @@ func number(v value) (ast.Number, bool) {
 
 func boolean(v value) (value, ok bool) {
 	switch v := v.(type) {
-	case bool:
-		return v, true
+	case *dps.Value:
+		return v.Kind() == dps.True, v.Kind() == dps.True || v.Kind() == dps.False
 	case ast.Boolean:
 		return bool(v), true
 	}
 	return false, false
 }
 
-// inside is a value out of the request, where null is nil.
-func inside(v any) value {
-	if v == nil {
+// parsed is a part of the request; nil if it is not there.
+func parsed(v *dps.Value) value {
+	switch {
+	case v == nil:
+		return nil
+	case v.Kind() == dps.Null:
 		return null
 	}
 	return v
@@ -135,7 +140,7 @@ func inside(v any) value {
 // terms turns values into those of OPA. It keeps the terms of parts of the request for one evaluation, since rules pass
 // the same ones to several functions.
 type terms struct {
-	request map[uintptr]ast.Value
+	request map[*dps.Value]ast.Value // objects and arrays
 }
 
 func (t *terms) term(v value) *ast.Term { return &ast.Term{Value: t.value(v)} }
@@ -147,22 +152,8 @@ func (t *terms) value(v value) ast.Value {
 		return v
 	case string:
 		return ast.String(v)
-	case json.Number:
-		return ast.Number(v)
-	case bool:
-		return ast.Boolean(v)
-	case nil:
-		return ast.Null{}
-	case map[string]any:
-		return t.kept(reflect.ValueOf(v).Pointer(), len(v), func() ast.Value {
-			pairs := make([][2]*ast.Term, 0, len(v))
-			for name, member := range v {
-				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(name)}, t.term(member)})
-			}
-			return ast.NewObject(pairs...)
-		})
-	case []any:
-		return t.kept(reflect.ValueOf(v).Pointer(), len(v), func() ast.Value { return t.array(v) })
+	case *dps.Value:
+		return t.parsed(v)
 	case *array:
 		if v.term == nil {
 			v.term = t.array(v.elements)
@@ -189,19 +180,39 @@ func (t *terms) array(elements []value) ast.Value {
 	return ast.NewArray(list...)
 }
 
-func (t *terms) kept(at uintptr, size int, made func() ast.Value) ast.Value {
-	if size == 0 {
-		return made() // empty ones have no place of their own
+func (t *terms) parsed(v *dps.Value) ast.Value {
+	switch v.Kind() {
+	case dps.Null:
+		return null.(ast.Value)
+	case dps.String:
+		return ast.String(v.Text())
+	case dps.Number:
+		return ast.Number(v.Number())
+	case dps.True, dps.False:
+		return ast.Boolean(v.Kind() == dps.True)
 	}
-	if known, ok := t.request[at]; ok {
+	if known, ok := t.request[v]; ok {
 		return known
 	}
-	v := made()
-	if t.request == nil {
-		t.request = map[uintptr]ast.Value{}
+	var made ast.Value
+	if v.Kind() == dps.Array {
+		list := make([]*ast.Term, v.Len())
+		for i := range list {
+			list[i] = t.term(v.At(i))
+		}
+		made = ast.NewArray(list...)
+	} else {
+		pairs := make([][2]*ast.Term, v.Len())
+		for i := range pairs {
+			pairs[i] = [2]*ast.Term{{Value: ast.String(v.At(i).Name())}, t.term(v.At(i))}
+		}
+		made = ast.NewObject(pairs...)
 	}
-	t.request[at] = v
-	return v
+	if t.request == nil {
+		t.request = map[*dps.Value]ast.Value{}
+	}
+	t.request[v] = made
+	return made
 }
 
 // equal compares two values that are defined.
@@ -233,16 +244,20 @@ func (t *terms) equal(a, b value) bool {
 }
 
 func isArray(v value) bool {
-	switch v.(type) {
-	case []any, *array, *ast.Array:
+	switch v := v.(type) {
+	case *dps.Value:
+		return v.Kind() == dps.Array
+	case *array, *ast.Array:
 		return true
 	}
 	return false
 }
 
 func isObject(v value) bool {
-	switch v.(type) {
-	case map[string]any, *object, ast.Object:
+	switch v := v.(type) {
+	case *dps.Value:
+		return v.Kind() == dps.Object
+	case *object, ast.Object:
 		return true
 	}
 	return false
@@ -256,10 +271,13 @@ func isSet(v value) bool {
 // length is the number of elements of a collection and of characters of a string; -1 if a value has no length.
 func length(v value) int {
 	switch v := v.(type) {
-	case []any:
-		return len(v)
-	case map[string]any:
-		return len(v)
+	case *dps.Value:
+		switch v.Kind() {
+		case dps.Array, dps.Object:
+			return v.Len()
+		case dps.String:
+			return utf8.RuneCountInString(v.Text())
+		}
 	case *array:
 		return len(v.elements)
 	case *object:
@@ -271,9 +289,9 @@ func length(v value) int {
 	case ast.Set:
 		return v.Len()
 	case string:
-		return len([]rune(v))
+		return utf8.RuneCountInString(v)
 	case ast.String:
-		return len([]rune(string(v)))
+		return utf8.RuneCountInString(string(v))
 	}
 	return -1
 }
@@ -281,19 +299,17 @@ func length(v value) int {
 // member returns what a collection has at a key; nil if it has nothing there.
 func (t *terms) member(of, key value) value {
 	switch of := of.(type) {
-	case map[string]any:
-		if name, ok := text(key); ok {
-			if found, ok := of[name]; ok {
-				return inside(found)
+	case *dps.Value:
+		if of.Kind() == dps.Array {
+			if i := index(key, of.Len()); i >= 0 {
+				return parsed(of.At(i))
 			}
+		} else if name, ok := text(key); ok {
+			return parsed(of.Get(name))
 		}
 	case *object:
 		if name, ok := text(key); ok {
 			return of.get(name)
-		}
-	case []any:
-		if i := index(key, len(of)); i >= 0 {
-			return inside(of[i])
 		}
 	case *array:
 		if i := index(key, len(of.elements)); i >= 0 {
@@ -342,21 +358,23 @@ func index(key value, size int) int {
 // each yields the keys and values of a collection in OPA's order, until visit returns false.
 func (t *terms) each(of value, visit func(key, value value) bool) {
 	switch of := of.(type) {
-	case map[string]any:
-		for _, name := range slices.Sorted(maps.Keys(of)) {
-			if !visit(name, inside(of[name])) {
+	case *dps.Value:
+		if of.Kind() == dps.Array {
+			for i := range of.Len() {
+				if !visit(integer(i), parsed(of.At(i))) {
+					return
+				}
+			}
+			return
+		}
+		for _, member := range byName(of) {
+			if !visit(member.Name(), parsed(member)) {
 				return
 			}
 		}
 	case *object:
 		for _, m := range of.inOrder() {
 			if !visit(m.name, m.value) {
-				return
-			}
-		}
-	case []any:
-		for i, element := range of {
-			if !visit(integer(i), inside(element)) {
 				return
 			}
 		}
@@ -379,6 +397,16 @@ func (t *terms) each(of value, visit func(key, value value) bool) {
 	}
 }
 
+// byName returns the members of an object in the order of their names.
+func byName(object *dps.Value) []*dps.Value {
+	members := make([]*dps.Value, object.Len())
+	for i := range members {
+		members[i] = object.At(i)
+	}
+	slices.SortFunc(members, func(a, b *dps.Value) int { return strings.Compare(a.Name(), b.Name()) })
+	return members
+}
+
 func integer(i int) value { return ast.InternedTerm(i).Value }
 
 // json returns a value in the types of encoding/json, with json.Number, and shares nothing with the request. A set is a
@@ -396,19 +424,17 @@ func (m *machine) json(v value) (any, error) {
 		return bool(v), nil
 	case ast.Number:
 		return json.Number(v), nil
-	case []any:
-		return listOf(m, v, func(element any) value { return inside(element) })
 	case *array:
-		return listOf(m, v.elements, func(element value) value { return element })
-	case map[string]any:
-		members := make(map[string]any, len(v))
-		for name, member := range v {
+		list := make([]any, len(v.elements))
+		for i, element := range v.elements {
 			var err error
-			if members[name], err = m.json(inside(member)); err != nil {
+			if list[i], err = m.json(element); err != nil {
 				return nil, err
 			}
 		}
-		return members, nil
+		return list, nil
+	case *dps.Value:
+		return m.jsonParsed(v)
 	case *object:
 		members := make(map[string]any, len(v.members))
 		for i := range v.members {
@@ -445,18 +471,32 @@ func (m *machine) json(v value) (any, error) {
 		})
 		return members, err
 	}
-	return v, nil // string, json.Number, bool
+	return v, nil // string
 }
 
-func listOf[E any](m *machine, elements []E, of func(E) value) (any, error) {
-	list := make([]any, len(elements))
-	for i, element := range elements {
-		var err error
-		if list[i], err = m.json(of(element)); err != nil {
-			return nil, err
+func (m *machine) jsonParsed(v *dps.Value) (any, error) {
+	switch v.Kind() {
+	case dps.Array:
+		list := make([]any, v.Len())
+		for i := range list {
+			var err error
+			if list[i], err = m.json(v.At(i)); err != nil {
+				return nil, err
+			}
 		}
+		return list, nil
+	case dps.Object:
+		members := make(map[string]any, v.Len())
+		for i := range v.Len() {
+			member := v.At(i)
+			var err error
+			if members[member.Name()], err = m.json(member); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
 	}
-	return list, nil
+	return v.Interface(), nil
 }
 
 // nameOf is the name that OPA gives a member of which the key is no string: its JSON text.

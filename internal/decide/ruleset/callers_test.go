@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -47,10 +48,10 @@ func TestLinesThatFailInTheLibrary(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{
+				verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), dps.ValueOf(map[string]any{
 					"n": json.Number("1"), "t": "x", "linkedHubs": []any{"a.azure-devices.net"},
 					"deviceRuntimeContext": map[string]any{"registrationId": "d"},
-				}, ruleset.Outside{})
+				}), ruleset.Outside{})
 				problem := ""
 				if err != nil {
 					problem = err.Error()
@@ -80,7 +81,7 @@ func TestPercentagesThatAreNotNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"deviceRuntimeContext": map[string]any{"registrationId": "d"}}, ruleset.Outside{})
+		verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), dps.ValueOf(map[string]any{"deviceRuntimeContext": map[string]any{"registrationId": "d"}}), ruleset.Outside{})
 		if err != nil {
 			t.Fatal(err)
 		}

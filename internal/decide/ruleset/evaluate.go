@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
@@ -175,13 +176,11 @@ func (r *Rule) prepare() *preparedRule {
 	return prepared
 }
 
-// Evaluate evaluates the entry rules for one request, given in the types of [Verdict]. They are independent of each
+// Evaluate evaluates the entry rules for one request. They are independent of each
 // other: an undefined twin is an absent twin, not an undefined verdict. Evaluation ends when ctx does, at the latest
 // after the built-in function that is running then. Every error is an *EvalError; the verdict then contains what the
 // entry rules before the one that failed say.
-//
-// Evaluate keeps no part of input.
-func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outside) (Verdict, error) {
+func (r *Rule) Evaluate(ctx context.Context, request *dps.Value, outside Outside) (Verdict, error) {
 	prepared := r.prepare()
 	if prepared.err != nil {
 		return Verdict{}, doesNotCompile(prepared.err)
@@ -189,7 +188,8 @@ func (r *Rule) Evaluate(ctx context.Context, input map[string]any, outside Outsi
 	if err := ctx.Err(); err != nil {
 		return Verdict{}, interrupted(err)
 	}
-	evaluation := r.set.begin(ctx, input, prepared.replacesInput, prepared.looksUp, outside)
+	evaluation := r.set.begin(ctx, prepared.looksUp, outside)
+	evaluation.request, evaluation.replacesInput = request, prepared.replacesInput
 	notes := r.set.notes.Get().(*notes)
 	defer r.set.notes.Put(notes)
 	notes.held = notes.held[:0]
@@ -238,8 +238,9 @@ type evaluation struct {
 	set    *Ruleset
 	ctx    context.Context
 	cancel topdown.Cancel
-	// request is the input as it was parsed, and input what OPA sees of it.
-	request       map[string]any
+	// request is the input as it was parsed, or document the same made of maps, and input what OPA sees of it.
+	request       *dps.Value
+	document      map[string]any
 	replacesInput bool
 	input         *ast.Term // nil until it is needed
 	// cache is shared by the entry rules of one request, which often refer to the same rules.
@@ -264,13 +265,12 @@ type Outside struct {
 	Known []answer.Lookup
 }
 
-// begin prepares an evaluation for one request; inputOf explains replacesInput.
-func (rs *Ruleset) begin(ctx context.Context, input map[string]any, replacesInput, looksUp bool, outside Outside) evaluation {
+// begin prepares an evaluation for one request, which the caller sets.
+func (rs *Ruleset) begin(ctx context.Context, looksUp bool, outside Outside) evaluation {
 	e := evaluation{
 		set:     rs,
 		ctx:     ctx,
 		cancel:  ends{ctx},
-		request: input, replacesInput: replacesInput,
 		now:     time.Now(),
 		lookups: rs.newLookups(outside.Known),
 	}
@@ -295,7 +295,10 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 		builtins = e.notes.builtins
 	}
 	if e.input == nil {
-		e.input = inputOf(e.request, e.replacesInput)
+		if e.document == nil {
+			e.document, _ = e.request.Interface().(map[string]any)
+		}
+		e.input = inputOf(e.document, e.replacesInput)
 	}
 	if e.cache == nil {
 		e.cache = topdown.NewVirtualCache()

@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
@@ -43,7 +44,7 @@ func evaluate(t testing.TB, rule *ruleset.Rule, input string) ruleset.Verdict {
 	if rule == nil {
 		t.Fatal("no rule")
 	}
-	verdict, err := rule.Evaluate(t.Context(), decode(t, input), ruleset.Outside{})
+	verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, input)), ruleset.Outside{})
 	if err != nil {
 		t.Fatalf("%s: %v", rule.Package, err)
 	}
@@ -120,7 +121,7 @@ hold contains "not now" if input.hold`,
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", strings.TrimPrefix(test.rules, "\n"))), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
 				for range 2 { // the second by what the first has prepared
-					got, err := rule.Evaluate(t.Context(), input, ruleset.Outside{})
+					got, err := rule.Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -156,7 +157,7 @@ func TestEvaluateErrors(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", test.rules)), func(t *testing.T, rule *ruleset.Rule) {
-				verdict, err := rule.Evaluate(t.Context(), decode(t, `{"secret":"`+canary+`"}`), ruleset.Outside{})
+				verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, `{"secret":"`+canary+`"}`)), ruleset.Outside{})
 				evalError, ok := errors.AsType[*ruleset.EvalError](err)
 				if !ok {
 					t.Fatalf("verdict %+v, error %v; want an *EvalError", verdict, err)
@@ -191,12 +192,12 @@ func TestEvaluateMemory(t *testing.T) {
 	t.Parallel()
 	files := folder("a.rego", serving("allocation.a", "g", `hub := "h"`+"\npayload := numbers.range(1, 1000000)"))
 	rule := mustLoad(t, files, ruleset.Options{Name: "rules", Memory: 1 << 20}).Serving(forGroup("g"))
-	verdict, err := rule.Evaluate(t.Context(), map[string]any{}, ruleset.Outside{})
+	verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{})
 	if !errors.Is(err, ruleset.ErrTooLarge) || err.Error() != "the rule made values of more than 1 MiB at rules/a.rego:7" {
 		t.Errorf("verdict %+v, error %v", verdict, err)
 	}
 	rule = mustLoad(t, files, ruleset.Options{Name: "rules", Memory: 1 << 30}).Serving(forGroup("g"))
-	if verdict, err := rule.Evaluate(t.Context(), map[string]any{}, ruleset.Outside{}); err != nil || verdict.Hub != "h" {
+	if verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{}); err != nil || verdict.Hub != "h" {
 		t.Errorf("with enough memory: %v", err)
 	}
 }
@@ -219,7 +220,7 @@ func TestEvaluateDeadline(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			start := time.Now()
-			verdict, err := rs.Serving(forGroup(group)).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
+			verdict, err := rs.Serving(forGroup(group)).Evaluate(ctx, dps.ValueOf(map[string]any{}), ruleset.Outside{})
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("took %s with a deadline of 50 ms", took)
 			}
@@ -246,7 +247,7 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := rs.Serving(forGroup("quick")).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
+		_, err := rs.Serving(forGroup("quick")).Evaluate(ctx, dps.ValueOf(map[string]any{}), ruleset.Outside{})
 		check(t, err)
 		// The first request's end is not the rule's.
 		if got := evaluate(t, rs.Serving(forGroup("quick")), `{}`).Hub; got != "h" {
@@ -257,7 +258,7 @@ func TestEvaluateCancelled(t *testing.T) {
 		t.Parallel()
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
-		_, err := rs.Serving(forGroup("g")).Evaluate(ctx, map[string]any{}, ruleset.Outside{})
+		_, err := rs.Serving(forGroup("g")).Evaluate(ctx, dps.ValueOf(map[string]any{}), ruleset.Outside{})
 		check(t, err)
 	})
 }
@@ -357,7 +358,7 @@ func TestLazyWithABrokenRule(t *testing.T) {
 			t.Errorf("good: hub %v", got)
 		}
 		for group, place := range map[string]string{"broken": "rules/broken.rego:6: ", "unparsable": "rules/unparsable.rego:6: ", "user": "rules/brokenlib.rego:2: "} {
-			_, err := rs.Serving(forGroup(group)).Evaluate(t.Context(), map[string]any{}, ruleset.Outside{})
+			_, err := rs.Serving(forGroup(group)).Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{})
 			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !strings.HasPrefix(err.Error(), "the rule does not compile: "+place) {
 				t.Errorf("%s: error %v, want one at %s", group, err, place)
 			}
@@ -447,7 +448,7 @@ func TestConcurrentUse(t *testing.T) {
 			group.Go(func() {
 				for i := range 24 {
 					n := (worker + i) % 8
-					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), input, ruleset.Outside{})
+					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
 					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub != want {
 						t.Errorf("rule %d: hub %v, error %v; want %s", n, verdict.Hub, err, want)
 					}
@@ -518,7 +519,7 @@ func TestHTTPSendEndsWithTheDeadline(t *testing.T) {
 		ruleset.Options{AllowBuiltins: []string{"http.send"}, AllowNet: []string{"127.0.0.1"}})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	verdict, err := rs.Serving(forGroup("g")).Evaluate(ctx, decode(t, `{"url":"`+server.URL+`"}`), ruleset.Outside{})
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(ctx, dps.ValueOf(decode(t, `{"url":"`+server.URL+`"}`)), ruleset.Outside{})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("verdict %+v, error %v", verdict, err)
 	}

@@ -68,11 +68,11 @@ func TestLinesAreExplained(t *testing.T) {
 		}
 		// Every rule is asked about every request, also those that it does not serve.
 		for _, asked := range rs.Rules() {
-			verdict, err := asked.Evaluate(t.Context(), request.Document, ruleset.Outside{})
+			verdict, err := asked.Evaluate(t.Context(), request.Body(), ruleset.Outside{})
 			if err != nil {
 				continue
 			}
-			if want := gave(t, asked, request.Document); !slices.Equal(want, verdict.Lines) {
+			if want := gave(t, asked, request.Document()); !slices.Equal(want, verdict.Lines) {
 				t.Errorf("%s, %s: noted %v, explained %v", path, asked.Package, verdict.Lines, want)
 			}
 			noted += len(verdict.Lines)
@@ -129,7 +129,7 @@ func TestLines(t *testing.T) {
 				}
 				rule := rs.Serving(forGroup("g"))
 				for range 2 { // what one evaluation notes is not of the next
-					verdict, err := rule.Evaluate(t.Context(), input, ruleset.Outside{})
+					verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -237,7 +237,7 @@ other := h if h := hub with input.n as 2
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), map[string]any{"n": json.Number("1")}, ruleset.Outside{})
+	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), dps.ValueOf(map[string]any{"n": json.Number("1")}), ruleset.Outside{})
 	if err != nil || verdict.Hub != "h" {
 		t.Fatal(verdict, err)
 	}

@@ -54,11 +54,13 @@ func (r *Rule) plan(prepared *preparedRule) *plan.Program {
 		}
 		// An entry rule that is undefined must not end the others, so each is in a list, which may be empty.
 		var query ast.Body
+		var names []string
 		for _, q := range prepared.queries {
+			names = append(names, q.entry)
 			query.Append(ast.Equality.Expr(ast.VarTerm(q.entry), ast.ArrayComprehensionTerm(ast.VarTerm(string(answerVar)), q.body)))
 		}
 		p.program, p.without = plan.Compile(context.Background(), prepared.compiler, query, plan.Options{
-			Functions: r.set.builtins, Noted: notedBuiltin, Data: r.set.data,
+			Functions: r.set.builtins, Noted: notedBuiltin, Data: r.set.data, Lists: names,
 		})
 	})
 	return p.program
@@ -95,9 +97,8 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		return verdict, false, nil
 	}
 	e.notes.held = append(e.notes.held[:0], result.Held...)
-	for _, query := range prepared.queries {
-		list, _ := result.Bindings[0][query.entry].([]any)
-		if len(list) > 0 && verdict.set(query.entry, list[0]) {
+	for i, query := range prepared.queries {
+		if result.Firsts[i] != nil && verdict.set(query.entry, result.Firsts[i]) {
 			break
 		}
 	}

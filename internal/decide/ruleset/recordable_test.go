@@ -82,7 +82,7 @@ func TestCertificateAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := request.Document["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)["clientCertificate"].(string)
+	text := request.Body().Get("deviceRuntimeContext").Get("x509").Get("clientCertificate").Text()
 	certificate, err := dps.ParseCertificate(text)
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,9 @@ func (rs *Ruleset) FixturesDigest() string { return rs.fixtures.Digest() }
 // hubDeclaration is read once.
 var hubDeclaration = sync.OnceValue(lookups.HubDeclaration)
 
+// LooksUp reports whether what the rule says can depend on a look-up.
+func (r *Rule) LooksUp() bool { return r.prepare().looksUp }
+
 // looksUp reports whether one of these definitions looks up by this name; "" means any.
 func looksUp(definitions map[*ast.Rule]bool, name string) bool {
 	found := false

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/lookup"
@@ -93,7 +94,7 @@ func TestLookups(t *testing.T) {
 			t.Parallel()
 			bothWays(t, withLookups(test.rules), func(t *testing.T, rule *ruleset.Rule) {
 				sources := &rowSources{rows: rows}
-				got, err := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: sources})
+				got, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: sources})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +108,7 @@ func TestLookups(t *testing.T) {
 					t.Errorf("asked: %s", diff)
 				}
 				// Repeated from what was recorded, it is the same without a source.
-				again, err := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{err: errors.New("away")}, Known: got.Lookups})
+				again, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{err: errors.New("away")}, Known: got.Lookups})
 				if err != nil || !cmp.Equal(again.Hub, got.Hub) || !cmp.Equal(again.Reject, got.Reject) || !cmp.Equal(again.Lookups, got.Lookups) {
 					t.Errorf("repeated: %+v, %v", again, err)
 				}
@@ -144,7 +145,7 @@ func TestLookupFails(t *testing.T) {
 			t.Parallel()
 			bothWays(t, withLookups(test.rules), func(t *testing.T, rule *ruleset.Rule) {
 				sources := &rowSources{err: errors.New("connection refused")}
-				got, err := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: sources})
+				got, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: sources})
 				failed, _ := errors.AsType[*ruleset.EvalError](err)
 				switch {
 				case test.entry == "" && err != nil:
@@ -161,7 +162,7 @@ func TestLookupFails(t *testing.T) {
 						t.Errorf("look-ups %+v", got.Lookups)
 					}
 					// A repetition fails alike.
-					if _, again := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{}, Known: got.Lookups}); again == nil || again.Error() != err.Error() {
+					if _, again := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{}, Known: got.Lookups}); again == nil || again.Error() != err.Error() {
 						t.Errorf("repeated: %v, first %v", again, err)
 					}
 				}
@@ -182,7 +183,7 @@ func TestLookupFailsAsAbsent(t *testing.T) {
 	files := folder("lookups.yaml", "device: {row: {type: object, properties: {hub: {type: string}}}, on_fault: absent}\n",
 		"a.rego", serving("allocation.a", "g", "hub := \"h\" if not lookup.device(\"x\")"))
 	bothWays(t, files, func(t *testing.T, rule *ruleset.Rule) {
-		got, err := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{err: errors.New("away")}})
+		got, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{err: errors.New("away")}})
 		if err != nil || got.Hub != "h" || len(got.Lookups) != 1 || !got.Lookups[0].Undefined || got.Lookups[0].Fault != "away" {
 			t.Errorf("got %+v, %v", got, err)
 		}
@@ -194,7 +195,7 @@ func TestLookupInterrupted(t *testing.T) {
 	t.Parallel()
 	bothWays(t, withLookups(`hub := "h" if not lookup.device("x")`), func(t *testing.T, rule *ruleset.Rule) {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := rule.Evaluate(ctx, decode(t, press), ruleset.Outside{Sources: &rowSources{find: func(ctx context.Context) error {
+		_, err := rule.Evaluate(ctx, dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{find: func(ctx context.Context) error {
 			cancel()
 			<-ctx.Done()
 			return ctx.Err()
@@ -210,7 +211,7 @@ func TestWrongRow(t *testing.T) {
 	t.Parallel()
 	bothWays(t, withLookups(`hub := lookup.device("x").hub`), func(t *testing.T, rule *ruleset.Rule) {
 		for _, row := range []map[string]any{{}, {"hub": json.Number("4711.5")}, {"hub": "h", "lot": "4711"}, {"hub": "h", "tags": []any{true}}} {
-			_, err := rule.Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{rows: map[string]map[string]any{"device x": row}}})
+			_, err := rule.Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{rows: map[string]map[string]any{"device x": row}}})
 			if _, ok := errors.AsType[*ruleset.LookupError](err); !ok || !strings.Contains(err.Error(), "rules/lookups.yaml:1") || strings.Contains(err.Error(), "4711") {
 				t.Errorf("%v: got %v", row, err)
 			}
@@ -309,7 +310,7 @@ func TestNegatedLookups(t *testing.T) {
 			if strings.Contains(rules, "{ ") { // as written, the row comes before the negation
 				continue
 			}
-			got, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), decode(t, press), ruleset.Outside{Sources: &rowSources{}})
+			got, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), dps.ValueOf(decode(t, press)), ruleset.Outside{Sources: &rowSources{}})
 			if err != nil || !cmp.Equal(got.Reject, any([]any{"x"})) {
 				t.Errorf("%s: says %v, %v", rules, got.Reject, err)
 			}

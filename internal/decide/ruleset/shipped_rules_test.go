@@ -176,7 +176,7 @@ func served(t *testing.T, rules *Ruleset, name string) (*dps.AllocationRequest, 
 	if rule == nil {
 		t.Fatalf("%s: no rule serves %s", name, request.Enrollment.ID)
 	}
-	verdict, err := rule.Evaluate(t.Context(), request.Document, Outside{})
+	verdict, err := rule.Evaluate(t.Context(), request.Body(), Outside{})
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -268,7 +268,7 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 		seen[rule.Package] = true
 		for _, file := range files {
 			request, _, _ := served(t, rules, filepath.Base(file))
-			verdict, err := rule.Evaluate(t.Context(), request.Document, Outside{})
+			verdict, err := rule.Evaluate(t.Context(), request.Body(), Outside{})
 			if err != nil {
 				t.Errorf("%s on %s: %v", rule.Package, file, err)
 				continue
@@ -283,7 +283,7 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 			case !slices.Contains(request.LinkedHubs, hub):
 				t.Errorf("%s on %s: %s is not linked", rule.Package, file, hub)
 			}
-			again, err := rule.Evaluate(t.Context(), request.Document, Outside{})
+			again, err := rule.Evaluate(t.Context(), request.Body(), Outside{})
 			if diff := cmp.Diff(verdict, again); diff != "" || err != nil {
 				t.Errorf("%s on %s says something else the second time (%v):\n%s", rule.Package, file, err, diff)
 			}
@@ -309,10 +309,7 @@ func TestShippedRulesDoNotFlap(t *testing.T) {
 		if verdict.Hub == nil {
 			continue
 		}
-		device := request.Document["deviceRuntimeContext"].(map[string]any)
-		device["currentIotHubHostName"] = verdict.Hub
-		device["currentDeviceId"] = device["registrationId"]
-		again, err := rule.Evaluate(t.Context(), request.Document, Outside{})
+		again, err := rule.Evaluate(t.Context(), request.RegisteredOn(verdict.Hub.(string), request.Device.RegistrationID).Body(), Outside{})
 		if err != nil || again.Hub != verdict.Hub {
 			t.Errorf("%s: went to %v, and from there to %v (%v)", file, verdict.Hub, again.Hub, err)
 		}
@@ -348,7 +345,7 @@ func BenchmarkShippedRules(b *testing.B) {
 		b.Run(strings.TrimPrefix(rule.Package, "allocation."), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := rule.Evaluate(b.Context(), request.Document, Outside{}); err != nil {
+				if _, err := rule.Evaluate(b.Context(), request.Body(), Outside{}); err != nil {
 					b.Fatal(err)
 				}
 			}

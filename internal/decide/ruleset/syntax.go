@@ -186,7 +186,9 @@ type Inspection struct {
 
 // Inspect prepares to evaluate parts of the rules for one request; input and outside are those of [Rule.Evaluate].
 func (s Syntax) Inspect(ctx context.Context, input map[string]any, outside Outside) *Inspection {
-	return &Inspection{evaluation: s.set.begin(ctx, input, true, true, outside), compiler: s.Compiler}
+	i := &Inspection{evaluation: s.set.begin(ctx, true, outside), compiler: s.Compiler}
+	i.document, i.replacesInput = input, true
+	return i
 }
 
 // Trace shows every expression that is evaluated from now on to a tracer, also those that OPA would skip because they

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/explanation"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
@@ -29,7 +30,7 @@ func TestWithLeavesTheRequestAlone(t *testing.T) {
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", of+"\n\none if input.x.y == 1\n\npayload := input.x")), func(t *testing.T, rule *ruleset.Rule) {
 				document := decode(t, `{"x": {"y": 2, "z": 3}}`)
 				for range 2 {
-					verdict, err := rule.Evaluate(t.Context(), document, ruleset.Outside{})
+					verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(document), ruleset.Outside{})
 					if err != nil || verdict.Hub != "h" {
 						t.Fatalf("%+v, %v", verdict, err)
 					}

@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v5"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows
@@ -18,7 +20,7 @@ type node struct {
 	integer bool  // the type is integer, not number
 
 	required   []string
-	properties []property
+	properties map[string]*node
 
 	minItems, maxItems int // -1 means no limit
 	items              *node
@@ -28,11 +30,6 @@ type node struct {
 
 	ref   *node
 	oneOf []*node
-}
-
-type property struct {
-	name string
-	node *node
 }
 
 // kinds is a set of JSON types.
@@ -166,7 +163,10 @@ func (c compilation) fill(n *node, s *jsonschema.Schema) {
 	n.required = s.Required
 	for name, child := range s.Properties {
 		if child := c.node(child); !child.open {
-			n.properties = append(n.properties, property{name, child})
+			if n.properties == nil {
+				n.properties = map[string]*node{}
+			}
+			n.properties[name] = child
 		}
 	}
 	n.minItems, n.maxItems, n.items = s.MinItems, s.MaxItems, c.node(s.Items2020)
@@ -186,6 +186,7 @@ func (n *node) accepts(c *checking, value any) bool {
 		return true
 	}
 	if n.library != nil {
+		value := plain(value)
 		if len(unjudgeable(value)) > 0 {
 			c.undecided = true
 			return false
@@ -211,9 +212,29 @@ func (n *node) acceptsValue(c *checking, value any) bool {
 		return n.allows(kindBoolean)
 	case nil:
 		return n.allows(kindNull)
+	case *dps.Value:
+		return n.acceptsParsed(c, value)
 	default:
 		c.undecided = true
 		return false
+	}
+}
+
+// acceptsParsed is acceptsValue for a value in the form in which requests are parsed.
+func (n *node) acceptsParsed(c *checking, value *dps.Value) bool {
+	switch value.Kind() {
+	case dps.Object:
+		return n.allows(kindObject) && n.acceptsMembers(c, value)
+	case dps.Array:
+		return n.allows(kindArray) && n.acceptsElements(c, value)
+	case dps.String:
+		return n.allows(kindString) && n.acceptsText(value.Text())
+	case dps.Number:
+		return n.allows(kindNumber) && (!n.integer || isInteger(c, value.Number()))
+	case dps.Null:
+		return n.allows(kindNull)
+	default:
+		return n.allows(kindBoolean)
 	}
 }
 
@@ -225,10 +246,41 @@ func (n *node) acceptsObject(c *checking, object map[string]any) bool {
 			return false
 		}
 	}
-	for i := range n.properties {
-		p := &n.properties[i]
-		if value, ok := object[p.name]; ok && !p.node.accepts(c, value) {
+	for name, child := range n.properties {
+		if value, ok := object[name]; ok && !child.accepts(c, value) {
 			return false
+		}
+	}
+	return true
+}
+
+func (n *node) acceptsMembers(c *checking, object *dps.Value) bool {
+	for _, name := range n.required {
+		if object.Get(name) == nil {
+			return false
+		}
+	}
+	if len(n.properties) == 0 {
+		return true
+	}
+	for i := range object.Len() {
+		member := object.At(i)
+		if child := n.properties[member.Name()]; child != nil && !child.accepts(c, member) {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *node) acceptsElements(c *checking, array *dps.Value) bool {
+	if !within(array.Len(), n.minItems, n.maxItems) {
+		return false
+	}
+	if n.items != nil {
+		for i := range array.Len() {
+			if !n.items.accepts(c, array.At(i)) {
+				return false
+			}
 		}
 	}
 	return true

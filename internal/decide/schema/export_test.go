@@ -23,8 +23,8 @@ func (s *Schema) AsksLibrary() bool {
 		}
 		seen[n] = true
 		children := append([]*node{n.ref, n.items}, n.oneOf...)
-		for _, p := range n.properties {
-			children = append(children, p.node)
+		for _, child := range n.properties {
+			children = append(children, child)
 		}
 		for _, child := range children {
 			if asks(child) {

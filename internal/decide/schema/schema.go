@@ -20,6 +20,8 @@ import (
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v5"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Draft is the only dialect that is accepted. Older ones differ in the meaning of $ref, items and format, and the fast
@@ -133,8 +135,8 @@ func explain(err error) []Violation {
 
 // Validate checks doc and returns all its violations, or none if it is valid.
 //
-// doc consists of map[string]any, []any, string, [json.Number], bool and nil, as encoding/json decodes it with
-// UseNumber. It is only read. The caller bounds its size and depth.
+// doc is a [dps.Value], or consists of map[string]any, []any, string, [json.Number], bool and nil, as encoding/json
+// decodes it with UseNumber. It is only read. The caller bounds its size and depth.
 //
 // The violations are the innermost ones, sorted by pointer, each listed once. At most 100 are listed; a last one then
 // says how many more there are at least. Later items of an array with more than about a thousand are listed only if
@@ -151,6 +153,7 @@ func (s *Schema) Validate(doc any) []Violation {
 	if s.fast.accepts(&c, doc) && !c.undecided {
 		return nil
 	}
+	doc = plain(doc)
 	if bad := unjudgeable(doc); len(bad) > 0 {
 		return limit(bad)
 	}
@@ -166,6 +169,14 @@ func (s *Schema) Validate(doc any) []Violation {
 	// The library decides, here and if the two disagree. No such document is known: FuzzFastAgreesWithLibrary looks for
 	// one.
 	return s.violations(doc, doc)
+}
+
+// plain is a value in the form that the library knows.
+func plain(value any) any {
+	if parsed, ok := value.(*dps.Value); ok {
+		return parsed.Interface()
+	}
+	return value
 }
 
 // violations lets the library check doc, and describes what it finds; whole is the document that doc is a part of, or

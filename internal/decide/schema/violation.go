@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/santhosh-tekuri/jsonschema/v5"
@@ -267,45 +266,4 @@ func unjudgeable(doc any) []Violation {
 		}
 	})
 	return list
-}
-
-// NotUTF8 lists the texts in doc that are not valid UTF-8. A parser refuses such a document; one that is made in Go can
-// have them.
-func NotUTF8(doc any) []Violation {
-	if isAllUTF8(doc) { // as nearly always, and without a list of places
-		return nil
-	}
-	var list []Violation
-	(*place)(nil).walk(doc, func(at *place, value any) {
-		switch {
-		case at != nil && !utf8.ValidString(at.name):
-			list = append(list, Violation{Pointer: at.above.pointer(), Message: "has a property whose name is not valid UTF-8"})
-		case !isUTF8(value):
-			list = append(list, Violation{Pointer: at.pointer(), Message: "is not valid UTF-8"})
-		}
-	})
-	return limit(list)
-}
-
-func isAllUTF8(value any) bool {
-	switch v := value.(type) {
-	case map[string]any:
-		for name, member := range v {
-			if !utf8.ValidString(name) || !isAllUTF8(member) {
-				return false
-			}
-		}
-	case []any:
-		for _, element := range v {
-			if !isAllUTF8(element) {
-				return false
-			}
-		}
-	}
-	return isUTF8(value)
-}
-
-func isUTF8(value any) bool {
-	text, isText := value.(string)
-	return !isText || utf8.ValidString(text)
 }

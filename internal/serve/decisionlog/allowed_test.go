@@ -1,10 +1,10 @@
 package decisionlog
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/schemas"
 )
 
@@ -75,11 +75,11 @@ func TestAllowancesInherit(t *testing.T) {
 	var text []byte
 	m := mask{mode: Plain}
 	m.reset(root, nil, nil)
-	var value any
-	if err := json.Unmarshal([]byte(`{"a": {"x": "1", "y": "2"}, "b": {"x": "3", "z": "4"}, "c": 5}`), &value); err != nil {
+	request, err := dps.ParseAllocationRequest([]byte(`{"a": {"x": "1", "y": "2"}, "b": {"x": "3", "z": "4"}, "c": 5}`))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if text, _ = m.request(text, root, value); string(text) != `{"a":{"x":"1"},"b":{"x":"3"}}` || strings.Join(m.masked, " ") != "/a/y /b/z /c" {
+	if text, _ = m.request(text, root, request.Body()); string(text) != `{"a":{"x":"1"},"b":{"x":"3"}}` || strings.Join(m.masked, " ") != "/a/y /b/z /c" {
 		t.Errorf("%s, masked %v", text, m.masked)
 	}
 }

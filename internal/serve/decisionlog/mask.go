@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"hash"
 	"slices"
 	"strconv"
@@ -44,44 +43,53 @@ type mask struct {
 	ids        []identityText
 	recordable [][]string // from the rule's METADATA
 
-	path   []string // of the current member
+	path   []step // to the current value
 	masked []string
 	more   int
 	sum    [sha256.Size]byte
 }
 
+// step leads to a member, or to an element.
+type step struct {
+	name      string
+	index     int
+	isElement bool
+}
+
 type identityText struct{ plain, shown string }
 
-// reset prepares the mask for a request, whose document may be nil.
-func (m *mask) reset(allowed *node, document map[string]any, recordable [][]string) {
-	m.keys, m.recordable = keymaterial.Of(document), recordable
+// reset prepares the mask for a request, whose body may be nil.
+func (m *mask) reset(allowed *node, body *dps.Value, recordable [][]string) {
+	m.keys, m.recordable = keymaterial.Of(body), recordable
 	m.path, m.masked, m.more, m.ids = m.path[:0], m.masked[:0], 0, m.ids[:0]
 	if m.mode == Plain {
 		return
 	}
-	m.collect(allowed, document)
+	m.collect(allowed, body)
 	slices.SortFunc(m.ids, func(a, b identityText) int { return len(b.plain) - len(a.plain) })
 }
 
 // collect finds the names of the device.
-func (m *mask) collect(n *node, value any) {
-	switch v := value.(type) {
-	case map[string]any:
-		for name, child := range n.members {
-			if member, ok := v[name]; ok && child.allowance != never && child.allowance != declared {
+func (m *mask) collect(n *node, value *dps.Value) {
+	switch value.Kind() {
+	case dps.Object:
+		for i := range value.Len() {
+			member := value.At(i)
+			if child := n.members[member.Name()]; child != nil && child.allowance != never && child.allowance != declared {
 				m.collect(child, member)
 			}
 		}
-	case []any:
-		for _, element := range v {
+	case dps.Array:
+		for i := range value.Len() {
 			if n.items != nil {
-				m.collect(n.items, element)
+				m.collect(n.items, value.At(i))
 			}
 		}
-	case string:
-		if n.allowance == identity && v != "" &&
-			!slices.ContainsFunc(m.ids, func(other identityText) bool { return strings.EqualFold(other.plain, v) }) {
-			m.ids = append(m.ids, identityText{v, m.identity(v)})
+	case dps.String:
+		text := value.Text()
+		if n.allowance == identity && text != "" &&
+			!slices.ContainsFunc(m.ids, func(other identityText) bool { return strings.EqualFold(other.plain, text) }) {
+			m.ids = append(m.ids, identityText{text, m.identity(text)})
 		}
 	}
 }
@@ -198,8 +206,11 @@ func (m *mask) drop() {
 		return
 	}
 	var pointer jsontext.Pointer
-	for _, name := range m.path {
-		pointer = pointer.AppendToken(name)
+	for _, s := range m.path {
+		if s.isElement {
+			s.name = strconv.Itoa(s.index)
+		}
+		pointer = pointer.AppendToken(s.name)
 	}
 	m.masked = append(m.masked, m.shown(string(pointer)))
 }
@@ -213,13 +224,27 @@ func (m *mask) shown(pointer string) string {
 	return pointer
 }
 
-// enter goes down to a member; leave comes back.
-func (m *mask) enter(name string) { m.path = append(m.path, name) }
+// enter goes down to a member, and appends its name and what stands before it; leave comes back.
+func (m *mask) enter(b []byte, member *dps.Value) []byte {
+	m.path = append(m.path, step{name: member.Name()})
+	if b[len(b)-1] != '{' {
+		b = append(b, ',')
+	}
+	return append(dps.AppendString(b, member.Name()), ':')
+}
+
+func (m *mask) enterElement(b []byte, index int) []byte {
+	m.path = append(m.path, step{index: index, isElement: true})
+	if b[len(b)-1] != '[' {
+		b = append(b, ',')
+	}
+	return b
+}
 
 func (m *mask) leave() { m.path = m.path[:len(m.path)-1] }
 
-// request appends what may be recorded of a member of the request. If there is nothing, ok is false.
-func (m *mask) request(b []byte, n *node, value any) (_ []byte, ok bool) {
+// request appends what may be recorded of a value in the request. If there is nothing, ok is false.
+func (m *mask) request(b []byte, n *node, value *dps.Value) (_ []byte, ok bool) {
 	if n == nil {
 		m.drop()
 		return b, false
@@ -229,103 +254,46 @@ func (m *mask) request(b []byte, n *node, value any) (_ []byte, ok bool) {
 		m.drop()
 		return b, false
 	case declared:
-		if text, ok := value.(string); ok && keymaterial.IsJSON(text) {
+		if keymaterial.IsJSON(value.Text()) {
 			m.drop() // members with the names of keys cannot be left out of it
 			return b, false
 		}
 		var few [8][]string
 		return m.declared(b, value, below(few[:0], m.recordable, n.root))
 	}
-	switch v := value.(type) {
-	case map[string]any:
-		if n.members == nil {
-			m.drop()
-			return b, false
+	switch kind := value.Kind(); {
+	case kind == dps.Object && n.members != nil:
+		b = append(b, '{')
+		for i := range value.Len() {
+			member := value.At(i)
+			start := len(b)
+			if b, ok = m.request(m.enter(b, member), n.members[member.Name()], member); !ok {
+				b = b[:start]
+			}
+			m.leave()
 		}
-		return m.object(b, v, func(b []byte, name string, member any) ([]byte, bool) {
-			return m.request(b, n.members[name], member)
-		}), true
-	case []any:
-		if n.items == nil {
-			m.drop()
-			return b, false
+		return append(b, '}'), true
+	case kind == dps.Array && n.items != nil:
+		b = append(b, '[')
+		for i := range value.Len() {
+			start := len(b)
+			if b, ok = m.request(m.enterElement(b, i), n.items, value.At(i)); !ok {
+				b = b[:start]
+			}
+			m.leave()
 		}
-		return m.array(b, v, n.items), true
-	case string:
-		return m.leaf(b, n, v)
-	case bool, json.Number:
-		if n.members != nil || n.items != nil || n.allowance == identity && m.mode != Plain {
-			m.drop()
-			return b, false
-		}
-		return m.value(b, value), true
-	default:
+		return append(b, ']'), true
+	case kind == dps.Object, kind == dps.Array, kind == dps.Null, n.members != nil, n.items != nil, len(value.Text()) > maxText:
 		m.drop()
 		return b, false
-	}
-}
-
-func (m *mask) leaf(b []byte, n *node, text string) ([]byte, bool) {
-	if len(text) > maxText || n.members != nil || n.items != nil {
+	case n.allowance == identity && m.mode != Plain:
 		m.drop()
-		return b, false
-	}
-	if n.allowance == identity && m.mode != Plain {
-		m.drop()
-		if m.mode == Absent {
+		if m.mode == Absent || kind != dps.String {
 			return b, false
 		}
-		return dps.AppendString(b, m.identity(text)), true
+		return dps.AppendString(b, m.identity(value.Text())), true
 	}
-	return m.value(b, text), true
-}
-
-func (m *mask) array(b []byte, list []any, items *node) []byte {
-	b = append(b, '[')
-	start := len(b)
-	for i, element := range list {
-		at := len(b)
-		if at > start {
-			b = append(b, ',')
-		}
-		m.enter(strconv.Itoa(i))
-		var ok bool
-		if b, ok = m.request(b, items, element); !ok {
-			b = b[:at]
-		}
-		m.leave()
-	}
-	return append(b, ']')
-}
-
-// object appends an object with the members for which member reports true, in the order of their names.
-func (m *mask) object(b []byte, object map[string]any, member func(b []byte, name string, value any) ([]byte, bool)) []byte {
-	b = append(b, '{')
-	start := len(b)
-	var few [32]string
-	for _, name := range sortedNames(few[:0], object) {
-		at := len(b)
-		if at > start {
-			b = append(b, ',')
-		}
-		b = dps.AppendString(b, name)
-		b = append(b, ':')
-		m.enter(name)
-		var ok bool
-		if b, ok = member(b, name, object[name]); !ok {
-			b = b[:at]
-		}
-		m.leave()
-	}
-	return append(b, '}')
-}
-
-func sortedNames(names []string, object map[string]any) []string {
-	for name := range object {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+	return m.value(b, value), true
 }
 
 // below selects the paths that start with this element, and removes it from them.
@@ -339,62 +307,77 @@ func below(selected, paths [][]string, first string) [][]string {
 }
 
 // declared appends the parts of a value that these paths lead to.
-func (m *mask) declared(b []byte, value any, paths [][]string) ([]byte, bool) {
+func (m *mask) declared(b []byte, value *dps.Value, paths [][]string) (_ []byte, ok bool) {
 	if slices.ContainsFunc(paths, func(path []string) bool { return len(path) == 0 }) {
 		return m.value(b, value), true
 	}
-	object, isObject := value.(map[string]any)
-	if len(paths) == 0 || !isObject {
+	if len(paths) == 0 || value.Kind() != dps.Object {
 		m.drop()
 		return b, false
 	}
-	return m.object(b, object, func(b []byte, name string, member any) ([]byte, bool) {
-		if m.text(name) != name {
+	b = append(b, '{')
+	for i := range value.Len() {
+		member := value.At(i)
+		start := len(b)
+		b = m.enter(b, member)
+		if m.text(member.Name()) != member.Name() {
 			m.drop()
-			return b, false
+			ok = false
+		} else {
+			var few [8][]string
+			b, ok = m.declared(b, member, below(few[:0], paths, member.Name()))
 		}
-		var few [8][]string
-		return m.declared(b, member, below(few[:0], paths, name))
-	}), true
+		if !ok {
+			b = b[:start]
+		}
+		m.leave()
+	}
+	return append(b, '}'), true
 }
 
 // value appends a whole value in which what must not be seen is hidden.
-func (m *mask) value(b []byte, value any) []byte {
-	switch v := value.(type) {
-	case string:
-		hidden := m.text(v)
-		if hidden != v {
-			m.drop()
-		}
-		return dps.AppendString(b, hidden)
-	case json.Number:
-		if hidden := m.text(string(v)); hidden != string(v) {
-			m.drop()
+func (m *mask) value(b []byte, value *dps.Value) []byte {
+	switch value.Kind() {
+	case dps.String:
+		return dps.AppendString(b, m.hidden(value.Text()))
+	case dps.Number:
+		number := string(value.Number())
+		if hidden := m.hidden(number); hidden != number {
 			return dps.AppendString(b, hidden)
 		}
-		return append(b, v...)
-	case []any:
+	case dps.Array:
 		b = append(b, '[')
-		for i, element := range v {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			m.enter(strconv.Itoa(i))
-			b = m.value(b, element)
+		for i := range value.Len() {
+			b = m.value(m.enterElement(b, i), value.At(i))
 			m.leave()
 		}
 		return append(b, ']')
-	case map[string]any:
-		return m.object(b, v, func(b []byte, name string, member any) ([]byte, bool) {
-			if keymaterial.IsName(name) || m.text(name) != name {
+	case dps.Object:
+		b = append(b, '{')
+		for i := range value.Len() {
+			member := value.At(i)
+			start := len(b)
+			b = m.enter(b, member)
+			if keymaterial.IsName(member.Name()) || m.text(member.Name()) != member.Name() {
 				m.drop()
-				return b, false
+				b = b[:start]
+			} else {
+				b = m.value(b, member)
 			}
-			return m.value(b, member), true
-		})
-	default:
-		return dps.AppendValue(b, value)
+			m.leave()
+		}
+		return append(b, '}')
 	}
+	return value.AppendJSON(b)
+}
+
+// hidden is the text of the current member without what must not be seen.
+func (m *mask) hidden(text string) string {
+	hidden := m.text(text)
+	if hidden != text {
+		m.drop()
+	}
+	return hidden
 }
 
 // newMAC returns nil without a key.

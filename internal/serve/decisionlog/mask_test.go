@@ -473,8 +473,8 @@ func checkRecordable(t *testing.T, allocator *decider.Decider, payload string) {
 		t.Fatal(err)
 	}
 	for want, got := range map[string]string{
-		`{"initialTwin":{"tags":{"line":"l1"}},"optionalDeviceInformation":{"a":{"b":[1.50,"x"]}},"registrationId":"d1","registrationState":{"payload":{"welcome":"then"}}}`: string(request.IndividualEnrollment),
-		`{"payload":{"keys":{"name":"n"},"list":[{"y":1},null],"model":"m1","site":{"country":"DE"}},"registrationId":"d1"}`:                                                 string(request.DeviceRuntimeContext),
+		`{"registrationId":"d1","optionalDeviceInformation":{"a":{"b":[1.50,"x"]}},"initialTwin":{"tags":{"line":"l1"}},"registrationState":{"payload":{"welcome":"then"}}}`: string(request.IndividualEnrollment),
+		`{"registrationId":"d1","payload":{"model":"m1","site":{"country":"DE"},"list":[{"y":1},null],"keys":{"name":"n"}}}`:                                                 string(request.DeviceRuntimeContext),
 		`{"welcome":"you"}`: string(decoded.Decision.Payload.Value),
 		"":                  string(decoded.Decision.InitialTwin.Value),
 	} {
@@ -482,8 +482,8 @@ func checkRecordable(t *testing.T, allocator *decider.Decider, payload string) {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
-	want := []string{"/deviceRuntimeContext/payload/keys/primaryKey", "/deviceRuntimeContext/payload/other", "/deviceRuntimeContext/payload/site/street",
-		"/individualEnrollment/initialTwin/properties", "/individualEnrollment/initialTwin/tags/cost", "/individualEnrollment/registrationState/payload/secret"}
+	want := []string{"/individualEnrollment/initialTwin/tags/cost", "/individualEnrollment/initialTwin/properties", "/individualEnrollment/registrationState/payload/secret",
+		"/deviceRuntimeContext/payload/site/street", "/deviceRuntimeContext/payload/other", "/deviceRuntimeContext/payload/keys/primaryKey"}
 	if diff := cmp.Diff(want, decoded.Masked); diff != "" {
 		t.Errorf("masked: -want +got:\n%s", diff)
 	}

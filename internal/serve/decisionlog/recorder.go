@@ -153,12 +153,12 @@ func (r *Recorder) build(s *scratch, call *answer.Call) {
 	if a.Rule != nil {
 		recordable = a.Rule.Recordable
 	}
-	var document map[string]any
+	var body *dps.Value
 	if call.Request != nil {
-		document = call.Request.Document
+		body = call.Request.Body()
 	}
 	m := &s.mask
-	m.reset(r.allowed, document, recordable)
+	m.reset(r.allowed, body, recordable)
 	s.parts = s.parts[:0]
 
 	record := &s.record
@@ -187,7 +187,7 @@ func (r *Recorder) build(s *scratch, call *answer.Call) {
 	if call.Request != nil {
 		s.request(call.Request)
 		start := len(s.parts)
-		s.parts, _ = m.request(s.parts, r.allowed, call.Request.Document)
+		s.parts, _ = m.request(s.parts, r.allowed, body)
 		record.Request = s.parts[start:]
 	}
 	s.decision(call)
@@ -219,9 +219,7 @@ func (s *scratch) request(request *dps.AllocationRequest) {
 			record.Enrollment.ID = m.text(request.Enrollment.ID)
 		}
 	}
-	device, _ := request.Document["deviceRuntimeContext"].(map[string]any)
-	attestation, _ := device["x509"].(map[string]any)
-	if text, ok := attestation["clientCertificate"].(string); ok {
+	if text := request.Body().Get("deviceRuntimeContext").Get("x509").Get("clientCertificate").Text(); text != "" {
 		if certificate, err := dps.ParseCertificate(text); err == nil {
 			s.summarize(certificate)
 			record.Certificate = &s.certificate
@@ -301,7 +299,7 @@ func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
 	var few [8][]string
 	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
 		start := len(s.parts)
-		s.parts, _ = s.mask.declared(s.parts, value, paths)
+		s.parts, _ = s.mask.declared(s.parts, dps.ValueOf(value), paths)
 		part.Value = s.parts[start:]
 	}
 	return part
@@ -333,9 +331,9 @@ func (s *scratch) lookups(lookups []answer.Lookup) {
 		if may {
 			m.masked, m.more = nil, 0
 			start := len(s.parts)
-			s.parts = m.value(s.parts, lookup.Arguments)
+			s.parts = m.value(s.parts, dps.ValueOf(lookup.Arguments))
 			middle := len(s.parts)
-			s.parts = m.value(s.parts, result)
+			s.parts = m.value(s.parts, dps.ValueOf(result))
 			call := Call{Builtin: lookup.Builtin, Arguments: s.parts[start:middle:middle], Result: s.parts[middle:]}
 			size += len(s.parts) - start
 			if len(m.masked) == 0 && size <= maxLookups {

@@ -35,18 +35,22 @@ func (s *scratch) row(lookup *answer.Lookup) Call {
 	s.whole = dps.AppendValue(s.whole[:0], row)
 	call.Digest = m.digestOf(s.whole)
 	start := len(s.parts)
-	s.parts = m.object(s.parts, row, func(b []byte, name string, member any) ([]byte, bool) {
-		shown := m.text(name)
-		if shown != name || keymaterial.IsName(name) || !slices.Contains(lookup.Recordable, name) {
+	b := append(s.parts, '{')
+	members := dps.ValueOf(row)
+	for i := range members.Len() {
+		member := members.At(i)
+		name := member.Name()
+		if shown := m.text(name); shown != name || keymaterial.IsName(name) || !slices.Contains(lookup.Recordable, name) {
 			call.Masked = append(call.Masked, shown)
-			return b, false
+			continue
 		}
 		m.masked, m.more = nil, 0
-		if b = m.value(b, member); len(m.masked) > 0 {
+		if b = m.value(m.enter(b, member), member); len(m.masked) > 0 {
 			call.Masked = append(call.Masked, name)
 		}
-		return b, true
-	})
+		m.leave()
+	}
+	s.parts = append(b, '}')
 	call.Result = s.parts[start:len(s.parts):len(s.parts)]
 	return call
 }
