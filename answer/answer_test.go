@@ -19,7 +19,7 @@ import (
 
 func ExampleCompare() {
 	before := answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "a.azure-devices.net"}}
-	after := answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "b.azure-devices.net", Payload: map[string]any{}}}
+	after := answer.Answer{Result: answer.Assigned, Response: dps.AllocationResponse{IotHubHostName: "b.azure-devices.net", Payload: dps.ValueOf(map[string]any{})}}
 	fmt.Println(answer.Compare(&before, &after))
 	// Output: [hub payload]
 }
@@ -72,7 +72,7 @@ func full() answer.Answer {
 	return answer.Answer{
 		Result: answer.Assigned, InitialTwin: dps.InitialTwinApplied,
 		Response: dps.AllocationResponse{IotHubHostName: "a.azure-devices.net",
-			InitialTwin: map[string]any{"tags": map[string]any{"b": "<>", "a": json.Number("1")}}, Payload: map[string]any{}},
+			InitialTwin: dps.ValueOf(map[string]any{"tags": map[string]any{"b": "<>", "a": json.Number("1")}}), Payload: dps.ValueOf(map[string]any{})},
 		Reasons: []string{"r"}, Overrides: []answer.Override{answer.NeverReprovision}, Throttle: true, RetryAfter: 90 * time.Second,
 		Alarm: true, Detail: "d", Violations: []answer.Violation{{Pointer: "/a", Problem: "p"}}, Cause: errors.New("c"),
 		Rules: "sha256:1", Rule: &answer.Rule{Package: "allocation.a"},

@@ -46,9 +46,9 @@ func Compare(a, b *Answer) []Difference {
 }
 
 // equal compares objects as DPS receives them. A missing object is not equal to an empty one.
-func equal(a, b map[string]any) bool {
+func equal(a, b *dps.Value) bool {
 	if (a == nil) != (b == nil) {
 		return false
 	}
-	return bytes.Equal(dps.AppendValue(nil, a), dps.AppendValue(nil, b))
+	return bytes.Equal(a.AppendJSON(nil), b.AppendJSON(nil))
 }

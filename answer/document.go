@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+
+	"github.com/usher-dps/usher/dps"
 )
 
 // Document is a part of an answer as files and tools show it: members in order, without empty ones. It encodes as a
@@ -83,11 +85,11 @@ func unlessEmpty[T comparable](value T) any {
 	return value
 }
 
-func object(value map[string]any) any {
+func object(value *dps.Value) any {
 	if value == nil {
 		return nil
 	}
-	return value
+	return value.Interface()
 }
 
 // list makes texts a JSON array as rules see one; other elements stay as they are.

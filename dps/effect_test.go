@@ -89,7 +89,7 @@ func TestUseOfInitialTwin(t *testing.T) {
 			Enrollment: dps.Enrollment{Reprovision: test.policy},
 			Device:     dps.DeviceRuntimeContext{CurrentIotHubHostName: test.current},
 		}
-		response := &dps.AllocationResponse{IotHubHostName: test.hub, InitialTwin: twin}
+		response := &dps.AllocationResponse{IotHubHostName: test.hub, InitialTwin: dps.ValueOf(twin)}
 		if got := dps.UseOfInitialTwin(request, response); got != test.want {
 			t.Errorf("%s, from %q to %q: %q, want %q", test.policy, test.current, test.hub, got, test.want)
 		}
@@ -97,7 +97,7 @@ func TestUseOfInitialTwin(t *testing.T) {
 		if got := dps.UseOfInitialTwin(request, response); got != dps.InitialTwinNone {
 			t.Errorf("%s, from %q to %q without a twin: %q, want %q", test.policy, test.current, test.hub, got, dps.InitialTwinNone)
 		}
-		response.InitialTwin = map[string]any{}
+		response.InitialTwin = dps.ValueOf(map[string]any{})
 		if got := dps.UseOfInitialTwin(request, response); got != test.want {
 			t.Errorf("%s, from %q to %q with an empty twin: %q, want %q", test.policy, test.current, test.hub, got, test.want)
 		}

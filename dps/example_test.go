@@ -25,7 +25,7 @@ func ExampleEffectOf() {
 
 func ExampleAllocationResponse_AppendJSON() {
 	response := dps.AllocationResponse{IotHubHostName: "contoso-eu.azure-devices.net",
-		InitialTwin: map[string]any{"tags": map[string]any{"line": "a"}}}
+		InitialTwin: dps.ValueOf(map[string]any{"tags": map[string]any{"line": "a"}})}
 	fmt.Println(string(response.AppendJSON(nil)))
 	// Output: {"iotHubHostName":"contoso-eu.azure-devices.net","initialTwin":{"tags":{"line":"a"}}}
 }

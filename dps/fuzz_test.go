@@ -138,7 +138,7 @@ func FuzzCheckInitialTwin(f *testing.F) {
 		if err != nil {
 			return
 		}
-		twin := request.Document()
+		twin := request.Body()
 		problems := dps.CheckInitialTwin(twin)
 		for i, problem := range problems {
 			if problem.Pointer == "" || problem.Pointer[0] != '/' || problem.Problem == "" {
@@ -154,7 +154,7 @@ func FuzzCheckInitialTwin(f *testing.F) {
 		if strings.Contains(text, canary) {
 			return
 		}
-		for _, problem := range dps.CheckInitialTwin(plant(twin, canary).(map[string]any)) {
+		for _, problem := range dps.CheckInitialTwin(dps.ValueOf(plant(twin.Interface(), canary))) {
 			if strings.Contains(problem.String(), canary) {
 				t.Errorf("a problem shows a value: %s", problem)
 			}

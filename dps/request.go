@@ -83,7 +83,7 @@ func (r *AllocationRequest) SetService(name string) {
 	if r.Service = name; r.body == nil {
 		return
 	}
-	r.body = r.body.with("usher", Value{kind: Object, below: []Value{{name: "service", kind: String, text: name}}})
+	r.body = r.body.with("usher", ObjectValue([]Value{StringValue(name).Named("service")}))
 }
 
 // RegisteredOn returns the request that DPS would send if the device registered again, now with this identity on this hub.
@@ -91,8 +91,8 @@ func (r *AllocationRequest) RegisteredOn(hub, deviceID string) *AllocationReques
 	next := *r
 	next.Device.CurrentIotHubHostName, next.Device.CurrentDeviceID = hub, deviceID
 	if device := r.body.Get("deviceRuntimeContext"); device != nil {
-		device = device.with("currentIotHubHostName", Value{kind: String, text: hub})
-		next.body = r.body.with("deviceRuntimeContext", *device.with("currentDeviceId", Value{kind: String, text: deviceID}))
+		device = device.with("currentIotHubHostName", StringValue(hub))
+		next.body = r.body.with("deviceRuntimeContext", *device.with("currentDeviceId", StringValue(deviceID)))
 	}
 	return &next
 }

@@ -9,31 +9,31 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// AllocationResponse is the body that DPS obeys. InitialTwin and Payload have the types of
-// [AllocationRequest.Document]; nil leaves them out.
+// AllocationResponse is the body that DPS obeys. InitialTwin and Payload are objects; nil leaves them
+// out.
 //
 // Source: https://learn.microsoft.com/azure/iot-dps/concepts-custom-allocation
 type AllocationResponse struct {
 	// IotHubHostName is one of the request's linkedHubs.
 	IotHubHostName string
 	// InitialTwin is {tags, properties: {desired}}. It replaces the enrollment's own; DPS merges nothing.
-	InitialTwin map[string]any
+	InitialTwin *Value
 	// Payload is returned to the device, on each registration.
-	Payload map[string]any
+	Payload *Value
 }
 
-// AppendJSON appends the response to b. Members are in a fixed order, those of the twin and the payload in the order of
-// their names, so that equal responses are equal bytes.
+// AppendJSON appends the response to b. Members are in a fixed order, those of a twin and a payload that a rule made in the
+// order of their names, so that equal responses are equal bytes.
 func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 	b = append(b, `{"iotHubHostName":`...)
 	b = AppendString(b, r.IotHubHostName)
 	if r.InitialTwin != nil {
 		b = append(b, `,"initialTwin":`...)
-		b = AppendValue(b, r.InitialTwin)
+		b = r.InitialTwin.AppendJSON(b)
 	}
 	if r.Payload != nil {
 		b = append(b, `,"payload":`...)
-		b = AppendValue(b, r.Payload)
+		b = r.Payload.AppendJSON(b)
 	}
 	return append(b, '}')
 }

@@ -21,21 +21,21 @@ func TestAppendJSON(t *testing.T) {
 		{"hub alone", dps.AllocationResponse{IotHubHostName: "contoso-eu.azure-devices.net"},
 			`{"iotHubHostName":"contoso-eu.azure-devices.net"}`},
 		{"nothing", dps.AllocationResponse{}, `{"iotHubHostName":""}`},
-		{"empty objects are sent", dps.AllocationResponse{IotHubHostName: "h", InitialTwin: map[string]any{}, Payload: map[string]any{}},
+		{"empty objects are sent", dps.AllocationResponse{IotHubHostName: "h", InitialTwin: dps.ValueOf(map[string]any{}), Payload: dps.ValueOf(map[string]any{})},
 			`{"iotHubHostName":"h","initialTwin":{},"payload":{}}`},
-		{"payload alone", dps.AllocationResponse{IotHubHostName: "h", Payload: map[string]any{"a": nil}},
+		{"payload alone", dps.AllocationResponse{IotHubHostName: "h", Payload: dps.ValueOf(map[string]any{"a": nil})},
 			`{"iotHubHostName":"h","payload":{"a":null}}`},
 		{"everything, in order of names", dps.AllocationResponse{
 			IotHubHostName: "h",
-			InitialTwin: map[string]any{
+			InitialTwin: dps.ValueOf(map[string]any{
 				"tags":       map[string]any{"b": true, "a": false, "A": json.Number("1.50")},
 				"properties": map[string]any{"desired": map[string]any{"list": []any{json.Number("-0"), "x", nil, []any{}, map[string]any{}}}},
-			},
-			Payload: map[string]any{"z": json.Number("1e3"), "é": "€😀", "y": json.Number("9007199254740993")},
+			}),
+			Payload: dps.ValueOf(map[string]any{"z": json.Number("1e3"), "é": "€😀", "y": json.Number("9007199254740993")}),
 		}, `{"iotHubHostName":"h",` +
 			`"initialTwin":{"properties":{"desired":{"list":[-0,"x",null,[],{}]}},"tags":{"A":1.50,"a":false,"b":true}},` +
 			`"payload":{"y":9007199254740993,"z":1e3,"é":"€😀"}}`},
-		{"escapes", dps.AllocationResponse{IotHubHostName: "a\"b\\c\n\t\x00\x1f/<>&\u2028", Payload: map[string]any{"\"k\"": "\u007f"}},
+		{"escapes", dps.AllocationResponse{IotHubHostName: "a\"b\\c\n\t\x00\x1f/<>&\u2028", Payload: dps.ValueOf(map[string]any{"\"k\"": "\u007f"})},
 			`{"iotHubHostName":"a\"b\\c\n\t\u0000\u001f/<>&` + "\u2028" + `","payload":{"\"k\"":"` + "\u007f" + `"}}`},
 		{"invalid UTF-8", dps.AllocationResponse{IotHubHostName: "a\xffb"}, `{"iotHubHostName":"a` + "\ufffd" + `b"}`},
 	}

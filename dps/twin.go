@@ -33,7 +33,7 @@ func (p TwinProblem) String() string { return p.Pointer + ": " + p.Problem }
 
 // CheckInitialTwin lists what IoT Hub would refuse in an initial twin; nothing if it is good. Problems name keys and
 // limits, never values.
-func CheckInitialTwin(twin map[string]any) []TwinProblem {
+func CheckInitialTwin(twin *Value) []TwinProblem {
 	var few [16]twinStep // most twins are not that deep: no allocation
 	c := twinCheck{path: few[:0]}
 	c.initialTwin(twin)
@@ -48,7 +48,7 @@ type twinCheck struct {
 	path     []twinStep // to the current place
 }
 
-func (c *twinCheck) initialTwin(twin map[string]any) {
+func (c *twinCheck) initialTwin(twin *Value) {
 	c.onlyMembers("", twin, "tags", "properties")
 	if tags, ok := c.section("/tags", twin, "tags"); ok {
 		c.sized(tags, MaxTagsSize, "tags")
@@ -67,21 +67,20 @@ func (c *twinCheck) add(pointer, format string, args ...any) {
 	c.problems = append(c.problems, TwinProblem{pointer, fmt.Sprintf(format, args...)})
 }
 
-func (c *twinCheck) onlyMembers(at string, object map[string]any, allowed ...string) {
-	for name := range object { // the problems are sorted in the end
-		if !slices.Contains(allowed, name) {
+func (c *twinCheck) onlyMembers(at string, object *Value, allowed ...string) {
+	for i := range object.Len() {
+		if name := object.At(i).name; !slices.Contains(allowed, name) {
 			c.add(pointer(jsontext.Pointer(at).AppendToken(name)), "an initial twin has no such member here, only %s", strings.Join(allowed, " and "))
 		}
 	}
 }
 
-func (c *twinCheck) section(pointer string, object map[string]any, name string) (map[string]any, bool) {
-	value, present := object[name]
-	if !present {
+func (c *twinCheck) section(pointer string, object *Value, name string) (section *Value, ok bool) {
+	section = object.Get(name)
+	if section == nil {
 		return nil, false
 	}
-	section, ok := value.(map[string]any)
-	if !ok {
+	if ok = section.kind == Object; !ok {
 		c.add(pointer, "not an object")
 	}
 	return section, ok
@@ -109,7 +108,7 @@ func (c *twinCheck) pointer() string {
 	return pointer(text)
 }
 
-func (c *twinCheck) sized(section map[string]any, limit int, path ...string) {
+func (c *twinCheck) sized(section *Value, limit int, path ...string) {
 	c.path = c.path[:0]
 	for _, name := range path {
 		c.path = append(c.path, twinStep{name: name})
@@ -120,51 +119,52 @@ func (c *twinCheck) sized(section map[string]any, limit int, path ...string) {
 }
 
 // object checks an object and returns its size as IoT Hub counts it.
-func (c *twinCheck) object(object map[string]any, depth int) int {
+func (c *twinCheck) object(object *Value, depth int) int {
 	if depth > MaxTwinDepth {
 		c.add(c.pointer(), "nested deeper than %d objects", MaxTwinDepth)
 		return 0
 	}
 	size, here := 0, len(c.path)
-	for name, value := range object {
-		if depth == 0 && (name == "$version" || name == "$metadata") {
+	for i := range object.Len() {
+		member := object.At(i)
+		if depth == 0 && (member.name == "$version" || member.name == "$metadata") {
 			continue // IoT Hub writes them itself, and does not count them
 		}
-		c.path = append(c.path[:here], twinStep{name: name})
-		if problem := keyProblem(name); problem != "" {
+		c.path = append(c.path[:here], twinStep{name: member.name})
+		if problem := keyProblem(member.name); problem != "" {
 			c.add(c.pointer(), "%s", problem)
 		}
-		size += textSize(name)
-		size += c.value(value, depth)
+		size += textSize(member.name)
+		size += c.value(member, depth)
 	}
 	c.path = c.path[:here]
 	return size
 }
 
 // value checks the value at the current place, and returns its size.
-func (c *twinCheck) value(value any, depth int) int {
-	switch v := value.(type) {
-	case map[string]any:
-		return c.object(v, depth+1)
-	case []any:
+func (c *twinCheck) value(value *Value, depth int) int {
+	switch value.kind {
+	case Object:
+		return c.object(value, depth+1)
+	case Array:
 		size, here := 0, len(c.path)
-		for i, element := range v {
+		for i := range value.Len() {
 			c.path = append(c.path[:here], twinStep{index: i, isElement: true})
-			size += c.value(element, depth)
+			size += c.value(value.At(i), depth)
 		}
 		c.path = c.path[:here]
 		return size
-	case string:
-		if len(v) > MaxTwinStringBytes {
-			c.add(c.pointer(), "a string of %d bytes, over the limit of %d", len(v), MaxTwinStringBytes)
+	case String:
+		if len(value.text) > MaxTwinStringBytes {
+			c.add(c.pointer(), "a string of %d bytes, over the limit of %d", len(value.text), MaxTwinStringBytes)
 		}
-		return textSize(v)
-	case json.Number:
-		if !twinNumber(v) {
+		return textSize(value.text)
+	case Number:
+		if !twinNumber(value.Number()) {
 			c.add(c.pointer(), "an integer beyond %d to %d", int64(minTwinInteger), int64(maxTwinInteger))
 		}
 		return 8
-	case bool:
+	case True, False:
 		return 4
 	default: // null deletes a property in a patch; here it means absent
 		return 0

@@ -147,7 +147,7 @@ func TestCheckInitialTwin(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var got []string
-			for _, problem := range dps.CheckInitialTwin(test.twin) {
+			for _, problem := range dps.CheckInitialTwin(dps.ValueOf(test.twin)) {
 				got = append(got, problem.String())
 			}
 			if diff := cmp.Diff(test.want, got); diff != "" {
@@ -183,7 +183,7 @@ func TestTwinSize(t *testing.T) {
 				for name, value := range test.member {
 					tags[name] = value
 				}
-				problems := dps.CheckInitialTwin(map[string]any{"tags": tags})
+				problems := dps.CheckInitialTwin(dps.ValueOf(map[string]any{"tags": tags}))
 				if len(problems) != over {
 					t.Errorf("with %d bytes beside it, %d over the limit: %v", dps.MaxTagsSize-test.want+over, over, problems)
 				}
@@ -199,12 +199,12 @@ func TestCheckInitialTwinIsDeterministic(t *testing.T) {
 		// Two problems at each of many places: more than a sort of few elements keeps in order by luck.
 		tags[fmt.Sprintf("k.%d", i)] = strings.Repeat("x", 5000)
 	}
-	want := dps.CheckInitialTwin(map[string]any{"tags": tags})
+	want := dps.CheckInitialTwin(dps.ValueOf(map[string]any{"tags": tags}))
 	if len(want) != 121 {
 		t.Fatalf("%d problems, want 121", len(want))
 	}
 	for range 50 {
-		if diff := cmp.Diff(want, dps.CheckInitialTwin(map[string]any{"tags": tags})); diff != "" {
+		if diff := cmp.Diff(want, dps.CheckInitialTwin(dps.ValueOf(map[string]any{"tags": tags}))); diff != "" {
 			t.Fatalf("another call says:\n%s", diff)
 		}
 	}
@@ -220,7 +220,7 @@ func TestCheckInitialTwinQuotesNoValue(t *testing.T) {
 		"other":      map[string]any{"x": secret},
 		"properties": map[string]any{"desired": map[string]any{"a": strings.Repeat(secret, 400), "b.c": secret, "n": json.Number("9871236540987123654")}},
 	}
-	problems := dps.CheckInitialTwin(twin)
+	problems := dps.CheckInitialTwin(dps.ValueOf(twin))
 	if len(problems) != 5 {
 		t.Errorf("%d problems, want 5: %v", len(problems), problems)
 	}

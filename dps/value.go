@@ -2,7 +2,6 @@ package dps
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -98,8 +97,40 @@ func (v *Value) Get(name string) *Value {
 	return nil
 }
 
-// ValueOf returns a copy of a value that is made of map[string]any, []any, string, json.Number, bool and nil. Members are in the
-// order of their names.
+// StringValue returns a string.
+func StringValue(text string) Value { return Value{kind: String, text: text} }
+
+// NumberValue returns a number as it is written.
+func NumberValue(number json.Number) Value { return Value{kind: Number, text: string(number)} }
+
+// BoolValue returns true or false.
+func BoolValue(b bool) Value {
+	if b {
+		return Value{kind: True}
+	}
+	return Value{kind: False}
+}
+
+// ArrayValue returns an array, which takes over the elements.
+func ArrayValue(elements []Value) Value { return Value{kind: Array, below: elements} }
+
+// ObjectValue returns an object, which takes over the members and puts them in the order of their names. No two may have
+// one name.
+func ObjectValue(members []Value) Value {
+	slices.SortFunc(members, compareNames)
+	return Value{kind: Object, below: members}
+}
+
+func compareNames(a, b Value) int { return strings.Compare(a.name, b.name) }
+
+// Named returns the value as a member of an object.
+func (v Value) Named(name string) Value {
+	v.name = name
+	return v
+}
+
+// ValueOf returns a copy of a value that is made of map[string]any, []any, string, json.Number, bool and nil. Members are
+// in the order of their names.
 func ValueOf(value any) *Value {
 	v := valueOf(value)
 	return &v
@@ -110,28 +141,23 @@ func valueOf(value any) Value {
 	case nil:
 		return Value{}
 	case bool:
-		if v {
-			return Value{kind: True}
-		}
-		return Value{kind: False}
+		return BoolValue(v)
 	case string:
-		return Value{kind: String, text: v}
+		return StringValue(v)
 	case json.Number:
-		return Value{kind: Number, text: string(v)}
+		return NumberValue(v)
 	case []any:
-		array := Value{kind: Array, below: make([]Value, len(v))}
+		elements := make([]Value, len(v))
 		for i, element := range v {
-			array.below[i] = valueOf(element)
+			elements[i] = valueOf(element)
 		}
-		return array
+		return ArrayValue(elements)
 	case map[string]any:
-		object := Value{kind: Object, below: make([]Value, 0, len(v))}
-		for _, name := range slices.Sorted(maps.Keys(v)) {
-			member := valueOf(v[name])
-			member.name = name
-			object.below = append(object.below, member)
+		members := make([]Value, 0, len(v))
+		for name, member := range v {
+			members = append(members, valueOf(member).Named(name))
 		}
-		return object
+		return ObjectValue(members)
 	}
 	panic("dps: not a JSON value") // a bug in the caller
 }
@@ -196,14 +222,13 @@ func (v *Value) AppendJSON(b []byte) []byte {
 // with returns a copy of an object with a member set.
 func (v *Value) with(name string, member Value) *Value {
 	below := slices.DeleteFunc(slices.Clone(v.below), func(other Value) bool { return other.name == name })
-	member.name = name
-	return &Value{name: v.name, kind: Object, below: ordered(append(below, member))}
+	return &Value{name: v.name, kind: Object, below: ordered(append(below, member.Named(name)))}
 }
 
 // ordered puts members in the order that Get expects.
 func ordered(members []Value) []Value {
 	if len(members) > many {
-		slices.SortFunc(members, func(a, b Value) int { return strings.Compare(a.name, b.name) })
+		slices.SortFunc(members, compareNames)
 	}
 	return members
 }

@@ -215,8 +215,13 @@ func changesOf(before, after *decision) []change {
 	compare("result", was.Result, is.Result)
 	compare("hub", was.Response.IotHubHostName, is.Response.IotHubHostName)
 	compare("status", was.Status(), is.Status())
-	compare("twin", was.Response.InitialTwin, is.Response.InitialTwin)
-	compare("payload", was.Response.Payload, is.Response.Payload)
+	compare("twin", plain(was.Response.InitialTwin), plain(is.Response.InitialTwin))
+	compare("payload", plain(was.Response.Payload), plain(is.Response.Payload))
 	compare("reasons", was.Reasons, is.Reasons)
 	return changes
+}
+
+func plain(object *dps.Value) map[string]any {
+	members, _ := object.Interface().(map[string]any)
+	return members
 }

@@ -147,12 +147,11 @@ func (r *Report) SetRecorded(then *answer.Answer, lacks []string) {
 	}
 }
 
-func maskObject(mask keymaterial.Mask, object map[string]any) map[string]any {
+func maskObject(mask keymaterial.Mask, object *dps.Value) *dps.Value {
 	if object == nil {
 		return nil
 	}
-	masked, _ := mask.Value(object).(map[string]any)
-	return masked
+	return dps.ValueOf(mask.Value(object.Interface()))
 }
 
 // why says by what a rule serves an enrollment.

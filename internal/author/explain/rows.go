@@ -30,7 +30,7 @@ func rowOf(lookup *answer.Lookup, mask keymaterial.Mask) Row {
 		row.Key = mask.Text(key)
 	}
 	if found, ok := lookup.Result.(map[string]any); ok {
-		row.Row = maskObject(mask, found)
+		row.Row, _ = mask.Value(found).(map[string]any)
 	}
 	return row
 }

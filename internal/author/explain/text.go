@@ -141,7 +141,7 @@ func (p printer) head(r *Report) {
 		p.field("twin", "%s", r.Effect.InitialTwin)
 	}
 	if payload := a.Response.Payload; payload != nil {
-		p.field("payload", "reaches the device: %s", short(compact(payload), maxValue))
+		p.field("payload", "reaches the device: %s", short(compact(payload.Interface()), maxValue))
 	}
 	if r.Then != nil {
 		p.field("recorded", "%s", r.compareRecorded())

@@ -95,7 +95,7 @@ func twinLimits(_ context.Context, s *subject, add report) {
 	seen := map[string]bool{}
 	for _, twin := range s.analysis.Entries["initial_twin"] {
 		for _, variant := range variants(twin) {
-			for _, problem := range dps.CheckInitialTwin(variant) {
+			for _, problem := range dps.CheckInitialTwin(dps.ValueOf(variant)) {
 				if text := problem.String(); !seen[text] {
 					seen[text] = true
 					add(locate(twin, problem.Pointer), "initial_twin"+text, "stay within what IoT Hub accepts, or leave it out")

@@ -3,9 +3,9 @@ package decider
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strings"
 	"time"
@@ -127,14 +127,14 @@ func builtinErrors(verdict ruleset.Verdict) error {
 }
 
 // acceptHub returns the hub in the spelling of linkedHubs, or "" if the rule names none.
-func acceptHub(request *dps.AllocationRequest, value any) (string, error) {
+func acceptHub(request *dps.AllocationRequest, value *dps.Value) (string, error) {
 	if value == nil {
 		return "", nil
 	}
-	name, ok := value.(string)
-	if !ok {
+	if value.Kind() != dps.String {
 		return "", fmt.Errorf("hub is %s, not a string", kindOf(value))
 	}
+	name := value.Text()
 	hub, linked := request.LinkedHub(name)
 	switch {
 	case linked:
@@ -158,10 +158,12 @@ func looksLikeHub(name string) bool {
 		strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""
 }
 
-func acceptTwin(value any) (map[string]any, error) {
-	twin, err := acceptObject("initial_twin", value)
-	if err != nil || twin == nil {
-		return nil, err
+func acceptTwin(twin *dps.Value) (*dps.Value, error) {
+	if twin == nil {
+		return nil, nil
+	}
+	if twin.Kind() != dps.Object {
+		return nil, fmt.Errorf("initial_twin is %s, not an object", kindOf(twin))
 	}
 	if problems := dps.CheckInitialTwin(twin); len(problems) > 0 {
 		return nil, fmt.Errorf("initial_twin%s%s", problems[0], others(len(problems)-1))
@@ -169,33 +171,24 @@ func acceptTwin(value any) (map[string]any, error) {
 	return twin, nil
 }
 
-func acceptPayload(value any) (map[string]any, error) {
-	payload, err := acceptObject("payload", value)
-	if err != nil || payload == nil {
-		return nil, err
+func acceptPayload(payload *dps.Value) (*dps.Value, error) {
+	if payload == nil {
+		return nil, nil
+	}
+	if payload.Kind() != dps.Object {
+		return nil, fmt.Errorf("payload is %s, not an object", kindOf(payload))
 	}
 	var few [1024]byte
-	if size := len(dps.AppendValue(few[:0], payload)); size > dps.MaxMessageSize {
+	if size := len(payload.AppendJSON(few[:0])); size > dps.MaxMessageSize {
 		return nil, fmt.Errorf("payload has %d bytes, over DPS's limit of %d for a message", size, dps.MaxMessageSize)
 	}
 	return payload, nil
 }
 
-func acceptObject(name string, value any) (map[string]any, error) {
-	if value == nil {
-		return nil, nil
-	}
-	object, ok := value.(map[string]any)
-	if !ok {
-		return nil, fmt.Errorf("%s is %s, not an object", name, kindOf(value))
-	}
-	return object, nil
-}
-
 // rejection reads the rule's reject: by contract a set of reasons. A rule that says `reject := true`, or gives a plain
 // string, means to refuse as well.
 func rejection(verdict ruleset.Verdict) (a answer.Answer, rejected bool) {
-	for _, element := range elements(verdict.Reject) {
+	for element := range elements(verdict.Reject) {
 		a.Reasons = append(a.Reasons, reasonOf(element))
 	}
 	rejected = len(a.Reasons) > 0
@@ -216,14 +209,13 @@ func firstReasons(reasons []string) []string {
 // holding reads the rule's hold: a set of reasons, each a string or an object {reason, status, retry_after}. If one of
 // them asks for what cannot be sent, the device waits as well, but because of the rule's mistake.
 func holding(verdict ruleset.Verdict) (a answer.Answer, held bool) {
-	for _, element := range elements(verdict.Hold) {
+	for element := range elements(verdict.Hold) {
 		a.Reasons = append(a.Reasons, reasonOf(element))
-		object, _ := element.(map[string]any)
-		throttle, err := acceptStatus(object)
+		throttle, err := acceptStatus(element)
 		if err != nil {
 			return badVerdict("hold", err), true
 		}
-		retryAfter, err := acceptRetryAfter(object)
+		retryAfter, err := acceptRetryAfter(element)
 		if err != nil {
 			return badVerdict("hold", err), true
 		}
@@ -236,12 +228,12 @@ func holding(verdict ruleset.Verdict) (a answer.Answer, held bool) {
 
 // acceptStatus reports whether a reason to hold asks for 429. DPS calls again after both statuses; others would refuse
 // the device or promise a hub.
-func acceptStatus(reason map[string]any) (throttle bool, err error) {
-	value, ok := reason["status"]
-	if !ok || value == nil {
+func acceptStatus(reason *dps.Value) (throttle bool, err error) {
+	value := reason.Get("status")
+	if value.Kind() == dps.Null {
 		return false, nil
 	}
-	number, _ := value.(json.Number)
+	number := value.Number()
 	switch status, err := number.Float64(); {
 	case err == nil && status == http.StatusTooManyRequests:
 		return true, nil
@@ -253,13 +245,13 @@ func acceptStatus(reason map[string]any) (throttle bool, err error) {
 	return false, fmt.Errorf("hold asks for a status that is %s: use the number 429 or 503", kindOf(value))
 }
 
-func acceptRetryAfter(reason map[string]any) (time.Duration, error) {
-	value, ok := reason["retry_after"]
-	if !ok || value == nil {
+func acceptRetryAfter(reason *dps.Value) (time.Duration, error) {
+	value := reason.Get("retry_after")
+	if value.Kind() == dps.Null {
 		return 0, nil
 	}
-	number, isNumber := value.(json.Number)
-	if !isNumber {
+	number := value.Number()
+	if number == "" {
 		return 0, fmt.Errorf("hold has a retry_after that is %s: use a number of seconds", kindOf(value))
 	}
 	seconds, err := number.Float64()
@@ -272,30 +264,25 @@ func acceptRetryAfter(reason map[string]any) (time.Duration, error) {
 // maxRetryAfter bounds what a rule may ask for. DPS gives up after about 7 minutes in any case.
 const maxRetryAfter = time.Hour
 
-func elements(value any) []any {
-	switch v := value.(type) {
-	case nil:
-		return nil
-	case []any:
-		return v
-	case bool:
-		if !v {
-			return nil
+// elements yields the elements of an array, or a single value.
+func elements(value *dps.Value) iter.Seq[*dps.Value] {
+	return func(yield func(*dps.Value) bool) {
+		switch value.Kind() {
+		case dps.Null, dps.False:
+		case dps.Array:
+			for i := range value.Len() {
+				if !yield(value.At(i)) {
+					return
+				}
+			}
+		default:
+			yield(value)
 		}
 	}
-	return []any{value}
 }
 
-func reasonOf(element any) string {
-	switch v := element.(type) {
-	case string:
-		return cmp.Or(v, "no reason given")
-	case map[string]any:
-		if reason, ok := v["reason"].(string); ok {
-			return cmp.Or(reason, "no reason given")
-		}
-	}
-	return "no reason given"
+func reasonOf(element *dps.Value) string {
+	return cmp.Or(element.Text(), element.Get("reason").Text(), "no reason given")
 }
 
 // maxReason bounds one text of a rule in answers and logs, in bytes.
@@ -321,15 +308,15 @@ func others(n int) string {
 	return fmt.Sprintf(" (and %d more)", n)
 }
 
-func kindOf(value any) string {
-	switch value.(type) {
-	case string:
+func kindOf(value *dps.Value) string {
+	switch value.Kind() {
+	case dps.String:
 		return "a string"
-	case json.Number:
+	case dps.Number:
 		return "a number"
-	case bool:
+	case dps.True, dps.False:
 		return "a boolean"
-	case []any:
+	case dps.Array:
 		return "an array"
 	default:
 		return "an object"

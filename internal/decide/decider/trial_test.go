@@ -226,7 +226,7 @@ func TestChangesAtTheSameTime(t *testing.T) {
 					t.Error(decision.Summary())
 					return
 				}
-				twin := fmt.Sprint(decision.Response.InitialTwin["tags"])
+				twin := fmt.Sprint(decision.Response.InitialTwin.Get("tags").Interface())
 				if hub := decision.Response.IotHubHostName[4:5]; twin != "map[hub:"+hub+"]" || decision.Revision != "v"+hub {
 					t.Errorf("of two sets: hub %s, twin %s, %s", hub, twin, decision.Revision)
 				}

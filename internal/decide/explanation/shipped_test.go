@@ -246,8 +246,8 @@ func nextBranch(definitions []Definition, index int, d Definition) bool {
 // agree compares the verdict with the values that the definitions gave.
 func agree(t *testing.T, verdict ruleset.Verdict, e *Explanation) {
 	t.Helper()
-	want := map[string]any{"hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload,
-		"reject": verdict.Reject, "hold": verdict.Hold}
+	want := map[string]any{"hub": verdict.Hub.Interface(), "initial_twin": verdict.InitialTwin.Interface(), "payload": verdict.Payload.Interface(),
+		"reject": verdict.Reject.Interface(), "hold": verdict.Hold.Interface()}
 	for _, entry := range e.Entries {
 		if entry.Asked && !reflect.DeepEqual(entry.Value, want[entry.Name]) {
 			t.Errorf("%s: explained as %v, said %v", entry.Name, entry.Value, want[entry.Name])

@@ -110,9 +110,8 @@ type Result struct {
 	// Bindings are the values of the query's variables, once for each way in which it holds, in the types of
 	// encoding/json. A set is a sorted list. It is nil with [Options.Lists].
 	Bindings []map[string]any
-	// Firsts are the first elements of the arrays that are bound to [Options.Lists], in the same types; nil for an empty
-	// one.
-	Firsts []any
+	// Firsts are the first elements of the arrays that are bound to [Options.Lists]; nil for an empty one, and for null.
+	Firsts []*dps.Value
 	// Held are the numbers that [Options.Noted] was called with.
 	Held []int
 }
@@ -209,25 +208,28 @@ func (p *Program) Run(e Evaluation) (Result, error) {
 		if err != nil {
 			return Result{}, cmp.Or(m.err, ErrUnclear)
 		}
-		result.Bindings = append(result.Bindings, bindings.(map[string]any))
+		result.Bindings = append(result.Bindings, bindings.Interface().(map[string]any))
 	}
 	return result, nil
 }
 
 // firsts returns the first elements of the arrays that the query has bound.
-func (m *machine) firsts() ([]any, error) {
+func (m *machine) firsts() ([]*dps.Value, error) {
 	if len(m.results) != 1 {
 		return nil, ErrUnclear
 	}
-	firsts := make([]any, len(m.program.lists))
+	firsts := make([]*dps.Value, len(m.program.lists))
 	for i, name := range m.program.lists {
 		list := m.member(m.results[0], name)
 		if list == nil || length(list) == 0 {
 			continue
 		}
-		var err error
-		if firsts[i], err = m.json(m.member(list, integer(0))); err != nil {
+		first, err := m.json(m.member(list, integer(0)))
+		if err != nil {
 			return nil, cmp.Or(m.err, ErrUnclear)
+		}
+		if first.Kind() != dps.Null {
+			firsts[i] = &first
 		}
 	}
 	return firsts, nil

@@ -409,94 +409,76 @@ func byName(object *dps.Value) []*dps.Value {
 
 func integer(i int) value { return ast.InternedTerm(i).Value }
 
-// json returns a value in the types of encoding/json, with json.Number, and shares nothing with the request. A set is a
-// sorted list.
-func (m *machine) json(v value) (any, error) {
+// json returns a value as JSON, which shares nothing with the request but texts. A set is a sorted array.
+func (m *machine) json(v value) (dps.Value, error) {
 	if m.made(termBytes, &noPlace) != next { // a value can contain another one many times
-		return nil, m.err
+		return dps.Value{}, m.err
+	}
+	if s, ok := text(v); ok {
+		return dps.StringValue(s), nil
+	}
+	if n, ok := number(v); ok {
+		return dps.NumberValue(json.Number(n)), nil
+	}
+	if b, ok := boolean(v); ok {
+		return dps.BoolValue(b), nil
+	}
+	if _, ok := v.(ast.Null); ok {
+		return dps.Value{}, nil
+	}
+	below := make([]dps.Value, 0, length(v))
+	var err error
+	add := func(name string, element value) bool {
+		var one dps.Value
+		one, err = m.json(element)
+		below = append(below, one.Named(name))
+		return err == nil
 	}
 	switch v := v.(type) {
-	case ast.Null:
-		return nil, nil
-	case ast.String:
-		return string(v), nil
-	case ast.Boolean:
-		return bool(v), nil
-	case ast.Number:
-		return json.Number(v), nil
-	case *array:
-		list := make([]any, len(v.elements))
-		for i, element := range v.elements {
-			var err error
-			if list[i], err = m.json(element); err != nil {
-				return nil, err
-			}
-		}
-		return list, nil
 	case *dps.Value:
-		return m.jsonParsed(v)
-	case *object:
-		members := make(map[string]any, len(v.members))
-		for i := range v.members {
-			var err error
-			if members[v.members[i].name], err = m.json(v.members[i].value); err != nil {
-				return nil, err
+		for i := 0; i < v.Len() && err == nil; i++ {
+			if element := v.At(i); element.Kind() == dps.Null {
+				add(element.Name(), null)
+			} else {
+				add(element.Name(), element)
 			}
 		}
-		return members, nil
-	case *ast.Array, ast.Set:
-		list := make([]any, 0, length(v))
-		var err error
-		m.each(v, func(_, element value) bool {
-			var one any
-			one, err = m.json(element)
-			list = append(list, one)
-			return err == nil
-		})
-		return list, err
+	case *object:
+		for i := 0; i < len(v.members) && err == nil; i++ {
+			add(v.members[i].name, v.members[i].value)
+		}
 	case ast.Object:
-		members := make(map[string]any, v.Len())
-		err := v.Iter(func(key, member *ast.Term) error {
-			name, ok := key.Value.(ast.String)
-			if !ok {
-				text, err := nameOf(key.Value)
-				if err != nil {
-					return err
-				}
-				name = ast.String(text)
-			}
-			one, err := m.json(member.Value)
-			members[string(name)] = one
-			return err
-		})
-		return members, err
+		err = m.members(v, &below)
+	default:
+		m.each(v, func(_, element value) bool { return add("", element) })
 	}
-	return v, nil // string
+	if isObject(v) {
+		return dps.ObjectValue(below), err
+	}
+	return dps.ArrayValue(below), err
 }
 
-func (m *machine) jsonParsed(v *dps.Value) (any, error) {
-	switch v.Kind() {
-	case dps.Array:
-		list := make([]any, v.Len())
-		for i := range list {
+// members appends the members of an object of OPA, which can have keys that are no strings. Of two that become one name
+// the last one counts, as with OPA.
+func (m *machine) members(object ast.Object, into *[]dps.Value) error {
+	at := make(map[string]int, object.Len())
+	return object.Iter(func(key, member *ast.Term) error {
+		name, ok := text(key.Value)
+		if !ok {
 			var err error
-			if list[i], err = m.json(v.At(i)); err != nil {
-				return nil, err
+			if name, err = nameOf(key.Value); err != nil {
+				return err
 			}
 		}
-		return list, nil
-	case dps.Object:
-		members := make(map[string]any, v.Len())
-		for i := range v.Len() {
-			member := v.At(i)
-			var err error
-			if members[member.Name()], err = m.json(member); err != nil {
-				return nil, err
-			}
+		one, err := m.json(member.Value)
+		if i, twice := at[name]; twice {
+			(*into)[i] = one.Named(name)
+			return err
 		}
-		return members, nil
-	}
-	return v.Interface(), nil
+		at[name] = len(*into)
+		*into = append(*into, one.Named(name))
+		return err
+	})
 }
 
 // nameOf is the name that OPA gives a member of which the key is no string: its JSON text.

@@ -86,8 +86,8 @@ func TestPercentagesThatAreNotNumbers(t *testing.T) {
 			t.Fatal(err)
 		}
 		noted := len(verdict.BuiltinErrors) == 2 && verdict.BuiltinErrors[0] == "a.rego:8"
-		if noted != fails || fails && verdict.Hub != "old" {
-			t.Errorf("%s: %v, noted at %v", percent, verdict.Hub, verdict.BuiltinErrors)
+		if noted != fails || fails && verdict.Hub.Text() != "old" {
+			t.Errorf("%s: %v, noted at %v", percent, verdict.Hub.Text(), verdict.BuiltinErrors)
 		}
 	}
 }

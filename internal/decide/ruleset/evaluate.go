@@ -19,14 +19,14 @@ import (
 	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
-// Verdict is what the entry rules say about one request. Values have the types map[string]any, []any, string,
-// json.Number and bool; nil means undefined or null. A Rego set is a sorted []any.
+// Verdict is what the entry rules say about one request; nil means undefined or null. A Rego set is a sorted array, and
+// members of objects are in the order of their names.
 type Verdict struct {
-	Hub         any
-	InitialTwin any
-	Payload     any
-	Reject      any
-	Hold        any
+	Hub         *dps.Value
+	InitialTwin *dps.Value
+	Payload     *dps.Value
+	Reject      *dps.Value
+	Hold        *dps.Value
 	// BuiltinErrors are the places (file:line) where a built-in function failed, which Rego takes as undefined. If it is
 	// one that the library calls, the line that called the library comes before it. They do not include the reason,
 	// which could quote the request.
@@ -78,7 +78,7 @@ const (
 var entries = []string{entryReject, entryHold, entryHub, entryInitialTwin, entryPayload}
 
 // of is the place of an entry rule in the verdict.
-func (v *Verdict) of(entry string) *any {
+func (v *Verdict) of(entry string) **dps.Value {
 	switch entry {
 	case entryReject:
 		return &v.Reject
@@ -104,9 +104,8 @@ func (v *Verdict) has(entry string) bool {
 
 // isEmpty reports whether a reject or hold concerns no device: it is undefined, an empty set, or false as in `default
 // reject := false`.
-func isEmpty(value any) bool {
-	list, ok := value.([]any)
-	return ok && len(list) == 0 || value == nil || value == false
+func isEmpty(value *dps.Value) bool {
+	return value == nil || value.Kind() == dps.False || value.Kind() == dps.Array && value.Len() == 0
 }
 
 // preparedRule has the queries for the entry rules that a package defines: one for each, and one for all of them
@@ -370,7 +369,7 @@ func (e *evaluation) separately(prepared *preparedRule) (Verdict, error) {
 }
 
 // next evaluates one entry rule and adds what it says to the verdict. If that is final, no further entry rule matters.
-func (e *evaluation) next(compiler *ast.Compiler, query entryQuery, verdict *Verdict) (value any, final bool, err error) {
+func (e *evaluation) next(compiler *ast.Compiler, query entryQuery, verdict *Verdict) (value *dps.Value, final bool, err error) {
 	value, err = e.value(compiler, query)
 	if err != nil {
 		return nil, true, err
@@ -390,13 +389,13 @@ func (e *evaluation) next(compiler *ast.Compiler, query entryQuery, verdict *Ver
 
 // set adds what one entry rule says, and reports whether that is final: for a device that is rejected nothing else
 // counts.
-func (v *Verdict) set(entry string, value any) (final bool) {
+func (v *Verdict) set(entry string, value *dps.Value) (final bool) {
 	*v.of(entry) = value
 	return entry == entryReject && !isEmpty(value)
 }
 
 // value evaluates one entry rule; nil if it is undefined.
-func (e *evaluation) value(compiler *ast.Compiler, query entryQuery) (any, error) {
+func (e *evaluation) value(compiler *ast.Compiler, query entryQuery) (*dps.Value, error) {
 	var result ast.Value
 	err := e.query(compiler, query.body).Iter(e.ctx, func(bindings topdown.QueryResult) error {
 		result = bindings[answerVar].Value
@@ -411,12 +410,15 @@ func (e *evaluation) value(compiler *ast.Compiler, query entryQuery) (any, error
 	return toJSON(query.entry, result)
 }
 
-func toJSON(entry string, value ast.Value) (any, error) {
+func toJSON(entry string, value ast.Value) (*dps.Value, error) {
 	converted, err := ast.JSON(value)
 	if err != nil {
 		return nil, &EvalError{Entry: entry, Problem: fmt.Sprintf("what %s says is not JSON", entry)}
 	}
-	return converted, nil
+	if converted == nil {
+		return nil, nil
+	}
+	return dps.ValueOf(converted), nil
 }
 
 func doesNotCompile(err error) *EvalError {

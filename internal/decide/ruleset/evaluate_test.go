@@ -39,7 +39,18 @@ func decode(t testing.TB, text string) map[string]any {
 	return document
 }
 
-func evaluate(t testing.TB, rule *ruleset.Rule, input string) ruleset.Verdict {
+// said is a verdict in the types of encoding/json.
+type said struct {
+	Hub, InitialTwin, Payload, Reject, Hold any
+	BuiltinErrors                           []string
+	Lines                                   []answer.Line
+}
+
+func saidBy(v ruleset.Verdict) said {
+	return said{v.Hub.Interface(), v.InitialTwin.Interface(), v.Payload.Interface(), v.Reject.Interface(), v.Hold.Interface(), v.BuiltinErrors, v.Lines}
+}
+
+func evaluate(t testing.TB, rule *ruleset.Rule, input string) said {
 	t.Helper()
 	if rule == nil {
 		t.Fatal("no rule")
@@ -48,7 +59,7 @@ func evaluate(t testing.TB, rule *ruleset.Rule, input string) ruleset.Verdict {
 	if err != nil {
 		t.Fatalf("%s: %v", rule.Package, err)
 	}
-	return verdict
+	return saidBy(verdict)
 }
 
 // bothWays loads rules for the group g, compiled at once and when asked for.
@@ -66,7 +77,7 @@ func TestEvaluate(t *testing.T) {
 	type object = map[string]any
 	tests := []struct {
 		name, rules, input string
-		want               ruleset.Verdict
+		want               said
 	}{
 		{"everything", `
 hub := input.linkedHubs[0]
@@ -75,45 +86,45 @@ payload := {"a": [1, "ü", true, null, {}]}
 reject contains "never" if false
 hold contains "not now" if input.hold`,
 			`{"linkedHubs":["h"],"hold":true}`,
-			ruleset.Verdict{Hub: "h", InitialTwin: object{"tags": object{"n": json.Number("1.50"), "big": json.Number("9007199254740993")}},
+			said{Hub: "h", InitialTwin: object{"tags": object{"n": json.Number("1.50"), "big": json.Number("9007199254740993")}},
 				Payload: object{"a": []any{json.Number("1"), "ü", true, nil, object{}}}, Reject: []any{}, Hold: []any{"not now"}}},
-		{"hub alone", `hub := "h"`, `{}`, ruleset.Verdict{Hub: "h"}},
-		{"all undefined", "hub := input.a\ninitial_twin := input.b\npayload := input.c", `{}`, ruleset.Verdict{}},
-		{"undefined twin leaves the rest", "hub := \"h\"\ninitial_twin := input.b\npayload := {}", `{}`, ruleset.Verdict{Hub: "h", Payload: object{}}},
-		{"undefined hub leaves the rest", "hub := input.a\npayload := {\"x\": 1}", `{}`, ruleset.Verdict{Payload: object{"x": json.Number("1")}}},
-		{"null is undefined", "hub := null\ninitial_twin := null\npayload := input.p", `{"p":null}`, ruleset.Verdict{}},
-		{"false is not undefined", "hub := false\npayload := 0", `{}`, ruleset.Verdict{Hub: false, Payload: json.Number("0")}},
+		{"hub alone", `hub := "h"`, `{}`, said{Hub: "h"}},
+		{"all undefined", "hub := input.a\ninitial_twin := input.b\npayload := input.c", `{}`, said{}},
+		{"undefined twin leaves the rest", "hub := \"h\"\ninitial_twin := input.b\npayload := {}", `{}`, said{Hub: "h", Payload: object{}}},
+		{"undefined hub leaves the rest", "hub := input.a\npayload := {\"x\": 1}", `{}`, said{Payload: object{"x": json.Number("1")}}},
+		{"null is undefined", "hub := null\ninitial_twin := null\npayload := input.p", `{"p":null}`, said{}},
+		{"false is not undefined", "hub := false\npayload := 0", `{}`, said{Hub: false, Payload: json.Number("0")}},
 		{"wrong types are passed on", "hub := {}\ninitial_twin := [1]\npayload := \"p\"\nhold := \"h\"", `{}`,
-			ruleset.Verdict{Hub: object{}, InitialTwin: []any{json.Number("1")}, Payload: "p", Hold: "h"}},
+			said{Hub: object{}, InitialTwin: []any{json.Number("1")}, Payload: "p", Hold: "h"}},
 		{"sets are sorted arrays", "hub := \"h\"\npayload := {\"s\": {3, 1, \"b\", \"a\", 2}}\nhold contains x if some x in [\"z\", \"y\", \"x\", \"y\"]", `{}`,
-			ruleset.Verdict{Hub: "h", Payload: object{"s": []any{json.Number("1"), json.Number("2"), json.Number("3"), "a", "b"}}, Hold: []any{"x", "y", "z"}}},
+			said{Hub: "h", Payload: object{"s": []any{json.Number("1"), json.Number("2"), json.Number("3"), "a", "b"}}, Hold: []any{"x", "y", "z"}}},
 		{"rules below an entry rule", "hub := \"h\"\npayload.a := 1\npayload.b[\"c\"] := input.x\ninitial_twin.tags.site := \"FRA\"", `{"x":2}`,
-			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1"), "b": object{"c": json.Number("2")}}, InitialTwin: object{"tags": object{"site": "FRA"}}}},
+			said{Hub: "h", Payload: object{"a": json.Number("1"), "b": object{"c": json.Number("2")}}, InitialTwin: object{"tags": object{"site": "FRA"}}}},
 		{"partial object", "hub := \"h\"\npayload[k] := v if some k, v in input.o", `{"o":{"a":1,"b":[2]}}`,
-			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1"), "b": []any{json.Number("2")}}}},
-		{"default rule", "default hub := \"d\"\nhub := \"h\" if input.x", `{}`, ruleset.Verdict{Hub: "d"}},
-		{"else", "hub := \"h\" if input.x\nelse := \"e\"", `{}`, ruleset.Verdict{Hub: "e"}},
+			said{Hub: "h", Payload: object{"a": json.Number("1"), "b": []any{json.Number("2")}}}},
+		{"default rule", "default hub := \"d\"\nhub := \"h\" if input.x", `{}`, said{Hub: "d"}},
+		{"else", "hub := \"h\" if input.x\nelse := \"e\"", `{}`, said{Hub: "e"}},
 		{"numbers of the request", "hub := \"h\"\npayload := input.p", `{"p":{"a":1.0,"b":1e2,"c":-0,"d":12345678901234567890123}}`,
-			ruleset.Verdict{Hub: "h", Payload: object{"a": json.Number("1.0"), "b": json.Number("1e2"), "c": json.Number("-0"), "d": json.Number("12345678901234567890123")}}},
+			said{Hub: "h", Payload: object{"a": json.Number("1.0"), "b": json.Number("1e2"), "c": json.Number("-0"), "d": json.Number("12345678901234567890123")}}},
 
 		{"rejected: nothing else is asked", "hub := \"a\"\nhub := \"b\"\nreject contains \"bad\" if input.bad\nhold contains \"later\"\npayload := {}", `{"bad":true}`,
-			ruleset.Verdict{Reject: []any{"bad"}}},
-		{"rejected by true", "hub := \"h\"\nreject if input.bad", `{"bad":true}`, ruleset.Verdict{Reject: true}},
-		{"rejected by a text", "hub := \"h\"\nreject := \"bad\"", `{}`, ruleset.Verdict{Reject: "bad"}},
-		{"not rejected", "hub := \"h\"\nreject contains \"bad\" if input.bad", `{}`, ruleset.Verdict{Hub: "h", Reject: []any{}}},
-		{"not rejected by default", "hub := \"h\"\ndefault reject := false\nreject if input.bad", `{}`, ruleset.Verdict{Hub: "h", Reject: false}},
-		{"reject alone", "reject contains \"everybody\"", `{}`, ruleset.Verdict{Reject: []any{"everybody"}}},
+			said{Reject: []any{"bad"}}},
+		{"rejected by true", "hub := \"h\"\nreject if input.bad", `{"bad":true}`, said{Reject: true}},
+		{"rejected by a text", "hub := \"h\"\nreject := \"bad\"", `{}`, said{Reject: "bad"}},
+		{"not rejected", "hub := \"h\"\nreject contains \"bad\" if input.bad", `{}`, said{Hub: "h", Reject: []any{}}},
+		{"not rejected by default", "hub := \"h\"\ndefault reject := false\nreject if input.bad", `{}`, said{Hub: "h", Reject: false}},
+		{"reject alone", "reject contains \"everybody\"", `{}`, said{Reject: []any{"everybody"}}},
 		{"held, and all the rest is told", "hub := \"h\"\nhold contains \"later\"\npayload := {}", `{}`,
-			ruleset.Verdict{Hub: "h", Hold: []any{"later"}, Payload: object{}}},
+			said{Hub: "h", Hold: []any{"later"}, Payload: object{}}},
 
 		{"built-in errors", "hub := \"h\"\npayload := {\"x\": to_number(input.secret)}\ninitial_twin := {\"y\": 1 / input.zero}", `{"secret":"SECRET","zero":0}`,
-			ruleset.Verdict{Hub: "h", BuiltinErrors: []string{"rules/a.rego:8", "rules/a.rego:7"}}},
+			said{Hub: "h", BuiltinErrors: []string{"rules/a.rego:8", "rules/a.rego:7"}}},
 		{"a built-in error beside a reason to reject", "hub := \"h\"\nreject contains \"no\"\nreject contains to_number(input.secret)", `{"secret":"SECRET"}`,
-			ruleset.Verdict{Reject: []any{"no"}, BuiltinErrors: []string{"rules/a.rego:8"}}},
+			said{Reject: []any{"no"}, BuiltinErrors: []string{"rules/a.rego:8"}}},
 		{"a built-in error beside a reason to hold", "hold contains \"wait\"\nhold contains to_number(input.secret)\nhub := \"h\"", `{"secret":"SECRET"}`,
-			ruleset.Verdict{Hold: []any{"wait"}, Hub: "h", BuiltinErrors: []string{"rules/a.rego:7"}}},
+			said{Hold: []any{"wait"}, Hub: "h", BuiltinErrors: []string{"rules/a.rego:7"}}},
 		{"built-in errors at one place are told once", "hub := \"h\"\npayload := {\"x\": [n | some s in input.list; n := to_number(s)]}", `{"list":["a","b","1"]}`,
-			ruleset.Verdict{Hub: "h", Payload: object{"x": []any{json.Number("1")}}, BuiltinErrors: []string{"rules/a.rego:7"}}},
+			said{Hub: "h", Payload: object{"x": []any{json.Number("1")}}, BuiltinErrors: []string{"rules/a.rego:7"}}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -121,12 +132,12 @@ hold contains "not now" if input.hold`,
 			bothWays(t, folder("a.rego", serving("allocation.a", "g", strings.TrimPrefix(test.rules, "\n"))), func(t *testing.T, rule *ruleset.Rule) {
 				input := decode(t, test.input)
 				for range 2 { // the second by what the first has prepared
-					got, err := rule.Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
+					verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					got.Lines = nil // see TestLines
-					if diff := cmp.Diff(test.want, got); diff != "" {
+					verdict.Lines = nil // see TestLines
+					if diff := cmp.Diff(test.want, saidBy(verdict)); diff != "" {
 						t.Errorf("-want +got:\n%s", diff)
 					}
 				}
@@ -175,9 +186,9 @@ func TestEvaluateErrors(t *testing.T) {
 					t.Error("the error has no place")
 				}
 				// What was said before the failure comes along, nothing of what failed.
-				said := map[string]any{"reject": verdict.Reject, "hold": verdict.Hold, "hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload}
-				if !strings.HasPrefix(test.want, evalError.Entry+" ") || said[evalError.Entry] != nil && !reflect.DeepEqual(said[evalError.Entry], []any{}) || evalError.Entry == "payload" && verdict.Hub != "h" {
-					t.Errorf("%q failed, and the verdict is %v", evalError.Entry, said)
+				before := map[string]*dps.Value{"reject": verdict.Reject, "hold": verdict.Hold, "hub": verdict.Hub, "initial_twin": verdict.InitialTwin, "payload": verdict.Payload}
+				if !strings.HasPrefix(test.want, evalError.Entry+" ") || before[evalError.Entry].Len() > 0 || evalError.Entry == "payload" && verdict.Hub.Text() != "h" {
+					t.Errorf("%q failed, and the verdict is %v", evalError.Entry, saidBy(verdict))
 				}
 			})
 		})
@@ -197,7 +208,7 @@ func TestEvaluateMemory(t *testing.T) {
 		t.Errorf("verdict %+v, error %v", verdict, err)
 	}
 	rule = mustLoad(t, files, ruleset.Options{Name: "rules", Memory: 1 << 30}).Serving(forGroup("g"))
-	if verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{}); err != nil || verdict.Hub != "h" {
+	if verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{}); err != nil || verdict.Hub.Text() != "h" {
 		t.Errorf("with enough memory: %v", err)
 	}
 }
@@ -227,7 +238,7 @@ func TestEvaluateDeadline(t *testing.T) {
 			if _, ok := errors.AsType[*ruleset.EvalError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || err.Error() != "the rule exceeded its time limit" {
 				t.Errorf("verdict %+v, error %v", verdict, err)
 			}
-			if diff := cmp.Diff(ruleset.Verdict{}, verdict); diff != "" {
+			if diff := cmp.Diff(said{}, saidBy(verdict)); diff != "" {
 				t.Errorf("a verdict comes with the error:\n%s", diff)
 			}
 		})
@@ -318,7 +329,7 @@ func TestPackagesOverFiles(t *testing.T) {
 		"lib/other.rego", "package lib.other\nmarked := true",
 		"unrelated.rego", "package unrelated\nx := 1",
 	), func(t *testing.T, rule *ruleset.Rule) {
-		want := ruleset.Verdict{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
+		want := said{Hub: "h1", Payload: map[string]any{"kind": "toaster", "dynamic": []any{"other", "words"}, "bracket": true},
 			Lines: []answer.Line{
 				{Entry: "hub", Place: "rules/a/one.rego:7"}, {Entry: "hub", Place: "rules/lib/hubs.rego:3"}, {Entry: "hub", Place: "rules/lib/words.rego:3"},
 				{Entry: "payload", Place: "rules/a/one.rego:8"}, {Entry: "payload", Place: "rules/lib/other.rego:2"},
@@ -449,7 +460,7 @@ func TestConcurrentUse(t *testing.T) {
 				for i := range 24 {
 					n := (worker + i) % 8
 					verdict, err := rs.Serving(forGroup(fmt.Sprintf("g%d-x", n))).Evaluate(t.Context(), dps.ValueOf(input), ruleset.Outside{})
-					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub != want {
+					if want := fmt.Sprintf("h%d", n%2); err != nil || verdict.Hub.Text() != want {
 						t.Errorf("rule %d: hub %v, error %v; want %s", n, verdict.Hub, err, want)
 					}
 				}

@@ -238,7 +238,7 @@ other := h if h := hub with input.n as 2
 		t.Fatal(err)
 	}
 	verdict, err := rs.Serving(forGroup("g")).Evaluate(t.Context(), dps.ValueOf(map[string]any{"n": json.Number("1")}), ruleset.Outside{})
-	if err != nil || verdict.Hub != "h" {
+	if err != nil || verdict.Hub.Text() != "h" {
 		t.Fatal(verdict, err)
 	}
 	if diff := cmp.Diff([]answer.Line{{Entry: "payload", Place: "a.rego:10"}}, verdict.Lines); diff != "" {

@@ -196,16 +196,12 @@ func loadShipped(t *testing.T) *Ruleset {
 	return rules
 }
 
-func reasons(t *testing.T, set any) []any {
+func reasons(t *testing.T, set *dps.Value) int {
 	t.Helper()
-	if set == nil {
-		return nil
+	if set != nil && set.Kind() != dps.Array {
+		t.Fatalf("not a set: %s", set.AppendJSON(nil))
 	}
-	list, ok := set.([]any)
-	if !ok {
-		t.Fatalf("not a set: %v", set)
-	}
-	return list
+	return set.Len()
 }
 
 // What examples/requests/README.md says of each request is what the rules say.
@@ -231,12 +227,12 @@ func TestShippedRulesOnExampleRequests(t *testing.T) {
 			}
 			got := "nothing"
 			switch {
-			case len(reasons(t, verdict.Reject)) > 0:
+			case reasons(t, verdict.Reject) > 0:
 				got = "reject"
-			case len(reasons(t, verdict.Hold)) > 0:
+			case reasons(t, verdict.Hold) > 0:
 				got = "hold"
 			case verdict.Hub != nil:
-				got, _, _ = strings.Cut(verdict.Hub.(string), ".")
+				got, _, _ = strings.Cut(verdict.Hub.Text(), ".")
 			}
 			if got != want {
 				t.Errorf("the rule says %s, README says %s (verdict %+v)", got, want, verdict)
@@ -276,15 +272,15 @@ func TestShippedRulesAlwaysSaySomething(t *testing.T) {
 			if len(verdict.BuiltinErrors) > 0 {
 				t.Errorf("%s on %s: built-ins failed at %v", rule.Package, file, verdict.BuiltinErrors)
 			}
-			switch hub, named := verdict.Hub.(string); {
-			case len(reasons(t, verdict.Reject))+len(reasons(t, verdict.Hold)) > 0:
-			case !named:
+			switch hub := verdict.Hub.Text(); {
+			case reasons(t, verdict.Reject)+reasons(t, verdict.Hold) > 0:
+			case hub == "":
 				t.Errorf("%s on %s says nothing", rule.Package, file)
 			case !slices.Contains(request.LinkedHubs, hub):
 				t.Errorf("%s on %s: %s is not linked", rule.Package, file, hub)
 			}
 			again, err := rule.Evaluate(t.Context(), request.Body(), Outside{})
-			if diff := cmp.Diff(verdict, again); diff != "" || err != nil {
+			if diff := cmp.Diff(verdict, again, cmp.AllowUnexported(dps.Value{})); diff != "" || err != nil {
 				t.Errorf("%s on %s says something else the second time (%v):\n%s", rule.Package, file, err, diff)
 			}
 		}
@@ -309,9 +305,9 @@ func TestShippedRulesDoNotFlap(t *testing.T) {
 		if verdict.Hub == nil {
 			continue
 		}
-		again, err := rule.Evaluate(t.Context(), request.RegisteredOn(verdict.Hub.(string), request.Device.RegistrationID).Body(), Outside{})
-		if err != nil || again.Hub != verdict.Hub {
-			t.Errorf("%s: went to %v, and from there to %v (%v)", file, verdict.Hub, again.Hub, err)
+		again, err := rule.Evaluate(t.Context(), request.RegisteredOn(verdict.Hub.Text(), request.Device.RegistrationID).Body(), Outside{})
+		if err != nil || again.Hub.Text() != verdict.Hub.Text() {
+			t.Errorf("%s: went to %v, and from there to %v (%v)", file, verdict.Hub.Text(), again.Hub.Text(), err)
 		}
 		settled++
 	}

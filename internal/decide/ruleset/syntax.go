@@ -13,6 +13,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/lookups"
 )
 
@@ -214,7 +215,8 @@ func (i *Inspection) Failures() []topdown.Error {
 
 // Value evaluates a reference; nil if it is undefined. Errors are *EvalError, with the name as the entry rule.
 func (i *Inspection) Value(name string, ref ast.Ref) (any, error) {
-	return i.value(i.compiler, queryFor(name, ref))
+	value, err := i.value(i.compiler, queryFor(name, ref))
+	return value.Interface(), err
 }
 
 // EntryValue is what an entry rule says.
@@ -235,12 +237,14 @@ func (i *Inspection) Entries(rule *Rule) []EntryValue {
 	ended := false
 	for _, query := range rule.prepare().queries {
 		e := EntryValue{Name: query.entry, Asked: !ended}
+		var value *dps.Value
 		if ended {
-			e.Value, e.Err = i.value(i.compiler, query)
+			value, e.Err = i.value(i.compiler, query)
 		} else {
-			e.Value, ended, e.Err = i.next(i.compiler, query, &verdict)
-			e.Decides = ended || query.entry == entryHold && !isEmpty(e.Value)
+			value, ended, e.Err = i.next(i.compiler, query, &verdict)
+			e.Decides = ended || query.entry == entryHold && !isEmpty(value)
 		}
+		e.Value = value.Interface()
 		if e.Err != nil {
 			i.Reset()
 		}

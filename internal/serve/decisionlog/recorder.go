@@ -290,16 +290,16 @@ func (s *scratch) decision(call *answer.Call) {
 const plainDigest = "sha256:"
 
 // part fills in a twin or a payload of the answer; nil if there is none.
-func (s *scratch) part(part *Part, value map[string]any, root string) *Part {
+func (s *scratch) part(part *Part, value *dps.Value, root string) *Part {
 	if value == nil {
 		return nil
 	}
-	s.whole = dps.AppendValue(s.whole[:0], value)
+	s.whole = value.AppendJSON(s.whole[:0])
 	*part = Part{Bytes: len(s.whole), Digest: s.mask.digestOf(s.whole)}
 	var few [8][]string
 	if paths := below(few[:0], s.mask.recordable, root); len(paths) > 0 {
 		start := len(s.parts)
-		s.parts, _ = s.mask.declared(s.parts, dps.ValueOf(value), paths)
+		s.parts, _ = s.mask.declared(s.parts, value, paths)
 		part.Value = s.parts[start:]
 	}
 	return part

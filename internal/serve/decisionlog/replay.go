@@ -39,12 +39,12 @@ func (r *Record) NeedsAttention() bool {
 
 // Differs reports whether the twin or payload of another answer is not the recorded one. It is false if the record does not
 // say, because its digest has a key or there is none.
-func (p *Part) Differs(value map[string]any) bool {
+func (p *Part) Differs(value *dps.Value) bool {
 	if p == nil || value == nil {
 		return p != nil || value != nil
 	}
 	recorded, hasDigest := strings.CutPrefix(p.Digest, plainDigest)
-	sum := sha256.Sum256(dps.AppendValue(nil, value))
+	sum := sha256.Sum256(value.AppendJSON(nil))
 	return hasDigest && recorded != hex.EncodeToString(sum[:])
 }
 
