@@ -28,6 +28,8 @@ func accept(request *dps.AllocationRequest, rule *ruleset.Rule, verdict ruleset.
 		return answer.Answer{Result: answer.Timeout, Detail: "the rule exceeded its time limit", Cause: err}
 	case errors.Is(err, ruleset.ErrTooLarge):
 		return answer.Answer{Result: answer.Timeout, Detail: "the rule made values that take too much memory", Cause: err}
+	case errors.Is(err, ruleset.ErrTooLong):
+		return answer.Answer{Result: answer.Timeout, Detail: "the rule took too many steps", Cause: err}
 	case errors.Is(err, context.Canceled):
 		return answer.Answer{Result: answer.Canceled, Detail: "the caller went away", Cause: err}
 	case broken:

@@ -103,8 +103,8 @@ func (f *frame) callTopdown(called *builtin, arguments []operand, target int, at
 		}
 		c.operands = append(c.operands, term)
 	}
-	if !f.allows(called.name, c.operands, at) {
-		return halted
+	if to := f.within(f.account.Allows(called.name, c.operands, at)); to != next {
+		return to
 	}
 	if f.context.Time == nil && !called.pure {
 		f.context.Time = ast.NumberTerm(json.Number(strconv.FormatInt(f.options.Now.UnixNano(), 10)))

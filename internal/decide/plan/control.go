@@ -54,7 +54,20 @@ func (l *linker) block(b *ir.Block) (block, error) {
 			steps = append(steps, s)
 		}
 	}
+	if len(steps) > 0 {
+		l.program.places[&steps[0]] = l.placeOf(b)
+	}
 	return steps, nil
+}
+
+// placeOf is where the first statement of a block comes from that comes from anywhere.
+func (l *linker) placeOf(b *ir.Block) *ast.Location {
+	for _, s := range b.Stmts {
+		if at := s.GetLocation(); at.Row > 0 {
+			return l.place(at)
+		}
+	}
+	return &noPlace
 }
 
 // statement makes the closure of a statement; nil if there is nothing to do.

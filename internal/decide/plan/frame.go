@@ -30,7 +30,7 @@ type block []step
 // run executes the statements of a block.
 func (b block) run(f *frame) jump {
 	m := f.machine
-	if m.steps += len(b); m.steps > m.poll && !m.goesOn() {
+	if m.steps += len(b); m.steps > m.poll && !m.goesOn(b) {
 		return halted
 	}
 	for _, s := range b {
@@ -64,23 +64,21 @@ type frame struct {
 type machine struct {
 	program *Program
 	terms
-	stack   []value  // registers; each frame has a piece
-	memo    [][]memo // by suppositions (with), the innermost last
-	held    []int
-	results []value
-	err     error
-	options Evaluation
-	context topdown.BuiltinContext
-	steps   int // statements so far
-	poll    int // when to look whether to go on
-	bytes   int64
-	// reserved is how many bytes may be made before the limits are looked at again, taken how many are of the budget.
-	reserved, taken int64
-	depth           int
-	frames          []*frame // by depth; those from depth on are free
-	freed           [][]memo
-	call            call
-	arguments       [3]value // of a native
+	stack     []value  // registers; each frame has a piece
+	memo      [][]memo // by suppositions (with), the innermost last
+	held      []int
+	results   []value
+	err       error
+	options   Evaluation
+	context   topdown.BuiltinContext
+	steps     int // statements so far
+	poll      int // when to look whether to go on
+	account   Account
+	depth     int
+	frames    []*frame // by depth; those from depth on are free
+	freed     [][]memo
+	call      call
+	arguments [3]value // of a native
 }
 
 // memo is what a rule says.
@@ -129,13 +127,13 @@ func newMachines(p *Program) *sync.Pool {
 // enough is how many statements are executed between two looks at whether to go on.
 const enough = 1000
 
-// goesOn reports whether the evaluation may go on.
-func (m *machine) goesOn() bool {
+// goesOn reports whether the evaluation may go on with a block.
+func (m *machine) goesOn(b block) bool {
 	m.poll = m.steps + enough
 	if c := m.context.Cancel; c != nil && c.Cancelled() {
 		m.err = &topdown.Error{Code: topdown.CancelErr, Message: "caller cancelled query execution"}
 	} else if m.options.MaxSteps > 0 && m.steps > m.options.MaxSteps {
-		m.err = &LimitError{What: Steps, Limit: int64(m.options.MaxSteps)}
+		m.err = &LimitError{What: Steps, Limit: int64(m.options.MaxSteps), Place: placeOf(m.program.places[&b[0]])}
 	}
 	return m.err == nil
 }
@@ -185,7 +183,7 @@ func (m *machine) restore() {
 func (p *Program) Run(e Evaluation) (Result, error) {
 	m := p.machines.Get().(*machine)
 	defer m.release()
-	m.options, m.context, m.reserved = e, e.Context, 0
+	m.options, m.context, m.account = e, e.Context, Account{most: e.MaxBytes, budget: e.Budget}
 	m.suppose()
 	f := m.push(p.registers)
 	if e.Input != nil {
@@ -237,7 +235,7 @@ func (m *machine) firsts() ([]*dps.Value, error) {
 
 // release forgets the evaluation and keeps what it needed for the next one.
 func (m *machine) release() {
-	m.giveBack()
+	m.account.Close()
 	for len(m.memo) > 0 {
 		m.restore()
 	}
@@ -245,7 +243,7 @@ func (m *machine) release() {
 	clear(m.request)
 	clear(m.results)
 	m.stack, m.held, m.results = m.stack[:0], m.held[:0], m.results[:0]
-	m.err, m.options, m.context, m.steps, m.poll, m.bytes, m.depth = nil, Evaluation{}, topdown.BuiltinContext{}, 0, 0, 0, 0
+	m.err, m.options, m.context, m.steps, m.poll, m.account, m.depth = nil, Evaluation{}, topdown.BuiltinContext{}, 0, 0, Account{}, 0
 	m.call.release()
 	m.arguments = [3]value{}
 	m.program.machines.Put(m)

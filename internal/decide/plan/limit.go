@@ -69,61 +69,100 @@ func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
 // share is what an evaluation takes of a budget at a time. Nearly all of them make less, and take nothing.
 const share = 1 << 20
 
+// Account counts what one evaluation makes, whatever evaluates it.
+type Account struct {
+	most   int64   // 0 means no bound
+	budget *Budget // may be nil
+	bytes  int64
+	// reserved is how many bytes may be made before the limits are looked at again, taken how many are of the budget.
+	reserved, taken int64
+}
+
+// NewAccount returns the account of an evaluation that may make some bytes, which it takes from a budget, unless that is
+// nil. It must be closed.
+func NewAccount(most int64, budget *Budget) *Account { return &Account{most: most, budget: budget} }
+
+// Close returns to the budget what the evaluation took of it.
+func (a *Account) Close() {
+	if a.taken > 0 {
+		a.budget.taken.Add(-a.taken)
+		a.taken = 0
+	}
+}
+
+// Made counts what a function returned.
+func (a *Account) Made(result ast.Value, at *ast.Location) *LimitError {
+	if a.bytes += int64(size(result)); a.bytes > a.reserved {
+		return a.reserve(0, at)
+	}
+	return nil
+}
+
+// Allows returns an error if a function would make more of its operands than is left. Once it runs, nobody can stop it.
+func (a *Account) Allows(function string, operands []*ast.Term, at *ast.Location) *LimitError {
+	estimate := expanding[function]
+	if estimate == nil || a.most <= 0 {
+		return nil
+	}
+	return a.reserve(estimate(operands, a.most-a.bytes), at)
+}
+
+// AllowsText returns an error if a value has more text than may still be made.
+func (a *Account) AllowsText(v ast.Value) *LimitError {
+	if a.most <= 0 {
+		return nil
+	}
+	return a.reserve(measure(v, a.most-a.bytes), &noPlace)
+}
+
+// reserve makes sure that an evaluation may make, besides what it has made, some bytes more.
+func (a *Account) reserve(more int64, at *ast.Location) *LimitError {
+	needed := a.bytes + more
+	if a.most > 0 && needed > a.most {
+		return &LimitError{What: Bytes, Limit: a.most, Place: placeOf(at)}
+	}
+	for a.budget != nil && needed > share+a.taken {
+		if a.budget.taken.Add(share) > a.budget.limit {
+			a.budget.taken.Add(-share)
+			return &LimitError{What: Bytes, Limit: a.budget.limit, Together: true, Place: placeOf(at)}
+		}
+		a.taken += share
+	}
+	if a.reserved = share + a.taken; a.budget == nil {
+		a.reserved = needed + share
+	}
+	if a.most > 0 {
+		a.reserved = min(a.reserved, a.most)
+	}
+	return nil
+}
+
 // made counts what was made at a place.
 func (m *machine) made(bytes int, at *ast.Location) jump {
-	if m.bytes += int64(bytes); m.bytes > m.reserved && !m.reserve(0, at) {
+	if m.account.bytes += int64(bytes); m.account.bytes > m.account.reserved {
+		return m.within(m.account.reserve(0, at))
+	}
+	return next
+}
+
+// within ends the evaluation if it exceeded a limit.
+func (m *machine) within(exceeded *LimitError) jump {
+	if exceeded != nil {
+		m.err = exceeded
 		return halted
 	}
 	return next
 }
 
-// reserve makes sure that an evaluation may make, besides what it has made, some bytes more.
-func (m *machine) reserve(more int64, at *ast.Location) bool {
-	needed, most, budget := m.bytes+more, m.options.MaxBytes, m.options.Budget
-	if most > 0 && needed > most {
-		m.err = &LimitError{What: Bytes, Limit: most, Place: placeOf(at)}
-		return false
-	}
-	for budget != nil && needed > share+m.taken {
-		if budget.taken.Add(share) > budget.limit {
-			budget.taken.Add(-share)
-			m.err = &LimitError{What: Bytes, Limit: budget.limit, Together: true, Place: placeOf(at)}
-			return false
-		}
-		m.taken += share
-	}
-	if m.reserved = share + m.taken; budget == nil {
-		m.reserved = needed + share
-	}
-	if most > 0 {
-		m.reserved = min(m.reserved, most)
-	}
-	return true
-}
-
-// giveBack returns to the budget what the evaluation took of it.
-func (m *machine) giveBack() {
-	if m.taken > 0 {
-		m.options.Budget.taken.Add(-m.taken)
-		m.taken = 0
-	}
-}
-
 func placeOf(at *ast.Location) string {
-	if at.File == "" {
+	if at == nil || at.File == "" {
 		return ""
 	}
 	return fmt.Sprintf("%s:%d", at.File, at.Row)
 }
 
-// allows reports whether a function may be called that makes much more than it gets. Once it runs, nobody can stop it.
-func (m *machine) allows(function string, operands []*ast.Term, at *ast.Location) bool {
-	estimate := expanding[function]
-	if estimate == nil || m.options.MaxBytes <= 0 {
-		return true
-	}
-	return m.reserve(estimate(operands, m.options.MaxBytes-m.bytes), at)
-}
+// Expands reports whether a function can make much more than it gets.
+func Expands(function string) bool { return expanding[function] != nil }
 
 // expanding are the functions that can make much more than they get, with an estimate of how many bytes that is. It need
 // not be exact beyond a limit.
@@ -139,10 +178,17 @@ var expanding = map[string]func(operands []*ast.Term, limit int64) int64{
 	"sprintf":                   ofSprintf,
 	"split":                     ofSplit,
 	"net.cidr_expand":           ofCIDR,
+	"bits.lsh":                  ofShift,
 	"json.marshal":              ofText,
 	"json.marshal_with_options": ofText,
 	"yaml.marshal":              ofText,
 	"strings.render_template":   ofText,
+	"internal.template_string":  ofText,
+	"json.filter":               ofText,
+	"json.remove":               ofText,
+	"json.patch":                ofText,
+	"json.match_schema":         ofText,
+	"json.verify_schema":        ofText,
 }
 
 func ofRange(operands []*ast.Term, _ int64) int64 {
@@ -208,6 +254,11 @@ func ofRegexReplace(operands []*ast.Term, _ int64) int64 {
 // ofProduct counts digits, many times over, because numbers are read and written for each operation.
 func ofProduct(operands []*ast.Term, limit int64) int64 {
 	return 256 * ofText(operands, limit)
+}
+
+// ofShift counts the digits of a number that is shifted, as ofProduct does.
+func ofShift(operands []*ast.Term, _ int64) int64 {
+	return bounded(256 * 0.3 * float(operands[1]))
 }
 
 // ofSprintf adds up the widths and precisions in the format, and the arguments.

@@ -1,8 +1,10 @@
 package plan_test
 
 import (
+	"encoding/json"
 	"errors"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -80,6 +82,40 @@ func TestLimits(t *testing.T) {
 			}
 			if made := after.TotalAlloc - before.TotalAlloc; made > 200<<20 {
 				t.Errorf("made %d MiB", made>>20)
+			}
+		})
+	}
+}
+
+// Rules that take too many steps end with the line at which the innermost loop or function begins.
+func TestSteps(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		text string
+		line string
+	}{
+		"a comprehension": {"p := count(\n\t[1 |\n\tsome i in input.list\n\tsome j in input.list\n\ti == j\n\t\"x\" in input.list\n])", ":6"},
+		"every":           {"p if {\n\tevery i in input.list {\n\t\tevery j in input.list {\n\t\t\ti + j >= 0\n\t\t}\n\t}\n}", ":5"},
+		"a function":      {"f(i, j) if {\n\ti != j\n\ti + j < 0\n}\n\np if {\n\tsome i in input.list\n\tsome j in input.list\n\tf(i, j)\n}", ":3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			program := compile(t, "package r\n\n"+test.text+"\n", "x = data.r.p")
+			list := make([]any, 200)
+			for i := range list {
+				list[i] = json.Number(strconv.Itoa(i))
+			}
+			run := func(steps int) error {
+				_, err := program.Run(plan.Evaluation{Input: dps.ValueOf(map[string]any{"list": list}), MaxSteps: steps, Context: topdown.BuiltinContext{
+					Context: t.Context(), Metrics: metrics.NoOp(), Cache: builtins.Cache{}, Cancel: topdown.NewCancel()}})
+				return err
+			}
+			exceeded, ok := errors.AsType[*plan.LimitError](run(20_000))
+			if !ok || exceeded.What != plan.Steps || exceeded.Error() != "the rule took more than 20000 steps" || !strings.HasSuffix(exceeded.Place, test.line) {
+				t.Errorf("got %v at %q", exceeded, exceeded.Place)
+			}
+			if err := run(10_000_000); err != nil {
+				t.Errorf("with enough steps: %v", err)
 			}
 		})
 	}

@@ -42,7 +42,8 @@ type Program struct {
 	data      ast.Value
 	lists     []string
 	strings   []value
-	machines  *sync.Pool // of *machine
+	places    map[*step]*ast.Location // of blocks, by their first steps
+	machines  *sync.Pool              // of *machine
 }
 
 // ErrUnclear is why an evaluation has no result that counts: something went wrong in it, and only topdown says what
@@ -82,7 +83,7 @@ type linker struct {
 }
 
 func link(policy *ir.Policy, options Options) (*Program, error) {
-	l := &linker{options: options, policy: policy, program: &Program{data: options.Data, lists: options.Lists}, byName: map[string]*function{}, byPath: map[string]*function{}, builtins: map[string]*builtin{}}
+	l := &linker{options: options, policy: policy, program: &Program{data: options.Data, lists: options.Lists, places: map[*step]*ast.Location{}}, byName: map[string]*function{}, byPath: map[string]*function{}, builtins: map[string]*builtin{}}
 	for _, s := range policy.Static.Strings {
 		l.program.strings = append(l.program.strings, value(ast.String(s.Value)))
 	}

@@ -21,13 +21,15 @@ func (e *evaluation) callers(compiler *ast.Compiler, queries []entryQuery) map[s
 		return nil
 	}
 	again := *e
-	again.cache, again.builtinErrors, again.notes = topdown.NewVirtualCache(), nil, nil
+	again.cache, again.builtinErrors, again.notes, again.bounds = nil, nil, nil, nil
+	again.bound()
+	defer again.close()
 	tracer := &callTracer{failed: map[string]bool{}, inLibrary: inLibrary, calls: map[uint64]frame{}, found: map[string][]string{}}
 	for _, failure := range e.builtinErrors {
 		tracer.failed[PlaceOf(failure.Location)] = true
 	}
 	for _, query := range queries {
-		err := again.query(compiler, query.body).WithQueryTracer(tracer).Iter(again.ctx, func(topdown.QueryResult) error { return nil })
+		err := again.query(compiler, query.bounded).WithQueryTracer(tracer).Iter(again.ctx, func(topdown.QueryResult) error { return nil })
 		if err != nil {
 			break // the evaluation has reported it
 		}

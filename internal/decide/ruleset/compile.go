@@ -58,11 +58,18 @@ func (rs *Ruleset) buildEnvironment() error {
 		allowed = append(allowed, custom.Decl)
 		rs.builtins[custom.Decl.Name] = custom
 	}
-	rs.builtins[notedBuiltin] = &topdown.Builtin{Func: passNote,
-		Decl: &ast.Builtin{Name: notedBuiltin, Decl: types.NewFunction(types.Args(types.N), nil), CanSkipBctx: true}}
-	rs.notes = newNotes(rs.builtins)
+	rs.builtins[notedBuiltin] = &topdown.Builtin{Func: note, Decl: &ast.Builtin{Name: notedBuiltin, Decl: types.NewFunction(types.Args(types.N), nil)}}
 	rs.capabilities.Builtins = allowed
 	rs.capabilities.AllowNet = append([]string{}, rs.options.AllowNet...) // nil would mean any host
+	withBounded := *rs.capabilities
+	withBounded.Builtins = slices.Clone(allowed)
+	for _, builtin := range allowed {
+		if by := bounded(builtin); by != nil {
+			rs.builtins[by.Decl.Name] = by
+			withBounded.Builtins = append(withBounded.Builtins, by.Decl)
+		}
+	}
+	rs.compiling = &withBounded
 	if rs.options.InputSchema != nil {
 		rs.schemas = ast.NewSchemaSet()
 		rs.schemas.Put(ast.SchemaRootRef, rs.options.InputSchema)

@@ -113,7 +113,7 @@ func isEmpty(value *dps.Value) bool {
 type preparedRule struct {
 	compiler *ast.Compiler
 	queries  []entryQuery
-	together ast.Body // binds a variable of the name of each entry rule
+	together ast.Body // binds a variable to a list of what the entry rules say in this order; empty if one is undefined
 	err      error    // *LoadError: the rule does not compile
 	// replacesInput is set if a `with` replaces a part of the request: see inputOf.
 	replacesInput bool
@@ -128,12 +128,14 @@ type preparedRule struct {
 type entryQuery struct {
 	entry string
 	body  ast.Body
+	// bounded is the body with bounded functions.
+	bounded ast.Body
 }
 
 const answerVar = ast.Var("answer")
 
 func queryFor(entry string, ref ast.Ref) entryQuery {
-	return entryQuery{entry, ast.NewBody(ast.Equality.Expr(ast.NewTerm(answerVar), ast.NewTerm(ref)))}
+	return entryQuery{entry: entry, body: ast.NewBody(ast.Equality.Expr(ast.NewTerm(answerVar), ast.NewTerm(ref)))}
 }
 
 // prepare compiles the rule the first time, unless [Ruleset.CompileAll] has.
@@ -153,14 +155,21 @@ func (r *Rule) prepare() *preparedRule {
 	}
 	prepared := &preparedRule{compiler: u.compiler, err: u.err}
 	if u.err == nil {
+		var names []*ast.Term
+		var all ast.Body
 		for _, entry := range entries {
 			ref := r.Entry(entry)
 			// With the prefix, because payload.greeting := "hello" is a rule below payload.
 			if rules := u.compiler.GetRulesWithPrefix(ref); len(rules) > 0 {
-				prepared.queries = append(prepared.queries, queryFor(entry, ref))
-				prepared.together.Append(ast.Equality.Expr(ast.NewTerm(ast.Var(entry)), ast.NewTerm(ref)))
+				query := queryFor(entry, ref)
+				query.bounded = ast.NewBody(r.set.replacing(u.compiler, query.body[0]))
+				prepared.queries = append(prepared.queries, query)
+				names = append(names, ast.VarTerm(entry))
+				all.Append(ast.Equality.Expr(ast.VarTerm(entry), ast.NewTerm(ref)))
 			}
 		}
+		list := ast.ArrayComprehensionTerm(ast.ArrayTerm(names...), all)
+		prepared.together = ast.NewBody(r.set.replacing(u.compiler, ast.Equality.Expr(ast.NewTerm(answerVar), list)))
 		definitions := reachable(u.compiler, r.entryRules(u.compiler))
 		prepared.replacesInput, prepared.looksUp = replacesInput(definitions), looksUp(definitions, "")
 		prepared.notable = u.notable
@@ -193,6 +202,7 @@ func (r *Rule) Evaluate(ctx context.Context, request *dps.Value, outside Outside
 	defer r.set.notes.Put(notes)
 	notes.held = notes.held[:0]
 	evaluation.notes = notes
+	defer evaluation.close()
 	program := r.plan(prepared)
 	var verdict Verdict
 	var decided bool
@@ -204,13 +214,15 @@ func (r *Rule) Evaluate(ctx context.Context, request *dps.Value, outside Outside
 		r.set.options.Evaluations.ByPlan.Add(1)
 	} else {
 		r.set.options.Evaluations.ByTopdown.Add(1)
+		evaluation.bound()
 		verdict, decided, err = evaluation.together(prepared)
 	}
 	if !decided && err == nil {
+		evaluation.bound()
 		verdict, err = evaluation.separately(prepared)
 	}
 	var callers map[string][]string
-	if len(evaluation.builtinErrors) > 0 {
+	if len(evaluation.builtinErrors) > 0 && evaluation.bounds.exceeded == nil {
 		callers = evaluation.callers(prepared.compiler, prepared.queries)
 	}
 	for _, failure := range evaluation.builtinErrors {
@@ -248,6 +260,8 @@ type evaluation struct {
 	builtinErrors []topdown.Error
 	// notes collect which definitions hold; may be nil.
 	notes *notes
+	// bounds are those of topdown; nil if it has none.
+	bounds *bounds
 	// asking is nil if the rule looks nothing up.
 	asking *asking
 	// lookups are nil unless the rules may call built-ins that depend on more than their arguments.
@@ -289,9 +303,9 @@ func (ends) Cancel() {} // nobody else ends an evaluation
 
 // query is the only way in which this package queries OPA.
 func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query {
-	builtins := e.set.builtins
-	if e.notes != nil {
-		builtins = e.notes.builtins
+	cancel := e.cancel
+	if e.bounds != nil {
+		cancel = e.bounds
 	}
 	if e.input == nil {
 		if e.document == nil {
@@ -300,16 +314,16 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 		e.input = inputOf(e.document, e.replacesInput)
 	}
 	if e.cache == nil {
-		e.cache = topdown.NewVirtualCache()
+		e.cache = e.newCache()
 	}
 	query := topdown.NewQuery(body).
 		WithCompiler(compiler).
 		WithStore(e.set.store).
 		WithTransaction(e.set.txn).
-		WithBuiltins(builtins).
+		WithBuiltins(e.set.builtins).
 		WithNDBuiltinCache(e.lookups).
 		WithInput(e.input).
-		WithCancel(e.cancel).
+		WithCancel(cancel).
 		WithVirtualCache(e.cache).
 		WithTime(e.now).
 		WithMetrics(metrics.NoOp()).
@@ -325,28 +339,28 @@ func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query
 // if every one of them is defined and nothing fails, not even a built-in function. Otherwise ok is false, and only
 // separate queries show which.
 func (e *evaluation) together(prepared *preparedRule) (verdict Verdict, ok bool, err error) {
-	var values topdown.QueryResult
+	var list *ast.Array
 	err = e.query(prepared.compiler, prepared.together).Iter(e.ctx, func(bindings topdown.QueryResult) error {
-		values = bindings
+		list, _ = bindings[answerVar].Value.(*ast.Array)
 		return nil
 	})
 	if err != nil {
-		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
-			return verdict, false, interrupted(cause)
+		if ended := e.ended(err); ended != nil {
+			return verdict, false, ended
 		}
 	}
 	if err != nil || len(e.builtinErrors) > 0 {
 		// The error is in the cache too, and a built-in that failed is not called again.
-		e.cache, e.builtinErrors = topdown.NewVirtualCache(), nil
+		e.cache, e.builtinErrors = e.newCache(), nil
 		e.notes.held = e.notes.held[:0]
 		return verdict, false, nil
 	}
-	for _, query := range prepared.queries {
-		term, defined := values[ast.Var(query.entry)]
-		if !defined {
-			return Verdict{}, false, nil
-		}
-		value, err := toJSON(query.entry, term.Value)
+	if list == nil || list.Len() == 0 {
+		return Verdict{}, false, nil
+	}
+	values := list.Elem(0).Value.(*ast.Array)
+	for i, query := range prepared.queries {
+		value, err := e.toJSON(query.entry, values.Elem(i).Value)
 		if err != nil {
 			return Verdict{}, false, err
 		}
@@ -397,7 +411,7 @@ func (v *Verdict) set(entry string, value *dps.Value) (final bool) {
 // value evaluates one entry rule; nil if it is undefined.
 func (e *evaluation) value(compiler *ast.Compiler, query entryQuery) (*dps.Value, error) {
 	var result ast.Value
-	err := e.query(compiler, query.body).Iter(e.ctx, func(bindings topdown.QueryResult) error {
+	err := e.query(compiler, e.body(query)).Iter(e.ctx, func(bindings topdown.QueryResult) error {
 		result = bindings[answerVar].Value
 		return nil
 	})
@@ -407,10 +421,16 @@ func (e *evaluation) value(compiler *ast.Compiler, query entryQuery) (*dps.Value
 	if result == nil {
 		return nil, nil
 	}
-	return toJSON(query.entry, result)
+	return e.toJSON(query.entry, result)
 }
 
-func toJSON(entry string, value ast.Value) (*dps.Value, error) {
+func (e *evaluation) toJSON(entry string, value ast.Value) (*dps.Value, error) {
+	if e.bounds != nil {
+		if err := e.bounds.account.AllowsText(value); err != nil {
+			e.bounds.exceeded = err
+			return nil, exceeded(err)
+		}
+	}
 	converted, err := ast.JSON(value)
 	if err != nil {
 		return nil, &EvalError{Entry: entry, Problem: fmt.Sprintf("what %s says is not JSON", entry)}
@@ -432,9 +452,23 @@ func interrupted(cause error) *EvalError {
 	return &EvalError{Problem: "the request was canceled before the rule had an answer", Cause: cause}
 }
 
-func (e *evaluation) failed(entry string, err error) error {
-	if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
+// ended is why an evaluation by topdown ended before its time; nil if it did not.
+func (e *evaluation) ended(err error) error {
+	if !topdown.IsCancel(err) {
+		return nil
+	}
+	if e.bounds != nil && e.bounds.exceeded != nil {
+		return exceeded(e.bounds.exceeded)
+	}
+	if cause := e.ctx.Err(); cause != nil {
 		return interrupted(cause)
+	}
+	return nil
+}
+
+func (e *evaluation) failed(entry string, err error) error {
+	if ended := e.ended(err); ended != nil {
+		return ended
 	}
 	if failed, ok := errors.AsType[*LookupError](err); ok {
 		if cause := e.ctx.Err(); cause != nil {

@@ -213,6 +213,21 @@ func TestEvaluateMemory(t *testing.T) {
 	}
 }
 
+// A plan ends a rule that takes too many steps, and says where.
+func TestEvaluateSteps(t *testing.T) {
+	t.Parallel()
+	files := folder("a.rego", serving("allocation.a", "g", "hub := \"h\"\npayload := count([1 | some i in numbers.range(1, 100); some j in numbers.range(1, 100); i == j])"))
+	rule := mustLoad(t, files, ruleset.Options{Name: "rules", Steps: 10_000}).Serving(forGroup("g"))
+	verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{})
+	if !errors.Is(err, ruleset.ErrTooLong) || err.Error() != "the rule took more than 10000 steps at rules/a.rego:7" {
+		t.Errorf("verdict %+v, error %v", verdict, err)
+	}
+	rule = mustLoad(t, files, ruleset.Options{Name: "rules"}).Serving(forGroup("g"))
+	if verdict, err := rule.Evaluate(t.Context(), dps.ValueOf(map[string]any{}), ruleset.Outside{}); err != nil || verdict.Hub.Text() != "h" {
+		t.Errorf("with enough steps: %v", err)
+	}
+}
+
 func TestEvaluateDeadline(t *testing.T) {
 	t.Parallel()
 	files := folder(

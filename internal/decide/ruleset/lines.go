@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -154,30 +153,15 @@ func Written(body ast.Body) ast.Body {
 }
 
 // notes collect the numbers of the definitions that held in one evaluation.
-type notes struct {
-	held     []int
-	builtins map[string]*topdown.Builtin
-}
+type notes struct{ held []int }
 
-// newNotes returns a pool of notes. They are pooled with the functions that write into them, because OPA has no other
-// way to pass something to a function that costs as little.
-func newNotes(builtins map[string]*topdown.Builtin) *sync.Pool {
-	return &sync.Pool{New: func() any {
-		n := &notes{builtins: maps.Clone(builtins)}
-		n.builtins[notedBuiltin] = &topdown.Builtin{Decl: builtins[notedBuiltin].Decl, Func: n.note}
-		return n
-	}}
-}
-
-// passNote is for evaluations that collect nothing.
-func passNote(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	return iter(operands[0])
-}
-
-func (n *notes) note(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	if number, ok := operands[0].Value.(ast.Number); ok {
-		if i, ok := number.Int(); ok && !slices.Contains(n.held, i) {
-			n.held = append(n.held, i)
+// note adds a number to the notes of the evaluation, if it collects any.
+func note(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
+	if b, ok := bctx.Cancel.(*bounds); ok && b.notes != nil {
+		if number, ok := operands[0].Value.(ast.Number); ok {
+			if i, ok := number.Int(); ok && !slices.Contains(b.notes.held, i) {
+				b.notes.held = append(b.notes.held, i)
+			}
 		}
 	}
 	return iter(operands[0])

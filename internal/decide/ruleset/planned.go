@@ -31,8 +31,17 @@ const (
 // DefaultMemory is how much the values that a rule makes for one decision may take, in bytes.
 const DefaultMemory = 64 << 20
 
-// ErrTooLarge is the cause of an [EvalError]: the rule made values that take more than [Options.Memory].
-var ErrTooLarge = errors.New("the values of the rule are too large")
+// DefaultSteps is how many statements of its plan a rule may execute for one decision. A fast core executes 200 million
+// of the cheapest a second, so a rule that executes more than this many cannot end within the longest time limit, 4 s.
+const DefaultSteps = 1_000_000_000
+
+// Causes of an [EvalError].
+var (
+	// ErrTooLarge says that the rule made values that take more than [Options.Memory].
+	ErrTooLarge = errors.New("the values of the rule are too large")
+	// ErrTooLong says that the rule took more than [Options.Steps].
+	ErrTooLong = errors.New("the rule takes too many steps")
+)
 
 // planned is the plan of a rule, made when it is first needed.
 type planned struct {
@@ -84,11 +93,12 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		Input:    e.request,
 		Context:  topdown.BuiltinContext{Context: e.ctx, Metrics: metrics.NoOp(), Cancel: e.cancel, Cache: builtins.Cache{}, NDBuiltinCache: e.lookups},
 		Now:      e.now,
+		MaxSteps: e.set.options.Steps,
 		MaxBytes: e.set.options.Memory,
 		Budget:   e.set.budget,
 	})
-	if exceeded, is := errors.AsType[*plan.LimitError](err); is {
-		return verdict, true, &EvalError{Place: exceeded.Place, Problem: exceeded.Error(), Cause: ErrTooLarge}
+	if limit, is := errors.AsType[*plan.LimitError](err); is {
+		return verdict, true, exceeded(limit)
 	}
 	if err != nil {
 		if cause := e.ctx.Err(); cause != nil && topdown.IsCancel(err) {
@@ -103,6 +113,14 @@ func (e *evaluation) planned(program *plan.Program, prepared *preparedRule) (ver
 		}
 	}
 	return verdict, true, nil
+}
+
+func exceeded(limit *plan.LimitError) *EvalError {
+	failure := &EvalError{Place: limit.Place, Problem: limit.Error(), Cause: ErrTooLarge}
+	if limit.What == plan.Steps {
+		failure.Cause = ErrTooLong
+	}
+	return failure
 }
 
 // Evaluations count what evaluated rules. They are safe for concurrent use, and several rulesets can share them.

@@ -43,9 +43,11 @@ type Options struct {
 	Strict bool
 	// Evaluator evaluates the rules; the default is [ByPlan].
 	Evaluator Evaluator
-	// Memory bounds what the values take that a plan makes for one decision, in bytes; 0 means [DefaultMemory]. Decisions
+	// Memory bounds what the values take that a rule makes for one decision, in bytes; 0 means [DefaultMemory]. Decisions
 	// at the same time have as much together, besides the first MiB of each.
 	Memory int64
+	// Steps bound how many statements of its plan a rule executes for one decision; 0 means [DefaultSteps].
+	Steps int
 	// Evaluations count what evaluates the rules; may be nil.
 	Evaluations *Evaluations
 }
@@ -59,9 +61,10 @@ type Ruleset struct {
 	index    index
 
 	capabilities *ast.Capabilities
+	compiling    *ast.Capabilities  // capabilities and bounded functions
 	added        []*topdown.Builtin // the functions that Usher adds to Rego
 	builtins     map[string]*topdown.Builtin
-	notes        *sync.Pool // of *notes
+	notes        sync.Pool // of *notes
 	schemas      *ast.SchemaSet
 	store        storage.Store
 	txn          storage.Transaction
@@ -70,6 +73,7 @@ type Ruleset struct {
 	lookups      []*lookups.Declaration
 	fixtures     lookups.Fixtures
 	budget       *plan.Budget
+	collecting   sync.Mutex // held while an evaluation collects garbage
 
 	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
@@ -81,7 +85,8 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		options.Evaluations = &Evaluations{}
 	}
 	options.Memory = cmp.Or(options.Memory, DefaultMemory)
-	rs := &Ruleset{options: options, budget: plan.NewBudget(options.Memory)}
+	options.Steps = cmp.Or(options.Steps, DefaultSteps)
+	rs := &Ruleset{options: options, budget: plan.NewBudget(options.Memory), notes: sync.Pool{New: func() any { return &notes{} }}}
 	files, err := readFiles(fsys)
 	if err != nil {
 		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")

@@ -65,7 +65,7 @@ func (rs *Ruleset) Builtins() []*topdown.Builtin { return rs.added }
 // NewCompiler returns a compiler with the capabilities and the schema for rules. It has compiled nothing yet.
 func (rs *Ruleset) NewCompiler(ctx context.Context) *ast.Compiler {
 	return ast.NewCompiler().
-		WithCapabilities(rs.capabilities).
+		WithCapabilities(rs.compiling).
 		WithSchemas(rs.schemas).
 		WithUseTypeCheckAnnotations(true).
 		WithStrict(rs.options.Strict).
