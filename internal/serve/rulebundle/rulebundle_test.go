@@ -24,6 +24,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/keys"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/decider"
 	"github.com/usher-dps/usher/internal/serve/rulebundle"
 )
@@ -148,7 +149,7 @@ func TestShippedRulesDecideTheSame(t *testing.T) {
 		}
 		_, a := allocators[0].AllocateJSON(t.Context(), body)
 		_, b := allocators[1].AllocateJSON(t.Context(), body)
-		if diff := cmp.Diff(a, b, cmpopts.EquateErrors()); diff != "" {
+		if diff := cmp.Diff(a, b, cmpopts.EquateErrors(), cmp.AllowUnexported(dps.Value{})); diff != "" {
 			t.Errorf("%s: -folder +bundle:\n%s", name, diff)
 		}
 	}
