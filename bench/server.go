@@ -419,47 +419,81 @@ func packBundle(folder, revision string) ([]byte, error) {
 	return packed.Bytes(), err
 }
 
-// swaps measures how replacing rules affects the calls meanwhile: 1,000 packages, and another bundle at each look, once
-// a second.
+// swaps measures how replacing rules affects the calls meanwhile: 1,000 packages, and another bundle at each look, a
+// second after the last one was in use.
 func swaps(ctx context.Context, b bench) error {
 	folder := filepath.Join(b.scratch, "swapped")
-	requests, err := writeManyRules(b, folder, 1000)
+	const packages = 1000
+	requests, err := writeManyRules(b, folder, packages)
 	if err != nil {
 		return err
 	}
-	var bundles [2][]byte
-	for i := range bundles {
-		if bundles[i], err = packBundle(folder, fmt.Sprint(i)); err != nil {
-			return err
+	// pack returns two bundles that differ in this many packages, among them the one that answers.
+	pack := func(edited int) (bundles [2][]byte, err error) {
+		for i := range bundles {
+			for n := range edited {
+				name := filepath.Join(folder, fmt.Sprintf("rule%d/edited.rego", n))
+				if err := writeFile(name, fmt.Appendf(nil, "package allocation.rule%d\n\npayload := {\"edit\": %d}\n", n, i)); err != nil {
+					return bundles, err
+				}
+			}
+			if bundles[i], err = packBundle(folder, fmt.Sprint(i)); err != nil {
+				return bundles, err
+			}
 		}
+		return bundles, nil
 	}
-	var changing atomic.Bool
+	var offered atomic.Pointer[[2][]byte]
 	var looks atomic.Int64
 	source := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if changing.Load() {
-			looks.Add(1)
-		}
-		_, _ = w.Write(bundles[looks.Load()%2]) // if it fails, the look fails
+		_, _ = w.Write(offered.Load()[looks.Add(1)%2]) // if it fails, the look fails
 	}))
 	defer source.Close()
+	first, err := pack(0)
+	if err != nil {
+		return err
+	}
+	first[1] = first[0]
+	offered.Store(&first)
 	s, err := start(ctx, []string{b.handler}, []string{"USHER_RULES=" + source.URL + "/rules.tar.gz", "USHER_RULES_CACHE=none",
 		"USHER_RULES_POLL=1s", "USHER_LOG_LEVEL=error"}, requests[0], nil)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	t := newTable("500 requests/s, open loop, while rules are replaced (1,000 packages); a failed request would end the benchmark",
-		"rules", "bundles offered", "p50", "p99", "goal", "the longest", "failed", "goal")
-	for _, change := range []bool{false, true} {
-		changing.Store(change)
+	t := newTable(fmt.Sprintf("500 requests/s, open loop, while rules are replaced (%d packages); a failed request would end the benchmark", packages),
+		"packages edited", "bundles offered", "p50", "p99", "goal", "the longest", "CPU of a bundle", "failed", "goal")
+	var floor float64
+	for _, edited := range []int{-1, 0, 1, packages} {
+		if edited >= 0 {
+			bundles, err := pack(edited)
+			if err != nil {
+				return err
+			}
+			offered.Store(&bundles)
+		}
+		const length = 6 * time.Second
 		before, begin := looks.Load(), time.Now()
-		waits, err := s.openLoop(500, 6*time.Second, requests[0])
+		used, err := s.cpu()
 		if err != nil {
 			return err
 		}
-		name, goal := "unchanged", ""
-		if change {
-			name, goal = "replaced", "≤ 5 ms"
+		waits, err := s.openLoop(500, length, requests[0])
+		if err != nil {
+			return err
+		}
+		now, err := s.cpu()
+		if err != nil {
+			return err
+		}
+		name, bundles, cost, goal := fmt.Sprint(edited), looks.Load()-before, "", "≤ 5 ms"
+		switch edited {
+		case -1:
+			name, floor, goal = "none, the same bundle", now-used, ""
+		case 0:
+			name = "none, another revision"
+			fallthrough
+		default:
 			at, err := s.activated()
 			if err == nil && !at.After(begin) {
 				err = fmt.Errorf("no rules were replaced since %s", at)
@@ -467,8 +501,9 @@ func swaps(ctx context.Context, b bench) error {
 			if err != nil {
 				return err
 			}
+			cost = milli(time.Duration((now - used - floor) / float64(bundles) * float64(time.Second)))
 		}
-		t.add(name, fmt.Sprint(looks.Load()-before), milli(percentile(waits, 0.5)), milli(percentile(waits, 0.99)), goal, milli(waits[len(waits)-1]), "0", "0")
+		t.add(name, fmt.Sprint(bundles), milli(percentile(waits, 0.5)), milli(percentile(waits, 0.99)), goal, milli(waits[len(waits)-1]), cost, "0", "0")
 	}
 	return t.Flush()
 }

@@ -49,6 +49,11 @@ type RulesOptions struct {
 	Memory int64
 	// Evaluations count what evaluates the rules; may be nil.
 	Evaluations *Evaluations
+	// Replaces are rules that are in use; may be nil. What has not changed since is taken from them, and rules that they
+	// evaluated are ready for the next request.
+	Replaces *Rules
+	// Background leaves the processors to requests while rules are loaded and compiled.
+	Background bool
 	// Revision is the name that those who shipped the rules gave to this state of them, such as a tag or a commit; may
 	// be empty.
 	Revision string
@@ -59,8 +64,13 @@ func (o RulesOptions) forRuleset() (ruleset.Options, error) {
 	if err := json.Unmarshal(schemas.AllocationRequest(), &inputSchema); err != nil {
 		return ruleset.Options{}, fmt.Errorf("schemas: %w", err)
 	}
+	var replaces *ruleset.Ruleset
+	if o.Replaces != nil {
+		replaces = o.Replaces.set
+	}
 	return ruleset.Options{Name: o.Name, InputSchema: inputSchema, AllowBuiltins: o.AllowBuiltins, AllowNet: o.AllowNet,
-		Lazy: o.Lazy, Strict: o.Strict, Evaluator: o.Evaluator, Memory: o.Memory, Evaluations: o.Evaluations}, nil
+		Lazy: o.Lazy, Strict: o.Strict, Evaluator: o.Evaluator, Memory: o.Memory, Evaluations: o.Evaluations,
+		Replaces: replaces, Background: o.Background}, nil
 }
 
 // Rules are loaded rules. They never change and are safe for concurrent use.

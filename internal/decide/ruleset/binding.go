@@ -37,11 +37,13 @@ var (
 // bind reads which package serves which enrollments and builds the index.
 func (rs *Ruleset) bind() []Problem {
 	var problems []Problem
+	rs.ruleOf = map[string]*Rule{}
 	for _, name := range slices.Sorted(maps.Keys(rs.packages)) {
 		rule, found := newRule(rs, rs.packages[name])
 		problems = append(problems, found...)
 		if rule != nil {
 			rs.rules = append(rs.rules, rule)
+			rs.ruleOf[name] = rule
 		}
 	}
 	for _, rule := range rs.rules {

@@ -13,7 +13,7 @@ import (
 // that are declared there, in the form of OPA's capabilities files: indented JSON, the same bytes for the same options
 // and declarations. If fsys is nil, no look-up is declared.
 func Capabilities(fsys fs.FS, options Options) ([]byte, error) {
-	rs := &Ruleset{options: options, lookups: []*lookups.Declaration{hubDeclaration()}}
+	rs := &Ruleset{options: options, environment: &environment{lookups: []*lookups.Declaration{hubDeclaration()}}}
 	if fsys != nil {
 		files, err := readFiles(fsys)
 		if err != nil {

@@ -2,7 +2,6 @@ package ruleset
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -80,67 +79,22 @@ func (rs *Ruleset) buildEnvironment() error {
 	return nil
 }
 
-// unit is a set of packages compiled together.
-type unit struct {
-	compiler *ast.Compiler
-	err      error     // *LoadError
-	notable  []notable // the definitions of entry rules, grouped by rule
-}
-
-// CompileAll compiles every package and returns a *LoadError that names what is wrong in any of them, as far as OPA's
-// compiler gets: it works in stages, such as names before types, and ends with the first one that finds errors. It then
-// replaces the rules that were compiled separately, and frees their compilers.
-func (rs *Ruleset) CompileAll(ctx context.Context) error {
-	if rs.whole.Load() != nil {
-		return nil
-	}
-	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
-	if err != nil {
-		return err
-	}
-	whole := rs.compile(ctx, modules)
-	if whole.err != nil {
-		return whole.err
-	}
-	var problems []Problem
-	for _, rule := range rs.rules {
-		problems = append(problems, checkEntries(whole.compiler, rule)...)
-	}
-	if len(problems) == 0 {
-		problems = rs.unbound(whole.compiler)
-	}
-	if len(problems) > 0 {
-		return NewLoadError(problems)
-	}
-	rs.whole.Store(&whole)
-	for _, rule := range rs.rules {
-		rule.mu.Lock()
-		rule.prepared.Store(nil)
-		rule.mu.Unlock()
-	}
-	return nil
-}
-
 // unbound finds packages with entry rules that serve no enrollment and that nothing refers to: with METADATA in the
 // wrong place or misspelled, another rule would serve their devices, and no one would notice.
-func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
-	var problems []Problem
-	referred := map[string]bool{}
-	for _, module := range compiler.Modules {
-		own := PackageName(module)
-		ast.WalkRefs(module, func(ref ast.Ref) bool {
-			for _, name := range rs.referredTo(ref) {
-				referred[name] = referred[name] || name != own
-			}
-			return false
-		})
+func (rs *Ruleset) unbound(all *units) []Problem {
+	referred := map[*rulePackage]bool{}
+	for _, u := range all.list {
+		for p, byOther := range u.referred {
+			referred[p] = referred[p] || byOther
+		}
 	}
+	var problems []Problem
 	for _, p := range rs.packages {
-		if referred[p.name] || slices.ContainsFunc(rs.rules, func(r *Rule) bool { return r.Package == p.name }) {
+		if referred[p] || rs.ruleOf[p.name] != nil {
 			continue
 		}
 		for _, e := range []string{entryReject, entryHold, entryHub} {
-			rules := compiler.GetRulesExact(p.path.Append(ast.StringTerm(e)))
+			rules := all.of[p.name].compiler.GetRulesExact(p.path.Append(ast.StringTerm(e)))
 			if len(rules) == 0 {
 				continue
 			}
@@ -154,89 +108,6 @@ func (rs *Ruleset) unbound(compiler *ast.Compiler) []Problem {
 		}
 	}
 	return problems
-}
-
-// compileAlone compiles a rule and the packages that it refers to, directly or not. It takes no context, because
-// canceling the first request of a rule must not cancel its compilation.
-func (rs *Ruleset) compileAlone(rule *Rule) unit {
-	needed := map[string]bool{}
-	modules := map[string]*ast.Module{}
-	var queue []string
-	for name, p := range rs.packages {
-		// A package below the rule's own, such as allocation.breakroom.payload, is part of what an entry rule says.
-		if p.path.HasPrefix(rs.packages[rule.Package].path) {
-			needed[name] = true
-			queue = append(queue, name)
-		}
-	}
-	for ; len(queue) > 0; queue = queue[1:] {
-		parsed, err := rs.parse(rs.packages[queue[0]])
-		if err != nil {
-			return unit{err: err}
-		}
-		maps.Copy(modules, parsed)
-		for _, module := range parsed {
-			ast.WalkRefs(module, func(ref ast.Ref) bool {
-				for _, name := range rs.referredTo(ref) {
-					if !needed[name] {
-						needed[name] = true
-						queue = append(queue, name)
-					}
-				}
-				return false
-			})
-		}
-	}
-	u := rs.compile(context.Background(), modules)
-	if u.err == nil {
-		if problems := checkEntries(u.compiler, rule); len(problems) > 0 {
-			u.err = NewLoadError(problems)
-		}
-	}
-	return u
-}
-
-// referredTo lists the packages that a reference can reach: those whose path it passes through, and those below the end
-// of its constant part.
-func (rs *Ruleset) referredTo(ref ast.Ref) []string {
-	if !ref.HasPrefix(ast.DefaultRootRef) {
-		return nil
-	}
-	constant := ref.ConstantPrefix()
-	var names []string
-	for name, p := range rs.packages {
-		if constant.HasPrefix(p.path) || p.path.HasPrefix(constant) {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-func (rs *Ruleset) compile(ctx context.Context, modules map[string]*ast.Module) unit {
-	compiler := rs.NewCompiler(ctx)
-	if compiler.Compile(modules); compiler.Failed() {
-		return unit{err: NewLoadError(rs.compileProblems(compiler))}
-	}
-	return unit{compiler: compiler, notable: rs.instrument(compiler)}
-}
-
-// parse parses all files of the packages, by their places. The error is a *LoadError.
-func (rs *Ruleset) parse(packages ...*rulePackage) (map[string]*ast.Module, error) {
-	modules := map[string]*ast.Module{}
-	var problems []Problem
-	for _, p := range packages {
-		for _, f := range p.files {
-			module, err := ast.ParseModuleWithOpts(f.path, string(f.text), rs.parserOptions())
-			if err != nil {
-				problems = append(problems, problemsOf(err)...)
-			}
-			modules[f.path] = module
-		}
-	}
-	if len(problems) > 0 {
-		return nil, NewLoadError(problems)
-	}
-	return modules, nil
 }
 
 // maxProblems bounds how many compile errors are listed.

@@ -148,11 +148,7 @@ func (r *Rule) prepare() *preparedRule {
 	if prepared := r.prepared.Load(); prepared != nil {
 		return prepared
 	}
-	u := r.set.whole.Load()
-	if u == nil {
-		alone := r.set.compileAlone(r)
-		u = &alone
-	}
+	u := r.set.unitOf(r)
 	prepared := &preparedRule{compiler: u.compiler, err: u.err}
 	if u.err == nil {
 		var names []*ast.Term

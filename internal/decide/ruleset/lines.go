@@ -33,10 +33,14 @@ type notable struct {
 
 // instrument makes the entry rules of these packages, and the rules of the authors' libraries, note which of their
 // definitions hold. It must be called before anything is evaluated.
-func (rs *Ruleset) instrument(compiler *ast.Compiler) []notable {
+func (rs *Ruleset) instrument(compiler *ast.Compiler, packages []*rulePackage) []notable {
 	i := instrumentation{compiler: compiler, supposed: supposedRules(compiler), numbers: map[*ast.Rule]int{}}
 	served := map[string]bool{}
-	for _, rule := range rs.rules {
+	for _, p := range packages {
+		rule := rs.ruleOf[p.name]
+		if rule == nil {
+			continue
+		}
 		served[rule.Package] = true
 		for _, entry := range entries {
 			i.note(compiler.GetRulesWithPrefix(rule.Entry(entry)), entry, rule.Package)

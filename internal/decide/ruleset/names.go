@@ -12,7 +12,7 @@ import (
 // checkNames is a compiler stage that refuses a reference below data to a name that neither rules nor data files
 // define. OPA takes such a reference for undefined, because data could be added later; here all data comes with the
 // rules. Otherwise a misspelt name in a condition to reject would let every device pass.
-func (rs *Ruleset) checkNames(compiler *ast.Compiler) *ast.Error {
+func (e *environment) checkNames(compiler *ast.Compiler) *ast.Error {
 	var found ast.Errors
 	for _, name := range slices.Sorted(maps.Keys(compiler.Modules)) {
 		var visit func(x any) bool
@@ -24,7 +24,7 @@ func (rs *Ruleset) checkNames(compiler *ast.Compiler) *ast.Error {
 				return true
 			case *ast.Term:
 				if ref, ok := x.Value.(ast.Ref); ok {
-					if message := rs.undefinedName(compiler, ref); message != "" {
+					if message := e.undefinedName(compiler, ref); message != "" {
 						found = append(found, ast.NewError(ast.TypeErr, x.Location, "%s", message))
 					}
 				}
@@ -50,11 +50,11 @@ func report(compiler *ast.Compiler, found ast.Errors) *ast.Error {
 
 // undefinedName describes the first name in ref that does not exist, with those that do. It returns "" if all names
 // exist, or may exist depending on values that are only known when the rule is evaluated.
-func (rs *Ruleset) undefinedName(compiler *ast.Compiler, ref ast.Ref) string {
+func (e *environment) undefinedName(compiler *ast.Compiler, ref ast.Ref) string {
 	if !ref.HasPrefix(ast.DefaultRootRef) {
 		return ""
 	}
-	rules, data := compiler.RuleTree.Child(ref[0].Value), rs.data
+	rules, data := compiler.RuleTree.Child(ref[0].Value), e.data
 	for i, term := range ref[1:] {
 		if !ast.IsConstant(term.Value) {
 			return ""

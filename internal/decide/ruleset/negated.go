@@ -11,7 +11,7 @@ import (
 // not lookup.device(id).active. OPA evaluates the call before the negation. If there is no row, the call is undefined,
 // and with it the whole body: reject contains "inactive" if not lookup.device(id).active would let a device without a row
 // pass. A look-up that is itself negated is not affected.
-func (rs *Ruleset) checkNegatedLookups(compiler *ast.Compiler) *ast.Error {
+func (*environment) checkNegatedLookups(compiler *ast.Compiler) *ast.Error {
 	var found ast.Errors
 	for _, name := range slices.Sorted(maps.Keys(compiler.Modules)) {
 		ast.WalkExprs(compiler.Modules[name], func(expr *ast.Expr) bool {

@@ -72,15 +72,11 @@ func looksUp(definitions map[*ast.Rule]bool, name string) bool {
 // UsesLookup reports whether some rule can look up by this name. Rules that are not compiled yet are taken to use what
 // they declare.
 func (rs *Ruleset) UsesLookup(name string) bool {
-	whole := rs.whole.Load()
-	if whole == nil {
+	all := rs.units.Load()
+	if all == nil {
 		return name != lookups.HubName
 	}
-	var rules []*ast.Rule
-	for _, rule := range rs.rules {
-		rules = append(rules, rule.entryRules(whole.compiler)...)
-	}
-	return looksUp(reachable(whole.compiler, rules), name)
+	return slices.ContainsFunc(all.list, func(u *unit) bool { return u.lookups[name] })
 }
 
 // declareLookups reads the declarations of look-ups, and those fixtures that come with the rules.
@@ -140,7 +136,7 @@ func (e *LookupError) Error() string {
 func (e *LookupError) Unwrap() error { return e.Cause }
 
 // lookupFunction makes the function for a declaration.
-func (rs *Ruleset) lookupFunction(d *lookups.Declaration) *topdown.Builtin {
+func (e *environment) lookupFunction(d *lookups.Declaration) *topdown.Builtin {
 	name := LookupBuiltin(d.Name)
 	description := d.Description
 	if description == "" {
@@ -154,7 +150,7 @@ func (rs *Ruleset) lookupFunction(d *lookups.Declaration) *topdown.Builtin {
 			}
 			a, _ := bctx.Context.Value(askingKey{}).(*asking)
 			if a == nil {
-				a = &asking{set: rs} // a test
+				a = &asking{set: &Ruleset{environment: e}} // a test
 			}
 			row, err := a.row(bctx.Context, d, string(key))
 			switch {

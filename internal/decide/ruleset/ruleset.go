@@ -10,7 +10,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +52,13 @@ type Options struct {
 	Steps int
 	// Evaluations count what evaluates the rules; may be nil.
 	Evaluations *Evaluations
+	// Replaces are rules that are in use; may be nil. What has not changed is taken from them, compiled. A rule that they
+	// have evaluated is ready for the next request when Load returns.
+	Replaces *Ruleset
+	// Background leaves the processors to requests: compiling all packages uses about half of one.
+	Background bool
+
+	perUnit int // packages in a unit, at most; 0 means packagesInUnit
 }
 
 // Ruleset is an immutable set of rules. It is safe for concurrent use.
@@ -57,9 +66,19 @@ type Ruleset struct {
 	options  Options
 	digest   string
 	packages map[string]*rulePackage
-	rules    []*Rule // by package name
+	tree     *packageTree
+	rules    []*Rule          // by package name
+	ruleOf   map[string]*Rule // of a package
 	index    index
+	budget   *plan.Budget
+	*environment
 
+	units atomic.Pointer[units] // nil until all packages are compiled
+}
+
+// environment is what all packages see besides each other. Rulesets that replace each other share it if it is the same.
+type environment struct {
+	inputs       string // identifies all that it depends on
 	capabilities *ast.Capabilities
 	compiling    *ast.Capabilities  // capabilities and bounded functions
 	added        []*topdown.Builtin // the functions that Usher adds to Rego
@@ -72,10 +91,7 @@ type Ruleset struct {
 	dataFiles    []string  // relative to the folder
 	lookups      []*lookups.Declaration
 	fixtures     lookups.Fixtures
-	budget       *plan.Budget
 	collecting   sync.Mutex // held while an evaluation collects garbage
-
-	whole atomic.Pointer[unit] // all packages compiled together; nil until that is done
 }
 
 // Load reads the rules under fsys: every *.rego file except tests and invariants, and data from data.json and
@@ -86,7 +102,14 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	}
 	options.Memory = cmp.Or(options.Memory, DefaultMemory)
 	options.Steps = cmp.Or(options.Steps, DefaultSteps)
-	rs := &Ruleset{options: options, budget: plan.NewBudget(options.Memory), notes: sync.Pool{New: func() any { return &notes{} }}}
+	options.perUnit = cmp.Or(options.perUnit, packagesInUnit)
+	before := options.Replaces
+	options.Replaces = nil // it can be freed once it is replaced
+	rs := &Ruleset{options: options, budget: plan.NewBudget(options.Memory), environment: &environment{notes: sync.Pool{New: func() any { return &notes{} }}}}
+	pace := rs.newPace()
+	if options.Lazy {
+		pace = nil // someone waits for it
+	}
 	files, err := readFiles(fsys)
 	if err != nil {
 		return nil, rs.loadError(err.Error(), "name a folder that contains Rego files")
@@ -94,11 +117,17 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 	if err := rs.declareLookups(fsys, files.lookups); err != nil {
 		return nil, err
 	}
-	if err := rs.buildEnvironment(); err != nil {
+	rs.inputs = rs.identify(files)
+	var known map[string]*rulePackage
+	same := before.sees(rs)
+	if same {
+		rs.environment, known = before.environment, before.packages
+	} else if err := rs.buildEnvironment(); err != nil {
 		return nil, err
 	}
 	var problems []Problem
-	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions())
+	rs.packages, problems = readPackages(files.rego, options.Name, rs.parserOptions(), known, pace)
+	rs.tree = newPackageTree(rs.packages)
 	problems = append(problems, rs.bind()...)
 	if len(problems) > 0 {
 		return nil, NewLoadError(problems)
@@ -107,18 +136,52 @@ func Load(ctx context.Context, fsys fs.FS, options Options) (*Ruleset, error) {
 		return nil, rs.loadError("no rule serves any enrollment", "add a package whose METADATA names enrollments under "+
 			"custom.enrollment_groups or custom.individual_enrollments, or a package "+defaultPackage)
 	}
-	if err := rs.openStore(ctx, files.data, files.schemas); err != nil {
-		return nil, err
+	if !same {
+		if err := rs.openStore(ctx, files.data, files.schemas); err != nil {
+			return nil, err
+		}
 	}
 	hash := sha256.New()
-	for _, file := range slices.Concat(files.rego, files.data, files.lookups) {
-		fmt.Fprintf(hash, "%d\n%s%d\n%s", len(file.path), file.path, len(file.text), file.text)
-	}
+	writeFiles(hash, slices.Concat(files.rego, files.data, files.lookups))
 	rs.digest = "sha256:" + hex.EncodeToString(hash.Sum(nil))
 	if options.Lazy {
 		return rs, nil
 	}
-	return rs, rs.CompileAll(ctx)
+	if err := rs.compileAll(ctx, before); err != nil {
+		return nil, err
+	}
+	rs.prepareAsIn(before, pace)
+	return rs, nil
+}
+
+// identify returns a digest of the data and of what stands around it.
+func (rs *Ruleset) identify(files sources) string {
+	hash := sha256.New()
+	for _, list := range [][]file{files.data, files.schemas, files.lookups} {
+		fmt.Fprintf(hash, "%d\n", len(list))
+		writeFiles(hash, list)
+	}
+	fmt.Fprintf(hash, "%s", rs.fixtures.Digest())
+	return string(hash.Sum(nil))
+}
+
+// writeFiles writes files so that no others give the same bytes.
+func writeFiles(w io.Writer, files []file) {
+	for _, f := range files {
+		fmt.Fprintf(w, "%d\n%s%d\n%s", len(f.path), f.path, len(f.text), f.text)
+	}
+}
+
+// sees reports whether packages mean the same in other rules as in these.
+func (rs *Ruleset) sees(other *Ruleset) bool {
+	if rs == nil || rs.inputs != other.inputs {
+		return false
+	}
+	a, b := rs.options, other.options
+	for _, o := range []*Options{&a, &b} {
+		o.Lazy, o.Background, o.Evaluations = false, false, nil
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // Digest identifies what decides, the content of all Rego, data and declarations of look-ups: "sha256:" and 64 hex

@@ -8,12 +8,9 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -160,29 +157,29 @@ func (l *memoryLoader) WithPathFormat(bundle.PathFormat) bundle.DirectoryLoader 
 func (l *memoryLoader) WithSizeLimitBytes(int64) bundle.DirectoryLoader         { return l }
 func (l *memoryLoader) WithFollowSymlinks(bool) bundle.DirectoryLoader          { return l }
 
-// rulePackage is a Rego package, which may be spread over several files.
-type rulePackage struct {
-	name   string // without "data."
-	path   ast.Ref
-	files  []file             // with the name of the folder before their paths
-	header []*ast.Annotations // the METADATA with scope package, one for each file that has it
-}
-
 // readPackages sorts files into packages. It parses each file only up to its package clause, so that binding a thousand
-// rules takes as long as compiling one.
-func readPackages(rego []file, name string, options ast.ParserOptions) (map[string]*rulePackage, []Problem) {
+// rules takes as long as compiling one, and takes from known packages what has not changed.
+func readPackages(rego []file, name string, options ast.ParserOptions, known map[string]*rulePackage, pace *pace) (map[string]*rulePackage, []Problem) {
 	headers := make([]*ast.Module, len(rego))
 	failures := make([]error, len(rego))
-	var next atomic.Int64
-	var group sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(rego)) {
-		group.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(rego)); i = next.Add(1) - 1 {
-				headers[i], failures[i] = parseHeader(path.Join(name, rego[i].path), &rego[i], options)
-			}
-		})
+	type head struct {
+		file
+		module *ast.Module
 	}
-	group.Wait()
+	before := map[string]head{}
+	for _, p := range known {
+		for i, f := range p.files {
+			before[f.path] = head{f, p.modules[i]}
+		}
+	}
+	pace.each(len(rego), func(i int) {
+		place := path.Join(name, rego[i].path)
+		if same := before[place]; same.module != nil && bytes.Equal(same.text, rego[i].text) {
+			headers[i] = same.module
+			return
+		}
+		headers[i], failures[i] = parseHeader(place, &rego[i], options)
+	})
 	var problems []Problem
 	packages := map[string]*rulePackage{}
 	for i, f := range rego {
@@ -197,10 +194,16 @@ func readPackages(rego []file, name string, options ast.ParserOptions) (map[stri
 			packages[key] = p
 		}
 		p.files = append(p.files, file{path.Join(name, f.path), f.text})
+		p.modules = append(p.modules, headers[i])
 		for _, annotation := range headers[i].Annotations {
 			if annotation.Scope == "package" {
 				p.header = append(p.header, annotation)
 			}
+		}
+	}
+	for key, p := range packages {
+		if same := known[key]; p.is(same) {
+			packages[key] = same
 		}
 	}
 	return packages, problems

@@ -41,7 +41,11 @@ func (s Syntax) Lookups() []*lookups.Declaration { return s.set.lookups }
 
 // Extend compiles all packages together with further modules, by their places. The error is a *LoadError.
 func (rs *Ruleset) Extend(ctx context.Context, more map[string]*ast.Module, schemas *ast.SchemaSet) (Syntax, error) {
-	modules, err := rs.parse(slices.Collect(maps.Values(rs.packages))...)
+	parser, packages := rs.newParser(), slices.Collect(maps.Values(rs.packages))
+	if err := parser.parseAll(packages, nil); err != nil {
+		return Syntax{}, err
+	}
+	modules, err := parser.modules(packages)
 	if err != nil {
 		return Syntax{}, err
 	}

@@ -18,13 +18,9 @@ import (
 	"path"
 	"strings"
 
-	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/keys"
 	"golang.org/x/tools/txtar"
-
-	"github.com/usher-dps/usher/internal/decide/lookups"
-	"github.com/usher-dps/usher/internal/decide/ruleset"
 )
 
 // MaxSize bounds a bundle, packed and unpacked. A thousand rules with their data take a few MiB.
@@ -95,15 +91,9 @@ type Bundle struct {
 	Revision string
 }
 
-// ContentError is an error in the rules of a bundle that is complete and, if a key was given, signed with it.
-type ContentError struct{ Err error }
-
-func (e *ContentError) Error() string { return e.Err.Error() }
-func (e *ContentError) Unwrap() error { return e.Err }
-
 // Read reads a bundle, which must be signed with the key unless that is nil. OPA's own reader checks manifest and
-// signature; nothing of the bundle is used before all of it was checked. Rules that cannot be parsed are a
-// *[ContentError].
+// signature; nothing of the bundle is used before all of it was checked. Package ruleset says whether its rules are
+// good.
 func Read(r io.Reader, key *Key) (Bundle, error) {
 	packed, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
@@ -112,14 +102,14 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 	if len(packed) > MaxSize {
 		return Bundle{}, fmt.Errorf("larger than %d MiB", MaxSize>>20)
 	}
-	unkept, err := survey(packed)
-	if err != nil {
+	if err := survey(packed); err != nil {
 		return Bundle{}, err
 	}
-	reader := bundle.NewCustomReader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")).
+	kept := &loader{DirectoryLoader: bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")}
+	reader := bundle.NewCustomReader(kept).
 		WithSizeLimitBytes(MaxSize).
-		WithLazyLoadingMode(true). // keeps the files as they are
-		WithRegoVersion(ast.RegoV1)
+		WithLazyLoadingMode(true). // leaves data to package ruleset
+		WithBaseDir(".")           // verifies signatures by URL: see loader
 	if key == nil {
 		reader = reader.WithSkipBundleVerification(true)
 	} else {
@@ -130,63 +120,66 @@ func Read(r io.Reader, key *Key) (Bundle, error) {
 		reader = reader.WithBundleVerificationConfig(verification)
 	}
 	content, err := reader.Read()
-	if unparsed, ok := errors.AsType[ast.Errors](err); ok { // of files whose signatures were right
-		return Bundle{}, &ContentError{unparsed}
-	}
 	if err != nil {
 		return Bundle{}, err
 	}
 	if content.Type() != bundle.SnapshotBundleType {
 		return Bundle{}, errors.New("it contains changes to another bundle, not rules")
 	}
-	files := &txtar.Archive{} // for its file system in memory
-	for _, raw := range content.Raw {
-		files.Files = append(files.Files, txtar.File{Name: nameOf(raw.Path), Data: raw.Value})
-	}
-	// OPA's reader has also compared these with the signature, but does not keep them.
-	files.Files = append(files.Files, unkept...)
-	fsys, err := txtar.FS(files)
+	fsys, err := txtar.FS(&txtar.Archive{Files: kept.files}) // for its file system in memory
 	return Bundle{Files: fsys, Revision: content.Manifest.Revision}, err
+}
+
+// loader keeps the files that OPA's reader checks, and hides from it which of them are Rego. It would parse all of them
+// at the same time, and requests would wait for the end of that; package ruleset parses them anyway.
+type loader struct {
+	bundle.DirectoryLoader
+	files []txtar.File
+}
+
+func (l *loader) NextFile() (*bundle.Descriptor, error) {
+	found, err := l.DirectoryLoader.NextFile()
+	if err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	if _, err := found.Read(&text, MaxSize+1); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if name := nameOf(found.Path()); path.Base(name)[0] != '.' { // such as the manifest
+		l.files = append(l.files, txtar.File{Name: name, Data: text.Bytes()})
+	}
+	shown := found.Path()
+	if strings.HasSuffix(shown, bundle.RegoExt) {
+		shown += ".text"
+	}
+	return bundle.NewDescriptor(found.URL(), shown, bytes.NewReader(text.Bytes())), nil
 }
 
 // nameOf returns the path of a file below the root of a bundle. Plain tar writes ./line/line.rego.
 func nameOf(raw string) string { return path.Clean(strings.TrimPrefix(raw, "/")) }
 
-// isUnkept reports whether OPA's reader does not keep a file: the schema of data, declarations of look-ups and their
-// fixtures, or half of an exchange, which is a request or the decision expected for it. See package exchange.
-func isUnkept(name string) bool {
-	return ruleset.IsDataSchema(name) || lookups.IsDeclaration(name) || lookups.IsFixture(name) || strings.HasSuffix(name, ".request.json") || strings.HasSuffix(name, ".decision.json")
-}
-
 // survey checks the size of the archive before OPA's reader reads it into memory: a few bytes can unpack to many, and a
-// header can claim any size. It returns the files that that reader does not keep.
-func survey(packed []byte) ([]txtar.File, error) {
+// header can claim any size.
+func survey(packed []byte) error {
 	unzipped, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
+		return fmt.Errorf("not a gzipped tar archive: %w", err)
 	}
 	archive := tar.NewReader(io.LimitReader(unzipped, 4*MaxSize))
 	left, files := int64(MaxSize), 0
-	var unkept []txtar.File
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
-			return unkept, nil
+			return nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
+			return fmt.Errorf("not a gzipped tar archive: %w", err)
 		}
 		files++
 		left -= header.Size
 		if left < 0 || header.Size < 0 || files > maxFiles {
-			return nil, fmt.Errorf("unpacked it is larger than %d MiB or has more than %d files", MaxSize>>20, maxFiles)
-		}
-		if header.Typeflag == tar.TypeReg && isUnkept(header.Name) {
-			text, err := io.ReadAll(archive)
-			if err != nil {
-				return nil, fmt.Errorf("not a gzipped tar archive: %w", err)
-			}
-			unkept = append(unkept, txtar.File{Name: nameOf(header.Name), Data: text})
+			return fmt.Errorf("unpacked it is larger than %d MiB or has more than %d files", MaxSize>>20, maxFiles)
 		}
 	}
 }

@@ -209,9 +209,6 @@ func (b *bundle) refuse(ctx context.Context, sum string, err error) {
 func (b *bundle) load(ctx context.Context, p packed, lazy, isNew bool) (rules *decider.Rules, genuine bool, err error) {
 	defer guard(&err)
 	opened, err := rulebundle.Read(bytes.NewReader(p.bytes), b.options.Key)
-	if unparsed, ok := errors.AsType[*rulebundle.ContentError](err); ok {
-		return nil, true, unparsed
-	}
 	if err != nil {
 		return nil, false, fmt.Errorf("it is not a bundle of rules: %w", err)
 	}

@@ -35,7 +35,7 @@ const (
 // Options configure a [Keeper].
 type Options struct {
 	Location Location
-	// Rules say how rules are loaded. The keeper sets Name, Revision and Lazy.
+	// Rules say how rules are loaded. The keeper sets Name, Revision, Lazy, Replaces and Background.
 	Rules decider.RulesOptions
 	// Use puts rules into use. Required.
 	Use func(*decider.Rules)
@@ -239,8 +239,10 @@ func (k *Keeper) Stats() Stats {
 	return stats
 }
 
-// loadRules loads rules, and gets ready what they look up.
+// loadRules loads rules, and gets ready what they look up. Once there are rules that serve, or that are to serve before
+// all of them are compiled, requests come first.
 func (k *Keeper) loadRules(ctx context.Context, files fs.FS, options decider.RulesOptions) (*decider.Rules, error) {
+	options.Replaces, options.Background = k.rules, k.rules != nil || options.Lazy
 	rules, err := decider.LoadRules(ctx, files, options)
 	if err != nil || k.options.Prepare == nil {
 		return rules, err

@@ -1124,6 +1124,43 @@ func TestBundleInAFile(t *testing.T) {
 	}
 }
 
+// What a new bundle does not change is not compiled again, and what cannot be parsed is refused with its place.
+func TestUnchangedRulesAreKept(t *testing.T) {
+	t.Parallel()
+	s := &store{packed: pack(t, "v0", ruleFor(0), nil)}
+	b := newBench(t, serve(t, s), rulesource.Options{NoSelfTest: true})
+	b.start(t)
+	compiled := func() any {
+		syntax, err := b.allocator.Rules().All()[0].Syntax()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return syntax.Compiler
+	}
+	first := compiled()
+	s.offer(pack(t, "v1", ruleFor(0), nil))
+	if err := b.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if compiled() != first || b.Stats().Revision != "v1" {
+		t.Errorf("the same rules were compiled again, or not put into use: %+v", b.Stats())
+	}
+	s.offer(pack(t, "v2", ruleFor(1), nil))
+	if err := b.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if compiled() == first || b.hub(t) != 1 {
+		t.Errorf("the changed rule was not compiled: hub %d", b.hub(t))
+	}
+	s.offer(pack(t, "v3", "package allocation.default\n\nhub :=\n", nil))
+	if err := b.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "default/default.rego:4: rego_parse_error") {
+		t.Errorf("%v, want the place of the syntax error", err)
+	}
+	if got := b.Stats(); got.Refusals != 1 || got.Revision != "v2" || got.Failures != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestBrokenFolderIsAnError(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
