@@ -42,12 +42,16 @@ const nowBuiltin = "time.now_ns"
 
 // key tells requests apart.
 func (d *draft) key() [16]byte {
-	body := d.body()
+	return d.keyOf(d.body(), d.world())
+}
+
+// keyOf is the key of a draft with this body and world.
+func (d *draft) keyOf(body []byte, w *world) [16]byte {
+	var now []byte
 	if d.now != 0 {
-		body = strconv.AppendInt(body, d.now, 10)
+		now = strconv.AppendInt(nil, d.now, 10)
 	}
-	body = append(body, d.world().salt()...)
-	return memoKey(body)
+	return memoKey(body, now, w.salt())
 }
 
 // world is what is outside of the request; nil if the rule looks nothing up.
@@ -55,7 +59,7 @@ func (d *draft) world() *world {
 	if d.rows == nil {
 		return nil
 	}
-	return &world{rows: d.rows}
+	return newWorld(d.rows, "")
 }
 
 // clone returns a copy that shares no part that is modified in place.

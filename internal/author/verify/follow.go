@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -82,14 +83,15 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	if f.timeouts >= maxTimeouts {
 		return evaluated{solve: func([]fact) ([]wishOf, clues) { return nil, clues{} }}
 	}
-	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
+	c := f.checker.at(d)
+	limited, cancel := context.WithTimeout(c.world.in(ctx), f.timeout)
 	defer cancel()
 	document := d.document()
 	tracer := newTracer()
 	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
-		ref := f.checker.rule.Entry(name)
+		ref := c.rule.Entry(name)
 		if len(f.syntax.Compiler.GetRulesWithPrefix(ref)) == 0 {
 			continue
 		}
@@ -97,12 +99,12 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 			inspection.Reset()
 		}
 	}
-	decided := f.checker.at(d).decide(limited, d.body())
+	decided := c.decide(limited, dps.AppendValue(nil, document))
 	input := document // for the rule and, with further members, for its invariants
-	if f.checker.judges() && decided.Result.IsOutcome() {
+	if c.judges() && decided.Result.IsOutcome() {
 		input = decided.input()
 		// What it breaks is found when the request is checked.
-		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, input, tracer, d.lookups()...)
+		_, _ = c.invariants.Trace(limited, c.rule.Package, input, tracer, d.lookups()...)
 		maps.Copy(input, document)
 	}
 	if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
@@ -110,13 +112,13 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	}
 	answered := briefOf(&decided.Answer)
 	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), asked: rowsOf(decided.Lookups), solve: func(facts []fact) ([]wishOf, clues) {
-		return f.solve(ctx, d, input, facts)
+		return f.solve(c.world.in(ctx), d, input, facts)
 	}}
 }
 
 // solve lists the wishes for facts of the evaluation of a draft.
 func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, facts []fact) ([]wishOf, clues) {
-	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
+	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
@@ -125,7 +127,7 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 		home := f.isHome(fact.expr)
 		for _, wish := range s.unwound(facts, s.wishes(fact)) {
 			one := wishOf{fact.met(), wish, home}
-			if !slices.ContainsFunc(list, func(other wishOf) bool { return reflect.DeepEqual(one, other) }) {
+			if !slices.ContainsFunc(list, func(other wishOf) bool { return one.met == other.met && reflect.DeepEqual(one, other) }) {
 				list = append(list, one)
 			}
 		}

@@ -163,16 +163,37 @@ func (b brief) String() string {
 
 // memo remembers brief answers, because the follow-up of one request is often another request of the search.
 type memo struct {
-	answers sync.Map // [16]byte to brief
-	size    atomic.Int64
+	mu      sync.Mutex
+	answers map[[16]byte]brief
 	failing atomic.Int64 // requests that were decided again while a source failed
 }
 
 const maxMemo = 1 << 19 // about 60 MB
 
-func memoKey(body []byte) [16]byte {
-	sum := sha256.Sum256(body)
-	return [16]byte(sum[:16])
+func (m *memo) find(key [16]byte) (brief, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known, ok := m.answers[key]
+	return known, ok
+}
+
+// keep remembers the first answer to a request.
+func (m *memo) keep(key [16]byte, b brief) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, known := m.answers[key]; !known && len(m.answers) < maxMemo {
+		m.answers[key] = b
+	}
+}
+
+func memoKey(body []byte, more ...[]byte) [16]byte {
+	hash := sha256.New()
+	hash.Write(body)
+	for _, one := range more {
+		hash.Write(one)
+	}
+	var sum [sha256.Size]byte
+	return [16]byte(hash.Sum(sum[:0]))
 }
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
@@ -185,26 +206,21 @@ func (c *checker) decide(ctx context.Context, body []byte) decided {
 	} else {
 		d.Result = answer.Malformed
 	}
-	if !c.nondeterministic && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
-		if _, known := c.memo.answers.LoadOrStore(c.memoKey(body), briefOf(&d.Answer)); !known {
-			c.memo.size.Add(1)
-		}
+	if !c.nondeterministic && ctx.Err() == nil {
+		c.memo.keep(c.memoKey(body), briefOf(&d.Answer))
 	}
 	return d
 }
 
 // memoKey tells requests apart, and what their rule looks up in.
 func (c *checker) memoKey(body []byte) [16]byte {
-	if c.world == nil {
-		return memoKey(body)
-	}
-	return memoKey(append(slices.Clip(body), c.world.salt()...))
+	return memoKey(body, c.world.salt())
 }
 
 func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
 	body := dps.AppendValue(nil, document)
-	if known, ok := c.memo.answers.Load(c.memoKey(body)); ok {
-		return known.(brief), body
+	if known, ok := c.memo.find(c.memoKey(body)); ok {
+		return known, body
 	}
 	d := c.decide(ctx, body)
 	return briefOf(&d.Answer), body

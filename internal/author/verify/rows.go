@@ -61,14 +61,24 @@ func (r rows) name(hub string) bool {
 type world struct {
 	rows    rows
 	failing string // the look-up whose source fails; "" if none does
+	text    []byte // of both
+}
+
+// newWorld returns a world with rows that no one modifies.
+func newWorld(rows rows, failing string) *world {
+	w := &world{rows: rows, failing: failing}
+	if len(rows) > 0 || failing != "" {
+		w.text = append(dps.AppendValue(nil, map[string]any(rows)), failing...)
+	}
+	return w
 }
 
 // salt tells worlds apart.
 func (w *world) salt() []byte {
-	if w == nil || len(w.rows) == 0 && w.failing == "" {
+	if w == nil {
 		return nil
 	}
-	return append(dps.AppendValue(nil, map[string]any(w.rows)), w.failing...)
+	return w.text
 }
 
 type worldKey struct{}
@@ -533,7 +543,7 @@ func (c *checker) checkFaults(ctx context.Context, a *decided) []broken {
 		return nil
 	}
 	// A share of the requests is enough to try each side of each expression.
-	if !c.thorough && memoKey(append(slices.Clone(a.body), c.world.salt()...))[3]&3 != 0 {
+	if !c.thorough && memoKey(a.body, c.world.salt())[3]&3 != 0 {
 		return nil
 	}
 	tried := map[string]bool{}
@@ -544,7 +554,7 @@ func (c *checker) checkFaults(ctx context.Context, a *decided) []broken {
 		tried[asked.Lookup] = true
 		i := slices.IndexFunc(c.set.Lookups(), func(d *lookups.Declaration) bool { return d.Name == asked.Lookup })
 		failing := *c
-		failing.world = &world{rows: c.world.rows, failing: asked.Lookup}
+		failing.world = newWorld(c.world.rows, asked.Lookup)
 		then := failing.decide(ctx, a.body)
 		c.memo.failing.Add(1)
 		if ctx.Err() != nil || i < 0 || then.Result != answer.Assigned && then.Result != answer.LookupFailed && then.Result.IsOutcome() {
@@ -571,7 +581,7 @@ func (c *checker) shrinkRows(ctx context.Context, found broken) broken {
 	}
 	try := func(changed rows) bool {
 		again := *c
-		again.world = &world{rows: changed}
+		again.world = newWorld(changed, "")
 		_, list := again.check(ctx, found.body)
 		i := slices.IndexFunc(list, func(b broken) bool { return b.key() == found.key() })
 		if i >= 0 {
