@@ -111,6 +111,7 @@ func certified(s subject) attestation {
 // body returns the request as DPS would send it.
 func (d *draft) body() []byte { return dps.AppendValue(nil, d.document()) }
 
+// document returns the request, of which it shares parts with the draft.
 func (d *draft) document() map[string]any {
 	record := map[string]any{}
 	registration := d.registration
@@ -133,9 +134,9 @@ func (d *draft) document() map[string]any {
 		record["reprovisionPolicy"] = map[string]any{"updateHubAssignment": d.policy.update, "migrateDeviceData": d.policy.migrate}
 	}
 	d.attest(record, device)
-	maps.Copy(record, clone(d.record).(map[string]any))
+	maps.Copy(record, d.record)
 	if d.payload != nil {
-		device["payload"] = clone(d.payload)
+		device["payload"] = d.payload
 	}
 	hubs := make([]any, len(linked))
 	for i, hub := range linked {
@@ -150,7 +151,7 @@ func (d *draft) document() map[string]any {
 
 func (d *draft) attest(record, device map[string]any) {
 	if d.attestation.described != nil {
-		record["attestation"] = clone(d.attestation.described)
+		record["attestation"] = d.attestation.described
 	}
 	if d.attestation.kind == "" {
 		return

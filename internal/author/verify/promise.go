@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +123,16 @@ func (c *checker) at(d *draft) *checker {
 type decided struct {
 	body    []byte
 	request *dps.AllocationRequest
+	parsed  map[string]any // nil until document makes it
 	answer.Answer
+}
+
+// document returns the request for follow-ups, which change a copyOf it.
+func (d *decided) document() map[string]any {
+	if d.parsed == nil {
+		d.parsed = d.request.Document()
+	}
+	return d.parsed
 }
 
 // invalid reports whether the body is not an AllocationRequest.
@@ -364,7 +374,7 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 	path := []string{hub}
 	var then []byte
 	for range 3 {
-		document := a.request.Document()
+		document := copyOf(a.document())
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
@@ -399,14 +409,14 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 // change is a change to a request that must not change the answer.
 type change struct {
 	how, kind string
-	apply     func(document map[string]any) bool // returns false if there is nothing to change
+	apply     func(document map[string]any) bool // of a copyOf; returns false if there is nothing to change
 }
 
 // compare tries changes to a request until one changes the answer. If moves is set, only a move to another hub counts.
 func (c *checker) compare(ctx context.Context, promise string, a *decided, moves bool, changes ...change) []broken {
 	now := briefOf(&a.Answer)
 	for _, one := range changes {
-		document := a.request.Document()
+		document := copyOf(a.document())
 		if !one.apply(document) {
 			continue
 		}
@@ -543,22 +553,42 @@ func (c *checker) checkSticky(ctx context.Context, a *decided) []broken {
 		return true
 	}, "/"+kind+"/etag", "/"+kind+"/lastUpdatedDateTimeUtc")
 	add("with an unknown member in the payload", func(d map[string]any, n int) bool {
-		payload, ok := d["deviceRuntimeContext"].(map[string]any)["payload"].(map[string]any)
+		device := d["deviceRuntimeContext"].(map[string]any)
+		payload, ok := device["payload"].(map[string]any)
 		if ok {
+			payload = maps.Clone(payload)
+			device["payload"] = payload
 			payload["usherVerify"] = fmt.Sprint("unknown ", n)
 		}
 		return ok
 	}, payloadPlace)
 	add("with its certificate renewed", func(d map[string]any, n int) bool {
-		x509, _ := d["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)
+		device := d["deviceRuntimeContext"].(map[string]any)
+		x509, _ := device["x509"].(map[string]any)
 		text, _ := x509["clientCertificate"].(string)
 		again, ok := renewed(text, n)
 		if ok {
+			x509 = maps.Clone(x509)
+			device["x509"] = x509
 			x509["clientCertificate"] = again
 		}
 		return ok
 	}, certificatePlace)
 	return c.compare(ctx, stickyPromise, a, true, changes...)
+}
+
+// copyOf returns a copy of a document. It shares with it what is below the members of the members.
+func copyOf(document map[string]any) map[string]any {
+	copied := maps.Clone(document)
+	for name, member := range copied {
+		switch v := member.(type) {
+		case map[string]any:
+			copied[name] = maps.Clone(v)
+		case []any:
+			copied[name] = slices.Clone(v)
+		}
+	}
+	return copied
 }
 
 // clone returns a deep copy of a document.

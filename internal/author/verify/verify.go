@@ -228,7 +228,8 @@ func Run(ctx context.Context, options Options) (*Report, error) {
 		}
 	}
 	done := 0
-	for _, s := range searches {
+	for i, s := range searches {
+		searches[i] = nil // so that its memo can be collected while others run
 		if s.plan != nil && ctx.Err() == nil {
 			s.run(ctx, options.Workers, func(asked int) {
 				if options.Progress != nil {
