@@ -109,7 +109,13 @@ func certified(s subject) attestation {
 }
 
 // body returns the request as DPS would send it.
-func (d *draft) body() []byte { return dps.AppendValue(nil, d.document()) }
+func (d *draft) body() []byte { return bodyOf(d.document()) }
+
+// bodyOf returns a document as DPS would send it.
+func bodyOf(document map[string]any) []byte {
+	const usual = 1 << 10 // a buffer that grows from nothing is copied many times
+	return dps.AppendValue(make([]byte, 0, usual), document)
+}
 
 // document returns the request, of which it shares parts with the draft.
 func (d *draft) document() map[string]any {

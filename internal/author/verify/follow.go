@@ -12,7 +12,6 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/usher-dps/usher/answer"
-	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/author/invariants"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
@@ -99,7 +98,7 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 			inspection.Reset()
 		}
 	}
-	decided := c.decide(limited, dps.AppendValue(nil, document))
+	decided := c.decide(limited, bodyOf(document))
 	input := document // for the rule and, with further members, for its invariants
 	if c.judges() && decided.Result.IsOutcome() {
 		input = decided.input()

@@ -228,7 +228,7 @@ func (c *checker) memoKey(body []byte) [16]byte {
 }
 
 func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
-	body := dps.AppendValue(nil, document)
+	body := bodyOf(document)
 	if known, ok := c.memo.find(c.memoKey(body)); ok {
 		return known, body
 	}
