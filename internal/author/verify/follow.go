@@ -82,14 +82,15 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	if f.timeouts >= maxTimeouts {
 		return evaluated{solve: func([]fact) ([]wishOf, clues) { return nil, clues{} }}
 	}
-	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
+	c := f.checker.at(d)
+	limited, cancel := context.WithTimeout(c.world.in(ctx), f.timeout)
 	defer cancel()
 	document := d.document()
 	tracer := newTracer()
 	inspection := f.syntax.Inspect(limited, document, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	inspection.Trace(tracer)
 	for _, name := range ruleset.EntryNames() {
-		ref := f.checker.rule.Entry(name)
+		ref := c.rule.Entry(name)
 		if len(f.syntax.Compiler.GetRulesWithPrefix(ref)) == 0 {
 			continue
 		}
@@ -97,12 +98,12 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 			inspection.Reset()
 		}
 	}
-	decided := f.checker.at(d).decide(limited, d.body())
+	decided := c.decide(limited, bodyOf(document))
 	input := document // for the rule and, with further members, for its invariants
-	if f.checker.judges() && decided.Result.IsOutcome() {
+	if c.judges() && decided.Result.IsOutcome() {
 		input = decided.input()
 		// What it breaks is found when the request is checked.
-		_, _ = f.checker.invariants.Trace(limited, f.checker.rule.Package, input, tracer, d.lookups()...)
+		_, _ = c.invariants.Trace(limited, c.rule.Package, input, tracer, d.lookups()...)
 		maps.Copy(input, document)
 	}
 	if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
@@ -110,13 +111,13 @@ func (f *follower) follow(ctx context.Context, d *draft) evaluated {
 	}
 	answered := briefOf(&decided.Answer)
 	return evaluated{facts: tracer.facts, answer: answered.String(), assigned: answered.assigned(), asked: rowsOf(decided.Lookups), solve: func(facts []fact) ([]wishOf, clues) {
-		return f.solve(ctx, d, input, facts)
+		return f.solve(c.world.in(ctx), d, input, facts)
 	}}
 }
 
 // solve lists the wishes for facts of the evaluation of a draft.
 func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, facts []fact) ([]wishOf, clues) {
-	limited, cancel := context.WithTimeout(d.world().in(ctx), f.timeout)
+	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	inspection := f.syntax.Inspect(limited, input, ruleset.Outside{Known: d.lookups(), Sources: sources{}})
 	s := solver{inspection: inspection, known: map[string]any{}, given: append(slices.Clip(d.hubs), d.current)}
@@ -125,7 +126,7 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 		home := f.isHome(fact.expr)
 		for _, wish := range s.unwound(facts, s.wishes(fact)) {
 			one := wishOf{fact.met(), wish, home}
-			if !slices.ContainsFunc(list, func(other wishOf) bool { return reflect.DeepEqual(one, other) }) {
+			if !slices.ContainsFunc(list, func(other wishOf) bool { return one.met == other.met && reflect.DeepEqual(one, other) }) {
 				list = append(list, one)
 			}
 		}
@@ -140,7 +141,7 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 func (c *checker) judges() bool { return c.wanted[Invariant] && c.invariants.Has(c.rule.Package) }
 
 // input is what the invariants see of a decision.
-func (d *decided) input() map[string]any { return invariants.Input(d.request.Document(), &d.Answer) }
+func (d *decided) input() map[string]any { return invariants.Input(d.document(), &d.Answer) }
 
 // analyze returns what is known of the rule without a request, with what its invariants read and compare.
 func (c *checker) analyze() *dataflow.Analysis {

@@ -91,13 +91,18 @@ const (
 	maxEndings = 60 // other requests for each
 )
 
-func (s *search) noteHold(d *draft, a *decided) {
-	identity := *d
-	identity.payload, identity.hubs, identity.current, identity.policy = nil, nil, "", policy{}
-	key := memoKey(identity.body())
+// device is what a draft has that its device cannot change itself.
+func (d *draft) device() *draft {
+	device := *d
+	device.payload, device.hubs, device.current, device.policy = nil, nil, "", policy{}
+	return &device
+}
+
+// noteHold notes an answer to a device; key is that of its body.
+func (s *search) noteHold(device *draft, key [16]byte, a *decided) {
 	known := s.holds[key]
 	if known == nil {
-		known = &hold{draft: &identity}
+		known = &hold{draft: device}
 		s.holds[key] = known
 	}
 	known.ended = known.ended || a.Result != answer.Held

@@ -65,15 +65,21 @@ type paths struct {
 	sides  sides
 	trails map[string]bool // which sides a request met, and the answer
 	asked  map[[16]byte]bool
-	tries  map[string]int
+	tries  map[attempt]int
 	taken  map[met]int // of closer
 	hubs   []string    // for which the rule looked
 	left   int         // requests of the budget
 }
 
+// attempt is a wish for one side of an expression that was tried on the way to a goal, which is another.
+type attempt struct {
+	goal, met met
+	want      string
+}
+
 // search starts from one request for each value of each dimension.
 func (e *explorer) search(s *space) *paths {
-	p := &paths{explorer: e, space: s, seen: map[met]bool{}, sides: sides{}, trails: map[string]bool{}, asked: map[[16]byte]bool{}, tries: map[string]int{}, taken: map[met]int{},
+	p := &paths{explorer: e, space: s, seen: map[met]bool{}, sides: sides{}, trails: map[string]bool{}, asked: map[[16]byte]bool{}, tries: map[attempt]int{}, taken: map[met]int{},
 		left: e.options.Budget*pathShare/100 + minPaths}
 	candidates := e.candidates()
 	choice := make([]int, len(s.dimensions))
@@ -231,8 +237,9 @@ func (p *paths) goals(facts []fact) []met {
 // where an expression turns.
 func (p *paths) isWorth(w wishOf, goals []met) bool {
 	worth := !p.seen[w.other()]
+	want := fmt.Sprintf("%#v", w.want)
 	for _, goal := range append(goals, met{}) {
-		key := fmt.Sprintf("%v %v %#v", goal, w.met, w.want)
+		key := attempt{goal, w.met, want}
 		if n := p.tries[key]; goal != (met{}) && n < maxTries || goal == (met{}) && n == 0 && w.home {
 			worth = true
 		}

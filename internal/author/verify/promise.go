@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +123,16 @@ func (c *checker) at(d *draft) *checker {
 type decided struct {
 	body    []byte
 	request *dps.AllocationRequest
+	parsed  map[string]any // nil until document makes it
 	answer.Answer
+}
+
+// document returns the request for follow-ups, which change a copyOf it.
+func (d *decided) document() map[string]any {
+	if d.parsed == nil {
+		d.parsed = d.request.Document()
+	}
+	return d.parsed
 }
 
 // invalid reports whether the body is not an AllocationRequest.
@@ -163,16 +173,37 @@ func (b brief) String() string {
 
 // memo remembers brief answers, because the follow-up of one request is often another request of the search.
 type memo struct {
-	answers sync.Map // [16]byte to brief
-	size    atomic.Int64
+	mu      sync.Mutex
+	answers map[[16]byte]brief
 	failing atomic.Int64 // requests that were decided again while a source failed
 }
 
 const maxMemo = 1 << 19 // about 60 MB
 
-func memoKey(body []byte) [16]byte {
-	sum := sha256.Sum256(body)
-	return [16]byte(sum[:16])
+func (m *memo) find(key [16]byte) (brief, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known, ok := m.answers[key]
+	return known, ok
+}
+
+// keep remembers the first answer to a request.
+func (m *memo) keep(key [16]byte, b brief) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, known := m.answers[key]; !known && len(m.answers) < maxMemo {
+		m.answers[key] = b
+	}
+}
+
+func memoKey(body []byte, more ...[]byte) [16]byte {
+	hash := sha256.New()
+	hash.Write(body)
+	for _, one := range more {
+		hash.Write(one)
+	}
+	var sum [sha256.Size]byte
+	return [16]byte(hash.Sum(sum[:0]))
 }
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
@@ -185,26 +216,21 @@ func (c *checker) decide(ctx context.Context, body []byte) decided {
 	} else {
 		d.Result = answer.Malformed
 	}
-	if !c.nondeterministic && c.memo.size.Load() < maxMemo && ctx.Err() == nil {
-		if _, known := c.memo.answers.LoadOrStore(c.memoKey(body), briefOf(&d.Answer)); !known {
-			c.memo.size.Add(1)
-		}
+	if !c.nondeterministic && ctx.Err() == nil {
+		c.memo.keep(c.memoKey(body), briefOf(&d.Answer))
 	}
 	return d
 }
 
 // memoKey tells requests apart, and what their rule looks up in.
 func (c *checker) memoKey(body []byte) [16]byte {
-	if c.world == nil {
-		return memoKey(body)
-	}
-	return memoKey(append(slices.Clip(body), c.world.salt()...))
+	return memoKey(body, c.world.salt())
 }
 
 func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
-	body := dps.AppendValue(nil, document)
-	if known, ok := c.memo.answers.Load(c.memoKey(body)); ok {
-		return known.(brief), body
+	body := bodyOf(document)
+	if known, ok := c.memo.find(c.memoKey(body)); ok {
+		return known, body
 	}
 	d := c.decide(ctx, body)
 	return briefOf(&d.Answer), body
@@ -348,7 +374,7 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 	path := []string{hub}
 	var then []byte
 	for range 3 {
-		document := a.request.Document()
+		document := copyOf(a.document())
 		device := document["deviceRuntimeContext"].(map[string]any)
 		device["currentIotHubHostName"] = path[len(path)-1]
 		device["currentDeviceId"] = device["registrationId"]
@@ -383,14 +409,14 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 // change is a change to a request that must not change the answer.
 type change struct {
 	how, kind string
-	apply     func(document map[string]any) bool // returns false if there is nothing to change
+	apply     func(document map[string]any) bool // of a copyOf; returns false if there is nothing to change
 }
 
 // compare tries changes to a request until one changes the answer. If moves is set, only a move to another hub counts.
 func (c *checker) compare(ctx context.Context, promise string, a *decided, moves bool, changes ...change) []broken {
 	now := briefOf(&a.Answer)
 	for _, one := range changes {
-		document := a.request.Document()
+		document := copyOf(a.document())
 		if !one.apply(document) {
 			continue
 		}
@@ -527,22 +553,42 @@ func (c *checker) checkSticky(ctx context.Context, a *decided) []broken {
 		return true
 	}, "/"+kind+"/etag", "/"+kind+"/lastUpdatedDateTimeUtc")
 	add("with an unknown member in the payload", func(d map[string]any, n int) bool {
-		payload, ok := d["deviceRuntimeContext"].(map[string]any)["payload"].(map[string]any)
+		device := d["deviceRuntimeContext"].(map[string]any)
+		payload, ok := device["payload"].(map[string]any)
 		if ok {
+			payload = maps.Clone(payload)
+			device["payload"] = payload
 			payload["usherVerify"] = fmt.Sprint("unknown ", n)
 		}
 		return ok
 	}, payloadPlace)
 	add("with its certificate renewed", func(d map[string]any, n int) bool {
-		x509, _ := d["deviceRuntimeContext"].(map[string]any)["x509"].(map[string]any)
+		device := d["deviceRuntimeContext"].(map[string]any)
+		x509, _ := device["x509"].(map[string]any)
 		text, _ := x509["clientCertificate"].(string)
 		again, ok := renewed(text, n)
 		if ok {
+			x509 = maps.Clone(x509)
+			device["x509"] = x509
 			x509["clientCertificate"] = again
 		}
 		return ok
 	}, certificatePlace)
 	return c.compare(ctx, stickyPromise, a, true, changes...)
+}
+
+// copyOf returns a copy of a document. It shares with it what is below the members of the members.
+func copyOf(document map[string]any) map[string]any {
+	copied := maps.Clone(document)
+	for name, member := range copied {
+		switch v := member.(type) {
+		case map[string]any:
+			copied[name] = maps.Clone(v)
+		case []any:
+			copied[name] = slices.Clone(v)
+		}
+	}
+	return copied
 }
 
 // clone returns a deep copy of a document.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -61,14 +62,24 @@ func (r rows) name(hub string) bool {
 type world struct {
 	rows    rows
 	failing string // the look-up whose source fails; "" if none does
+	text    []byte // of both
+}
+
+// newWorld returns a world with rows that no one modifies.
+func newWorld(rows rows, failing string) *world {
+	w := &world{rows: rows, failing: failing}
+	if len(rows) > 0 || failing != "" {
+		w.text = append(dps.AppendValue(nil, map[string]any(rows)), failing...)
+	}
+	return w
 }
 
 // salt tells worlds apart.
 func (w *world) salt() []byte {
-	if w == nil || len(w.rows) == 0 && w.failing == "" {
+	if w == nil {
 		return nil
 	}
-	return append(dps.AppendValue(nil, map[string]any(w.rows)), w.failing...)
+	return w.text
 }
 
 type worldKey struct{}
@@ -100,7 +111,8 @@ func (sources) Find(ctx context.Context, d *lookups.Declaration, key string) (lo
 	if !ok {
 		return found, nil
 	}
-	if found.Row = clone(row).(map[string]any); d.Name == lookups.HubName {
+	if found.Row = row; d.Name == lookups.HubName {
+		found.Row = maps.Clone(row)
 		if found.Row["name"] = key; !strings.Contains(key, ".") {
 			found.Row["name"] = key + ".azure-devices.net"
 		}
@@ -149,6 +161,13 @@ type table struct {
 	*lookups.Declaration
 	bases   []any // rows, and nil for none
 	members []member
+
+	mu     sync.Mutex
+	judged map[[16]byte]bool // whether rows fit, by their texts
+}
+
+func newTable(d *lookups.Declaration) *table {
+	return &table{Declaration: d, judged: map[[16]byte]bool{}}
 }
 
 // member is a part of a row.
@@ -161,7 +180,8 @@ type member struct {
 // asIs as the value of a member leaves it as the row has it.
 type asIs struct{}
 
-// fits reports whether a row is as it is declared. It completes what the source of hubs guarantees beyond the schema.
+// fits reports whether a row is as it is declared. It completes what the source of hubs guarantees beyond the schema. The
+// same rows come again and again, on the way to others and when a request of the plan is made.
 func (t *table) fits(row map[string]any) bool {
 	if t.Name == lookups.HubName && row["state"] == "open" {
 		for name, value := range map[string]any{"devices": json.Number("1"), "room": json.Number("999999"), "full": false} {
@@ -170,7 +190,15 @@ func (t *table) fits(row map[string]any) bool {
 			}
 		}
 	}
-	return len(t.Row.Validate(row)) == 0
+	key := memoKey(dps.AppendValue(nil, row))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fits, known := t.judged[key]
+	if !known {
+		fits = len(t.Row.Validate(row)) == 0
+		t.judged[key] = fits
+	}
+	return fits
 }
 
 // tables are the look-ups that the rule and its invariants use.
@@ -188,7 +216,7 @@ func (e *explorer) tables() []*table {
 }
 
 func (e *explorer) table(d *lookups.Declaration) *table {
-	t := &table{Declaration: d}
+	t := newTable(d)
 	fixture := e.fixture(d)
 	reader := schemaReader{root: d.RowSchema}
 	if err := reader.object("", d.RowSchema, 0); err != nil {
@@ -533,7 +561,7 @@ func (c *checker) checkFaults(ctx context.Context, a *decided) []broken {
 		return nil
 	}
 	// A share of the requests is enough to try each side of each expression.
-	if !c.thorough && memoKey(append(slices.Clone(a.body), c.world.salt()...))[3]&3 != 0 {
+	if !c.thorough && memoKey(a.body, c.world.salt())[3]&3 != 0 {
 		return nil
 	}
 	tried := map[string]bool{}
@@ -544,7 +572,7 @@ func (c *checker) checkFaults(ctx context.Context, a *decided) []broken {
 		tried[asked.Lookup] = true
 		i := slices.IndexFunc(c.set.Lookups(), func(d *lookups.Declaration) bool { return d.Name == asked.Lookup })
 		failing := *c
-		failing.world = &world{rows: c.world.rows, failing: asked.Lookup}
+		failing.world = newWorld(c.world.rows, asked.Lookup)
 		then := failing.decide(ctx, a.body)
 		c.memo.failing.Add(1)
 		if ctx.Err() != nil || i < 0 || then.Result != answer.Assigned && then.Result != answer.LookupFailed && then.Result.IsOutcome() {
@@ -571,7 +599,7 @@ func (c *checker) shrinkRows(ctx context.Context, found broken) broken {
 	}
 	try := func(changed rows) bool {
 		again := *c
-		again.world = &world{rows: changed}
+		again.world = newWorld(changed, "")
 		_, list := again.check(ctx, found.body)
 		i := slices.IndexFunc(list, func(b broken) bool { return b.key() == found.key() })
 		if i >= 0 {
@@ -593,7 +621,7 @@ func (c *checker) shrinkRows(ctx context.Context, found broken) broken {
 		if !ok || i < 0 {
 			continue
 		}
-		t := &table{Declaration: c.set.Lookups()[i]}
+		t := newTable(c.set.Lookups()[i])
 		for _, place := range placesOf(row) {
 			changed := found.world.rows.clone()
 			now := changed[name].(map[string]any)

@@ -40,7 +40,7 @@ func (c *checker) shrink(ctx context.Context, found broken) broken {
 			if !couldBeSent(candidate) {
 				continue
 			}
-			a, list := c.check(ctx, dps.AppendValue(nil, candidate))
+			a, list := c.check(ctx, bodyOf(candidate))
 			if a.request == nil || c.set.Serving(a.request.Enrollment) != c.rule {
 				continue
 			}
@@ -96,7 +96,7 @@ func yieldOf(document map[string]any, place []string, with any, yield func(map[s
 // couldBeSent reports whether DPS could send a document, besides members that it always sends and the rule does not
 // need.
 func couldBeSent(document map[string]any) bool {
-	request, err := dps.ParseAllocationRequest(dps.AppendValue(nil, document))
+	request, err := dps.ParseAllocationRequest(bodyOf(document))
 	if err != nil {
 		return false
 	}

@@ -228,7 +228,8 @@ func Run(ctx context.Context, options Options) (*Report, error) {
 		}
 	}
 	done := 0
-	for _, s := range searches {
+	for i, s := range searches {
+		searches[i] = nil // so that its memo can be collected while others run
 		if s.plan != nil && ctx.Err() == nil {
 			s.run(ctx, options.Workers, func(asked int) {
 				if options.Progress != nil {
@@ -269,7 +270,7 @@ type search struct {
 	holds     map[[16]byte]*hold
 	stuck     []Stuck
 	unlisted  []Unlisted
-	seen      sync.Map // keys of the bodies that were tried
+	seen      map[[16]byte]bool // keys of the requests that were tried
 }
 
 // tally is a finding during the search.
@@ -312,8 +313,8 @@ func newSearches(ctx context.Context, options Options) ([]*search, error) {
 		}
 		searches = append(searches, &search{
 			checker: checker{decider: decides, set: set, rule: rule, analysis: analysis, invariants: loaded, wanted: wanted,
-				memo: new(memo), nondeterministic: len(rule.RestrictedCalls()) > 0},
-			skips: skips, found: map[string]*tally{}, outcomes: Counts{}, overrides: Counts{},
+				memo: &memo{answers: map[[16]byte]brief{}}, nondeterministic: len(rule.RestrictedCalls()) > 0},
+			skips: skips, found: map[string]*tally{}, seen: map[[16]byte]bool{}, outcomes: Counts{}, overrides: Counts{},
 			reasons: Counts{}, holds: map[[16]byte]*hold{},
 		})
 	}
@@ -454,12 +455,14 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 					progress(number)
 				}
 				d := s.plan.request(number)
-				if _, again := s.seen.LoadOrStore(d.key(), true); again {
+				c, body := s.checker.at(d), d.body()
+				key := d.keyOf(body, c.world)
+				if !s.isNew(key) {
 					continue
 				}
-				a, found := s.checker.at(d).check(ctx, d.body())
+				a, found := c.check(ctx, body)
 				if ctx.Err() == nil {
-					s.count(d, &a, found)
+					s.count(d, key, &a, found)
 				}
 			}
 		})
@@ -471,7 +474,18 @@ func (s *search) run(ctx context.Context, workers int, progress func(asked int))
 	}
 }
 
-func (s *search) count(d *draft, a *decided, found []broken) {
+// isNew reports whether no request with this key was tried yet.
+func (s *search) isNew(key [16]byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.seen[key]
+	s.seen[key] = true
+	return !known
+}
+
+func (s *search) count(d *draft, key [16]byte, a *decided, found []broken) {
+	device := d.device()
+	deviceKey := memoKey(device.body()) // without the lock, because it takes a while
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.invalid() {
@@ -481,7 +495,7 @@ func (s *search) count(d *draft, a *decided, found []broken) {
 	s.asked++
 	s.outcomes[string(a.Result)]++
 	s.notAssigned(a)
-	s.noteHold(d, a)
+	s.noteHold(device, deviceKey, a)
 	if a.Result == answer.Timeout {
 		if s.timeouts++; s.timeouts == maxTimeouts {
 			s.plan.space.note("stopped after %d timeouts", maxTimeouts)
@@ -494,12 +508,11 @@ func (s *search) count(d *draft, a *decided, found []broken) {
 	for _, b := range found {
 		t := s.found[b.key()]
 		if t == nil {
-			t = &tally{broken: b, key: d.key()}
+			t = &tally{broken: b, key: key}
 			s.found[b.key()] = t
 		}
 		t.count++
 		// Keep the smallest, and among equals always the same, whichever worker was first.
-		key := d.key()
 		if cmp.Or(len(b.body)-len(t.broken.body), bytes.Compare(b.body, t.broken.body), bytes.Compare(key[:], t.key[:])) < 0 {
 			t.broken, t.key = b, key
 		}

@@ -2,7 +2,9 @@ package schema
 
 import (
 	"encoding/json"
+	"math/big"
 	"regexp"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v5"
@@ -11,7 +13,7 @@ import (
 )
 
 // node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows
-// the keywords that the schema of AllocationRequests uses. The library decides about schemas with any other keyword.
+// the keywords that the schemas of AllocationRequests and of the rows of hubs use. The library decides about schemas with any other keyword.
 type node struct {
 	library *jsonschema.Schema // decides instead of everything else, unless nil
 	open    bool               // accepts every value
@@ -19,8 +21,12 @@ type node struct {
 	types   kinds // 0 means any
 	integer bool  // the type is integer, not number
 
+	enum    []string // texts; nil means any value
+	minimum *big.Rat // nil means no limit
+
 	required   []string
 	properties map[string]*node
+	closed     bool // no other properties
 
 	minItems, maxItems int // -1 means no limit
 	items              *node
@@ -126,18 +132,32 @@ func (c compilation) node(s *jsonschema.Schema) *node {
 // a keyword that is in neither list.
 func usesOtherKeywords(s *jsonschema.Schema) bool {
 	return s.Always != nil && !*s.Always || s.Not != nil || len(s.AllOf) > 0 || len(s.AnyOf) > 0 || s.If != nil ||
-		len(s.Enum) > 0 || len(s.Constant) > 0 ||
+		len(textsOf(s.Enum)) < len(s.Enum) || len(s.Constant) > 0 ||
 		s.MinProperties != -1 || s.MaxProperties != -1 || len(s.PatternProperties) > 0 || s.PropertyNames != nil ||
 		isRestricted(s.AdditionalProperties) || len(s.DependentRequired) > 0 || len(s.DependentSchemas) > 0 ||
 		len(s.Dependencies) > 0 || s.RegexProperties || s.UnevaluatedProperties != nil ||
 		s.UniqueItems || len(s.PrefixItems) > 0 || s.Contains != nil || s.UnevaluatedItems != nil ||
 		s.Items != nil || s.AdditionalItems != nil ||
-		s.Minimum != nil || s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil ||
+		s.Maximum != nil || s.ExclusiveMinimum != nil || s.ExclusiveMaximum != nil || s.MultipleOf != nil ||
 		len(s.Extensions) > 0
 }
 
-// isRestricted reports whether additionalProperties is anything but absent or true.
-func isRestricted(additional any) bool { return additional != nil && additional != true }
+// isRestricted reports whether additionalProperties is a schema.
+func isRestricted(additional any) bool {
+	_, ok := additional.(bool)
+	return additional != nil && !ok
+}
+
+// textsOf returns the texts among the values of an enum.
+func textsOf(enum []any) []string {
+	var texts []string
+	for _, value := range enum {
+		if text, ok := value.(string); ok {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
 
 func (c compilation) fill(n *node, s *jsonschema.Schema) {
 	for _, name := range s.Types {
@@ -160,9 +180,10 @@ func (c compilation) fill(n *node, s *jsonschema.Schema) {
 			n.types |= kindObject
 		}
 	}
-	n.required = s.Required
+	n.enum, n.minimum = textsOf(s.Enum), s.Minimum
+	n.required, n.closed = s.Required, s.AdditionalProperties == false
 	for name, child := range s.Properties {
-		if child := c.node(child); !child.open {
+		if child := c.node(child); !child.open || n.closed {
 			if n.properties == nil {
 				n.properties = map[string]*node{}
 			}
@@ -175,7 +196,7 @@ func (c compilation) fill(n *node, s *jsonschema.Schema) {
 	for _, alternative := range s.OneOf {
 		n.oneOf = append(n.oneOf, c.node(alternative))
 	}
-	n.open = n.types == 0 && len(n.required) == 0 && len(n.properties) == 0 &&
+	n.open = n.types == 0 && n.enum == nil && n.minimum == nil && len(n.required) == 0 && len(n.properties) == 0 && !n.closed &&
 		n.minItems == -1 && n.maxItems == -1 && n.items == nil &&
 		n.minLength == -1 && n.maxLength == -1 && n.pattern == nil && n.ref == nil && len(n.oneOf) == 0
 }
@@ -207,7 +228,7 @@ func (n *node) acceptsValue(c *checking, value any) bool {
 	case string:
 		return n.allows(kindString) && n.acceptsText(value)
 	case json.Number:
-		return n.allows(kindNumber) && (!n.integer || isInteger(c, value))
+		return n.allows(kindNumber) && n.acceptsNumber(c, value)
 	case bool:
 		return n.allows(kindBoolean)
 	case nil:
@@ -230,7 +251,7 @@ func (n *node) acceptsParsed(c *checking, value *dps.Value) bool {
 	case dps.String:
 		return n.allows(kindString) && n.acceptsText(value.Text())
 	case dps.Number:
-		return n.allows(kindNumber) && (!n.integer || isInteger(c, value.Number()))
+		return n.allows(kindNumber) && n.acceptsNumber(c, value.Number())
 	case dps.Null:
 		return n.allows(kindNull)
 	default:
@@ -238,7 +259,9 @@ func (n *node) acceptsParsed(c *checking, value *dps.Value) bool {
 	}
 }
 
-func (n *node) allows(kind kinds) bool { return n.types == 0 || n.types&kind != 0 }
+func (n *node) allows(kind kinds) bool {
+	return (n.types == 0 || n.types&kind != 0) && (n.enum == nil || kind == kindString)
+}
 
 func (n *node) acceptsObject(c *checking, object map[string]any) bool {
 	for _, name := range n.required {
@@ -246,12 +269,17 @@ func (n *node) acceptsObject(c *checking, object map[string]any) bool {
 			return false
 		}
 	}
+	known := 0
 	for name, child := range n.properties {
-		if value, ok := object[name]; ok && !child.accepts(c, value) {
+		value, ok := object[name]
+		if ok && !child.accepts(c, value) {
 			return false
 		}
+		if ok {
+			known++
+		}
 	}
-	return true
+	return !n.closed || known == len(object)
 }
 
 func (n *node) acceptsMembers(c *checking, object *dps.Value) bool {
@@ -260,12 +288,13 @@ func (n *node) acceptsMembers(c *checking, object *dps.Value) bool {
 			return false
 		}
 	}
-	if len(n.properties) == 0 {
+	if len(n.properties) == 0 && !n.closed {
 		return true
 	}
 	for i := range object.Len() {
 		member := object.At(i)
-		if child := n.properties[member.Name()]; child != nil && !child.accepts(c, member) {
+		child := n.properties[member.Name()]
+		if child == nil && n.closed || child != nil && !child.accepts(c, member) {
 			return false
 		}
 	}
@@ -300,7 +329,24 @@ func (n *node) acceptsArray(c *checking, items []any) bool {
 	return true
 }
 
+func (n *node) acceptsNumber(c *checking, number json.Number) bool {
+	if n.integer && !isInteger(c, number) {
+		return false
+	}
+	if n.minimum == nil {
+		return true
+	}
+	if !judgeable(number) {
+		c.undecided = true
+		return false
+	}
+	return rational(number).Cmp(n.minimum) >= 0
+}
+
 func (n *node) acceptsText(text string) bool {
+	if n.enum != nil && !slices.Contains(n.enum, text) {
+		return false
+	}
 	if n.minLength != -1 || n.maxLength != -1 {
 		if !within(utf8.RuneCountInString(text), n.minLength, n.maxLength) {
 			return false

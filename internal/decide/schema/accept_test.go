@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v5"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/schema"
 	"github.com/usher-dps/usher/schemas"
 )
@@ -44,6 +45,8 @@ var keywords = []struct {
 	{name: "enum", library: true, schema: `{"enum":["a",1,null,true,[1],{"k":1}]}`,
 		accept: []string{`"a"`, `1`, `1.0`, `10e-1`, `null`, `true`, `[1.0]`, `{"k":1}`},
 		refuse: []string{`"b"`, `2`, `false`, `[1,1]`, `[2]`, `{"k":2}`, `{"j":1}`, `{}`, `"1"`}},
+	{name: "enum of texts", schema: `{"enum":["a",""]}`, accept: []string{`"a"`, `""`}, refuse: []string{`"b"`, `1`, `null`, `true`, `["a"]`, `{}`}},
+	{name: "enum of texts and another type", schema: `{"type":"number","enum":["a"]}`, refuse: []string{`"a"`, `1`}},
 	{name: "enum empty", schema: `{"enum":[]}`, accept: []string{`1`}},
 	{name: "const", library: true, schema: `{"const":{"a":[1,"x"]}}`, accept: []string{`{"a":[1.0,"x"]}`}, refuse: []string{`{"a":[1]}`, `null`}},
 	{name: "const null", library: true, schema: `{"const":null}`, accept: []string{`null`}, refuse: []string{`0`, `""`}},
@@ -51,7 +54,8 @@ var keywords = []struct {
 	{name: "maxLength", schema: `{"maxLength":2}`, accept: []string{`"ab"`, `"äö"`, `1`}, refuse: []string{`"abc"`}},
 	{name: "maxLength zero", schema: `{"maxLength":0}`, accept: []string{`""`}, refuse: []string{`"a"`}},
 	{name: "pattern", schema: `{"pattern":"^a+$"}`, accept: []string{`"aa"`, `1`}, refuse: []string{`"ab"`, `"a\n"`, `""`}},
-	{name: "minimum", library: true, schema: `{"minimum":1.5}`, accept: []string{`1.5`, `2`, `"a"`}, refuse: []string{`1.4`, `-3`, `1e-9`}},
+	{name: "minimum", schema: `{"minimum":1.5}`, accept: []string{`1.5`, `2`, `150e-2`, `"a"`}, refuse: []string{`1.4`, `-3`, `1e-9`}},
+	{name: "minimum of an integer", schema: `{"type":"integer","minimum":0}`, accept: []string{`0`, `-0`, `1e2`}, refuse: []string{`-1`, `0.5`, `"a"`}},
 	{name: "maximum", library: true, schema: `{"maximum":3}`, accept: []string{`3`, `3.0`, `-1e20`}, refuse: []string{`3.0000000000000000000001`, `4`}},
 	{name: "exclusiveMinimum", library: true, schema: `{"exclusiveMinimum":1}`, accept: []string{`1.1`}, refuse: []string{`1`, `0`}},
 	{name: "exclusiveMaximum", library: true, schema: `{"exclusiveMaximum":1}`, accept: []string{`0.9`}, refuse: []string{`1`, `1.0`, `2`}},
@@ -76,7 +80,10 @@ var keywords = []struct {
 	{name: "properties", schema: `{"properties":{"a":{"type":"string"},"b":{}}}`, accept: []string{`{"a":"x","b":1,"c":1}`, `{}`}, refuse: []string{`{"a":1}`}},
 	{name: "patternProperties", library: true, schema: `{"patternProperties":{"^x":{"type":"number"},"y$":{"minimum":3}}}`,
 		accept: []string{`{"x1":1,"a":"b"}`, `{"xy":3}`}, refuse: []string{`{"x1":"a"}`, `{"xy":2}`}},
-	{name: "additionalProperties false", library: true, schema: `{"properties":{"a":{}},"patternProperties":{"^x":{}},"additionalProperties":false}`,
+	{name: "additionalProperties false", schema: `{"properties":{"a":{},"b":{"type":"null"}},"additionalProperties":false}`,
+		accept: []string{`{"a":1,"b":null}`, `{"a":1}`, `{}`, `1`}, refuse: []string{`{"c":1}`, `{"a":1,"c":1}`, `{"b":1}`}},
+	{name: "no properties", schema: `{"additionalProperties":false}`, accept: []string{`{}`, `[1]`}, refuse: []string{`{"a":null}`}},
+	{name: "additionalProperties false beside patterns", library: true, schema: `{"properties":{"a":{}},"patternProperties":{"^x":{}},"additionalProperties":false}`,
 		accept: []string{`{"a":1,"x1":2}`, `{}`}, refuse: []string{`{"b":1}`}},
 	{name: "additionalProperties schema", library: true, schema: `{"properties":{"a":{}},"additionalProperties":{"type":"number"}}`,
 		accept: []string{`{"a":"x","b":2}`}, refuse: []string{`{"b":"x"}`}},
@@ -134,8 +141,10 @@ func TestKeywords(t *testing.T) {
 				if got := s.Library(doc); got != want {
 					t.Errorf("library: accepts(%s) = %v, want %v", text, got, want)
 				}
-				if got, decided := s.Fast(doc); got != want || !decided {
-					t.Errorf("fast: accepts(%s) = %v, %v, want %v, true", text, got, decided, want)
+				for _, form := range []any{doc, dps.ValueOf(doc)} {
+					if got, decided := s.Fast(form); got != want || !decided {
+						t.Errorf("fast: accepts(%s) as %T = %v, %v, want %v, true", text, form, got, decided, want)
+					}
 				}
 				if got := s.Validate(doc); (len(got) == 0) != want {
 					t.Errorf("Validate(%s) = %v, want accepted: %v", text, got, want)
