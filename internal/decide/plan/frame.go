@@ -216,13 +216,20 @@ func (m *machine) firsts() ([]*dps.Value, error) {
 	if len(m.results) != 1 {
 		return nil, ErrUnclear
 	}
+	bindings, ok := m.results[0].(*object)
+	if !ok {
+		return nil, ErrUnclear
+	}
 	firsts := make([]*dps.Value, len(m.program.lists))
 	for i, name := range m.program.lists {
-		list := m.member(m.results[0], name)
-		if list == nil || length(list) == 0 {
+		list, ok := bindings.get(name).(*array)
+		if !ok {
+			return nil, ErrUnclear
+		}
+		if len(list.elements) == 0 {
 			continue
 		}
-		first, err := m.json(m.member(list, integer(0)))
+		first, err := m.json(list.elements[0])
 		if err != nil {
 			return nil, cmp.Or(m.err, ErrUnclear)
 		}

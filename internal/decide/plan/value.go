@@ -426,36 +426,59 @@ func (m *machine) json(v value) (dps.Value, error) {
 	if _, ok := v.(ast.Null); ok {
 		return dps.Value{}, nil
 	}
-	below := make([]dps.Value, 0, length(v))
-	var err error
-	add := func(name string, element value) bool {
-		var one dps.Value
-		one, err = m.json(element)
-		below = append(below, one.Named(name))
-		return err == nil
-	}
 	switch v := v.(type) {
 	case *dps.Value:
-		for i := 0; i < v.Len() && err == nil; i++ {
-			if element := v.At(i); element.Kind() == dps.Null {
-				add(element.Name(), null)
-			} else {
-				add(element.Name(), element)
+		return m.jsonParsed(v)
+	case *array:
+		elements := make([]dps.Value, len(v.elements))
+		for i, element := range v.elements {
+			var err error
+			if elements[i], err = m.json(element); err != nil {
+				return dps.Value{}, err
 			}
 		}
+		return dps.ArrayValue(elements), nil
 	case *object:
-		for i := 0; i < len(v.members) && err == nil; i++ {
-			add(v.members[i].name, v.members[i].value)
+		members := make([]dps.Value, len(v.members))
+		for i := range v.members {
+			member, err := m.json(v.members[i].value)
+			if err != nil {
+				return dps.Value{}, err
+			}
+			members[i] = member.Named(v.members[i].name)
 		}
+		return dps.ObjectValue(members), nil
 	case ast.Object:
-		err = m.members(v, &below)
-	default:
-		m.each(v, func(_, element value) bool { return add("", element) })
+		members := make([]dps.Value, 0, v.Len())
+		err := m.members(v, &members)
+		return dps.ObjectValue(members), err
 	}
-	if isObject(v) {
-		return dps.ObjectValue(below), err
+	elements := make([]dps.Value, 0, length(v))
+	var err error
+	m.each(v, func(_, element value) bool {
+		var one dps.Value
+		one, err = m.json(element)
+		elements = append(elements, one)
+		return err == nil
+	})
+	return dps.ArrayValue(elements), err
+}
+
+// jsonParsed copies an object or an array of the request, so that its members are in order.
+func (m *machine) jsonParsed(v *dps.Value) (dps.Value, error) {
+	below := make([]dps.Value, v.Len())
+	for i := range below {
+		element := v.At(i)
+		one, err := m.json(parsed(element))
+		if err != nil {
+			return dps.Value{}, err
+		}
+		below[i] = one.Named(element.Name())
 	}
-	return dps.ArrayValue(below), err
+	if v.Kind() == dps.Object {
+		return dps.ObjectValue(below), nil
+	}
+	return dps.ArrayValue(below), nil
 }
 
 // members appends the members of an object of OPA, which can have keys that are no strings. Of two that become one name
