@@ -139,6 +139,10 @@ func (m *Mask) collectText(text string) {
 	if !IsJSON(text) {
 		return
 	}
+	if inside, ok := unquoted(text); ok { // as each enrollment's etag is
+		m.collectText(inside)
+		return
+	}
 	decoder := jsontext.NewDecoder(strings.NewReader(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	secret, below := false, 0 // below is the depth of the object or array that is all secret
 	for {
@@ -165,6 +169,16 @@ func (m *Mask) collectText(text string) {
 		}
 		secret = false
 	}
+}
+
+// unquoted returns what is in a text that is one JSON string without escapes.
+func unquoted(text string) (inside string, ok bool) {
+	text = strings.Trim(text, " \t\r\n")
+	end := len(text) - 1
+	if end < 1 || text[0] != '"' || text[end] != '"' || strings.ContainsAny(text[1:end], "\"\\") {
+		return "", false
+	}
+	return text[1:end], true
 }
 
 // IsName reports whether a member with this name contains key material. It ignores case.

@@ -19,6 +19,8 @@ const (
 // node is a member of the AllocationRequest with its allowance, from the schema.
 type node struct {
 	allowance allowance
+	// pointer is its JSON pointer; empty below an array, and at the root.
+	pointer string
 	// root is its name in paths of custom.recordable; set only for declared.
 	root    string
 	members map[string]*node // of an object; nil if it has none that are known
@@ -68,7 +70,10 @@ func (r allowanceReader) read(schema map[string]any, pointer string) (*node, err
 		}
 		return r.read(target, pointer)
 	}
-	n := &node{allowance: plain}
+	n := &node{allowance: plain, pointer: pointer}
+	if strings.Contains(pointer, "*") {
+		n.pointer = ""
+	}
 	if pointer != "" { // the request itself is recorded
 		var err error
 		if n.allowance, err = parseAllowance(annotation); err != nil {

@@ -104,21 +104,23 @@ func (m *mask) identity(text string) string {
 	if m.mode != Hashed {
 		return MaskedID
 	}
-	return hashedPrefix + m.digest([]byte(strings.ToLower(text)))
+	return m.digest(hashedPrefix, []byte(strings.ToLower(text)))
 }
 
 // hashedPrefix marks a hashed registration ID, which DPS would still accept.
 const hashedPrefix = "hmac-"
 
-// digest is a hash in hexadecimal, an HMAC if there is a key.
-func (m *mask) digest(text []byte) string {
+// digest is a hash in hexadecimal after a prefix, an HMAC if there is a key.
+func (m *mask) digest(prefix string, text []byte) string {
 	if m.mac == nil {
-		sum := sha256.Sum256(text)
-		return hex.EncodeToString(sum[:])
+		m.sum = sha256.Sum256(text)
+	} else {
+		m.mac.Reset()
+		m.mac.Write(text)
+		m.mac.Sum(m.sum[:0])
 	}
-	m.mac.Reset()
-	m.mac.Write(text)
-	return hex.EncodeToString(m.mac.Sum(m.sum[:0]))
+	var few [96]byte
+	return string(hex.AppendEncode(append(few[:0], prefix...), m.sum[:]))
 }
 
 // text hides everything in a text that must not be seen.
@@ -215,6 +217,15 @@ func (m *mask) drop() {
 	m.masked = append(m.masked, m.shown(string(pointer)))
 }
 
+// dropKnown is drop for a member that the schema names: its pointer is known, and there is nothing to hide in it.
+func (m *mask) dropKnown(n *node) {
+	if n.pointer == "" || len(m.masked) >= maxMasked {
+		m.drop()
+		return
+	}
+	m.masked = append(m.masked, n.pointer)
+}
+
 // shown is a pointer in which names that must not be seen are hidden.
 func (m *mask) shown(pointer string) string {
 	pointer = m.text(pointer)
@@ -251,7 +262,7 @@ func (m *mask) request(b []byte, n *node, value *dps.Value) (_ []byte, ok bool) 
 	}
 	switch n.allowance {
 	case never:
-		m.drop()
+		m.dropKnown(n)
 		return b, false
 	case declared:
 		if keymaterial.IsJSON(value.Text()) {
@@ -259,7 +270,12 @@ func (m *mask) request(b []byte, n *node, value *dps.Value) (_ []byte, ok bool) 
 			return b, false
 		}
 		var few [8][]string
-		return m.declared(b, value, below(few[:0], m.recordable, n.root))
+		paths := below(few[:0], m.recordable, n.root)
+		if len(paths) == 0 {
+			m.dropKnown(n)
+			return b, false
+		}
+		return m.declared(b, value, paths)
 	}
 	switch kind := value.Kind(); {
 	case kind == dps.Object && n.members != nil:

@@ -78,9 +78,9 @@ func (m *mask) key(lookup *answer.Lookup) (key string, ok bool) {
 func (m *mask) digestOf(value []byte) string {
 	switch {
 	case m.mac != nil:
-		return "hmac-sha256:" + m.digest(value)
+		return m.digest("hmac-sha256:", value)
 	case m.mode == Plain:
-		return plainDigest + m.digest(value)
+		return m.digest(plainDigest, value)
 	}
 	return "" // it would confirm a guess of the registration ID
 }
