@@ -115,6 +115,9 @@ func loadRules(ctx context.Context, f rulesFlags, options decider.RulesOptions) 
 		return nil, nil, err
 	}
 	rules, err := decider.LoadRules(ctx, fsys, options)
+	if ctx.Err() != nil {
+		return nil, nil, errors.New("stopped while the rules were loaded")
+	}
 	if err != nil {
 		return nil, nil, rulesError(fmt.Errorf("the rules do not load:\n%w", err))
 	}
