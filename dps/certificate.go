@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -47,6 +48,22 @@ type CertificateName struct {
 	Country            []string
 	Province           []string
 	Locality           []string
+}
+
+// DeviceCertificate is the certificate that a device showed. It is parsed when it is first asked for, and once.
+type DeviceCertificate struct {
+	// Text is as DPS sent it.
+	Text string
+
+	once        sync.Once
+	certificate *Certificate
+	err         error
+}
+
+// Parse returns what [ParseCertificate] returns for the text.
+func (c *DeviceCertificate) Parse() (*Certificate, error) {
+	c.once.Do(func() { c.certificate, c.err = ParseCertificate(c.Text) })
+	return c.certificate, c.err
 }
 
 // ParseCertificate reads a certificate from text: DER in base64 as DPS sends it in

@@ -247,3 +247,29 @@ func BenchmarkParseCertificate(b *testing.B) {
 		}
 	}
 }
+
+// The certificate of a request is parsed once, also for a copy of the request.
+func TestDeviceCertificate(t *testing.T) {
+	t.Parallel()
+	body := exampleRequests(t)["constructed-11-group-x509-signing-initial.json"]
+	request := parse(t, string(body))
+	first, err := request.Certificate().Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := dps.ParseCertificate(request.Certificate().Text)
+	if diff := cmp.Diff(want, first); err != nil || diff != "" {
+		t.Errorf("%v, -want +got:\n%s", err, diff)
+	}
+	if again, err := request.RegisteredOn("h", "d").Certificate().Parse(); err != nil || again != first {
+		t.Errorf("it is parsed again: %p, %p, %v", first, again, err)
+	}
+	if parse(t, `{"deviceRuntimeContext":{"x509":{}}}`).Certificate() != nil {
+		t.Error("there is a certificate where there is none")
+	}
+	for range 2 {
+		if _, err := parse(t, `{"deviceRuntimeContext":{"x509":{"clientCertificate":"x"}}}`).Certificate().Parse(); err == nil {
+			t.Error("no error")
+		}
+	}
+}

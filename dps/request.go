@@ -16,13 +16,17 @@ type AllocationRequest struct {
 	// LinkedHubs are the host names that the answer may choose from, in the order and spelling of DPS.
 	LinkedHubs []string
 
-	body *Value // nil unless it was parsed
+	body        *Value // nil unless it was parsed
+	certificate *DeviceCertificate
 }
 
 // Body is the request as DPS sent it; nil if the request was not parsed. It differs from the bytes in only three ways:
 // DPS's own properties have one spelling, those that are null are absent, and a payload that is the JSON text of an
 // object is that object. SetService adds a member. Schemas and rules read it.
 func (r *AllocationRequest) Body() *Value { return r.body }
+
+// Certificate is the X.509 certificate that the device showed; nil if it showed none.
+func (r *AllocationRequest) Certificate() *DeviceCertificate { return r.certificate }
 
 // Document returns a copy of [AllocationRequest.Body], made of map[string]any, []any, string, json.Number, bool and nil;
 // nil if there is no body.
@@ -148,6 +152,9 @@ func (r *AllocationRequest) read() {
 	r.Device.RegistrationID = device.Get("registrationId").Text()
 	r.Device.CurrentIotHubHostName = device.Get("currentIotHubHostName").Text()
 	r.Device.CurrentDeviceID = device.Get("currentDeviceId").Text()
+	if text := device.Get("x509").Get("clientCertificate").Text(); text != "" {
+		r.certificate = &DeviceCertificate{Text: text}
+	}
 	r.Service = r.body.Get("usher").Get("service").Text()
 	hubs := r.body.Get("linkedHubs")
 	if hubs.Kind() != Array {

@@ -159,7 +159,7 @@ func invalid(violations []schema.Violation) answer.Answer {
 // in a goroutine of their own, so that the caller is answered in any case. That costs a multiple of the direct call,
 // since OPA's evaluator grows a new stack each time.
 func (d *Decider) evaluate(ctx context.Context, rules *Rules, rule *ruleset.Rule, request *dps.AllocationRequest, known []answer.Lookup) (ruleset.Verdict, error) {
-	outside := ruleset.Outside{Sources: d.lookups, Known: known}
+	outside := ruleset.Outside{Sources: d.lookups, Known: known, Certificate: request.Certificate()}
 	if rules.interruptible && !rule.LooksUp() {
 		limited := limited{Context: ctx, deadline: time.Now().Add(d.timeout)}
 		defer limited.end()

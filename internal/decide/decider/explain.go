@@ -44,7 +44,7 @@ func (d *Decider) Explain(ctx context.Context, request *dps.AllocationRequest, k
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
 	explained, err := apart(ctx, &d.strays, func() (*explanation.Explanation, error) {
-		return explanation.Explain(ctx, e.Candidates[0].Rule, request.Document(), ruleset.Outside{Sources: d.lookups, Known: slices.Concat(e.Answer.Lookups, known)})
+		return explanation.Explain(ctx, e.Candidates[0].Rule, request.Document(), ruleset.Outside{Sources: d.lookups, Known: slices.Concat(e.Answer.Lookups, known), Certificate: request.Certificate()})
 	})
 	if err != nil {
 		e.CutShort = err.Error()

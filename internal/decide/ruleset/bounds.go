@@ -9,6 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
 
+	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
@@ -71,11 +72,15 @@ type bounds struct {
 	at      *ast.Location // of the function that was called last; nil before
 	began   heap          // zero until the first look
 	notes   *notes        // may be nil
+	// certificate is that of the request; may be nil.
+	certificate *dps.DeviceCertificate
 	// exceeded is the limit that ended the evaluation.
 	exceeded *plan.LimitError
 }
 
 func (b *bounds) Cancel() {} // nobody else ends an evaluation
+
+func (b *bounds) shown() *dps.DeviceCertificate { return b.certificate }
 
 // look is how many polls there are between two looks at the heap. A look costs a microsecond, as two polls do.
 const look = 128
@@ -126,7 +131,7 @@ func (e *evaluation) bound() {
 	if e.bounds != nil {
 		e.bounds.account.Close()
 	}
-	e.bounds = &bounds{Context: e.ctx, set: e.set, account: plan.NewAccount(e.set.options.Memory, e.set.budget), notes: e.notes}
+	e.bounds = &bounds{Context: e.ctx, set: e.set, certificate: e.shown, account: plan.NewAccount(e.set.options.Memory, e.set.budget), notes: e.notes}
 }
 
 // close ends the use of the bounds. If the heap has grown too much, it is collected, so that the next evaluation does not

@@ -100,7 +100,7 @@ func builtinCertificate(bctx topdown.BuiltinContext, operands []*ast.Term, iter 
 	if err != nil {
 		return err
 	}
-	c, err := dps.ParseCertificate(string(text))
+	c, err := parseCertificate(bctx.Cancel, string(text))
 	if err != nil {
 		return nil // undefined: to a rule, an unreadable certificate is none
 	}
@@ -116,6 +116,17 @@ func builtinCertificate(bctx topdown.BuiltinContext, operands []*ast.Term, iter 
 		ast.Item(ast.InternedTerm("sha1Thumbprint"), ast.StringTerm(c.SHA1Thumbprint)),
 		ast.Item(ast.InternedTerm("sha256Thumbprint"), ast.StringTerm(c.SHA256Thumbprint)),
 	))
+}
+
+// parseCertificate reads a certificate. That of the request may have been read already. OPA passes nothing else of an
+// evaluation to a function than what can cancel it.
+func parseCertificate(evaluation topdown.Cancel, text string) (*dps.Certificate, error) {
+	if e, ok := evaluation.(interface{ shown() *dps.DeviceCertificate }); ok {
+		if shown := e.shown(); shown != nil && shown.Text == text {
+			return shown.Parse()
+		}
+	}
+	return dps.ParseCertificate(text)
 }
 
 // certificateNameTerm leaves nothing out: an absent attribute is "" or [], so that rules need no guards.

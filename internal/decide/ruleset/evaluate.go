@@ -245,6 +245,7 @@ type evaluation struct {
 	set    *Ruleset
 	ctx    context.Context
 	cancel topdown.Cancel
+	shown  *dps.DeviceCertificate // may be nil
 	// request is the input as it was parsed, or document the same made of maps, and input what OPA sees of it.
 	request       *dps.Value
 	document      map[string]any
@@ -272,6 +273,8 @@ type Outside struct {
 	Sources lookups.Sources
 	// Known are the look-ups of an earlier evaluation, which is repeated: each gets the same result again.
 	Known []answer.Lookup
+	// Certificate is that of the request, so that it is parsed once; may be nil.
+	Certificate *dps.DeviceCertificate
 }
 
 // begin prepares an evaluation for one request, which the caller sets.
@@ -279,7 +282,8 @@ func (rs *Ruleset) begin(ctx context.Context, looksUp bool, outside Outside) eva
 	e := evaluation{
 		set:     rs,
 		ctx:     ctx,
-		cancel:  ends{ctx},
+		shown:   outside.Certificate,
+		cancel:  ends{ctx, outside.Certificate},
 		now:     time.Now(),
 		lookups: rs.newLookups(outside.Known),
 	}
@@ -291,11 +295,16 @@ func (rs *Ruleset) begin(ctx context.Context, looksUp bool, outside Outside) eva
 }
 
 // ends tells OPA whether a context has ended, at less cost than a function that is called when it does.
-type ends struct{ context.Context }
+type ends struct {
+	context.Context
+	certificate *dps.DeviceCertificate
+}
 
 func (e ends) Cancelled() bool { return e.Err() != nil }
 
 func (ends) Cancel() {} // nobody else ends an evaluation
+
+func (e ends) shown() *dps.DeviceCertificate { return e.certificate }
 
 // query is the only way in which this package queries OPA.
 func (e *evaluation) query(compiler *ast.Compiler, body ast.Body) *topdown.Query {

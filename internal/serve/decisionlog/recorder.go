@@ -219,8 +219,8 @@ func (s *scratch) request(request *dps.AllocationRequest) {
 			record.Enrollment.ID = m.text(request.Enrollment.ID)
 		}
 	}
-	if text := request.Body().Get("deviceRuntimeContext").Get("x509").Get("clientCertificate").Text(); text != "" {
-		if certificate, err := dps.ParseCertificate(text); err == nil {
+	if shown := request.Certificate(); shown != nil {
+		if certificate, err := shown.Parse(); err == nil {
 			s.summarize(certificate)
 			record.Certificate = &s.certificate
 		}
