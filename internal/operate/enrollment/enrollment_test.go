@@ -92,7 +92,7 @@ func TestTargetCheck(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
 		"": "not a URL", "usher": "not a URL", "http://f.example/api/allocate": "not https",
-		"https://me:pw@f.example/api/allocate": "user or a password", "://": "not a URL",
+		"https://me:pw@f.example/api/allocate": "user or a password", "://": "not a URL", "https://:443/api": "not a URL",
 	} {
 		err := enrollment.Target{Webhook: enrollment.Webhook{URL: url}}.Check()
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -51,7 +51,7 @@ type Target struct {
 func (t Target) Check() error {
 	link, err := url.Parse(t.Webhook.URL)
 	switch {
-	case err != nil || link.Host == "":
+	case err != nil || link.Hostname() == "":
 		return errNoURL
 	case t.Webhook.Exposed():
 		return fmt.Errorf("the webhook %s is not https", t.Webhook.Address())

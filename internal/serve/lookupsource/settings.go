@@ -199,7 +199,7 @@ func readCredential(r *environment.Reader, name string, s *Setting) {
 	if s.Header.Name == "Authorization" {
 		r.Wrong(name+suffixHeader, "an Authorization header besides %s: give one of them", name+suffixAudience)
 	}
-	if u, err := url.Parse(s.Audience); err != nil || u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if u, err := url.Parse(s.Audience); err != nil || u.Scheme == "" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		r.Wrong(name+suffixAudience, "not the application ID URI of an API, such as api://devices")
 	}
 	if strings.HasPrefix(s.Address, "http:") {

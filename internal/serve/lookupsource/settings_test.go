@@ -104,6 +104,7 @@ func TestWrongSettings(t *testing.T) {
 		"USHER_LOOKUP_DEVICE_HEADER: not the line of a header":                                                                   {"": web, "_HEADER": "SECRET"},
 		"USHER_LOOKUP_DEVICE_HEADER: an Authorization header besides USHER_LOOKUP_DEVICE_TOKEN_AUDIENCE: give one of them":       {"": web, "_HEADER": "authorization: SECRET", "_TOKEN_AUDIENCE": "api://SECRET"},
 		"USHER_LOOKUP_DEVICE_TOKEN_AUDIENCE: not the application ID URI":                                                         {"": web, "_TOKEN_AUDIENCE": "SECRET"},
+		"USHER_LOOKUP_DEVICE_TOKEN_AUDIENCE: not the application ID URI of an API":                                               {"": web, "_TOKEN_AUDIENCE": "api://:443"},
 		"USHER_LOOKUP_DEVICE_TOKEN_AUDIENCE: a token is sent only over https":                                                    {"": "http://localhost/{key}", "_TOKEN_AUDIENCE": "api://SECRET"},
 		"USHER_LOOKUP_DEVICE-1: not the setting of a look-up: write USHER_LOOKUP_ and the look-up's name in upper case":          {"-1": web},
 	} {

@@ -47,7 +47,7 @@ func ParseLocation(text string) (Location, error) {
 		return Location{Kind: Path, Path: text}, nil
 	}
 	u, err := url.Parse(rest)
-	if err != nil || u.Host == "" || u.Opaque != "" {
+	if err != nil || u.Hostname() == "" || u.Opaque != "" {
 		return Location{}, errors.New("not a URL such as https://files.example.com/a/file")
 	}
 	switch {

@@ -31,6 +31,7 @@ func TestParseLocation(t *testing.T) {
 		"https://me:s3@example.com/a":   {fail: "password"},
 		"https://rules.example.com/":    {fail: "no file"},
 		"https:///a":                    {fail: "not a URL"},
+		"https://:443/a":                {fail: "not a URL"},
 		"https://%zz/s3":                {fail: "not a URL"},
 		"blob:rules":                    {fail: "not a URL"},
 		"blob:http://example.com/c/a":   {fail: "use https"},

@@ -37,7 +37,7 @@ const example = "https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
 func parse(text string) (place, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return place{}, errors.New("not a URL such as " + example)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return place{}, errors.New("a URL of blobs must have no shared access signature, user or fragment: sign in, give that identity the role " +

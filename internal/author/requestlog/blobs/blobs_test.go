@@ -190,6 +190,7 @@ func TestErrors(t *testing.T) {
 		"no container of emulators": {url: "https://127.0.0.1:1/account", want: "names no container"},
 		"http":                      {url: "http://a.blob.core.windows.net/c", want: "must start with https"},
 		"no URL":                    {url: "https:///c/SECRET", want: "not a URL such as"},
+		"no host name":              {url: "https://:443/c/SECRET", want: "not a URL such as"},
 		"no right":                  {url: "c/", refuses: answer(403, "AuthorizationPermissionMismatch"), want: "/account/c cannot be listed: 403 AuthorizationPermissionMismatch; give your identity the role"},
 		"another tenant":            {url: "c/", refuses: answer(401, ""), want: "of the same tenant?"},
 		"no such container":         {url: "c/", refuses: answer(404, "ContainerNotFound"), want: "404 ContainerNotFound; check the name"},

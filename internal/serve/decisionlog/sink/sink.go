@@ -94,7 +94,7 @@ func checkContainer(target string) error {
 	const example = "https://ACCOUNT.blob.core.windows.net/CONTAINER"
 	u, err := url.Parse(target)
 	switch {
-	case err != nil || u.Host == "":
+	case err != nil || u.Hostname() == "":
 		return errors.New("blob needs the URL of a container, as in blob:" + example)
 	case u.User != nil || u.RawQuery != "":
 		return errors.New("blob takes no key and no shared access signature in the URL: give the app's identity the role " +

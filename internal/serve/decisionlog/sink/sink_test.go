@@ -46,6 +46,7 @@ func TestParse(t *testing.T) {
 		"stdout:x":                    `unknown sink "stdout:x"`,
 		"blob":                        "blob needs the URL of a container",
 		"blob:records":                "blob needs the URL of a container",
+		"blob:https://:443/c":         "blob needs the URL of a container",
 		"blob:http://a.example/c":     "blob needs https, not http://a.example",
 		"blob:https://a.example":      "blob names no container: write blob:https://a.example/CONTAINER",
 		"blob:https://a.ex/c?sig=KEY": "give the app's identity the role Storage Blob Data Contributor",

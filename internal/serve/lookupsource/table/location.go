@@ -53,7 +53,7 @@ var tableName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{2,62}$`)
 func ParseLocation(text string) (Location, error) {
 	const example = "https://ACCOUNT.table.core.windows.net/TABLE?partition=device&row={key}"
 	u, err := url.Parse(strings.TrimPrefix(text, prefix))
-	if err != nil || u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" {
 		return Location{}, errors.New("not the URL of a table: write " + example)
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -72,7 +72,7 @@ func ParseLocation(text string) (Location, error) {
 	}
 	path := strings.Split(strings.Trim(u.Path, "/"), "/")
 	l := Location{Table: path[len(path)-1], Partition: query.Get("partition"), Row: query.Get("row")}
-	l.Service = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/" + strings.Join(path[:len(path)-1], "/")}).String()
+	l.Service = (&url.URL{Scheme: u.Scheme, Host: strings.TrimSuffix(u.Host, ":"), Path: "/" + strings.Join(path[:len(path)-1], "/")}).String()
 	switch {
 	case strings.Contains(u.Path, placeholder):
 		return Location{}, errors.New("the key must not decide the account or the table: move {key} to partition or row")

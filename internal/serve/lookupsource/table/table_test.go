@@ -218,7 +218,8 @@ func TestParseLocation(t *testing.T) {
 	}
 	const host = "https://contoso.table.core.windows.net/"
 	for text, want := range map[string]string{
-		"":                                                                        "not the URL of a table",
+		"": "not the URL of a table",
+		"table:https://:443/devices?partition=a&row={key}":                        "not the URL of a table",
 		"http://a.table.core.windows.net/x":                                       "not the URL of a table",
 		host + "devices?partition=%zz":                                            "not the URL of a table",
 		host + "devices?partition=a&row={key}#x":                                  "not the URL of a table",
@@ -251,6 +252,8 @@ func FuzzKey(f *testing.F) {
 	f.Add("https://contoso.table.core.windows.net/devices?partition=d&row={key}", "press-1")
 	f.Add("table:https://127.0.0.1:10002/account/devices?partition={key}&row=r-{key}", "it's")
 	f.Add("https://contoso.table.core.windows.net/devices?partition=d&row={key}", "')/x(PartitionKey='%2f")
+	f.Add("https://:/A00?partition={key}&row=0", "0")
+	f.Add("https://contoso.table.core.windows.net:/devices?partition=d&row={key}", "press-1")
 	f.Fuzz(func(t *testing.T, text, key string) {
 		location, err := table.ParseLocation(text)
 		if err != nil {

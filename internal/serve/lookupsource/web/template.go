@@ -30,7 +30,7 @@ func ParseTemplate(text string) (Template, error) {
 	// A key that needs no escaping stands for any other.
 	const sample = "usherkey0"
 	u, err := url.Parse(strings.Join(parts, sample))
-	if err != nil || u.Host == "" {
+	if err != nil || u.Hostname() == "" {
 		return Template{}, errors.New("not a URL " + example)
 	}
 	ip := net.ParseIP(u.Hostname())
@@ -56,7 +56,8 @@ func ParseTemplate(text string) (Template, error) {
 			return Template{}, errors.New("the key must not be the name of a parameter: write ?name={key}")
 		}
 	}
-	t := Template{parts: parts, host: u.Host}
+	// net/http also removes the colon of an empty port.
+	t := Template{parts: parts, host: strings.TrimSuffix(u.Host, ":")}
 	path, _, _ := strings.Cut(text, "?")
 	for segment := range strings.SplitSeq(path, "/") {
 		if strings.Contains(segment, placeholder) {

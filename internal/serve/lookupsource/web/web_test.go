@@ -296,6 +296,8 @@ func TestWrongTemplates(t *testing.T) {
 		"https://h/devices":                  "no place for the key",
 		"https://{key}.example.com/":         "not decide the host",
 		"https://h:{key}/x":                  "not a URL",
+		"https://:/{key}":                    "not a URL",
+		"https://:443/{key}":                 "not a URL",
 		"{key}://h/x":                        "not a URL",
 		"/{key}":                             "not a URL",
 		"ftp://h/{key}":                      "not a URL",
@@ -365,7 +367,7 @@ func FuzzKey(f *testing.F) {
 
 // Whatever the setting, it is refused without a word of it, or the host of a request does not depend on the key.
 func FuzzTemplate(f *testing.F) {
-	for _, text := range []string{"https://h/{key}", "http://localhost:80/a?b={key}", "https://{key}/", "https://h\\@{key}/x", "//{key}", "https://h:{key}"} {
+	for _, text := range []string{"https://h/{key}", "http://localhost:80/a?b={key}", "https://{key}/", "https://h\\@{key}/x", "//{key}", "https://h:{key}", "https://:/{key}", "https://h:/{key}"} {
 		f.Add(text, "evil.example.com")
 	}
 	f.Fuzz(func(t *testing.T, text, key string) {

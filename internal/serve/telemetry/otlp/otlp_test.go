@@ -320,6 +320,7 @@ func TestSettings(t *testing.T) {
 		"grpc":                   {with(endpoint, otlp.VariableProtocol, "grpc"), "", []string{"OTEL_EXPORTER_OTLP_PROTOCOL: grpc is not supported; set http/protobuf", "4318"}},
 		"json":                   {with(endpoint, otlp.VariableProtocol, "http/json"), "", []string{"OTEL_EXPORTER_OTLP_PROTOCOL: not http/protobuf"}},
 		"no address":             {with(nil, otlp.VariableEndpoint, canary+":4318"), "", []string{"OTEL_EXPORTER_OTLP_ENDPOINT: not an address"}},
+		"no host name":           {with(nil, otlp.VariableEndpoint, "http://:4318"), "", []string{"OTEL_EXPORTER_OTLP_ENDPOINT: not an address"}},
 		"no address of a signal": {with(endpoint, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://"+canary), "", []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: not an address"}},
 		"another exporter":       {with(endpoint, otlp.VariableMetricsExporter, "prometheus"), "", []string{"OTEL_METRICS_EXPORTER: neither", "USHER_METRICS_LISTEN"}},
 		"several": {with(endpoint, otlp.VariableHeaders, canary, otlp.VariableTimeout, "10s", otlp.VariableCompression, "zstd", otlp.VariableTemporality, "x"), "",

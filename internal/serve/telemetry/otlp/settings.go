@@ -108,7 +108,7 @@ func (r reader) endpoint(signal, exporterVariable string) *Endpoint {
 	}
 	var e Endpoint
 	var err error
-	if e.url, err = url.Parse(address); err != nil || e.url.Scheme != "http" && e.url.Scheme != "https" || e.url.Host == "" {
+	if e.url, err = url.Parse(address); err != nil || e.url.Scheme != "http" && e.url.Scheme != "https" || e.url.Hostname() == "" {
 		r.Wrong(name, "not an address of the form http://host:4318 or https://host")
 		return nil
 	}
