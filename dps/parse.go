@@ -158,7 +158,7 @@ func (p *parser) value(shape *shape) (Value, error) {
 		return p.array()
 	case '"':
 		text, err := p.string()
-		return Value{kind: String, text: text}, err
+		return StringValue(text), err
 	case '0':
 		text, err := p.number()
 		return Value{kind: Number, text: text}, err
@@ -168,10 +168,8 @@ func (p *parser) value(shape *shape) (Value, error) {
 		return Value{}, p.malformed(err)
 	}
 	switch token.Kind() {
-	case 't':
-		return Value{kind: True}, nil
-	case 'f':
-		return Value{kind: False}, nil
+	case 't', 'f':
+		return BoolValue(token.Bool()), nil
 	default:
 		return Value{}, nil // null: the decoder refuses any other kind here
 	}
@@ -230,24 +228,19 @@ func (n *names) add(p *parser, name string, own shapeMember) bool {
 		return n.own != before
 	}
 	others := p.names[n.first:]
-	if n.index == nil {
-		if slices.Contains(others, name) {
-			return false
-		}
-		if len(others) == many {
-			n.index = make(map[string]struct{}, 2*many)
-			for _, other := range others {
-				n.index[other] = struct{}{}
-			}
+	if n.index == nil && len(others) == many {
+		n.index = make(map[string]struct{}, 2*many)
+		for _, other := range others {
+			n.index[other] = struct{}{}
 		}
 	}
-	if n.index == nil {
-		p.names = append(p.names, name)
-		return true
+	if n.index != nil {
+		before := len(n.index)
+		n.index[name] = struct{}{}
+		return len(n.index) != before
 	}
-	before := len(n.index)
-	n.index[name] = struct{}{}
-	return len(n.index) != before
+	p.names = append(p.names, name)
+	return !slices.Contains(others, name)
 }
 
 func (p *parser) array() (Value, error) {

@@ -39,7 +39,7 @@ func (r *AllocationResponse) AppendJSON(b []byte) []byte {
 }
 
 // AppendValue appends a JSON value that has the types of [AllocationRequest.Document], with members in the order of
-// their names, or is a [Value].
+// their names.
 func AppendValue(b []byte, value any) []byte {
 	switch v := value.(type) {
 	case nil:
@@ -50,8 +50,6 @@ func AppendValue(b []byte, value any) []byte {
 		return AppendString(b, v)
 	case json.Number:
 		return append(b, v...)
-	case *Value:
-		return v.AppendJSON(b)
 	case []any:
 		b = append(b, '[')
 		for i, element := range v {

@@ -211,8 +211,8 @@ func (m Mask) Text(text string) string {
 	return text
 }
 
-// isClean reports whether there can be no key material in a text, as in nearly every one: the text is too short for that, and
-// has a character that no key has.
+// isClean reports whether there can be no key material in a text, as in nearly every one: the text is too short for
+// that, and has a character that no key has.
 func (m *Mask) isClean(text string) bool {
 	if !m.ascii || len(text) >= len(m.texts[len(m.texts)-1]) {
 		return false

@@ -180,10 +180,10 @@ func (r *Rule) prepare() *preparedRule {
 	return prepared
 }
 
-// Evaluate evaluates the entry rules for one request. They are independent of each
-// other: an undefined twin is an absent twin, not an undefined verdict. Evaluation ends when ctx does, at the latest
-// after the built-in function that is running then. Every error is an *EvalError; the verdict then contains what the
-// entry rules before the one that failed say.
+// Evaluate evaluates the entry rules for one request. They are independent of each other: an undefined twin is an absent
+// twin, not an undefined verdict. Evaluation ends when ctx does, at the latest after the built-in function that is
+// running then. Every error is an *EvalError; the verdict then contains what the entry rules before the one that failed
+// say.
 func (r *Rule) Evaluate(ctx context.Context, request *dps.Value, outside Outside) (Verdict, error) {
 	prepared := r.prepare()
 	if prepared.err != nil {

@@ -13,7 +13,8 @@ import (
 )
 
 // node is a compiled schema that can only accept or refuse, without the bookkeeping that lists of errors need. It knows
-// the keywords that the schemas of AllocationRequests and of the rows of hubs use. The library decides about schemas with any other keyword.
+// the keywords that the schemas of AllocationRequests and of the rows of hubs use. The library decides about schemas
+// with any other keyword.
 type node struct {
 	library *jsonschema.Schema // decides instead of everything else, unless nil
 	open    bool               // accepts every value

@@ -32,11 +32,11 @@ func (s *scratch) row(lookup *answer.Lookup) Call {
 	if !ok {
 		return call
 	}
-	s.whole = dps.AppendValue(s.whole[:0], row)
+	members := dps.ValueOf(row)
+	s.whole = members.AppendJSON(s.whole[:0])
 	call.Digest = m.digestOf(s.whole)
 	start := len(s.parts)
 	b := append(s.parts, '{')
-	members := dps.ValueOf(row)
 	for i := range members.Len() {
 		member := members.At(i)
 		name := member.Name()
