@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/ir"
@@ -16,7 +15,6 @@ import (
 // policyOf has OPA's planner make the policy of a query over compiled modules. The planner is internal to OPA; package
 // rego hands its result to the plugin of a target, and this target only keeps it.
 func policyOf(ctx context.Context, compiler *ast.Compiler, functions map[string]*topdown.Builtin, query ast.Body) (policy *ir.Policy, err error) {
-	register()
 	compiler = alone(compiler, query)
 	if at := ignored(compiler); at != nil {
 		return nil, fmt.Errorf("%s:%d: the expression is a comprehension alone, which OPA's planner leaves out", at.File, at.Row)
@@ -41,8 +39,9 @@ func policyOf(ctx context.Context, compiler *ast.Compiler, functions map[string]
 
 const targetName = "usher"
 
-// register adds the target to package rego, which keeps targets for the whole process.
-var register = sync.OnceFunc(func() { rego.RegisterPlugin("rego.target."+targetName, target{}) })
+// Package rego keeps targets for the whole process, and reads them without a lock whenever anything evaluates. So the
+// target is there before anything can.
+func init() { rego.RegisterPlugin("rego.target."+targetName, target{}) }
 
 type policyKey struct{}
 
