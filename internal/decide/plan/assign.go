@@ -73,9 +73,9 @@ func (l *linker) assignment(statement ir.Stmt) step {
 // hasAsText reports whether an object has as text the key that is asked for as a number. In a reference into data, but
 // not elsewhere, topdown takes one for the other.
 func (t *terms) hasAsText(of, key value) bool {
-	n, isNumber := number(key)
-	data, isObject := of.(ast.Object)
-	return isNumber && isObject && data.Get(ast.StringTerm(string(n))) != nil
+	n, isNumber := Number(key)
+	data, IsObject := of.(ast.Object)
+	return isNumber && IsObject && data.Get(ast.StringTerm(string(n))) != nil
 }
 
 func (l *linker) constant(local ir.Local, v value) step {
@@ -102,11 +102,11 @@ func (l *linker) comparison(statement ir.Stmt) step {
 			return holds(x != nil && y != nil && !f.equal(x, y))
 		}
 	case *ir.IsArrayStmt:
-		return l.is(s.Source, isArray)
+		return l.is(s.Source, IsArray)
 	case *ir.IsObjectStmt:
-		return l.is(s.Source, isObject)
+		return l.is(s.Source, IsObject)
 	case *ir.IsSetStmt:
-		return l.is(s.Source, isSet)
+		return l.is(s.Source, IsSet)
 	case *ir.IsDefinedStmt:
 		source := l.use(s.Source)
 		return func(f *frame) jump { return holds(f.registers[source] != nil) }

@@ -48,7 +48,10 @@ func (l *linker) callBuiltin(called *builtin, arguments []operand, target int, a
 	}
 	place := l.place(&at)
 	if native := natives[called.name]; native != nil {
-		return l.callNative(native, called, arguments, target, place)
+		return callNative(native, called, arguments, target, place)
+	}
+	if added := l.options.Added[called.name]; added != nil {
+		return callAdded(added, arguments, target, place)
 	}
 	return func(f *frame) jump { return f.callTopdown(called, arguments, target, place) }
 }
@@ -148,6 +151,10 @@ func size(v value) int {
 		return len(v)
 	case ast.Number:
 		return len(v)
+	case *array:
+		return len(v.elements) * valueBytes
+	case *object:
+		return len(v.members) * elementBytes
 	case *ast.Array:
 		return v.Len() * termBytes
 	case ast.Object:
@@ -162,7 +169,7 @@ func size(v value) int {
 func (l *linker) note(number operand) step {
 	partial := l.current != nil && l.current.partial
 	return func(f *frame) jump {
-		n, ok := f.number(number.of(f))
+		n, ok := f.integer(number.of(f))
 		if !ok {
 			return leave
 		}
@@ -175,8 +182,8 @@ func (l *linker) note(number operand) step {
 	}
 }
 
-func (f *frame) number(v value) (int, bool) {
-	n, ok := number(v)
+func (f *frame) integer(v value) (int, bool) {
+	n, ok := Number(v)
 	if !ok {
 		return 0, false
 	}

@@ -133,7 +133,7 @@ func (l *linker) scan(s *ir.ScanStmt) (step, error) {
 	b, err := l.block(s.Block)
 	return func(f *frame) jump {
 		to := next
-		f.each(f.registers[source], func(k, v value) bool {
+		Each(f.registers[source], func(k, v value) bool {
 			f.registers[key], f.registers[element] = k, v
 			if to = b.run(f); to == leave {
 				to = next
@@ -176,9 +176,9 @@ func (t *terms) replaced(v value, path []string, by value) value {
 	}
 	copied := &object{}
 	other := false
-	if isObject(v) {
-		t.each(v, func(key, member value) bool {
-			name, ok := text(key)
+	if IsObject(v) {
+		Each(v, func(key, member value) bool {
+			name, ok := Text(key)
 			if ok {
 				copied.set(name, member)
 			} else {
@@ -284,7 +284,7 @@ func (l *linker) callDynamic(s *ir.CallDynamicStmt) (step, error) {
 	return func(f *frame) jump {
 		path := ""
 		for i := range steps {
-			name, ok := text(steps[i].of(f))
+			name, ok := Text(steps[i].of(f))
 			if !ok {
 				return leave
 			}

@@ -125,6 +125,15 @@ func (w *writer) term() string {
 	case 13:
 		return "data.table[" + w.str() + "]"
 	case 14:
+		object := func() string {
+			return w.pick("input.deep", "data.table", "{"+w.str()+": "+w.term()+"}", "{1: "+w.unknown()+"}", "input.y")
+		}
+		switch w.IntN(3) {
+		case 0:
+			return "object.union(" + object() + ", " + object() + ")"
+		case 1:
+			return "json.remove(" + object() + ", [" + w.pick(`"a/b"`, `"a"`, `"/a/hub"`, `"b/n"`, `"a~1b"`, `"a/b/0"`, `""`, `["a", "b"]`) + ", " + w.pick(`"a/"`, `"c"`, `"//b"`, "input.s") + "])"
+		}
 		return `object.get(input, ["deep", ` + w.str() + "], " + w.term() + ")"
 	default:
 		return w.unknown()

@@ -102,7 +102,7 @@ func (f *folder) adds(t *terms, statement ir.Stmt, made value, target ir.Local) 
 	switch s := statement.(type) {
 	case *ir.ObjectInsertStmt:
 		o, ok := made.(*object)
-		name, isText := text(f.constantOf(s.Key))
+		name, isText := Text(f.constantOf(s.Key))
 		v := f.constantOf(s.Value)
 		if s.Object == target && ok && isText && v != nil {
 			o.set(name, v)

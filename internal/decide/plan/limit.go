@@ -298,16 +298,24 @@ func ofText(operands []*ast.Term, limit int64) int64 {
 // measure is about how many bytes a value has as text. What occurs several times counts several times; beyond the limit
 // it counts no further.
 func measure(v ast.Value, limit int64) int64 {
-	size := int64(4)
+	switch v := v.(type) {
+	case ast.String:
+		return 4 + int64(len(v))
+	case ast.Number:
+		return 4 + int64(len(v))
+	case *ast.Array, ast.Set, ast.Object:
+		return 4 + measureInside(v, limit-4)
+	}
+	return 4
+}
+
+func measureInside(v ast.Value, limit int64) int64 {
+	size := int64(0)
 	inside := func(term *ast.Term) bool {
 		size += measure(term.Value, limit-size)
 		return size > limit
 	}
 	switch v := v.(type) {
-	case ast.String:
-		size += int64(len(v))
-	case ast.Number:
-		size += int64(len(v))
 	case *ast.Array:
 		v.Until(inside)
 	case ast.Set:

@@ -18,7 +18,7 @@ func (l *linker) making(statement ir.Stmt) step {
 	case *ir.MakeObjectStmt:
 		target, members := l.use(s.Target), min(l.added[s.Target], many)
 		return func(f *frame) jump {
-			f.registers[target] = &object{members: make([]member, 0, members)}
+			f.registers[target] = &object{members: make([]Member, 0, members)}
 			return f.made(objectBytes, at)
 		}
 	case *ir.MakeSetStmt:
@@ -75,8 +75,9 @@ func (l *linker) making(statement ir.Stmt) step {
 	case *ir.ObjectMergeStmt:
 		a, b, target := l.use(s.A), l.use(s.B), l.use(s.Target)
 		return func(f *frame) jump {
-			f.registers[target] = f.merge(f.registers[a], f.registers[b])
-			return next
+			merged := f.merge(f.registers[a], f.registers[b])
+			f.registers[target] = merged
+			return f.made(size(merged), at)
 		}
 	}
 	return nil
@@ -86,13 +87,13 @@ func (l *linker) making(statement ir.Stmt) step {
 func (t *terms) insert(into, key, member value) value {
 	switch into := into.(type) {
 	case *object:
-		if name, ok := text(key); ok {
+		if name, ok := Text(key); ok {
 			into.set(name, member)
 			return into
 		}
 		changed := ast.NewObject()
 		for _, m := range into.members {
-			changed.Insert(ast.StringTerm(m.name), t.term(m.value))
+			changed.Insert(ast.StringTerm(m.Name), t.term(m.Value))
 		}
 		changed.Insert(t.term(key), t.term(member))
 		return changed
@@ -105,21 +106,37 @@ func (t *terms) insert(into, key, member value) value {
 // merge adds the members of two objects, and what is in both if these are objects themselves. The first one counts
 // where they disagree.
 func (t *terms) merge(a, b value) value {
-	if !isObject(a) || !isObject(b) {
+	if !IsObject(a) || !IsObject(b) {
 		return a
 	}
-	var merged value = &object{}
-	t.each(a, func(key, member value) bool {
+	merged := &object{members: make([]Member, 0, length(a)+length(b))}
+	if fields(a, func(name string, member value) {
+		if other := t.named(b, name); other != nil {
+			member = t.merge(member, other)
+		}
+		merged.set(name, member)
+	}) && fields(b, func(name string, member value) {
+		if t.named(a, name) == nil {
+			merged.set(name, member)
+		}
+	}) {
+		return merged
+	}
+	return t.mergeAny(a, b)
+}
+
+// mergeAny merges objects with any keys.
+func (t *terms) mergeAny(a, b value) value {
+	merged := ast.NewObject()
+	Each(b, func(key, member value) bool {
+		merged.Insert(t.term(key), t.term(member))
+		return true
+	})
+	Each(a, func(key, member value) bool {
 		if other := t.member(b, key); other != nil {
 			member = t.merge(member, other)
 		}
-		merged = t.insert(merged, key, member)
-		return true
-	})
-	t.each(b, func(key, member value) bool {
-		if t.member(a, key) == nil {
-			merged = t.insert(merged, key, member)
-		}
+		merged.Insert(t.term(key), t.term(member))
 		return true
 	})
 	return merged

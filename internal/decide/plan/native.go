@@ -24,12 +24,12 @@ var natives = map[string]native{
 		}
 		return nil
 	},
-	"is_string":         isKind(func(v value) bool { _, ok := text(v); return ok }),
-	"is_number":         isKind(func(v value) bool { _, ok := number(v); return ok }),
+	"is_string":         isKind(func(v value) bool { _, ok := Text(v); return ok }),
+	"is_number":         isKind(func(v value) bool { _, ok := Number(v); return ok }),
 	"is_boolean":        isKind(func(v value) bool { _, ok := boolean(v); return ok }),
-	"is_object":         isKind(isObject),
-	"is_array":          isKind(isArray),
-	"is_set":            isKind(isSet),
+	"is_object":         isKind(IsObject),
+	"is_array":          isKind(IsArray),
+	"is_set":            isKind(IsSet),
 	"neq":               func(t *terms, a []value) value { return truth(!t.equal(a[0], a[1])) },
 	"equal":             func(t *terms, a []value) value { return truth(t.equal(a[0], a[1])) },
 	"gt":                order(func(c int) bool { return c > 0 }),
@@ -38,6 +38,7 @@ var natives = map[string]native{
 	"lte":               order(func(c int) bool { return c <= 0 }),
 	"object.get":        objectGet,
 	"object.union":      objectUnion,
+	"json.remove":       jsonRemove,
 	"internal.member_2": isMember,
 }
 
@@ -56,7 +57,7 @@ func isKind(is func(value) bool) native {
 
 func onText(change func(string) string) native {
 	return func(_ *terms, a []value) value {
-		s, ok := text(a[0])
+		s, ok := Text(a[0])
 		if !ok {
 			return nil
 		}
@@ -70,8 +71,8 @@ func onText(change func(string) string) native {
 
 func onTexts(is func(a, b string) bool) native {
 	return func(_ *terms, a []value) value {
-		x, ok := text(a[0])
-		y, also := text(a[1])
+		x, ok := Text(a[0])
+		y, also := Text(a[1])
 		if !ok || !also {
 			return nil
 		}
@@ -81,8 +82,8 @@ func onTexts(is func(a, b string) bool) native {
 
 func order(is func(int) bool) native {
 	return func(t *terms, a []value) value {
-		x, ok := text(a[0])
-		y, also := text(a[1])
+		x, ok := Text(a[0])
+		y, also := Text(a[1])
 		if ok && also {
 			return truth(is(strings.Compare(x, y)))
 		}
@@ -91,15 +92,15 @@ func order(is func(int) bool) native {
 }
 
 func concat(t *terms, a []value) value {
-	between, ok := text(a[0])
-	if !ok || !isArray(a[1]) {
+	between, ok := Text(a[0])
+	if !ok || !IsArray(a[1]) {
 		return nil
 	}
 	var joined strings.Builder
 	fits, first := true, true
-	t.each(a[1], func(_, element value) bool {
+	Each(a[1], func(_, element value) bool {
 		var s string
-		if s, fits = text(element); !fits {
+		if s, fits = Text(element); !fits {
 			return false
 		}
 		if !first {
@@ -119,14 +120,14 @@ func concat(t *terms, a []value) value {
 const maxConcat = 64 << 10
 
 func objectGet(t *terms, a []value) value {
-	if !isObject(a[0]) {
+	if !IsObject(a[0]) {
 		return nil
 	}
 	found := a[0]
-	if !isArray(a[1]) {
+	if !IsArray(a[1]) {
 		found = t.member(found, a[1])
 	} else {
-		t.each(a[1], func(_, step value) bool {
+		Each(a[1], func(_, step value) bool {
 			found = t.member(found, step)
 			return found != nil
 		})
@@ -138,10 +139,42 @@ func objectGet(t *terms, a []value) value {
 }
 
 func objectUnion(t *terms, a []value) value {
-	if !isObject(a[0]) || !isObject(a[1]) {
+	if !IsObject(a[0]) || !IsObject(a[1]) {
 		return nil
 	}
 	return t.merge(a[1], a[0])
+}
+
+// jsonRemove knows only when there is nothing to remove, as in the twins of most enrollments.
+func jsonRemove(t *terms, a []value) value {
+	if !IsObject(a[0]) || !IsArray(a[1]) && !IsSet(a[1]) {
+		return nil
+	}
+	nothing := true
+	Each(a[1], func(_, path value) bool {
+		p, ok := Text(path)
+		nothing = ok && !t.mayLead(a[0], p)
+		return nothing
+	})
+	if !nothing {
+		return nil
+	}
+	return a[0]
+}
+
+// mayLead reports whether a path, such as a/b, may lead to something in a value.
+func (t *terms) mayLead(in value, path string) bool {
+	path = strings.TrimLeft(path, "/")
+	for {
+		step, rest, goesOn := strings.Cut(path, "/")
+		if strings.Contains(step, "~") || !IsObject(in) {
+			return step != "" && length(in) >= 0 // escaped, or through an array
+		}
+		if in = t.named(in, step); in == nil || !goesOn {
+			return in != nil
+		}
+		path = rest
+	}
 }
 
 func isMember(t *terms, a []value) value {
@@ -149,7 +182,7 @@ func isMember(t *terms, a []value) value {
 		return truth(set.Contains(t.term(a[0])))
 	}
 	found := false
-	t.each(a[1], func(_, element value) bool {
+	Each(a[1], func(_, element value) bool {
 		found = t.equal(a[0], element)
 		return !found
 	})
@@ -157,13 +190,11 @@ func isMember(t *terms, a []value) value {
 }
 
 // callNative calls a native, and OPA's own function if that declines.
-func (l *linker) callNative(native native, called *builtin, arguments []operand, target int, at *ast.Location) step {
+func callNative(native native, called *builtin, arguments []operand, target int, at *ast.Location) step {
 	return func(f *frame) jump {
-		values := f.arguments[:len(arguments)]
-		for i := range arguments {
-			if values[i] = arguments[i].of(f); values[i] == nil {
-				return leave
-			}
+		values := f.values(arguments)
+		if values == nil {
+			return leave
 		}
 		result := native(&f.terms, values)
 		if result == nil {

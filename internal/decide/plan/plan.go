@@ -26,6 +26,8 @@ import (
 type Options struct {
 	// Functions can be called besides those of OPA.
 	Functions map[string]*topdown.Builtin
+	// Added are those of Functions that work on values as they are.
+	Added map[string]Function
 	// Noted is the name of a function that rules call with their number when they hold; see [Evaluation.Held].
 	Noted string
 	// Data is the data that the rules see, besides what rules define.

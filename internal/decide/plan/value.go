@@ -12,15 +12,17 @@ import (
 	"github.com/usher-dps/usher/dps"
 )
 
-// A value in a register is one of
+// Value is what a register holds, one of
 //
 //   - nil: undefined,
-//   - a [dps.Value]: a part of the request as it was parsed, unless that is null,
-//   - *array, *object and string, which the plan makes,
+//   - a *[dps.Value]: a part of the request as it was parsed, unless that is null,
+//   - what the plan makes: an array, an object or a string of its own,
 //   - an [ast.Value]: data, sets, what built-in functions return, and null.
 //
 // So what a rule only looks at or passes on never becomes a term of OPA.
-type value = any
+type Value = any
+
+type value = Value
 
 var null value = ast.Null{}
 
@@ -32,14 +34,32 @@ type array struct {
 
 // object is an object that the plan made, all keys of which are strings. Others are an [ast.Object].
 type object struct {
-	members []member
+	members []Member
 	index   map[string]int // of members by name, if there are many
 	term    ast.Value
 }
 
-type member struct {
-	name  string
-	value value
+// Member is a member of an object.
+type Member struct {
+	Name  string
+	Value Value
+}
+
+// NewArray returns an array.
+func NewArray(elements ...Value) Value {
+	if len(elements) == 0 {
+		return ast.InternedEmptyArrayValue
+	}
+	return &array{elements: elements}
+}
+
+// NewObject returns an object of members with different names.
+func NewObject(members ...Member) Value {
+	o := &object{members: members}
+	if len(members) >= many {
+		o.reindex()
+	}
+	return o
 }
 
 // many is the number of members from which an index is faster than comparing names.
@@ -53,7 +73,7 @@ func (o *object) find(name string) int {
 		return -1
 	}
 	for i := range o.members {
-		if o.members[i].name == name {
+		if o.members[i].Name == name {
 			return i
 		}
 	}
@@ -62,7 +82,7 @@ func (o *object) find(name string) int {
 
 func (o *object) get(name string) value {
 	if i := o.find(name); i >= 0 {
-		return o.members[i].value
+		return o.members[i].Value
 	}
 	return nil
 }
@@ -70,30 +90,34 @@ func (o *object) get(name string) value {
 func (o *object) set(name string, v value) {
 	o.term = nil
 	if i := o.find(name); i >= 0 {
-		o.members[i].value = v
+		o.members[i].Value = v
 		return
 	}
-	if o.members = append(o.members, member{name, v}); o.index != nil {
+	if o.members = append(o.members, Member{name, v}); o.index != nil {
 		o.index[name] = len(o.members) - 1
 	} else if len(o.members) == many {
-		o.index = make(map[string]int, 2*many)
-		for i, m := range o.members {
-			o.index[m.name] = i
-		}
+		o.reindex()
+	}
+}
+
+func (o *object) reindex() {
+	o.index = make(map[string]int, 2*len(o.members))
+	for i, m := range o.members {
+		o.index[m.Name] = i
 	}
 }
 
 // inOrder returns the members by name.
-func (o *object) inOrder() []member {
-	byName := func(a, b member) int { return strings.Compare(a.name, b.name) }
+func (o *object) inOrder() []Member {
+	byName := func(a, b Member) int { return strings.Compare(a.Name, b.Name) }
 	if slices.IsSortedFunc(o.members, byName) {
 		return o.members
 	}
 	return slices.SortedFunc(slices.Values(o.members), byName)
 }
 
-// text returns a string.
-func text(v value) (string, bool) {
+// Text returns a string.
+func Text(v value) (string, bool) {
 	switch v := v.(type) {
 	case *dps.Value:
 		return v.Text(), v.Kind() == dps.String
@@ -105,8 +129,8 @@ func text(v value) (string, bool) {
 	return "", false
 }
 
-// number returns a number as it is written.
-func number(v value) (ast.Number, bool) {
+// Number returns a number as it is written.
+func Number(v value) (ast.Number, bool) {
 	switch v := v.(type) {
 	case *dps.Value:
 		return ast.Number(v.Number()), v.Kind() == dps.Number
@@ -141,7 +165,11 @@ func parsed(v *dps.Value) value {
 // the same ones to several functions.
 type terms struct {
 	request map[*dps.Value]ast.Value // objects and arrays
+	key     ast.Term                 // of a look in an object
 }
+
+// Term returns a value as a term of OPA.
+func Term(v Value) *ast.Term { return new(terms).term(v) }
 
 func (t *terms) term(v value) *ast.Term { return &ast.Term{Value: t.value(v)} }
 
@@ -163,7 +191,7 @@ func (t *terms) value(v value) ast.Value {
 		if v.term == nil {
 			pairs := make([][2]*ast.Term, 0, len(v.members))
 			for _, m := range v.members {
-				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(m.name)}, t.term(m.value)})
+				pairs = append(pairs, [2]*ast.Term{{Value: ast.String(m.Name)}, t.term(m.Value)})
 			}
 			v.term = ast.NewObject(pairs...)
 		}
@@ -217,16 +245,16 @@ func (t *terms) parsed(v *dps.Value) ast.Value {
 
 // equal compares two values that are defined.
 func (t *terms) equal(a, b value) bool {
-	if x, ok := text(a); ok {
-		y, ok := text(b)
+	if x, ok := Text(a); ok {
+		y, ok := Text(b)
 		return ok && x == y
 	}
 	if x, ok := boolean(a); ok {
 		y, ok := boolean(b)
 		return ok && x == y
 	}
-	if x, ok := number(a); ok {
-		y, ok := number(b)
+	if x, ok := Number(a); ok {
+		y, ok := Number(b)
 		return ok && (x == y || x.Compare(y) == 0)
 	}
 	switch x := a.(type) {
@@ -237,13 +265,14 @@ func (t *terms) equal(a, b value) bool {
 		y, ok := b.(ast.Set)
 		return ok && x.Compare(y) == 0
 	}
-	if isArray(a) != isArray(b) || isObject(a) != isObject(b) || length(a) != length(b) {
+	if IsArray(a) != IsArray(b) || IsObject(a) != IsObject(b) || length(a) != length(b) {
 		return false
 	}
 	return t.value(a).Compare(t.value(b)) == 0
 }
 
-func isArray(v value) bool {
+// IsArray reports whether a value is an array.
+func IsArray(v value) bool {
 	switch v := v.(type) {
 	case *dps.Value:
 		return v.Kind() == dps.Array
@@ -253,7 +282,8 @@ func isArray(v value) bool {
 	return false
 }
 
-func isObject(v value) bool {
+// IsObject reports whether a value is an object.
+func IsObject(v value) bool {
 	switch v := v.(type) {
 	case *dps.Value:
 		return v.Kind() == dps.Object
@@ -263,7 +293,8 @@ func isObject(v value) bool {
 	return false
 }
 
-func isSet(v value) bool {
+// IsSet reports whether a value is a set.
+func IsSet(v value) bool {
 	_, ok := v.(ast.Set)
 	return ok
 }
@@ -304,11 +335,11 @@ func (t *terms) member(of, key value) value {
 			if i := index(key, of.Len()); i >= 0 {
 				return parsed(of.At(i))
 			}
-		} else if name, ok := text(key); ok {
+		} else if name, ok := Text(key); ok {
 			return parsed(of.Get(name))
 		}
 	case *object:
-		if name, ok := text(key); ok {
+		if name, ok := Text(key); ok {
 			return of.get(name)
 		}
 	case *array:
@@ -316,7 +347,8 @@ func (t *terms) member(of, key value) value {
 			return of.elements[i]
 		}
 	case ast.Object:
-		return valueOf(of.Get(t.term(key)))
+		t.key.Value = t.value(key)
+		return valueOf(of.Get(&t.key))
 	case *ast.Array:
 		if i := index(key, of.Len()); i >= 0 {
 			return of.Elem(i).Value
@@ -329,6 +361,17 @@ func (t *terms) member(of, key value) value {
 	return nil
 }
 
+// named returns the member of an object that has a name; nil if there is none.
+func (t *terms) named(of value, name string) value {
+	switch of := of.(type) {
+	case *dps.Value:
+		return parsed(of.Get(name))
+	case *object:
+		return of.get(name)
+	}
+	return t.member(of, name)
+}
+
 func valueOf(term *ast.Term) value {
 	if term == nil {
 		return nil
@@ -338,7 +381,7 @@ func valueOf(term *ast.Term) value {
 
 // index is the index in an array that a key stands for; -1 if it is none.
 func index(key value, size int) int {
-	n, ok := number(key)
+	n, ok := Number(key)
 	if !ok {
 		return -1
 	}
@@ -355,8 +398,8 @@ func index(key value, size int) int {
 	return i
 }
 
-// each yields the keys and values of a collection in OPA's order, until visit returns false.
-func (t *terms) each(of value, visit func(key, value value) bool) {
+// Each yields the keys and values of a collection in OPA's order, until visit returns false.
+func Each(of value, visit func(key, value value) bool) {
 	switch of := of.(type) {
 	case *dps.Value:
 		if of.Kind() == dps.Array {
@@ -374,7 +417,7 @@ func (t *terms) each(of value, visit func(key, value value) bool) {
 		}
 	case *object:
 		for _, m := range of.inOrder() {
-			if !visit(m.name, m.value) {
+			if !visit(m.Name, m.Value) {
 				return
 			}
 		}
@@ -397,6 +440,29 @@ func (t *terms) each(of value, visit func(key, value value) bool) {
 	}
 }
 
+// fields yields the members of an object in no order. It stops and returns false at a key that is no string.
+func fields(of value, visit func(name string, member value)) bool {
+	switch of := of.(type) {
+	case *dps.Value:
+		for i := range of.Len() {
+			visit(of.At(i).Name(), parsed(of.At(i)))
+		}
+	case *object:
+		for _, m := range of.members {
+			visit(m.Name, m.Value)
+		}
+	case ast.Object:
+		return !of.Until(func(key, member *ast.Term) bool {
+			name, ok := key.Value.(ast.String)
+			if ok {
+				visit(string(name), member.Value)
+			}
+			return !ok
+		})
+	}
+	return true
+}
+
 // byName returns the members of an object in the order of their names.
 func byName(object *dps.Value) []*dps.Value {
 	members := make([]*dps.Value, object.Len())
@@ -414,10 +480,10 @@ func (m *machine) json(v value) (dps.Value, error) {
 	if m.made(termBytes, &noPlace) != next { // a value can contain another one many times
 		return dps.Value{}, m.err
 	}
-	if s, ok := text(v); ok {
+	if s, ok := Text(v); ok {
 		return dps.StringValue(s), nil
 	}
-	if n, ok := number(v); ok {
+	if n, ok := Number(v); ok {
 		return dps.NumberValue(json.Number(n)), nil
 	}
 	if b, ok := boolean(v); ok {
@@ -441,11 +507,11 @@ func (m *machine) json(v value) (dps.Value, error) {
 	case *object:
 		members := make([]dps.Value, len(v.members))
 		for i := range v.members {
-			member, err := m.json(v.members[i].value)
+			member, err := m.json(v.members[i].Value)
 			if err != nil {
 				return dps.Value{}, err
 			}
-			members[i] = member.Named(v.members[i].name)
+			members[i] = member.Named(v.members[i].Name)
 		}
 		return dps.ObjectValue(members), nil
 	case ast.Object:
@@ -455,7 +521,7 @@ func (m *machine) json(v value) (dps.Value, error) {
 	}
 	elements := make([]dps.Value, 0, length(v))
 	var err error
-	m.each(v, func(_, element value) bool {
+	Each(v, func(_, element value) bool {
 		var one dps.Value
 		one, err = m.json(element)
 		elements = append(elements, one)
@@ -486,7 +552,7 @@ func (m *machine) jsonParsed(v *dps.Value) (dps.Value, error) {
 func (m *machine) members(object ast.Object, into *[]dps.Value) error {
 	at := make(map[string]int, object.Len())
 	return object.Iter(func(key, member *ast.Term) error {
-		name, ok := text(key.Value)
+		name, ok := Text(key.Value)
 		if !ok {
 			var err error
 			if name, err = nameOf(key.Value); err != nil {

@@ -1,7 +1,6 @@
 package ruleset
 
 import (
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -15,15 +14,16 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/plan"
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 )
 
 // customBuiltins returns the functions that Usher adds to Rego. They are in the namespace "usher", and their results
 // depend only on their arguments. Rules call them through rules/lib, which explains what they are for. They are in Go
 // because the same in Rego takes a multiple of the time of the rest of a decision.
-func customBuiltins() []*topdown.Builtin {
+func customBuiltins() []function {
 	hubs := types.NewArray(nil, types.S)
-	return []*topdown.Builtin{
+	return []function{
 		custom("usher.certificate", "Reads an X.509 certificate. Undefined if the text is not a certificate. Signature, chain and dates are not checked.",
 			builtinCertificate,
 			types.Named("certificate", certificateType()).Description("with the names of DPS's X509CertificateInfo where that has the same members"),
@@ -55,20 +55,27 @@ func customBuiltins() []*topdown.Builtin {
 	}
 }
 
-func custom(name, description string, impl topdown.BuiltinFunc, result types.Type, args ...types.Type) *topdown.Builtin {
+// function is a function that Usher adds to Rego, for topdown and for plans.
+type function struct {
+	*topdown.Builtin
+	call plan.Function
+}
+
+func custom(name, description string, call plan.Function, result types.Type, args ...types.Type) function {
 	_, isLookup := LookupName(name)
-	return &topdown.Builtin{
-		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: name != CertificateBuiltin && !isLookup},
-		// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them
-		// OPA drops the error.
-		Func: func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-			err := impl(bctx, operands, iter)
-			if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
-				return &topdown.Error{Code: topdown.TypeErr, Message: name + ": " + operand.Error(), Location: bctx.Location}
-			}
-			return err
-		},
+	// A wrong operand gets the function's name and the place of the call, as in OPA's own functions. Without them OPA drops
+	// the error.
+	named := func(c *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+		v, err := call(c, arguments)
+		if operand, ok := errors.AsType[builtins.ErrOperand](err); ok {
+			err = &topdown.Error{Code: topdown.TypeErr, Message: name + ": " + operand.Error(), Location: c.Location}
+		}
+		return v, err
 	}
+	return function{&topdown.Builtin{
+		Decl: &ast.Builtin{Name: name, Description: description, Decl: types.NewFunction(args, result), CanSkipBctx: name != CertificateBuiltin && !isLookup},
+		Func: plan.Function(named).ForTopdown(),
+	}, named}
 }
 
 // certificateType lets the compiler refuse a misspelled property of a certificate.
@@ -92,30 +99,32 @@ func certificateType() types.Type {
 // certificate.
 const CertificateBuiltin = "usher.certificate"
 
-func builtinCertificate(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	if known, ok := bctx.NDBuiltinCache.Get(CertificateBuiltin, ast.NewArray(operands[0])); ok {
-		return iter(ast.NewTerm(known))
-	}
-	text, err := builtins.StringOperand(operands[0].Value, 1)
+func builtinCertificate(c *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	text, err := textOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c, err := parseCertificate(bctx.Cancel, string(text))
+	if len(c.NDBuiltinCache) > 0 {
+		if known, ok := c.NDBuiltinCache.Get(CertificateBuiltin, ast.NewArray(ast.StringTerm(text))); ok {
+			return known, nil
+		}
+	}
+	read, err := parseCertificate(c.Cancel, text)
 	if err != nil {
-		return nil // undefined: to a rule, an unreadable certificate is none
+		return nil, nil // undefined: to a rule, an unreadable certificate is none
 	}
-	return iter(ast.ObjectTerm(
-		ast.Item(ast.InternedTerm("subject"), certificateNameTerm(c.Subject)),
-		ast.Item(ast.InternedTerm("issuer"), certificateNameTerm(c.Issuer)),
-		ast.Item(ast.InternedTerm("serialNumber"), ast.StringTerm(c.SerialNumber)),
-		ast.Item(ast.InternedTerm("version"), ast.IntNumberTerm(c.Version)),
-		ast.Item(ast.InternedTerm("notBeforeUtc"), ast.StringTerm(c.NotBefore.Format(time.RFC3339))),
-		ast.Item(ast.InternedTerm("notAfterUtc"), ast.StringTerm(c.NotAfter.Format(time.RFC3339))),
-		ast.Item(ast.InternedTerm("dnsNames"), textsTerm(c.DNSNames)),
-		ast.Item(ast.InternedTerm("uris"), textsTerm(c.URIs)),
-		ast.Item(ast.InternedTerm("sha1Thumbprint"), ast.StringTerm(c.SHA1Thumbprint)),
-		ast.Item(ast.InternedTerm("sha256Thumbprint"), ast.StringTerm(c.SHA256Thumbprint)),
-	))
+	return plan.NewObject(
+		plan.Member{Name: "subject", Value: certificateName(read.Subject)},
+		plan.Member{Name: "issuer", Value: certificateName(read.Issuer)},
+		plan.Member{Name: "serialNumber", Value: read.SerialNumber},
+		plan.Member{Name: "version", Value: ast.InternedTerm(read.Version).Value},
+		plan.Member{Name: "notBeforeUtc", Value: read.NotBefore.Format(time.RFC3339)},
+		plan.Member{Name: "notAfterUtc", Value: read.NotAfter.Format(time.RFC3339)},
+		plan.Member{Name: "dnsNames", Value: textArray(read.DNSNames)},
+		plan.Member{Name: "uris", Value: textArray(read.URIs)},
+		plan.Member{Name: "sha1Thumbprint", Value: read.SHA1Thumbprint},
+		plan.Member{Name: "sha256Thumbprint", Value: read.SHA256Thumbprint},
+	), nil
 }
 
 // parseCertificate reads a certificate. That of the request may have been read already. OPA passes nothing else of an
@@ -129,38 +138,38 @@ func parseCertificate(evaluation topdown.Cancel, text string) (*dps.Certificate,
 	return dps.ParseCertificate(text)
 }
 
-// certificateNameTerm leaves nothing out: an absent attribute is "" or [], so that rules need no guards.
-func certificateNameTerm(n dps.CertificateName) *ast.Term {
-	return ast.ObjectTerm(
-		ast.Item(ast.InternedTerm("commonName"), ast.StringTerm(n.CommonName)),
-		ast.Item(ast.InternedTerm("serialNumber"), ast.StringTerm(n.SerialNumber)),
-		ast.Item(ast.InternedTerm("organization"), textsTerm(n.Organization)),
-		ast.Item(ast.InternedTerm("organizationalUnit"), textsTerm(n.OrganizationalUnit)),
-		ast.Item(ast.InternedTerm("country"), textsTerm(n.Country)),
-		ast.Item(ast.InternedTerm("province"), textsTerm(n.Province)),
-		ast.Item(ast.InternedTerm("locality"), textsTerm(n.Locality)),
+// certificateName leaves nothing out: an absent attribute is "" or [], so that rules need no guards.
+func certificateName(n dps.CertificateName) plan.Value {
+	return plan.NewObject(
+		plan.Member{Name: "commonName", Value: n.CommonName},
+		plan.Member{Name: "serialNumber", Value: n.SerialNumber},
+		plan.Member{Name: "organization", Value: textArray(n.Organization)},
+		plan.Member{Name: "organizationalUnit", Value: textArray(n.OrganizationalUnit)},
+		plan.Member{Name: "country", Value: textArray(n.Country)},
+		plan.Member{Name: "province", Value: textArray(n.Province)},
+		plan.Member{Name: "locality", Value: textArray(n.Locality)},
 	)
 }
 
-func textsTerm(texts []string) *ast.Term {
-	terms := make([]*ast.Term, len(texts))
+func textArray(texts []string) plan.Value {
+	elements := make([]plan.Value, len(texts))
 	for i, text := range texts {
-		terms[i] = ast.StringTerm(text)
+		elements[i] = text
 	}
-	return ast.ArrayTerm(terms...)
+	return plan.NewArray(elements...)
 }
 
-func builtinLinked(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	linked, err := hubOperand(operands[0].Value, 1)
+func builtinLinked(_ *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	linked, err := hubOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names := byName(linked)
-	found := ast.NewObjectWithCapacity(len(names))
+	found := make([]plan.Member, 0, len(names))
 	for name, hub := range names {
-		found.Insert(ast.StringTerm(name), ast.StringTerm(hub))
+		found = append(found, plan.Member{Name: name, Value: hub})
 	}
-	return iter(ast.NewTerm(found))
+	return plan.NewObject(found...), nil
 }
 
 // byName maps the names and first labels of hubs to the host names as given. Of two hubs with one name the first counts,
@@ -179,28 +188,28 @@ func byName(linked []string) map[string]string {
 	return names
 }
 
-func builtinHubName(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	host, err := builtins.StringOperand(operands[0].Value, 1)
+func builtinHubName(_ *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	host, err := textOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return iter(ast.StringTerm(dps.HubName(string(host))))
+	return dps.HubName(host), nil
 }
 
-func builtinMatching(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	text, err := builtins.StringOperand(operands[0].Value, 1)
+func builtinMatching(_ *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	pattern, err := textOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	linked, err := hubOperand(operands[1].Value, 2)
+	linked, err := hubOperand(arguments, 2)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	found := ast.NewSetWithCapacity(len(linked))
-	for _, hub := range hubsLike(lowerASCII(string(text)), linked) {
+	for _, hub := range hubsLike(lowerASCII(pattern), linked) {
 		found.Add(ast.StringTerm(hub))
 	}
-	return iter(ast.NewTerm(found))
+	return found, nil
 }
 
 // hubsLike returns the hubs with a name or first label that matches a glob in lower case, each in one spelling, as byName
@@ -234,42 +243,70 @@ func lowerASCII(host string) string {
 	}, host)
 }
 
-// hubOperand reads an array of host names.
-func hubOperand(value ast.Value, position int) ([]string, error) {
-	array, err := builtins.ArrayOperand(value, position)
-	if err != nil {
-		return nil, err
+// textOperand reads an argument that must be a string. Positions count from 1.
+func textOperand(arguments []plan.Value, position int) (string, error) {
+	if text, ok := plan.Text(arguments[position-1]); ok {
+		return text, nil
 	}
-	hubs := make([]string, 0, array.Len())
-	err = array.Iter(func(element *ast.Term) error {
-		hub, ok := element.Value.(ast.String)
+	return "", typeError(arguments, position, "string")
+}
+
+func typeError(arguments []plan.Value, position int, want ...string) error {
+	return builtins.NewOperandTypeErr(position, plan.Term(arguments[position-1]).Value, want...)
+}
+
+// hubOperand reads an array of host names.
+func hubOperand(arguments []plan.Value, position int) ([]string, error) {
+	array := arguments[position-1]
+	if !plan.IsArray(array) {
+		return nil, typeError(arguments, position, "array")
+	}
+	var hubs []string
+	var err error
+	plan.Each(array, func(_, element plan.Value) bool {
+		hub, ok := plan.Text(element)
 		if !ok {
-			return builtins.NewOperandErr(position, "host names must be strings but one is %s", ast.ValueName(element.Value))
+			err = builtins.NewOperandErr(position, "host names must be strings but one is %s", ast.ValueName(plan.Term(element).Value))
 		}
-		hubs = append(hubs, string(hub))
-		return nil
+		hubs = append(hubs, hub)
+		return ok
 	})
 	return hubs, err
 }
 
-func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	key, err := builtins.StringOperand(operands[0].Value, 1)
+func builtinChoose(_ *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	key, err := textOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	linked, err := hubOperand(operands[2].Value, 3)
+	linked, err := hubOperand(arguments, 3)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	hubs := arguments[1]
+	weighted := plan.IsObject(hubs)
+	if !weighted && !plan.IsArray(hubs) && !plan.IsSet(hubs) {
+		return nil, typeError(arguments, 2, "object", "array", "set")
 	}
 	names := byName(linked)
 	var few [16]rendezvous.Candidate
 	candidates := few[:0]
-	add := func(name *ast.Term, weight float64) error {
-		n, ok := name.Value.(ast.String)
-		if !ok {
-			return builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(name.Value))
+	plan.Each(hubs, func(name, value plan.Value) bool {
+		weight := 1.0
+		if weighted {
+			weight, err = weightOf(name, value)
+		} else {
+			name = value
 		}
-		folded := dps.HubName(string(n))
+		text, ok := plan.Text(name)
+		switch {
+		case err != nil:
+			return false
+		case !ok:
+			err = builtins.NewOperandErr(2, "names must be strings but one is %s", ast.ValueName(plan.Term(name).Value))
+			return false
+		}
+		folded := dps.HubName(text)
 		if hub, ok := names[folded]; ok {
 			candidates = append(candidates, rendezvous.Candidate{Name: dps.HubName(hub), Weight: weight})
 		} else if strings.ContainsAny(folded, "*?") {
@@ -277,57 +314,40 @@ func builtinChoose(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*as
 				candidates = append(candidates, rendezvous.Candidate{Name: dps.HubName(hub), Weight: weight})
 			}
 		}
-		return nil
-	}
-	equal := func(name *ast.Term) error { return add(name, 1) }
-	switch hubs := operands[1].Value.(type) {
-	case ast.Object:
-		err = hubs.Iter(func(name, weight *ast.Term) error {
-			w, err := weightOf(name, weight.Value)
-			if err != nil {
-				return err
-			}
-			return add(name, w)
-		})
-	case *ast.Array:
-		err = hubs.Iter(equal)
-	case ast.Set:
-		err = hubs.Iter(equal)
-	default:
-		err = builtins.NewOperandTypeErr(2, hubs, "object", "array", "set")
-	}
+		return true
+	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	name, ok := rendezvous.Choose(string(key), candidates)
+	name, ok := rendezvous.Choose(key, candidates)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	return iter(ast.StringTerm(names[name]))
+	return names[name], nil
 }
 
-func weightOf(name *ast.Term, value ast.Value) (float64, error) {
-	number, ok := value.(ast.Number)
+func weightOf(name, value plan.Value) (float64, error) {
+	number, ok := plan.Number(value)
 	if !ok {
-		return 0, builtins.NewOperandErr(2, "weight of %s must be a number but is %s", name, ast.ValueName(value))
+		return 0, builtins.NewOperandErr(2, "weight of %s must be a number but is %s", plan.Term(name), ast.ValueName(plan.Term(value).Value))
 	}
 	weight, ok := number.Float64()
 	if !ok || weight < 0 {
-		return 0, builtins.NewOperandErr(2, "weight of %s must be a number from 0 to 1e308 but is %s", name, string(number))
+		return 0, builtins.NewOperandErr(2, "weight of %s must be a number from 0 to 1e308 but is %s", plan.Term(name), string(number))
 	}
 	return weight, nil
 }
 
-func builtinFraction(_ topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-	key, err := builtins.StringOperand(operands[0].Value, 1)
+func builtinFraction(_ *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+	key, err := textOperand(arguments, 1)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	ppm := rendezvous.Fraction(string(key))
+	ppm := rendezvous.Fraction(key)
 	if ppm == 0 {
-		return iter(ast.InternedTerm(0))
+		return ast.InternedTerm(0).Value, nil
 	}
 	// Written as a decimal rather than divided, because that is exact. The leading 1 keeps the zeros after the point.
 	digits := strconv.Itoa(1_000_000 + ppm)[1:]
-	return iter(ast.NumberTerm(json.Number("0." + strings.TrimRight(digits, "0"))))
+	return ast.Number("0." + strings.TrimRight(digits, "0")), nil
 }

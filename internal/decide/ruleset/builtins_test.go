@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,22 +9,24 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
 
+	"github.com/usher-dps/usher/internal/decide/plan"
 	"github.com/usher-dps/usher/internal/decide/rendezvous"
 )
 
-// call evaluates a Rego expression by the custom built-ins. The value is nil if it is undefined; the errors are those
-// of the compiler or of built-ins.
+// call evaluates a Rego expression by the custom built-ins, by topdown and by a plan, which must agree. The value is nil
+// if it is undefined; the errors are those of the compiler or of built-ins.
 func call(t *testing.T, expression string) (any, error) {
 	t.Helper()
 	capabilities := ast.CapabilitiesForThisVersion()
-	functions := map[string]*topdown.Builtin{}
+	functions, added := map[string]*topdown.Builtin{}, map[string]plan.Function{}
 	for _, custom := range customBuiltins() {
 		capabilities.Builtins = append(capabilities.Builtins, custom.Decl)
-		functions[custom.Decl.Name] = custom
+		functions[custom.Decl.Name], added[custom.Decl.Name] = custom.Builtin, custom.call
 	}
 	module, err := ast.ParseModuleWithOpts("test.rego", "package test\nanswer := "+expression,
 		ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities})
@@ -51,6 +54,23 @@ func call(t *testing.T, expression string) (any, error) {
 			value, err = ast.JSON(result["x"].Value)
 			return err
 		})
+	program, failed := plan.Compile(t.Context(), compiler, ast.MustParseBody("x = data.test.answer"), plan.Options{Functions: functions, Added: added, Data: ast.NewObject()})
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	planned, failed := program.Run(plan.Evaluation{Context: topdown.BuiltinContext{Context: t.Context(), Metrics: metrics.NoOp(), Cancel: topdown.NewCancel()}})
+	switch {
+	case err != nil:
+		if !errors.Is(failed, plan.ErrUnclear) {
+			t.Errorf("%s: topdown fails (%v), and the plan says %v, %v", expression, err, planned, failed)
+		}
+	case failed != nil || len(planned.Bindings) > 1 || (len(planned.Bindings) == 1) != (value != nil):
+		t.Errorf("%s: topdown says %v, the plan %v, %v", expression, value, planned, failed)
+	case value != nil:
+		if diff := cmp.Diff(value, planned.Bindings[0]["x"]); diff != "" {
+			t.Errorf("%s: -topdown +plan:\n%s", expression, diff)
+		}
+	}
 	return value, err
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
+
+	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
 // Restricted reports whether a built-in function is off unless [Options.AllowBuiltins] names it: its result depends on
@@ -48,14 +50,15 @@ func (rs *Ruleset) buildEnvironment() error {
 			problems = append(problems, Problem{Message: fmt.Sprintf("OPA has no built-in function %q to allow", name)})
 		}
 	}
-	rs.builtins = map[string]*topdown.Builtin{}
-	rs.added = customBuiltins()
+	rs.builtins, rs.functions = map[string]*topdown.Builtin{}, map[string]plan.Function{}
+	added := customBuiltins()
 	for _, d := range rs.lookups {
-		rs.added = append(rs.added, rs.lookupFunction(d))
+		added = append(added, rs.lookupFunction(d))
 	}
-	for _, custom := range rs.added {
-		allowed = append(allowed, custom.Decl)
-		rs.builtins[custom.Decl.Name] = custom
+	for _, f := range added {
+		allowed = append(allowed, f.Decl)
+		rs.added = append(rs.added, f.Builtin)
+		rs.builtins[f.Decl.Name], rs.functions[f.Decl.Name] = f.Builtin, f.call
 	}
 	rs.builtins[notedBuiltin] = &topdown.Builtin{Func: note, Decl: &ast.Builtin{Name: notedBuiltin, Decl: types.NewFunction(types.Args(types.N), nil)}}
 	rs.capabilities.Builtins = allowed

@@ -69,7 +69,7 @@ func (r *Rule) plan(prepared *preparedRule) *plan.Program {
 			query.Append(ast.Equality.Expr(ast.VarTerm(q.entry), ast.ArrayComprehensionTerm(ast.VarTerm(string(answerVar)), q.body)))
 		}
 		p.program, p.without = plan.Compile(context.Background(), prepared.compiler, query, plan.Options{
-			Functions: r.set.builtins, Noted: notedBuiltin, Data: r.set.data, Lists: names,
+			Functions: r.set.builtins, Added: r.set.functions, Noted: notedBuiltin, Data: r.set.data, Lists: names,
 		})
 	})
 	return p.program

@@ -13,11 +13,11 @@ import (
 	"github.com/agnivade/levenshtein"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
-	"github.com/open-policy-agent/opa/v1/topdown/builtins"
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/decide/plan"
 )
 
 // Rows are looked up by functions that the declarations in lookups.yaml add to Rego: lookup.device(key) for the look-up
@@ -136,30 +136,27 @@ func (e *LookupError) Error() string {
 func (e *LookupError) Unwrap() error { return e.Cause }
 
 // lookupFunction makes the function for a declaration.
-func (e *environment) lookupFunction(d *lookups.Declaration) *topdown.Builtin {
+func (e *environment) lookupFunction(d *lookups.Declaration) function {
 	name := LookupBuiltin(d.Name)
 	description := d.Description
 	if description == "" {
 		description = "Looks up a row by its key."
 	}
 	return custom(name, description+" Undefined if there is no such row. If the source cannot say, the decision is the fault lookup_failed, unless lookups.yaml says otherwise.",
-		func(bctx topdown.BuiltinContext, operands []*ast.Term, iter func(*ast.Term) error) error {
-			key, err := builtins.StringOperand(operands[0].Value, 1)
+		func(c *topdown.BuiltinContext, arguments []plan.Value) (plan.Value, error) {
+			key, err := textOperand(arguments, 1)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			a, _ := bctx.Context.Value(askingKey{}).(*asking)
+			a, _ := c.Context.Value(askingKey{}).(*asking)
 			if a == nil {
 				a = &asking{set: &Ruleset{environment: e}} // a test
 			}
-			row, err := a.row(bctx.Context, d, string(key))
-			switch {
-			case err != nil:
-				return topdown.Halt{Err: &LookupError{Lookup: d.Name, Place: PlaceOf(bctx.Location), Cause: err}}
-			case row == nil:
-				return nil
+			row, err := a.row(c.Context, d, key)
+			if err != nil {
+				return nil, topdown.Halt{Err: &LookupError{Lookup: d.Name, Place: PlaceOf(c.Location), Cause: err}}
 			}
-			return iter(row)
+			return row, nil
 		},
 		types.Named("row", typeOf(d.RowSchema)).Description("with the members that lookups.yaml declares"),
 		types.Named("key", types.S).Description("at most 1024 bytes"))
@@ -176,14 +173,14 @@ type asking struct {
 type asked struct {
 	declaration *lookups.Declaration
 	call        answer.Lookup
-	row         *ast.Term // nil if there is none
+	row         plan.Value // nil if there is none
 	err         error
 }
 
 type askingKey struct{}
 
 // row returns the row of a key; nil if there is none.
-func (a *asking) row(ctx context.Context, d *lookups.Declaration, key string) (*ast.Term, error) {
+func (a *asking) row(ctx context.Context, d *lookups.Declaration, key string) (plan.Value, error) {
 	if !d.CaseSensitive {
 		key = strings.ToLower(key)
 	}
@@ -208,7 +205,7 @@ func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) as
 		switch {
 		case call.Undefined:
 		case call.Result != nil:
-			one.row, one.err = rowTerm(call.Result)
+			one.row, one.err = rowValue(call.Result)
 		default:
 			one.err = errors.New(call.Fault)
 		}
@@ -237,7 +234,7 @@ func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) as
 		}
 		row := d.Declared(found.Row)
 		one.call.Result = row
-		one.row, one.err = rowTerm(row)
+		one.row, one.err = rowValue(row)
 	}
 	if one.err != nil {
 		one.call.Fault = one.err.Error()
@@ -245,12 +242,12 @@ func (a *asking) ask(ctx context.Context, d *lookups.Declaration, key string) as
 	return one
 }
 
-func rowTerm(row any) (*ast.Term, error) {
+func rowValue(row any) (plan.Value, error) {
 	value, err := ast.InterfaceToValue(row)
 	if err != nil {
 		return nil, fmt.Errorf("the row is not JSON: %w", err)
 	}
-	return ast.NewTerm(value), nil
+	return value, nil
 }
 
 func (a *asking) find(ctx context.Context, d *lookups.Declaration, key string) (lookups.Found, error) {

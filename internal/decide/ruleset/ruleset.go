@@ -83,7 +83,8 @@ type environment struct {
 	compiling    *ast.Capabilities  // capabilities and bounded functions
 	added        []*topdown.Builtin // the functions that Usher adds to Rego
 	builtins     map[string]*topdown.Builtin
-	notes        sync.Pool // of *notes
+	functions    map[string]plan.Function // the added ones, for plans
+	notes        sync.Pool                // of *notes
 	schemas      *ast.SchemaSet
 	store        storage.Store
 	txn          storage.Transaction
