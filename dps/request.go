@@ -87,7 +87,7 @@ func (r *AllocationRequest) SetService(name string) {
 	if r.Service = name; r.body == nil {
 		return
 	}
-	r.body = r.body.with("usher", ObjectValue([]Value{StringValue(name).Named("service")}))
+	r.body = r.body.With("usher", ObjectValue([]Value{StringValue(name).Named("service")}))
 }
 
 // RegisteredOn returns the request that DPS would send if the device registered again, now with this identity on this hub.
@@ -95,8 +95,8 @@ func (r *AllocationRequest) RegisteredOn(hub, deviceID string) *AllocationReques
 	next := *r
 	next.Device.CurrentIotHubHostName, next.Device.CurrentDeviceID = hub, deviceID
 	if device := r.body.Get("deviceRuntimeContext"); device != nil {
-		device = device.with("currentIotHubHostName", StringValue(hub))
-		next.body = r.body.with("deviceRuntimeContext", *device.with("currentDeviceId", StringValue(deviceID)))
+		device = device.With("currentIotHubHostName", StringValue(hub))
+		next.body = r.body.With("deviceRuntimeContext", *device.With("currentDeviceId", StringValue(deviceID)))
 	}
 	return &next
 }

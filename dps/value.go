@@ -219,10 +219,16 @@ func (v *Value) AppendJSON(b []byte) []byte {
 	return append(b, last)
 }
 
-// with returns a copy of an object with a member set.
-func (v *Value) with(name string, member Value) *Value {
-	below := slices.DeleteFunc(slices.Clone(v.below), func(other Value) bool { return other.name == name })
-	return &Value{name: v.name, kind: Object, below: ordered(append(below, member.Named(name)))}
+// With returns a copy of an object with a member set. A new one is put where the order of names wants it.
+func (v *Value) With(name string, member Value) *Value {
+	below := slices.Clone(v.below)
+	at := slices.IndexFunc(below, func(other Value) bool { return other.name == name })
+	if at < 0 {
+		at, _ = slices.BinarySearchFunc(below, name, func(other Value, name string) int { return strings.Compare(other.name, name) })
+		below = slices.Insert(below, at, Value{})
+	}
+	below[at] = member.Named(name)
+	return &Value{name: v.name, kind: Object, below: ordered(below)}
 }
 
 // ordered puts members in the order that Get expects.

@@ -93,11 +93,34 @@ func TestValueOfReadsBack(t *testing.T) {
 	dps.ValueOf([]any{1})
 }
 
+func TestWith(t *testing.T) {
+	t.Parallel()
+	object := dps.ValueOf(map[string]any{"b": true, "d": nil})
+	for name, want := range map[string]string{
+		"a": `{"a":"x","b":true,"d":null}`, "b": `{"b":"x","d":null}`, "c": `{"b":true,"c":"x","d":null}`, "e": `{"b":true,"d":null,"e":"x"}`,
+	} {
+		if got := string(object.With(name, dps.StringValue("x")).AppendJSON(nil)); got != want {
+			t.Errorf("with %s: %s, want %s", name, got, want)
+		}
+	}
+	if got := string(object.AppendJSON(nil)); got != `{"b":true,"d":null}` {
+		t.Errorf("the object itself is now %s", got)
+	}
+	for i := range 40 { // from some size on members are found by the order of their names
+		object = object.With(fmt.Sprint("m", 39-i), dps.NumberValue(json.Number(fmt.Sprint(i))))
+	}
+	for i := range 40 {
+		if got := object.Get(fmt.Sprint("m", 39-i)).Number(); got != json.Number(fmt.Sprint(i)) {
+			t.Errorf("m%d is %s, want %d", 39-i, got, i)
+		}
+	}
+}
+
 func TestRegisteredOn(t *testing.T) {
 	t.Parallel()
-	before := parse(t, `{"linkedHubs":["g","h"],"deviceRuntimeContext":{"registrationId":"d","currentIotHubHostName":"g"}}`)
+	before := parse(t, `{"linkedHubs":["g","h"],"deviceRuntimeContext":{"currentIotHubHostName":"g","registrationId":"d"}}`)
 	after := before.RegisteredOn("h", "id")
-	want := `{"linkedHubs":["g","h"],"deviceRuntimeContext":{"registrationId":"d","currentIotHubHostName":"h","currentDeviceId":"id"}}`
+	want := `{"linkedHubs":["g","h"],"deviceRuntimeContext":{"currentDeviceId":"id","currentIotHubHostName":"h","registrationId":"d"}}`
 	if got := string(after.Body().AppendJSON(nil)); got != want || after.Device.CurrentIotHubHostName != "h" || after.Device.CurrentDeviceID != "id" {
 		t.Errorf("got %s, %+v", got, after.Device)
 	}

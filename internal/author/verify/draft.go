@@ -111,10 +111,12 @@ func certified(s subject) attestation {
 // body returns the request as DPS would send it.
 func (d *draft) body() []byte { return bodyOf(d.document()) }
 
+// usualSize is that of most requests: a buffer that grows from nothing is copied many times.
+const usualSize = 1 << 10
+
 // bodyOf returns a document as DPS would send it.
 func bodyOf(document map[string]any) []byte {
-	const usual = 1 << 10 // a buffer that grows from nothing is copied many times
-	return dps.AppendValue(make([]byte, 0, usual), document)
+	return dps.AppendValue(make([]byte, 0, usualSize), document)
 }
 
 // document returns the request, of which it shares parts with the draft.

@@ -141,7 +141,7 @@ func (f *follower) solve(ctx context.Context, d *draft, input map[string]any, fa
 func (c *checker) judges() bool { return c.wanted[Invariant] && c.invariants.Has(c.rule.Package) }
 
 // input is what the invariants see of a decision.
-func (d *decided) input() map[string]any { return invariants.Input(d.document(), &d.Answer) }
+func (d *decided) input() map[string]any { return invariants.Input(d.request.Document(), &d.Answer) }
 
 // analyze returns what is known of the rule without a request, with what its invariants read and compare.
 func (c *checker) analyze() *dataflow.Analysis {

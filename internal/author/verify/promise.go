@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -122,17 +121,9 @@ func (c *checker) at(d *draft) *checker {
 // decided is a request and its answer.
 type decided struct {
 	body    []byte
+	key     [16]byte // of the memo
 	request *dps.AllocationRequest
-	parsed  map[string]any // nil until document makes it
 	answer.Answer
-}
-
-// document returns the request for follow-ups, which change a copyOf it.
-func (d *decided) document() map[string]any {
-	if d.parsed == nil {
-		d.parsed = d.request.Document()
-	}
-	return d.parsed
 }
 
 // invalid reports whether the body is not an AllocationRequest.
@@ -207,8 +198,12 @@ func memoKey(body []byte, more ...[]byte) [16]byte {
 }
 
 func (c *checker) decide(ctx context.Context, body []byte) decided {
+	return c.decideAs(ctx, body, c.memoKey(body))
+}
+
+func (c *checker) decideAs(ctx context.Context, body []byte, key [16]byte) decided {
 	ctx = c.world.in(ctx)
-	d := decided{body: body}
+	d := decided{body: body, key: key}
 	if len(c.known) == 0 {
 		d.request, d.Answer = c.decider.AllocateJSON(ctx, body)
 	} else if request, err := dps.ParseAllocationRequest(body); err == nil {
@@ -217,7 +212,7 @@ func (c *checker) decide(ctx context.Context, body []byte) decided {
 		d.Result = answer.Malformed
 	}
 	if !c.nondeterministic && ctx.Err() == nil {
-		c.memo.keep(c.memoKey(body), briefOf(&d.Answer))
+		c.memo.keep(key, briefOf(&d.Answer))
 	}
 	return d
 }
@@ -227,12 +222,13 @@ func (c *checker) memoKey(body []byte) [16]byte {
 	return memoKey(body, c.world.salt())
 }
 
-func (c *checker) decideBriefly(ctx context.Context, document map[string]any) (brief, []byte) {
-	body := bodyOf(document)
-	if known, ok := c.memo.find(c.memoKey(body)); ok {
+func (c *checker) decideBriefly(ctx context.Context, request *dps.Value) (brief, []byte) {
+	body := request.AppendJSON(make([]byte, 0, usualSize))
+	key := c.memoKey(body)
+	if known, ok := c.memo.find(key); ok {
 		return known, body
 	}
-	d := c.decide(ctx, body)
+	d := c.decideAs(ctx, body, key)
 	return briefOf(&d.Answer), body
 }
 
@@ -352,7 +348,7 @@ func (c *checker) checkRepeat(ctx context.Context, a *decided) []broken {
 	}
 	// Only built-in functions that are off by default can give another result for the same request. Without them, one
 	// request in 16 is repeated, to check that claim.
-	if memoKey(a.body)[0]&15 != 0 && !c.nondeterministic {
+	if a.key[0]&15 != 0 && !c.nondeterministic {
 		return nil
 	}
 	again := c.decide(ctx, a.body)
@@ -374,14 +370,12 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 	path := []string{hub}
 	var then []byte
 	for range 3 {
-		document := copyOf(a.document())
-		device := document["deviceRuntimeContext"].(map[string]any)
-		device["currentIotHubHostName"] = path[len(path)-1]
-		device["currentDeviceId"] = device["registrationId"]
+		hub := path[len(path)-1]
+		again := a.request.RegisteredOn(hub, a.request.Device.RegistrationID).Body()
 		if a.request.Enrollment.Reprovision == dps.ReprovisionNever {
-			document["linkedHubs"] = []any{path[len(path)-1]} // DPS then names no other
+			again = again.With(linkedHubs, textArray(hub)) // DPS then names no other
 		}
-		next, body := c.decideBriefly(ctx, document)
+		next, body := c.decideBriefly(ctx, again)
 		if then == nil {
 			then = body
 		}
@@ -409,18 +403,18 @@ func (c *checker) checkSettles(ctx context.Context, a *decided) []broken {
 // change is a change to a request that must not change the answer.
 type change struct {
 	how, kind string
-	apply     func(document map[string]any) bool // of a copyOf; returns false if there is nothing to change
+	apply     func(request *dps.Value) *dps.Value // returns a changed copy; nil if there is nothing to change
 }
 
 // compare tries changes to a request until one changes the answer. If moves is set, only a move to another hub counts.
 func (c *checker) compare(ctx context.Context, promise string, a *decided, moves bool, changes ...change) []broken {
 	now := briefOf(&a.Answer)
 	for _, one := range changes {
-		document := copyOf(a.document())
-		if !one.apply(document) {
+		changed := one.apply(a.request.Body())
+		if changed == nil {
 			continue
 		}
-		next, then := c.decideBriefly(ctx, document)
+		next, then := c.decideBriefly(ctx, changed)
 		if next.result == answer.Timeout {
 			continue // that is found as a fault of its own, if it is not by chance
 		}
@@ -441,22 +435,21 @@ func (c *checker) checkCase(ctx context.Context, a *decided) []broken {
 		id = "enrollmentGroupId"
 	}
 	changes := []change{
-		{"with the registration ID in another case", "", otherCase("deviceRuntimeContext", "registrationId")},
+		{"with the registration ID in another case", "", otherCase(device, "registrationId")},
 		{"with the enrollment's name in another case", "", otherCase(string(a.request.Enrollment.Kind), id)},
-		{"with linkedHubs in another case", "", func(d map[string]any) bool {
-			hubs := d["linkedHubs"].([]any)
+		{"with linkedHubs in another case", "", otherHubs(func(hubs []string) []string {
 			for i, hub := range hubs {
-				hubs[i] = swapCase(hub.(string))
+				hubs[i] = swapCase(hub)
 			}
-			return true
-		}},
-		{"with the current hub in another case", "", otherCase("deviceRuntimeContext", "currentIotHubHostName")},
+			return hubs
+		})},
+		{"with the current hub in another case", "", otherCase(device, "currentIotHubHostName")},
 	}
-	all := change{"with all names in another case", "", func(d map[string]any) bool {
+	all := change{"with all names in another case", "", func(request *dps.Value) *dps.Value {
 		for i := range changes {
-			changes[i].apply(d)
+			request = cmp.Or(changes[i].apply(request), request)
 		}
-		return true
+		return request
 	}}
 	together := c.compare(ctx, casePromise, a, false, all)
 	// If the hosts are all in the same other case, that can hide a difference.
@@ -473,17 +466,42 @@ func (c *checker) checkCase(ctx context.Context, a *decided) []broken {
 	return together
 }
 
-// otherCase changes the letter case of a member of an object.
-func otherCase(object, name string) func(document map[string]any) bool {
-	return func(document map[string]any) bool {
-		members := document[object].(map[string]any)
-		text, ok := members[name].(string)
-		if !ok || swapCase(text) == text {
-			return false
+// The members of a request that are changed.
+const (
+	device     = "deviceRuntimeContext"
+	linkedHubs = "linkedHubs"
+)
+
+// otherCase changes the letter case of a member of an object of the request.
+func otherCase(object, name string) func(request *dps.Value) *dps.Value {
+	return func(request *dps.Value) *dps.Value {
+		members := request.Get(object)
+		text := members.Get(name).Text()
+		if swapCase(text) == text {
+			return nil
 		}
-		members[name] = swapCase(text)
-		return true
+		return request.With(object, *members.With(name, dps.StringValue(swapCase(text))))
 	}
+}
+
+// otherHubs changes the linked hubs.
+func otherHubs(to func([]string) []string) func(request *dps.Value) *dps.Value {
+	return func(request *dps.Value) *dps.Value {
+		now := request.Get(linkedHubs)
+		hubs := make([]string, now.Len())
+		for i := range hubs {
+			hubs[i] = now.At(i).Text()
+		}
+		return request.With(linkedHubs, textArray(to(hubs)...))
+	}
+}
+
+func textArray(texts ...string) dps.Value {
+	elements := make([]dps.Value, len(texts))
+	for i, text := range texts {
+		elements[i] = dps.StringValue(text)
+	}
+	return dps.ArrayValue(elements)
 }
 
 func swapCase(text string) string {
@@ -498,10 +516,10 @@ func (c *checker) checkOrder(ctx context.Context, a *decided) []broken {
 	if !c.wanted[orderPromise] || len(a.request.LinkedHubs) < 2 {
 		return nil
 	}
-	return c.compare(ctx, orderPromise, a, false, change{"with linkedHubs in reverse order", "", func(d map[string]any) bool {
-		slices.Reverse(d["linkedHubs"].([]any))
-		return true
-	}})
+	return c.compare(ctx, orderPromise, a, false, change{"with linkedHubs in reverse order", "", otherHubs(func(hubs []string) []string {
+		slices.Reverse(hubs)
+		return hubs
+	})})
 }
 
 // checkUnlink removes linked hubs that the device is not on.
@@ -512,14 +530,13 @@ func (c *checker) checkUnlink(ctx context.Context, a *decided) []broken {
 	}
 	others := slices.DeleteFunc(slices.Clone(a.request.LinkedHubs), func(other string) bool { return dps.SameHub(other, hub) })
 	if !c.thorough && len(others) > 1 {
-		others = others[int(memoKey(a.body)[1])%len(others):][:1]
+		others = others[int(a.key[1])%len(others):][:1]
 	}
 	var changes []change
 	for _, other := range others {
-		changes = append(changes, change{"with " + other + " no longer linked", "", func(d map[string]any) bool {
-			d["linkedHubs"] = slices.DeleteFunc(d["linkedHubs"].([]any), func(hub any) bool { return hub == any(other) })
-			return true
-		}})
+		changes = append(changes, change{"with " + other + " no longer linked", "", otherHubs(func(hubs []string) []string {
+			return slices.DeleteFunc(hubs, func(hub string) bool { return hub == other })
+		})})
 	}
 	return c.compare(ctx, unlinkPromise, a, true, changes...)
 }
@@ -533,62 +550,43 @@ func (c *checker) checkSticky(ctx context.Context, a *decided) []broken {
 	// variant, and all requests together get all of them.
 	first, last := 0, variants-1
 	if !c.thorough {
-		first = int(memoKey(a.body)[2]) % variants
+		first = int(a.key[2]) % variants
 		last = first
 	}
 	var changes []change
-	add := func(how string, apply func(document map[string]any, n int) bool, reads ...string) {
+	add := func(how string, apply func(request *dps.Value, n int) *dps.Value, reads ...string) {
 		if !slices.ContainsFunc(reads, c.analysis.ReadsAt) {
 			return
 		}
 		for n := first; n <= last; n++ {
-			changes = append(changes, change{how, how, func(d map[string]any) bool { return apply(d, n) }})
+			changes = append(changes, change{how, how, func(request *dps.Value) *dps.Value { return apply(request, n) }})
 		}
 	}
 	kind := string(a.request.Enrollment.Kind)
-	add("with another etag and date in the enrollment", func(d map[string]any, n int) bool {
-		record := d[kind].(map[string]any)
-		record["etag"] = fmt.Sprintf("\"usher-verify-%d\"", n)
-		record["lastUpdatedDateTimeUtc"] = fmt.Sprintf("%d-01-01T00:00:00Z", 2031+n)
-		return true
+	add("with another etag and date in the enrollment", func(request *dps.Value, n int) *dps.Value {
+		record := request.Get(kind).
+			With("etag", dps.StringValue(fmt.Sprintf("\"usher-verify-%d\"", n))).
+			With("lastUpdatedDateTimeUtc", dps.StringValue(fmt.Sprintf("%d-01-01T00:00:00Z", 2031+n)))
+		return request.With(kind, *record)
 	}, "/"+kind+"/etag", "/"+kind+"/lastUpdatedDateTimeUtc")
-	add("with an unknown member in the payload", func(d map[string]any, n int) bool {
-		device := d["deviceRuntimeContext"].(map[string]any)
-		payload, ok := device["payload"].(map[string]any)
-		if ok {
-			payload = maps.Clone(payload)
-			device["payload"] = payload
-			payload["usherVerify"] = fmt.Sprint("unknown ", n)
+	add("with an unknown member in the payload", func(request *dps.Value, n int) *dps.Value {
+		payload := request.Get(device).Get("payload")
+		if payload.Kind() != dps.Object {
+			return nil
 		}
-		return ok
+		payload = payload.With("usherVerify", dps.StringValue(fmt.Sprint("unknown ", n)))
+		return request.With(device, *request.Get(device).With("payload", *payload))
 	}, payloadPlace)
-	add("with its certificate renewed", func(d map[string]any, n int) bool {
-		device := d["deviceRuntimeContext"].(map[string]any)
-		x509, _ := device["x509"].(map[string]any)
-		text, _ := x509["clientCertificate"].(string)
-		again, ok := renewed(text, n)
-		if ok {
-			x509 = maps.Clone(x509)
-			device["x509"] = x509
-			x509["clientCertificate"] = again
+	add("with its certificate renewed", func(request *dps.Value, n int) *dps.Value {
+		x509 := request.Get(device).Get("x509")
+		again, ok := renewed(x509.Get("clientCertificate").Text(), n)
+		if !ok {
+			return nil
 		}
-		return ok
+		x509 = x509.With("clientCertificate", dps.StringValue(again))
+		return request.With(device, *request.Get(device).With("x509", *x509))
 	}, certificatePlace)
 	return c.compare(ctx, stickyPromise, a, true, changes...)
-}
-
-// copyOf returns a copy of a document. It shares with it what is below the members of the members.
-func copyOf(document map[string]any) map[string]any {
-	copied := maps.Clone(document)
-	for name, member := range copied {
-		switch v := member.(type) {
-		case map[string]any:
-			copied[name] = maps.Clone(v)
-		case []any:
-			copied[name] = slices.Clone(v)
-		}
-	}
-	return copied
 }
 
 // clone returns a deep copy of a document.

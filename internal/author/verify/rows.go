@@ -561,7 +561,7 @@ func (c *checker) checkFaults(ctx context.Context, a *decided) []broken {
 		return nil
 	}
 	// A share of the requests is enough to try each side of each expression.
-	if !c.thorough && memoKey(a.body, c.world.salt())[3]&3 != 0 {
+	if !c.thorough && a.key[3]&3 != 0 {
 		return nil
 	}
 	tried := map[string]bool{}

@@ -168,9 +168,14 @@ func (a *Analysis) At(pointer string) []Literal {
 
 // isWithin reports whether pointer is place or below it. AnyMember is any step.
 func isWithin(pointer, place string) bool {
-	steps := strings.Split(pointer, "/")
-	for i, step := range strings.Split(place, "/") {
-		if i >= len(steps) || step != steps[i] && step != AnyMember && steps[i] != AnyMember {
+	for more, goesOn := true, true; more; {
+		if !goesOn {
+			return false
+		}
+		var step, at string
+		step, place, more = strings.Cut(place, "/")
+		at, pointer, goesOn = strings.Cut(pointer, "/")
+		if step != at && step != AnyMember && at != AnyMember {
 			return false
 		}
 	}
