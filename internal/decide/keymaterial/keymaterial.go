@@ -43,86 +43,109 @@ const (
 )
 
 // Mask hides the key material of one request. The zero value only hides members by their names.
-type Mask struct {
-	texts  []string  // the key material, the longest first
-	lower  []string  // the same in lower case
-	ascii  bool      // all texts are ASCII
-	bytes  [4]uint64 // those that occur in lower
-	within func() *regexp.Regexp
+type Mask struct{ *keys }
+
+// keys is the key material of a request.
+type keys struct {
+	texts []string  // the longest first
+	has   [256]bool // the bytes in them; a letter counts in both cases
+	ascii bool      // all of them are ASCII
+
+	// Most masks need neither.
+	lowering, compiling sync.Once
+	lowered             []string       // the same in lower case
+	within              *regexp.Regexp // finds them inside others; nil if all are too short for that
 }
 
 // Of returns a mask for the key material in a request, given as a [dps.Value] or made of map[string]any and what else
 // encoding/json decodes to.
 func Of(request any) Mask {
-	var m Mask
-	m.collect(request, false)
+	var found collector
+	found.collect(request, false)
+	if len(found.texts) == 0 {
+		return Mask{}
+	}
 	// The longest text comes first, so that it is hidden before a part of it.
-	slices.SortFunc(m.texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
-	m.texts = slices.Compact(m.texts)
-	m.ascii = true
-	for _, text := range m.texts {
-		lower := strings.ToLower(text)
-		m.lower = append(m.lower, lower)
-		m.ascii = m.ascii && isASCII(text)
-		for i := range len(lower) {
-			m.bytes[lower[i]/64] |= 1 << (lower[i] % 64)
+	slices.SortFunc(found.texts, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	k := &keys{texts: slices.Compact(found.texts), ascii: true}
+	for _, text := range k.texts {
+		for i := range len(text) {
+			k.has[text[i]] = true
 		}
 	}
-	if len(m.texts) > 0 && len(m.texts[0]) >= minWithin {
-		m.within = sync.OnceValue(m.pattern) // most masks do not need it
+	for c, has := range k.has {
+		k.ascii = k.ascii && (!has || c < utf8.RuneSelf)
 	}
-	return m
+	for upper := 'A'; upper <= 'Z'; upper++ {
+		both := k.has[upper] || k.has[upper+'a'-'A']
+		k.has[upper], k.has[upper+'a'-'A'] = both, both
+	}
+	return Mask{k}
 }
 
-func (m Mask) pattern() *regexp.Regexp {
-	var patterns []string
-	for _, text := range m.texts {
-		if len(text) >= minWithin && utf8.ValidString(text) { // always true for parsed JSON
-			patterns = append(patterns, regexp.QuoteMeta(text))
+func (k *keys) lower() []string {
+	k.lowering.Do(func() {
+		for _, text := range k.texts {
+			k.lowered = append(k.lowered, strings.ToLower(text))
 		}
-	}
-	if len(patterns) == 0 {
-		return nil
-	}
-	return regexp.MustCompile("(?i)" + strings.Join(patterns, "|"))
+	})
+	return k.lowered
 }
 
-func (m *Mask) collect(value any, secret bool) {
+func (k *keys) pattern() *regexp.Regexp {
+	k.compiling.Do(func() {
+		var patterns []string
+		for _, text := range k.texts {
+			if len(text) >= minWithin && utf8.ValidString(text) { // always true for parsed JSON
+				patterns = append(patterns, regexp.QuoteMeta(text))
+			}
+		}
+		if len(patterns) > 0 {
+			k.within = regexp.MustCompile("(?i)" + strings.Join(patterns, "|"))
+		}
+	})
+	return k.within
+}
+
+// collector collects the key material of a request.
+type collector struct{ texts []string }
+
+func (c *collector) collect(value any, secret bool) {
 	switch v := value.(type) {
 	case map[string]any:
 		for name, member := range v {
-			m.collect(member, secret || IsName(name))
+			c.collect(member, secret || IsName(name))
 		}
 	case []any:
 		for _, element := range v {
-			m.collect(element, secret)
+			c.collect(element, secret)
 		}
 	case *dps.Value:
 		if v.Kind() == dps.String {
-			m.found(v.Text(), secret)
+			c.found(v.Text(), secret)
 		}
 		for i := range v.Len() {
-			m.collect(v.At(i), secret || IsName(v.At(i).Name()))
+			c.collect(v.At(i), secret || IsName(v.At(i).Name()))
 		}
 	case string:
-		m.found(v, secret)
+		c.found(v, secret)
 	}
 }
 
 // found collects a text, which is key material if secret is set.
-func (m *Mask) found(text string, secret bool) {
+func (c *collector) found(text string, secret bool) {
 	if !secret {
-		m.collectText(text)
+		c.collectText(text)
 		return
 	}
 	if text == "" {
 		return
 	}
-	m.texts = append(m.texts, text)
+	c.texts = append(c.texts, text)
 	if strings.Contains(text, "\n") { // for example PEM, whose line ends can be escaped where it is shown
 		for line := range strings.Lines(text) {
 			if line = strings.TrimSpace(line); len(line) >= minWithin {
-				m.texts = append(m.texts, line)
+				c.texts = append(c.texts, line)
 			}
 		}
 	}
@@ -135,12 +158,12 @@ func IsJSON(text string) bool {
 }
 
 // collectText finds key material in JSON that is a text, up to where it is broken.
-func (m *Mask) collectText(text string) {
+func (c *collector) collectText(text string) {
 	if !IsJSON(text) {
 		return
 	}
 	if inside, ok := unquoted(text); ok { // as each enrollment's etag is
-		m.collectText(inside)
+		c.collectText(inside)
 		return
 	}
 	decoder := jsontext.NewDecoder(strings.NewReader(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
@@ -165,7 +188,7 @@ func (m *Mask) collectText(text string) {
 			secret = IsName(token.String())
 			continue
 		default:
-			m.found(token.String(), secret || below > 0) // it ends: each is shorter than the text that it is in
+			c.found(token.String(), secret || below > 0) // it ends: each is shorter than the text that it is in
 		}
 		secret = false
 	}
@@ -191,21 +214,21 @@ func IsName(name string) bool {
 
 // Text returns a text without the key material in it.
 func (m Mask) Text(text string) string {
-	if len(m.texts) == 0 || m.isClean(text) {
+	if m.keys == nil || m.isClean(text) {
 		return text
 	}
 	lower := strings.ToLower(text)
 	found := !m.ascii || !isASCII(text) // the pattern folds letters that ToLower does not
-	for _, secret := range m.lower {
+	for _, secret := range m.lower() {
 		if lower == secret || len(lower) >= minPart && strings.Contains(secret, lower) {
 			return Masked
 		}
 		found = found || len(secret) >= minWithin && strings.Contains(lower, secret)
 	}
-	if !found || m.within == nil {
+	if !found {
 		return text
 	}
-	if pattern := m.within(); pattern != nil {
+	if pattern := m.pattern(); pattern != nil {
 		return pattern.ReplaceAllLiteralString(text, Masked)
 	}
 	return text
@@ -213,20 +236,16 @@ func (m Mask) Text(text string) string {
 
 // isClean reports whether there can be no key material in a text, as in nearly every one: the text is too short for
 // that, and has a character that no key has.
-func (m *Mask) isClean(text string) bool {
-	if !m.ascii || len(text) >= len(m.texts[len(m.texts)-1]) {
+func (k *keys) isClean(text string) bool {
+	if !k.ascii || len(text) >= len(k.texts[len(k.texts)-1]) {
 		return false
 	}
 	foreign := len(text) < minPart // then it is no part either
 	for i := range len(text) {
-		c := text[i]
-		if c >= utf8.RuneSelf {
+		if text[i] >= utf8.RuneSelf {
 			return false
 		}
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		foreign = foreign || m.bytes[c/64]&(1<<(c%64)) == 0
+		foreign = foreign || !k.has[text[i]]
 	}
 	return foreign
 }
