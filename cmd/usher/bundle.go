@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -129,7 +128,7 @@ func tryExchanges(ctx context.Context, rules *decider.Rules, fsys fs.FS, root st
 		if !isDecision {
 			continue
 		}
-		problems, err := tryExchange(ctx, allocator, fsys, base)
+		problems, err := exchange.Check(ctx, allocator, fsys, base)
 		if err != nil {
 			return err
 		}
@@ -142,31 +141,6 @@ func tryExchanges(ctx context.Context, rules *decider.Rules, fsys fs.FS, root st
 	}
 	return &exitError{code: exitTests, err: fmt.Errorf("nothing was packed, because %s (usher test --update writes what the rules decide now):\n%s",
 		count(len(failed), "exchange fails", "exchanges fail"), strings.Join(failed, "\n"))}
-}
-
-// tryExchange lists how the decision differs from the expected one. The error is that of a context that is done.
-func tryExchange(ctx context.Context, allocator *decider.Decider, fsys fs.FS, base string) ([]string, error) {
-	want, err := fs.ReadFile(fsys, base+exchange.DecisionSuffix)
-	if err != nil {
-		return []string{err.Error()}, nil
-	}
-	request, err := fs.ReadFile(fsys, base+exchange.RequestSuffix)
-	if err != nil {
-		return []string{"there is no " + path.Base(base) + exchange.RequestSuffix + " next to it"}, nil
-	}
-	a, err := exchange.Decide(ctx, allocator, request)
-	if err != nil {
-		return nil, err
-	}
-	got, err := exchange.JSON(&a)
-	if err != nil {
-		return []string{err.Error()}, nil
-	}
-	problems, err := exchange.Compare(want, got)
-	if err != nil {
-		return []string{"not JSON: " + err.Error()}, nil
-	}
-	return problems, nil
 }
 
 // writeFile replaces a file in one step, so that a reader never sees half of it.

@@ -2,11 +2,9 @@ package play
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -183,7 +181,7 @@ func (s *server) runExchanges(ctx context.Context, loaded *workspace.Loaded, rep
 			return err
 		}
 		one := testCase{Name: base, File: name, Line: 1, Outcome: passed}
-		problems, err := compareExchange(ctx, loaded.Files, d, base)
+		problems, err := exchange.Check(ctx, d, loaded.Files, base)
 		if err != nil {
 			return err
 		}
@@ -192,35 +190,6 @@ func (s *server) runExchanges(ctx context.Context, loaded *workspace.Loaded, rep
 		}
 		return report(one)
 	})
-}
-
-// compareExchange returns how the answer to a request differs from the expected one. The error is that of a context that
-// is done.
-func compareExchange(ctx context.Context, files fs.FS, d *decider.Decider, base string) ([]string, error) {
-	request, err := fs.ReadFile(files, base+exchange.RequestSuffix)
-	if err != nil {
-		return nil, err
-	}
-	want, err := fs.ReadFile(files, base+exchange.DecisionSuffix)
-	if errors.Is(err, fs.ErrNotExist) {
-		return []string{fmt.Sprintf("there is no %s next to it", path.Base(base+exchange.DecisionSuffix))}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	a, err := exchange.Decide(ctx, d, request)
-	if err != nil {
-		return nil, err
-	}
-	got, err := exchange.JSON(&a)
-	if err != nil {
-		return []string{err.Error()}, nil
-	}
-	problems, err := exchange.Compare(want, got)
-	if err != nil {
-		return []string{fmt.Sprintf("%s is not JSON: %v", base+exchange.DecisionSuffix, err)}, nil
-	}
-	return problems, nil
 }
 
 // maxBudget bounds how many requests a search tries for each rule.

@@ -154,6 +154,35 @@ func (e Exchange) Run(ctx context.Context, d *decider.Decider, update bool) (Res
 	return result, nil
 }
 
+// Check answers the request of an exchange in files, base plus a suffix, and lists how the answer differs from the
+// expected one, or what is wrong with the files. The error is that of a context that is done.
+func Check(ctx context.Context, d *decider.Decider, files fs.FS, base string) (problems []string, err error) {
+	request, err := fs.ReadFile(files, base+RequestSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []string{fmt.Sprintf("there is no %s next to it", path.Base(base+RequestSuffix))}, nil
+	} else if err != nil {
+		return []string{err.Error()}, nil
+	}
+	want, err := fs.ReadFile(files, base+DecisionSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []string{fmt.Sprintf("there is no %s next to it", path.Base(base+DecisionSuffix))}, nil
+	} else if err != nil {
+		return []string{err.Error()}, nil
+	}
+	a, err := Decide(ctx, d, request)
+	if err != nil {
+		return nil, err
+	}
+	got, err := JSON(&a)
+	if err != nil {
+		return []string{fmt.Sprintf("the decision cannot be written as JSON: %v", err)}, nil
+	}
+	if problems, err = Compare(want, got); err != nil {
+		return []string{fmt.Sprintf("%s is not JSON: %v", path.Base(base+DecisionSuffix), err)}, nil
+	}
+	return problems, nil
+}
+
 func readBounded(name string) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {

@@ -183,6 +183,31 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// What files hold is checked like what is on disk.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	const rejected = `{"outcome": "rejected", "rule": "allocation.line", "reasons": ["no"]}`
+	for name, c := range map[string]struct{ request, decision, want string }{
+		"same":          {request(`{"reject": true}`), rejected, ""},
+		"another":       {request(`{"reject": true}`), strings.Replace(rejected, "no", "yes", 1), `/reasons: want ["yes"], got ["no"]`},
+		"no decision":   {request(`{"reject": true}`), "", "there is no x.decision.json next to it"},
+		"no request":    {"", rejected, "there is no x.request.json next to it"},
+		"not JSON":      {request(`{"reject": true}`), "{} {}", "x.decision.json is not JSON: something follows the document"},
+		"not a request": {"{", rejected, `/outcome: want "rejected", got nothing`},
+	} {
+		files := fstest.MapFS{}
+		for file, text := range map[string]string{"a/x.request.json": c.request, "a/x.decision.json": c.decision} {
+			if text != "" {
+				files[file] = &fstest.MapFile{Data: []byte(text)}
+			}
+		}
+		problems, err := exchange.Check(t.Context(), allocator(t), files, "a/x")
+		if got := strings.Join(problems, "\n"); err != nil || !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)
+		}
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	root, exchanges := folder(t, map[string]string{
