@@ -59,13 +59,18 @@ func (e *exitError) Unwrap() error { return e.err }
 // usageError marks an error as one of the command line.
 func usageError(err error) error { return &exitError{code: exitUsage, err: err} }
 
-// usageArgs marks the errors of a check of arguments as errors of the command line.
+// usageArgs marks the errors of a check of arguments as errors of the command line. It words those of cobra, which are
+// about their number.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
+		err := check(cmd, args)
+		switch {
+		case err == nil:
+			return nil
+		case cmd.HasSubCommands():
 			return usageError(err)
 		}
-		return nil
+		return usageError(fmt.Errorf("%s given, want %s", plural(len(args), "argument"), strings.TrimSuffix(cmd.UseLine(), " [flags]")))
 	}
 }
 

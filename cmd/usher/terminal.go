@@ -165,12 +165,17 @@ func describeFlagError(err error) error {
 	if !ok {
 		return err
 	}
-	switch invalid.GetFlag().Value.(type) {
-	case choice, *hubList, *hubLimits, *tableFiles:
-	default:
-		return err
+	reason := errors.Unwrap(invalid)
+	if want, ok := wanted[invalid.GetFlag().Value.Type()]; ok {
+		reason = errors.New("want " + want)
 	}
-	return fmt.Errorf("--%s is %q: %w", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid))
+	return fmt.Errorf("--%s is %q: %w", invalid.GetFlag().Name, invalid.GetValue(), reason)
+}
+
+// wanted describes the values of flags by type: Go's own errors would name functions of Go.
+var wanted = map[string]string{
+	"int": "a whole number", "int64": "a whole number", "uint64": "a whole number from 0", "uint16": "a whole number up to 65535", "float64": "a number", "bool": "true or false",
+	"duration": "a duration, such as 30s or 5m",
 }
 
 // writeTable aligns the columns of rows, in which tabs separate the cells.

@@ -9,7 +9,12 @@ import (
 // SeveralError is the error of [Choose] if the caller has to choose one of several requests.
 type SeveralError struct{ Requests int }
 
-func (e *SeveralError) Error() string { return fmt.Sprintf("it holds %d requests", e.Requests) }
+func (e *SeveralError) Error() string {
+	if e.Requests == 1 {
+		return "it holds 1 request"
+	}
+	return fmt.Sprintf("it holds %d requests", e.Requests)
+}
 
 // Choose returns the nth request of a log, counted from 1, or with n 0 its only one. Lines of other logs do not count,
 // unless there is nothing else. What is wrong with the request that was chosen is in its Err.

@@ -244,7 +244,7 @@ func TestChoose(t *testing.T) {
 		"nothing else":              {`{"level":"info"}`, 0, `{"level":"info"}`},
 		"broken":                    {"{", 0, "the line ends before the JSON object does at the root (byte 1): write one object to a line, as `jq -c .` does"},
 		"several":                   {request + request, 0, "it holds 2 requests"},
-		"too few":                   {request, 2, "log: there is no number 2: it holds 1 requests"},
+		"too few":                   {request, 2, "log: there is no number 2: it holds 1 request"},
 		"nothing":                   {" \n", 0, "log is empty"},
 		"a journal":                 {registered + called(request, 503) + called(other, 403), 2, other},
 		"a journal without calls":   {registered, 0, "log is a journal of usher dps, and holds no first call of a webhook"},
