@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
@@ -204,14 +205,21 @@ func (e *enrollments) read(path string, item, target any, record model.Record, i
 //go:embed example.yaml
 var example string
 
-// Example is a commented configuration for the starter rules, with new keys. deviceCA is the path of the certificate
-// that signs made-up devices, as the file should name it.
-func Example(deviceCA string) string {
-	text := strings.ReplaceAll(example, "@DEVICE_CA@", deviceCA)
-	for strings.Contains(text, "@KEY@") {
+// Example is a commented configuration with new keys. deviceCA is the path of the certificate that signs made-up devices,
+// as the file should name it. Without hubs it is for the starter rules.
+func Example(deviceCA string, hubs ...string) string {
+	functions := template.FuncMap{"key": func() string {
 		key := make([]byte, 32)
 		_, _ = rand.Read(key) // never fails
-		text = strings.Replace(text, "@KEY@", base64.StdEncoding.EncodeToString(key), 1)
+		return base64.StdEncoding.EncodeToString(key)
+	}}
+	var text strings.Builder
+	err := template.Must(template.New("example").Funcs(functions).Parse(example)).Execute(&text, struct {
+		DeviceCA string
+		Hubs     []string
+	}{deviceCA, hubs})
+	if err != nil {
+		panic(err) // impossible: the template is part of the program, and tested
 	}
-	return text
+	return text.String()
 }
