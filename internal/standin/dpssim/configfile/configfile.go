@@ -39,6 +39,8 @@ type File struct {
 	HubPolicy   hub.Policy // of each hub; without keys if the file has none
 	Groups      []model.EnrollmentGroup
 	Enrollments []model.IndividualEnrollment
+	// Warnings say what is allowed and probably a mistake, each with its line.
+	Warnings []string
 	// Place says where a value is in the file: dps.yaml:12: enrollmentGroups[0] for the path enrollmentGroups[0].
 	Place func(path string) string
 }
@@ -147,7 +149,37 @@ func (r *reader) file(content any, options Options) (file File) {
 		e.read(fmt.Sprintf("enrollments[%d]", i), item, (*plain)(&individual), &individual, "registrationId")
 		file.Enrollments = append(file.Enrollments, individual)
 	}
+	file.Warnings = r.sharedKeys(file.Groups)
 	return file
+}
+
+// sharedKeys warns of groups that have a key in common. A registration names no group, so a device's key fits all of
+// them. It is no error: nothing is known of DPS refusing such groups, whose keys people choose.
+func (r *reader) sharedKeys(groups []model.EnrollmentGroup) (warnings []string) {
+	type owner struct {
+		group int
+		path  string
+	}
+	owners := map[string]owner{}
+	for i, group := range groups {
+		symmetric := group.Attestation.SymmetricKey
+		if symmetric == nil {
+			continue
+		}
+		for _, of := range []struct{ name, key string }{{"primaryKey", symmetric.PrimaryKey}, {"secondaryKey", symmetric.SecondaryKey}} {
+			path := fmt.Sprintf("enrollmentGroups[%d].attestation.symmetricKey.%s", i, of.name)
+			first, known := owners[of.key]
+			switch {
+			case of.key == "":
+			case !known:
+				owners[of.key] = owner{i, path}
+			case first.group != i:
+				warnings = append(warnings, fmt.Sprintf("%s: the group %s has the same key, at %s:%d. A registration names no group, so devices of both get the enrollment of one: give each group a key of its own",
+					r.place(path), groups[first.group].EnrollmentGroupID, r.name, r.line(first.path)))
+			}
+		}
+	}
+	return warnings
 }
 
 // HubHostName completes a hub's first label to its host name; "" stays "".
