@@ -56,7 +56,8 @@ requests.
 
 Requests come from the files and folders of --requests, or with - from standard input.
 They are what 'usher replay' reads: AllocationRequests, exchanges, decision records or
-exports. The default is the folder examples/requests.
+exports. In a folder, files without a request are passed over, and named. The default is the
+folder examples/requests or, where there is none, --generate 100.
 
 With --generate N it also generates up to N requests for each rule, or for each --rule,
 as 'usher verify' does: with enrollments, hubs and values that the rule names, and with
@@ -77,7 +78,9 @@ the same machine.`,
 				return err
 			}
 			if len(flags.requests) == 0 && flags.generate == 0 {
-				flags.requests = []string{"examples/requests"}
+				if err := flags.complete(cmd.ErrOrStderr()); err != nil {
+					return err
+				}
 			}
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
@@ -86,7 +89,7 @@ the same machine.`,
 	}
 	flags.rules.register(cmd)
 	f := cmd.Flags()
-	f.StringSliceVar(&flags.requests, "requests", nil, "requests to decide: AllocationRequests, exchanges, decision records, or a folder of them; default examples/requests")
+	f.StringSliceVar(&flags.requests, "requests", nil, "requests to decide: AllocationRequests, exchanges, decision records, or a folder of them; default examples/requests, or if there is none --generate 100")
 	f.DurationVar(&flags.duration, "duration", 5*time.Second, "how long to measure")
 	f.DurationVar(&flags.warmup, "warmup", time.Second, "how long to decide before that, without measuring")
 	f.StringVar(&flags.save, "save", "", "file to write the measurement to, as JSON")
@@ -129,6 +132,24 @@ func (flags *benchFlags) check(cmd *cobra.Command, args []string) error {
 	return flags.rules.complete(cmd, args...)
 }
 
+// Requests of a command line that names none.
+const (
+	defaultRequests = "examples/requests"
+	defaultGenerate = 100
+)
+
+// complete chooses requests for a command line that names none. In a repository of rules there are often none yet.
+func (flags *benchFlags) complete(stderr io.Writer) error {
+	_, err := os.Stat(defaultRequests)
+	if errors.Is(err, fs.ErrNotExist) {
+		flags.generate = defaultGenerate
+		_, err = fmt.Fprintf(stderr, "there is no folder %s: requests are made of the rules, as with --generate %d (--requests names files and folders of yours)\n", defaultRequests, defaultGenerate)
+		return err
+	}
+	flags.requests = []string{defaultRequests}
+	return err
+}
+
 func (flags *benchFlags) limits() rulebench.Limits {
 	limits := rulebench.Limits{Threshold: float64(flags.threshold), MinDifference: flags.least}
 	for _, name := range flags.metrics {
@@ -146,21 +167,23 @@ func (flags *benchFlags) run(ctx context.Context, stdin io.Reader, stdout, stder
 	if err != nil {
 		return err
 	}
-	var requests []rulebench.Request
+	var named readRequests
 	if len(flags.requests) > 0 {
-		var lacking int
-		if requests, lacking, err = readRequests(ctx, flags.requests, stdin, rules); err != nil {
+		if err := named.read(ctx, flags.requests, stdin, rules); err != nil {
 			return err
 		}
-		if lacking > 0 {
-			fmt.Fprintf(stderr, "in %s, something that the rules look at is masked: its time can differ from that of the whole request\n", plural(lacking, "request"))
+		if named.lacking > 0 {
+			fmt.Fprintf(stderr, "in %s, something that the rules look at is masked: its time can differ from that of the whole request\n", plural(named.lacking, "request"))
+		}
+		if len(named.passed) > 0 {
+			fmt.Fprintf(stderr, "%s without a request: %s\n", plural(len(named.passed), "file"), strings.Join(named.passed, ", "))
 		}
 	}
 	generated, summary, err := flags.generateRequests(ctx, rules, files, stderr)
 	if err != nil {
 		return err
 	}
-	requests = append(requests, generated...)
+	requests := append(named.requests, generated...)
 	allocator, err := decider.New(decider.Options{Rules: rules})
 	if err != nil {
 		return err

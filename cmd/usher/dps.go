@@ -100,7 +100,12 @@ usher replay and usher explain read it.`,
 				return err
 			}
 			if flags.init {
-				return initDPS(flags.standInFlags, cmd.OutOrStdout())
+				var hubs hubList
+				from, err := projectValues("hubs", &hubs)
+				if err != nil {
+					return err
+				}
+				return initDPS(flags.standInFlags, hubs, from, cmd.OutOrStdout())
 			}
 			options := listenOptions{address: flags.address, https: flags.https, mqtt: flags.mqtt, fallback: !cmd.Flags().Changed("https")}
 			return runDPS(cmd.Context(), flags, options, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -109,7 +114,7 @@ usher replay and usher explain read it.`,
 	flags.registerPlaces(cmd)
 	flags.register(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&flags.init, "init", false, "write a commented configuration with new keys, and stop")
+	f.BoolVar(&flags.init, "init", false, "write a commented configuration with new keys, and the hubs of usher.yaml if there is one, and stop")
 	f.Uint16Var(&flags.https, "https", defaultHTTPS, "port for HTTPS and WebSocket; 0 picks a free one")
 	f.Uint16Var(&flags.mqtt, "mqtt", defaultMQTT, "port for MQTT over TLS; 0 picks a free one")
 	f.StringVar(&flags.address, "address", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
@@ -120,8 +125,8 @@ usher replay and usher explain read it.`,
 	return cmd
 }
 
-// initDPS writes the example configuration. It never overwrites a file.
-func initDPS(flags standInFlags, stdout io.Writer) error {
+// initDPS writes the example configuration, with the hubs of the file that from names. It never overwrites a file.
+func initDPS(flags standInFlags, hubs []string, from string, stdout io.Writer) error {
 	authority, err := pki.Load(flags.folder)
 	if err != nil {
 		return err
@@ -137,15 +142,19 @@ func initDPS(flags standInFlags, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(file, configfile.Example(deviceCA))
+	_, err = io.WriteString(file, configfile.Example(deviceCA, hubs...))
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s: a commented configuration, with new keys\n%s: the certificate that SDKs must trust\n\nStart it: usher dps%s\n",
-		flags.config, authority.CAFile(), flags.suffix())
+	with := "new keys"
+	if from != "" {
+		with += " and the hubs of " + from
+	}
+	fmt.Fprintf(stdout, "%s: a commented configuration, with %s\n%s: the certificate that SDKs must trust\n\nStart it: usher dps%s\n",
+		flags.config, with, authority.CAFile(), flags.suffix())
 	return nil
 }
 

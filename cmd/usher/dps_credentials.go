@@ -58,7 +58,7 @@ func (f *standInFlags) groupKey(name string) ([]byte, error) {
 		}
 		return attest.DecodeKey(symmetric.PrimaryKey)
 	}
-	return nil, fmt.Errorf("%s has no enrollment group %s; it has %s", f.config, name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("%s has no enrollment group %s; it has %s (usher dps fleet also takes one that only the stand-in has)", f.config, name, strings.Join(names, ", "))
 }
 
 func newDPSConnectionStringCommand(flags *standInFlags) *cobra.Command {

@@ -54,6 +54,9 @@ times. {n} in --id and in payloads is a device's number, with as many digits as
 --devices; {n:5} has five digits, {n:1} no leading zeros. A device that is told to retry later (429) does so. 429 is caused by --quota of
 usher dps, and by trouble.
 
+The key of a group is in --config. That of one which only the stand-in has, such as one by
+usher enroll, comes from the stand-in's service API, with serviceKey of --config.
+
 With --tpm each device gets an individual enrollment at the stand-in first, with the
 endorsement key of one TPM in software, which all of them have.
 
@@ -86,7 +89,7 @@ It exits with 1 if a device got no usable answer.`,
 	f.IntVar(&flags.storm, "storm", 0, "how many times all register again at once, afterwards")
 	f.StringVar(&flags.transport, "transport", fleet.HTTP, "http or mqtt")
 	f.StringVar(&flags.group, "group", "", "enrollment group of the devices (default: the first of the configuration)")
-	f.StringVar(&flags.groupKey, "group-key", "", "the group's key, if the group is not in the configuration")
+	f.StringVar(&flags.groupKey, "group-key", "", "the group's key, if it is not in the configuration; without it, the stand-in is asked for the key of such a group")
 	f.BoolVar(&flags.x509, "x509", false, "give devices certificates of the development device CA in place of keys")
 	f.BoolVar(&flags.tpm, "tpm", false, "give devices a TPM in place of keys, and individual enrollments that are allocated as --group is")
 	f.StringVar(&flags.id, "id", "fleet-"+fleet.Number, "registration ID of a device, with "+fleet.Number+" for its number")
@@ -205,7 +208,7 @@ func (flags *dpsFleetFlags) run(ctx context.Context, stdout, stderr io.Writer) e
 			return err
 		}
 		options.Certificate = flags.certificates(at.authority.Devices())
-	} else if options.GroupKey, err = flags.key(); err != nil {
+	} else if options.GroupKey, err = flags.key(ctx, at); err != nil {
 		return err
 	}
 	devices, err := fleet.New(options)
@@ -310,7 +313,7 @@ func (flags *dpsFleetFlags) checkCertificates() error {
 	return nil
 }
 
-func (flags *dpsFleetFlags) key() ([]byte, error) {
+func (flags *dpsFleetFlags) key(ctx context.Context, at fleetPlace) ([]byte, error) {
 	if flags.groupKey != "" {
 		key, err := attest.DecodeKey(flags.groupKey)
 		if err != nil {
@@ -318,16 +321,19 @@ func (flags *dpsFleetFlags) key() ([]byte, error) {
 		}
 		return key, nil
 	}
+	file, err := flags.load()
+	if err != nil {
+		return nil, err
+	}
 	name := flags.group
 	if name == "" {
-		file, err := flags.load()
-		if err != nil {
-			return nil, err
-		}
 		if len(file.Groups) == 0 {
 			return nil, fmt.Errorf("%s has no enrollment group: name one of the stand-in's with --group and --group-key", flags.config)
 		}
 		name = file.Groups[0].EnrollmentGroupID
+	}
+	if !slices.ContainsFunc(file.Groups, func(g model.EnrollmentGroup) bool { return strings.EqualFold(g.EnrollmentGroupID, name) }) {
+		return flags.keyOfStandIn(ctx, file, at, name)
 	}
 	return flags.standInFlags.groupKey(name)
 }

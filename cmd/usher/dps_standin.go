@@ -102,6 +102,9 @@ func (s *standIn) start(listen listenOptions, hosts []string, console, stderr io
 	if err != nil {
 		return err
 	}
+	for _, warning := range file.Warnings {
+		fmt.Fprintf(stderr, "warning: %s\n", warning)
+	}
 	state := store.Memory()
 	if s.flags.state != "" {
 		if state, err = store.Open(s.flags.state); err != nil {

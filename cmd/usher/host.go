@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -21,10 +22,11 @@ import (
 
 // hostFlags are the flags of usher host.
 type hostFlags struct {
-	root, address, key, masterKey string
-	port                          uint16
-	enableAuth, traceparent       bool
-	log                           string
+	root, handler           string
+	address, key, masterKey string
+	port                    uint16
+	enableAuth, traceparent bool
+	log                     string
 }
 
 // How the lines of the handler are shown.
@@ -53,6 +55,7 @@ Each call is shown in one line. --log json shows the handler's log and records a
 writes them, as in Azure. What the handler writes to its standard output otherwise is
 shown as info, and its standard error as fail, as the host logs it.`,
 		Example: `  make build && usher host
+  usher host --handler handler     the handler of a release
   usher host --port 8080 --enable-auth --key secret
   usher host --root ../other-app --address 0.0.0.0`,
 		Args: usageArgs(cobra.NoArgs),
@@ -68,6 +71,7 @@ shown as info, and its standard error as fail, as the host logs it.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&flags.root, "root", ".", "script root: the folder that contains host.json")
+	f.StringVar(&flags.handler, "handler", "", "the handler's program for this machine, as a release has it (default the file that host.json names)")
 	f.Uint16Var(&flags.port, "port", 7071, "port to listen on; 0 picks a free one")
 	f.StringVar(&flags.address, "address", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
 	f.BoolVar(&flags.enableAuth, "enable-auth", false, "require keys according to authLevel in function.json")
@@ -82,8 +86,14 @@ shown as info, and its standard error as fail, as the host logs it.`,
 func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) error {
 	fmt.Fprintln(stdout, "This is a development stand-in for the Azure Functions host, not the host itself.")
 	console := newHostConsole(stderr, flags.log == logJSON)
+	if flags.handler != "" { // as of package, below the working directory
+		var err error
+		if flags.handler, err = filepath.Abs(flags.handler); err != nil {
+			return err
+		}
+	}
 	host, err := functionshost.New(functionshost.Options{
-		Root: flags.root, Address: flags.address, Port: int(flags.port),
+		Root: flags.root, Executable: flags.handler, Address: flags.address, Port: int(flags.port),
 		EnableAuth: flags.enableAuth, FunctionKey: flags.key, MasterKey: flags.masterKey,
 		NoTraceparent: !flags.traceparent,
 		Log:           slog.New(slog.NewTextHandler(console, &slog.HandlerOptions{ReplaceAttr: withoutTime})),
@@ -91,7 +101,7 @@ func runHost(ctx context.Context, flags hostFlags, stdout, stderr io.Writer) err
 	})
 	if err != nil {
 		if _, ok := errors.AsType[*functionshost.StartError](err); ok && errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%w\nBuild it first: `make build`", err)
+			return fmt.Errorf("%w\nName its program with --handler: a release of Usher has it, and in Usher's repository `make build` builds it (docs/own-repository.md, Run it)", err)
 		}
 		return err
 	}

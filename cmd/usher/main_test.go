@@ -21,10 +21,13 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// handler serves "hello" on the port that the host chooses. With the argument print it first prints lines.txt; with
-// another one it fails in one of two ways.
+// handler serves "hello" on the port that the host chooses, or with the argument answer the file answer.json. With the
+// argument print it first prints lines.txt; with another one it fails in one of two ways.
 func handler() {
-	if len(os.Args) > 1 && os.Args[1] == "print" {
+	answer := len(os.Args) > 1 && os.Args[1] == "answer"
+	if answer {
+		// served below
+	} else if len(os.Args) > 1 && os.Args[1] == "print" {
 		lines, err := os.ReadFile("lines.txt")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -41,6 +44,10 @@ func handler() {
 	fmt.Println("handler starts")
 	address := "127.0.0.1:" + os.Getenv("FUNCTIONS_CUSTOMHANDLER_PORT")
 	err := http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if answer {
+			http.ServeFile(w, r, "answer.json")
+			return
+		}
 		fmt.Fprintf(w, "hello from %s %s", r.Method, r.URL.Path)
 	}))
 	fmt.Fprintln(os.Stderr, err)

@@ -41,6 +41,28 @@ func useProject(cmd *cobra.Command, rules string) error {
 	return nil
 }
 
+// projectValues sets a value to that of a member of the project file in the working directory or above it, and returns the
+// name of that file; empty if there is none, or if it has no such member.
+func projectValues(member string, value pflag.Value) (string, error) {
+	name, err := project.Find(".")
+	if name == "" || err != nil {
+		return "", err
+	}
+	settings, err := project.Load(name)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range settings {
+		if s.Flag == member && len(s.Values) > 0 {
+			if err := setValues(value, s); err != nil {
+				return "", fmt.Errorf("%s: %w", s.Place, err)
+			}
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
 // setValues sets the value of a flag, which then does not count as one of the command line.
 func setValues(flag pflag.Value, s project.Setting) error {
 	if s.IsPath && s.Flag != "rules" { // these may not exist yet, and the commands say so

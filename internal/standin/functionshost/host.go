@@ -25,6 +25,8 @@ import (
 type Options struct {
 	// Root is the script root: the folder that contains host.json.
 	Root string
+	// Executable is the program to start in place of the one that host.json names; an absolute path.
+	Executable string
 	// Address is the address to listen on; "" means 127.0.0.1.
 	Address string
 	// Port is the port to listen on; 0 picks a free one, see [Host.URL].
@@ -173,6 +175,9 @@ func New(o Options) (*Host, error) {
 	h.environ = mergeEnviron(o.Environ, c.environment)
 	if w := h.environ["FUNCTIONS_WORKER_RUNTIME"]; w != "" && !strings.EqualFold(w, "custom") {
 		return nil, fmt.Errorf("FUNCTIONS_WORKER_RUNTIME is %q: a custom handler needs \"custom\", in the environment or in local.settings.json", w)
+	}
+	if o.Executable != "" {
+		c.executable = o.Executable
 	}
 	if h.command, err = c.resolve(h.environ); err != nil {
 		return nil, err

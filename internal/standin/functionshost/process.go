@@ -16,7 +16,7 @@ import (
 
 // StartError means that the handler's program cannot be started.
 type StartError struct {
-	Executable string // as host.json names it, with variables expanded
+	Executable string // as host.json or the caller names it, with variables expanded
 	Err        error  // errors.Is(Err, fs.ErrNotExist) if the program does not exist
 }
 

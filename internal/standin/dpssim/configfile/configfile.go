@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"text/template"
 	"time"
 
 	"github.com/usher-dps/usher/internal/standin/dpssim"
@@ -38,6 +39,8 @@ type File struct {
 	HubPolicy   hub.Policy // of each hub; without keys if the file has none
 	Groups      []model.EnrollmentGroup
 	Enrollments []model.IndividualEnrollment
+	// Warnings say what is allowed and probably a mistake, each with its line.
+	Warnings []string
 	// Place says where a value is in the file: dps.yaml:12: enrollmentGroups[0] for the path enrollmentGroups[0].
 	Place func(path string) string
 }
@@ -146,7 +149,37 @@ func (r *reader) file(content any, options Options) (file File) {
 		e.read(fmt.Sprintf("enrollments[%d]", i), item, (*plain)(&individual), &individual, "registrationId")
 		file.Enrollments = append(file.Enrollments, individual)
 	}
+	file.Warnings = r.sharedKeys(file.Groups)
 	return file
+}
+
+// sharedKeys warns of groups that have a key in common. A registration names no group, so a device's key fits all of
+// them. It is no error: nothing is known of DPS refusing such groups, whose keys people choose.
+func (r *reader) sharedKeys(groups []model.EnrollmentGroup) (warnings []string) {
+	type owner struct {
+		group int
+		path  string
+	}
+	owners := map[string]owner{}
+	for i, group := range groups {
+		symmetric := group.Attestation.SymmetricKey
+		if symmetric == nil {
+			continue
+		}
+		for _, of := range []struct{ name, key string }{{"primaryKey", symmetric.PrimaryKey}, {"secondaryKey", symmetric.SecondaryKey}} {
+			path := fmt.Sprintf("enrollmentGroups[%d].attestation.symmetricKey.%s", i, of.name)
+			first, known := owners[of.key]
+			switch {
+			case of.key == "":
+			case !known:
+				owners[of.key] = owner{i, path}
+			case first.group != i:
+				warnings = append(warnings, fmt.Sprintf("%s: the group %s has the same key, at %s:%d. A registration names no group, so devices of both get the enrollment of one: give each group a key of its own",
+					r.place(path), groups[first.group].EnrollmentGroupID, r.name, r.line(first.path)))
+			}
+		}
+	}
+	return warnings
 }
 
 // HubHostName completes a hub's first label to its host name; "" stays "".
@@ -204,14 +237,21 @@ func (e *enrollments) read(path string, item, target any, record model.Record, i
 //go:embed example.yaml
 var example string
 
-// Example is a commented configuration for the starter rules, with new keys. deviceCA is the path of the certificate
-// that signs made-up devices, as the file should name it.
-func Example(deviceCA string) string {
-	text := strings.ReplaceAll(example, "@DEVICE_CA@", deviceCA)
-	for strings.Contains(text, "@KEY@") {
+// Example is a commented configuration with new keys. deviceCA is the path of the certificate that signs made-up devices,
+// as the file should name it. Without hubs it is for the starter rules.
+func Example(deviceCA string, hubs ...string) string {
+	functions := template.FuncMap{"key": func() string {
 		key := make([]byte, 32)
 		_, _ = rand.Read(key) // never fails
-		text = strings.Replace(text, "@KEY@", base64.StdEncoding.EncodeToString(key), 1)
+		return base64.StdEncoding.EncodeToString(key)
+	}}
+	var text strings.Builder
+	err := template.Must(template.New("example").Funcs(functions).Parse(example)).Execute(&text, struct {
+		DeviceCA string
+		Hubs     []string
+	}{deviceCA, hubs})
+	if err != nil {
+		panic(err) // impossible: the template is part of the program, and tested
 	}
-	return text
+	return text.String()
 }

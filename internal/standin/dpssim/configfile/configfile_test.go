@@ -34,9 +34,6 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := configfile.Example(authority.DeviceCAFile())
-	if strings.Contains(text, "@") {
-		t.Error("a placeholder is left")
-	}
 	file, err := configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(text), configfile.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +64,17 @@ func TestExample(t *testing.T) {
 		if issued := section == "entra"; file.Config.Entra.Keys.Empty() == issued || file.HubPolicy.Entra.Keys.Empty() == issued {
 			t.Errorf("with %s: the issuer is %+v, that of hubs %+v", section, file.Config.Entra.Name, file.HubPolicy.Entra.Name)
 		}
+	}
+	text = uncomment(configfile.Example(authority.DeviceCAFile(), "contoso-eu", "contoso-us.example.net"), "trouble")
+	if file, err = configfile.Parse(filepath.Join(folder, "dps.yaml"), []byte(text), configfile.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	var hubs []string
+	for _, linked := range file.Config.Hubs {
+		hubs = append(hubs, linked.HostName)
+	}
+	if want := []string{"contoso-eu.azure-devices.net", "contoso-us.example.net"}; !slices.Equal(hubs, want) || file.Config.Trouble.Hubs[want[0]] == "" {
+		t.Errorf("hubs %v, in trouble %v", hubs, file.Config.Trouble.Hubs)
 	}
 	one, other := configfile.Example("ca"), configfile.Example("ca")
 	if one == other {
