@@ -150,7 +150,7 @@ func (b bench) writeSnapshot(ctx context.Context) (name string, took time.Durati
 	}
 	name = filepath.Join(b.scratch, "devices.sqlite")
 	begin := time.Now()
-	_, err = snapshot.Build(ctx, &table, "devices.csv", declared[0], name)
+	_, _, err = snapshot.Build(ctx, &table, "devices.csv", declared[0], name)
 	return name, time.Since(begin), err
 }
 

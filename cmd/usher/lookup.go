@@ -157,6 +157,20 @@ type shownRow struct {
 	Version string         `json:"version,omitempty"`
 	AsOf    *time.Time     `json:"asOf,omitempty"`
 	Fault   string         `json:"fault,omitempty"`
+	Notes   []string       `json:"notes,omitempty"`
+}
+
+// notes are about the source of a look-up that answers.
+func notes(rules *decider.Rules, sources *lookupsource.Sources, d *lookups.Declaration) []lookupsource.Note {
+	for _, state := range sources.States() {
+		if state.Name == d.Name {
+			return state.Notes
+		}
+	}
+	if table := rules.Set().Fixtures()[d.Name]; table != nil {
+		return lookupsource.UndeclaredNotes(table.Undeclared(), d)
+	}
+	return nil
 }
 
 // ask asks the source of a look-up as a rule does.
@@ -198,6 +212,9 @@ func showRow(ctx context.Context, cmd *cobra.Command, rules *decider.Rules, sour
 	if err != nil {
 		return fmt.Errorf("look-up %s: %w", d.Name, err)
 	}
+	for _, note := range notes(rules, sources, d) {
+		shown.Notes = append(shown.Notes, note.String())
+	}
 	out := cmd.OutOrStdout()
 	if format == "json" {
 		return writeJSON(out, shown)
@@ -218,6 +235,9 @@ func showRow(ctx context.Context, cmd *cobra.Command, rules *decider.Rules, sour
 		text += ", because of a fault: " + shown.Fault
 	}
 	fmt.Fprintln(out, text)
+	for _, note := range shown.Notes {
+		fmt.Fprintln(out, note)
+	}
 	return nil
 }
 
@@ -234,10 +254,13 @@ const probeKey = "usher-probe"
 
 // examined is what is known of the source of a look-up.
 type examined struct {
-	Lookup string `json:"lookup"`
-	Source string `json:"source"`
-	Fault  string `json:"fault,omitempty"`
-	Fix    string `json:"fix,omitempty"`
+	Lookup string   `json:"lookup"`
+	Source string   `json:"source"`
+	Fault  string   `json:"fault,omitempty"`
+	Fix    string   `json:"fix,omitempty"`
+	Notes  []string `json:"notes,omitempty"`
+
+	notes []lookupsource.Note
 }
 
 // askAll asks the source of each look-up for a row that there is not.
@@ -255,6 +278,11 @@ func askAll(ctx context.Context, rules *decider.Rules, sources *lookupsource.Sou
 			if f, ok := errors.AsType[*lookupsource.Fault](err); ok {
 				one.Source, one.Fix = f.Source, f.Fix()
 			}
+		} else {
+			one.notes = notes(rules, sources, d)
+		}
+		for _, note := range one.notes {
+			one.Notes = append(one.Notes, note.String())
 		}
 		all = append(all, one)
 	}
@@ -275,6 +303,9 @@ func examineSources(ctx context.Context, cmd *cobra.Command, rules *decider.Rule
 			switch {
 			case one.Fault == "":
 				fmt.Fprintf(out, "%s: the %s answers\n", one.Lookup, one.Source)
+				for _, note := range one.Notes {
+					fmt.Fprintf(out, "  %s\n", strings.ReplaceAll(note, "\n", "\n  "))
+				}
 			default:
 				fmt.Fprintf(out, "%s: %s\n", one.Lookup, one.Fault)
 				if one.Fix != "" {
@@ -297,7 +328,8 @@ func newLookupBuildCommand() *cobra.Command {
 		Short: "Make a SQLite file of a table, to serve as a snapshot",
 		Long: `Build checks a table of CSV, NDJSON or YAML by a declaration in lookups.yaml, and makes
 the SQLite file that the webhook would make of it. The webhook then has less to do when
-the snapshot arrives.`,
+the snapshot arrives. It names the columns that are not declared; one that is almost a
+declared member which the table lacks is an error.`,
 		Example: `  usher lookup build devices.csv --name inventory --out devices.sqlite`,
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -322,9 +354,12 @@ the snapshot arrives.`,
 				return err
 			}
 			defer file.Close()
-			rows, err := snapshot.Build(ctx, file, args[0], d, out)
+			rows, undeclared, err := snapshot.Build(ctx, file, args[0], d, out)
 			if err != nil {
 				return err
+			}
+			for _, note := range lookupsource.UndeclaredNotes(undeclared, d) {
+				fmt.Fprintln(cmd.ErrOrStderr(), note)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", out, plural(rows, "row"))
 			return nil

@@ -60,5 +60,9 @@ func loadTable(path string, d *lookups.Declaration) (*lookups.Table, error) {
 		return nil, err
 	}
 	defer file.Close()
-	return lookups.LoadTable(file, path, d)
+	table, err := lookups.LoadTable(file, path, d)
+	if err != nil {
+		return nil, err
+	}
+	return table, lookups.Misspelt(table.Undeclared(), d)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/usher-dps/usher/dps"
 	"github.com/usher-dps/usher/internal/decide/dataflow"
-	"github.com/usher-dps/usher/internal/decide/lookups"
 	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/play/workspace"
 )
@@ -181,7 +180,7 @@ func (s *server) listChoices(c echo.Context) error {
 	}
 	if loaded, err := s.Workspace.Load(nil); err == nil {
 		choices.Enrollments = s.enrollments(loaded)
-		fixtures, _ := loaded.Rules.Set().Fixtures().(lookups.Fixtures)
+		fixtures := loaded.Rules.Set().Fixtures()
 		for _, d := range loaded.Rules.Set().Lookups() {
 			one := table{d.Name, d.RowSchema, []string{}}
 			if fixture := fixtures[d.Name]; fixture != nil {

@@ -171,6 +171,18 @@ contoso-eu, so the condition never holds; negated, it always holds.
 	payload := {"region": "eu"} if dps.current_hub == dps.hub_named("contoso-eu")`,
 		},
 		{
+			ID: "misspelt-column", Level: Error, look: undeclaredColumns(true),
+			skip:  func(o Options) bool { return o.NoTestFiles },
+			Title: "a fixture has a column that is named almost like a declared one",
+			Explanation: `A column of a table that is not declared is left out of a row. If it should have been
+an optional member, no row has that member: with the column blockd for the declared
+blocked, each device passes that is blocked.
+
+Correct the name in the table or in lookups.yaml. If both are meant, declare both.
+usher lookup build finds the same in the table of a look-up's source, and the webhook
+logs it when a snapshot arrives.`,
+		},
+		{
 			ID: "member-of-object", Level: Error, look: memberOfObject,
 			Title: "in looks for a key among the values of an object",
 			Explanation: `x in table compares x with the values of an object, not with its keys. If the values
@@ -460,6 +472,14 @@ its source for nothing.`,
 			Title: "the fixture of a look-up does not exist",
 			Explanation: `A fixture has the rows that stand for a look-up's source while rules are written and
 tested. Without it, each decision that looks up ends in the fault lookup_failed.`,
+		},
+		{
+			ID: "undeclared-column", Level: Note, look: undeclaredColumns(false),
+			skip:  func(o Options) bool { return o.NoTestFiles },
+			Title: "a fixture has a column that its look-up does not declare",
+			Explanation: `A rule gets only the members that lookups.yaml declares. A table can have other
+columns, for other people; if a rule needs one of them, declare it. Declare it too if
+it is only kept for people and this note is in the way.`,
 		},
 		{
 			ID: "impure", Level: Warning, look: impure,

@@ -295,6 +295,26 @@ func missingFixture(_ context.Context, s *subject, add report) {
 	}
 }
 
+// undeclaredColumns finds what the fixtures have that is not declared: that which is almost a declared member, or the
+// rest.
+func undeclaredColumns(misspelt bool) func(context.Context, *subject, report) {
+	return func(_ context.Context, s *subject, add report) {
+		for _, d := range s.set.Lookups() {
+			table := s.set.Fixtures()[d.Name]
+			if table == nil || !s.owner(d) {
+				continue
+			}
+			for _, u := range table.Undeclared() {
+				if (u.Meant != "") == misspelt {
+					p := u.Problem(d)
+					file, line := ruleset.SplitPlace(p.Place)
+					add(ast.NewLocation(nil, file, line, 1), p.Message, p.Fix)
+				}
+			}
+		}
+	}
+}
+
 // absentAdmits finds look-ups whose absence lets a device pass, if a source that fails is taken for absence.
 func absentAdmits(_ context.Context, s *subject, add report) {
 	refuses := map[string]bool{} // look-ups without whose row the device is refused

@@ -271,8 +271,7 @@ func (e *explorer) table(d *lookups.Declaration) *table {
 
 // fixture are the rows of a fixture.
 func (e *explorer) fixture(d *lookups.Declaration) []map[string]any {
-	all, _ := e.set.Fixtures().(lookups.Fixtures)
-	table := all[d.Name]
+	table := e.set.Fixtures()[d.Name]
 	if table == nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 )
 
@@ -35,6 +36,9 @@ func LoadFixtures(fsys fs.FS, folder string, declarations []*Declaration) (Fixtu
 		case err != nil:
 			problems = append(problems, Problem{Place: d.Place, Message: err.Error()})
 		default:
+			for i := range table.undeclared {
+				table.undeclared[i].Place = path.Join(folder, table.undeclared[i].Place)
+			}
 			fixtures[d.Name] = table
 		}
 	}

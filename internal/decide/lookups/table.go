@@ -83,8 +83,10 @@ func IsTable(name string) bool { return slices.Contains(tableExtensions, path.Ex
 // The first line of CSV names the columns, which commas or semicolons separate. A cell becomes what its member is
 // declared to be; an empty one is left out, unless it is a text and the member is required. A line of NDJSON is an
 // object. YAML has a mapping from keys to rows, or a list of rows with their keys.
-func ReadTable(r io.Reader, name string, d *Declaration, yield func(Row) error) error {
-	t := &table{name: name, d: d, yield: yield, source: &rowReader{r: r, left: maxRow}}
+//
+// It also returns what the table has that is not declared.
+func ReadTable(r io.Reader, name string, d *Declaration, yield func(Row) error) ([]Undeclared, error) {
+	t := &table{name: name, d: d, yield: yield, source: &rowReader{r: r, left: maxRow}, has: NewColumns(d)}
 	t.text = bufio.NewReader(t.source)
 	if start, _ := t.text.Peek(3); bytes.Equal(start, []byte("\xef\xbb\xbf")) {
 		_, _ = t.text.Discard(3)
@@ -98,19 +100,19 @@ func ReadTable(r io.Reader, name string, d *Declaration, yield func(Row) error) 
 	case ".yaml", ".yml":
 		err = t.yaml()
 	default:
-		return &TableError{[]Problem{{Place: name, Message: "not the name of a table", Fix: "it ends in one of " + strings.Join(tableExtensions, ", ")}}}
+		return nil, &TableError{[]Problem{{Place: name, Message: "not the name of a table", Fix: "it ends in one of " + strings.Join(tableExtensions, ", ")}}}
 	}
 	switch {
 	case errors.Is(err, errEnough):
 	case errors.Is(err, errLongRow):
 		t.problem(t.line, "is it one row, and are all its quotes closed?", "%v", err)
 	case err != nil:
-		return err
+		return nil, err
 	}
 	if len(t.problems) > 0 {
-		return &TableError{t.problems}
+		return nil, &TableError{t.problems}
 	}
-	return nil
+	return t.has.Undeclared(), nil
 }
 
 var (
@@ -141,11 +143,14 @@ type table struct {
 	source   *rowReader
 	text     *bufio.Reader
 	line     int // where the last row starts
+	has      *Columns
 	problems []Problem
 }
 
+func (t *table) place(line int) string { return t.name + ":" + strconv.Itoa(line) }
+
 func (t *table) problem(line int, fix, format string, args ...any) {
-	t.problems = append(t.problems, Problem{Place: t.name + ":" + strconv.Itoa(line), Message: fmt.Sprintf(format, args...), Fix: fix})
+	t.problems = append(t.problems, Problem{Place: t.place(line), Message: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 // enough ends the reading if enough problems are known.
@@ -276,7 +281,22 @@ func (t *table) columns(names []string) (columns []column, key int) {
 		case []any:
 			c.types = types
 		}
+		t.has.Add(name, func() string { return t.place(t.line) })
 		columns = append(columns, c)
+	}
+	// Each row lacks it.
+	for _, name := range t.has.lacking() {
+		if !slices.Contains(required, any(name)) {
+			continue
+		}
+		fix := "add it"
+		for _, u := range t.has.Undeclared() {
+			if u.Meant == name {
+				fix = fmt.Sprintf("is it column %s?", u.Name)
+			}
+		}
+		t.problem(t.line, fix, "no column is named %s, which %s requires", name, t.d.Place)
+		key = -1
 	}
 	return columns, key
 }
@@ -385,6 +405,13 @@ func (t *table) ndjson() error {
 	}
 }
 
+// note notes the members of a row.
+func (t *table) note(line int, members map[string]any) {
+	for name := range members {
+		t.has.Add(name, func() string { return t.place(line) })
+	}
+}
+
 // object yields a row that has its key as a member.
 func (t *table) object(line int, members map[string]any) error {
 	key, ok := members[t.d.Key].(string)
@@ -395,6 +422,7 @@ func (t *table) object(line int, members map[string]any) error {
 	if !t.d.declares(t.d.Key) {
 		delete(members, t.d.Key)
 	}
+	t.note(line, members)
 	return t.row(line, key, members)
 }
 
@@ -430,6 +458,7 @@ func (t *table) yaml() error {
 				if t.d.declares(t.d.Key) {
 					row[t.d.Key] = key.Value
 				}
+				t.note(key.Line, row)
 				err = t.row(key.Line, key.Value, row)
 			}
 			if err != nil {
@@ -488,9 +517,10 @@ func datesAsText(node *yaml.Node) {
 
 // Table is a table in memory.
 type Table struct {
-	rows    map[string]map[string]any
-	keys    []string
-	version string
+	rows       map[string]map[string]any
+	keys       []string
+	version    string
+	undeclared []Undeclared
 }
 
 // LoadFixture reads the fixture of a declaration, which has one. A *TableError says what is wrong with it.
@@ -515,7 +545,8 @@ func LoadTable(r io.Reader, name string, d *Declaration) (*Table, error) {
 	sum := sha256.New()
 	t := &Table{rows: map[string]map[string]any{}}
 	lines := map[string]int{}
-	err := ReadTable(io.TeeReader(r, sum), name, d, func(r Row) error {
+	var err error
+	t.undeclared, err = ReadTable(io.TeeReader(r, sum), name, d, func(r Row) error {
 		if line, taken := lines[r.Key]; taken {
 			return fmt.Errorf("%w, in line %d", ErrDuplicate, line)
 		}
@@ -536,6 +567,9 @@ func (t *Table) Find(_ context.Context, key string) (lookup.Answer, error) {
 
 // Len is how many rows there are.
 func (t *Table) Len() int { return len(t.keys) }
+
+// Undeclared is what the table has and its declaration does not.
+func (t *Table) Undeclared() []Undeclared { return slices.Clone(t.undeclared) }
 
 // Keys are those of the rows, in the order of the file.
 func (t *Table) Keys() []string { return slices.Clone(t.keys) }

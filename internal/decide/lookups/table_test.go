@@ -3,6 +3,7 @@ package lookups_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -41,7 +42,7 @@ func device(t testing.TB, more string) *lookups.Declaration {
 
 func readTable(d *lookups.Declaration, name, text string) ([]lookups.Row, error) {
 	var rows []lookups.Row
-	err := lookups.ReadTable(strings.NewReader(text), name, d, func(r lookups.Row) error {
+	_, err := lookups.ReadTable(strings.NewReader(text), name, d, func(r lookups.Row) error {
 		if slices.ContainsFunc(rows, func(other lookups.Row) bool { return other.Key == r.Key }) {
 			return lookups.ErrDuplicate
 		}
@@ -87,7 +88,7 @@ func TestReadTable(t *testing.T) {
 		"dates and aliases in YAML": {"a.yaml", "2026-01-02: &a\n  hub: 2026-01-02\n  note: &n 2026-01-03T00:00:00Z\n007: {<<: *a, note: *n}\n", []lookups.Row{
 			{Key: "2026-01-02", Line: 1, Members: map[string]any{"hub": "2026-01-02", "note": "2026-01-03T00:00:00Z"}},
 			{Key: "007", Line: 4, Members: map[string]any{"hub": "2026-01-02", "note": "2026-01-03T00:00:00Z"}}}},
-		"no rows": {"a.csv", "serial\n", nil},
+		"no rows": {"a.csv", "serial,hub,note\n", nil},
 	} {
 		rows, err := readTable(device(t, ""), c.name, c.text)
 		if err != nil {
@@ -150,7 +151,9 @@ func TestWrongTables(t *testing.T) {
 		{"a.csv", "serial,hub,note,sold\n5ecret-key,eu,n,yes\n", "a.csv:2: column sold is not of type boolean"},
 		{"a.csv", "serial,hub,note,tags\n5ecret-key,eu,n,5ecret-cell\n", "a.csv:2: column tags is not of type array"},
 		{"a.csv", "serial,hub,note,site\n5ecret-key,eu,n,\"{\"\"a\"\":1,\"\"a\"\":2}\"\n", "a.csv:2: column site is not of type object"},
-		{"a.csv", "serial,hub\n5ecret-key,5ecret-cell\n", `a.csv:2: not as rules/lookups.yaml:1 declares: missing property "note"`},
+		{"a.csv", "serial,hub\n5ecret-key,5ecret-cell\nb,c\n", "a.csv:1: no column is named note, which rules/lookups.yaml:1 requires (add it)"},
+		{"a.csv", "serial,Hub,Notes\n", "a.csv:1: no column is named hub, which rules/lookups.yaml:1 requires (is it column Hub?)\na.csv:1: no column is named note, which rules/lookups.yaml:1 requires (is it column Notes?)"},
+		{"a.ndjson", `{"serial":"a","hub":"5ecret-cell"}`, `a.ndjson:1: not as rules/lookups.yaml:1 declares: missing property "note"`},
 		{"a.csv", "serial,hub,note\n5ecret-key,\xff,n\n", "a.csv:2: column 2 is not UTF-8 (save the table in UTF-8)"},
 		{"a.csv", "serial,hub,note\na,\"" + strings.Repeat("x\n", 1<<20), "a.csv:1: a row has more than 1048576 bytes (is it one row"},
 		{"a.ndjson", strings.Repeat("x", 2<<20), "a.ndjson:1: a row has more than 1048576 bytes"},
@@ -188,7 +191,7 @@ func TestWrongTables(t *testing.T) {
 		}
 	}
 	own := errors.New("disk full")
-	if err := lookups.ReadTable(strings.NewReader("serial,hub,note\na,eu,n\n"), "a.csv", device(t, ""), func(lookups.Row) error { return own }); err != own {
+	if _, err := lookups.ReadTable(strings.NewReader("serial,hub,note\na,eu,n\n"), "a.csv", device(t, ""), func(lookups.Row) error { return own }); err != own {
 		t.Errorf("got %v instead of the receiver's error", err)
 	}
 }
@@ -246,4 +249,43 @@ func FuzzReadTable(f *testing.F) {
 			}
 		}
 	})
+}
+
+// In each kind of table, what is not declared is found, and what is almost a declared member that no row has says so.
+func TestUndeclared(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, text, want string }{
+		{"a.csv", "serial,hub,note,sold\na,h,n,true\n", ""},
+		{"a.csv", "serial,hub,note,owner,sold_at\na,h,n,x,y\n", "a.csv:1: owner; a.csv:1: sold_at"},
+		{"a.csv", "serial,hub,note,sold,Solds\na,h,n,,x\n", "a.csv:1: Solds"}, // the declared one is there
+		{"a.csv", "serial;hub;note;Owner;SOLD;tag;n.o.t.e\n", "a.csv:1: SOLD (sold); a.csv:1: tag (tags); a.csv:1: Owner; a.csv:1: n.o.t.e"},
+		{"a.csv", "serial,hub,note,\n", ""},
+		{"a.ndjson", `{"serial":"a","hub":"h","note":"n"}` + "\n" + `{"serial":"b","hub":"h","note":"n","slod":1,"tgas":2,"lime":3,"sites":4,"laod2":5}`,
+			"a.ndjson:2: lime (line); a.ndjson:2: sites (site); a.ndjson:2: slod (sold); a.ndjson:2: tgas (tags); a.ndjson:2: laod2"},
+		{"a.ndjson", `{"serial":"a","hub":"h","note":"n","sol":1}` + "\n" + `{"serial":"b","hub":"h","note":"n","sold":true}`, "a.ndjson:1: sol"},
+		{"a.yaml", "a: {hub: h, note: n, site: {}}\nb: {hub: h, note: n, sit: {}, Lines: 1}", "a.yaml:2: Lines (line); a.yaml:2: sit"},
+		{"a.yaml", "- {serial: a, hub: h, note: n}\n- {serial: b, hub: h, note: n, lines: 1}", "a.yaml:2: lines (line)"},
+		{"a.ndjson", `{"serial":"a","hub":"h","note":"n","` + strings.Repeat("ü", 60) + `":1}`, "a.ndjson:1: " + strings.Repeat("ü", 50) + "…"},
+	} {
+		found, err := lookups.ReadTable(strings.NewReader(c.text), c.name, device(t, ""), func(lookups.Row) error { return nil })
+		var got []string
+		for _, u := range found {
+			text := u.Place + ": " + u.Name
+			if u.Meant != "" {
+				text += " (" + u.Meant + ")"
+			}
+			got = append(got, text)
+		}
+		if strings.Join(got, "; ") != c.want || err != nil {
+			t.Errorf("%s\ngot  %s, %v\nwant %s", c.text, strings.Join(got, "; "), err, c.want)
+		}
+	}
+	// Each row can have other members, and not all of them are kept.
+	var many strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&many, `{"serial":"%d","hub":"h","note":"n","m%d":1}`+"\n", i, i)
+	}
+	if found, err := lookups.ReadTable(strings.NewReader(many.String()), "a.ndjson", device(t, ""), func(lookups.Row) error { return nil }); err != nil || len(found) != 20 {
+		t.Errorf("got %d, %v", len(found), err)
+	}
 }

@@ -43,7 +43,7 @@ const maxKey = 1024
 func (rs *Ruleset) Lookups() []*lookups.Declaration { return rs.lookups }
 
 // Fixtures answer look-ups from the files next to the rules.
-func (rs *Ruleset) Fixtures() lookups.Sources { return rs.fixtures }
+func (rs *Ruleset) Fixtures() lookups.Fixtures { return rs.fixtures }
 
 // FixturesDigest identifies what the fixtures contain, which is no part of what decides elsewhere.
 func (rs *Ruleset) FixturesDigest() string { return rs.fixtures.Digest() }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -35,6 +36,15 @@ type Backend struct {
 	Run func(context.Context)
 	// State says which state of the data is in use, and of when it is.
 	State func() (version string, asOf time.Time)
+	// Notes say what people should know of a source that answers.
+	Notes func() []Note
+}
+
+// Note is what people should know of a source that answers, safe to show.
+type Note struct {
+	Text, Fix string
+	// Harmful is set if rules may decide otherwise than their author and the operator think.
+	Harmful bool
 }
 
 // opener opens the sources that settings name.
@@ -114,7 +124,35 @@ func (o opener) openSnapshot(s Setting) (Backend, error) {
 	if err != nil {
 		return Backend{}, err
 	}
-	return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: source.Prepare, Run: source.Run, State: source.State}, nil
+	var current atomic.Pointer[lookups.Declaration]
+	prepare := func(ctx context.Context, d *lookups.Declaration) error {
+		current.Store(d)
+		return source.Prepare(ctx, d)
+	}
+	notes := func() []Note { return UndeclaredNotes(source.Stats().Undeclared, current.Load()) }
+	return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: prepare, Run: source.Run, State: source.State, Notes: notes}, nil
+}
+
+func (n Note) String() string {
+	kind := "note: "
+	if n.Harmful {
+		kind = "warning: "
+	}
+	text := kind + n.Text
+	if n.Fix != "" {
+		text += "\n  fix: " + n.Fix
+	}
+	return text
+}
+
+// UndeclaredNotes are about what a table has and d does not.
+func UndeclaredNotes(undeclared []lookups.Undeclared, d *lookups.Declaration) []Note {
+	var notes []Note
+	for _, u := range undeclared {
+		p := u.Problem(d)
+		notes = append(notes, Note{Text: p.Place + ": " + p.Message, Fix: p.Fix, Harmful: u.Meant != ""})
+	}
+	return notes
 }
 
 // prepareTimeout bounds how long a start waits for a source that is asked over the network.

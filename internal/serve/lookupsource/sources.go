@@ -174,6 +174,8 @@ type State struct {
 	// Fault lasts since FaultSince; empty if the last request had none.
 	Fault      string
 	FaultSince time.Time
+	// Notes are about a source that answers.
+	Notes []Note
 }
 
 // Hubs describes the hubs of lookup.hub.
@@ -203,6 +205,9 @@ func (s *Sources) States() []State {
 		}
 		if one.backend.State != nil {
 			state.Version, state.AsOf = one.backend.State()
+		}
+		if one.backend.Notes != nil {
+			state.Notes = one.backend.Notes()
 		}
 		state.Fault, state.FaultSince = one.health.state()
 		states = append(states, state)

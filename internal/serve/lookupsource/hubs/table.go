@@ -60,7 +60,7 @@ func parseTable(name string, text []byte, d *lookups.Declaration, hubs map[strin
 		return nil, 0, errors.New("it is empty: a table without rows is [] in YAML, and has the line hub,state,limit,note in CSV")
 	}
 	table = map[string]Entry{}
-	err = lookups.ReadTable(bytes.NewReader(text), path.Base(name), d, func(r lookups.Row) error {
+	_, err = lookups.ReadTable(bytes.NewReader(text), path.Base(name), d, func(r lookups.Row) error {
 		h := hubs[dps.HubName(strings.TrimSpace(r.Key))]
 		if h == nil {
 			others++

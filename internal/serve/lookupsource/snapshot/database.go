@@ -60,43 +60,48 @@ func readOnly(file string) (driver.Connector, error) {
 }
 
 // Build makes a SQLite file of a table of text, which the end of its name says is CSV, NDJSON or YAML. All rows must be as
-// d declares; a *lookups.TableError says which are not. The file out is replaced in one step.
-func Build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration, out string) (rows int, err error) {
+// d declares; a *lookups.TableError says which are not, and which columns are almost ones that are declared and missing.
+// It also returns the other columns that are not declared. The file out is replaced in one step.
+func Build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration, out string) (rows int, undeclared []lookups.Undeclared, err error) {
 	file, err := os.CreateTemp(filepath.Dir(out), ".lookup-*.sqlite")
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer os.Remove(file.Name()) // fails if it has its name
-	if rows, err = build(ctx, r, name, d, file.Name()); err != nil {
-		_ = file.Close()
-		return 0, err
+	rows, undeclared, err = build(ctx, r, name, d, file.Name())
+	if err == nil {
+		err = lookups.Misspelt(undeclared, d)
 	}
-	return rows, remotefile.Keep(file, out)
+	if err != nil {
+		_ = file.Close()
+		return 0, nil, err
+	}
+	return rows, undeclared, remotefile.Keep(file, out)
 }
 
 // build fills an empty file.
-func build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration, file string) (rows int, err error) {
+func build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration, file string) (rows int, undeclared []lookups.Undeclared, err error) {
 	// Without a journal: if this fails, the file is thrown away.
 	connector, err := connect(file, url.Values{"_pragma": {"journal_mode(off)", "synchronous(off)", "locking_mode(exclusive)", fmt.Sprintf("cache_size(%d)", -buildCache)}})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	db := sql.OpenDB(connector)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
 	if _, err := db.ExecContext(ctx, createRows); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
 	insert, err := tx.Prepare("INSERT INTO rows VALUES (?, ?)")
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	err = lookups.ReadTable(r, name, d, func(row lookups.Row) error {
+	undeclared, err = lookups.ReadTable(r, name, d, func(row lookups.Row) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -112,41 +117,42 @@ func build(ctx context.Context, r io.Reader, name string, d *lookups.Declaration
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return rows, tx.Commit()
+	return rows, undeclared, tx.Commit()
 }
 
 // check verifies that a SQLite file is one that can be served, and all of its rows. Its errors contain nothing of a row.
-func check(ctx context.Context, file string, d *lookups.Declaration) (rows int, err error) {
+// The name is that of the file for people.
+func check(ctx context.Context, file, name string, d *lookups.Declaration) (rows int, undeclared []lookups.Undeclared, err error) {
 	if err := checkHeader(file); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	connector, err := readOnly(file)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	db := sql.OpenDB(connector)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	var found string
 	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&found); err != nil {
-		return 0, damaged(ctx, err)
+		return 0, nil, damaged(ctx, err)
 	}
 	if found != "ok" {
-		return 0, errors.New("the SQLite file is damaged: PRAGMA quick_check says so")
+		return 0, nil, errors.New("the SQLite file is damaged: PRAGMA quick_check says so")
 	}
 	var keys int
 	err = db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_list('rows') AS t, pragma_table_info('rows') AS c
 		WHERE t.schema = 'main' AND t.type = 'table' AND (c.name = 'key' AND c.pk = 1 OR c.name = 'row' AND c.pk = 0)
 		AND NOT EXISTS (SELECT * FROM pragma_table_info('rows') WHERE pk > 1)`).Scan(&keys)
 	if err != nil {
-		return 0, damaged(ctx, err)
+		return 0, nil, damaged(ctx, err)
 	}
 	if keys != 2 {
-		return 0, errors.New("the SQLite file has no table of the form " + createRows)
+		return 0, nil, errors.New("the SQLite file has no table of the form " + createRows)
 	}
-	return checkRows(ctx, db, d)
+	return checkRows(ctx, db, name, d)
 }
 
 // checkHeader looks at the first bytes of the file. Source: https://www.sqlite.org/fileformat2.html#the_database_header
@@ -166,40 +172,44 @@ func checkHeader(name string) error {
 	return nil
 }
 
-func checkRows(ctx context.Context, db *sql.DB, d *lookups.Declaration) (rows int, err error) {
+func checkRows(ctx context.Context, db *sql.DB, name string, d *lookups.Declaration) (rows int, undeclared []lookups.Undeclared, err error) {
 	found, err := db.QueryContext(ctx, "SELECT typeof(key), key, typeof(row), row FROM rows")
 	if err != nil {
-		return 0, damaged(ctx, err)
+		return 0, nil, damaged(ctx, err)
 	}
 	defer found.Close()
 	var keyType, rowType string
 	var key, text sql.RawBytes
+	has, place := lookups.NewColumns(d), func() string { return name }
 	for found.Next() {
 		if err := found.Scan(&keyType, &key, &rowType, &text); err != nil {
-			return 0, damaged(ctx, err)
+			return 0, nil, damaged(ctx, err)
 		}
 		rows++
 		wrong := func(message string) error { return fmt.Errorf("row %d in the order of keys: %s", rows, message) }
 		switch {
 		case keyType != "text" || len(key) == 0 || len(key) > maxKey || !utf8.Valid(key):
-			return 0, wrong(fmt.Sprintf("the key is not a text of 1 to %d bytes in UTF-8", maxKey))
+			return 0, nil, wrong(fmt.Sprintf("the key is not a text of 1 to %d bytes in UTF-8", maxKey))
 		case !d.CaseSensitive && strings.ToLower(string(key)) != string(key):
-			return 0, wrong("the key is not in lower case, in which rules ask for it: use lower(key), or usher lookup build")
+			return 0, nil, wrong("the key is not in lower case, in which rules ask for it: use lower(key), or usher lookup build")
 		case rowType != "text" || len(text) > maxRow:
-			return 0, wrong(fmt.Sprintf("the row is not a text of at most %d bytes", maxRow))
+			return 0, nil, wrong(fmt.Sprintf("the row is not a text of at most %d bytes", maxRow))
 		}
 		if !jsontext.Value(text).IsValid() {
-			return 0, wrong("the row is not JSON in UTF-8 with each member once")
+			return 0, nil, wrong("the row is not JSON in UTF-8 with each member once")
 		}
 		row, err := parseRow(text)
 		if err != nil {
-			return 0, wrong(err.Error())
+			return 0, nil, wrong(err.Error())
 		}
 		if violations := d.Row.Validate(row); len(violations) > 0 {
-			return 0, wrong(fmt.Sprintf("not as %s declares: %s", d.Place, violations[0]))
+			return 0, nil, wrong(fmt.Sprintf("not as %s declares: %s", d.Place, violations[0]))
+		}
+		for member := range row {
+			has.Add(member, place)
 		}
 	}
-	return rows, damaged(ctx, found.Err())
+	return rows, has.Undeclared(), damaged(ctx, found.Err())
 }
 
 // parseRow makes a row of its text. Its error contains nothing of it.

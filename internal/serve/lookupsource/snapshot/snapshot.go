@@ -63,7 +63,7 @@ const (
 	// maxRefusal bounds what is logged about a refused snapshot, in bytes.
 	maxRefusal = 8 << 10
 	// maxState bounds the file that describes the snapshot on disk, in bytes.
-	maxState = 16 << 10
+	maxState = 64 << 10
 	// temporary matches the names of files that are being made.
 	temporary = ".lookup-*"
 )
@@ -103,6 +103,8 @@ type Stats struct {
 	Age time.Duration
 	// FromDisk is set while the snapshot in use is from disk and the source has not confirmed it.
 	FromDisk bool
+	// Undeclared is what the table in use has and its declaration does not.
+	Undeclared []lookups.Undeclared
 	// Refused says why the table at the source is not in use; empty if it is.
 	Refused string
 	// Failure says why the source could not be read the last time; empty if it could.
@@ -132,6 +134,7 @@ type Snapshot struct {
 	last    seen
 	retry   time.Duration
 	asked   time.Duration // how long the source asked us to wait
+	told    []lookups.Undeclared
 	closed  bool
 
 	current atomic.Pointer[serving]
@@ -161,6 +164,8 @@ type kept struct {
 	File    string `json:"file"`   // digest of the SQLite file
 	Form    string `json:"form"`
 	Rows    int    `json:"rows"`
+
+	Undeclared []lookups.Undeclared `json:"undeclared,omitempty"`
 }
 
 const stateVersion = 1
@@ -556,12 +561,12 @@ func fileDigest(ctx context.Context, name string) (string, error) {
 
 // use makes a SQLite file of a table, keeps it, and serves it. A *RefusedError means that the table is not good.
 func (s *Snapshot) use(ctx context.Context, a *arrival, start time.Time) error {
-	made, rows, err := s.make(ctx, a)
+	made, rows, undeclared, err := s.make(ctx, a)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(made) // fails if it is in use
-	k := &kept{Version: stateVersion, Source: s.stats.Source, ETag: a.seen.etag, Digest: a.seen.digest, Form: s.form, Rows: rows}
+	k := &kept{Version: stateVersion, Source: s.stats.Source, ETag: a.seen.etag, Digest: a.seen.digest, Form: s.form, Rows: rows, Undeclared: undeclared}
 	if k.File, err = fileDigest(ctx, made); err != nil {
 		return err
 	}
@@ -577,6 +582,7 @@ func (s *Snapshot) use(ctx context.Context, a *arrival, start time.Time) error {
 	}
 	s.count(func(c *Stats) { c.Refused, c.FromDisk = "", false })
 	s.log.InfoContext(ctx, "snapshot in use", "digest", k.Digest, "rows", rows, "duration_ms", time.Since(start).Milliseconds())
+	s.tell(ctx, undeclared)
 	if err := s.writeKept(k); err != nil {
 		s.log.WarnContext(ctx, "snapshot cannot be kept on disk: a start without its source will have none",
 			"folder", s.options.Folder, "error", err.Error())
@@ -586,37 +592,37 @@ func (s *Snapshot) use(ctx context.Context, a *arrival, start time.Time) error {
 }
 
 // make returns the SQLite file of a table, which is the table itself if it is one.
-func (s *Snapshot) make(ctx context.Context, a *arrival) (file string, rows int, err error) {
+func (s *Snapshot) make(ctx context.Context, a *arrival) (file string, rows int, undeclared []lookups.Undeclared, err error) {
 	if s.isSQLite() {
-		rows, err := check(ctx, a.file, s.d)
+		rows, undeclared, err := check(ctx, a.file, s.tableName(), s.d)
 		if err != nil && ctx.Err() == nil {
 			err = &RefusedError{err}
 		}
-		return a.file, rows, err
+		return a.file, rows, undeclared, err
 	}
 	text, err := os.Open(a.file)
 	if err != nil {
-		return "", 0, err
+		return "", 0, nil, err
 	}
 	defer text.Close()
 	if info, err := text.Stat(); err == nil && info.Size() == 0 {
-		return "", 0, &RefusedError{errors.New("it is empty")} // more likely an accident than a table without rows
+		return "", 0, nil, &RefusedError{errors.New("it is empty")} // more likely an accident than a table without rows
 	}
 	made, err := os.CreateTemp(s.options.Folder, temporary+".sqlite")
 	if err != nil {
-		return "", 0, err
+		return "", 0, nil, err
 	}
 	if err := made.Close(); err != nil {
-		return "", 0, err
+		return "", 0, nil, err
 	}
-	rows, err = build(ctx, text, s.tableName(), s.d, made.Name())
+	rows, undeclared, err = build(ctx, text, s.tableName(), s.d, made.Name())
 	if err != nil {
 		_ = os.Remove(made.Name())
 	}
 	if wrong, ok := errors.AsType[*lookups.TableError](err); ok {
 		err = &RefusedError{wrong}
 	}
-	return made.Name(), rows, err
+	return made.Name(), rows, undeclared, err
 }
 
 // serve puts the SQLite file into use, and ends the use of the last one.
@@ -627,12 +633,33 @@ func (s *Snapshot) serve(ctx context.Context, k *kept, contact time.Time) error 
 	}
 	s.mu.Lock()
 	s.stats.Activations++
-	s.stats.Digest, s.stats.Rows, s.contact = k.Digest, k.Rows, contact
+	s.stats.Digest, s.stats.Rows, s.stats.Undeclared, s.contact = k.Digest, k.Rows, k.Undeclared, contact
 	s.mu.Unlock()
 	if before := s.current.Swap(&serving{opened, k.Digest, s.form}); before != nil {
 		return before.close()
 	}
 	return nil
+}
+
+// tell logs what the table has that is not declared, unless it was the same in the last one. It is a warning if rules go
+// by a member that no row has.
+func (s *Snapshot) tell(ctx context.Context, undeclared []lookups.Undeclared) {
+	if slices.Equal(undeclared, s.told) {
+		return
+	}
+	s.told = undeclared
+	var others []string
+	for _, u := range undeclared {
+		if u.Meant == "" {
+			others = append(others, u.Name)
+			continue
+		}
+		p := u.Problem(s.d)
+		s.log.WarnContext(ctx, "snapshot lacks a declared member", "place", p.Place, "error", p.Message, "fix", p.Fix)
+	}
+	if others != nil {
+		s.log.InfoContext(ctx, "snapshot has members that are not declared", "members", others)
+	}
 }
 
 // answered notes that the source could be read, and confirms what is in use unless the source has something else.
@@ -755,7 +782,8 @@ func (s *Snapshot) useKept(ctx context.Context, k *kept, confirmed bool) error {
 		return errors.New("its digest is wrong")
 	}
 	if k.Form != s.form { // a SQLite file, whose rows do not depend on it
-		if _, err := check(ctx, s.file, s.d); err != nil {
+		var err error
+		if _, k.Undeclared, err = check(ctx, s.file, s.tableName(), s.d); err != nil {
 			return err
 		}
 	}
@@ -768,6 +796,7 @@ func (s *Snapshot) useKept(ctx context.Context, k *kept, confirmed bool) error {
 	}
 	s.count(func(c *Stats) { c.FromDisk = !confirmed })
 	s.log.InfoContext(ctx, "snapshot in use", "digest", k.Digest, "rows", k.Rows, "from_disk", true)
+	s.tell(ctx, k.Undeclared)
 	return nil
 }
 

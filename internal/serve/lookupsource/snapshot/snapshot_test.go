@@ -190,7 +190,7 @@ func TestLifeOfASnapshot(t *testing.T) {
 		{"", "it is empty"},
 		{"serial,hub\nx,\"5ecret", "devices.csv:2: not CSV"},
 		{"serial,hub,line\nx,eu,5ecret\n", "devices.csv:2: column line is not of type integer"},
-		{"serial,line\n5ecret,1\n", `devices.csv:2: not as rules/lookups.yaml:1 declares: missing property "hub"`},
+		{"serial,line\n5ecret,1\n", "devices.csv:1: no column is named hub, which rules/lookups.yaml:1 requires (add it)"},
 		{"serial,hub\n5ecret,eu\n5ECRET,us\n", "devices.csv:3: the key of this row is also that of an earlier one"},
 	} {
 		s.offer(c.table)
@@ -646,7 +646,7 @@ func TestRefusedAtFirst(t *testing.T) {
 	s := new(store)
 	s.offer("serial\na\n")
 	b := newBench(t, serve(t, s, "devices.csv"), snapshot.Options{})
-	if f, ok := errors.AsType[*fault.Error](b.Prepare(t.Context(), declaration(t, ""))); !ok || f.Kind != fault.Schema || !strings.Contains(f.Text, "devices.csv:2") {
+	if f, ok := errors.AsType[*fault.Error](b.Prepare(t.Context(), declaration(t, ""))); !ok || f.Kind != fault.Schema || !strings.Contains(f.Text, "devices.csv:1") {
 		t.Errorf("got %v", f)
 	}
 	if got := b.hub(t, "a"); !strings.Contains(got, "is refused, see the log") {
@@ -707,16 +707,66 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// Columns that are not declared are logged when a table arrives, and not again while they stay the same.
+func TestUndeclared(t *testing.T) {
+	t.Parallel()
+	d := declaration(t, "")
+	const misspelt = `"error":"lin is not declared, and the declared line is missing: rules see neither","fix":"did you mean line?`
+	name, folder := filepath.Join(t.TempDir(), "devices.csv"), filepath.Join(t.TempDir(), "lookups")
+	write := func(text string) {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("serial,hub,lin,owner\na,eu,1,x\n")
+	b := newBench(t, name, snapshot.Options{Folder: folder})
+	b.prepare(t, d)
+	write("serial,hub,lin,owner\na,us,1,y\nb,us,1,y\n")
+	if err := b.Refresh(t.Context()); err != nil || b.hub(t, "a") != "us" {
+		t.Errorf("got %v, %s", err, b.hub(t, "a"))
+	}
+	log := b.log.String()
+	if strings.Count(log, misspelt) != 1 || strings.Count(log, `"members":["owner"]`) != 1 || !strings.Contains(log, `"level":"WARN","msg":"snapshot lacks a declared member","lookup":"device"`) {
+		t.Errorf("got %s", log)
+	}
+	// A start from the snapshot on disk says so, too.
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	again := newBench(t, name, snapshot.Options{Folder: folder})
+	again.prepare(t, d)
+	if log := again.log.String(); strings.Count(log, misspelt) != 1 || len(again.Stats().Undeclared) != 2 {
+		t.Errorf("got %s", log)
+	}
+	write("serial,hub,line,owner\na,eu,1,x\n")
+	if err := again.Refresh(t.Context()); err != nil || len(again.Stats().Undeclared) != 1 {
+		t.Errorf("got %v, %+v", err, again.Stats())
+	}
+	if log := again.log.String(); strings.Count(log, misspelt) != 1 {
+		t.Errorf("got %s", log)
+	}
+	// The rows of SQLite are objects.
+	file := filepath.Join(t.TempDir(), "devices.sqlite")
+	if err := os.WriteFile(file, sqliteFile(t, create, insert("'a'", `'{"hub":"eu"}'`), insert("'b'", `'{"hub":"us","lin":1,"serial":"b"}'`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = newBench(t, file, snapshot.Options{})
+	b.prepare(t, d)
+	if log := b.log.String(); strings.Count(log, misspelt) != 1 || !strings.Contains(log, `"place":"devices.sqlite"`) || len(b.Stats().Undeclared) != 1 {
+		t.Errorf("got %s", log)
+	}
+}
+
 // Build makes what can be served.
 func TestBuild(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	out := filepath.Join(folder, "devices.sqlite")
 	d := declaration(t, "")
-	if _, err := snapshot.Build(t.Context(), strings.NewReader("serial\na\n"), "devices.csv", d, out); err == nil || !strings.HasPrefix(err.Error(), "devices.csv:2: ") {
+	if _, _, err := snapshot.Build(t.Context(), strings.NewReader("serial\na\n"), "devices.csv", d, out); err == nil || !strings.HasPrefix(err.Error(), "devices.csv:1: no column is named hub") {
 		t.Errorf("got %v", err)
 	}
-	if rows, err := snapshot.Build(t.Context(), strings.NewReader(first), "devices.csv", d, out); err != nil || rows != 2 {
+	if rows, _, err := snapshot.Build(t.Context(), strings.NewReader(first), "devices.csv", d, out); err != nil || rows != 2 {
 		t.Fatalf("got %d, %v", rows, err)
 	}
 	if entries, _ := os.ReadDir(folder); len(entries) != 1 {
@@ -759,7 +809,7 @@ func BenchmarkMillionRows(b *testing.B) {
 	file := filepath.Join(b.TempDir(), "devices.sqlite")
 	d := declaration(b, ", tenant: {type: string}, model: {type: string}")
 	start := time.Now()
-	if rows, err := snapshot.Build(b.Context(), new(millionRows), "devices.csv", d, file); err != nil || rows != 1_000_000 {
+	if rows, _, err := snapshot.Build(b.Context(), new(millionRows), "devices.csv", d, file); err != nil || rows != 1_000_000 {
 		b.Fatal(rows, err)
 	}
 	built := time.Since(start)
