@@ -174,7 +174,9 @@ func (r *reader) declaration(key, body *yaml.Node) {
 		return
 	}
 	r.named[d.Name] = d
+	described := false
 	for name, value := range members(body) {
+		described = described || name.Value == "row"
 		read, known := memberReaders[name.Value]
 		if !known {
 			known := slices.Sorted(maps.Keys(memberReaders))
@@ -188,8 +190,10 @@ func (r *reader) declaration(key, body *yaml.Node) {
 			r.wrong(name, "", "%s of look-up %s %s", name.Value, d.Name, problem)
 		}
 	}
-	if d.RowSchema == nil {
+	if d.RowSchema == nil && !described {
 		r.wrong(key, "describe the members of a row by a JSON Schema", "look-up %s has no row", d.Name)
+	}
+	if d.RowSchema == nil {
 		return
 	}
 	for _, name := range d.Recordable {
@@ -276,6 +280,11 @@ func (r *reader) row(d *Declaration, node *yaml.Node) string {
 	if err := node.Decode(&written); err != nil {
 		return "is not a JSON Schema"
 	}
+	before := len(r.problems)
+	r.names(d, node, nil, 0)
+	if len(r.problems) > before {
+		return ""
+	}
 	if _, named := written["$schema"]; !named && written != nil {
 		written["$schema"] = schema.Draft
 	}
@@ -296,6 +305,84 @@ func (r *reader) row(d *Declaration, node *yaml.Node) string {
 		return "does not say what members a row has: it needs type: object and properties"
 	}
 	return ""
+}
+
+// schemaTypes are the types of JSON Schema, and how other languages call them.
+var schemaTypes = map[string][]string{
+	"array": {"list"}, "boolean": {"bool"}, "integer": {"int", "long"}, "null": {"none", "nil"}, "number": {"float", "double", "decimal"},
+	"object": {"map", "dict", "mapping"}, "string": {"str", "text", "date", "datetime", "timestamp"},
+}
+
+// maxSchemaDepth bounds how deep names are looked for: an alias in YAML can contain itself.
+const maxSchemaDepth = 20
+
+// names reports types that there are not, and required members that are not declared, where they are written: a schema
+// with the one is refused without a place, and with the other each row is. The properties are those of the same object
+// around this schema.
+func (r *reader) names(d *Declaration, node *yaml.Node, properties []string, depth int) {
+	if node.Kind != yaml.MappingNode || depth > maxSchemaDepth {
+		return
+	}
+	for key, value := range members(node) {
+		if key.Value == "properties" && value.Kind == yaml.MappingNode {
+			for name := range members(value) {
+				properties = append(slices.Clip(properties), name.Value)
+			}
+		}
+	}
+	for key, value := range members(node) {
+		switch key.Value {
+		case "type":
+			for _, name := range scalars(value) {
+				if _, known := schemaTypes[name.Value]; !known {
+					r.wrong(name, fmt.Sprintf("did you mean %s? The types are %s", nearestType(name.Value), strings.Join(slices.Sorted(maps.Keys(schemaTypes)), ", ")),
+						"row of look-up %s has the type %s, which JSON Schema does not have", d.Name, cut(name.Value))
+				}
+			}
+		case "required":
+			for _, name := range scalars(value) {
+				if len(properties) == 0 || slices.Contains(properties, name.Value) {
+					continue
+				}
+				fix := "the members are " + strings.Join(slices.Sorted(slices.Values(properties)), ", ")
+				if near := nearest(name.Value, properties); near != "" {
+					fix = fmt.Sprintf("did you mean %s? T%s", near, fix[1:])
+				}
+				r.wrong(name, fix, "row of look-up %s requires %s, which is not one of its properties", d.Name, cut(name.Value))
+			}
+		case "properties", "patternProperties":
+			for _, member := range members(value) {
+				r.names(d, member, nil, depth+1)
+			}
+		case "items", "additionalProperties", "contains", "propertyNames":
+			r.names(d, value, nil, depth+1)
+		case "not", "if", "then", "else":
+			r.names(d, value, properties, depth+1)
+		case "allOf", "anyOf", "oneOf":
+			for _, part := range value.Content {
+				r.names(d, part, properties, depth+1)
+			}
+		}
+	}
+}
+
+// scalars are a scalar, or those in a list.
+func scalars(node *yaml.Node) []*yaml.Node {
+	if node.Kind == yaml.ScalarNode {
+		return []*yaml.Node{node}
+	}
+	return slices.DeleteFunc(slices.Clone(node.Content), func(n *yaml.Node) bool { return node.Kind != yaml.SequenceNode || n.Kind != yaml.ScalarNode })
+}
+
+func nearestType(name string) string {
+	types := slices.Sorted(maps.Keys(schemaTypes))
+	for _, known := range types {
+		if slices.Contains(schemaTypes[known], strings.ToLower(name)) {
+			return known
+		}
+	}
+	distance := func(known string) int { return levenshtein.ComputeDistance(known, strings.ToLower(cut(name))) }
+	return slices.MinFunc(types, func(a, b string) int { return distance(a) - distance(b) })
 }
 
 // Members are the names of what a row can have, in lexical order.
