@@ -124,6 +124,11 @@ func (f *sourcesFlags) findings(ctx context.Context, rules *decider.Rules) ([]do
 		if one.Fault != "" {
 			findings = append(findings, doctor.Finding{ID: "lookup-failed", Where: "look-up " + one.Lookup, Message: one.Fault, Fix: one.Fix})
 		}
+		for _, note := range one.notes {
+			if note.Harmful {
+				findings = append(findings, doctor.Finding{ID: "lookup-doubtful", Where: "look-up " + one.Lookup, Message: note.Text, Fix: note.Fix})
+			}
+		}
 	}
 	return findings, nil
 }

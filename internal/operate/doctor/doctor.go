@@ -51,6 +51,7 @@ func Kinds() []Kind {
 		{"unlinked-hub", Error, "a rule names a hub that none of its enrollments can use"},
 		{"attestation-blind", Error, "a rule decides nothing for the attestation type of its enrollment"},
 		{"lookup-failed", Error, "a source of a look-up does not answer, or gives what is not declared"},
+		{"lookup-doubtful", Warning, "a look-up is answered with old rows, or with rows that lack a misspelt member"},
 		{"unreachable", Error, "the webhook does not answer"},
 		{"wrong-url", Error, "there is no webhook at the URL"},
 		{"restricted", Warning, "the webhook does not admit calls from this machine, so it was not examined"},

@@ -18,6 +18,7 @@ type Fault struct {
 	Kind   fault.Kind
 	text   string
 	err    error
+	name   string // of the look-up
 }
 
 func (f *Fault) Error() string {
@@ -30,11 +31,21 @@ func (f *Fault) Error() string {
 func (f *Fault) Unwrap() error { return f.err }
 
 // Fix says what an operator can do; empty if the text says it.
-func (f *Fault) Fix() string { return fixes[f.Kind] }
+func (f *Fault) Fix() string {
+	if f.Kind == fault.NotFound {
+		return fixNotFound(f.name)
+	}
+	return fixes[f.Kind]
+}
+
+// fixNotFound is for a file that does not exist, which the fault names.
+func fixNotFound(name string) string {
+	return "correct " + SettingName(name) + ", or put the file there"
+}
 
 // faultOf makes a Fault of a backend's error. The contract of lookup.Source says that its text is safe to log.
 func (s *source) faultOf(d *lookups.Declaration, err error) *Fault {
-	f := &Fault{Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
+	f := &Fault{name: s.name, Source: s.backend.Kind, Kind: fault.Failed, text: fault.Plain(err.Error()), err: err}
 	if known, ok := errors.AsType[*fault.Error](err); ok {
 		f.Kind, f.text = known.Kind, known.Text
 	}

@@ -51,7 +51,7 @@ func (h *health) faulty(ctx context.Context, f *Fault) {
 	if h.warned || !h.warnedAt.IsZero() && time.Since(h.warnedAt) < quiet {
 		return
 	}
-	h.log.WarnContext(ctx, "look-up source has faults", "fault", string(f.Kind), "error", f.text, "fix", fixes[f.Kind], "faults", h.unsaid)
+	h.log.WarnContext(ctx, "look-up source has faults", "fault", string(f.Kind), "error", f.text, "fix", f.Fix(), "faults", h.unsaid)
 	h.warned, h.warnedAt, h.unsaid = true, time.Now(), 0
 }
 

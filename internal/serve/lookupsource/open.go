@@ -11,6 +11,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 
 	"github.com/usher-dps/usher/internal/decide/lookups"
+	"github.com/usher-dps/usher/internal/serve/lookupsource/fault"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/hubs"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/postgres"
 	"github.com/usher-dps/usher/internal/serve/lookupsource/snapshot"
@@ -129,7 +130,11 @@ func (o opener) openSnapshot(s Setting) (Backend, error) {
 		current.Store(d)
 		return source.Prepare(ctx, d)
 	}
-	notes := func() []Note { return UndeclaredNotes(source.Stats().Undeclared, current.Load()) }
+	notes := func() []Note {
+		stats := source.Stats()
+		_, asOf := source.State()
+		return append(oldNotes(s.Name, stats, asOf), UndeclaredNotes(stats.Undeclared, current.Load())...)
+	}
 	return Backend{Source: source, Kind: string(s.Kind), Local: true, Prepare: prepare, Run: source.Run, State: source.State, Notes: notes}, nil
 }
 
@@ -143,6 +148,20 @@ func (n Note) String() string {
 		text += "\n  fix: " + n.Fix
 	}
 	return text
+}
+
+// oldNotes say that a snapshot answers which is no longer what the source has.
+func oldNotes(name string, stats snapshot.Stats, asOf time.Time) []Note {
+	why, fix := fault.Plain(stats.Failure), fixes[fault.Unreachable]
+	switch {
+	case stats.Digest == "" || stats.Failure == "" && stats.Refused == "":
+		return nil
+	case stats.Gone:
+		fix = fixNotFound(name)
+	case stats.Failure == "":
+		why, fix = "the one at the source is refused: "+fault.Plain(stats.Refused), fixes[fault.Schema]
+	}
+	return []Note{{Text: fmt.Sprintf("%s; the rows are the last good ones, of %s", why, asOf.UTC().Format(time.RFC3339)), Fix: fix, Harmful: true}}
 }
 
 // UndeclaredNotes are about what a table has and d does not.

@@ -21,6 +21,7 @@ const (
 	Timeout     Kind = "timeout"     // no answer in time
 	Unreachable Kind = "unreachable" // no connection, or it broke
 	Unavailable Kind = "unavailable" // the source says that it cannot answer now
+	NotFound    Kind = "not found"   // there is no such file
 	Denied      Kind = "denied"      // no credential, or one that is not enough
 	Refused     Kind = "refused"     // the source answers that the request is wrong
 	Schema      Kind = "schema"      // the answer is not a row as it is declared

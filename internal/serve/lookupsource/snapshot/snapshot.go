@@ -107,8 +107,10 @@ type Stats struct {
 	Undeclared []lookups.Undeclared
 	// Refused says why the table at the source is not in use; empty if it is.
 	Refused string
-	// Failure says why the source could not be read the last time; empty if it could.
+	// Failure says why the source could not be read the last time; empty if it could. Gone is set if it is a file, or a
+	// URL, that does not exist.
 	Failure string
+	Gone    bool
 	// Counts since the start: reads of the source, snapshots put into use, snapshots refused, reads that failed.
 	Attempts, Activations, Refusals, Failures uint64
 }
@@ -174,6 +176,14 @@ const stateVersion = 1
 func New(options Options) (*Snapshot, error) {
 	options.Poll = cmp.Or(options.Poll, DefaultPoll)
 	options.MaxBytes = cmp.Or(options.MaxBytes, DefaultMaxBytes)
+	if options.Location.Kind == remotefile.Path {
+		// The folder of what is kept can be that of several projects, in which the same path is another file.
+		absolute, err := filepath.Abs(options.Location.Path)
+		if err != nil {
+			return nil, err
+		}
+		options.Location.Path = absolute
+	}
 	s := &Snapshot{options: options, retry: firstRetry}
 	s.log = cmp.Or(options.Log, slog.New(slog.DiscardHandler)).With("lookup", options.Name, "source", options.Location.String())
 	s.stats.Source = options.Location.String()
@@ -242,6 +252,8 @@ func (s *Snapshot) missing() error {
 	switch {
 	case s.stats.Refused != "":
 		return fault.New(fault.Schema, "there is no snapshot yet: the one at the source is refused, see the log")
+	case s.stats.Gone:
+		return fault.New(fault.NotFound, "there is no snapshot yet: %s", fault.Plain(s.stats.Failure))
 	case s.stats.Failure != "":
 		return fault.New(fault.Unavailable, "there is no snapshot yet: %s", fault.Plain(s.stats.Failure))
 	}
@@ -327,12 +339,25 @@ func faultOf(err error) error {
 	switch {
 	case answered && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden):
 		f.Kind = fault.Denied
+	case isGone(err):
+		f.Kind = fault.NotFound
 	case refused:
 		f.Kind = fault.Schema
 	case errors.Is(err, context.DeadlineExceeded):
 		f.Kind = fault.Timeout
 	}
 	return f
+}
+
+// goneError is that there is no such file on this machine, or that it is something else.
+type goneError struct{ error }
+
+func (e *goneError) Unwrap() error { return e.error }
+
+func isGone(err error) bool {
+	_, gone := errors.AsType[*goneError](err)
+	status, answered := errors.AsType[*remotefile.StatusError](err)
+	return gone || answered && (status.Status == http.StatusNotFound || status.Status == http.StatusGone)
 }
 
 // Run reads the source again and again until ctx ends.
@@ -511,6 +536,9 @@ func (s *Snapshot) arrive(ctx context.Context) (*arrival, error) {
 // openWatched opens a file, and identifies its content as an ETag does.
 func openWatched(name string) (*os.File, string, error) {
 	etag, err := stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", &goneError{fmt.Errorf("the file %s does not exist", name)}
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -524,7 +552,7 @@ func stat(name string) (etag string, err error) {
 		return "", err
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a file", name)
+		return "", &goneError{fmt.Errorf("%s is not a file", name)}
 	}
 	return fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano()), nil
 }
@@ -668,7 +696,7 @@ func (s *Snapshot) answered(ctx context.Context) {
 	now := time.Now()
 	s.mu.Lock()
 	failed := s.stats.Failure != ""
-	s.stats.Failure = ""
+	s.stats.Failure, s.stats.Gone = "", false
 	confirmed := s.stats.Refused == "" && s.stats.Digest != ""
 	if confirmed {
 		s.contact, s.stats.FromDisk = now, false
@@ -697,7 +725,7 @@ func (s *Snapshot) fail(ctx context.Context, err error) error {
 			level = slog.LevelDebug // it is known, and the age shows for how long
 		}
 		c.Failures++
-		c.Failure = err.Error()
+		c.Failure, c.Gone = err.Error(), isGone(err)
 	})
 	s.log.Log(ctx, level, "snapshot source failed", "error", err.Error())
 	return err
