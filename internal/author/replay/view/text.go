@@ -51,7 +51,7 @@ type textWriter struct {
 func (t *textWriter) printf(format string, args ...any) { fmt.Fprintf(&t.out, format, args...) }
 
 func (t *textWriter) head() {
-	for _, line := range []string{t.leftOut(), t.copies()} {
+	for _, line := range []string{t.LeftOut(), t.copies()} {
 		if line != "" {
 			t.printf("%s\n", line)
 		}
