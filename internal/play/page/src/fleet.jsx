@@ -257,6 +257,8 @@ export function Fleet () {
               <span class='tile'><b>{count(found.devices)}</b> devices</span>
               {found.outcomes.map(({ name, count: n }) => <span key={name} class={`tile tile-${tone(name)}`}><b>{count(n)}</b> {name}</span>)}
             </p>
+            {found.logs.filter(({ missing }) => missing > 0).map(({ name, missing }) => (
+              <p key={name} class='banner warn' role='status'><span><b>{count(missing)} {missing === 1 ? 'entry' : 'entries'} of {name} could not be read</b>, and the devices in {missing === 1 ? 'it' : 'them'} may be missing here: it keeps only the newest. <code>usher dps --journal FILE</code> writes all to a file, which <code>usher play --log FILE</code> reads.</span></p>))}
             {found.problems > 0 && <details class='banner warn'><summary>{count(found.problems)} {found.problems === 1 ? 'line' : 'lines'} could not be used</summary><ul>{found.firstProblems.map(({ place, problem }, i) => <li key={i}><code>{place}</code> {problem}</li>)}</ul></details>}
             {(found.reading || found.undecided > 0) && <p class='muted' role='status'>{found.reading ? 'The log is being read…' : `${count(found.undecided)} registrations are still to be decided…`}</p>}
             <div class='overview'>{found.flow && <Drawing svg={found.flow} label='Devices by enrollment and hub' />}<Devices /></div>
