@@ -80,7 +80,7 @@ With --shard I/N it replays one of N shares of the devices, and prints the JSON 
 shard reads all logs.
 
 With --hub-limit it says which hubs would get more devices than that, and counts each
-device once.
+device once. A limit of a hub that no registration links is an error.
 
 It exits with 6 if it finds what --fail-on names: moved, diverted, twin, payload,
 accepted, rejected, held, faulted (newly, all of these), malformed, lacking, hub-limit,
@@ -313,6 +313,13 @@ func (flags *replayFlags) judge(report *replay.Report) error {
 	}
 	if n := len(report.Unread); n > 0 {
 		return fmt.Errorf("%d of %d logs could not be read to the end: %s: %s", n, len(report.Logs), report.Unread[0].Place, report.Unread[0].Problem)
+	}
+	if report.Part == nil && report.Registrations+report.Lacking > 0 {
+		for _, limit := range report.HubLimits {
+			if !limit.Linked {
+				return usageError(unlinked(limit, report.LinkedHubs))
+			}
+		}
 	}
 	var found []string
 	for _, failure := range flags.failures {

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
+
+	"github.com/usher-dps/usher/internal/author/explain"
 	"github.com/usher-dps/usher/internal/author/replay"
 	"github.com/usher-dps/usher/internal/author/verify"
 )
@@ -117,6 +120,31 @@ func hubsBeyond(limits []replay.HubLimit) []string {
 		}
 	}
 	return found
+}
+
+// unlinked says that a limit is of no hub, and which one may be meant.
+func unlinked(limit replay.HubLimit, hubs []string) error {
+	var labels []string
+	for _, hub := range hubs {
+		label, _, _ := strings.Cut(hub, ".")
+		labels = append(labels, label)
+	}
+	given, _, _ := strings.Cut(strings.ToLower(limit.Hub), ".")
+	meant := ""
+	if len(labels) > 0 {
+		distance := func(label string) int { return levenshtein.ComputeDistance(given, label) }
+		nearest := slices.MinFunc(labels, func(a, b string) int { return distance(a) - distance(b) })
+		if distance(nearest) <= max(1, len(nearest)/4) {
+			meant = fmt.Sprintf(" (did you mean %s?)", nearest)
+		}
+	}
+	const few = 20
+	names := strings.Join(hubs[:min(len(hubs), few)], ", ")
+	if more := len(hubs) - few; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Errorf("--hub-limit %s=%d limits nothing: no registration links a hub of that name%s: linked are %s",
+		limit.Hub, limit.Limit, meant, explain.Printable(names))
 }
 
 // hubLimits is the value of --hub-limit.

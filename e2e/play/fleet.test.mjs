@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { has, openFile, pane, picture, play, type } from './browser.mjs'
+import { has, openFile, pane, picture, play, rule, type } from './browser.mjs'
 
 const devices = 100000
 
@@ -62,6 +62,36 @@ test('a log of 100,000: where devices are, who moves, and one click to a request
   await who.locator('.place').first().click()
   assert.equal(await pane(page, 'request').getByLabel('Registration ID').inputValue(), id)
   await has(pane(page, 'answer').locator('.card'), /not as before.*The log has hub contoso-v\d-hub/)
+})
+
+// record is a decision record without the payload.
+const record = (i) => JSON.stringify({
+  usherRecord: 1, decisionId: `D-${i}`, time: '2026-11-22T01:02:03Z', source: 'current', rules: { digest: 'sha256:1' }, status: 200,
+  decision: { outcome: 'assigned', hub: 'contoso-v1-hub.azure-devices.net' }, masked: ['/deviceRuntimeContext/payload'], request: JSON.parse(request(i, `masked-${i}`, 'line-1'))
+})
+const whole = () => JSON.stringify({ request: JSON.parse(request(1, 'whole', 'line-1')), decision: { outcome: 'assigned', hub: 'contoso-v1-hub.azure-devices.net' } })
+
+test('what a replay leaves out comes first, and no one is said to stay for it', async (t) => {
+  const files = { 'line/line.rego': rule('hub := input.linkedHubs[0]\n\nreject contains "old" if input.deviceRuntimeContext.payload.old') }
+  for (const [lines, first, verdict] of [
+    [[whole()], null, 'No one: the rules change nothing'],
+    [[whole(), ...Array.from({ length: 12 }, (_, i) => record(i))], 'Left out: 12 of 13 (92.3%): 12 records that lack', 'No change for the device that could be replayed.'],
+    [[record(0)], 'Left out: 1 of 1 (100.0%)', 'Not known: nothing could be replayed.']
+  ]) {
+    const path = await log(t, lines)
+    const { page } = await play(t, { files, args: ['--log', path] })
+    const fleet = await fleetOf(page)
+    await fleet.getByRole('button', { name: 'Who moves?' }).click()
+    const replayed = fleet.locator('section[aria-label=Replay]')
+    await has(replayed, verdict)
+    assert.equal(await replayed.getByText('No one').count(), first ? 0 : 1)
+    assert.equal(await replayed.locator('.banner').count(), first ? 1 : 0)
+    if (!first) continue
+    await has(replayed.locator('.banner summary'), first)
+    await has(replayed.locator('.banner li').first(), 'masked, and the rules look at it: /deviceRuntimeContext/payload')
+    assert.ok(await replayed.locator('.banner').evaluate((banner) => banner.compareDocumentPosition(banner.parentElement.querySelector('.tiles')) & 4), 'it comes before the figures')
+    if (lines.length > 10) await has(replayed.locator('.banner li'), 'and 2 more')
+  }
 })
 
 test('a log that is hostile stays text', async (t) => {

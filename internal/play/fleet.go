@@ -239,11 +239,13 @@ func (s *server) replay(c echo.Context) error {
 	return events.send("report", struct {
 		Baseline string         `json:"baseline"`
 		Report   *replay.Report `json:"report"`
+		LeftOut  string         `json:"leftOut"` // empty if nothing is
 		Flow     string         `json:"flow"`
 		Matrix   view.Matrix    `json:"matrix"`
 		Who      []mover        `json:"who"`
+		Changed  int64          `json:"changed"` // how many devices there are that who has the first of
 		Time     string         `json:"time"`
-	}{body.Baseline, result.Report, picture, shown.Matrix(), who, shown.TimeNeeded()})
+	}{body.Baseline, result.Report, shown.LeftOut(), picture, shown.Matrix(), who, result.Changed(), shown.TimeNeeded()})
 }
 
 // decider decides by the rules with edits over them.

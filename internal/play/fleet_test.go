@@ -149,6 +149,61 @@ func TestFleetReplay(t *testing.T) {
 	}
 }
 
+// What a replay does not cover is said, as usher replay does, with its reason: what is masked in a record, and a row that no
+// one recorded.
+func TestFleetReplayLeavesOut(t *testing.T) {
+	t.Parallel()
+	masked := func(id string) string {
+		return fmt.Sprintf(`{"usherRecord":1,"decisionId":%q,"time":"2026-11-22T01:02:03Z","source":"current","rules":{"digest":"sha256:1"},"status":200,
+"decision":{"outcome":"assigned","hub":%q},"masked":["/deviceRuntimeContext/payload"],"request":
+{"enrollmentGroup":{"enrollmentGroupId":"line"},"deviceRuntimeContext":{"registrationId":%q},"linkedHubs":[%[2]q,%q]}}`, id, eu, id, us)
+	}
+	payload := lineRule + "\nreject contains \"old\" if input.deviceRuntimeContext.payload.old\n"
+	looksUp := strings.Replace(lineRule, "input.linkedHubs[0]", `lookup.device(input.deviceRuntimeContext.registrationId).hub`, 1)
+	declared := "device:\n  row:\n    type: object\n    additionalProperties: false\n    required: [hub]\n    properties: {hub: {type: string}}\n"
+	for name, test := range map[string]struct {
+		files       map[string]string
+		log         []string
+		want        string
+		counted, of int
+		why         string
+	}{
+		"nothing": {map[string]string{"line/line.rego": payload}, []string{registered("one", eu, ""), registered("two", eu, "")}, "", 2, 0, ""},
+		"some": {map[string]string{"line/line.rego": payload}, []string{registered("one", eu, ""), masked("two"), masked("three")},
+			"Left out: 2 of 3 (66.7%): 2 records that lack what the rules look at.", 1, 2, "masked, and the rules look at it: /deviceRuntimeContext/payload"},
+		"all": {map[string]string{"line/line.rego": payload}, []string{masked("two")},
+			"Left out: 1 of 1 (100.0%): 1 record that lacks what the rules look at.", 0, 1, "masked, and the rules look at it: /deviceRuntimeContext/payload"},
+		"a row": {map[string]string{"line/line.rego": looksUp, "lookups.yaml": declared}, []string{registered("one", eu, "")},
+			"Left out: 1 of 1 (100.0%): 1 record that lacks what the rules look at.", 0, 1, "the rules look up a row that is neither recorded nor in a fixture: lookup.device"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := start(t, test.files, withFleet(fleetOf(t, test.log...)))
+			found := collect(c.events(t.Context(), "POST", "/api/fleet/replay", object{"edits": object{}}))
+			if len(found["report"]) != 1 {
+				t.Fatalf("%+v", found)
+			}
+			got := decode[struct {
+				LeftOut string
+				Changed int
+				Who     []any
+				Report  struct {
+					Lacking, Counted int
+					LackingFirst     []fleet.Problem
+				}
+			}](t, found["report"][0])
+			if got.LeftOut != test.want || got.Report.Lacking != test.of || got.Report.Counted != test.counted || got.Changed != 0 || len(got.Who) != 0 {
+				t.Errorf("%+v", got)
+			}
+			for _, one := range got.Report.LackingFirst {
+				if !strings.HasPrefix(one.Problem, test.why) || !strings.Contains(one.Place, "fleet.ndjson:") {
+					t.Errorf("%+v", one)
+				}
+			}
+		})
+	}
+}
+
 // While the page is open, the saved rules decide what the log has no answer to, and again when they change.
 func TestFleetEvents(t *testing.T) {
 	t.Parallel()

@@ -137,6 +137,7 @@ type batch struct {
 	items    int64 // how many it holds
 	lines    int64 // how many of them were replayed
 	tally    tally
+	linked   linked  // also by the batches that were in this memory before; only with HubLimits
 	entries  []entry // in the order of the log, for ByDevice
 	examples []Change
 	// examplesAt are the numbers of their items in the batch.
@@ -183,7 +184,7 @@ func (r *run) run(ctx context.Context, logs []requestlog.Log) (*Report, error) {
 	batches := 4 * r.Workers
 	free, work, order := make(chan *batch, batches), make(chan *batch, batches), make(chan *batch, batches)
 	for range batches {
-		free <- &batch{done: make(chan struct{}, 1)}
+		free <- &batch{done: make(chan struct{}, 1), linked: linked{}}
 	}
 	go func() {
 		defer close(order)
@@ -333,6 +334,9 @@ func (r *run) replayItem(ctx context.Context, b *batch, item *requestlog.Item, n
 	if after.Result == answer.InvalidRequest {
 		b.malformed.add(item, number, describeViolations(after.Violations))
 		return
+	}
+	if len(r.HubLimits) > 0 {
+		b.linked.add(request.LinkedHubs...)
 	}
 	if needed := r.neededOf(ctx, request, item, &after); len(needed) > 0 {
 		b.lacking.add(item, number, "masked, and the rules look at it: "+strings.Join(needed, ", "))

@@ -53,8 +53,10 @@ type Report struct {
 	// Hubs are in the order of their names.
 	Hubs []Hub `json:"hubs"`
 	// HubLimits are those of the options.
-	HubLimits []HubLimit  `json:"hubLimits"`
-	Twins     []TwinCount `json:"twins"`
+	HubLimits []HubLimit `json:"hubLimits"`
+	// LinkedHubs are the names of the hubs that registrations link; empty without HubLimits.
+	LinkedHubs []string    `json:"linkedHubs"`
+	Twins      []TwinCount `json:"twins"`
 	// Faults are by kind of fault.
 	Faults []FaultCount `json:"faults"`
 	// ByRule and ByEnrollment have those with the most changes first.
@@ -169,7 +171,7 @@ func (m *merger) report(interrupted bool) *Report {
 		Lacking: m.lacking.count, LackingFirst: neverNil(m.lacking.first),
 		PassedOver: m.passedOver, Skipped: m.skipped, Duplicates: m.duplicates,
 		Registrations: m.registrations, SameRules: m.sameRules, ByDevice: m.ByDevice,
-		Counts: map[Kind]int64{}, Examples: []Change{},
+		Counts: map[Kind]int64{}, Examples: []Change{}, LinkedHubs: neverNil(m.linked.names()),
 	}
 	if m.Baseline != nil && m.Baseline.Rules() != nil {
 		r.Baseline = m.Baseline.Rules().Digest()
@@ -199,7 +201,7 @@ func (m *merger) report(interrupted bool) *Report {
 
 // conclude fills in what follows from the sums.
 func (r *Report) conclude(limits []HubLimit) {
-	r.HubLimits = compareWith(r.Hubs, limits)
+	r.HubLimits = compareWith(r.Hubs, r.LinkedHubs, limits)
 	registrations := r.Counts[Moved] + r.Counts[NewlyAccepted]
 	r.Reprovision = Reprovision{
 		Registrations: registrations, PerMinute: RegistrationsPerMinute,

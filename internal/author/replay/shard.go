@@ -100,11 +100,13 @@ func Merge(reports []*Report) (*Report, Part, error) {
 		Rules: first.Rules, Baseline: first.Baseline, Lookups: first.Lookups, Logs: slices.Clone(first.Logs), ByDevice: first.ByDevice,
 		Unread: []Problem{}, Counts: map[Kind]int64{}, HubLimits: first.HubLimits,
 	}
-	sums := newParts()
+	sums, hubs := newParts(), linked{}
 	for _, r := range parts {
 		merged.addPart(r)
 		sums.addReport(r)
+		hubs.add(r.LinkedHubs...)
 	}
+	merged.LinkedHubs = neverNil(hubs.names())
 	sums.fill(merged)
 	merged.MalformedFirst = firstOf(parts, func(r *Report) ([]Problem, []int64) { return r.MalformedFirst, r.Part.MalformedAt })
 	merged.LackingFirst = firstOf(parts, func(r *Report) ([]Problem, []int64) { return r.LackingFirst, r.Part.LackingAt })

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -81,6 +82,7 @@ type merger struct {
 	counts
 	logs     []LogSummary
 	total    tally
+	linked   linked
 	devices  map[key]uint32 // the cell of each device's last registration
 	examples [kindCount][]Change
 	// examplesAt are the numbers of their items, and items is how many were merged.
@@ -90,7 +92,7 @@ type merger struct {
 }
 
 func newMerger(r *run, logs []requestlog.Log) *merger {
-	m := &merger{run: r}
+	m := &merger{run: r, linked: linked{}}
 	for _, log := range logs {
 		m.logs = append(m.logs, LogSummary{Name: log.Name})
 	}
@@ -106,6 +108,7 @@ func (m *merger) merge(b *batch) error {
 	if b.unread != nil {
 		m.unread = append(m.unread, *b.unread)
 	}
+	m.linked.add(slices.Collect(maps.Keys(b.linked))...)
 	if m.ByDevice {
 		m.mergeDevices(b)
 	} else {

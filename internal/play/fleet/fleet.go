@@ -66,6 +66,8 @@ type Fleet struct {
 type Log struct {
 	Name          string `json:"name"`
 	Registrations int    `json:"registrations"`
+	// Missing counts the entries that the source no longer had when they were to be read.
+	Missing uint64 `json:"missing"`
 }
 
 // row is one registration. Names are numbers in Fleet.names.
@@ -159,6 +161,7 @@ func (f *Fleet) Refresh(ctx context.Context) {
 			if !more || err != nil {
 				break
 			}
+			f.noteMissing(i, source.Missing())
 			f.readLog(ctx, i, log)
 		}
 	}
@@ -180,6 +183,15 @@ func (f *Fleet) isFull() bool {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	return f.full
+}
+
+func (f *Fleet) noteMissing(source int, entries uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.read[source].Missing != entries {
+		f.read[source].Missing = entries
+		f.tell()
+	}
 }
 
 func (f *Fleet) addProblems(count int, problems ...Problem) {

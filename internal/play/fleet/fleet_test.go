@@ -452,7 +452,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// A stand-in that runs, and is started again.
+// A stand-in that runs, keeps only its newest entries, and is started again.
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	call := func(id int, device string) string {
@@ -465,8 +465,8 @@ func TestJournal(t *testing.T) {
 	var asked []string
 	answers := []string{
 		`{"entries":[` + other(4) + `,` + call(5, "one") + `],"next":5,"oldest":4,"last":6}`,
-		`{"entries":[` + call(6, "two") + `],"next":6,"oldest":4,"last":6}`,
-		`{"entries":[],"next":6,"oldest":4,"last":6}`,
+		`{"entries":[` + call(8, "two") + `],"next":8,"oldest":8,"last":8}`,
+		`{"entries":[],"next":8,"oldest":8,"last":8}`,
 		``,
 		`{"entries":[],"next":6,"oldest":0,"last":1}`,
 		`{"entries":[` + call(1, "three") + `],"next":1,"oldest":1,"last":1}`,
@@ -497,8 +497,11 @@ func TestJournal(t *testing.T) {
 	if s := f.State(); s.Problems != 1 {
 		t.Errorf("got %+v", s)
 	}
-	want := []string{"/_/journal?after=0&limit=1000", "/_/journal?after=5&limit=1000", "/_/journal?after=6&limit=1000", "/_/journal?after=6&limit=1000",
-		"/_/journal?after=6&limit=1000", "/_/journal?after=0&limit=1000", "/_/journal?after=1&limit=1000"}
+	if s, err := f.Summarize(); err != nil || s.Logs[0].Missing != 3+2 {
+		t.Errorf("got %+v, %v", s.Logs, err)
+	}
+	want := []string{"/_/journal?after=0&limit=1000", "/_/journal?after=5&limit=1000", "/_/journal?after=8&limit=1000", "/_/journal?after=8&limit=1000",
+		"/_/journal?after=8&limit=1000", "/_/journal?after=0&limit=1000", "/_/journal?after=1&limit=1000"}
 	if diff := cmp.Diff(want, asked); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -22,6 +22,8 @@ type Source interface {
 	// More returns what it got since the last call; false if that is nothing. The log is read, once, before the next
 	// call.
 	More(ctx context.Context) (requestlog.Log, bool, error)
+	// Missing counts the entries that it no longer had when they were to be read.
+	Missing() uint64
 	io.Closer
 }
 
@@ -46,6 +48,9 @@ func OpenFile(path string) (*File, error) {
 
 // Name implements [Source].
 func (f *File) Name() string { return f.path }
+
+// Missing implements [Source]: a file keeps all.
+func (f *File) Missing() uint64 { return 0 }
 
 // Close implements [Source].
 func (f *File) Close() error { return f.file.Close() }
@@ -155,12 +160,13 @@ func (f *File) wholeLines(end int64) (lines int, last []byte, err error) {
 	}
 }
 
-// Journal is the journal of a usher dps that runs.
+// Journal is the journal of a usher dps that runs. That keeps only the newest entries in memory.
 type Journal struct {
 	name string
 	get  func(ctx context.Context, path string) ([]byte, error)
 	// last is the ID of the last entry that was read.
-	last uint64
+	last    uint64
+	missing uint64
 }
 
 // NewJournal returns the journal that get reads, given the path and query of a management endpoint.
@@ -170,6 +176,9 @@ func NewJournal(name string, get func(ctx context.Context, path string) ([]byte,
 
 // Name implements [Source].
 func (j *Journal) Name() string { return j.name }
+
+// Missing implements [Source].
+func (j *Journal) Missing() uint64 { return j.missing }
 
 // Close implements [Source].
 func (j *Journal) Close() error { return nil }
@@ -186,6 +195,7 @@ func (j *Journal) More(ctx context.Context) (requestlog.Log, bool, error) {
 	var page struct {
 		Entries []json.RawMessage `json:"entries"`
 		Next    uint64            `json:"next"`
+		Oldest  uint64            `json:"oldest"`
 		Last    uint64            `json:"last"`
 	}
 	if err := json.Unmarshal(text, &page); err != nil {
@@ -204,6 +214,9 @@ func (j *Journal) More(ctx context.Context) (requestlog.Log, bool, error) {
 			return requestlog.Log{}, false, err
 		}
 		lines.WriteByte('\n')
+	}
+	if after := j.last + 1; page.Oldest > after {
+		j.missing += page.Oldest - after
 	}
 	first := page.Next - uint64(len(page.Entries)) + 1 // IDs have no gaps, so that a line has the number of its entry
 	j.last = page.Next

@@ -37,7 +37,7 @@ type pageView struct {
 	Report
 	LogNames, Baseline, TimeNeeded, AllNeeded string
 	Tables                                    []string // which look-ups were asked of them
-	LeftOut, Copies, ComparesSelf             string   // empty if there is nothing to say
+	Copies, ComparesSelf                      string   // empty if there is nothing to say
 	Unit, UnitTitle                           string   // what is counted, and the same as a heading
 	Tiles                                     []tile
 	Kinds                                     []kindRow
@@ -119,7 +119,7 @@ func newPage(r Report) pageView {
 	p := pageView{Report: r, LogNames: r.logNames(), Baseline: r.baseline(), Tables: r.tables(), TimeNeeded: r.TimeNeeded(), Unit: r.unit(r.Counted)}
 	p.UnitTitle = strings.ToUpper(p.Unit[:1]) + p.Unit[1:]
 	p.AllNeeded = span(secondsOf(r.Reprovision.AllSeconds))
-	p.LeftOut, p.Copies, p.ComparesSelf = r.leftOut(), r.copies(), r.sameRules()
+	p.Copies, p.ComparesSelf = r.copies(), r.sameRules()
 	for _, kind := range replay.Kinds() {
 		n, shown := r.Counts[kind], kindViews[kind]
 		if n > 0 {

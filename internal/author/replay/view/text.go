@@ -51,7 +51,7 @@ type textWriter struct {
 func (t *textWriter) printf(format string, args ...any) { fmt.Fprintf(&t.out, format, args...) }
 
 func (t *textWriter) head() {
-	for _, line := range []string{t.leftOut(), t.copies()} {
+	for _, line := range []string{t.LeftOut(), t.copies()} {
 		if line != "" {
 			t.printf("%s\n", line)
 		}
@@ -126,7 +126,11 @@ func (t *textWriter) hubs() {
 func (t *textWriter) limits() {
 	rows := [][]string{{"", "limit", "after", "too many"}}
 	for _, limit := range t.HubLimits {
-		rows = append(rows, []string{printable(limit.Hub), grouped(limit.Limit), grouped(limit.After), grouped(limit.TooMany())})
+		row := []string{printable(limit.Hub), grouped(limit.Limit), grouped(limit.After), grouped(limit.TooMany())}
+		if !limit.Linked {
+			row[2], row[3] = "not linked", ""
+		}
+		rows = append(rows, row)
 	}
 	if len(rows) > 1 {
 		t.table("Limits of the hubs", "lrrr", rows, nil)

@@ -78,8 +78,8 @@ func (r Report) baseline() string {
 	return "the decision that the log records, or else the hub that the device is on"
 }
 
-// leftOut says what the figures do not cover, the share of it first.
-func (r Report) leftOut() string {
+// LeftOut says what the figures do not cover, the share of it first; empty if that is nothing.
+func (r Report) LeftOut() string {
 	out := r.Lacking + r.Malformed
 	if out == 0 {
 		return ""

@@ -132,14 +132,37 @@ const Matrix = ({ matrix }) => (
   </table>
 )
 
+// LeftOut says what a replay does not cover, and why, before its figures.
+const LeftOut = ({ text, report: { lacking, lackingFirst, malformed, malformedFirst } }) => {
+  const first = [...lackingFirst, ...malformedFirst]
+  const more = lacking + malformed - first.length
+  return (
+    <details open class='banner warn'>
+      <summary>{text}</summary>
+      <ul>
+        {first.map(({ place, problem }, i) => <li key={i}><code>{place}</code> {problem}</li>)}
+        {more > 0 && <li class='muted'>and {count(more)} more</li>}
+      </ul>
+    </details>
+  )
+}
+
+// noOne says how far it is known that the rules change nothing.
+function noOne ({ leftOut, report: { registrations, counted } }) {
+  if (registrations === 0) return leftOut ? 'Not known: nothing could be replayed.' : 'No one: the log has no registrations.'
+  if (!leftOut) return 'No one: the rules change nothing for the devices of the log.'
+  return `No change for the ${counted === 1 ? 'device' : `${count(counted)} devices`} that could be replayed. What the rules change for those left out is not known.`
+}
+
 function Replayed ({ run }) {
   const found = run.report
   return (
     <>
+      {run.leftOut && <LeftOut text={run.leftOut} report={found} />}
       <p class='tiles'>
         {Object.entries(found.counts).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]).map(([kind, n]) => <span key={kind} class={`tile tile-${kindTones[kind] ?? 'plain'}`}><b>{count(n)}</b> {kindNames[kind] ?? kind}</span>)}
       </p>
-      {run.time && <p>{run.time[0].toUpperCase() + run.time.slice(1)}</p>}
+      {run.time && found.counted > 0 && <p>{run.time[0].toUpperCase() + run.time.slice(1)}</p>}
       <div class='overview'>
       {run.flow && <Drawing svg={run.flow} label='Flow of devices between hubs' />}
       <div class='stack'>
@@ -160,7 +183,8 @@ function Replayed ({ run }) {
       </div>
       </div>
       <h4>Who moves</h4>
-      {run.who.length === 0 && <p class='muted'>No one: the rules change nothing for the devices of the log.</p>}
+      {run.who.length === 0 && <p class='muted'>{noOne(run)}</p>}
+      {run.changed > run.who.length && <p class='muted'>{count(run.who.length)} of {count(run.changed)}, the first of each kind: <code>usher replay --list FILE</code> names all.</p>}
       {run.who.length > 0 && <div class='sideways' tabIndex={0} role='region' aria-label='Who moves'><table class='table'>
         <thead><tr><th scope='col'>registration ID</th><th scope='col'>what</th><th scope='col'>before</th><th scope='col'>after</th><th scope='col'>line</th></tr></thead>
         <tbody>
@@ -197,7 +221,7 @@ function Replay () {
         {run?.running ? <button onClick={() => replaying.abort()}>Stop</button> : <button class='primary' onClick={() => replayEdits(baseline)}>Who moves?</button>}
       </div>
       {run?.running && <progress aria-label='Progress' value={run.total ? run.done : undefined} max={run.total || 1} />}
-      <p role='status' class={run?.running || run?.stopped ? 'muted' : 'visually-hidden'}>{run?.running ? `${count(run.done)} registrations…` : run?.stopped ? 'Stopped.' : run?.report ? 'The replay is done.' : ''}</p>
+      <p role='status' class={run?.running || run?.stopped ? 'muted' : 'visually-hidden'}>{run?.running ? `${count(run.done)} registrations…` : run?.stopped ? 'Stopped.' : run?.report ? `The replay is done. ${run.leftOut}` : ''}</p>
       {run?.problem && <p class='text-bad'>{run.problem.error}</p>}
       {run?.report && <Replayed run={run} />}
     </section>
@@ -233,6 +257,8 @@ export function Fleet () {
               <span class='tile'><b>{count(found.devices)}</b> devices</span>
               {found.outcomes.map(({ name, count: n }) => <span key={name} class={`tile tile-${tone(name)}`}><b>{count(n)}</b> {name}</span>)}
             </p>
+            {found.logs.filter(({ missing }) => missing > 0).map(({ name, missing }) => (
+              <p key={name} class='banner warn' role='status'><span><b>{count(missing)} {missing === 1 ? 'entry' : 'entries'} of {name} could not be read</b>, and the devices in {missing === 1 ? 'it' : 'them'} may be missing here: it keeps only the newest. <code>usher dps --journal FILE</code> writes all to a file, which <code>usher play --log FILE</code> reads.</span></p>))}
             {found.problems > 0 && <details class='banner warn'><summary>{count(found.problems)} {found.problems === 1 ? 'line' : 'lines'} could not be used</summary><ul>{found.firstProblems.map(({ place, problem }, i) => <li key={i}><code>{place}</code> {problem}</li>)}</ul></details>}
             {(found.reading || found.undecided > 0) && <p class='muted' role='status'>{found.reading ? 'The log is being read…' : `${count(found.undecided)} registrations are still to be decided…`}</p>}
             <div class='overview'>{found.flow && <Drawing svg={found.flow} label='Devices by enrollment and hub' />}<Devices /></div>
