@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -77,10 +78,51 @@ func (c *hostConsole) readable(text string) (string, bool) {
 	if record, err := decisionlog.Decode([]byte(text)); err == nil {
 		return c.call(&record), true
 	}
+	if record, ok := loggedCall(text); ok {
+		return c.call(record), true
+	}
 	return c.message(text)
 }
 
-// call is one line: time, outcome, device, hub or reason, the line that decided, and how long it took.
+// loggedCall reads the line of the log that the handler writes for a call whose record does not go to standard output. It
+// names the rule, and no line of it.
+func loggedCall(text string) (*decisionlog.Record, bool) {
+	var line struct {
+		Time           time.Time
+		Msg            string
+		DecisionID     string `json:"decision_id"`
+		Result         answer.Result
+		Status         int
+		DurationUS     int64 `json:"duration_us"`
+		Source         answer.Source
+		Probe          bool
+		Enrollment     string
+		RegistrationID string `json:"registration_id"`
+		Rule           string
+		Hub            string
+		Reasons        []string
+		Detail         string
+		Violations     []answer.Violation
+		Cause          string
+	}
+	if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "allocation" || line.DecisionID == "" || line.Result == "" {
+		return nil, false
+	}
+	record := &decisionlog.Record{
+		Time: line.Time, DurationUS: line.DurationUS, Source: line.Source, Probe: line.Probe, Status: line.Status,
+		RegistrationID: line.RegistrationID, Enrollment: &decisionlog.Enrollment{ID: line.Enrollment},
+		Decision: decisionlog.Decision{Outcome: line.Result, Hub: line.Hub, Reasons: line.Reasons, Cause: line.Cause},
+	}
+	if line.Rule != "" {
+		record.Rule = &decisionlog.Rule{Package: line.Rule}
+	}
+	if !line.Result.IsOutcome() {
+		record.Decision.Fault = &decisionlog.Fault{Kind: line.Result, Detail: line.Detail, Violations: line.Violations}
+	}
+	return record, true
+}
+
+// call is one line: time, outcome, device, hub or reason, the line that decided or else its rule, and how long it took.
 func (c *hostConsole) call(r *decisionlog.Record) string {
 	colour := red
 	if r.Status < 300 {
@@ -108,6 +150,8 @@ func (c *hostConsole) call(r *decisionlog.Record) string {
 	}
 	if len(r.Lines) > 0 {
 		text += " (" + c.short(r.Lines[0].Place) + ")"
+	} else if r.Rule != nil {
+		text += " (" + r.Rule.Package + ")"
 	}
 	return text + fmt.Sprintf(" %.1f ms", float64(r.DurationUS)/1000)
 }
@@ -116,7 +160,9 @@ func (c *hostConsole) call(r *decisionlog.Record) string {
 func reasonsOf(d *decisionlog.Decision) string {
 	reasons := d.Reasons
 	if d.Fault != nil {
-		reasons = append(reasons, d.Fault.Detail)
+		if d.Fault.Detail != "" {
+			reasons = append(reasons, d.Fault.Detail)
+		}
 		for _, v := range d.Fault.Violations {
 			reasons = append(reasons, strings.TrimSpace(v.Pointer+" "+v.Problem))
 		}
