@@ -113,6 +113,8 @@ func AnalyzeRefs(syntax ruleset.Syntax, home ast.Ref, refs map[string]ast.Ref) *
 		}
 		f.frame, f.uses = newFrame(), uses{}
 		says[name] = f.node(node)
+		f.read(says[name].alternatives)
+		f.readNamed(says[name].alternatives)
 		f.readWhole(says[name].alternatives)
 		f.Entries[name] = says[name].alternatives
 		for place, own := range f.frame.reads {
@@ -348,7 +350,7 @@ func (f *flow) node(n *ast.TreeNode) outcome {
 				}
 				join(&merged, keyed(head(keys[0]), inside))
 			default:
-				says := slices.Clone(head(r.Head.Value))
+				says := slices.Clone(s.head(f.says(r.Head.Value, s)))
 				for i, v := range says { // such as the true that an author leaves out
 					if v.Kind == Constant {
 						says[i].Place.Location = cmp.Or(v.Place.Location, r.Location)
@@ -967,16 +969,30 @@ func (f *flow) comprehension(body ast.Body, key, inside *ast.Term, s *scope) (ke
 	return keys, values, order
 }
 
-// ref follows a reference into the request, the rules, the data, or a variable.
+// says is the value of a rule. A rule such as e := input.enrollmentGroup only names a part of the request: what of it is
+// read, its callers say, as in e.attestation.type.
+func (f *flow) says(value *ast.Term, s *scope) Alternatives {
+	if v, ok := value.Value.(ast.Var); ok && s.unread[v] { // which the compiler put in place of the reference
+		return s.vars[v]
+	}
+	return f.term(value, s)
+}
+
+// ref follows a reference into the request, the rules, the data, or a variable, and reads what it leads to.
 func (f *flow) ref(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
+	now := f.follow(t, ref, s)
+	f.read(now)
+	f.readNamed(now)
+	return now
+}
+
+// follow is ref without the reading of what the reference leads to.
+func (f *flow) follow(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
 	var now Alternatives
 	rest := ref[1:]
 	switch {
 	case ref[0].Equal(ast.InputRootDocument):
 		now, rest = input(t, ref)
-		if len(rest) == 0 {
-			f.read(now)
-		}
 	case ref[0].Equal(ast.DefaultRootDocument):
 		now, rest = f.document(t, ref, s)
 	default:
@@ -984,9 +1000,6 @@ func (f *flow) ref(t *ast.Term, ref ast.Ref, s *scope) Alternatives {
 	}
 	for _, key := range rest {
 		now = f.index(now, key, s)
-	}
-	if len(rest) > 0 || !f.library && ref.HasPrefix(libraryPayload) {
-		f.read(now)
 	}
 	if len(sourcesOf(now)) > 0 || ref[0].Equal(ast.DefaultRootDocument) {
 		now = f.located(now)
@@ -1007,14 +1020,24 @@ func input(t *ast.Term, ref ast.Ref) (Alternatives, []*ast.Term) {
 	return Alternatives{requestValue(path, t.Location)}, rest
 }
 
-// libraryPayload is dps.payload. A rule that uses it as a whole reads the whole payload.
-var libraryPayload = ast.MustParseRef("data.dps.payload")
-
 // read notes the places of the request that a value is made of.
 func (f *flow) read(in Alternatives) {
 	for _, v := range in {
 		for _, s := range v.Sources {
 			f.frame.reads[s.place()] = f.frame.reads[s.place()] || !f.library
+		}
+	}
+}
+
+// readNamed notes the parts of the request that rules below a name such as data.dps only name.
+func (f *flow) readNamed(in Alternatives) {
+	for _, v := range in {
+		if v.Kind != Object {
+			continue
+		}
+		for _, member := range v.Members {
+			f.read(member)
+			f.readNamed(member)
 		}
 	}
 }

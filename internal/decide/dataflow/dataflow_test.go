@@ -38,21 +38,23 @@ func TestAnalysisReads(t *testing.T) {
 	t.Parallel()
 	const device = "/deviceRuntimeContext"
 	for rego, want := range map[string][]string{
-		`hub := input.linkedHubs[0]`:                                                                      {"/linkedHubs"},
-		`hub := "a" if input.deviceRuntimeContext.payload.model == "x"`:                                   {device + "/payload/model"},
-		"hub := \"a\" if {\n\tp := input.deviceRuntimeContext.payload\n\tp.model.kind == \"x\"\n}":        {device + "/payload", device + "/payload/model/kind"},
-		"said := input.deviceRuntimeContext.payload\n\nhub := \"a\" if said.model == \"x\"":               {device + "/payload", device + "/payload/model"},
-		`hub := object.get(input.deviceRuntimeContext, "currentIotHubHostName", "")`:                      {device + "/currentIotHubHostName"},
-		`hub := object.get(input.deviceRuntimeContext, ["payload", "hub"], "")`:                           {device + "/payload/hub"},
-		"hub := \"a\" if {\n\td := input.deviceRuntimeContext\n\tobject.get(d, \"x509\", {}) == d.tpm\n}": {device, device + "/tpm", device + "/x509"},
-		`hub := json.marshal(input)`:                                                                      {""},
-		`hub := "a" if count([x | some x in input.enrollmentGroup.iotHubs]) > 1`:                          {"/enrollmentGroup/iotHubs/*"},
-		"f(x) := lower(x)\n\nhub := f(input.enrollmentGroup.etag)":                                        {"/enrollmentGroup/etag"},
-		"unused := input.linkedHubs\n\nhub := \"a\"":                                                      nil,
-		"reject contains \"x\" if input.deviceRuntimeContext.tpm":                                         {device + "/tpm"},
-		"hub := \"a\" if {\n\tfalse\n} else := \"b\" if input.linkedHubs[1]":                              {"/linkedHubs"},
-		"hub := \"a\" if every h in input.linkedHubs { h != \"b\" }":                                      {"/linkedHubs"},
-		"hub := name if {\n\tname := lower(\"A\") with input as input.enrollmentGroup\n}":                 {"/enrollmentGroup"},
+		`hub := input.linkedHubs[0]`:                                                                           {"/linkedHubs"},
+		`hub := "a" if input.deviceRuntimeContext.payload.model == "x"`:                                        {device + "/payload/model"},
+		"hub := \"a\" if {\n\tp := input.deviceRuntimeContext.payload\n\tp.model.kind == \"x\"\n}":             {device + "/payload", device + "/payload/model/kind"},
+		"said := input.deviceRuntimeContext.payload\n\nhub := \"a\" if said.model == \"x\"":                    {device + "/payload/model"},
+		"said := input.deviceRuntimeContext.payload\n\nhub := \"a\" if said":                                   {device + "/payload"},
+		"hub := \"a\" if json.marshal(data.allocation[\"default\"].s) != \"\"\n\ns.e := input.enrollmentGroup": {"/enrollmentGroup"},
+		`hub := object.get(input.deviceRuntimeContext, "currentIotHubHostName", "")`:                           {device + "/currentIotHubHostName"},
+		`hub := object.get(input.deviceRuntimeContext, ["payload", "hub"], "")`:                                {device + "/payload/hub"},
+		"hub := \"a\" if {\n\td := input.deviceRuntimeContext\n\tobject.get(d, \"x509\", {}) == d.tpm\n}":      {device, device + "/tpm", device + "/x509"},
+		`hub := json.marshal(input)`: {""},
+		`hub := "a" if count([x | some x in input.enrollmentGroup.iotHubs]) > 1`:          {"/enrollmentGroup/iotHubs/*"},
+		"f(x) := lower(x)\n\nhub := f(input.enrollmentGroup.etag)":                        {"/enrollmentGroup/etag"},
+		"unused := input.linkedHubs\n\nhub := \"a\"":                                      nil,
+		"reject contains \"x\" if input.deviceRuntimeContext.tpm":                         {device + "/tpm"},
+		"hub := \"a\" if {\n\tfalse\n} else := \"b\" if input.linkedHubs[1]":              {"/linkedHubs"},
+		"hub := \"a\" if every h in input.linkedHubs { h != \"b\" }":                      {"/linkedHubs"},
+		"hub := name if {\n\tname := lower(\"A\") with input as input.enrollmentGroup\n}": {"/enrollmentGroup"},
 	} {
 		v := analyze(t, rego)
 		if diff := cmp.Diff(want, v.Reads); diff != "" {
@@ -78,6 +80,34 @@ func library(t *testing.T, rego string) (string, string, string) {
 		t.Fatal(err)
 	}
 	return "import data.dps\n\n" + rego, "lib/dps.rego", string(text)
+}
+
+// Of the enrollment, a rule reads what the definitions of the library read, and no more.
+func TestAnalysisReadsEnrollment(t *testing.T) {
+	t.Parallel()
+	for rego, want := range map[string][]string{
+		`dps.attestation_type == "x509"`:                       {"/attestation/type"},
+		`dps.iot_edge`:                                         {"/capabilities/iotEdge"},
+		`not dps.iot_edge`:                                     {"/capabilities/iotEdge"},
+		`dps.reprovision_policy == "never"`:                    {"/reprovisionPolicy/migrateDeviceData", "/reprovisionPolicy/updateHubAssignment"},
+		`dps.enrollment.attestation.type == "x509"`:            {"/attestation/type"},
+		`dps.enrollment.initialTwin.tags.line == "a"`:          {"/initialTwin/tags/line"},
+		`startswith(dps.enrollment.provisioningStatus, "dis")`: {"/provisioningStatus"},
+		`dps.enrollment`:                                       {""},
+		`not dps.enrollment`:                                   {""},
+		`count(dps.enrollment) > 5`:                            {""},
+	} {
+		rule, file, text := library(t, `reject contains "x" if `+rego)
+		var all []string
+		for _, kind := range []string{"/enrollmentGroup", "/individualEnrollment"} {
+			for _, below := range want {
+				all = append(all, kind+below)
+			}
+		}
+		if diff := cmp.Diff(all, analyze(t, rule, file, text).Reads); diff != "" {
+			t.Errorf("%s\n-want +got:\n%s", rego, diff)
+		}
+	}
 }
 
 // Of the payload, a rule reads the members that it names, however it names them, and no others. All of these rules read
