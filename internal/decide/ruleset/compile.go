@@ -150,8 +150,16 @@ func problemsOf(err error) []Problem {
 // compileProblems are the compiler's errors, with the other place if two places disagree.
 func (rs *Ruleset) compileProblems(compiler *ast.Compiler) []Problem {
 	problems := problemsOf(compiler.Errors)
+	used := map[string]int{}
 	for i := range problems {
 		p := &problems[i]
+		// OPA gives a reference the place of the last rule of the package that it leads into.
+		if ref := undefinedRef(compiler.Errors[i]); ref.HasPrefix(ast.DefaultRootRef) {
+			if places := placesOf(compiler, ref); used[ref.String()] < len(places) {
+				p.Place = places[used[ref.String()]]
+				used[ref.String()]++
+			}
+		}
 		if found, ok := between(p.Message, "conflicting rule for data path ", " found"); ok {
 			name := "data." + strings.ReplaceAll(found, "/", ".")
 			p.Message = fmt.Sprintf("%s is a rule, but %s claims the same path", name, cmp.Or(rs.dataFileOf(found), "a data file"))
@@ -169,6 +177,31 @@ func (rs *Ruleset) compileProblems(compiler *ast.Compiler) []Problem {
 		}
 	}
 	return problems
+}
+
+// undefinedRef is the reference that an error of the type checker is about; nil for other errors.
+func undefinedRef(e *ast.Error) ast.Ref {
+	switch details := e.Details.(type) {
+	case *ast.RefErrInvalidDetail:
+		return details.Ref
+	case *ast.RefErrUnsupportedDetail:
+		return details.Ref
+	}
+	return nil
+}
+
+// placesOf lists where rules refer to something.
+func placesOf(compiler *ast.Compiler, ref ast.Ref) []string {
+	var places []string
+	for _, file := range slices.Sorted(maps.Keys(compiler.Modules)) {
+		ast.WalkTerms(compiler.Modules[file], func(term *ast.Term) bool {
+			if found, ok := term.Value.(ast.Ref); ok && found.Equal(ref) {
+				places = append(places, PlaceOf(term.Location))
+			}
+			return false
+		})
+	}
+	return places
 }
 
 func between(text, start, end string) (string, bool) {

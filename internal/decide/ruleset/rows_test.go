@@ -237,7 +237,18 @@ func TestLookupNames(t *testing.T) {
 			t.Errorf("%s: %q", rules, problems)
 		}
 	}
-	_, err := ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "g", `hub := lookup.device("x").hub`)), ruleset.Options{Name: "rules"})
+	// Each place counts, whatever the rule is to which the reference leads, and whatever follows.
+	_, err := ruleset.Load(t.Context(), withLookups("hub := device.hubb\n\ndevice := lookup.device(\"x\")\n\npayload := {\"a\": device.tags,\n\t\"b\": device.hubb}\n\nreject contains \"x\" if device.lost\n\nhold contains \"y\" if not hub\n"), ruleset.Options{Name: "rules"})
+	want := []string{"rules/a.rego:6: device.hubb", "rules/a.rego:11: device.hubb", "rules/a.rego:13: device.lost"}
+	problems := problemsOf(t, err)
+	for i, w := range want {
+		place, ref, _ := strings.Cut(w, " ")
+		if len(problems) != len(want) || !strings.HasPrefix(problems[i], place) || !strings.Contains(problems[i], ref) {
+			t.Errorf("got %q, want %q", problems, want)
+			break
+		}
+	}
+	_, err = ruleset.Load(t.Context(), folder("a.rego", serving("allocation.a", "g", `hub := lookup.device("x").hub`)), ruleset.Options{Name: "rules"})
 	if err == nil || !strings.Contains(err.Error(), "declare it in lookups.yaml") {
 		t.Errorf("got %v", err)
 	}
