@@ -227,6 +227,39 @@ func TestRecordsOfCertificates(t *testing.T) {
 	}
 }
 
+// What the library says of an enrollment is in its records, as far as the definitions of the library look at it.
+func TestRecordsOfEnrollments(t *testing.T) {
+	t.Parallel()
+	library, err := os.ReadFile("../../../rules/lib/dps.rego")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob("../../../examples/requests/*.json")
+	if err != nil || len(paths) < 20 {
+		t.Fatal(paths, err)
+	}
+	var bodies []string
+	for _, path := range paths {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bodies = append(bodies, string(body))
+	}
+	for _, condition := range []string{
+		`dps.attestation_type == "x509"`, `dps.attestation_type != "tpm"`, `not dps.attestation_type`, `dps.iot_edge`, `not dps.iot_edge`,
+		`dps.reprovision_policy == "never"`, `dps.reprovision_policy != "always"`, `dps.enrollment.attestation.type == "symmetricKey"`,
+		`dps.enrollment.capabilities.iotEdge == false`, `dps.enrollment_id == "contoso"`, `dps.first_assignment`,
+	} {
+		rules := recordRules(t, fstest.MapFS{"lib/dps.rego": {Data: library}, "a.rego": {Data: []byte(
+			"package allocation[\"default\"]\n\nimport data.dps\n\nhub := input.linkedHubs[0]\n\nreject contains \"no\" if " + condition + "\n")}}, decider.RulesOptions{})
+		report := replayed(t, recordLog(t, rules, decisionlog.Plain, bodies...), replay.Options{Rules: rules})
+		if report.Lacking != 0 || report.Changed() != 0 || report.Registrations != int64(len(bodies)) {
+			t.Errorf("%s: %d of %d decided, %d changed, %d lacking %v", condition, report.Registrations, len(bodies), report.Changed(), report.Lacking, report.LackingFirst)
+		}
+	}
+}
+
 // With absent IDs nobody knows which records are of one device, so each counts; hashed ones join.
 func TestRecordsByDevice(t *testing.T) {
 	t.Parallel()
