@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -205,16 +206,26 @@ func searchError(err error) error {
 	return err
 }
 
-// saveFindings writes the requests to files named after the rule and the promise. If a finding has a second request, it
-// gets a file of its own.
+// saveFindings writes the requests to files named after the rule and the promise, with the rows that the rule looked up.
+// If a finding has a second request, it gets a file of its own.
 func saveFindings(report *verify.Report, folder string) error {
 	names := map[string]int{}
-	save := func(name string, request []byte) (string, error) {
+	save := func(name string, request json.RawMessage, rows []verify.Row) (string, error) {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return "", err
 		}
+		text := []byte(request)
+		if len(rows) > 0 {
+			var err error
+			if text, err = json.MarshalIndent(struct {
+				Request json.RawMessage `json:"request"`
+				Lookups []verify.Row    `json:"lookups"`
+			}{request, rows}, "", "  "); err != nil {
+				return "", err
+			}
+		}
 		file := filepath.Join(folder, name+".json")
-		return file, os.WriteFile(file, append(slices.Clone(request), '\n'), 0o644)
+		return file, os.WriteFile(file, append(slices.Clone(text), '\n'), 0o644)
 	}
 	for _, rule := range report.Rules {
 		for i := range rule.Broken {
@@ -224,11 +235,11 @@ func saveFindings(report *verify.Report, folder string) error {
 				name = fmt.Sprintf("%s-%d", name, names[name])
 			}
 			var err error
-			if finding.File, err = save(name, finding.Request); err != nil {
+			if finding.File, err = save(name, finding.Request, finding.Rows); err != nil {
 				return err
 			}
 			if finding.Then != nil {
-				if finding.ThenFile, err = save(name+"-then", finding.Then); err != nil {
+				if finding.ThenFile, err = save(name+"-then", finding.Then, finding.Rows); err != nil {
 					return err
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	stdjson "encoding/json" // because it keeps numbers as they are written
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/usher-dps/usher/answer"
 	"github.com/usher-dps/usher/dps"
+	"github.com/usher-dps/usher/internal/decide/ruleset"
 	"github.com/usher-dps/usher/internal/serve/decisionlog"
 )
 
@@ -382,6 +384,7 @@ type object struct {
 	Record   jsontext.Value `json:"usherRecord"`
 	Request  jsontext.Value `json:"request"`
 	Decision jsontext.Value `json:"decision"`
+	Lookups  jsontext.Value `json:"lookups"`
 	entry
 	EnrollmentGroup      jsontext.Value            `json:"enrollmentGroup"`
 	IndividualEnrollment jsontext.Value            `json:"individualEnrollment"`
@@ -401,6 +404,10 @@ func (i *Item) readObject(text []byte, o *object) bool {
 		i.Kind, i.Text, i.Body = Request, text, text
 	case o.Request.Kind() == '{':
 		i.Kind, i.Text, i.Body = Exchange, text, o.Request
+		if i.Lookups, i.Err = readLookups(o.Lookups); i.Err != nil {
+			i.Body = nil // the decision would be another one
+			return true
+		}
 		i.Then, i.Err = readDecision(o.Decision)
 	default:
 		return false
@@ -428,6 +435,37 @@ func (i *Item) readRecord(text []byte) bool {
 	}
 	i.Err = cmp.Or(i.Err, checkKnown(then))
 	return true
+}
+
+// readLookups reads what rules find when they look up for the request of an exchange, as usher verify saves it: a list of
+// {"lookup": ..., "key": ..., "row": ...}, without row if there is none, or with "fails": true if the source fails.
+func readLookups(text jsontext.Value) ([]answer.Lookup, error) {
+	if len(text) == 0 || text.Kind() == 'n' {
+		return nil, nil
+	}
+	var list []struct {
+		Lookup string         `json:"lookup"`
+		Key    string         `json:"key"`
+		Row    map[string]any `json:"row"`
+		Fails  bool           `json:"fails"`
+	}
+	decoder := stdjson.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	if err := decoder.Decode(&list); err != nil {
+		return nil, errors.New(`lookups are not a list of objects such as {"lookup": "device", "key": "press-1", "row": {}}`)
+	}
+	var lookups []answer.Lookup
+	for _, l := range list {
+		one := answer.Lookup{Builtin: ruleset.LookupBuiltin(l.Lookup), Arguments: []any{l.Key}, Undefined: l.Row == nil && !l.Fails}
+		switch {
+		case l.Fails:
+			one.Fault = "the source fails"
+		case l.Row != nil:
+			one.Result = l.Row
+		}
+		lookups = append(lookups, one)
+	}
+	return lookups, nil
 }
 
 // readDecision reads what an exchange says was decided: {"outcome": ..., "hub": ...}, or {"fault": ...} with the kind
