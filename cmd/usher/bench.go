@@ -72,7 +72,7 @@ the same machine.`,
   usher bench rules --requests requests --save before.json
   usher bench rules --requests requests --compare before.json --threshold 10%
   usher bench --generate 500 --seed 7 --rule tenants`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(cmd, args); err != nil {
 				return err

@@ -38,7 +38,7 @@ commands require the signature.`,
 		Example: `  usher bundle -o rules.tar.gz
   usher bundle rules -o rules.tar.gz --revision v1.4.0 --signing-key key.pem --signing-alg ES256
   usher test --rules rules.tar.gz --exchanges rules --verification-key public.pem --verification-alg ES256`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := rules.complete(cmd, args...); err != nil {
 				return err

@@ -55,7 +55,7 @@ It exits with 3 if the rules do not load, and with 7 if it finds an error or, wi
   usher check --enrollments groups.json --fail-on warning
   usher check -o sarif >usher.sarif      for code scanning
   usher check --explain payload-decides`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.rules.complete(cmd, args...); err != nil {
 				return err

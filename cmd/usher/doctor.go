@@ -43,7 +43,7 @@ The service API of DPS does not list linked hubs: give them with --hubs, as
 It exits with 9 if it finds an error.`,
 		Example: `  usher doctor --dps NAME.azure-devices-provisioning.net --webhook https://NAME.azurewebsites.net/api/allocate --key-file key
   usher doctor --connection-string-file dps.txt --hubs contoso-eu,contoso-us`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()

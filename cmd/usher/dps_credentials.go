@@ -25,7 +25,7 @@ func newDPSKeyCommand(flags *standInFlags) *cobra.Command {
 		Long: `Key prints the symmetric key of a device of an enrollment group of --config: the
 HMAC-SHA256 of its registration ID under the group's key, as for Azure DPS.`,
 		Example: `  usher dps key contoso-custom-allocated-devices lobby-contoso-tstrsd-007`,
-		Args:    usageArgs(cobra.ExactArgs(2)),
+		Args:    countArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := flags.groupKey(args[0])
 			if err != nil {
@@ -72,7 +72,7 @@ stand-in, or with the name of a hub for its devices and twins. Both contain a ke
 the setting USHER_LOOKUP_HUB of the webhook.`,
 		Example: `  usher dps connection-string
   usher dps connection-string contoso-eu-hub`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := flags.load()
 			if err != nil {
@@ -125,7 +125,7 @@ REGISTRATION_ID.key into --output. An enrollment group trusts it if device-ca.pe
 --folder is its signing certificate.`,
 		Example: `  usher dps certificate press-1 --organization contoso
   usher dps certificate press-2 --intermediate "Plant 7" --days 30`,
-		Args: usageArgs(cobra.ExactArgs(1)),
+		Args: countArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := args[0]
 			if id == "" || strings.ContainsAny(id, `/\`) {

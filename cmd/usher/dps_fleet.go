@@ -71,7 +71,7 @@ It exits with 1 if a device got no usable answer.`,
   usher dps fleet --tpm --devices 20 --id 'gateway-{n}'
   usher dps fleet --devices 10000 --rate 1000 --group eu-factory --storm 1
   usher dps fleet --start --devices 10000 --quota --time-scale 60 --transport mqtt -o json`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags.config, flags.folder = places.config, places.folder
 			if err := flags.check(cmd); err != nil {

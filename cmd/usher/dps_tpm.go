@@ -23,7 +23,7 @@ of an individual enrollment, and in deviceRuntimeContext.tpm and
 individualEnrollment.attestation.tpm of an AllocationRequest. Nobody keeps the private
 keys, so no device can register with them; usher dps fleet --tpm registers devices.`,
 		Example: `  usher dps tpm`,
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tpm, err := softtpm.New()
 			if err != nil {

@@ -32,7 +32,7 @@ replaces all of it with JSON as under trouble in the configuration. --calm ends 
   usher dps trouble '{"throttle": 0.1, "webhook": {"cut": 0.05}}'
   usher dps trouble '{"hubs": {"contoso-eu-hub.azure-devices.net": "drained"}}'
   usher dps trouble --calm`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if calm && len(args) > 0 {
 				return usageError(errors.New("--calm ends all trouble, but the argument sets some: choose one"))

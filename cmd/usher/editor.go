@@ -41,7 +41,7 @@ from what this version would write.`,
 		Example: `  usher editor --dir .usher
   opa check --strict --capabilities .usher/capabilities.json --schema .usher/allocation-request.schema.json rules
   usher editor --dir .usher --check      in CI`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := rules.complete(cmd); err != nil {
 				return err

@@ -53,7 +53,7 @@ Provisioning Service Data Contributor. Or you give it a connection string. With
 		Example: `  usher enroll --group breakroom --webhook https://NAME.azurewebsites.net/api/allocate --key-file key --dry-run
   usher enroll --group line-a --create --hubs contoso-eu,contoso-us --reprovision migrate --webhook ... --key-file key
   usher enroll --rotate-key --webhook https://NAME.azurewebsites.net/api/allocate --key-file new-key`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := interruptible(cmd.Context())
 			defer cancel()

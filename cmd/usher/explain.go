@@ -37,7 +37,7 @@ Values of the request are shown; keys and certificates are masked.`,
   usher explain request.json --why-not contoso-us
   tail -1 decisions.ndjson | usher explain - -o json
   usher explain decisions.ndjson --number 3 --rules new-rules`,
-		Args: usageArgs(cobra.ExactArgs(1)),
+		Args: countArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if number < 0 {
 				return usageError(errors.New("--number counts from 1"))

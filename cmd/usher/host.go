@@ -58,7 +58,7 @@ shown as info, and its standard error as fail, as the host logs it.`,
   usher host --handler handler     the handler of a release
   usher host --port 8080 --enable-auth --key secret
   usher host --root ../other-app --address 0.0.0.0`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if flags.enableAuth && flags.key == "" {
 				return usageError(errors.New("--enable-auth needs --key KEY, the function key of callers"))

@@ -49,7 +49,7 @@ the rules: use it when you change to another version.`,
 		Example: `  usher init fleet --hubs contoso-eu,contoso-us
   usher init                       in a repository that exists
   usher init --library             after an upgrade`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if flags.library {
 				if len(args)+len(flags.hubs) > 0 {

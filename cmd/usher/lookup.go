@@ -331,7 +331,7 @@ the SQLite file that the webhook would make of it. The webhook then has less to 
 the snapshot arrives. It names the columns that are not declared; one that is almost a
 declared member which the table lacks is an error.`,
 		Example: `  usher lookup build devices.csv --name inventory --out devices.sqlite`,
-		Args:    usageArgs(cobra.ExactArgs(1)),
+		Args:    countArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if name == "" || out == "" {
 				return usageError(errors.New("--name and --out are required: which look-up the table is for, and the file to write"))

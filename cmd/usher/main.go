@@ -59,19 +59,24 @@ func (e *exitError) Unwrap() error { return e.err }
 // usageError marks an error as one of the command line.
 func usageError(err error) error { return &exitError{code: exitUsage, err: err} }
 
-// usageArgs marks the errors of a check of arguments as errors of the command line. It words those of cobra, which are
-// about their number.
+// usageArgs marks the errors of a check of arguments as errors of the command line.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		err := check(cmd, args)
-		switch {
-		case err == nil:
-			return nil
-		case cmd.HasSubCommands():
+		if err := check(cmd, args); err != nil {
 			return usageError(err)
 		}
-		return usageError(fmt.Errorf("%s given, want %s", plural(len(args), "argument"), strings.TrimSuffix(cmd.UseLine(), " [flags]")))
+		return nil
 	}
+}
+
+// countArgs is usageArgs for a check by cobra of how many arguments there are, of which it words the errors.
+func countArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return usageArgs(func(cmd *cobra.Command, args []string) error {
+		if check(cmd, args) == nil {
+			return nil
+		}
+		return fmt.Errorf("%s given, want %s", plural(len(args), "argument"), strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+	})
 }
 
 // run runs the command and returns its exit code.

@@ -44,7 +44,7 @@ the program first.`,
 		Example: `  usher package -o usher.zip
   usher package --handler handler                    the handler of a release
   usher package --rules rules.tar.gz -o usher.zip    rules as one file; set USHER_RULES to rules.tar.gz`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("rules") {
 				flags.rules.path = filepath.Join(flags.root, "rules")

@@ -58,7 +58,7 @@ it.`,
   usher play --rules new-rules --port 8080 --no-open
   usher play --log records.ndjson --dps
   usher play --read-only               for a demonstration`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := flags.rules.complete(cmd); err != nil {
 				return err

@@ -116,7 +116,8 @@ func TestPlayShowsStandIn(t *testing.T) {
 			if missing := found.Logs[0].Missing; missing+1 < before.Oldest || missing+1 > after.Oldest || test.all != (missing == 0) {
 				t.Errorf("%d entries are missing of a journal whose oldest was %d, then %d", missing, before.Oldest, after.Oldest)
 			}
-			if found.Problems != 0 || found.Devices == 0 || test.all != (found.Devices == test.devices) {
+			// What it keeps need not have a call of the webhook.
+			if found.Problems != 0 || found.Devices > test.devices || test.all != (found.Devices == test.devices) {
 				t.Errorf("%+v", found)
 			}
 		})

@@ -66,7 +66,7 @@ package without tests.`,
   usher test --threshold 90 --require-tests -o github     in CI
   usher test --mutate --run tenants                       what do its tests not notice?
   usher test --watch`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(cmd, args); err != nil {
 				return err

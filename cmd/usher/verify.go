@@ -75,7 +75,7 @@ has found so far.`,
   usher verify --promise settles,linked-hub --budget 200000 --seed 7
   usher verify -o sarif > verify.sarif                in CI
   usher verify --list`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
+		Args: countArgs(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.rules.complete(cmd, args...); err != nil {
 				return err

@@ -22,7 +22,7 @@ adds the commit from which usher was built, if the build knew it.`,
   usher v1.4.0
   opa v1.22.2
   go1.26.8 linux/amd64`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: countArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			build := readBuild()
 			if format == "json" {
