@@ -80,17 +80,9 @@ func replayed(t *testing.T, log string, options replay.Options) *replay.Report {
 	return report
 }
 
-// The records of all examples reach the same decision by the same rules, or are said to lack what is masked.
-func TestRecordsOfExamples(t *testing.T) {
-	t.Parallel()
-	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	allocator, err := decider.New(decider.Options{Rules: rules})
-	if err != nil {
-		t.Fatal(err)
-	}
+// examples are the requests that the repository has as examples.
+func examples(t *testing.T) []string {
+	t.Helper()
 	paths, err := filepath.Glob("../../../examples/requests/*.json")
 	if err != nil || len(paths) < 20 {
 		t.Fatal(paths, err)
@@ -103,6 +95,21 @@ func TestRecordsOfExamples(t *testing.T) {
 		}
 		bodies = append(bodies, string(body))
 	}
+	return bodies
+}
+
+// The records of all examples reach the same decision by the same rules, or are said to lack what is masked.
+func TestRecordsOfExamples(t *testing.T) {
+	t.Parallel()
+	rules, err := decider.LoadRules(t.Context(), os.DirFS("../../../rules"), decider.RulesOptions{Name: "rules"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocator, err := decider.New(decider.Options{Rules: rules})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bodies := examples(t)
 	for mode, most := range map[decisionlog.IDMode]int64{decisionlog.Plain: 1, decisionlog.Hashed: 12, decisionlog.Absent: 12} {
 		report := replayed(t, recordLog(t, allocator, mode, bodies...), replay.Options{Rules: allocator, ByDevice: true, Examples: 5})
 		if report.Changed() != 0 || report.Malformed != 0 || report.Registrations+report.Lacking != int64(len(bodies)) || report.Lacking > most {
@@ -234,18 +241,7 @@ func TestRecordsOfEnrollments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	paths, err := filepath.Glob("../../../examples/requests/*.json")
-	if err != nil || len(paths) < 20 {
-		t.Fatal(paths, err)
-	}
-	var bodies []string
-	for _, path := range paths {
-		body, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		bodies = append(bodies, string(body))
-	}
+	bodies := examples(t)
 	for _, condition := range []string{
 		`dps.attestation_type == "x509"`, `dps.attestation_type != "tpm"`, `not dps.attestation_type`, `dps.iot_edge`, `not dps.iot_edge`,
 		`dps.reprovision_policy == "never"`, `dps.reprovision_policy != "always"`, `dps.enrollment.attestation.type == "symmetricKey"`,
